@@ -1,0 +1,176 @@
+"""Bytes to typed messages and back, with limits that hold whatever the bytes are.
+
+Decoding is typed: a message is built field by field against its type, what a type does not name is
+skipped and never built, lists and maps are refused by their declared length before memory is
+taken. `scan` walks the bytes once beforehand and refuses what is too deep, too many or not whole.
+"""
+
+from typing import Any, Final, TypeVar
+
+import msgpack
+import msgspec
+
+from schemas import limits
+from schemas.faults import Refused
+
+M = TypeVar("M")
+
+_encoder: Final = msgspec.msgpack.Encoder()
+encode = _encoder.encode
+
+
+_decoders: Final[dict[type[Any], msgspec.msgpack.Decoder[Any]]] = {}
+
+
+def _decoder(kind: type[M]) -> "msgspec.msgpack.Decoder[M]":
+    """The decoder of a type, built once: one entry per message type, so it stays small."""
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+    return decoder
+
+
+def decode(kind: type[M], payload: bytes) -> M:
+    """Build a `kind` from bytes that anybody may have sent.
+
+    Raises Refused (`too_large`, `too_deep`, `malformed`, `field_invalid`) and nothing else.
+    """
+    scan(payload)
+    return decode_trusted(kind, payload)
+
+
+def decode_request(kind: type[M], payload: bytes) -> M:
+    """As `decode`, for what clients send: a key that is given twice is refused as well."""
+    scan(payload)
+    try:
+        msgpack.unpackb(payload, object_pairs_hook=_refuse_twice, strict_map_key=False)
+    except Refused:
+        raise
+    except Exception as error:  # the library raises five unrelated kinds for bad bytes
+        raise Refused("malformed", f"not a msgpack map: {_first_line(error)}") from error
+    return decode_trusted(kind, payload)
+
+
+def decode_trusted(kind: type[M], payload: bytes) -> M:
+    """As `decode`, for what the mesh itself has stored: types are checked, shape is not."""
+    try:
+        return _decoder(kind).decode(payload)
+    except msgspec.ValidationError as error:
+        raise Refused("field_invalid", _first_line(error)) from error
+    except (
+        msgspec.DecodeError,
+        UnicodeDecodeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
+        raise Refused("malformed", f"not a msgpack map: {_first_line(error)}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0][:200]
+
+
+def _refuse_twice(pairs: list[tuple[Any, Any]]) -> None:
+    """Called for each map, inner ones first; builds nothing."""
+    if len({str(key) for key, _ in pairs}) != len(pairs):
+        raise Refused("malformed", "a key is given twice")
+
+
+def _shapes() -> list[tuple[int, int] | None]:
+    """For each first byte that stands alone: how many bytes follow, and how many values."""
+    table: list[tuple[int, int] | None] = [None] * 256
+    for byte in range(256):
+        if byte < 0x80 or byte >= 0xE0:
+            table[byte] = (0, 0)
+        elif byte < 0x90:
+            table[byte] = (0, (byte & 15) * 2)
+        elif byte < 0xA0:
+            table[byte] = (0, byte & 15)
+        elif byte < 0xC0:
+            table[byte] = (byte & 31, 0)
+    fixed = {
+        0xC0: 0,
+        0xC2: 0,
+        0xC3: 0,
+        0xCA: 4,
+        0xCB: 8,
+        0xCC: 1,
+        0xCD: 2,
+        0xCE: 4,
+        0xCF: 8,
+    }
+    fixed |= {0xD0: 1, 0xD1: 2, 0xD2: 4, 0xD3: 8}
+    for byte, size in fixed.items():
+        table[byte] = (size, 0)
+    return table
+
+
+_SHAPES: Final = _shapes()
+# First byte -> (bytes that hold the size, values per unit of size); 0 values: the size is in bytes.
+_SIZED: Final = {
+    0xC4: (1, 0),
+    0xC5: (2, 0),
+    0xC6: (4, 0),
+    0xD9: (1, 0),
+    0xDA: (2, 0),
+    0xDB: (4, 0),
+    0xDC: (2, 1),
+    0xDD: (4, 1),
+    0xDE: (2, 2),
+    0xDF: (4, 2),
+}
+
+
+def scan(payload: bytes) -> None:
+    """Refuse a payload that is too large, nests too deep, holds too many values or is cut off.
+
+    Extension types are refused: the protocol has none.
+    """
+    if len(payload) > limits.PAYLOAD_BYTES:
+        raise Refused("too_large", f"{len(payload)} bytes, at most {limits.PAYLOAD_BYTES}")
+    try:
+        position = _walk(payload)
+    except IndexError:
+        position = -1
+    if position != len(payload):
+        raise Refused("malformed", "not one whole msgpack value")
+
+
+def _walk(payload: bytes) -> int:
+    """Return where the first value ends; raise IndexError if it is cut off."""
+    position, left, items = 0, 1, 0
+    stack: list[int] = []
+    while left or stack:
+        if not left:
+            left = stack.pop()
+            continue
+        left -= 1
+        items += 1
+        first = payload[position]
+        position += 1
+        shape = _SHAPES[first]
+        if shape is not None:
+            size, values = shape
+        else:
+            size, values = _sized(payload, position, first)
+        position += size
+        if values:
+            if len(stack) >= limits.DEPTH:
+                raise Refused("too_deep", f"nested deeper than {limits.DEPTH} levels")
+            stack.append(left)
+            left = values
+        if items > limits.ITEMS:
+            raise Refused("too_large", f"more than {limits.ITEMS} values")
+    return position
+
+
+def _sized(payload: bytes, position: int, first: int) -> tuple[int, int]:
+    """Bytes to skip (the size field and, for text and binary, what it counts) and values inside."""
+    shape = _SIZED.get(first)
+    if shape is None:
+        raise Refused("malformed", f"byte 0x{first:02x} is not part of the protocol")
+    width, per_unit = shape
+    size = int.from_bytes(payload[position : position + width], "big")
+    if per_unit:
+        return width, size * per_unit
+    return width + size, 0

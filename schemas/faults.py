@@ -1,0 +1,191 @@
+"""Every refusal the mesh can utter: its code, its number, what may be tried next and what to do.
+
+One table serves the wire (service error headers and body), the command line (exit codes), logs and
+metric labels, so that one mistake has one name everywhere.
+"""
+
+from typing import Final, Literal, Self
+
+import msgspec
+
+Retry = Literal["never", "later", "elsewhere"]
+Effect = Literal["none", "unknown", "done"]
+
+
+class FaultKind(msgspec.Struct, frozen=True):
+    """What is true of every fault with one code.
+
+    number: the HTTP-like status used in `Nats-Service-Error-Code`.
+    exit_code: what a command line ends with.
+    advice: what to do about it, one sentence for a person.
+    """
+
+    number: int
+    retry: Retry
+    exit_code: int
+    advice: str
+
+
+_LIST_GROUPS = "see `mesh group list`, or create it with `mesh group create NAME`"
+_LIST_AGENTS = "see `mesh agent list`"
+_NAME_RULE = "use 1 to 63 of a-z, 0-9 and '-', and begin with a letter or a digit"
+
+FAULTS: Final[dict[str, FaultKind]] = {
+    # the request itself
+    "malformed": FaultKind(400, "never", 2, "send a msgpack map as docs/protocol.md describes"),
+    "field_invalid": FaultKind(400, "never", 2, "correct the field that the message names"),
+    "argument_unknown": FaultKind(400, "never", 2, "remove the argument or correct its name"),
+    "name_invalid": FaultKind(400, "never", 2, _NAME_RULE),
+    "id_invalid": FaultKind(400, "never", 2, "use 1 to 64 of A-Z, a-z, 0-9, '_' and '-'"),
+    "too_large": FaultKind(413, "never", 2, "send less, or pass a file on the host by its path"),
+    "too_deep": FaultKind(400, "never", 2, "nest at most 16 levels"),
+    "action_unknown": FaultKind(400, "never", 2, "use one of the actions the message names"),
+    "verb_unknown": FaultKind(404, "never", 2, "see docs/protocol.md for the verbs"),
+    "deadline_passed": FaultKind(410, "never", 4, "submit it again with a new id"),
+    # what the request names
+    "group_unknown": FaultKind(404, "never", 3, _LIST_GROUPS),
+    "group_exists": FaultKind(409, "never", 6, "choose another name, or use the group as it is"),
+    "group_not_empty": FaultKind(409, "never", 6, "delete or move its agents first"),
+    "group_empty": FaultKind(
+        409, "later", 6, "enrol an agent with `mesh agent create NAME --group GROUP`"
+    ),
+    "group_inactive": FaultKind(
+        409,
+        "later",
+        6,
+        "see `mesh group show NAME`, or submit without `require_active`",
+    ),
+    "agent_unknown": FaultKind(404, "never", 3, _LIST_AGENTS),
+    "agent_exists": FaultKind(
+        409, "never", 6, "choose another name, or see `mesh agent show NAME`"
+    ),
+    "agent_revoked": FaultKind(409, "never", 6, "give the agent a new token and set it up again"),
+    "agent_disabled": FaultKind(409, "later", 6, "enable it with `mesh agent enable NAME`"),
+    "client_exists": FaultKind(409, "never", 6, "choose another name"),
+    "client_unknown": FaultKind(404, "never", 3, "see `mesh client list`"),
+    "name_taken": FaultKind(409, "never", 6, "choose a name that no agent or client has"),
+    "command_unknown": FaultKind(404, "never", 3, "see `mesh command list`"),
+    "attempt_unknown": FaultKind(404, "never", 3, "see `mesh command show ID` for its attempts"),
+    "id_conflict": FaultKind(
+        409, "never", 6, "this id was used for another command: choose a new one"
+    ),
+    "command_ended": FaultKind(409, "never", 6, "it has ended: see `mesh command show ID`"),
+    # who asks
+    "forbidden": FaultKind(403, "never", 6, "ask an admin for a role or group that may do this"),
+    "reply_forbidden": FaultKind(403, "never", 6, "use an inbox below _INBOX_<your name>."),
+    "client_disabled": FaultKind(403, "never", 77, "ask an admin for new credentials"),
+    "token_invalid": FaultKind(403, "never", 77, "ask for a new token: `mesh agent token NAME`"),
+    "token_used": FaultKind(409, "never", 77, "a token works once: `mesh agent token NAME`"),
+    "token_expired": FaultKind(410, "never", 77, "ask for a new token: `mesh agent token NAME`"),
+    "request_invalid": FaultKind(
+        400, "never", 77, "run `broker-agent setup` again with a new token"
+    ),
+    "rate_limited": FaultKind(429, "later", 75, "wait a minute and try again"),
+    # limits and states of the mesh
+    "queue_full": FaultKind(429, "later", 75, "wait until commands have ended, or raise the limit"),
+    "wait_timeout": FaultKind(408, "later", 4, "ask again: the command goes on"),
+    "no_answer": FaultKind(504, "later", 4, "ask again with the same id"),
+    "master_starting": FaultKind(503, "later", 75, "try again in a few seconds"),
+    "master_lagging": FaultKind(503, "later", 75, "history is behind: try again in a minute"),
+    "store_unavailable": FaultKind(
+        503, "later", 75, "see `mesh doctor`: the broker stores nothing"
+    ),
+    "store_full": FaultKind(507, "later", 75, "give the broker more disk, or raise its limits"),
+    "broker_unreachable": FaultKind(503, "later", 7, "is the broker up, and its address right?"),
+    "credentials_rejected": FaultKind(403, "never", 77, "renew them: setup, or a new client"),
+    # an agent's answer to one attempt
+    "agent_full": FaultKind(429, "elsewhere", 75, "wait for a free slot, or add agents"),
+    "agent_draining": FaultKind(409, "elsewhere", 75, "the agent takes no new work"),
+    "agent_unleased": FaultKind(409, "elsewhere", 75, "the agent has lost its master"),
+    "attempt_stale": FaultKind(410, "elsewhere", 75, "the request came too late to be run"),
+    "epoch_stale": FaultKind(409, "never", 75, "a newer master is in charge"),
+    "journal_unavailable": FaultKind(507, "elsewhere", 75, "the agent cannot write its journal"),
+    # this machine
+    "context_invalid": FaultKind(
+        400, "never", 78, "check the file, or make one with `mesh client create`"
+    ),
+    "settings_invalid": FaultKind(400, "never", 78, "correct the setting that the message names"),
+    "state_unreadable": FaultKind(500, "never", 78, "check the path, its owner and its mode"),
+    "state_foreign": FaultKind(
+        409, "never", 78, "it belongs to another mesh or program: name another"
+    ),
+    "state_missing": FaultKind(
+        404, "never", 78, "run `broker-master init` or `broker-agent setup` first"
+    ),
+    "state_corrupt": FaultKind(500, "never", 78, "restore it from a backup, or set up anew"),
+    "state_locked": FaultKind(409, "later", 75, "another process uses it: stop that one first"),
+    "disk_full": FaultKind(507, "later", 75, "free some space and start again"),
+    "internal": FaultKind(500, "later", 1, "see the log of the process that answered"),
+}
+
+
+class MeshError(Exception):
+    """A refusal or failure that its receiver can act upon.
+
+    code: an entry of `FAULTS`. message: what and which, lower case, with the ids.
+    effect: whether what was asked for may have happened all the same.
+    """
+
+    effect: Effect = "none"
+
+    def __init__(self, code: str, message: str, *, effect: Effect | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        if effect is not None:
+            self.effect = effect
+
+    @property
+    def kind(self) -> FaultKind:
+        return FAULTS.get(self.code, FAULTS["internal"])
+
+    @property
+    def retry(self) -> Retry:
+        return self.kind.retry
+
+    def body(self) -> "FaultBody":
+        """The fault as it travels."""
+        return FaultBody(
+            code=self.code,
+            message=self.message,
+            retry=self.retry,
+            advice=self.kind.advice,
+        )
+
+    @classmethod
+    def from_body(cls, body: "FaultBody") -> Self:
+        return cls(body.code, body.message)
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.code})"
+
+
+class Refused(MeshError):
+    """They said no, and nothing happened."""
+
+
+class Unreachable(MeshError):
+    """Nobody answered: it may have happened."""
+
+    effect: Effect = "unknown"
+
+
+class Expired(MeshError):
+    """The time or the term for it has run out."""
+
+
+class Corrupt(MeshError):
+    """Bytes or files are not what they must be."""
+
+
+class Misused(MeshError):
+    """A mistake of the calling code."""
+
+
+class FaultBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A fault on the wire: the body beside the service error headers."""
+
+    code: str
+    message: str
+    retry: str = "never"
+    advice: str = ""

@@ -1,0 +1,43 @@
+"""Names and ids: what they may look like, checked before anything is built from them.
+
+A name is part of subjects, of file names, of certificate subjects and of registry keys, so the one
+rule here keeps wildcards, dots, slashes and path traversal out of all of them.
+"""
+
+import re
+from typing import Final
+
+from schemas.faults import Refused
+
+NAME_MAX_LEN: Final = 63
+COMMAND_ID_MAX_LEN: Final = 64
+
+_NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_COMMAND_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def is_name(text: str) -> bool:
+    """Whether `text` may name an agent, a group, a client, a connection or a recipe."""
+    return _NAME.fullmatch(text) is not None
+
+
+def is_command_id(text: str) -> bool:
+    return _COMMAND_ID.fullmatch(text) is not None
+
+
+def check_name(kind: str, text: str) -> str:
+    """Return `text`, or raise Refused (`name_invalid`) that says which `kind` of name it was."""
+    if _NAME.fullmatch(text) is None:
+        raise Refused("name_invalid", f"not a name for {kind}: {_shown(text)}")
+    return text
+
+
+def check_command_id(text: str) -> str:
+    if _COMMAND_ID.fullmatch(text) is None:
+        raise Refused("id_invalid", f"not a command id: {_shown(text)}")
+    return text
+
+
+def _shown(text: str) -> str:
+    """At most one line of what was sent, with control characters escaped."""
+    return ascii(text if len(text) <= NAME_MAX_LEN else text[:NAME_MAX_LEN] + "…")

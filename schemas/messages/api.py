@@ -1,0 +1,277 @@
+"""What clients ask of the master, and what it answers.
+
+Records (`AgentRecord`, `GroupRecord`, `facts.CommandRecord`) are the same in answers, in result
+messages and in the command line's JSON. Times in records are RFC 3339 in UTC.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from schemas import limits
+from schemas.messages.enrol import Pem
+from schemas.messages.facts import CommandRecord
+from schemas.messages.fields import (
+    AttemptNumber,
+    CommandId,
+    Count,
+    Label,
+    Labels,
+    Name,
+    Text,
+)
+
+OnLost = Literal["error", "rerun", "wait"]
+
+
+class _Request(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=False
+):
+    """Unknown fields of a request are ignored, so that newer clients can talk to older masters."""
+
+
+class SubmitRequest(_Request, frozen=True, kw_only=True):
+    """`command.submit`. Exactly one of group and agent.
+
+    id: the dedup id; without one the master makes one. deadline: unix time after which the
+    submitter no longer wants it accepted, since a client's buffer may deliver late. with_output:
+    small output comes with the result. require_active: refuse rather than queue while no agent of
+    the target is active.
+    """
+
+    id: CommandId | None = None
+    group: Name | None = None
+    agent: Name | None = None
+    action: Label = "process"
+    args: msgspec.Raw = msgspec.Raw(b"\x80")
+    queue_ttl_s: Annotated[float, Meta(ge=0, le=limits.QUEUE_TTL_MAX_S)] | None = None
+    deadline: Annotated[float, Meta(gt=0, le=1e11)] | None = None
+    on_lost: OnLost = "error"
+    labels: Labels = {}
+    with_output: bool = False
+    require_active: bool = False
+
+
+class SubmitAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """The command is durable when this arrives. duplicate: the id was already known."""
+
+    id: str
+    state: str
+    duplicate: bool = False
+
+
+class CommandQuery(_Request, frozen=True, kw_only=True):
+    """`command.show`, `command.wait` (until terminal, at most `timeout_s`) and `command.cancel`."""
+
+    id: CommandId
+    with_output: bool = False
+    timeout_s: Annotated[float, Meta(ge=0, le=60)] = 30.0
+
+
+class CommandList(_Request, frozen=True, kw_only=True):
+    """`command.list`: newest first; `before` is the `submitted_at` and id to go on from."""
+
+    group: Name | None = None
+    agent: Name | None = None
+    state: Label | None = None
+    limit: Annotated[int, Meta(ge=1, le=500)] = 50
+    cursor: Label | None = None
+
+
+class CommandPage(msgspec.Struct, frozen=True, kw_only=True):
+    """cursor: pass it to get the next page; None: there is no more."""
+
+    commands: list[CommandRecord]
+    cursor: str | None = None
+
+
+class LogsRequest(_Request, frozen=True, kw_only=True):
+    """`command.logs`: output from these offsets on. attempt None: the newest.
+
+    wait_s: how long the answer may wait for new bytes while the command runs.
+    """
+
+    id: CommandId
+    attempt: AttemptNumber | None = None
+    stdout_from: Count = 0
+    stderr_from: Count = 0
+    wait_s: Annotated[float, Meta(ge=0, le=30)] = 0.0
+    max_bytes: Annotated[int, Meta(ge=1, le=192 * 1024)] = 192 * 1024
+
+
+class LogsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes of both streams that follow the offsets asked for.
+
+    end: the attempt has ended and nothing is left to read after these bytes. truncated: the
+    attempt wrote more than its limit; what is missing follows the last byte.
+    """
+
+    id: str
+    attempt: int
+    state: str
+    stdout: bytes
+    stderr: bytes
+    stdout_next: int
+    stderr_next: int
+    end: bool
+    truncated: bool = False
+
+
+class NameQuery(_Request, frozen=True, kw_only=True):
+    """`show`, `enable`, `revoke`, `delete` and the like: one thing by its name."""
+
+    name: Name
+
+
+class NoQuery(_Request, frozen=True, kw_only=True):
+    """A request without parameters."""
+
+
+class GroupCreate(_Request, frozen=True, kw_only=True):
+    name: Name
+
+
+class AgentCreate(_Request, frozen=True, kw_only=True):
+    """`agent.create` and `agent.token` (a new token for an agent that exists)."""
+
+    name: Name
+    group: Name | None = None
+    ttl_s: Annotated[float, Meta(ge=1, le=86_400)] = 3600.0
+
+
+class AgentList(_Request, frozen=True, kw_only=True):
+    group: Name | None = None
+    status: Label | None = None
+
+
+class AgentDisable(_Request, frozen=True, kw_only=True):
+    """now: end its running tasks instead of letting them finish."""
+
+    name: Name
+    now: bool = False
+
+
+class ClientCreate(_Request, frozen=True, kw_only=True):
+    """`client.create`: the keys are made by whoever asks; only their public halves travel."""
+
+    name: Name
+    role: Label
+    groups: Annotated[list[Name], Meta(max_length=limits.MAP_LEN)] = []
+    csr_pem: Pem
+    user_nkey: Label
+
+
+class IdentityAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A client's new identity, to be stored beside the keys that were made for it."""
+
+    mesh: str
+    name: str
+    role: str
+    urls: list[str]
+    cert_pem: str
+    ca_pem: str
+    jwt: str
+    serial: str
+    not_after: str
+
+
+class TokenAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    agent: str
+    group: str
+    token: str
+    expires_at: str
+
+
+class CertificateRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """warning: empty, `soon` (30 days), `very_soon` (7 days), or `expired`."""
+
+    serial: str
+    not_after: str
+    days_left: float
+    warning: str = ""
+
+
+class DetailsRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """id, and address and port as the broker sees them, are known for sure; the rest it says."""
+
+    id: str
+    ip: str = ""
+    host: str = ""
+    pid: int = 0
+    user: str = ""
+    uptime_s: float = 0.0
+    version: str = ""
+
+
+class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """status, with why (`reason`), since when, and what comes next."""
+
+    agent: str
+    group: str
+    status: str
+    reason: str
+    since: str
+    next: str
+    admin: str
+    liveness: str
+    certificate: CertificateRecord | None
+    details: DetailsRecord
+    running: int
+    slots: int
+    badges: list[str] = []
+    last_beat_at: str | None = None
+
+
+class GroupRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """agents: counts by status. queued, running: its open commands."""
+
+    group: str
+    status: str
+    reason: str
+    since: str
+    agents: dict[str, int]
+    queued: int = 0
+    running: int = 0
+
+
+class AgentsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    agents: list[AgentRecord]
+
+
+class GroupsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    groups: list[GroupRecord]
+
+
+class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
+    client: str
+    role: str
+    groups: list[str]
+    certificate: CertificateRecord | None
+    created_at: str
+
+
+class ClientsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    clients: list[ClientRecord]
+
+
+class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`mesh.status`: the mesh at a glance."""
+
+    mesh: str
+    version: str
+    epoch: int
+    started_at: str
+    agents: dict[str, int]
+    groups: dict[str, int]
+    commands: dict[str, int]
+    broker: str
+    history_lag_s: float = 0.0
+    notes: Annotated[list[Text], Meta(max_length=64)] = []
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True):
+    """An operation that changed something, or found it as it was to be (`changed` false)."""
+
+    changed: bool = True
+    message: str = ""

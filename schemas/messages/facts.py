@@ -1,0 +1,148 @@
+"""The facts of a command, as they stand in the event stream. Folding them gives its state.
+
+Everything a fold needs is in the fact, also its time: what is replayed never reads a clock.
+"""
+
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta
+
+from schemas import limits
+from schemas.messages.fields import (
+    CommandId,
+    Count,
+    Duration,
+    Label,
+    Labels,
+    Text,
+    Timestamp,
+)
+from schemas.messages.work import Output
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The whole command (attempt 0). `digest` tells one body from another under the same id."""
+
+    id: CommandId
+    client: Label
+    group: Label
+    agent: Label = ""
+    action: Label
+    args: msgspec.Raw
+    digest: bytes = b""
+    submitted_at: Timestamp
+    queue_ttl_s: Duration = 900.0
+    on_lost: Label = "error"
+    labels: Labels = {}
+    with_output: bool = False
+    source: Label = "nats"
+
+
+class Assigned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The master chose an agent, and why; written before anything is sent."""
+
+    agent: Label
+    at: Timestamp
+    epoch: Count
+    why: Text = ""
+
+
+class Started(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    agent: Label
+    accepted_at: Timestamp = 0.0
+    started_at: Timestamp = 0.0
+    pid: Count = 0
+    sent: Count = 1
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How an attempt ended, or (attempt 0) a command that never had one."""
+
+    state: Label
+    at: Timestamp
+    agent: Label = ""
+    accepted_at: Timestamp = 0.0
+    started_at: Timestamp = 0.0
+    ended_at: Timestamp = 0.0
+    exit_code: Annotated[int, Meta(ge=-(2**31), le=2**31)] | None = None
+    reason: Text = ""
+    sent: Count = 0
+    final: bool = True
+    stdout_bytes: Count = 0
+    stderr_bytes: Count = 0
+    output: Output | None = None
+    truncated: bool = False
+    late: bool = False
+
+
+class CancelAsked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    by: Label
+    at: Timestamp
+
+
+Fact = Accepted | Assigned | Started | Outcome | CancelAsked
+
+# `late` is an outcome that came after the master's verdict; it stands beside, never instead.
+FACTS: Final[dict[str, type[Fact]]] = {
+    "accepted": Accepted,
+    "assigned": Assigned,
+    "started": Started,
+    "outcome": Outcome,
+    "late": Outcome,
+    "cancel": CancelAsked,
+}
+
+
+class AttemptRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
+    """One attempt as users see it. Times are RFC 3339 in UTC, or None while unknown."""
+
+    attempt: int
+    agent: str
+    state: str
+    sent: int = 0
+    accepted_at: str | None = None
+    started_at: str | None = None
+    ended_at: str | None = None
+    exit_code: int | None = None
+    reason: str = ""
+    late: bool = False
+
+
+class CommandRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
+    """A command as users see it: in answers, in result messages and in history.
+
+    since: when `state` began. next: what will happen next and when, for states that wait.
+    output: only where it was asked for and is small enough to ride along.
+    """
+
+    id: str
+    group: str
+    agent: str | None
+    action: str
+    state: str
+    attempts: list[AttemptRecord]
+    submitted_at: str
+    client: str
+    reason: str = ""
+    since: str = ""
+    next: str = ""
+    ended_at: str | None = None
+    labels: dict[str, str] = {}
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    output: Output | None = None
+
+
+class HistoryRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One ended command, complete: what the read model is rebuilt from.
+
+    amended: a later result came after the verdict; the record replaces the earlier one.
+    """
+
+    record: CommandRecord
+    digest: bytes = b""
+    submitted: Timestamp
+    ended: Timestamp
+    argv: Annotated[list[Text], Meta(max_length=limits.LIST_LEN)] = []
+    amended: bool = False

@@ -1,0 +1,19 @@
+"""Field types with their limits, shared by all messages."""
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from schemas import limits
+
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+CommandId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Token = Annotated[str, Meta(max_length=64)]
+Text = Annotated[str, Meta(max_length=limits.TEXT_LEN)]
+Label = Annotated[str, Meta(max_length=limits.LABEL_LEN)]
+Labels = Annotated[dict[Label, Label], Meta(max_length=limits.LABELS)]
+Count = Annotated[int, Meta(ge=0, le=2**53)]
+AttemptNumber = Annotated[int, Meta(ge=0, le=999_999_999)]
+# Unix seconds, UTC: for people and history only, never for a deadline.
+Timestamp = Annotated[float, Meta(ge=0, le=1e11)]
+Duration = Annotated[float, Meta(ge=0, le=1e10)]

@@ -1,0 +1,124 @@
+"""Beats, echoes and the handshake."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from schemas import limits
+from schemas.messages.fields import (
+    AttemptNumber,
+    CommandId,
+    Count,
+    Duration,
+    Label,
+    Text,
+    Timestamp,
+    Token,
+)
+from schemas.timers import Timers
+
+PROTOCOL = 1
+
+
+class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Agent to master, each period and at once after a reconnect; dropped while disconnected.
+
+    seq counts from 1 in each incarnation. lease_age_s is how long ago the newest echoed beat was
+    sent, so that the master learns when the agent cannot hear it. goodbye: the process is ending.
+    """
+
+    incarnation: Token
+    seq: Count
+    epoch: Count = 0
+    lease_age_s: Duration = 0.0
+    uptime_s: Duration = 0.0
+    running: Count = 0
+    slots: Count = 0
+    spool_bytes: Count = 0
+    draining: bool = False
+    full: bool = False
+    goodbye: bool = False
+    at: Timestamp = 0.0
+
+
+class Echo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Master to agent: the heartbeat back. `seq` is the highest beat seen of that incarnation.
+
+    reconciled is false while the master wants a (new) handshake before it sends work.
+    """
+
+    epoch: Count
+    incarnation: Token
+    seq: Count
+    reconciled: bool = True
+
+
+class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an agent says of its host; shown, never trusted for a decision."""
+
+    host: Label = ""
+    pid: Count = 0
+    user: Label = ""
+    os: Label = ""
+    arch: Label = ""
+    python: Label = ""
+    version: Label = ""
+
+
+class TaskStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One attempt as the agent's journal has it."""
+
+    command: CommandId
+    attempt: AttemptNumber
+    state: Label
+    pid: Count = 0
+    stdout_bytes: Count = 0
+    stderr_bytes: Count = 0
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The agent's first and third step of the handshake.
+
+    tasks: all that run, then as many of those that ended and are not released as fit; `complete`
+    says whether that is all of them. done: the agent has carried out the welcome's decisions, and
+    work may flow. Step one is sent again until a welcome comes; every step may be repeated.
+    """
+
+    incarnation: Token
+    protocol: Count = PROTOCOL
+    epoch: Count = 0
+    lease_age_s: Duration = 0.0
+    started_at: Timestamp = 0.0
+    uptime_s: Duration = 0.0
+    slots: Count = 0
+    details: Details = msgspec.field(default_factory=Details)
+    certificate_serial: Label = ""
+    certificate_not_after: Timestamp = 0.0
+    tasks: Annotated[list[TaskStatus], Meta(max_length=limits.REPORT_ITEMS)] = []
+    complete: bool = True
+    done: bool = False
+
+
+Verdict = Literal["keep", "kill", "release", "report"]
+
+
+class TaskDecision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """keep: go on. kill: end it. release: forget it, it is stored. report: send how it ended."""
+
+    command: CommandId
+    attempt: AttemptNumber
+    verdict: Verdict
+    stdout_from: Count = 0
+    stderr_from: Count = 0
+
+
+class Welcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The master's step. With `refused` the agent may not take part, and `reason` says why."""
+
+    epoch: Count
+    incarnation: Token
+    timers: Timers = msgspec.field(default_factory=Timers)
+    decisions: Annotated[list[TaskDecision], Meta(max_length=limits.REPORT_ITEMS)] = []
+    refused: str = ""
+    reason: Text = ""

@@ -1,0 +1,69 @@
+"""What the registry holds of groups, agents and clients (key-value bucket `mesh_registry`)."""
+
+import msgspec
+
+from schemas.messages.fields import Label, Timestamp
+
+
+class GroupEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    name: Label
+    created_at: Timestamp
+    created_by: Label = ""
+
+
+class TokenEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An activation token by its hash. used_key: the public key it was spent on, once it is."""
+
+    hash: bytes
+    expires_at: Timestamp
+    used_key: Label = ""
+
+
+class CertificateEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One certificate and the broker key that goes with it."""
+
+    serial: Label
+    not_after: Timestamp
+    user_nkey: Label
+    issued_at: Timestamp = 0.0
+
+
+class AgentEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """certificates: newest last. connected: it has completed a handshake at least once."""
+
+    name: Label
+    group: Label
+    created_at: Timestamp
+    created_by: Label = ""
+    admin: Label = "enabled"
+    admin_since: Timestamp = 0.0
+    admin_by: Label = ""
+    token: TokenEntry | None = None
+    certificates: list[CertificateEntry] = []
+    connected: bool = False
+
+
+class ClientEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    name: Label
+    role: Label
+    created_at: Timestamp
+    created_by: Label = ""
+    groups: list[Label] = []
+    certificates: list[CertificateEntry] = []
+    revoked: bool = False
+
+
+class RevocationEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A broker key that is refused; may be dropped once `not_after` has passed."""
+
+    user_nkey: Label
+    name: Label
+    at: Timestamp
+    not_after: Timestamp
+
+
+class MeshEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The mesh itself: the epoch grows with every start of a master."""
+
+    mesh: Label
+    epoch: int = 0

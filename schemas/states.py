@@ -1,0 +1,154 @@
+"""The states that users see, and the only moves between them.
+
+queued ─▶ sent ─▶ accepted ─▶ running ─▶ succeeded | failed | timed_out | cancelled
+  │         │        │          │  ▲
+  │         └────────┴──────────┴──┴─▶ unknown ─▶ lost | …      (agent silent)
+  └─▶ expired, cancelled, rejected, undeliverable
+"""
+
+from enum import StrEnum
+from typing import Final
+
+from schemas.faults import Misused
+
+
+class State(StrEnum):
+    """Of a command, and of each of its attempts."""
+
+    QUEUED = "queued"
+    SENT = "sent"
+    ACCEPTED = "accepted"
+    RUNNING = "running"
+    UNKNOWN = "unknown"
+    STOPPING = "stopping"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    REJECTED = "rejected"
+    EXPIRED = "expired"
+    UNDELIVERABLE = "undeliverable"
+    KILLED_FENCED = "killed_fenced"
+    LOST = "lost"
+
+
+class AgentStatus(StrEnum):
+    AWAITING_SETUP = "awaiting_setup"
+    NO_RESPONSE = "no_response"
+    ACTIVE = "active"
+    DISABLED = "disabled"
+
+
+class GroupStatus(StrEnum):
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+
+
+class Admin(StrEnum):
+    """What an operator wants of an agent."""
+
+    ENABLED = "enabled"
+    DRAINING = "draining"
+    DISABLED = "disabled"
+    REVOKED = "revoked"
+
+
+class Liveness(StrEnum):
+    """What the master hears of an agent."""
+
+    NEVER = "never"
+    LIVE = "live"
+    SILENT = "silent"
+
+
+TERMINAL: Final = frozenset(
+    {
+        State.SUCCEEDED,
+        State.FAILED,
+        State.TIMED_OUT,
+        State.CANCELLED,
+        State.REJECTED,
+        State.EXPIRED,
+        State.UNDELIVERABLE,
+        State.KILLED_FENCED,
+        State.LOST,
+    }
+)
+
+# What an agent may report as the end of an attempt; the others are the master's own verdicts.
+AGENT_ENDS: Final = frozenset(
+    {
+        State.SUCCEEDED,
+        State.FAILED,
+        State.TIMED_OUT,
+        State.CANCELLED,
+        State.REJECTED,
+        State.KILLED_FENCED,
+        State.LOST,
+    }
+)
+
+_ENDS_OF_A_RUN: Final = frozenset(
+    {
+        State.SUCCEEDED,
+        State.FAILED,
+        State.TIMED_OUT,
+        State.CANCELLED,
+        State.KILLED_FENCED,
+        State.LOST,
+    }
+)
+
+MOVES: Final[dict[State, frozenset[State]]] = {
+    State.QUEUED: frozenset(
+        {
+            State.SENT,
+            State.EXPIRED,
+            State.CANCELLED,
+            State.REJECTED,
+            State.UNDELIVERABLE,
+        }
+    ),
+    State.SENT: frozenset(
+        {
+            State.ACCEPTED,
+            State.RUNNING,
+            State.UNKNOWN,
+            State.STOPPING,
+            State.QUEUED,
+            State.REJECTED,
+            State.UNDELIVERABLE,
+            State.EXPIRED,
+        }
+    )
+    | _ENDS_OF_A_RUN,
+    State.ACCEPTED: frozenset({State.RUNNING, State.UNKNOWN, State.STOPPING}) | _ENDS_OF_A_RUN,
+    State.RUNNING: frozenset({State.UNKNOWN, State.STOPPING}) | _ENDS_OF_A_RUN,
+    State.STOPPING: frozenset({State.UNKNOWN}) | _ENDS_OF_A_RUN,
+    State.UNKNOWN: frozenset(
+        {
+            State.SENT,
+            State.ACCEPTED,
+            State.RUNNING,
+            State.STOPPING,
+            State.QUEUED,
+            State.EXPIRED,
+            State.REJECTED,
+            State.UNDELIVERABLE,
+        }
+    )
+    | _ENDS_OF_A_RUN,
+    # A lost attempt may still be heard of; the later word is kept beside the verdict.
+    State.LOST: _ENDS_OF_A_RUN - {State.LOST},
+}
+
+
+def is_terminal(state: State) -> bool:
+    return state in TERMINAL
+
+
+def check_move(old: State, new: State) -> State:
+    """Return `new` if the table allows the move from `old`; raise Misused and change nothing."""
+    if new is old or new in MOVES.get(old, frozenset()):
+        return new
+    raise Misused("internal", f"no move from {old} to {new}")

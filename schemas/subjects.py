@@ -1,0 +1,140 @@
+"""Every subject of the protocol, built and taken apart in one place.
+
+Builders trust their arguments: names and ids are checked by `schemas.ids` where they enter a
+process. Parsers trust nothing and return None for what is not a subject of ours.
+"""
+
+from typing import Final, NamedTuple
+
+from schemas.ids import is_command_id, is_name
+
+PREFIX: Final = "mesh.v1"
+UP_ALL: Final = f"{PREFIX}.up.>"
+API_ALL: Final = f"{PREFIX}.api.*.*.*"
+ENROL_ALL: Final = f"{PREFIX}.enrol.*"
+FACT_ALL: Final = f"{PREFIX}.fact.*.*.*"
+LOG_ALL: Final = f"{PREFIX}.up.*.*.log.*.*.*"
+HISTORY_ALL: Final = f"{PREFIX}.history.*"
+
+STDOUT: Final = "stdout"
+STDERR: Final = "stderr"
+STREAMS: Final = (STDOUT, STDERR)
+
+
+class Up(NamedTuple):
+    """What an agent's subject says: who speaks, and about what (`kind`, then the rest)."""
+
+    group: str
+    agent: str
+    kind: str
+    rest: tuple[str, ...]
+
+
+class Api(NamedTuple):
+    """What a client's subject says: who asks, and for which verb of which noun."""
+
+    client: str
+    noun: str
+    verb: str
+
+
+class Fact(NamedTuple):
+    command: str
+    attempt: int
+    kind: str
+
+
+def up(group: str, agent: str, kind: str) -> str:
+    return f"{PREFIX}.up.{group}.{agent}.{kind}"
+
+
+def down(group: str, agent: str, kind: str) -> str:
+    return f"{PREFIX}.down.{group}.{agent}.{kind}"
+
+
+def down_all(group: str, agent: str) -> str:
+    return f"{PREFIX}.down.{group}.{agent}.>"
+
+
+def reply(group: str, agent: str, token: str) -> str:
+    """Where an agent answers a request: below its own prefix, with the master's token."""
+    return f"{PREFIX}.up.{group}.{agent}.reply.{token}"
+
+
+def log(group: str, agent: str, command: str, attempt: int, stream: str) -> str:
+    return f"{PREFIX}.up.{group}.{agent}.log.{command}.{attempt}.{stream}"
+
+
+def fact(command: str, attempt: int, kind: str) -> str:
+    return f"{PREFIX}.fact.{command}.{attempt}.{kind}"
+
+
+def history(group: str) -> str:
+    return f"{PREFIX}.history.{group}"
+
+
+def api(client: str, noun: str, verb: str) -> str:
+    return f"{PREFIX}.api.{client}.{noun}.{verb}"
+
+
+def result(client: str, command: str) -> str:
+    return f"{PREFIX}.result.{client}.{command}"
+
+
+def enrol(agent: str) -> str:
+    return f"{PREFIX}.enrol.{agent}"
+
+
+def inbox_prefix(name: str) -> str:
+    """The inbox prefix of an agent or a client; agents and clients share one space of names."""
+    return f"_INBOX_{name}"
+
+
+def enrol_inbox_prefix(agent: str) -> str:
+    """The inbox of a token's bearer; upper case, so that it is no agent's and no client's."""
+    return f"_INBOX_ENROL_{agent}"
+
+
+def parse_up(subject: str) -> Up | None:
+    parts = subject.split(".")
+    if len(parts) < 6 or parts[:3] != ["mesh", "v1", "up"]:
+        return None
+    group, agent, kind = parts[3:6]
+    if not (is_name(group) and is_name(agent)):
+        return None
+    return Up(group, agent, kind, tuple(parts[6:]))
+
+
+def parse_api(subject: str) -> Api | None:
+    parts = subject.split(".")
+    if len(parts) != 6 or parts[:3] != ["mesh", "v1", "api"] or not is_name(parts[3]):
+        return None
+    return Api(parts[3], parts[4], parts[5])
+
+
+def parse_enrol(subject: str) -> str | None:
+    """The agent that a token's bearer asks for, or None."""
+    parts = subject.split(".")
+    if len(parts) != 4 or parts[:3] != ["mesh", "v1", "enrol"] or not is_name(parts[3]):
+        return None
+    return parts[3]
+
+
+def parse_fact(subject: str) -> Fact | None:
+    parts = subject.split(".")
+    if len(parts) != 6 or parts[:3] != ["mesh", "v1", "fact"]:
+        return None
+    if not is_command_id(parts[3]) or not _is_number(parts[4]):
+        return None
+    return Fact(parts[3], int(parts[4]), parts[5])
+
+
+def parse_log(rest: tuple[str, ...]) -> tuple[str, int, str] | None:
+    """Command, attempt and stream of an `Up` whose kind is `log`, or None."""
+    if len(rest) != 3 or not is_command_id(rest[0]) or rest[2] not in STREAMS:
+        return None
+    return (rest[0], int(rest[1]), rest[2]) if _is_number(rest[1]) else None
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 9

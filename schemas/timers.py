@@ -1,0 +1,61 @@
+"""The timers of the mesh, set in one place: the master announces them in the handshake."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from schemas.faults import Refused
+
+Seconds = Annotated[float, Meta(gt=0, le=30 * 86_400)]
+
+
+class Timers(msgspec.Struct, frozen=True, kw_only=True):
+    """All in seconds.
+
+    beat_s: period of beats, both ways. suspect_s: silence after which the other side is suspect.
+    ack_s, resends: deadline of an acknowledgement, and how often an unanswered request is sent
+    again. grace_s: between TERM and KILL. lost_s: silence after which the master gives tasks up.
+    start_before_s: a run request older than this is refused by the agent. queue_ttl_s: how long a
+    command may wait for an agent. adopt_s: after its start the master judges nobody for this long.
+    handshake_s: deadline of one step of the handshake. stop_s: how long a process may take to stop.
+    """
+
+    beat_s: Seconds = 5.0
+    suspect_s: Seconds = 10.0
+    ack_s: Seconds = 5.0
+    resends: Annotated[int, Meta(ge=0, le=20)] = 5
+    grace_s: Seconds = 10.0
+    lost_s: Seconds = 50.0
+    start_before_s: Seconds = 60.0
+    queue_ttl_s: Seconds = 900.0
+    adopt_s: Seconds = 50.0
+    handshake_s: Seconds = 5.0
+    stop_s: Seconds = 30.0
+
+    @property
+    def unrecoverable_s(self) -> float:
+        """Silence of the master after which an agent ends its tasks."""
+        return self.suspect_s + self.resends * self.ack_s
+
+
+def check_timers(timers: Timers) -> Timers:
+    """Return `timers`, or raise Refused (`settings_invalid`) if they cannot keep their promise.
+
+    An agent must have ended its tasks before the master says that they are lost; the margin of one
+    beat covers what clocks drift apart meanwhile.
+    """
+    needed = timers.unrecoverable_s + timers.grace_s + timers.beat_s
+    if timers.lost_s < needed:
+        raise Refused(
+            "settings_invalid",
+            f"timers.lost_s is {timers.lost_s:g}, but suspect_s + resends x ack_s + grace_s"
+            f" + beat_s is {needed:g}: an agent could still run what the master has given up",
+        )
+    if timers.suspect_s < 2 * timers.beat_s:
+        raise Refused(
+            "settings_invalid",
+            f"timers.suspect_s is {timers.suspect_s:g}, which must be at least twice"
+            f" beat_s ({timers.beat_s:g})",
+        )
+    return timers
