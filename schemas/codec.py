@@ -2,7 +2,8 @@
 
 Decoding is typed: a message is built field by field against its type, what a type does not name is
 skipped and never built, lists and maps are refused by their declared length before memory is
-taken. `scan` walks the bytes once beforehand and refuses what is too deep, too many or not whole.
+taken. `scan` walks the bytes once beforehand and refuses what is too deep, too many or not whole,
+and numbers that are not finite.
 """
 
 from typing import Any, Final, TypeVar
@@ -31,19 +32,22 @@ def _decoder(kind: type[M]) -> "msgspec.msgpack.Decoder[M]":
 
 
 def decode(kind: type[M], payload: bytes) -> M:
-    """Build a `kind` from bytes that anybody may have sent.
+    """Build a `kind` from bytes that an agent or a master may have sent.
 
     Raises Refused (`too_large`, `too_deep`, `malformed`, `field_invalid`) and nothing else.
     """
-    scan(payload)
+    scan(payload, limits.BROKER_PAYLOAD_BYTES)
     return decode_trusted(kind, payload)
 
 
 def decode_request(kind: type[M], payload: bytes) -> M:
-    """As `decode`, for what clients send: a key that is given twice is refused as well."""
+    """As `decode`, for what clients send.
+
+    A key that is given twice, or is no text, is refused as well (`malformed`).
+    """
     scan(payload)
     try:
-        msgpack.unpackb(payload, object_pairs_hook=_refuse_twice, strict_map_key=False)
+        msgpack.unpackb(payload, object_pairs_hook=_refuse_twice, strict_map_key=True)
     except Refused:
         raise
     except Exception as error:  # the library raises five unrelated kinds for bad bytes
@@ -52,7 +56,11 @@ def decode_request(kind: type[M], payload: bytes) -> M:
 
 
 def decode_trusted(kind: type[M], payload: bytes) -> M:
-    """As `decode`, for what the mesh itself has stored: types are checked, shape is not."""
+    """As `decode`, for what the mesh has stored or the master answered.
+
+    Types are checked, size and shape are not: a page of records holds more values than a request
+    may. What must be refused by its shape goes through `decode`.
+    """
     try:
         return _decoder(kind).decode(payload)
     except msgspec.ValidationError as error:
@@ -67,12 +75,16 @@ def decode_trusted(kind: type[M], payload: bytes) -> M:
 
 
 def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0][:200]
+    """What the library says; it quotes names of the sender's choice, and this goes to headers."""
+    text = str(error).partition("\n")[0][:200]
+    return "".join(
+        char if char.isascii() and char.isprintable() else ascii(char)[1:-1] for char in text
+    )
 
 
 def _refuse_twice(pairs: list[tuple[Any, Any]]) -> None:
     """Called for each map, inner ones first; builds nothing."""
-    if len({str(key) for key, _ in pairs}) != len(pairs):
+    if len(dict(pairs)) != len(pairs):
         raise Refused("malformed", "a key is given twice")
 
 
@@ -119,15 +131,19 @@ _SIZED: Final = {
     0xDE: (2, 2),
     0xDF: (4, 2),
 }
+# First byte of a float -> the least second byte that, after 7 set bits in the first, makes it
+# infinite or no number: all bits of the exponent are set.
+_FLOATS: Final = {0xCA: 0x80, 0xCB: 0xF0}
 
 
-def scan(payload: bytes) -> None:
+def scan(payload: bytes, limit: int = limits.PAYLOAD_BYTES) -> None:
     """Refuse a payload that is too large, nests too deep, holds too many values or is cut off.
 
-    Extension types are refused: the protocol has none.
+    Extension types are refused, for the protocol has none, and floats that are not finite, which
+    compare as nobody expects.
     """
-    if len(payload) > limits.PAYLOAD_BYTES:
-        raise Refused("too_large", f"{len(payload)} bytes, at most {limits.PAYLOAD_BYTES}")
+    if len(payload) > limit:
+        raise Refused("too_large", f"{len(payload)} bytes, at most {limit}")
     try:
         position = _walk(payload)
     except IndexError:
@@ -151,6 +167,8 @@ def _walk(payload: bytes) -> int:
         shape = _SHAPES[first]
         if shape is not None:
             size, values = shape
+            if first in _FLOATS and payload[position] & 0x7F == 0x7F:
+                _check_finite(payload[position + 1], first)
         else:
             size, values = _sized(payload, position, first)
         position += size
@@ -162,6 +180,11 @@ def _walk(payload: bytes) -> int:
         if items > limits.ITEMS:
             raise Refused("too_large", f"more than {limits.ITEMS} values")
     return position
+
+
+def _check_finite(second: int, first: int) -> None:
+    if second >= _FLOATS[first]:
+        raise Refused("field_invalid", "a number that is not finite")
 
 
 def _sized(payload: bytes, position: int, first: int) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+# What a client or an agent may send.
 PAYLOAD_BYTES: Final = 256 * 1024
 # The master's envelope around a command's arguments comes on top of the largest body.
 BROKER_PAYLOAD_BYTES: Final = 320 * 1024
@@ -14,7 +15,9 @@ LABELS: Final = 32
 LABEL_LEN: Final = 256
 INLINE_OUTPUT_BYTES: Final = 32 * 1024
 CHUNK_BYTES: Final = 64 * 1024
-REPORT_ITEMS: Final = 512
+# So many, each with every field set, still hold fewer than ITEMS values.
+REPORT_ITEMS: Final = 200
+HELLO_TASKS: Final = 512
 OUTPUT_LIMIT_BYTES: Final = 100 * 1024 * 1024
 QUEUE_TTL_MAX_S: Final = 30 * 86_400.0
 TIMEOUT_MAX_S: Final = 30 * 86_400.0

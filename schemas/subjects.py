@@ -16,6 +16,9 @@ FACT_ALL: Final = f"{PREFIX}.fact.*.*.*"
 LOG_ALL: Final = f"{PREFIX}.up.*.*.log.*.*.*"
 HISTORY_ALL: Final = f"{PREFIX}.history.*"
 
+# Upper case, so that no agent and no client can have it as its own.
+MASTER_INBOX: Final = "_INBOX_MASTER"
+
 STDOUT: Final = "stdout"
 STDERR: Final = "stderr"
 STREAMS: Final = (STDOUT, STDERR)
@@ -137,4 +140,7 @@ def parse_log(rest: tuple[str, ...]) -> tuple[str, int, str] | None:
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 9
+    """Whether `text` is how a builder above writes a number: one number has one subject."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        return False
+    return text == "0" or text[0] != "0"

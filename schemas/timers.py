@@ -46,13 +46,14 @@ def check_timers(timers: Timers) -> Timers:
     beat covers what clocks drift apart meanwhile.
     """
     needed = timers.unrecoverable_s + timers.grace_s + timers.beat_s
-    if timers.lost_s < needed:
+    # Written so that a number that is not one (NaN) is refused as well.
+    if not timers.lost_s >= needed:
         raise Refused(
             "settings_invalid",
             f"timers.lost_s is {timers.lost_s:g}, but suspect_s + resends x ack_s + grace_s"
             f" + beat_s is {needed:g}: an agent could still run what the master has given up",
         )
-    if timers.suspect_s < 2 * timers.beat_s:
+    if not timers.suspect_s >= 2 * timers.beat_s:
         raise Refused(
             "settings_invalid",
             f"timers.suspect_s is {timers.suspect_s:g}, which must be at least twice"

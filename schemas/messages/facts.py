@@ -131,6 +131,7 @@ class CommandRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
     labels: dict[str, str] = {}
     stdout_bytes: int = 0
     stderr_bytes: int = 0
+    truncated: bool = False
     output: Output | None = None
 
 

@@ -6,9 +6,11 @@ from msgspec import Meta
 
 from schemas import limits
 
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
-CommandId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-Token = Annotated[str, Meta(max_length=64)]
+# `$` alone also matches before a line break at the end, which would then enter a subject.
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)")]
+CommandId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
+# Made by master or agent; becomes a part of reply subjects.
+Token = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
 Text = Annotated[str, Meta(max_length=limits.TEXT_LEN)]
 Label = Annotated[str, Meta(max_length=limits.LABEL_LEN)]
 Labels = Annotated[dict[Label, Label], Meta(max_length=limits.LABELS)]

@@ -95,7 +95,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     details: Details = msgspec.field(default_factory=Details)
     certificate_serial: Label = ""
     certificate_not_after: Timestamp = 0.0
-    tasks: Annotated[list[TaskStatus], Meta(max_length=limits.REPORT_ITEMS)] = []
+    tasks: Annotated[list[TaskStatus], Meta(max_length=limits.HELLO_TASKS)] = []
     complete: bool = True
     done: bool = False
 
@@ -119,6 +119,6 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     epoch: Count
     incarnation: Token
     timers: Timers = msgspec.field(default_factory=Timers)
-    decisions: Annotated[list[TaskDecision], Meta(max_length=limits.REPORT_ITEMS)] = []
+    decisions: Annotated[list[TaskDecision], Meta(max_length=limits.HELLO_TASKS)] = []
     refused: str = ""
     reason: Text = ""

@@ -14,7 +14,7 @@ class GroupEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class TokenEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """An activation token by its hash. used_key: the public key it was spent on, once it is."""
 
-    hash: bytes
+    hash: Label
     expires_at: Timestamp
     used_key: Label = ""
 

@@ -1,0 +1,82 @@
+# make .venv   the environment alone (hash-locked; quick when nothing changed)
+# make test    lint, types, fences and all tests
+# make demo    a broker, a master and three agents at work; ONCE=1 ends by itself
+# make bench   the benchmarks, as ratios to what the machine can do
+# make clean   deletes .venv, caches and build results
+
+PYTHON ?= python3
+WORKERS ?= 2
+BIN := .venv/bin
+STAMP := .venv/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+CODE := schemas broker_client broker_agent broker_master tests
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help .venv test lint format demo bench chaos lock clean
+
+help:
+	@sed -n 's/^# make/  make/p' Makefile
+
+.venv: $(STAMP)
+
+# The stamp is inside .venv, so that deleting the one deletes the other. An environment whose
+# making was interrupted has no stamp and is completed by the next run.
+$(STAMP): requirements/dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "make: $(PYTHON) is missing or older than 3.11; name a newer one: make PYTHON=python3.11" >&2; \
+	  exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	  echo "make: $(PYTHON) has no venv module; install it: apt install python3-venv" >&2; exit 1; }
+	@$(BIN)/python -c 'import pip' 2>/dev/null || { echo "making .venv"; $(PYTHON) -m venv --clear .venv; }
+	@echo "installing requirements/dev.txt, every file checked against its hash"
+	@$(PIP) install --quiet --require-hashes -r requirements/dev.txt
+	@$(PIP) install --quiet --no-build-isolation --no-deps -e .
+	@touch $@
+	@echo ".venv is ready"
+
+# Tests marked serial go first: they need the machine for themselves, and the closing line
+# of the run that follows is the one that counts nearly all tests. Exit code 5 is "none found".
+test: lint
+	@echo "== tests that run alone"
+	@$(PYTEST) -m "serial and not chaos and not bench" || test $$? -eq 5
+	@echo "== all other tests, on $(WORKERS) workers"
+	@$(PYTEST) -m "not serial and not chaos and not bench" -n $(WORKERS) --dist loadgroup
+
+lint: $(STAMP)
+	@echo "== ruff"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@echo "== mypy"
+	@$(BIN)/mypy --strict
+	@echo "== import-linter"
+	@$(BIN)/lint-imports --no-logo
+
+format: $(STAMP)
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+demo: $(STAMP)
+	@exec $(BIN)/python -m broker_master.demo $(if $(filter 1,$(ONCE)),--once)
+
+bench: $(STAMP)
+	@$(BIN)/python -m tests.bench
+
+ifneq ($(wildcard tests/chaos/test_*.py),)
+chaos: $(STAMP)
+	@$(PYTEST) -m chaos tests/chaos
+endif
+
+# Needs pip-compile (pip-tools 7.6). The flags keep the address of whichever index or wheel
+# folder this machine uses out of the files; tests/unit/test_house.py looks for it again.
+LOCK := pip-compile --quiet --generate-hashes --strip-extras --newline=lf --no-header \
+  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+SERVER := --extra master --extra amqp --extra embedded --build-deps-for editable
+lock:
+	$(LOCK) $(UPGRADE) -o requirements/agent.txt pyproject.toml
+	$(LOCK) $(UPGRADE) $(SERVER) -o requirements/master.txt pyproject.toml
+	$(LOCK) $(UPGRADE) $(SERVER) --extra dev -o requirements/dev.txt pyproject.toml
+
+clean:
+	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find $(CODE) examples grafana -name __pycache__ -type d -prune -exec rm -rf {} +

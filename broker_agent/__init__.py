@@ -1,0 +1,1 @@
+"""The process on a host that runs tasks."""

@@ -1,0 +1,304 @@
+"""One agent, built and run: from a state directory to the last goodbye."""
+
+import asyncio
+import os
+import platform
+import random
+import resource
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from broker_agent.core.lease import Lease
+from broker_agent.core.tasks import TaskBook
+from broker_agent.executors.groups import kill_orphans
+from broker_agent.executors.process import ProcessExecutor
+from broker_agent.services.beat import Beats
+from broker_agent.services.control import Controls
+from broker_agent.services.handshake import Handshake
+from broker_agent.services.inbox import Echoes, Inbox
+from broker_agent.services.intake import Intake
+from broker_agent.services.reporter import Reporter
+from broker_agent.services.runner import Runner
+from broker_agent.services.shipper import Shipper
+from broker_agent.services.status import StatusFile
+from broker_agent.services.watchdog import Watchdog
+from broker_agent.services.wire import Address, Station
+from broker_agent.settings import AgentSettings
+from broker_agent.store.folders import Folders
+from broker_agent.store.identity import AgentFacts, Slots
+from broker_agent.store.journal import Journal, open_journal
+from broker_client.runtime.clock import SystemClock
+from broker_client.runtime.files import lock_directory, make_private_directory, os_errors
+from broker_client.runtime.link import Link, LinkIdentity
+from broker_client.runtime.supervise import supervise
+from schemas import subjects
+from schemas.faults import MeshError, Refused
+from schemas.messages.liveness import Details
+from schemas.states import State
+
+START_TIMEOUT_S: Final = 10.0
+# The reports of a stopping agent wait for the master this long; what is left waits on the disk.
+REPORT_S: Final = 10.0
+JOURNAL_CLOSE_S: Final = 10.0
+# The journal's number of starts goes into the upper bits of every report's number: it grows over
+# restarts without being written each time.
+SEQ_BITS: Final = 32
+
+log = structlog.get_logger(__name__)
+
+
+async def run_agent(
+    state_dir: Path, settings: AgentSettings, on_ready: Callable[[AgentFacts], None], version: str
+) -> None:
+    """Run until SIGTERM or SIGINT, drained; a second one ends what still runs.
+
+    on_ready: called once, when the master counts this agent as active. Raises MeshError if the
+    state directory (an absolute path) cannot be used, and whatever made a service fail.
+    """
+    with os_errors(state_dir, "read"):
+        os.scandir(state_dir).close()
+    slots = Slots(state_dir)
+    if slots.facts() is None:
+        raise Refused("state_missing", f"{state_dir} holds no identity of an agent")
+    with lock_directory(state_dir):
+        slots.settle()
+        facts = slots.facts()
+        if facts is None:
+            raise Refused("state_missing", f"{state_dir} holds no identity of an agent")
+        make_private_directory(state_dir / "tasks")
+        journal = open_journal(state_dir / "journal.db", remember_s=settings.remember_s)
+        journal.start(asyncio.get_running_loop().call_soon_threadsafe)
+        try:
+            agent = Agent(state_dir, settings, facts, slots, journal, on_ready, version)
+            await agent.run()
+        finally:
+            await asyncio.to_thread(journal.close, JOURNAL_CLOSE_S)
+
+
+class Agent:
+    """Everything of one agent, wired. The journal belongs to the caller."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        settings: AgentSettings,
+        facts: AgentFacts,
+        slots: Slots,
+        journal: Journal,
+        on_ready: Callable[[AgentFacts], None],
+        version: str,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        clock = SystemClock()
+        self._settings = settings
+        self._facts = facts
+        self._slots = slots
+        self._journal = journal
+        self._on_ready = on_ready
+        self._is_ready = False
+        self.link = Link(
+            settings.urls or facts.urls,
+            self._identity,
+            f"agent {facts.agent}",
+            subjects.inbox_prefix(facts.agent),
+            clock=clock,
+        )
+        incarnation = f"{journal.boots:08x}-{secrets.token_hex(8)}"
+        self.station = station = Station(
+            wire=self.link,
+            address=Address(facts.group, facts.agent),
+            lease=Lease(incarnation, settings.timers, now=clock.elapsed(), epoch=journal.epoch),
+            clock=clock,
+            book=TaskBook(settings.task_slots),
+        )
+        self.folders = Folders(state_dir / "tasks", keep=settings.keep_folders)
+        self.processes = ProcessExecutor(
+            loop,
+            grace_s=lambda: station.lease.timers.grace_s,
+            marks={"MESH_AGENT": facts.agent, "MESH_GROUP": facts.group},
+        )
+        self.reporter = Reporter(station)
+        self.shipper = Shipper(station)
+        self.runner = Runner(
+            station,
+            journal=journal,
+            reporter=self.reporter,
+            shipper=self.shipper,
+            folders=self.folders,
+            executors={"process": self.processes},
+            first_seq=journal.boots << SEQ_BITS,
+        )
+        self.beats = Beats(
+            station, runner=self.runner, reporter=self.reporter, chance=random.random
+        )
+        self.handshake = Handshake(
+            station,
+            runner=self.runner,
+            reporter=self.reporter,
+            beats=self.beats,
+            details=_details(version),
+            certificate=(facts.serial, facts.not_after),
+            on_epoch=journal.note_epoch,
+        )
+        self.watchdog = Watchdog(station, self.runner, self._groups)
+        self.status = StatusFile(state_dir, facts, station, self.runner, self.handshake)
+        self._connect_parts()
+
+    def _connect_parts(self) -> None:
+        station, runner = self.station, self.runner
+        intake = Intake(station, journal=self._journal, runner=runner, reporter=self.reporter)
+        echoes = Echoes(
+            station,
+            on_linked=self._on_linked,
+            on_unagreed=self.handshake.ask,
+            on_epoch=self._journal.note_epoch,
+        )
+        inbox = Inbox(
+            station,
+            {
+                "run": intake.on_run,
+                "release": runner.on_release,
+                "echo": echoes.on_echo,
+                "welcome": self.handshake.on_welcome,
+                "control": Controls(station, runner).on_control,
+            },
+        )
+        _ = self.link.subscribe(station.address.down, inbox.on_message)
+        self.link.on_connected(self._on_connected)
+        self.link.on_disconnected(self._on_disconnected)
+        self.watchdog.on_phase = lambda _: self.status.write()
+        runner.on_idle = self.watchdog.nudge
+
+    def _identity(self) -> LinkIdentity:
+        """Read anew for each connection, so that rotated files are picked up."""
+        identity = self._slots.identity()
+        creds = identity.creds
+        return LinkIdentity(tls=identity.context, jwt=creds.jwt, seed=creds.seed)
+
+    def _groups(self) -> list[int]:
+        return [task.pid for task in self.processes.tasks]
+
+    def _on_connected(self) -> None:
+        self.handshake.ask()
+        self.status.write()
+
+    def _on_disconnected(self, _reason: MeshError) -> None:
+        self.station.lease.on_disconnected()
+        self.status.write()
+
+    def _on_linked(self) -> None:
+        """Each echo comes by here."""
+        self.watchdog.nudge()
+        if not self._is_ready:
+            self._is_ready = True
+            self._on_ready(self._facts)
+        self.status.write_if_changed()
+
+    async def run(self) -> None:
+        _allow_many_files()
+        self._recover()
+        stop, stop_now = asyncio.Event(), asyncio.Event()
+        ended = asyncio.Event()
+        _on_signals(stop, stop_now)
+        self.link.start()
+        services = (self.reporter, self.shipper, self.watchdog, self.handshake, self.beats)
+        try:
+            async with asyncio.TaskGroup() as group:
+                _ = group.create_task(self._drain(stop, stop_now, ended))
+                await supervise(services, ended, start_timeout_s=START_TIMEOUT_S)
+        finally:
+            self.processes.kill_all()
+            await self.link.close()
+            self.processes.close()
+            self.status.remove()
+
+    def _recover(self) -> None:
+        """What an earlier start left: end it, tell it."""
+        rows = self._journal.rows
+        for row in rows:
+            if row.report is None:
+                killed = kill_orphans(row.command, row.attempt, row.pid, row.pid_start)
+                log.warning("attempt_lost", command_id=row.command, killed=killed)
+        self.folders.adopt({self.folders.name(row.command, row.attempt) for row in rows})
+        for row in rows:
+            self.runner.recover(row)
+        self._journal.rows = []
+
+    async def _drain(
+        self, stop: asyncio.Event, stop_now: asyncio.Event, ended: asyncio.Event
+    ) -> None:
+        """Wait for the order to stop, then for the tasks and their reports, each within a bound."""
+        await stop.wait()
+        self.runner.is_draining = True
+        self.beats.send()
+        self.status.write()
+        log.info("draining", running=self.station.book.running)
+        async with asyncio.TaskGroup() as group:
+            hurry = group.create_task(self._hurry(stop_now))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.drain_s):
+                    await self.runner.wait_idle()
+            self.runner.stop_all(State.CANCELLED, "the agent was stopped")
+            await self.runner.wait_idle()
+            hurry.cancel()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0 if stop_now.is_set() else REPORT_S):
+                await self.reporter.wait_empty()
+        self.beats.send(goodbye=True)
+        with suppress(MeshError):
+            await self.link.flush(1.0)
+        log.info("stopped", unreported=len(self.reporter))
+        ended.set()
+
+    async def _hurry(self, stop_now: asyncio.Event) -> None:
+        await stop_now.wait()
+        self.runner.stop_all(State.CANCELLED, "the agent was stopped")
+        self.runner.kill_all()
+
+
+def _on_signals(stop: asyncio.Event, stop_now: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+
+    def heard() -> None:
+        (stop_now if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, heard)
+
+
+def _allow_many_files() -> None:
+    """Each task holds three descriptors; the usual soft limit is far below the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, 65_536) if hard != resource.RLIM_INFINITY else 65_536
+    if soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def _details(version: str) -> Details:
+    return Details(
+        host=socket.gethostname()[:250],
+        pid=os.getpid(),
+        user=_user(),
+        os=platform.system(),
+        arch=platform.machine(),
+        python=f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}",
+        version=version,
+    )
+
+
+def _user() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())

@@ -1,0 +1,70 @@
+"""Whether a run request is carried out. Every request gets exactly one of three answers."""
+
+from typing import NamedTuple
+
+from schemas.messages.work import Run, RunAnswer
+
+
+class Standing(NamedTuple):
+    """Where the agent stands when a request comes.
+
+    age_s: the most that the request can be old, None if it names a beat too old to be known.
+    known: the state of this attempt if the agent has it, else empty.
+    refused: the attempt was cancelled before it came.
+    full: no slot is free, or too much is kept that the master has not taken yet.
+    """
+
+    epoch: int
+    incarnation: str
+    linked: bool
+    draining: bool
+    full: bool
+    age_s: float | None
+    start_before_s: float
+    known: str = ""
+    refused: bool = False
+
+
+class Admission(NamedTuple):
+    """code and message only with `rejected`; state only with `duplicate`."""
+
+    answer: RunAnswer
+    state: str = ""
+    code: str = ""
+    message: str = ""
+
+
+ACCEPTED = Admission("accepted")
+
+
+def _rejected(code: str, message: str) -> Admission:
+    return Admission("rejected", code=code, message=message)
+
+
+def judge(run: Run, standing: Standing) -> Admission:
+    """Decide on `run`. A master that was replaced is refused whatever it asks for.
+
+    What is known is answered before anything else is asked, so that a request sent again gets the
+    answer that got lost, also from an agent that is full or draining by now.
+    """
+    if run.epoch < standing.epoch:
+        return _rejected("epoch_stale", f"epoch {run.epoch}, the agent has seen {standing.epoch}")
+    if standing.known:
+        return Admission("duplicate", state=standing.known)
+    if run.incarnation != standing.incarnation:
+        return _rejected("attempt_stale", "meant for an earlier start of this agent")
+    if standing.refused:
+        return _rejected("attempt_stale", "cancelled before it came")
+    if standing.age_s is None or standing.age_s > standing.start_before_s:
+        return _rejected("attempt_stale", f"may be older than {standing.start_before_s:g} s")
+    if not standing.linked or run.epoch > standing.epoch:
+        return _rejected("agent_unleased", "the agent and this master are not reconciled")
+    return _judge_room(standing)
+
+
+def _judge_room(standing: Standing) -> Admission:
+    if standing.draining:
+        return _rejected("agent_draining", "the agent is draining")
+    if standing.full:
+        return _rejected("agent_full", "no slot is free")
+    return ACCEPTED

@@ -1,0 +1,124 @@
+"""The book of attempts: what runs, what ended and waits for its release, what must not start."""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Final
+
+from schemas.states import State
+
+# Cancelled before they came. The oldest are forgotten first; by then their requests are stale.
+REFUSALS_KEPT: Final = 4096
+
+Key = tuple[str, int]
+
+
+class Phase(StrEnum):
+    """ACCEPTING: being journalled. RUNNING. CLOSING: ended, output under way. ENDED: reported."""
+
+    ACCEPTING = "accepting"
+    RUNNING = "running"
+    CLOSING = "closing"
+    ENDED = "ended"
+
+
+class Entry:
+    """One attempt. Times are Unix seconds, for people; `stop` is the state a stop will lead to."""
+
+    __slots__ = (
+        "accepted_at",
+        "attempt",
+        "command",
+        "holds_slot",
+        "phase",
+        "pid",
+        "row",
+        "started_at",
+        "state",
+        "stop",
+        "stop_reason",
+    )
+
+    def __init__(self, command: str, attempt: int, row: int, accepted_at: float) -> None:
+        self.command = command
+        self.attempt = attempt
+        self.row = row
+        self.accepted_at = accepted_at
+        self.started_at = 0.0
+        self.pid = 0
+        self.phase = Phase.ACCEPTING
+        self.state = State.ACCEPTED
+        self.holds_slot = False
+        self.stop: State | None = None
+        self.stop_reason = ""
+
+    @property
+    def key(self) -> Key:
+        return self.command, self.attempt
+
+    def ask_stop(self, state: State, reason: str) -> bool:
+        """Note why it shall end; the first reason stays. False if it has ended or was asked."""
+        if self.stop is not None or self.phase in {Phase.CLOSING, Phase.ENDED}:
+            return False
+        self.stop = state
+        self.stop_reason = reason
+        return True
+
+
+class TaskBook:
+    """All attempts that are not released. `slots` bounds those that hold one, not the book."""
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.running = 0
+        self._entries: dict[Key, Entry] = {}
+        self._refused: OrderedDict[Key, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return iter(self._entries.values())
+
+    @property
+    def is_full(self) -> bool:
+        return self.running >= self.slots
+
+    def get(self, command: str, attempt: int) -> Entry | None:
+        return self._entries.get((command, attempt))
+
+    def known_state(self, command: str, attempt: int) -> str:
+        entry = self._entries.get((command, attempt))
+        return entry.state if entry is not None else ""
+
+    def is_refused(self, command: str, attempt: int) -> bool:
+        return (command, attempt) in self._refused
+
+    def add(self, entry: Entry, *, holds_slot: bool) -> None:
+        entry.holds_slot = holds_slot
+        self.running += holds_slot
+        self._entries[entry.key] = entry
+
+    def drop(self, entry: Entry) -> None:
+        """Forget an attempt: it was released, or never became one."""
+        self.free(entry)
+        self._entries.pop(entry.key, None)
+
+    def free(self, entry: Entry) -> None:
+        """Give its slot back; harmless if it holds none."""
+        self.running -= entry.holds_slot
+        entry.holds_slot = False
+
+    def refuse(self, command: str, attempt: int) -> None:
+        """Never start this attempt, which has not come yet."""
+        self._refused[command, attempt] = None
+        while len(self._refused) > REFUSALS_KEPT:
+            self._refused.popitem(last=False)
+
+    def active(self) -> list[Entry]:
+        """Those whose task runs or is about to."""
+        return [
+            entry
+            for entry in self._entries.values()
+            if entry.phase in {Phase.ACCEPTING, Phase.RUNNING}
+        ]

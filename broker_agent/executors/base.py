@@ -1,0 +1,50 @@
+"""What an executor is: it starts a task, ends it when asked, and says once how it ended."""
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from broker_agent.store.folders import TaskFolder
+from schemas.messages.actions import ActionArgs
+from schemas.states import State
+
+
+class Job(NamedTuple):
+    """One attempt as an executor sees it. The folder belongs to the caller."""
+
+    command: str
+    attempt: int
+    args: ActionArgs
+    folder: TaskFolder
+
+
+class Ending(NamedTuple):
+    """How a task ended. exit_code None: it never came to run."""
+
+    state: State
+    exit_code: int | None
+    reason: str
+
+
+OnEnd = Callable[[Ending], None]
+
+
+class Task(Protocol):
+    """A task under way. All methods return at once; nothing of it is left when it has ended."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def stop(self, state: State, reason: str) -> None:
+        """Ask it to end, then make it end; its ending will have `state`. The first call counts."""
+
+    def kill(self) -> None:
+        """Make it end now."""
+
+
+class Executor(Protocol):
+    def start(self, job: Job, on_end: OnEnd) -> Task:
+        """Start the task. `on_end` is called once, later, from the loop.
+
+        Raises Refused if it cannot be started: `on_end` is not called then. The exception has the
+        exit code that a shell would give, if there is one (`CannotStart`).
+        """

@@ -1,0 +1,1 @@
+"""The loops of the agent: thin, they act on what core decided."""

@@ -1,0 +1,71 @@
+"""The agent's heartbeat: each period with a little jitter, and at once after a reconnect."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+from broker_agent.services.reporter import Reporter
+from broker_agent.services.runner import Runner
+from broker_agent.services.wire import Station
+from schemas import codec
+from schemas.faults import Unreachable
+from schemas.messages.liveness import Beat
+
+JITTER: Final = 0.1
+
+
+class Beats:
+    """Sends beats. One that cannot go now is dropped: a late beat would be a lie."""
+
+    name = "beats"
+
+    def __init__(
+        self,
+        station: Station,
+        *,
+        runner: Runner,
+        reporter: Reporter,
+        chance: Callable[[], float],
+    ) -> None:
+        self._wire = station.wire
+        self._address = station.address
+        self._lease = station.lease
+        self._clock = station.clock
+        self._book = station.book
+        self._runner = runner
+        self._reporter = reporter
+        self._chance = chance
+        self._began_at = station.clock.elapsed()
+
+    async def run(self, ready: asyncio.Event) -> None:
+        ready.set()
+        while True:
+            self.send()
+            await asyncio.sleep(
+                self._lease.timers.beat_s * (1 - JITTER + 2 * JITTER * self._chance())
+            )
+
+    def send(self, *, goodbye: bool = False) -> bool:
+        """Send one now; False if there is no connection."""
+        if not self._wire.is_connected:
+            return False
+        now = self._clock.elapsed()
+        beat = Beat(
+            incarnation=self._lease.incarnation,
+            seq=self._lease.beat(now),
+            epoch=self._lease.epoch,
+            lease_age_s=self._lease.age_s(now),
+            uptime_s=now - self._began_at,
+            running=self._book.running,
+            slots=self._book.slots,
+            spool_bytes=self._reporter.pending_bytes,
+            draining=self._runner.is_draining,
+            full=self._book.is_full or self._reporter.is_backlogged,
+            goodbye=goodbye,
+            at=self._clock.now(),
+        )
+        try:
+            self._wire.publish_nowait(self._address.beat, codec.encode(beat))
+        except Unreachable:
+            return False
+        return True

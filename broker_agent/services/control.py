@@ -1,0 +1,48 @@
+"""Orders of the master that are no work: cancel, drain, resume."""
+
+from broker_agent.services.runner import Runner
+from broker_agent.services.wire import Station
+from schemas import codec
+from schemas.faults import Refused, Unreachable
+from schemas.messages.work import Control, ControlReply
+from schemas.states import State
+
+
+class Controls:
+    def __init__(self, station: Station, runner: Runner) -> None:
+        self._wire = station.wire
+        self._address = station.address
+        self._lease = station.lease
+        self._runner = runner
+
+    def on_control(self, payload: bytes) -> None:
+        """Carry out one order and answer. May be sent again: every order may be repeated."""
+        control = codec.decode(Control, payload)
+        reply_to = self._address.reply(control.token)
+        if reply_to is None:
+            raise Refused("malformed", "a token that cannot be part of a subject")
+        try:
+            self._wire.publish_nowait(reply_to, codec.encode(self._carry_out(control)))
+        except Unreachable:
+            return  # the master asks again
+
+    def _carry_out(self, control: Control) -> ControlReply:
+        known, code, message = True, "", ""
+        if control.epoch < self._lease.epoch:
+            code, message = "epoch_stale", f"the agent has seen epoch {self._lease.epoch}"
+        elif control.kind == "cancel":
+            known = self._runner.stop(
+                control.command, control.attempt, State.CANCELLED, "cancelled"
+            )
+        elif control.kind in {"drain", "resume"}:
+            self._runner.is_draining = control.kind == "drain"
+        else:
+            code, message = "verb_unknown", f"no order {control.kind[:64]!a}"
+        return ControlReply(
+            kind=control.kind,
+            command=control.command,
+            attempt=control.attempt,
+            known=known,
+            code=code,
+            message=message,
+        )

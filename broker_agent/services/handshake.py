@@ -1,0 +1,182 @@
+"""Agrees with the master on what runs, before any work flows.
+
+  hello ─▶ welcome (timers, a verdict per task) ─▶ carried out ─▶ hello (done) ─▶ next beat
+
+Again after each reconnect, for a new epoch, and whenever an echo says that the master wants it.
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from broker_agent.core.lease import Phase as LeasePhase
+from broker_agent.core.tasks import Entry, Phase
+from broker_agent.services.beat import Beats
+from broker_agent.services.reporter import Reporter
+from broker_agent.services.runner import Runner
+from broker_agent.services.wire import Station
+from schemas import codec, limits
+from schemas.faults import Refused, Unreachable
+from schemas.messages.liveness import Details, Hello, TaskStatus, Welcome
+from schemas.states import State
+
+# After a refusal only an operator can help; asking more often would only fill the logs.
+REFUSED_WAIT_S: Final = 15.0
+
+log = structlog.get_logger(__name__)
+
+
+class Handshake:
+    name = "handshake"
+
+    def __init__(
+        self,
+        station: Station,
+        *,
+        runner: Runner,
+        reporter: Reporter,
+        beats: Beats,
+        details: Details,
+        certificate: tuple[str, float],
+        on_epoch: Callable[[int], None],
+    ) -> None:
+        self._wire = station.wire
+        self._address = station.address
+        self._lease = station.lease
+        self._clock = station.clock
+        self._book = station.book
+        self._runner = runner
+        self._reporter = reporter
+        self._beats = beats
+        self._details = details
+        self._serial, self._not_after = certificate
+        self._on_epoch = on_epoch
+        self._began_at = station.clock.elapsed()
+        self._started_at = station.clock.now()
+        self._wanted = asyncio.Event()
+        self._welcome: Welcome | None = None
+        self._welcomed = asyncio.Event()
+        self.refused = ""
+
+    def ask(self) -> None:
+        """A handshake is needed; harmless while one is under way."""
+        self._wanted.set()
+
+    def on_welcome(self, payload: bytes) -> None:
+        welcome = codec.decode(Welcome, payload)
+        if welcome.incarnation != self._lease.incarnation:
+            raise Refused("attempt_stale", "a welcome to another start of this agent")
+        if welcome.epoch < self._lease.epoch:
+            raise Refused("epoch_stale", f"a welcome of epoch {welcome.epoch}")
+        self._welcome = welcome
+        self._welcomed.set()
+
+    async def run(self, ready: asyncio.Event) -> None:
+        ready.set()
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            while not self._lease.reconciled:
+                await self._shake()
+
+    async def _shake(self) -> None:
+        """One round; whatever goes wrong, the next begins at most `handshake_s` later."""
+        self._welcome = None
+        self._welcomed.clear()
+        # While tasks are being ended there is nothing to agree on yet.
+        is_fencing = self._lease.phase is LeasePhase.FENCING
+        if self._wire.is_connected and not is_fencing:
+            self._beats.send()
+            self._say(self._hello())
+        try:
+            async with asyncio.timeout(self._lease.timers.handshake_s):
+                await self._welcomed.wait()
+        except TimeoutError:
+            return
+        welcome = self._welcome
+        if welcome is None:
+            return
+        if welcome.refused:
+            await self._be_refused(welcome)
+            return
+        self.refused = ""
+        if self._lease.phase is LeasePhase.FENCING:
+            return
+        if self._lease.on_welcome(welcome.epoch, welcome.timers):
+            self._on_epoch(welcome.epoch)
+            self._conclude(welcome)
+
+    async def _be_refused(self, welcome: Welcome) -> None:
+        if self.refused != welcome.refused:
+            log.error("refused_by_master", code=welcome.refused, reason=welcome.reason)
+        self.refused = welcome.refused
+        try:
+            async with asyncio.timeout(REFUSED_WAIT_S):
+                await self._wanted.wait()
+                self._wanted.clear()
+        except TimeoutError:
+            return
+
+    def _conclude(self, welcome: Welcome) -> None:
+        for decision in welcome.decisions:
+            command, attempt = decision.command, decision.attempt
+            if decision.verdict == "kill":
+                reason = "the master has given it up"
+                self._runner.stop(command, attempt, State.CANCELLED, reason)
+            elif decision.verdict == "release":
+                self._runner.release_now(command, attempt)
+            elif decision.verdict == "report":
+                self._reporter.send_again((command, attempt))
+        if not self._say(self._done(welcome.epoch)):
+            return
+        self._lease.on_done()
+        self._beats.send()
+        self._reporter.send_all_again()
+        log.info(
+            "reconciled",
+            epoch=welcome.epoch,
+            running=self._book.running,
+            decisions=len(welcome.decisions),
+        )
+
+    def _done(self, epoch: int) -> Hello:
+        slots = self._book.slots
+        return Hello(incarnation=self._lease.incarnation, epoch=epoch, slots=slots, done=True)
+
+    def _hello(self) -> Hello:
+        now = self._clock.elapsed()
+        tasks = [_status(entry) for entry in self._tasks_to_name()]
+        return Hello(
+            incarnation=self._lease.incarnation,
+            epoch=self._lease.epoch,
+            lease_age_s=self._lease.age_s(now),
+            started_at=self._started_at,
+            uptime_s=now - self._began_at,
+            slots=self._book.slots,
+            details=self._details,
+            certificate_serial=self._serial,
+            certificate_not_after=self._not_after,
+            tasks=tasks,
+            complete=len(tasks) == len(self._book),
+        )
+
+    def _tasks_to_name(self) -> list[Entry]:
+        """All that run, then as many of those that ended as fit."""
+        running = [entry for entry in self._book if entry.phase is not Phase.ENDED]
+        ended = [entry for entry in self._book if entry.phase is Phase.ENDED]
+        return (running + ended)[: limits.REPORT_ITEMS]
+
+    def _say(self, hello: Hello) -> bool:
+        try:
+            self._wire.publish_nowait(self._address.hello, codec.encode(hello))
+        except Unreachable:
+            return False
+        return True
+
+
+def _status(entry: Entry) -> TaskStatus:
+    return TaskStatus(
+        command=entry.command, attempt=entry.attempt, state=entry.state, pid=entry.pid
+    )

@@ -1,0 +1,75 @@
+"""Everything the master sends comes in here, in its order, and goes to whom it concerns.
+
+What is not on one of this agent's own subjects, or not well-formed, is counted and skipped.
+"""
+
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from broker_agent.core.lease import Heard
+from broker_agent.services.wire import Station
+from broker_client.runtime.frames import Msg
+from broker_client.runtime.rates import TokenBucket
+from schemas import codec
+from schemas.faults import MeshError
+from schemas.messages.liveness import Echo
+
+log = structlog.get_logger(__name__)
+
+
+class Inbox:
+    """handlers: by the last word of the subject; each may raise a MeshError for its message."""
+
+    def __init__(self, station: Station, handlers: Mapping[str, Callable[[bytes], None]]) -> None:
+        self._clock = station.clock
+        self._prefix = station.address.down_prefix
+        self._handlers = handlers
+        self._lines = TokenBucket(per_s=0.2, burst=5)
+        self.skipped = 0
+
+    def on_message(self, msg: Msg) -> None:
+        kind = msg.subject.removeprefix(self._prefix)
+        handler = self._handlers.get(kind)
+        if handler is None:
+            self.skipped += 1
+            return
+        try:
+            handler(msg.data)
+        except MeshError as error:
+            self.skipped += 1
+            if self._lines.take(self._clock.elapsed()):
+                log.warning("message_skipped", kind=kind[:32], code=error.code, error=error.message)
+
+
+class Echoes:
+    """Renews the lease. on_linked: after an echo that found agent and master agreed.
+
+    on_unagreed: after one that asks for a handshake. on_epoch: a new master, to be remembered.
+    """
+
+    def __init__(
+        self,
+        station: Station,
+        *,
+        on_linked: Callable[[], None],
+        on_unagreed: Callable[[], None],
+        on_epoch: Callable[[int], None],
+    ) -> None:
+        self._lease = station.lease
+        self._clock = station.clock
+        self._on_linked = on_linked
+        self._on_unagreed = on_unagreed
+        self._on_epoch = on_epoch
+
+    def on_echo(self, payload: bytes) -> None:
+        echo = codec.decode(Echo, payload)
+        epoch = self._lease.epoch
+        if self._lease.on_echo(echo, self._clock.elapsed()) is not Heard.RENEWED:
+            return
+        if self._lease.epoch != epoch:
+            self._on_epoch(self._lease.epoch)
+        if not self._lease.reconciled:
+            self._on_unagreed()
+        elif echo.reconciled and self._lease.is_linked:
+            self._on_linked()

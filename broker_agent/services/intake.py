@@ -1,0 +1,175 @@
+"""Takes run requests: decides, records, answers, and only then has them run.
+
+  request ─▶ judge ─▶ journal ─▶ answer ─▶ run
+               │ rejected,  │ released long ago,
+               ▼ duplicate  ▼ or not writable
+             answer       answer
+
+Callbacks all the way: a request costs no task of the loop, and a burst of them one commit of the
+journal, one write to the socket and one report.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from broker_agent.core.admission import Admission, Standing, judge
+from broker_agent.core.tasks import Entry, Phase
+from broker_agent.executors import noop
+from broker_agent.services.reporter import Reporter
+from broker_agent.services.runner import Runner
+from broker_agent.services.wire import Station
+from broker_agent.store.journal import Journal, Outcome, Row, end_row
+from schemas import codec
+from schemas.faults import MeshError, Refused, Unreachable
+from schemas.messages.actions import ActionArgs, decode_args
+from schemas.messages.work import AttemptReport, Run, RunReply
+from schemas.states import State
+
+_TEXT_LEN: Final = 1000
+
+
+class Intake:
+    """`accepted`, `duplicates` and `rejected` count its answers."""
+
+    def __init__(
+        self, station: Station, *, journal: Journal, runner: Runner, reporter: Reporter
+    ) -> None:
+        self._wire = station.wire
+        self._address = station.address
+        self._lease = station.lease
+        self._clock = station.clock
+        self._book = station.book
+        self._journal = journal
+        self._runner = runner
+        self._reporter = reporter
+        self.accepted = 0
+        self.duplicates = 0
+        self.rejected = 0
+
+    def on_run(self, payload: bytes) -> None:
+        """Raises Refused for what is no run request; whatever else is wrong is answered."""
+        run = codec.decode(Run, payload)
+        reply_to = self._address.reply(run.token)
+        if reply_to is None:
+            raise Refused("malformed", "a token that cannot be part of a subject")
+        is_noop = run.action == noop.NAME
+        admission = judge(run, self._standing(run, is_noop=is_noop))
+        if admission.answer != "accepted":
+            self._answer(reply_to, run, admission)
+            return
+        try:
+            args = decode_args(run.action, run.args)
+            if not is_noop:
+                self._runner.check_action(run.action)
+        except Refused as fault:
+            self._answer(reply_to, run, _rejection(fault))
+            return
+        if is_noop:
+            self._accept_noop(run, reply_to)
+        else:
+            self._accept(run, args, reply_to)
+
+    def _standing(self, run: Run, *, is_noop: bool) -> Standing:
+        """is_noop: it takes no slot, so it needs none."""
+        lease, book = self._lease, self._book
+        now = self._clock.elapsed()
+        lease.on_tick(now)
+        sent_at = lease.sent_at(run.beat_seq)
+        return Standing(
+            epoch=lease.epoch,
+            incarnation=lease.incarnation,
+            linked=lease.is_linked,
+            draining=self._runner.is_draining,
+            full=self._reporter.is_backlogged or (book.is_full and not is_noop),
+            age_s=None if sent_at is None else now - sent_at,
+            start_before_s=lease.timers.start_before_s,
+            known=book.known_state(run.command, run.attempt),
+            refused=book.is_refused(run.command, run.attempt),
+        )
+
+    def _accept(self, run: Run, args: ActionArgs, reply_to: str) -> None:
+        entry = Entry(run.command, run.attempt, self._journal.next_row(), self._clock.now())
+        self._book.add(entry, holds_slot=True)
+        row = Row(
+            entry.row,
+            entry.command,
+            entry.attempt,
+            self._lease.incarnation,
+            State.ACCEPTED,
+            accepted_at=entry.accepted_at,
+            output_limit=run.output_limit_bytes,
+        )
+        self._record(
+            row,
+            entry,
+            run,
+            reply_to,
+            lambda: self._runner.begin(run.action, entry, args, run.output_limit_bytes),
+        )
+
+    def _accept_noop(self, run: Run, reply_to: str) -> None:
+        """One record, one answer, one report."""
+        now = self._clock.now()
+        entry = Entry(run.command, run.attempt, self._journal.next_row(), now)
+        entry.state, exit_code, _ = noop.ENDING
+        report = AttemptReport(
+            command=run.command,
+            attempt=run.attempt,
+            kind="ended",
+            seq=self._runner.next_seq(),
+            state=entry.state,
+            accepted_at=now,
+            started_at=now,
+            ended_at=now,
+            exit_code=exit_code,
+        )
+        raw = codec.encode(report)
+        self._book.add(entry, holds_slot=False)
+
+        def tell() -> None:
+            entry.phase = Phase.ENDED
+            self._reporter.add_encoded(entry.key, report.seq, raw, is_end=True)
+
+        row = end_row(entry.row, self._lease.incarnation, report, raw, shipped=True)
+        self._record(row, entry, run, reply_to, tell)
+
+    def _record(
+        self, row: Row, entry: Entry, run: Run, reply_to: str, go_on: Callable[[], None]
+    ) -> None:
+        def recorded(outcome: Outcome) -> None:
+            if outcome is None:
+                self._answer(reply_to, run, Admission("accepted"))
+                go_on()
+                return
+            self._book.drop(entry)
+            self._runner.note_idle()
+            if isinstance(outcome, MeshError):
+                self._answer(reply_to, run, _rejection(outcome))
+            else:
+                self._answer(reply_to, run, Admission("duplicate", state=outcome))
+
+        self._journal.accept(row, recorded)
+
+    def _answer(self, reply_to: str, run: Run, admission: Admission) -> None:
+        if admission.answer == "accepted":
+            self.accepted += 1
+        elif admission.answer == "duplicate":
+            self.duplicates += 1
+        else:
+            self.rejected += 1
+        reply = RunReply(
+            command=run.command,
+            attempt=run.attempt,
+            answer=admission.answer,
+            state=admission.state,
+            code=admission.code,
+            message=admission.message[:_TEXT_LEN],
+        )
+        try:
+            self._wire.publish_nowait(reply_to, codec.encode(reply))
+        except Unreachable:
+            return  # the master asks again and gets the same answer
+
+
+def _rejection(fault: MeshError) -> Admission:
+    return Admission("rejected", code=fault.code, message=fault.message)

@@ -1,0 +1,192 @@
+"""Tells the master what became of attempts, again and again until it says that it is stored."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Final
+
+import msgspec
+
+from broker_agent.core.tasks import Key
+from broker_agent.services.wire import Station
+from schemas import codec, limits
+from schemas.faults import Unreachable
+from schemas.messages.work import AttemptReport
+
+MESSAGE_BYTES: Final = 200 * 1024
+# Reports that the master has not taken; beyond this the agent takes no new work.
+BACKLOG_ITEMS: Final = 20_000
+BACKLOG_BYTES: Final = 16 * 1024 * 1024
+# What is sent again in one go; the rest follows after PACE_S, so that beats get through.
+BURST_ITEMS: Final = 4 * limits.REPORT_ITEMS
+PACE_S: Final = 0.1
+_NEVER: Final = float("-inf")
+
+
+class _Encoded(msgspec.Struct, frozen=True, kw_only=True):
+    """A `Report` whose items are encoded already: the journal and each sending share the bytes."""
+
+    incarnation: str
+    items: list[msgspec.Raw]
+
+
+class _Pending:
+    __slots__ = ("is_end", "raw", "sent_at", "seq")
+
+    def __init__(self, seq: int, raw: bytes, *, is_end: bool) -> None:
+        self.seq = seq
+        self.raw = raw
+        self.is_end = is_end
+        self.sent_at = _NEVER
+
+
+class Reporter:
+    """At most one report per attempt is pending: an end takes the place of a start.
+
+    The order of `_pending` is the order of sending, oldest first.
+    """
+
+    name = "reporter"
+
+    def __init__(self, station: Station) -> None:
+        self._wire = station.wire
+        self._address = station.address
+        self._lease = station.lease
+        self._clock = station.clock
+        self._pending: dict[Key, _Pending] = {}
+        self._fresh: list[Key] = []
+        self._wake = asyncio.Event()
+        self._emptied = asyncio.Event()
+        self._emptied.set()
+        self.pending_bytes = 0
+        self.sent = 0
+        self.resent = 0
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    @property
+    def is_backlogged(self) -> bool:
+        return len(self._pending) >= BACKLOG_ITEMS or self.pending_bytes >= BACKLOG_BYTES
+
+    def add(self, report: AttemptReport, raw: bytes | None = None) -> None:
+        """Send it with all others of this turn of the loop. raw: its encoded form, if known."""
+        raw = codec.encode(report) if raw is None else raw
+        self.add_encoded((report.command, report.attempt), report.seq, raw, report.kind == "ended")
+
+    def add_encoded(self, key: Key, seq: int, raw: bytes, is_end: bool) -> None:  # noqa: FBT001
+        old = self._pending.pop(key, None)
+        if old is not None:
+            self.pending_bytes -= len(old.raw)
+        self._pending[key] = _Pending(seq, raw, is_end=is_end)
+        self.pending_bytes += len(raw)
+        self._emptied.clear()
+        if not self._fresh:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._fresh.append(key)
+
+    def release(self, key: Key, seq: int | None) -> bool:
+        """The master has it. True if that was the attempt's end, and no other report followed it.
+
+        seq None: whatever is pending, as the handshake's verdict has no number.
+        """
+        found = self._pending.get(key)
+        if found is None or (seq is not None and found.seq != seq):
+            return False
+        del self._pending[key]
+        self.pending_bytes -= len(found.raw)
+        if not self._pending:
+            self._emptied.set()
+        return found.is_end
+
+    def is_end_pending(self, key: Key) -> bool:
+        found = self._pending.get(key)
+        return found is not None and found.is_end
+
+    def send_again(self, key: Key) -> None:
+        """The master asks for it."""
+        found = self._pending.pop(key, None)
+        if found is not None:
+            found.sent_at = _NEVER
+            self._pending = {key: found, **self._pending}
+            self._wake.set()
+
+    def send_all_again(self) -> None:
+        """A new handshake: what was sent before may never have been heard."""
+        for pending in self._pending.values():
+            pending.sent_at = _NEVER
+        self._wake.set()
+
+    async def wait_empty(self) -> None:
+        await self._emptied.wait()
+
+    async def run(self, ready: asyncio.Event) -> None:
+        ready.set()
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._pending:
+                self._send_due()
+                await self._pause()
+
+    async def _pause(self) -> None:
+        """Until the oldest one is due, or somebody wants it sooner."""
+        due_s = PACE_S
+        if not self._can_send:
+            due_s = self._lease.timers.ack_s
+        elif self._pending:
+            oldest = next(iter(self._pending.values())).sent_at
+            due_s = max(PACE_S, oldest + self._lease.timers.ack_s - self._clock.elapsed())
+        try:
+            async with asyncio.timeout(due_s):
+                await self._wake.wait()
+                self._wake.clear()
+        except TimeoutError:
+            return
+
+    @property
+    def _can_send(self) -> bool:
+        return self._wire.is_connected and self._lease.reconciled
+
+    def _flush(self) -> None:
+        """The first sending. Nobody waits here: what cannot go now goes with `_send_due`."""
+        keys, self._fresh = self._fresh, []
+        if self._can_send:
+            self._send(key for key in keys if key in self._pending)
+        self._wake.set()
+
+    def _send_due(self) -> None:
+        if not self._can_send:
+            return
+        before = self._clock.elapsed() - self._lease.timers.ack_s
+        due: list[Key] = []
+        for key, pending in self._pending.items():
+            if pending.sent_at > before or len(due) >= BURST_ITEMS:
+                break
+            due.append(key)
+        self.resent += len(due)
+        self._send(due)
+
+    def _send(self, keys: Iterable[Key]) -> None:
+        now = self._clock.elapsed()
+        items: list[msgspec.Raw] = []
+        size = 0
+        try:
+            for key in keys:
+                pending = self._pending.pop(key)
+                self._pending[key] = pending  # to the end: the order is that of sending
+                raw = pending.raw
+                if items and (size + len(raw) > MESSAGE_BYTES or len(items) >= limits.REPORT_ITEMS):
+                    self._publish(items)
+                    items, size = [], 0
+                pending.sent_at = now
+                items.append(msgspec.Raw(raw))
+                size += len(raw)
+            if items:
+                self._publish(items)
+        except Unreachable:
+            return  # not connected any more: all of it is due after the next handshake
+
+    def _publish(self, items: list[msgspec.Raw]) -> None:
+        report = _Encoded(incarnation=self._lease.incarnation, items=items)
+        self._wire.publish_nowait(self._address.report, codec.encode(report))
+        self.sent += len(items)

@@ -1,0 +1,366 @@
+"""Has accepted attempts run, and reports how they ended until that is stored at the master's side.
+
+begin ─▶ start ─▶ task ends ─▶ output stored ─▶ journal ─▶ report ─▶ release
+                      │ small                      ▲
+                      └────────────────────────────┘
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import msgspec
+import structlog
+
+from broker_agent.core.tasks import Entry, Key, Phase
+from broker_agent.executors import noop
+from broker_agent.executors.base import Ending, Executor, Job, Task
+from broker_agent.executors.groups import process_start
+from broker_agent.executors.spawn import CannotStart
+from broker_agent.services.reporter import Reporter
+from broker_agent.services.shipper import Shipment, Shipper
+from broker_agent.services.wire import Station
+from broker_agent.store.folders import Folders, TaskFolder
+from broker_agent.store.journal import Journal, Outcome, Row, end_row
+from schemas import codec, limits
+from schemas.faults import MeshError, Refused
+from schemas.messages.actions import ActionArgs, decode_args
+from schemas.messages.work import AttemptReport, Output, Release
+from schemas.states import State
+
+# A task that has ended by then is told in one report instead of two.
+STARTED_AFTER_S: Final = 0.05
+# Output of longer tasks is brought while they run.
+FOLLOW_AFTER_S: Final = 0.25
+_REASON_LEN: Final = 1000
+
+log = structlog.get_logger(__name__)
+
+
+class _Active:
+    """What a running or closing attempt holds beside its entry in the book."""
+
+    __slots__ = ("args", "entry", "folder", "limit_bytes", "shipment", "task", "timer")
+
+    def __init__(self, entry: Entry, args: ActionArgs, limit_bytes: int) -> None:
+        self.entry = entry
+        self.args = args
+        self.limit_bytes = limit_bytes
+        self.folder: TaskFolder | None = None
+        self.task: Task | None = None
+        self.shipment: Shipment | None = None
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Runner:
+    """on_idle: called when no task runs any more."""
+
+    def __init__(
+        self,
+        station: Station,
+        *,
+        journal: Journal,
+        reporter: Reporter,
+        shipper: Shipper,
+        folders: Folders,
+        executors: Mapping[str, Executor],
+        first_seq: int,
+    ) -> None:
+        self._lease = station.lease
+        self._clock = station.clock
+        self._book = station.book
+        self._journal = journal
+        self._reporter = reporter
+        self._shipper = shipper
+        self._folders = folders
+        self._executors = executors
+        self._loop = asyncio.get_running_loop()
+        self._seq = first_seq
+        self._active: dict[Key, _Active] = {}
+        self._starting: deque[tuple[str, _Active]] = deque()
+        self._with_output: set[Key] = set()
+        self._idle = asyncio.Event()
+        self.is_draining = False
+        self.on_idle: Callable[[], None] = lambda: None
+
+    def next_seq(self) -> int:
+        self._seq += 1
+        return self._seq
+
+    def check_action(self, action: str) -> None:
+        if action not in self._executors:
+            raise Refused("action_unknown", f"this agent has no action {action[:64]!a}")
+
+    # Starts.
+
+    def begin(self, action: str, entry: Entry, args: ActionArgs, limit_bytes: int) -> None:
+        """Start a recorded attempt, in a turn of the loop of its own: a start holds the loop up."""
+        active = _Active(entry, args, limit_bytes)
+        self._active[entry.key] = active
+        if not self._starting:
+            self._loop.call_soon(self._start_next)
+        self._starting.append((action, active))
+
+    def _start_next(self) -> None:
+        action, active = self._starting.popleft()
+        if self._starting:
+            self._loop.call_soon(self._start_next)
+        entry = active.entry
+        if entry.stop is not None:
+            self._on_end(active, Ending(entry.stop, None, entry.stop_reason))
+            return
+        try:
+            self._start(action, active)
+        except CannotStart as fault:
+            self._on_end(active, Ending(State.FAILED, fault.exit_code, fault.message))
+        except MeshError as fault:
+            self._on_end(active, Ending(State.FAILED, None, fault.message))
+
+    def _start(self, action: str, active: _Active) -> None:
+        entry = active.entry
+        active.folder = self._folders.make(entry.command, entry.attempt)
+        job = Job(entry.command, entry.attempt, active.args, active.folder)
+        started_at = self._clock.now()
+        active.task = self._executors[action].start(
+            job, lambda ending: self._on_end(active, ending)
+        )
+        entry.started_at = started_at
+        entry.phase, entry.state = Phase.RUNNING, State.RUNNING
+        entry.pid = active.task.pid
+        active.timer = self._loop.call_later(STARTED_AFTER_S, self._on_still_running, active)
+
+    def _on_still_running(self, active: _Active) -> None:
+        entry = active.entry
+        self._journal.running(entry.row, entry.started_at, entry.pid, process_start(entry.pid))
+        self._reporter.add(
+            AttemptReport(
+                command=entry.command,
+                attempt=entry.attempt,
+                kind="started",
+                seq=self.next_seq(),
+                state=State.RUNNING,
+                accepted_at=entry.accepted_at,
+                started_at=entry.started_at,
+                pid=entry.pid,
+            )
+        )
+        active.timer = self._loop.call_later(FOLLOW_AFTER_S - STARTED_AFTER_S, self._follow, active)
+
+    def _follow(self, active: _Active) -> None:
+        active.timer = None
+        self._shipper.follow(self._shipment(active))
+
+    def _shipment(self, active: _Active) -> Shipment:
+        if active.shipment is None:
+            assert active.folder is not None  # noqa: S101  (made before the task was started)
+            active.shipment = Shipment(active.entry.key, active.folder, active.limit_bytes)
+        return active.shipment
+
+    # Ends.
+
+    def _on_end(self, active: _Active, ending: Ending) -> None:
+        entry = active.entry
+        if active.timer is not None:
+            active.timer.cancel()
+            active.timer = None
+        active.task = None
+        entry.phase = Phase.CLOSING
+        self._book.free(entry)
+        self.note_idle()
+        ended_at = self._clock.now()
+        sizes = active.folder.sizes() if active.folder is not None else (0, 0)
+        if active.shipment is None and sum(sizes) <= _inline_limit(active):
+            self._close(active, ending, ended_at)
+            return
+        # On disk first: a restart from here on sends the output again and keeps the end.
+        report = self._end_report(active, ending, ended_at, with_output=False)
+        self._journal.ended(self._row(entry, report, codec.encode(report), shipped=False), _ignore)
+        self._shipper.finish(self._shipment(active), lambda: self._close(active, ending, ended_at))
+
+    def _close(self, active: _Active, ending: Ending, ended_at: float) -> None:
+        """All output is where it belongs: record the end, then report it."""
+        entry = active.entry
+        report = self._end_report(active, ending, ended_at, with_output=True)
+        if active.folder is not None:
+            active.folder.close()
+            if report.stdout_bytes or report.stderr_bytes:
+                self._with_output.add(entry.key)
+        self._active.pop(entry.key, None)
+        self._end(entry, report)
+
+    def _end(self, entry: Entry, report: AttemptReport) -> None:
+        raw = codec.encode(report)
+
+        def recorded(outcome: Outcome) -> None:
+            # A journal that fails now does not make the end less true: it is told all the same.
+            if isinstance(outcome, MeshError):
+                log.error("end_not_recorded", command_id=entry.command, error=outcome.message)
+            entry.phase, entry.state = Phase.ENDED, State(report.state)
+            self._reporter.add_encoded(entry.key, report.seq, raw, is_end=True)
+
+        self._journal.ended(self._row(entry, report, raw, shipped=True), recorded)
+
+    def _row(self, entry: Entry, report: AttemptReport, raw: bytes, *, shipped: bool) -> Row:
+        return end_row(entry.row, self._lease.incarnation, report, raw, shipped=shipped)
+
+    def _end_report(
+        self, active: _Active, ending: Ending, ended_at: float, *, with_output: bool
+    ) -> AttemptReport:
+        entry, folder, shipment = active.entry, active.folder, active.shipment
+        sizes = folder.sizes() if folder is not None else (0, 0)
+        truncated = shipment.truncated if shipment is not None else False
+        output = None
+        if with_output and folder is not None and not truncated:
+            output = _inline_output(folder, sizes, _inline_limit(active))
+        return AttemptReport(
+            command=entry.command,
+            attempt=entry.attempt,
+            kind="ended",
+            seq=self.next_seq(),
+            state=ending.state,
+            accepted_at=entry.accepted_at,
+            started_at=entry.started_at,
+            ended_at=ended_at,
+            exit_code=ending.exit_code,
+            reason=ending.reason[:_REASON_LEN],
+            pid=entry.pid,
+            stdout_bytes=sizes[0],
+            stderr_bytes=sizes[1],
+            output=output,
+            truncated=truncated,
+        )
+
+    def note_idle(self) -> None:
+        if self._book.running == 0:
+            self._idle.set()
+            self.on_idle()
+
+    async def wait_idle(self) -> None:
+        """Until no task runs, or is about to."""
+        while self._book.running:
+            self._idle.clear()
+            await self._idle.wait()
+
+    # Stops.
+
+    def stop(self, command: str, attempt: int, state: State, reason: str) -> bool:
+        """End one attempt. False if the agent does not have it; then it will refuse it."""
+        entry = self._book.get(command, attempt)
+        if entry is None:
+            self._book.refuse(command, attempt)
+            return False
+        self._stop(entry, state, reason)
+        return True
+
+    def stop_all(self, state: State, reason: str) -> None:
+        for entry in self._book.active():
+            self._stop(entry, state, reason)
+
+    def _stop(self, entry: Entry, state: State, reason: str) -> None:
+        active = self._active.get(entry.key)
+        if entry.ask_stop(state, reason) and active is not None and active.task is not None:
+            active.task.stop(state, reason)
+
+    def kill_all(self) -> None:
+        for active in list(self._active.values()):
+            if active.task is not None:
+                active.task.kill()
+
+    # Releases.
+
+    def on_release(self, payload: bytes) -> None:
+        """What is stored at the master's side is forgotten here, but for its id."""
+        release = codec.decode(Release, payload)
+        if release.epoch < self._lease.epoch:
+            raise Refused("epoch_stale", f"a release of epoch {release.epoch}")
+        ended = []
+        for item in release.items:
+            key = (item.command, item.attempt)
+            if self._reporter.release(key, item.seq):
+                entry = self._book.get(*key)
+                if entry is not None:
+                    ended.append(entry)
+        self._forget(ended)
+
+    def release_now(self, command: str, attempt: int) -> None:
+        """The handshake's verdict on an attempt that has ended: its outcome is stored already."""
+        entry = self._book.get(command, attempt)
+        if entry is None or entry.phase not in {Phase.CLOSING, Phase.ENDED}:
+            return
+        self._reporter.release(entry.key, None)
+        self._shipper.drop(entry.key)
+        active = self._active.pop(entry.key, None)
+        if active is not None and active.folder is not None:
+            active.folder.close()
+            self._with_output.add(entry.key)
+        self._forget([entry])
+
+    def _forget(self, entries: list[Entry]) -> None:
+        if not entries:
+            return
+        paths: list[tuple[str, bool]] = []
+        for entry in entries:
+            self._book.drop(entry)
+            if (entry.started_at and entry.pid) or entry.key in self._with_output:
+                path = self._folders.name(*entry.key)
+                paths.append((path, entry.key not in self._with_output))
+                self._with_output.discard(entry.key)
+        self._journal.release(
+            [(entry.row, entry.command, entry.attempt, entry.state) for entry in entries],
+            (lambda: self._retire(paths)) if paths else None,
+        )
+
+    def _retire(self, paths: list[tuple[str, bool]]) -> None:
+        """In the journal's thread, which alone touches the list of kept folders."""
+        for path, is_empty in paths:
+            self._folders.retire(path, empty=is_empty)
+
+    # What an earlier start of the agent left.
+
+    def recover(self, row: Row) -> None:
+        """Take an attempt of the journal over: report its end, or that it was lost."""
+        entry = Entry(row.command, row.attempt, row.row, row.accepted_at)
+        entry.started_at, entry.pid = row.started_at, row.pid
+        entry.state, entry.phase = State(row.state), Phase.ENDED
+        self._book.add(entry, holds_slot=False)
+        report = None if row.report is None else codec.decode_trusted(AttemptReport, row.report)
+        if report is not None and row.shipped:
+            if report.stdout_bytes or report.stderr_bytes:
+                self._with_output.add(entry.key)
+            self._reporter.add(report, row.report)
+            return
+        self._recover_output(entry, row, report)
+
+    def _recover_output(self, entry: Entry, row: Row, report: AttemptReport | None) -> None:
+        """Send what it printed before its end is told; what is stored twice does no harm."""
+        entry.phase = Phase.CLOSING
+        args = decode_args(noop.NAME, msgspec.Raw(b"\x80"))
+        active = _Active(entry, args, row.output_limit)
+        active.folder = self._folders.reopen(row.command, row.attempt)
+        self._active[entry.key] = active
+        if report is None:
+            ending = Ending(State.LOST, None, "agent restarted")
+            ended_at = self._clock.now()
+        else:
+            ending = Ending(State(report.state), report.exit_code, report.reason)
+            ended_at = report.ended_at
+        sizes = active.folder.sizes() if active.folder is not None else (0, 0)
+        if sum(sizes) <= _inline_limit(active):
+            self._close(active, ending, ended_at)
+            return
+        self._shipper.finish(self._shipment(active), lambda: self._close(active, ending, ended_at))
+
+
+def _inline_limit(active: _Active) -> int:
+    return min(limits.INLINE_OUTPUT_BYTES, active.limit_bytes)
+
+
+def _inline_output(folder: TaskFolder, sizes: tuple[int, int], limit: int) -> Output | None:
+    if not 0 < sum(sizes) <= limit:
+        return None
+    return Output(stdout=folder.read(0, sizes[0], 0), stderr=folder.read(1, sizes[1], 0))
+
+
+def _ignore(outcome: Outcome) -> None:
+    """The write that follows, at the end of the output, says the same and more."""

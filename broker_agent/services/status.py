@@ -1,0 +1,101 @@
+"""What a person on the host can see of the running agent: `<state>/status.json`."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from broker_agent.services.handshake import Handshake
+from broker_agent.services.runner import Runner
+from broker_agent.services.wire import Station
+from broker_agent.store.identity import AgentFacts
+from broker_client.runtime.clock import rfc3339
+
+STATUS_FILE: Final = "status.json"
+
+log = structlog.get_logger(__name__)
+
+
+class AgentState(msgspec.Struct, frozen=True, kw_only=True):
+    """link: the lease's phase. since: when anything here changed last. reason: of a refusal."""
+
+    pid: int
+    incarnation: str
+    epoch: int
+    link: str
+    connected: bool
+    reconciled: bool
+    draining: bool
+    reason: str
+    since: str
+
+
+class StatusFile:
+    """Written when something changes, for reading only; the agent never reads it."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        facts: AgentFacts,
+        station: Station,
+        runner: Runner,
+        handshake: Handshake,
+    ) -> None:
+        self._path = state_dir / STATUS_FILE
+        self._facts = facts
+        self._station = station
+        self._runner = runner
+        self._handshake = handshake
+        self._written: tuple[object, ...] = ()
+
+    def _key(self) -> tuple[object, ...]:
+        station, lease = self._station, self._station.lease
+        return (
+            lease.phase,
+            lease.epoch,
+            lease.reconciled,
+            station.wire.is_connected,
+            self._runner.is_draining,
+            self._handshake.refused,
+        )
+
+    def write_if_changed(self) -> None:
+        if self._key() != self._written:
+            self.write()
+
+    def write(self) -> None:
+        lease = self._station.lease
+        self._written = self._key()
+        state = AgentState(
+            pid=os.getpid(),
+            incarnation=lease.incarnation,
+            epoch=lease.epoch,
+            link=lease.phase,
+            connected=self._station.wire.is_connected,
+            reconciled=lease.reconciled,
+            draining=self._runner.is_draining,
+            reason=self._handshake.refused,
+            since=rfc3339(self._station.clock.now()),
+        )
+        neighbour = self._path.with_name(f".{STATUS_FILE}.new")
+        try:
+            neighbour.write_bytes(msgspec.json.encode(state))
+            neighbour.replace(self._path)
+        except OSError as error:
+            log.warning("status_not_written", error=str(error))
+
+    def remove(self) -> None:
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            log.warning("status_not_removed", error=str(error))
+
+
+def read_status(state_dir: Path) -> AgentState | None:
+    """What the running agent wrote last; None if there is nothing whole."""
+    try:
+        return msgspec.json.decode((state_dir / STATUS_FILE).read_bytes(), type=AgentState)
+    except (OSError, msgspec.MsgspecError):
+        return None

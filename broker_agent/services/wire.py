@@ -1,0 +1,53 @@
+"""What the services of one agent share: the connection, their subjects, lease, clock and book."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from broker_agent.core.lease import Lease
+from broker_agent.core.tasks import TaskBook
+from broker_client.runtime.clock import Clock
+from broker_client.runtime.frames import Msg
+from schemas import subjects
+from schemas.ids import is_command_id
+
+
+class Wire(Protocol):
+    """The part of `runtime.link.Link` that the agent's services use."""
+
+    @property
+    def is_connected(self) -> bool: ...
+
+    def publish_nowait(self, subject: str, payload: bytes, reply: str = "") -> None: ...
+
+    async def request(self, subject: str, payload: bytes, timeout_s: float) -> Msg: ...
+
+
+class Address:
+    """The subjects of one agent in one group."""
+
+    def __init__(self, group: str, agent: str) -> None:
+        self.group = group
+        self.agent = agent
+        self.beat = subjects.up(group, agent, "beat")
+        self.hello = subjects.up(group, agent, "hello")
+        self.report = subjects.up(group, agent, "report")
+        self.down = subjects.down_all(group, agent)
+        self.down_prefix = self.down.removesuffix(">")
+
+    def reply(self, token: str) -> str | None:
+        """Where an answer goes; None for a token that no master would choose."""
+        return subjects.reply(self.group, self.agent, token) if is_command_id(token) else None
+
+    def log(self, command: str, attempt: int, stream: str) -> str:
+        return subjects.log(self.group, self.agent, command, attempt, stream)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Station:
+    """One agent as its services see it."""
+
+    wire: Wire
+    address: Address
+    lease: Lease
+    clock: Clock
+    book: TaskBook

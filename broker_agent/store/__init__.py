@@ -1,0 +1,1 @@
+"""What the agent keeps on its disk: journal, spool and identity slots."""

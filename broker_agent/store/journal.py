@@ -1,0 +1,390 @@
+"""What this agent has taken on, on disk before it is answered: SQLite, one writer thread.
+
+Group commit: while one transaction is being committed, everything that arrives forms the next. Its
+results come back to the loop together, so that a burst costs one fsync and one wake-up.
+
+Attempts that are not released stand in `attempts`, complete. Released ones leave their id and state
+in one of two tables that take turns, so that forgetting the old ones is one DROP and the ids of
+at least `remember_s` are always there.
+"""
+
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from schemas.faults import Corrupt, MeshError, Unreachable
+from schemas.messages.work import AttemptReport
+
+FORMAT: Final = 1
+REMEMBER_S: Final = 86_400.0
+# Kept in the write-ahead file between checkpoints, in pages of 4 KiB.
+CHECKPOINT_PAGES: Final = 2000
+
+_ATTEMPTS: Final = """
+CREATE TABLE IF NOT EXISTS attempts (
+    row INTEGER PRIMARY KEY, command TEXT NOT NULL, attempt INTEGER NOT NULL,
+    incarnation TEXT NOT NULL, state TEXT NOT NULL, seq INTEGER NOT NULL,
+    accepted_at REAL NOT NULL, started_at REAL NOT NULL, ended_at REAL NOT NULL,
+    pid INTEGER NOT NULL, pid_start INTEGER NOT NULL, exit_code INTEGER, reason TEXT NOT NULL,
+    stdout_bytes INTEGER NOT NULL, stderr_bytes INTEGER NOT NULL,
+    output_limit INTEGER NOT NULL, shipped INTEGER NOT NULL, report BLOB
+)"""
+_RELEASED: Final = (
+    "CREATE TABLE IF NOT EXISTS {} (command TEXT NOT NULL, attempt INTEGER NOT NULL,"
+    " state TEXT NOT NULL, PRIMARY KEY (command, attempt)) WITHOUT ROWID"
+)
+_INSERT: Final = (
+    "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_RUNNING: Final = (
+    "UPDATE attempts SET state = 'running', started_at = ?, pid = ?, pid_start = ? WHERE row = ?"
+)
+_ENDED: Final = (
+    "UPDATE attempts SET state = ?, seq = ?, started_at = ?, ended_at = ?, exit_code = ?,"
+    " reason = ?, stdout_bytes = ?, stderr_bytes = ?, shipped = ?, report = ? WHERE row = ?"
+)
+
+
+class Row(NamedTuple):
+    """One attempt as it stands in the journal. Times are Unix seconds.
+
+    report: the encoded AttemptReport of its end, once there is one. shipped: whether all of its
+    output is stored, so that nothing but the report is left to send.
+    """
+
+    row: int
+    command: str
+    attempt: int
+    incarnation: str
+    state: str
+    seq: int = 0
+    accepted_at: float = 0.0
+    started_at: float = 0.0
+    ended_at: float = 0.0
+    pid: int = 0
+    pid_start: int = 0
+    exit_code: int | None = None
+    reason: str = ""
+    stdout_bytes: int = 0
+    stderr_bytes: int = 0
+    output_limit: int = 0
+    shipped: bool = False
+    report: bytes | None = None
+
+
+def end_row(row: int, incarnation: str, report: AttemptReport, raw: bytes, *, shipped: bool) -> Row:
+    """The journal's form of an end."""
+    return Row(
+        row=row,
+        command=report.command,
+        attempt=report.attempt,
+        incarnation=incarnation,
+        state=report.state,
+        seq=report.seq,
+        accepted_at=report.accepted_at,
+        started_at=report.started_at,
+        ended_at=report.ended_at,
+        exit_code=report.exit_code,
+        reason=report.reason,
+        stdout_bytes=report.stdout_bytes,
+        stderr_bytes=report.stderr_bytes,
+        shipped=shipped,
+        report=raw,
+    )
+
+
+# What became of a write: None, the state of a duplicate, or why nothing was written.
+Outcome = str | MeshError | None
+Done = Callable[[Outcome], None]
+Notify = Callable[[Callable[[], None]], object]
+
+
+class _Batch:
+    """Everything that goes into one transaction, by kind. An attempt meets the kinds in order."""
+
+    __slots__ = ("accepts", "callbacks", "ends", "epoch", "releases", "runs", "tidy")
+
+    def __init__(self) -> None:
+        self.accepts: list[tuple[Row, Done]] = []
+        self.runs: list[tuple[Any, ...]] = []
+        self.ends: list[tuple[Any, ...]] = []
+        self.releases: list[tuple[int, str, int, str]] = []
+        self.callbacks: list[Done] = []
+        self.tidy: list[Callable[[], None]] = []
+        self.epoch: int | None = None
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.accepts
+            or self.runs
+            or self.ends
+            or self.releases
+            or self.callbacks
+            or self.tidy
+            or self.epoch is not None
+        )
+
+
+class Journal:
+    """Methods are called by one thread, the loop's; callbacks come back through `notify`.
+
+    Call `open_journal`, then `start`. A failed transaction changes nothing on disk, and each of
+    its callbacks gets the fault (`journal_unavailable`).
+    """
+
+    def __init__(self, database: sqlite3.Connection, *, remember_s: float = REMEMBER_S) -> None:
+        self._db = database
+        self._remember_s = remember_s
+        self._lock = threading.Lock()  # guards _next and _closing
+        self._wake = threading.Condition(self._lock)
+        self._next = _Batch()
+        self._closing = False
+        self._notify: Notify | None = None
+        self._thread: threading.Thread | None = None
+        self.boots = 0
+        self.epoch = 0
+        self.rows: list[Row] = []
+        self.last_row = 0
+        self.commits = 0
+        self.failures = 0
+        self._load()
+
+    def _load(self) -> None:
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.execute("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value)")
+            self._db.execute(_ATTEMPTS)
+            for table in ("released_0", "released_1"):
+                self._db.execute(_RELEASED.format(table))
+            if self._meta("format", FORMAT) != FORMAT:
+                raise Corrupt("state_corrupt", "the journal was written by another version")
+            self.boots = int(self._meta("boots", 0)) + 1
+            self.epoch = int(self._meta("epoch", 0))
+            self._set_meta("format", FORMAT)
+            self._set_meta("boots", self.boots)
+        found = self._db.execute("SELECT * FROM attempts ORDER BY row")
+        self.rows = [Row(*columns) for columns in found]
+        self.last_row = max((row.row for row in self.rows), default=0)
+        self._young = int(self._meta("young", 0))
+        self._turned_at = self._meta("turned_at", 0.0)
+
+    def _meta(self, name: str, default: float) -> float:
+        row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return default if row is None else float(row[0])
+
+    def _set_meta(self, name: str, value: float) -> None:
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
+    # What the loop calls.
+
+    def start(self, notify: Notify) -> None:
+        """Begin to write; `notify` runs a function in the loop, such as call_soon_threadsafe."""
+        self._notify = notify
+        self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
+        self._thread.start()
+
+    def next_row(self) -> int:
+        self.last_row += 1
+        return self.last_row
+
+    def accept(self, row: Row, done: Done) -> None:
+        """Record a new attempt. `done` gets None, or the state if it was released earlier."""
+        with self._lock:
+            self._next.accepts.append((row, done))
+            self._wake.notify()
+
+    def running(self, row: int, started_at: float, pid: int, pid_start: int) -> None:
+        """Record the process, so that a later start of the agent finds it. Nobody waits for it."""
+        with self._lock:
+            self._next.runs.append((started_at, pid, pid_start, row))
+            self._wake.notify()
+
+    def ended(self, row: Row, done: Done) -> None:
+        end = (
+            row.state,
+            row.seq,
+            row.started_at,
+            row.ended_at,
+            row.exit_code,
+            row.reason,
+            row.stdout_bytes,
+            row.stderr_bytes,
+            row.shipped,
+            row.report,
+            row.row,
+        )
+        with self._lock:
+            self._next.ends.append(end)
+            self._next.callbacks.append(done)
+            self._wake.notify()
+
+    def release(
+        self, items: Iterable[tuple[int, str, int, str]], tidy: Callable[[], None] | None = None
+    ) -> None:
+        """Forget (row, command, attempt, state) but for the ids.
+
+        tidy: runs in the writer's thread once that is committed: removing files takes its time.
+        """
+        with self._lock:
+            self._next.releases.extend(items)
+            if tidy is not None:
+                self._next.tidy.append(tidy)
+            self._wake.notify()
+
+    def note_epoch(self, epoch: int) -> None:
+        """Remember the newest master over restarts; what is known already costs nothing."""
+        if epoch == self.epoch:
+            return
+        self.epoch = epoch
+        with self._lock:
+            self._next.epoch = epoch
+            self._wake.notify()
+
+    def flush(self, done: Done) -> None:
+        """Call `done` once all that was asked before is on disk, or failed."""
+        with self._lock:
+            self._next.callbacks.append(done)
+            self._wake.notify()
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Write what is left and end the thread."""
+        with self._lock:
+            self._closing = True
+            self._wake.notify()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+            if self._thread.is_alive():
+                return  # the disk hangs: closing under the writer's hands would crash it
+        with suppress(sqlite3.Error):
+            self._db.close()
+
+    # What the writer's thread does.
+
+    def _write(self) -> None:
+        while True:
+            with self._lock:
+                while not self._next and not self._closing:
+                    self._wake.wait()
+                batch, self._next = self._next, _Batch()
+                if not batch and self._closing:
+                    return
+            self._settle(batch)
+
+    def _settle(self, batch: _Batch) -> None:
+        notify = self._notify
+        known: dict[tuple[str, int], str] = {}
+        fault: MeshError | None = None
+        try:
+            known = self._commit(batch)
+            self.commits += 1
+        except (sqlite3.Error, OSError) as error:
+            self.failures += 1
+            with suppress(sqlite3.Error):
+                self._db.rollback()
+            fault = Unreachable("journal_unavailable", f"cannot write the journal: {error}")
+            fault.__cause__ = error
+        if notify is not None and (batch.accepts or batch.callbacks):
+            # The loop may be gone while the last batch is written: nobody waits for it then.
+            with suppress(RuntimeError):
+                notify(lambda: _resolve(batch, known, fault))
+        if fault is None:
+            for tidy in batch.tidy:
+                tidy()
+
+    def _commit(self, batch: _Batch) -> dict[tuple[str, int], str]:
+        db = self._db
+        db.execute("BEGIN IMMEDIATE")
+        known = self._released([row for row, _ in batch.accepts])
+        if known:
+            new = [row for row, _ in batch.accepts if (row.command, row.attempt) not in known]
+            db.executemany(_INSERT, new)
+        elif batch.accepts:
+            db.executemany(_INSERT, [row for row, _ in batch.accepts])
+        if batch.runs:
+            db.executemany(_RUNNING, batch.runs)
+        if batch.ends:
+            db.executemany(_ENDED, batch.ends)
+        if batch.releases:
+            self._release(batch.releases)
+        if batch.epoch is not None:
+            self._set_meta("epoch", batch.epoch)
+        db.execute("COMMIT")
+        return known
+
+    def _released(self, rows: Sequence[Row]) -> dict[tuple[str, int], str]:
+        """Which of `rows` were released earlier, with their states; one query for all of them."""
+        if not rows:
+            return {}
+        wanted = json.dumps([row.command for row in rows])
+        keys = {(row.command, row.attempt) for row in rows}
+        found = self._db.execute(
+            "SELECT command, attempt, state FROM released_0"
+            " WHERE command IN (SELECT value FROM json_each(?1)) UNION ALL"
+            " SELECT command, attempt, state FROM released_1"
+            " WHERE command IN (SELECT value FROM json_each(?1))",
+            (wanted,),
+        )
+        return {(c, a): state for c, a, state in found if (c, a) in keys}
+
+    def _release(self, releases: list[tuple[int, str, int, str]]) -> None:
+        self._take_turns()
+        table = f"released_{self._young}"
+        self._db.executemany(
+            f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)",  # noqa: S608  (two fixed names)
+            [item[1:] for item in releases],
+        )
+        self._db.executemany(
+            "DELETE FROM attempts WHERE row = ?", [(item[0],) for item in releases]
+        )
+
+    def _take_turns(self) -> None:
+        """Let the older table go once the younger one covers `remember_s`."""
+        now = time.time()
+        # A clock that was set back must not keep ids for ever.
+        if 0 <= now - self._turned_at < self._remember_s:
+            return
+        old = f"released_{1 - self._young}"
+        self._db.execute(f"DROP TABLE {old}")
+        self._db.execute(_RELEASED.format(old))
+        self._young = 1 - self._young
+        self._turned_at = now
+        self._set_meta("young", self._young)
+        self._set_meta("turned_at", now)
+
+
+def _resolve(batch: _Batch, known: dict[tuple[str, int], str], fault: MeshError | None) -> None:
+    for row, done in batch.accepts:
+        done(fault or known.get((row.command, row.attempt)))
+    for done in batch.callbacks:
+        done(fault)
+
+
+def open_journal(path: Path, *, remember_s: float = REMEMBER_S) -> Journal:
+    """Open or make the journal at `path`, which is for one process at a time.
+
+    Raises Corrupt (`state_corrupt`) for what is no journal of ours, Unreachable
+    (`journal_unavailable`) if the disk does not take it.
+    """
+    try:
+        database = sqlite3.connect(
+            path, check_same_thread=False, isolation_level=None, cached_statements=64
+        )
+        try:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = FULL")
+            database.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
+            database.execute("PRAGMA temp_store = MEMORY")
+            path.chmod(0o600)
+            return Journal(database, remember_s=remember_s)
+        except BaseException:
+            with closing(database):
+                raise
+    except (sqlite3.OperationalError, OSError) as error:
+        raise Unreachable("journal_unavailable", f"cannot open {path}: {error}") from error
+    except (sqlite3.DatabaseError, TypeError, ValueError) as error:
+        raise Corrupt("state_corrupt", f"{path} is not a journal: {error}") from error

@@ -1,0 +1,366 @@
+"""The SDK: submit commands to the mesh, wait for them, read their output.
+
+    async with MeshClient.connect("ops.toml") as mesh:
+        record = await mesh.run(["uname", "-a"], group="web")
+        print(record.state, record.output.stdout)
+
+Everything raises `schemas.faults.MeshError`: `code` names the fault, `retry` says whether asking
+again can help, `effect` whether what was asked for may have happened all the same.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Final, Self, TypedDict, TypeVar, Unpack
+
+import msgspec
+
+from broker_client.asking import ANSWER_S, Asker, is_passing
+from broker_client.context import Context, context_identity, load_context
+from broker_client.output import Output, OutputPart
+from broker_client.results import Reader, Results, Waiter
+from broker_client.runtime.backoff import Backoff
+from broker_client.runtime.link import Link, LinkIdentity
+from broker_client.runtime.supervise import TaskSet
+from schemas import codec
+from schemas.faults import Expired, MeshError, Misused
+from schemas.ids import check_command_id
+from schemas.messages.actions import NoopArgs, ProcessArgs
+from schemas.messages.api import (
+    AgentList,
+    AgentRecord,
+    AgentsAnswer,
+    CommandList,
+    CommandPage,
+    CommandQuery,
+    GroupRecord,
+    GroupsAnswer,
+    NoQuery,
+    OnLost,
+    StatusAnswer,
+    SubmitAnswer,
+    SubmitRequest,
+)
+from schemas.messages.facts import CommandRecord
+from schemas.states import TERMINAL
+from schemas.subjects import inbox_prefix
+
+__all__ = ["MeshClient", "Output", "OutputPart", "SubmitFields", "Work"]
+
+# For how long a submission is tried again, with the same id.
+SUBMIT_S: Final = 30.0
+# How long the master holds a `command.wait` before it says "not yet"; it allows 60.
+WAIT_HOLD_S: Final = 30.0
+CLOSE_S: Final = 3.0
+RESULTS_UNREAD: Final = 10_000
+# Each reader of output has one request in flight; the broker allows a client more than this.
+READERS: Final = 512
+
+M = TypeVar("M")
+Work = ProcessArgs | NoopArgs | Sequence[str]
+
+
+class SubmitFields(TypedDict, total=False):
+    """Where and how a command is to run. Exactly one of `group` and `agent`.
+
+    id: the dedup id; the same id and body again is the same command. queue_ttl_s: how long it may
+    wait for an agent. deadline: unix time after which it must not be accepted any more.
+    on_lost: `error`, `rerun` or `wait`. with_output: small output comes with the result.
+    require_active: refuse rather than queue while no agent of the target is active.
+    """
+
+    id: str | None
+    group: str | None
+    agent: str | None
+    queue_ttl_s: float | None
+    deadline: float | None
+    on_lost: OnLost
+    labels: dict[str, str]
+    with_output: bool
+    require_active: bool
+
+
+class MeshClient:
+    """One client of the mesh on one connection. Belongs to the loop it was connected in.
+
+    Any number of calls may be in flight at once; all results share one subscription. A lost
+    connection comes back by itself, and what was missed meanwhile is asked for.
+    """
+
+    def __init__(self, link: Link, *, name: str, role: str, answer_s: float = ANSWER_S) -> None:
+        """Use a link that is up. `connect` is the usual way to one."""
+        self._link = link
+        self._asker = Asker(link, name, role, answer_s=answer_s)
+        self._results = Results(self._asker)
+        self._tasks = TaskSet(f"mesh client {name}", limit=READERS)
+        # Ids need no secrecy, only to be new: one random part per client, then a count.
+        self._id_prefix = secrets.token_hex(8)
+        self._submitted = 0
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect(
+        cls, context: Context | Path | str | None = None, *, timeout_s: float = ANSWER_S
+    ) -> AsyncIterator[Self]:
+        """A client that is connected for the length of an `async with`.
+
+        context: what `load_context` gives, a file, a name, or None for `MESH_CONTEXT` or the
+        default. timeout_s: for the connection to come up, and for each answer of the master.
+        Raises `context_invalid`, `state_unreadable` and the like before anything is sent,
+        `credentials_rejected`, or `broker_unreachable` after `timeout_s`.
+        """
+        if not isinstance(context, Context):
+            context = load_context(context, os.environ)
+        identity = _identity_of(context)
+        # Files that cannot be read are a fault of their own, not a broker that cannot be reached.
+        identity()
+        link = await Link.connect(
+            context.urls,
+            identity,
+            f"client {context.name}",
+            inbox_prefix(context.name),
+            wait_s=timeout_s,
+        )
+        try:
+            client = cls(link, name=context.name, role=context.role, answer_s=timeout_s)
+            await link.flush(timeout_s)
+            async with client.running():
+                yield client
+        finally:
+            await link.close(CLOSE_S)
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[Self]:
+        """Keep the results complete for the length of the block; `connect` does this itself."""
+        catch_up = self._tasks.spawn(self._results.catch_up())
+        try:
+            yield self
+        finally:
+            catch_up.cancel()
+            await self._tasks.aclose(0)
+
+    @property
+    def name(self) -> str:
+        return self._asker.name
+
+    @property
+    def link(self) -> Link:
+        """The connection: its state, counters and listeners."""
+        return self._link
+
+    # commands
+
+    async def submit(
+        self, work: Work, *, timeout_s: float = SUBMIT_S, **fields: Unpack[SubmitFields]
+    ) -> SubmitAnswer:
+        """Have the mesh run `work`. The command is durable when this returns.
+
+        work: an argument list, which runs a program without a shell, or the arguments of an
+        action. While nobody answers it is sent again with the same id, which is safe, for up to
+        `timeout_s` seconds. Raises the master's refusal, in which case nothing was stored; or
+        Unreachable, in which case it may have been accepted: ask for its id.
+        """
+        is_own_id = not fields.get("id")
+        return await self._submit(self._request(work, fields), timeout_s, is_own_id=is_own_id)
+
+    async def run(
+        self, work: Work, *, timeout_s: float | None = None, **fields: Unpack[SubmitFields]
+    ) -> CommandRecord:
+        """Submit `work` and return its record once it has ended, however it ended.
+
+        Small output is in `record.output`; of larger output see `logs`. timeout_s: how long to
+        wait here, None for ever; it does not end the command. Raises as `submit`, or Expired
+        (`wait_timeout`), after which the command goes on.
+        """
+        is_own_id = not fields.get("id")
+        fields.setdefault("with_output", True)
+        request = self._request(work, fields)
+        waiter = self._results.expect(_id_of(request))
+        try:
+            async with asyncio.timeout(timeout_s):
+                answer = await self._submit(request, SUBMIT_S, is_own_id=is_own_id)
+                if answer.duplicate:
+                    await self._results.look_up(answer.id)
+                return await waiter.record()
+        except TimeoutError as error:
+            raise _not_yet(_id_of(request), timeout_s) from error
+        finally:
+            self._results.forget(waiter)
+
+    @contextlib.asynccontextmanager
+    async def start(
+        self, work: Work, **fields: Unpack[SubmitFields]
+    ) -> AsyncIterator[tuple[SubmitAnswer, Waiter]]:
+        """As `submit`, with the wait for its end beside it: for those who do more meanwhile.
+
+        `await waiter.record()` gives the record; it may be awaited by one task at a time.
+        """
+        is_own_id = not fields.get("id")
+        request = self._request(work, fields)
+        waiter = self._results.expect(_id_of(request))
+        try:
+            answer = await self._submit(request, SUBMIT_S, is_own_id=is_own_id)
+            if answer.duplicate:
+                await self._results.look_up(answer.id)
+            yield answer, waiter
+        finally:
+            self._results.forget(waiter)
+
+    async def wait(
+        self, id: str, *, timeout_s: float | None = None, with_output: bool = False
+    ) -> CommandRecord:
+        """The record of command `id`, whoever submitted it, once it has ended.
+
+        timeout_s: how long to wait, None for ever. Raises `command_unknown`; Expired
+        (`wait_timeout`), after which the command goes on; or Unreachable once nobody has answered
+        for a minute.
+        """
+        query = CommandQuery(
+            id=check_command_id(id), with_output=with_output, timeout_s=WAIT_HOLD_S
+        )
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    record = await self._wait_once(query)
+                    if record is not None:
+                        return record
+        except TimeoutError as error:
+            raise _not_yet(id, timeout_s) from error
+
+    async def show(self, id: str, *, with_output: bool = False) -> CommandRecord:
+        """The record of command `id` as it stands; `with_output` adds output that is small."""
+        query = CommandQuery(id=check_command_id(id), with_output=with_output)
+        return await self.ask("command", "show", query, CommandRecord)
+
+    async def list(self, query: CommandList | None = None) -> CommandPage:
+        """Commands, newest first, a page at a time: pass `page.cursor` on for the next."""
+        return await self.ask("command", "list", query or CommandList(), CommandPage)
+
+    async def cancel(self, id: str) -> CommandRecord:
+        """Ask for the end of command `id`. It has ended when `wait` says so, not before.
+
+        Raises `command_unknown`, or `command_ended` if there is nothing to end.
+        """
+        query = CommandQuery(id=check_command_id(id))
+        return await self.ask("command", "cancel", query, CommandRecord)
+
+    def logs(self, id: str, *, attempt: int | None = None, follow: bool = False) -> Output:
+        """The output of command `id` from its first byte on, to be read with `async for`.
+
+        attempt: one of its attempts; None: the newest, and with `follow` those after it as well.
+        follow: go on until the command has ended, over lost connections too. Raises
+        `command_unknown`, `attempt_unknown`, or Unreachable after a minute without an answer.
+        Call `aclose` when reading ends early.
+        """
+        return Output(
+            self._asker, self._tasks, check_command_id(id), attempt=attempt, follow=follow
+        )
+
+    @contextlib.contextmanager
+    def results(self, *, unread: int = RESULTS_UNREAD) -> Iterator[Reader]:
+        """Every result of this client's commands while the block lasts, for `async for`.
+
+        Of more than `unread` results that nobody has read yet, the oldest are dropped and counted
+        in `missed`. Results that come while the connection is away are not here: see `run`.
+        """
+        reader = self._results.open_reader(unread)
+        try:
+            yield reader
+        finally:
+            self._results.close_reader(reader)
+
+    # the mesh
+
+    async def agents(
+        self, *, group: str | None = None, status: str | None = None
+    ) -> Sequence[AgentRecord]:
+        request = AgentList(group=group, status=status)
+        return (await self.ask("agent", "list", request, AgentsAnswer)).agents
+
+    async def groups(self) -> Sequence[GroupRecord]:
+        return (await self.ask("group", "list", NoQuery(), GroupsAnswer)).groups
+
+    async def status(self) -> StatusAnswer:
+        return await self.ask("mesh", "status", NoQuery(), StatusAnswer)
+
+    async def ask(self, noun: str, verb: str, request: msgspec.Struct, kind: type[M]) -> M:
+        """Any other operation of docs/protocol.md: its request and the type of its answer.
+
+        Asked once: after Unreachable with effect `unknown`, look before asking again.
+        """
+        return await self._asker.ask(noun, verb, request, kind)
+
+    # below
+
+    def _request(self, work: Work, fields: SubmitFields) -> SubmitRequest:
+        if not fields.get("id"):
+            self._submitted += 1
+            fields["id"] = f"{self._id_prefix}-{self._submitted}"
+        action, args = _action_of(work)
+        return SubmitRequest(action=action, args=msgspec.Raw(codec.encode(args)), **fields)
+
+    async def _submit(
+        self, request: SubmitRequest, timeout_s: float, *, is_own_id: bool
+    ) -> SubmitAnswer:
+        backoff = Backoff(random.random)
+        give_up_at = asyncio.get_running_loop().time() + timeout_s
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                answer = await self.ask("command", "submit", request, SubmitAnswer)
+            except MeshError as error:
+                if not is_passing(error) or asyncio.get_running_loop().time() >= give_up_at:
+                    raise
+            else:
+                # An id of our own is new: what the mesh knew already was our earlier try.
+                if tries > 1 and is_own_id and answer.duplicate:
+                    answer = msgspec.structs.replace(answer, duplicate=False)
+                return answer
+            await asyncio.sleep(backoff.next_s())
+
+    async def _wait_once(self, query: CommandQuery) -> CommandRecord | None:
+        """The record once it is terminal; None if the master held the question for nothing."""
+        try:
+            record = await self._asker.ask_until_answered(
+                "command", "wait", query, CommandRecord, wait_s=query.timeout_s
+            )
+        except Expired as error:
+            if error.code == "wait_timeout":
+                return None
+            raise
+        return record if record.state in TERMINAL else None
+
+
+def _action_of(work: Work) -> tuple[str, ProcessArgs | NoopArgs]:
+    if isinstance(work, ProcessArgs):
+        return "process", work
+    if isinstance(work, NoopArgs):
+        return "noop", work
+    if isinstance(work, str):
+        raise Misused("field_invalid", "a list of arguments is needed, not one text: no shell runs")
+    return "process", ProcessArgs(argv=[*work])
+
+
+def _id_of(request: SubmitRequest) -> str:
+    if request.id is None:
+        raise Misused("id_invalid", "a submission without an id")
+    return check_command_id(request.id)
+
+
+def _not_yet(command: str, timeout_s: float | None) -> Expired:
+    return Expired("wait_timeout", f"command {command} has not ended within {timeout_s or 0:g} s")
+
+
+def _identity_of(context: Context) -> Callable[[], LinkIdentity]:
+    """Reads the files of a context anew at each call, so that renewed ones are picked up."""
+
+    def read() -> LinkIdentity:
+        identity = context_identity(context)
+        return LinkIdentity(tls=identity.context, jwt=identity.creds.jwt, seed=identity.creds.seed)
+
+    return read

@@ -1,0 +1,115 @@
+"""One question to the master and its typed answer, or the fault that came instead."""
+
+import asyncio
+import random
+from typing import Final, TypeVar
+
+import msgspec
+
+from broker_client.runtime.backoff import Backoff
+from broker_client.runtime.link import Link, Msg, NoResponders
+from schemas import codec, subjects
+from schemas.faults import FAULTS, Expired, FaultBody, MeshError, Refused, Unreachable
+from schemas.permissions import CLIENT_ROLES, may_call
+
+M = TypeVar("M")
+
+ERROR_HEADER: Final = "Nats-Service-Error"
+ERROR_CODE_HEADER: Final = "Nats-Service-Error-Code"
+ANSWER_S: Final = 10.0
+# How long no answer at all is borne before a wait is given up; a broker elects a leader in 5.4 s
+# and a master restarts in less than this.
+OUTAGE_S: Final = 60.0
+_RETRY_FIRST_S: Final = 0.1
+_RETRY_CAP_S: Final = 2.0
+
+_FAMILIES: Final[dict[str, type[MeshError]]] = {
+    "no_answer": Unreachable,
+    "broker_unreachable": Unreachable,
+    "wait_timeout": Expired,
+    "deadline_passed": Expired,
+}
+
+
+class Asker:
+    """Asks in the name of one client. Holds no state but the link and the name."""
+
+    def __init__(self, link: Link, name: str, role: str, *, answer_s: float = ANSWER_S) -> None:
+        self.link = link
+        self.name = name
+        self.role = role
+        self.answer_s = answer_s
+
+    async def ask(
+        self, noun: str, verb: str, request: msgspec.Struct, kind: type[M], *, wait_s: float = 0.0
+    ) -> M:
+        """Send `request` to `noun.verb` and return its answer as a `kind`.
+
+        wait_s: how long the master itself may take before it answers, on top of `answer_s`.
+        Raises the master's fault as a MeshError of its code; Refused (`forbidden`) without asking
+        if the role cannot do this; Unreachable (`no_answer`), in which case the effect is unknown
+        unless the error says otherwise.
+        """
+        msg = await self._send(noun, verb, codec.encode(request), self.answer_s + wait_s)
+        if msg.raw_headers:
+            fault = fault_of(msg)
+            if fault is not None:
+                raise fault
+        return codec.decode_trusted(kind, msg.data)
+
+    async def ask_until_answered(
+        self, noun: str, verb: str, request: msgspec.Struct, kind: type[M], *, wait_s: float = 0.0
+    ) -> M:
+        """As `ask`, for what may be asked twice: tried again while nobody answers.
+
+        Gives up with the last fault once nobody has answered for `OUTAGE_S`.
+        """
+        backoff = Backoff(random.random, first_s=_RETRY_FIRST_S, cap_s=_RETRY_CAP_S)
+        give_up_at = asyncio.get_running_loop().time() + OUTAGE_S + wait_s
+        while True:
+            try:
+                return await self.ask(noun, verb, request, kind, wait_s=wait_s)
+            except MeshError as error:
+                late = asyncio.get_running_loop().time() >= give_up_at
+                if late or not is_passing(error):
+                    raise
+            await asyncio.sleep(backoff.next_s())
+
+    async def _send(self, noun: str, verb: str, payload: bytes, timeout_s: float) -> Msg:
+        if self.role in CLIENT_ROLES and not may_call(self.role, noun, verb):
+            raise Refused("forbidden", f"role {self.role} of {self.name} may not {noun}.{verb}")
+        subject = subjects.api(self.name, noun, verb)
+        try:
+            return await self.link.request(subject, payload, timeout_s)
+        except NoResponders as error:
+            raise Unreachable("no_answer", "no master is listening", effect="none") from error
+        except Unreachable as error:
+            refused = self.link.last_permission_error
+            if error.code == "no_answer" and refused and subject in refused:
+                raise Refused(
+                    "forbidden", f"the broker does not let {self.name} do {noun}.{verb}"
+                ) from error
+            raise
+
+
+def is_passing(error: MeshError) -> bool:
+    """Whether asking again may help by itself: nobody answered, or the master is just starting."""
+    return isinstance(error, Unreachable) or error.code in {"master_starting", "store_unavailable"}
+
+
+def fault_of(msg: Msg) -> MeshError | None:
+    """The fault that a service answer carries in its headers and body; None if it carries none."""
+    headers = msg.headers
+    if ERROR_CODE_HEADER not in headers and ERROR_HEADER not in headers:
+        return None
+    try:
+        body = codec.decode(FaultBody, msg.data)
+    except Refused:
+        said = headers.get(ERROR_HEADER, "")[:200]
+        number = headers.get(ERROR_CODE_HEADER, "")[:3]
+        return Refused("internal", f"error {number}: {said or 'no reason given'}")
+    family = _FAMILIES.get(body.code, Refused)
+    if body.code not in FAULTS:
+        # A newer master: keep its own name of the fault in the text.
+        return family("internal", f"{body.message} ({body.code})")
+    return family(body.code, body.message)

@@ -1,0 +1,10 @@
+"""The `mesh` command."""
+
+
+def main() -> None:
+    """Run the command line of this process and exit with its code."""
+    import sys
+
+    from broker_client.cli.tree import run
+
+    sys.exit(run(sys.argv[1:]))

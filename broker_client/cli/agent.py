@@ -1,0 +1,187 @@
+"""`mesh agent …`."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from broker_client.cli.options import SHARED, Common, Shared
+from broker_client.cli.report import print_json, print_lines, print_table, say
+from broker_client.cli.session import call
+from broker_client.cli.tables import Column, duration, facts, local_and_utc, local_time
+from schemas.messages.api import (
+    AgentCreate,
+    AgentDisable,
+    AgentRecord,
+    CertificateRecord,
+    Done,
+    NameQuery,
+    TokenAnswer,
+)
+
+Name = Annotated[str, Parameter(help="Name of the agent.")]
+Ttl = Annotated[float, Parameter(name="--ttl", help="Seconds for which the token works.")]
+Status = Literal["awaiting_setup", "no_response", "active", "disabled"]
+TOKEN_TTL_S = 3600.0
+
+
+def create(
+    name: Name,
+    /,
+    *,
+    group: Annotated[str, Parameter(help="Group the agent belongs to.")],
+    ttl: Ttl = TOKEN_TTL_S,
+    shared: Shared = SHARED,
+) -> None:
+    """Create an agent and print the token it is set up with, once."""
+    request = AgentCreate(name=name, group=group, ttl_s=ttl)
+    _print_token(
+        call(shared, lambda mesh: mesh.ask("agent", "create", request, TokenAnswer)), shared
+    )
+
+
+def token(name: Name, /, *, ttl: Ttl = TOKEN_TTL_S, shared: Shared = SHARED) -> None:
+    """Print a new token for an agent; one that was issued before no longer works."""
+    request = AgentCreate(name=name, ttl_s=ttl)
+    _print_token(
+        call(shared, lambda mesh: mesh.ask("agent", "token", request, TokenAnswer)), shared
+    )
+
+
+def list_(
+    *,
+    group: Annotated[str | None, Parameter(help="Only agents of this group.")] = None,
+    status: Annotated[Status | None, Parameter(help="Only agents with this status.")] = None,
+    shared: Shared = SHARED,
+) -> None:
+    """List agents with status, since when and why."""
+    agents = call(shared, lambda mesh: mesh.agents(group=group, status=status))
+    if shared.output == "json":
+        print_json([*agents])
+    else:
+        print_agents(shared, agent_rows(agents))
+
+
+def show(name: Name, /, *, shared: Shared = SHARED) -> None:
+    """Show one agent: status and why, certificate, host and process."""
+    record = call(shared, lambda mesh: mesh.ask("agent", "show", NameQuery(name=name), AgentRecord))
+    if shared.output == "json":
+        print_json(record)
+    else:
+        print_lines(shared, _described(record))
+
+
+def enable(name: Name, /, *, shared: Shared = SHARED) -> None:
+    """Let an agent take commands again."""
+    _change(shared, "enable", NameQuery(name=name))
+
+
+def disable(
+    name: Name,
+    /,
+    *,
+    now: Annotated[
+        bool, Parameter(negative="", help="End what runs there instead of letting it finish.")
+    ] = False,
+    shared: Shared = SHARED,
+) -> None:
+    """Give an agent no new commands; what runs there finishes."""
+    _change(shared, "disable", AgentDisable(name=name, now=now))
+
+
+def revoke(name: Name, /, *, shared: Shared = SHARED) -> None:
+    """Refuse an agent's credentials from now on."""
+    _change(shared, "revoke", NameQuery(name=name))
+
+
+def delete(name: Name, /, *, shared: Shared = SHARED) -> None:
+    """Remove an agent; its credentials are refused and its open commands end as lost."""
+    _change(shared, "delete", NameQuery(name=name))
+
+
+def agent_rows(agents: Sequence[AgentRecord]) -> list[tuple[str, ...]]:
+    return [
+        (
+            agent.agent,
+            agent.group,
+            agent.status,
+            local_time(agent.since),
+            _why(agent),
+            f"{agent.running}/{agent.slots}",
+            _certificate_days(agent.certificate),
+            agent.details.host,
+            agent.details.version,
+        )
+        for agent in agents
+    ]
+
+
+def print_agents(common: Common, rows: Sequence[Sequence[str]]) -> None:
+    columns = (
+        Column("AGENT"),
+        Column("GROUP"),
+        Column("STATUS"),
+        Column("SINCE"),
+        Column("REASON"),
+        Column("RUNNING", 2, right=True),
+        Column("CERT", 3, right=True),
+        Column("HOST", 4),
+        Column("VERSION", 5),
+    )
+    print_table(common, columns, rows, nothing="no agents: `mesh agent create NAME --group GROUP`")
+
+
+def _why(agent: AgentRecord) -> str:
+    return "; ".join(text for text in (agent.reason, *agent.badges) if text)
+
+
+def _certificate_days(certificate: CertificateRecord | None) -> str:
+    return f"{certificate.days_left:.0f}d" if certificate is not None else ""
+
+
+def _described(agent: AgentRecord) -> list[str]:
+    details = agent.details
+    certificate = agent.certificate
+    return facts(
+        [
+            ("agent", agent.agent),
+            ("group", agent.group),
+            ("status", f"{agent.status} since {local_and_utc(agent.since)}"),
+            ("reason", agent.reason),
+            ("next", agent.next),
+            ("badges", ", ".join(agent.badges)),
+            ("admin", agent.admin),
+            ("liveness", agent.liveness),
+            ("last beat", local_and_utc(agent.last_beat_at)),
+            ("running", f"{agent.running} of {agent.slots} slots"),
+            ("certificate", _certificate(certificate) if certificate else "none"),
+            ("address", details.ip),
+            ("host", details.host),
+            ("process", f"{details.pid} of user {details.user}" if details.pid else ""),
+            ("uptime", duration(details.uptime_s) if details.uptime_s else ""),
+            ("version", details.version),
+        ]
+    )
+
+
+def _certificate(certificate: CertificateRecord) -> str:
+    text = f"{certificate.days_left:.1f} days left, until {local_and_utc(certificate.not_after)}"
+    warning = f" ({certificate.warning})" if certificate.warning else ""
+    return f"{text}{warning}, serial {certificate.serial}"
+
+
+def _change(shared: Shared, verb: str, request: NameQuery | AgentDisable) -> None:
+    done = call(shared, lambda mesh: mesh.ask("agent", verb, request, Done))
+    if shared.output == "json":
+        print_json(done)
+    else:
+        print_lines(shared, [done.message or f"agent {request.name}: {verb} done"])
+
+
+def _print_token(answer: TokenAnswer, shared: Shared) -> None:
+    if shared.output == "json":
+        print_json(answer)
+    else:
+        # Alone on stdout, so that it can be handed on: `broker-agent setup --token -`.
+        print(answer.token)
+        say(f"token for {answer.agent} in {answer.group}, until {local_time(answer.expires_at)}")

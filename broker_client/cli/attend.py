@@ -1,0 +1,126 @@
+"""Following one command to its end: its output, Ctrl-C, and what is said meanwhile."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from broker_client.api import MeshClient
+from broker_client.cli.report import say
+from broker_client.cli.screen import Sink, Writer
+from broker_client.results import Waiter
+from schemas.faults import MeshError
+from schemas.messages.facts import CommandRecord
+from schemas.states import State
+
+# A command that ends within this time is shown from its result alone, with no further request.
+QUICK_S: Final = 0.15
+# How long the result may come after the last byte before it is asked for.
+PUSH_S: Final = 1.0
+# After this long without an agent a person is told what it waits for.
+PATIENCE_S: Final = 2.0
+
+
+async def attend(
+    mesh: MeshClient, command: str, waiter: Waiter, sink: Sink
+) -> CommandRecord | None:
+    """Show the output of `command` until it has ended; None if the person left before.
+
+    Ctrl-C asks for its end and goes on showing; a second one leaves.
+    """
+    try:
+        with _interrupts() as interrupted:
+            async with asyncio.TaskGroup() as group:
+                showing = group.create_task(_show(mesh, command, waiter, sink))
+                others = (
+                    group.create_task(_obey(interrupted, mesh, command, showing.cancel)),
+                    group.create_task(_tell_why_it_waits(mesh, command)),
+                )
+                await asyncio.wait({showing})
+                for other in others:
+                    other.cancel()
+    except BaseExceptionGroup as errors:
+        raise _first(errors) from None
+    return None if showing.cancelled() else showing.result()
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What went wrong first, out of however many groups."""
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+async def _show(mesh: MeshClient, command: str, waiter: Waiter, sink: Sink) -> CommandRecord:
+    writer = Writer(sink)
+    await asyncio.wait({waiter.done}, timeout=QUICK_S)
+    if waiter.done.done():
+        record = await waiter.record()
+        if record.output is not None and not record.output.truncated:
+            await writer.write_whole(record.output)
+            return record
+    output = mesh.logs(command, follow=True)
+    try:
+        async for part in output:
+            await writer.write(part)
+    finally:
+        await output.aclose()
+    await asyncio.wait({waiter.done}, timeout=PUSH_S)
+    return await (waiter.record() if waiter.done.done() else mesh.wait(command))
+
+
+async def _obey(
+    interrupted: asyncio.Event, mesh: MeshClient, command: str, leave: Callable[[], object]
+) -> None:
+    await _next(interrupted)
+    say(f"ending {command}; Ctrl-C again to leave it")
+    async with asyncio.TaskGroup() as group:
+        cancelling = group.create_task(_cancel(mesh, command))
+        await _next(interrupted)
+        cancelling.cancel()
+    leave()
+
+
+async def _next(event: asyncio.Event) -> None:
+    await event.wait()
+    event.clear()
+
+
+async def _cancel(mesh: MeshClient, command: str) -> None:
+    try:
+        await mesh.cancel(command)
+    except MeshError as error:
+        if error.code != "command_ended":
+            say(f"cannot end {command}: {error}")
+
+
+async def _tell_why_it_waits(mesh: MeshClient, command: str) -> None:
+    """Nothing is said where nobody reads it: a script has its exit code."""
+    if not sys.stderr.isatty():
+        return
+    await asyncio.sleep(PATIENCE_S)
+    with contextlib.suppress(MeshError):
+        record = await mesh.show(command)
+        if record.state == State.QUEUED:
+            say(f"{command} is queued: {record.reason or 'no agent is free'}")
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[asyncio.Event]:
+    """An event that each Ctrl-C sets, in place of the KeyboardInterrupt it would raise."""
+    event = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGINT, event.set)
+    try:
+        yield event
+    finally:
+        loop.remove_signal_handler(signal.SIGINT)
+
+
+def leave_now(code: int) -> None:
+    """End without waiting for a thread that writes to a reader which stands still."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+    os._exit(code)

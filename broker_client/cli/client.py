@@ -1,0 +1,91 @@
+"""`mesh client …`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from cyclopts import Parameter
+
+from broker_client.cli.options import SHARED, Shared
+from broker_client.cli.report import print_json, print_table
+from broker_client.cli.session import call
+from broker_client.cli.tables import Column, local_time
+from schemas.messages.api import (
+    ClientCreate,
+    ClientRecord,
+    ClientsAnswer,
+    Done,
+    IdentityAnswer,
+    NameQuery,
+    NoQuery,
+)
+
+Name = Annotated[str, Parameter(help="Name of the client.")]
+Role = Literal["viewer", "operator", "admin"]
+
+
+def create(
+    name: Name,
+    /,
+    *,
+    role: Annotated[Role, Parameter(help="What it may do.")],
+    group: Annotated[
+        list[str] | None,
+        Parameter(negative="", help="Limit it to this group; repeatable. All groups without it."),
+    ] = None,
+    out: Annotated[Path, Parameter(help="New or empty directory for its files.")],
+    shared: Shared = SHARED,
+) -> None:
+    """Make keys here, have the mesh sign them, and write all that a client needs."""
+    # The keys pull in X.509, which the other commands of this module have no use for.
+    from broker_client.cli.new_client import NewClient
+
+    fresh = NewClient(name, out)
+    request = ClientCreate(
+        name=name,
+        role=role,
+        groups=group or [],
+        csr_pem=fresh.csr_pem,
+        user_nkey=fresh.user_nkey,
+    )
+    with fresh.reserved():
+        answer = call(shared, lambda mesh: mesh.ask("client", "create", request, IdentityAnswer))
+        fresh.store(answer)
+    if shared.output == "json":
+        kept = {"mesh": answer.mesh, "name": answer.name, "role": answer.role, "out": str(out)}
+        print_json({**kept, "serial": answer.serial, "not_after": answer.not_after})
+    else:
+        until = local_time(answer.not_after)
+        print(f"client {name} ({role}) until {until}: --context {out / 'context.toml'}")
+
+
+def list_(*, shared: Shared = SHARED) -> None:
+    """List clients with role, groups and the end of their certificates."""
+    answer = call(shared, lambda mesh: mesh.ask("client", "list", NoQuery(), ClientsAnswer))
+    if shared.output == "json":
+        print_json(answer.clients)
+        return
+    columns = (
+        Column("CLIENT"),
+        Column("ROLE"),
+        Column("GROUPS"),
+        Column("UNTIL", 1),
+        Column("CREATED", 2),
+    )
+    rows = [_row(client) for client in answer.clients]
+    print_table(shared, columns, rows, nothing="no clients")
+
+
+def revoke(name: Name, /, *, shared: Shared = SHARED) -> None:
+    """Refuse a client's credentials from now on."""
+    done = call(shared, lambda mesh: mesh.ask("client", "revoke", NameQuery(name=name), Done))
+    if shared.output == "json":
+        print_json(msgspec.to_builtins(done))
+    else:
+        print(f"client {name} revoked")
+
+
+def _row(client: ClientRecord) -> tuple[str, ...]:
+    until = local_time(client.certificate.not_after) if client.certificate else ""
+    groups = ", ".join(client.groups) or "all"
+    return (client.client, client.role, groups, until, local_time(client.created_at))

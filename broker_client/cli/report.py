@@ -1,0 +1,121 @@
+"""What is said, and where: data on stdout, words and faults on stderr."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from broker_client.cli.options import Common, Output
+from broker_client.cli.tables import PIPE_WIDTH, Column, fit
+from broker_client.cli.terminal import shown
+from schemas.faults import MeshError
+
+_STYLES: Final = {
+    "active": "green",
+    "succeeded": "green",
+    "running": "cyan",
+    "no_response": "yellow",
+    "unknown": "yellow",
+    "failed": "red",
+    "lost": "red",
+    "killed_fenced": "red",
+    "timed_out": "red",
+    "undeliverable": "red",
+    "rejected": "red",
+    "inactive": "red",
+}
+
+
+def plain(value: object) -> object:
+    """A record, or a list of them, as JSON has it; bytes become text, odd ones spelled out."""
+    return _textual(msgspec.to_builtins(value, builtin_types=(bytes,)))
+
+
+def _textual(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")
+    if isinstance(value, dict):
+        return {key: _textual(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_textual(item) for item in value]
+    return value
+
+
+def print_json(value: object) -> None:
+    # ASCII only, so that nothing in it can steer a terminal.
+    print(json.dumps(plain(value), indent=2))
+
+
+def print_table(
+    common: Common, columns: Sequence[Column], rows: Sequence[Sequence[str]], *, nothing: str
+) -> None:
+    """Print `rows`, or the line `nothing` on stderr; say which columns did not fit."""
+    if not rows:
+        say(nothing)
+        return
+    table = fit(columns, rows, screen_width())
+    print_lines(common, table.lines, heading=True)
+    if table.hidden:
+        say(f"hidden for lack of width: {', '.join(table.hidden)} (see --output json)")
+
+
+def print_lines(common: Common, lines: Sequence[str], *, heading: bool = False) -> None:
+    """Print lines that are safe to show; on a terminal with colours for what matters."""
+    if not sys.stdout.isatty() or common.no_color or os.environ.get("NO_COLOR"):
+        print("\n".join(lines))
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    for index, line in enumerate(lines):
+        text = Text(line, style="bold" if heading and index == 0 else "")
+        for word, style in _STYLES.items():
+            text.highlight_regex(rf"(?<![\w-]){word}(?![\w-])", style)
+        console.print(text, soft_wrap=True)
+
+
+def screen_width() -> int:
+    """Cells of a line: the terminal's, or 80 for a pipe or a file."""
+    if not sys.stdout.isatty():
+        return PIPE_WIDTH
+    try:
+        return max(20, os.get_terminal_size(sys.stdout.fileno()).columns)
+    except OSError:
+        return PIPE_WIDTH
+
+
+def say(text: str) -> None:
+    """One line of words on stderr."""
+    print(f"mesh: {shown(text)}", file=sys.stderr, flush=True)
+
+
+def print_fault(error: MeshError, output: Output) -> int:
+    """Say what went wrong, which, and what to do about it; returns the exit code."""
+    return _print_problem(
+        error.code, error.message, error.kind.advice, error.retry, error.kind.exit_code, output
+    )
+
+
+def print_usage(message: str, advice: str, output: Output) -> int:
+    return _print_problem("usage", message, advice, "never", 2, output)
+
+
+def print_problem(code: str, message: str, advice: str, exit_code: int, output: Output) -> int:
+    return _print_problem(code, message, advice, "never", exit_code, output)
+
+
+def _print_problem(
+    code: str, message: str, advice: str, retry: str, exit_code: int, output: Output
+) -> int:
+    if output == "json":
+        fault = {"code": code, "message": message, "retry": retry, "advice": advice}
+        print(json.dumps(fault), file=sys.stderr, flush=True)
+    else:
+        say(f"{message} ({code})")
+        if advice:
+            print(f"  {shown(advice)}", file=sys.stderr, flush=True)
+    return exit_code

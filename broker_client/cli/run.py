@@ -1,0 +1,130 @@
+"""`mesh run`."""
+
+import sys
+from typing import Annotated, Final
+
+import msgspec
+from cyclopts import Parameter
+
+from broker_client.api import MeshClient, SubmitFields
+from broker_client.cli.attend import attend, leave_now
+from broker_client.cli.options import COMMON, Common
+from broker_client.cli.outcomes import (
+    ADVICE,
+    INTERRUPTED,
+    exit_code,
+    is_verdict,
+    reason_of,
+)
+from broker_client.cli.report import print_json, print_problem, print_usage, say
+from broker_client.cli.screen import Memory, Screen
+from broker_client.cli.session import call
+from schemas import limits
+from schemas.faults import Refused
+from schemas.messages.actions import ProcessArgs
+from schemas.messages.facts import CommandRecord
+
+# Room for the rest of the request beside what is read from stdin.
+STDIN_BYTES: Final = limits.PAYLOAD_BYTES - 32 * 1024
+
+
+def run(  # noqa: PLR0913  (one option of the command line each)
+    *program: Annotated[str, Parameter(allow_leading_hyphen=True, help="Program and arguments.")],
+    group: Annotated[str | None, Parameter(help="Run it on one agent of this group.")] = None,
+    agent: Annotated[str | None, Parameter(help="Run it on this agent.")] = None,
+    id: Annotated[
+        str | None, Parameter(help="Id of the command: the same one never runs twice.")
+    ] = None,
+    timeout: Annotated[
+        float | None, Parameter(help="Seconds after which the program is ended.")
+    ] = None,
+    detach: Annotated[
+        bool, Parameter(negative="", help="Print the id and do not wait for the end.")
+    ] = False,
+    env: Annotated[
+        list[str] | None, Parameter(negative="", help="NAME=VALUE for the program; repeatable.")
+    ] = None,
+    cwd: Annotated[str | None, Parameter(help="Directory on the host to run it in.")] = None,
+    queue_ttl: Annotated[float | None, Parameter(help="Seconds it may wait for an agent.")] = None,
+    stdin: Annotated[
+        bool, Parameter(negative="", help="Send what is on stdin to the program.")
+    ] = False,
+    common: Common = COMMON,
+) -> int:
+    """Run a program on an agent, show its output as it comes, end with its exit code."""
+    problem = _problem(program, group, agent)
+    if problem:
+        return print_usage(problem, "see `mesh run --help`", common.output)
+    work = ProcessArgs(
+        argv=[*program],
+        env=_environment(env or []),
+        cwd=cwd,
+        stdin=_read_stdin() if stdin else b"",
+        timeout_s=timeout,
+    )
+    fields = SubmitFields(
+        id=id, group=group, agent=agent, queue_ttl_s=queue_ttl, with_output=not detach
+    )
+
+    async def submit_only(mesh: MeshClient) -> int:
+        answer = await mesh.submit(work, **fields)
+        if common.output == "json":
+            print_json(answer)
+        else:
+            print(answer.id)
+        return 0
+
+    async def follow(mesh: MeshClient) -> int:
+        async with mesh.start(work, **fields) as (answer, waiter):
+            memory = Memory() if common.output == "json" else None
+            record = await attend(mesh, answer.id, waiter, memory or Screen())
+            if record is None:
+                return _left(answer.id)
+            if memory is not None:
+                print_json(msgspec.structs.replace(record, output=memory.output()))
+                return exit_code(record)
+            return conclude(record, common)
+
+    return call(common, submit_only if detach else follow)
+
+
+def conclude(record: CommandRecord, common: Common) -> int:
+    """Say what the program could not say by itself; returns the exit code."""
+    code = exit_code(record)
+    if not is_verdict(record):
+        return code
+    reason = reason_of(record)
+    message = f"command {record.id} is {record.state.replace('_', ' ')}"
+    advice = ADVICE.get(record.state, "see `mesh command show ID`").replace("ID", record.id)
+    return print_problem(
+        record.state, f"{message}: {reason}" if reason else message, advice, code, common.output
+    )
+
+
+def _problem(program: tuple[str, ...], group: str | None, agent: str | None) -> str:
+    if (group is None) == (agent is None):
+        return "one of --group and --agent is needed"
+    return "" if program else "a program is needed, behind --"
+
+
+def _environment(pairs: list[str]) -> dict[str, str]:
+    env = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals or not name:
+            raise Refused("field_invalid", f"--env takes NAME=VALUE, not {pair[:64]!a}")
+        env[name] = value
+    return env
+
+
+def _read_stdin() -> bytes:
+    data = sys.stdin.buffer.read(STDIN_BYTES + 1)
+    if len(data) > STDIN_BYTES:
+        raise Refused("too_large", f"more than {STDIN_BYTES} bytes on stdin")
+    return data
+
+
+def _left(command: str) -> int:
+    say(f"left: {command} goes on; see `mesh command show {command}`")
+    leave_now(INTERRUPTED)
+    return INTERRUPTED

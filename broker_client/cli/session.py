@@ -1,0 +1,35 @@
+"""One connection for one command of the command line."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from broker_client.api import MeshClient
+from broker_client.cli.options import TIMEOUT_S, Common, Shared
+from broker_client.context import Context, load_context
+
+T = TypeVar("T")
+
+
+def context_of(common: Common) -> Context:
+    return load_context(common.context, os.environ)
+
+
+def timeout_of(common: Common) -> float:
+    return common.timeout if isinstance(common, Shared) else TIMEOUT_S
+
+
+def call(common: Common, work: Callable[[MeshClient], Awaitable[T]]) -> T:
+    """Connect as the context says, do `work`, and close again.
+
+    Raises what `work` raises, or MeshError if there is no context or no connection.
+    """
+    context = context_of(common)
+    timeout_s = timeout_of(common)
+
+    async def connected() -> T:
+        async with MeshClient.connect(context, timeout_s=timeout_s) as mesh:
+            return await work(mesh)
+
+    return asyncio.run(connected())

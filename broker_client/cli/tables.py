@@ -1,0 +1,143 @@
+"""Plain aligned tables that fit the screen: columns that do not fit are left out, and named."""
+
+import unicodedata
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from broker_client.cli.terminal import shown
+
+PIPE_WIDTH: Final = 80
+GAP: Final = "  "
+
+
+class Column(msgspec.Struct, frozen=True):
+    """head: its heading. rank: columns with the highest go first when space is short; 0 never."""
+
+    head: str
+    rank: int = 0
+    right: bool = False
+
+
+class Table(msgspec.Struct, frozen=True):
+    """lines: heading and rows, each at most as wide as asked. hidden: headings left out."""
+
+    lines: list[str]
+    hidden: list[str]
+
+
+def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> Table:
+    """Lay `rows` out in at most `width` cells a line.
+
+    Columns are left out by their rank, then the widest cells are cut with an ellipsis. Cells are
+    made safe to show here, so that no caller can forget it.
+    """
+    cells = [[shown(cell) for cell in row] for row in rows]
+    widths = [
+        max([cells_of(column.head), *(cells_of(row[index]) for row in cells)])
+        for index, column in enumerate(columns)
+    ]
+    kept = list(range(len(columns)))
+    while _total(widths, kept) > width and any(columns[index].rank for index in kept):
+        kept.remove(max(kept, key=lambda index: (columns[index].rank, index)))
+    _narrow(widths, kept, width)
+    lines = [
+        _line(columns, widths, kept, row) for row in [[column.head for column in columns], *cells]
+    ]
+    return Table(lines, [columns[index].head for index in range(len(columns)) if index not in kept])
+
+
+def cells_of(text: str) -> int:
+    """How many cells of a terminal `text` takes: wide characters two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(_cells(character) for character in text)
+
+
+def _cells(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def cut(text: str, width: int) -> str:
+    """`text` in at most `width` cells, with an ellipsis where something was taken off."""
+    if cells_of(text) <= width:
+        return text
+    taken, used = [], 0
+    for character in text:
+        used += _cells(character)
+        if used > width - 1:
+            break
+        taken.append(character)
+    return "".join(taken) + "…"
+
+
+def _total(widths: Sequence[int], kept: Sequence[int]) -> int:
+    return sum(widths[index] for index in kept) + len(GAP) * (len(kept) - 1)
+
+
+def _narrow(widths: list[int], kept: Sequence[int], width: int) -> None:
+    """Take from the widest column until all that is kept fits; none gets narrower than one cell."""
+    while (excess := _total(widths, kept) - width) > 0:
+        widest = max(kept, key=lambda index: widths[index])
+        if widths[widest] <= 1:
+            return
+        second = max((widths[index] for index in kept if index != widest), default=1)
+        widths[widest] = max(1, min(widths[widest] - 1, max(second, widths[widest] - excess)))
+
+
+def _line(
+    columns: Sequence[Column], widths: Sequence[int], kept: Sequence[int], row: Sequence[str]
+) -> str:
+    parts = []
+    for index in kept:
+        text = cut(row[index], widths[index])
+        padding = " " * (widths[index] - cells_of(text))
+        parts.append(padding + text if columns[index].right else text + padding)
+    return GAP.join(parts).rstrip()
+
+
+def facts(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Named values, one per line; empty ones are left out."""
+    filled = [(name, value) for name, value in pairs if value]
+    width = max((len(name) for name, _ in filled), default=0)
+    return [f"{name:<{width}}{GAP}{shown(value)}" for name, value in filled]
+
+
+def local_time(text: str | None) -> str:
+    """A moment of a record in the reader's time zone, to the second; what is none stays as is."""
+    moment = _moment(text)
+    if moment is None:
+        return text or ""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def local_and_utc(text: str | None) -> str:
+    """As `local_time`, with the zone, and the moment in UTC beside it."""
+    moment = _moment(text)
+    if moment is None:
+        return text or ""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S %z} ({moment.astimezone(UTC):%H:%M:%S} UTC)"
+
+
+def _moment(text: str | None) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text or "")
+        return moment if moment.tzinfo else None
+    except ValueError:
+        return None
+
+
+def duration(seconds: float) -> str:
+    """Seconds as the two largest units: `3d 4h`, `12m 5s`, `0.4s`."""
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    days, rest = divmod(int(seconds), 86_400)
+    hours, rest = divmod(rest, 3600)
+    minutes, secs = divmod(rest, 60)
+    parts = [(days, "d"), (hours, "h"), (minutes, "m"), (secs, "s")]
+    first = next(index for index, (count, _) in enumerate(parts) if count)
+    return " ".join(f"{count}{unit}" for count, unit in parts[first : first + 2] if count)

@@ -1,0 +1,143 @@
+"""The tree of commands, and what becomes of an error below it.
+
+Commands are named here and imported when they are used: `mesh --help` must not wait for them.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from cyclopts import App, CycloptsError
+
+from broker_client.cli.options import asked_output, hoist
+
+if TYPE_CHECKING:
+    from broker_client.cli.options import Output
+
+_PACKAGE: Final = "broker_client.cli"
+_HELP: Final = """Run programs on hosts that nobody can reach, and see what became of them.
+
+Every command takes --context, --output table|json, --timeout and --no-color.
+"""
+
+# Noun or command, verb, function, one line of help.
+COMMANDS: Final[tuple[tuple[str, str, str, str], ...]] = (
+    ("run", "", "run:run", "Run a program on an agent and show its output as it comes."),
+    ("status", "", "status:status", "Show the mesh at a glance."),
+    ("doctor", "", "doctor:doctor", "Check the way from here to the master, step by step."),
+    ("command", "list", "command:list_", "List commands, newest first."),
+    ("command", "show", "command:show", "Show a command and the timeline of its attempts."),
+    ("command", "wait", "command:wait", "Wait until a command has ended."),
+    ("command", "cancel", "command:cancel", "End a command and its program."),
+    ("command", "logs", "command:logs", "Write a command's output as it was printed."),
+    ("group", "create", "group:create", "Create a group."),
+    ("group", "list", "group:list_", "List groups."),
+    ("group", "show", "group:show", "Show one group and its agents."),
+    ("group", "delete", "group:delete", "Delete a group that has no agents."),
+    ("agent", "create", "agent:create", "Create an agent and print its activation token."),
+    ("agent", "token", "agent:token", "Print a new activation token for an agent."),
+    ("agent", "list", "agent:list_", "List agents, with status and reason."),
+    ("agent", "show", "agent:show", "Show one agent."),
+    ("agent", "enable", "agent:enable", "Let an agent take commands again."),
+    ("agent", "disable", "agent:disable", "Give an agent no new commands."),
+    ("agent", "revoke", "agent:revoke", "Refuse an agent's credentials from now on."),
+    ("agent", "delete", "agent:delete", "Remove an agent; its credentials are refused."),
+    ("client", "create", "client:create", "Make keys and credentials for a new client."),
+    ("client", "list", "client:list_", "List clients."),
+    ("client", "revoke", "client:revoke", "Refuse a client's credentials from now on."),
+)
+_NOUNS: Final = {
+    "command": "What was submitted, and what became of it.",
+    "group": "Named sets of agents that share work.",
+    "agent": "The processes that run programs on hosts.",
+    "client": "Who may submit commands.",
+}
+
+
+def build() -> App:
+    """The whole tree; functions behind it are imported on first use."""
+    app = App(name="mesh", help=_HELP, version=_version, version_flags=["--version"])
+    nouns = {name: App(name=name, help=text) for name, text in _NOUNS.items()}
+    for noun, verb, target, text in COMMANDS:
+        path = f"{_PACKAGE}.{target}"
+        if verb:
+            nouns[noun].command(path, name=verb, help=text)
+        else:
+            app.command(path, name=noun, help=text)
+    for noun_app in nouns.values():
+        app.command(noun_app)
+    return app
+
+
+def run(tokens: Sequence[str]) -> int:
+    """Do what a command line says; returns the exit code and never raises for a fault."""
+    ordered = hoist(tokens)
+    output = asked_output(ordered)
+    try:
+        result = build()(
+            ordered, exit_on_error=False, print_error=False, result_action="return_value"
+        )
+        sys.stdout.flush()
+    except CycloptsError as error:
+        return _usage(error, ordered, output)
+    except BrokenPipeError:
+        return _broken_pipe()
+    except KeyboardInterrupt:
+        return _interrupted()
+    except Exception as error:  # noqa: BLE001  (faults are said, all else is raised again)
+        return _fault(error, output)
+    return result if isinstance(result, int) else 0
+
+
+def _usage(error: CycloptsError, tokens: Sequence[str], output: "Output") -> int:
+    from broker_client.cli.report import print_usage
+
+    words = " ".join(["mesh", *_path(tokens)])
+    message = " ".join(str(error).split()).rstrip(".")
+    message = message[:1].lower() + message[1:]
+    return print_usage(message, f"see `{words} --help`", output)
+
+
+def _path(tokens: Sequence[str]) -> list[str]:
+    """The words of `tokens` that name a command."""
+    words = list(tokens[:2])
+    if words[:1] and words[0] in _NOUNS:
+        known = {verb for noun, verb, _, _ in COMMANDS if noun == words[0]}
+        return words if words[1:] and words[1] in known else words[:1]
+    return words[:1] if words[:1] and words[0] in {noun for noun, *_ in COMMANDS} else []
+
+
+def _fault(error: Exception, output: "Output") -> int:
+    """Say a fault of the mesh; anything else is a defect of ours, and is shown as one."""
+    from broker_client.cli.report import print_fault
+    from schemas.faults import MeshError
+
+    if not isinstance(error, MeshError):
+        raise error
+    return print_fault(error, output)
+
+
+def _broken_pipe() -> int:
+    """Whoever read our output has gone: end without a word, and without a second error at exit."""
+    from broker_client.cli.outcomes import BROKEN_PIPE
+
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return BROKEN_PIPE
+
+
+def _interrupted() -> int:
+    from broker_client.cli.outcomes import INTERRUPTED
+    from broker_client.cli.report import say
+
+    say("interrupted")
+    return INTERRUPTED
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("agent-mesh")
+    except PackageNotFoundError:
+        return "unknown"

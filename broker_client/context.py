@@ -1,0 +1,80 @@
+"""Which context a person meant: a file, a name, the environment's, or the default one."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from broker_client.runtime.context import Context, context_identity, read_context
+from schemas.faults import Corrupt, MeshError, Refused
+from schemas.ids import is_name
+
+__all__ = ["Context", "context_identity", "find_context", "load_context"]
+
+VARIABLE: Final = "MESH_CONTEXT"
+DEFAULT_NAME: Final = "default"
+FILE_NAME: Final = "context.toml"
+SUFFIX: Final = ".toml"
+SCHEMES: Final = ("tls://", "nats://")
+
+
+def load_context(given: str | Path | None, environ: Mapping[str, str]) -> Context:
+    """The context that `given` names, or else the one of `MESH_CONTEXT`, or else `default`.
+
+    given: a file, a directory that `mesh client create` made, or a name below
+    `$XDG_CONFIG_HOME/mesh/contexts`. What has a slash or ends in `.toml` is taken for a path.
+    The paths in what comes back are absolute; the files they name are not opened yet.
+    Raises Refused or Corrupt: `context_invalid`, or `state_unreadable` if it may not be read.
+    """
+    path = find_context(given, environ)
+    try:
+        return _check(path, read_context(path))
+    except MeshError as error:
+        if error.code == "state_missing":
+            raise Refused("context_invalid", f"there is no context at {path}") from error
+        if error.code == "state_corrupt":
+            raise Corrupt("context_invalid", error.message) from error
+        raise
+
+
+def find_context(given: str | Path | None, environ: Mapping[str, str]) -> Path:
+    """The file that `load_context` reads; it need not exist, unless nobody named one."""
+    if isinstance(given, Path):
+        return _file_of(given)
+    named = given or environ.get(VARIABLE, "")
+    if not named:
+        return _default(environ)
+    if "/" in named or named.endswith(SUFFIX):
+        return _file_of(Path(named).expanduser())
+    if not is_name(named):
+        raise Refused("context_invalid", f"neither a file nor the name of a context: {named!a}")
+    return contexts_directory(environ) / f"{named}{SUFFIX}"
+
+
+def contexts_directory(environ: Mapping[str, str]) -> Path:
+    configured = environ.get("XDG_CONFIG_HOME", "")
+    # The XDG base directory specification has relative values ignored.
+    base = Path(configured) if configured.startswith("/") else Path.home() / ".config"
+    return base / "mesh" / "contexts"
+
+
+def _default(environ: Mapping[str, str]) -> Path:
+    path = contexts_directory(environ) / f"{DEFAULT_NAME}{SUFFIX}"
+    if path.exists():
+        return path
+    raise Refused(
+        "context_invalid",
+        f"no context: give --context FILE or NAME, set {VARIABLE}, or make {path}",
+    )
+
+
+def _file_of(path: Path) -> Path:
+    return path / FILE_NAME if path.is_dir() else path
+
+
+def _check(path: Path, context: Context) -> Context:
+    if not is_name(context.name):
+        raise Refused("context_invalid", f"{path}: name is not a name: {context.name!a}")
+    for url in context.urls:
+        if not url.startswith(SCHEMES):
+            raise Refused("context_invalid", f"{path}: not the address of a broker: {url!a}")
+    return context

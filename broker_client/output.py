@@ -1,0 +1,140 @@
+"""A command's output as it comes: both streams by offsets, one request ahead of the reader."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+import msgspec
+
+from broker_client.asking import Asker
+from broker_client.runtime.supervise import TaskSet
+from schemas.faults import MeshError
+from schemas.messages.api import LogsAnswer, LogsRequest
+from schemas.states import TERMINAL
+from schemas.subjects import STDERR, STDOUT
+
+# How long the master may hold an answer back while there is nothing new; it allows 30.
+HOLD_S: Final = 25.0
+
+
+class OutputPart(msgspec.Struct, frozen=True):
+    """Bytes of one stream (`stdout` or `stderr`) of one attempt, from `offset` on.
+
+    A gap before `offset` is output that was not kept. cut: the attempt wrote more than its limit,
+    and what is missing follows these bytes, which may be none.
+    """
+
+    attempt: int
+    stream: str
+    offset: int
+    data: bytes
+    cut: bool = False
+
+
+class Output:
+    """The output of one command, read once from start to end with `async for`.
+
+    At most one answer (192 KiB) is held beyond the one being read. `aclose` ends the reading early.
+    """
+
+    def __init__(
+        self, asker: Asker, tasks: TaskSet, command: str, *, attempt: int | None, follow: bool
+    ) -> None:
+        self._asker = asker
+        self._tasks = tasks
+        self._command = command
+        self._wanted = attempt
+        self._follow = follow
+        self._attempt = attempt or 0
+        self._next = {STDOUT: 0, STDERR: 0}
+        self._ahead: asyncio.Task[LogsAnswer | MeshError] | None = None
+        self._parts: AsyncIterator[OutputPart] | None = None
+
+    def __aiter__(self) -> AsyncIterator[OutputPart]:
+        if self._parts is None:
+            self._parts = self._read()
+        return self._parts
+
+    async def aclose(self) -> None:
+        if self._ahead is not None:
+            self._ahead.cancel()
+            await asyncio.wait({self._ahead})
+            self._ahead = None
+
+    async def _read(self) -> AsyncIterator[OutputPart]:
+        answer = await self._ask(self._wanted)
+        while True:
+            if self._is_next_attempt(answer):
+                for part in await self._rest():
+                    yield part
+                self._attempt, self._next = answer.attempt, {STDOUT: 0, STDERR: 0}
+                answer = await self._ask(self._wanted)
+                continue
+            self._note(answer)
+            # Asked before anything is handed out: the next bytes travel while these are read.
+            if self._goes_on(answer):
+                self._ahead = self._tasks.spawn(self._ask_quietly())
+            for part in _parts(answer):
+                yield part
+            if self._ahead is None:
+                return
+            answer = await self._take_ahead(self._ahead)
+
+    def _is_next_attempt(self, answer: LogsAnswer) -> bool:
+        """Whether the answer is about a newer attempt than the offsets were meant for."""
+        return self._wanted is None and 0 < self._attempt < answer.attempt
+
+    def _note(self, answer: LogsAnswer) -> None:
+        self._attempt = answer.attempt
+        self._next = {STDOUT: answer.stdout_next, STDERR: answer.stderr_next}
+
+    def _goes_on(self, answer: LogsAnswer) -> bool:
+        if not self._follow:
+            return bool(answer.stdout or answer.stderr) and not answer.end
+        return not answer.end or (self._wanted is None and answer.state not in TERMINAL)
+
+    async def _rest(self) -> list[OutputPart]:
+        """What an attempt wrote before the next one began: at most one answer is left of it."""
+        return _parts(await self._ask(self._attempt, wait_s=0.0))
+
+    async def _take_ahead(self, ahead: "asyncio.Task[LogsAnswer | MeshError]") -> LogsAnswer:
+        answer = await ahead
+        self._ahead = None
+        if isinstance(answer, MeshError):
+            raise answer
+        return answer
+
+    async def _ask_quietly(self) -> LogsAnswer | MeshError:
+        """A fault is handed over as a value: whoever reads on is told, and nobody else."""
+        try:
+            return await self._ask(self._wanted)
+        except MeshError as error:
+            return error
+
+    async def _ask(self, attempt: int | None, *, wait_s: float = HOLD_S) -> LogsAnswer:
+        hold_s = wait_s if self._follow else 0.0
+        request = LogsRequest(
+            id=self._command,
+            attempt=attempt,
+            stdout_from=self._next[STDOUT],
+            stderr_from=self._next[STDERR],
+            wait_s=hold_s,
+        )
+        return await self._asker.ask_until_answered(
+            "command", "logs", request, LogsAnswer, wait_s=hold_s
+        )
+
+
+def _parts(answer: LogsAnswer) -> list[OutputPart]:
+    streams = (
+        (STDOUT, answer.stdout, answer.stdout_next),
+        (STDERR, answer.stderr, answer.stderr_next),
+    )
+    parts = [
+        OutputPart(answer.attempt, stream, end - len(data), data)
+        for stream, data, end in streams
+        if data
+    ]
+    if answer.end and answer.truncated:
+        parts.append(OutputPart(answer.attempt, STDOUT, answer.stdout_next, b"", cut=True))
+    return parts

@@ -1,0 +1,1 @@
+"""The ground under every process: link to NATS, settings, logs, clock, supervision, files."""

@@ -1,0 +1,208 @@
+"""One write of a group commit: how it is sent, what became of it, and how to find it again."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Collection, Sequence
+from typing import Final, NamedTuple
+
+from broker_client.runtime.frames import NO_RESPONDERS, Msg, parse_headers, render_hpub
+from broker_client.runtime.link import Link
+from broker_client.runtime.streams import ApiError, PubAck, Streams, decode_ack
+from schemas.faults import MeshError
+
+# A single message is marked with it; the broker keeps the id of a batch by itself.
+WRITE_HEADER: Final = "Mesh-Write"
+ENTRY_OVERHEAD_BYTES: Final = 200
+
+
+class Entry(NamedTuple):
+    """One message to be stored.
+
+    expected: the last sequence of this subject, 0 for none yet, None for whatever it may be. With
+    it the broker itself guarantees that the message is stored once; without, a write whose answer
+    was lost could in theory still arrive after it was searched for and written again.
+    """
+
+    subject: str
+    body: bytes
+    expected: int | None = None
+
+
+class Group:
+    """Entries that are stored together or not at all, and who waits for their sequences.
+
+    tries: the write and the place in it, for each write of unknown outcome. since: the end of the
+    stream before the first of these.
+    """
+
+    __slots__ = ("entries", "future", "is_single", "since", "size_bytes", "tries")
+
+    def __init__(self, entries: tuple[Entry, ...], *, is_single: bool) -> None:
+        self.entries = entries
+        self.is_single = is_single
+        self.size_bytes = sum(len(e.body) + len(e.subject) + ENTRY_OVERHEAD_BYTES for e in entries)
+        self.future: asyncio.Future[int | list[int]] = asyncio.get_running_loop().create_future()
+        self.tries: tuple[tuple[str, int], ...] = ()
+        self.since = 0
+
+    def resolve(self, first_seq: int) -> None:
+        if self.future.done():
+            return
+        if self.is_single:
+            self.future.set_result(first_seq)
+        else:
+            self.future.set_result(list(range(first_seq, first_seq + len(self.entries))))
+
+    def refuse(self, fault: MeshError) -> None:
+        if not self.future.done():
+            self.future.set_exception(fault)
+
+
+class Outcome(NamedTuple):
+    """What became of the groups of a write; each is in one of these.
+
+    stored: with the first sequence. refused: together with the reason, which may be the fault of
+    any one of them. unsent: not stored, for no fault of theirs. unknown: nobody can tell yet.
+    """
+
+    stored: list[tuple[Group, int]]
+    refused: list[tuple[list[Group], ApiError]]
+    unsent: list[Group]
+    unknown: list[Group]
+
+
+class Commit:
+    """Sends groups and waits for the answers; `lose` ends the wait when the connection is gone."""
+
+    def __init__(self, link: Link, answer_s: float) -> None:
+        self._link = link
+        self._answer_s = answer_s
+        self._id = secrets.token_hex(8)
+        self._is_over = asyncio.Event()
+        self._answers: dict[int, PubAck | None] = {}
+        self._wanted = 0
+
+    def lose(self) -> None:
+        self._is_over.set()
+
+    async def send_batch(self, groups: Sequence[Group]) -> Outcome:
+        """All of `groups` in one atomic batch."""
+        inbox, close = self._link.open_inbox(self._take)
+        frames: list[bytes] = []
+        last = sum(len(group.entries) for group in groups)
+        for group in groups:
+            group.tries += ((self._id, len(frames) + 1),)
+            for entry in group.entries:
+                number = len(frames) + 1
+                head = _batch_head(self._id, number, entry.expected, is_last=number == last)
+                reply = f"{inbox}.1" if number == last else ""
+                frames.append(render_hpub(entry.subject, head, entry.body, reply))
+        try:
+            is_sent = await self._exchange(frames, 1)
+        finally:
+            close()
+        ack = self._answers.get(1)
+        if not is_sent or (ack is None and 1 in self._answers):
+            return Outcome([], [], list(groups), [])
+        if ack is None:
+            return Outcome([], [], [], list(groups))
+        if ack.error is not None:
+            return Outcome([], [(list(groups), ack.error)], [], [])
+        return Outcome(_numbered(groups, ack.seq - last + 1), [], [], [])
+
+    async def send_singles(self, groups: Sequence[Group]) -> Outcome:
+        """Groups of one entry each, side by side and independent of each other."""
+        inbox, close = self._link.open_inbox(self._take)
+        frames: list[bytes] = []
+        for number, group in enumerate(groups, 1):
+            entry = group.entries[0]
+            group.tries += ((self._id, number),)
+            head = _single_head(self._id, number, entry.expected)
+            frames.append(render_hpub(entry.subject, head, entry.body, f"{inbox}.{number}"))
+        try:
+            is_sent = await self._exchange(frames, len(frames))
+        finally:
+            close()
+        outcome = Outcome([], [], [], [])
+        for number, group in enumerate(groups, 1):
+            ack = self._answers.get(number)
+            if not is_sent or (ack is None and number in self._answers):
+                outcome.unsent.append(group)
+            elif ack is None:
+                outcome.unknown.append(group)
+            elif ack.error is not None:
+                outcome.refused.append(([group], ack.error))
+            else:
+                outcome.stored.append((group, ack.seq))
+        return outcome
+
+    async def _exchange(self, frames: list[bytes], wanted: int) -> bool:
+        """Send, and wait until all is answered, lost or too late; False if nothing was sent."""
+        self._wanted = wanted
+        try:
+            self._link.publish_block(b"".join(frames), len(frames))
+        except MeshError:
+            return False
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._answer_s):
+                await self._is_over.wait()
+        return True
+
+    def _take(self, msg: Msg) -> None:
+        number = int(msg.subject.rpartition(".")[2])
+        if msg.status == NO_RESPONDERS:
+            self._answers[number] = None  # no stream took it
+        else:
+            self._answers[number] = decode_ack(msg)
+        if len(self._answers) >= self._wanted:
+            self._is_over.set()
+
+
+async def find_writes(
+    streams: Streams, stream: str, since: int, writes: Collection[str]
+) -> dict[tuple[str, int], int]:
+    """Sequences of all messages after `since` that belong to `writes`, by write and place."""
+    found: dict[tuple[str, int], int] = {}
+    async for stored in streams.replay(stream, since + 1):
+        place = write_of(stored.headers)
+        if place is not None and place[0] in writes:
+            found[place] = stored.seq
+    return found
+
+
+def write_of(header_block: bytes) -> tuple[str, int] | None:
+    """Which write a stored message came from, and its place in it."""
+    headers = parse_headers(header_block)[2]
+    write, colon, number = headers.get(WRITE_HEADER, "").partition(":")
+    if not colon:
+        write, number = headers.get("Nats-Batch-Id", ""), headers.get("Nats-Batch-Sequence", "")
+    return (write, int(number)) if write and number.isdecimal() else None
+
+
+def _numbered(groups: Sequence[Group], first_seq: int) -> list[tuple[Group, int]]:
+    numbered = []
+    for group in groups:
+        numbered.append((group, first_seq))
+        first_seq += len(group.entries)
+    return numbered
+
+
+def _expected_line(expected: int | None) -> str:
+    if expected is None:
+        return ""
+    return f"Nats-Expected-Last-Subject-Sequence: {expected}\r\n"
+
+
+def _batch_head(write: str, number: int, expected: int | None, *, is_last: bool) -> bytes:
+    commit = "Nats-Batch-Commit: 1\r\n" if is_last else ""
+    return (
+        f"NATS/1.0\r\nNats-Batch-Id: {write}\r\nNats-Batch-Sequence: {number}\r\n"
+        f"{_expected_line(expected)}{commit}\r\n"
+    ).encode()
+
+
+def _single_head(write: str, number: int, expected: int | None) -> bytes:
+    return (
+        f"NATS/1.0\r\n{WRITE_HEADER}: {write}:{number}\r\n{_expected_line(expected)}\r\n"
+    ).encode()

@@ -1,0 +1,152 @@
+"""Files that hold a process's identity and state: written whole or not at all.
+
+A write goes to a neighbour, is synced, and then takes the name, so that after a crash at any moment
+the old content or the new one is there. Private files are 0600 from their first byte on.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from schemas.faults import Corrupt, MeshError, Refused
+
+PRIVATE: Final = 0o600
+PUBLIC: Final = 0o644
+LOCK_NAME: Final = "lock"
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Put `data` at `path`, readable by the owner alone; durable when this returns.
+
+    Raises Refused (`disk_full`, `state_missing`, `state_unreadable`), the old content untouched.
+    """
+    _write(path, data, PRIVATE)
+
+
+def write_public(path: Path, data: bytes) -> None:
+    """As `write_private`, readable by everyone."""
+    _write(path, data, PUBLIC)
+
+
+def read_bytes(path: Path) -> bytes:
+    with os_errors(path, "read"):
+        return path.read_bytes()
+
+
+def read_text(path: Path) -> str:
+    try:
+        return read_bytes(path).decode()
+    except UnicodeDecodeError as error:
+        raise Corrupt("state_corrupt", f"{path} is not UTF-8 text") from error
+
+
+def make_private_directory(path: Path) -> None:
+    """Make `path` and what is missing above it; a directory made here is the owner's alone."""
+    with os_errors(path, "create"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_dir():
+            path.mkdir(mode=0o700, exist_ok=True)
+            sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames, new names and deletions in `path` durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def os_errors(path: Path, verb: str) -> Iterator[None]:
+    """Raise our fault for an OSError of the block: `cannot <verb> <path>: <reason>`."""
+    try:
+        yield
+    except OSError as error:
+        raise _fault(error, path, verb) from error
+
+
+def _fault(error: OSError, path: Path, verb: str) -> MeshError:
+    reason = error.strerror or type(error).__name__
+    if error.errno in _FULL:
+        return Refused("disk_full", f"cannot {verb} {path}: {reason.lower()}")
+    if error.errno == errno.ENOENT:
+        return Refused("state_missing", f"cannot {verb} {path}: it does not exist")
+    return Refused("state_unreadable", f"cannot {verb} {path}: {reason.lower()}")
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    neighbour = path.with_name(f".{path.name}.new")
+    with os_errors(path, "write"):
+        # One fixed name, so that crashes leave at most one; made anew, so that nobody has it open.
+        neighbour.unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(neighbour, flags, mode)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            neighbour.replace(path)
+        except BaseException:
+            neighbour.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+
+
+class Lock:
+    """A directory held by this process; the kernel lets go of it when the process ends."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+
+def lock_directory(path: Path) -> Lock:
+    """Take the file `lock` in `path`, for this process alone, also against itself.
+
+    Raises Refused: `state_locked`, naming the holder's pid; `state_missing` or `state_unreadable`.
+    """
+    file = path / LOCK_NAME
+    with os_errors(file, "lock"):
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+    try:
+        _take(descriptor, path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return Lock(descriptor)
+
+
+def _take(descriptor: int, path: Path) -> None:
+    with os_errors(path / LOCK_NAME, "lock"):
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+            who = f"process {holder}" if holder.isdigit() else "another process"
+            raise Refused("state_locked", f"{path} is in use by {who}") from None
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)

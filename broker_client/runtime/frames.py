@@ -1,0 +1,213 @@
+"""The frames of the NATS client protocol as bytes: rendering what we send, reading what comes.
+
+Source: the client protocol page of the NATS documentation. nats-py has both, but its parser can be
+stopped by one hostile message: a header block that is not UTF-8 ends its read loop, and a
+vertical tab in a subject shifts the fields of the line, so that the sender chooses which
+subscription gets it. Here lines are split at the single spaces that the broker writes, and headers
+are read only when somebody asks for them. Reading is also about three times as fast.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+from schemas.faults import Corrupt, Misused
+
+CRLF: Final = b"\r\n"
+HEADER_LINE: Final = b"NATS/1.0"
+NO_RESPONDERS: Final = 503
+# Far above the broker's own limits (4 KiB for a line, 1 MiB for a payload unless set higher).
+LINE_MAX_BYTES: Final = 64 * 1024
+PAYLOAD_MAX_BYTES: Final = 64 * 1024 * 1024
+
+
+class Msg:
+    """One message as it arrived. `headers` and `status` are read on demand and never raise."""
+
+    __slots__ = ("_parsed", "data", "raw_headers", "reply", "subject")
+
+    def __init__(self, subject: str, reply: str, data: bytes, raw_headers: bytes = b"") -> None:
+        self.subject = subject
+        self.reply = reply
+        self.data = data
+        self.raw_headers = raw_headers
+        self._parsed: tuple[int, str, dict[str, str]] | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return self._read()[2]
+
+    @property
+    def status(self) -> int:
+        """The broker's status code, 0 if it is none: 503 says that nobody listens, and so on."""
+        return self._read()[0]
+
+    @property
+    def description(self) -> str:
+        return self._read()[1]
+
+    def _read(self) -> tuple[int, str, dict[str, str]]:
+        if self._parsed is None:
+            self._parsed = parse_headers(self.raw_headers)
+        return self._parsed
+
+    def __repr__(self) -> str:
+        return f"Msg({self.subject!r}, {len(self.data)} bytes)"
+
+
+def parse_headers(raw: bytes) -> tuple[int, str, dict[str, str]]:
+    """Status, description and headers of a block; what is no header line is left out.
+
+    Bytes that are not UTF-8 become U+FFFD. Of a header sent twice the last one counts.
+    """
+    if not raw.startswith(HEADER_LINE):
+        return 0, "", {}
+    first, _, rest = raw[len(HEADER_LINE) :].partition(CRLF)
+    code, _, description = first.strip().partition(b" ")
+    status = int(code) if code.isdigit() and len(code) == 3 else 0
+    headers = {}
+    for line in rest.split(CRLF):
+        name, colon, value = line.partition(b":")
+        if colon and name:
+            headers[name.strip().decode("utf-8", "replace")] = value.strip().decode(
+                "utf-8", "replace"
+            )
+    return status, description.decode("utf-8", "replace"), headers
+
+
+def check_subject(subject: str) -> str:
+    """Return `subject`, or raise Misused: a space or a line end in it would be another command."""
+    if not subject or " " in subject or not subject.isprintable():
+        raise Misused("internal", f"not a subject: {ascii(subject[:80])}")
+    return subject
+
+
+def render_pub(subject: str, payload: bytes, reply: str = "") -> bytes:
+    """A message without headers; both subjects must have been checked."""
+    if reply:
+        return b"%b%b\r\n" % (f"PUB {subject} {reply} {len(payload)}\r\n".encode(), payload)
+    return b"%b%b\r\n" % (f"PUB {subject} {len(payload)}\r\n".encode(), payload)
+
+
+def render_hpub(subject: str, header_block: bytes, payload: bytes, reply: str = "") -> bytes:
+    """A message with the block of `render_headers`; both subjects must have been checked."""
+    size = len(header_block)
+    to = f"{subject} {reply}" if reply else subject
+    head = f"HPUB {to} {size} {size + len(payload)}\r\n".encode()
+    return b"%b%b%b\r\n" % (head, header_block, payload)
+
+
+def render_headers(headers: Mapping[str, str]) -> bytes:
+    """A header block; Misused for names and values that would break out of their line."""
+    lines = ["NATS/1.0\r\n"]
+    for name, value in headers.items():
+        if not name.isprintable() or not name or ":" in name or " " in name:
+            raise Misused("internal", f"not a header name: {ascii(name[:80])}")
+        if "\r" in value or "\n" in value:
+            raise Misused("internal", f"a line end in the value of header {name}")
+        lines.append(f"{name}: {value}\r\n")
+    lines.append("\r\n")
+    return "".join(lines).encode("utf-8", "replace")
+
+
+class Events(Protocol):
+    """What a reader reports besides messages."""
+
+    def on_ping(self) -> None: ...
+
+    def on_pong(self) -> None: ...
+
+    def on_info(self, text: bytes) -> None: ...
+
+    def on_error_line(self, text: str) -> None: ...
+
+    def on_callback_failed(self, subject: str, error: BaseException) -> None: ...
+
+
+class FrameReader:
+    """Takes bytes as they come and calls the route of each message at once, in order.
+
+    routes: callbacks by subscription id, looked up at each message, so that it may change.
+    A callback that raises loses its own message and nothing else.
+    """
+
+    def __init__(self, routes: Mapping[bytes, Callable[[Msg], None]], events: Events) -> None:
+        self._routes = routes
+        self._events = events
+        self._rest = b""
+        self.malformed = 0
+        self.unrouted = 0
+        self.messages = 0
+
+    def feed(self, data: bytes) -> None:
+        """Raises Corrupt if the other side does not speak NATS: the connection is of no use."""
+        if self._rest:
+            data = self._rest + data
+        position, size = 0, len(data)
+        find = data.find
+        while position < size:
+            line_end = find(CRLF, position)
+            if line_end < 0:
+                if size - position > LINE_MAX_BYTES:
+                    raise Corrupt("broker_unreachable", "the broker sent a line without an end")
+                break
+            kind = data[position : position + 4]
+            if kind == b"MSG " or kind == b"HMSG":  # noqa: PLR1714 - the hot path: no set, no tuple
+                following = self._message(data, position, line_end, kind == b"HMSG")
+                if following < 0:
+                    break
+                position = following
+            else:
+                self._control(data[position:line_end])
+                position = line_end + 2
+        self._rest = data[position:]
+
+    def _message(self, data: bytes, start: int, line_end: int, has_headers: bool) -> int:  # noqa: FBT001
+        """Deliver the message that begins at `start`; the position behind it, -1 if incomplete."""
+        fields = data[start:line_end].split(b" ")
+        try:
+            total = int(fields[-1])
+            header_size = int(fields[-2]) if has_headers else 0
+        except (ValueError, IndexError) as error:
+            raise Corrupt("broker_unreachable", "the broker sent a malformed line") from error
+        if not 0 <= header_size <= total <= PAYLOAD_MAX_BYTES:
+            raise Corrupt("broker_unreachable", f"the broker announced {total} bytes")
+        body = line_end + 2
+        end = body + total
+        if end + 2 > len(data):
+            return -1
+        self.messages += 1
+        count = len(fields) - has_headers
+        if count == 4:
+            reply = ""
+        elif count == 5:
+            reply = fields[3].decode("utf-8", "replace")
+        else:
+            self.malformed += 1
+            return end + 2
+        route = self._routes.get(fields[2])
+        if route is None:
+            self.unrouted += 1
+            return end + 2
+        subject = fields[1].decode("utf-8", "replace")
+        split = body + header_size
+        try:
+            route(Msg(subject, reply, data[split:end], data[body:split]))
+        # No await in here: a CancelledError can only have been raised by the callback itself.
+        except BaseException as error:  # noqa: BLE001
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                raise
+            self._events.on_callback_failed(subject, error)
+        return end + 2
+
+    def _control(self, line: bytes) -> None:
+        kind = line[:4].upper()
+        if kind == b"PING":
+            self._events.on_ping()
+        elif kind == b"PONG":
+            self._events.on_pong()
+        elif kind == b"INFO":
+            self._events.on_info(line[4:].strip())
+        elif kind == b"-ERR":
+            self._events.on_error_line(line[4:].strip().strip(b"'").decode("utf-8", "replace"))
+        elif not kind.startswith(b"+OK"):
+            raise Corrupt("broker_unreachable", f"the broker sent {ascii(line[:20])}")

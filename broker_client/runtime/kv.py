@@ -1,0 +1,126 @@
+"""A key-value bucket over a stream, as NATS lays it out (ADR-8), small and without caches.
+
+Any NATS tool can read such a bucket. State is read by asking, never by watching: after a restart of
+the broker a watch can be silent for many seconds, so it is a hint to look, nothing more.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from broker_client.runtime.frames import parse_headers
+from broker_client.runtime.link import Msg, Subscription
+from broker_client.runtime.streams import SequenceConflict, StreamConfig, StreamInfo, Streams
+from schemas.faults import Misused
+
+_KEY: Final = re.compile(r"[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*")
+_BUCKET: Final = re.compile(r"[a-zA-Z0-9_-]+")
+_OPERATION: Final = "KV-Operation"
+
+
+class Entry(NamedTuple):
+    """revision: grows with every change in the bucket; a put that names it is a compare-and-set."""
+
+    key: str
+    value: bytes
+    revision: int
+
+
+class Bucket:
+    """`ensure` first. All methods raise Unreachable where the broker does not answer."""
+
+    def __init__(self, streams: Streams, name: str) -> None:
+        if _BUCKET.fullmatch(name) is None:
+            raise Misused("name_invalid", f"not a name for a bucket: {name!a}")
+        self._streams = streams
+        self.name = name
+        self.stream = f"KV_{name}"
+        self._prefix = f"$KV.{name}."
+
+    async def ensure(
+        self, *, history: int = 1, replicas: int = 1, max_bytes: int = -1
+    ) -> StreamInfo:
+        """Make the bucket, or change it into this; look at `is_new`, as with any stream."""
+        return await self._streams.ensure_stream(
+            StreamConfig(
+                name=self.stream,
+                subjects=(f"{self._prefix}>",),
+                max_msgs_per_subject=history,
+                max_bytes=max_bytes,
+                replicas=replicas,
+                allow_rollup=True,
+                deny_delete=True,
+            )
+        )
+
+    async def get(self, key: str) -> Entry | None:
+        """What the leader of the bucket knows; None if there is none, or it was deleted."""
+        found = await self._last(key)
+        return None if found is None or found[1] else found[0]
+
+    async def create(self, key: str, value: bytes) -> int:
+        """The revision; SequenceConflict if the key is there."""
+        try:
+            return await self.update(key, value, 0)
+        except SequenceConflict:
+            found = await self._last(key)
+            if found is None or not found[1]:
+                raise
+            return await self.update(key, value, found[0].revision)  # it was deleted before
+
+    async def update(self, key: str, value: bytes, revision: int) -> int:
+        """The new revision; SequenceConflict unless `revision` is still the last one."""
+        return await self._streams.store(self._subject(key), value, expected=revision)
+
+    async def put(self, key: str, value: bytes) -> int:
+        return await self._streams.store(self._subject(key), value)
+
+    async def delete(self, key: str, revision: int | None = None) -> int:
+        """The revision of the deletion; SequenceConflict as for `update`."""
+        headers = {_OPERATION: "DEL"}
+        return await self._streams.store(
+            self._subject(key), b"", expected=revision, headers=headers
+        )
+
+    async def items(self, keys: str = ">") -> dict[str, Entry]:
+        """All entries (below `keys`, such as `agent.>`); rides out a restart of the broker."""
+        found: dict[str, Entry] = {}
+        async for stored in self._streams.replay(self.stream, subject=f"{self._prefix}{keys}"):
+            key = stored.subject.removeprefix(self._prefix)
+            if _is_deletion(stored.headers):
+                found.pop(key, None)
+            else:
+                found[key] = Entry(key, stored.data, stored.seq)
+        return found
+
+    async def keys(self, keys: str = ">") -> list[str]:
+        return sorted(await self.items(keys))
+
+    def watch(self, hint: Callable[[str], None], keys: str = ">") -> Subscription:
+        """Call `hint` with each key that somebody writes; changes may be missed, so poll as well.
+
+        What is refused as a conflict is a hint, too: this sees the writing, not the storing.
+        """
+
+        def heard(msg: Msg) -> None:
+            hint(msg.subject.removeprefix(self._prefix))
+
+        return self._streams.link.subscribe(f"{self._prefix}{keys}", heard)
+
+    async def _last(self, key: str) -> tuple[Entry, bool] | None:
+        """The newest entry, and whether it is a deletion."""
+        found = await self._streams.get_last_agreed(self.stream, self._subject(key))
+        if found is None:
+            return None
+        return Entry(key, found.data, found.seq), _is_deletion(found.headers)
+
+    def _subject(self, key: str) -> str:
+        if _KEY.fullmatch(key) is None:
+            raise Misused("name_invalid", f"not a key: {key!a}")
+        return self._prefix + key
+
+
+def _is_deletion(headers: bytes) -> bool:
+    if not headers:
+        return False
+    return parse_headers(headers)[2].get(_OPERATION) in ("DEL", "PURGE")

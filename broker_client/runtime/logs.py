@@ -1,0 +1,109 @@
+"""Logging of a process: JSON lines on stderr, or colours for a person at a terminal.
+
+A secret that is logged by mistake is blotted out by the name of its field: the last net, not a
+licence to log arguments.
+"""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any, Final, TextIO
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from schemas.faults import Refused
+
+REDACTED: Final = "[redacted]"
+LEVELS: Final = ("debug", "info", "warning", "error")
+# Parts of field names; `args` are what a client passes to an action, which may hold anything.
+_SECRET_PARTS: Final = ("token", "secret", "seed", "password", "passphrase", "jwt", "creds")
+_SECRET_NAMES: Final = frozenset(
+    {"key", "args", "env", "stdin", "argv", "payload", "authorization"}
+)
+_DEPTH: Final = 4
+
+
+def configure_logs(level: str, *, stream: TextIO | None = None, **bound: str) -> None:
+    """Set up logging of this process; `bound` fields (`agent_id=…`) ride on every line.
+
+    level: one of `LEVELS`, else Refused (`settings_invalid`). A person's terminal gets the console
+    renderer, everything else JSON. Lines of libraries that use `logging` appear from warning on.
+    """
+    if level not in LEVELS:
+        raise Refused("settings_invalid", f"log level {level!a} is none of {', '.join(LEVELS)}")
+    out = sys.stderr if stream is None else stream
+    number = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+        redact,
+    ]
+    structlog.configure(
+        processors=[*shared, structlog.processors.StackInfoRenderer(), *_renderers(out)],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.WriteLoggerFactory(file=out),
+        cache_logger_on_first_use=False,
+    )
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(**bound)
+    _route_standard_logging(number)
+
+
+def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Replace values of fields whose names say that they are secret, at any depth up to 4."""
+    return _redacted(event, _DEPTH)
+
+
+def is_secret_name(name: str) -> bool:
+    lower = name.lower()
+    if lower in _SECRET_NAMES or lower.endswith(("_key", "-key", "apikey")):
+        return True
+    return any(part in lower for part in _SECRET_PARTS)
+
+
+def _redacted(fields: Mapping[Any, Any], depth: int) -> MutableMapping[str, Any]:
+    return {
+        name: REDACTED if is_secret_name(str(name)) else _clean(value, depth)
+        for name, value in fields.items()
+    }
+
+
+def _clean(value: object, depth: int) -> object:
+    if isinstance(value, Mapping):
+        return _redacted(value, depth - 1) if depth > 0 else REDACTED
+    if isinstance(value, list | tuple):
+        return [_clean(item, depth - 1) for item in value] if depth > 0 else REDACTED
+    return value
+
+
+def _renderers(out: TextIO) -> list[Processor]:
+    with contextlib.suppress(ValueError):  # a closed stream has no answer
+        if out.isatty():
+            return [structlog.dev.ConsoleRenderer()]
+    return [
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(sort_keys=False, default=repr),
+    ]
+
+
+class _ToStructlog(logging.Handler):
+    """Lines of libraries, in our shape; nats-py for one logs through `logging`."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        method = "error" if record.levelno >= logging.ERROR else "warning"
+        logger = structlog.get_logger(record.name)
+        getattr(logger, method)(
+            "library_logged", text=record.getMessage(), exc_info=record.exc_info or None
+        )
+
+
+def _route_standard_logging(number: int) -> None:
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if isinstance(handler, _ToStructlog):
+            root.removeHandler(handler)
+    root.addHandler(_ToStructlog())
+    root.setLevel(max(number, logging.WARNING))

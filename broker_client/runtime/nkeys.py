@@ -1,0 +1,185 @@
+"""Ed25519 keys as NATS writes them, and the claims of a NATS user token.
+
+An nkey is base32 of a kind, 32 bytes and a CRC-16; a seed carries two kinds, its own and that of
+the key it makes. Source: the nkeys README of the NATS project. `cryptography` does the signing.
+"""
+
+import base64
+import binascii
+import secrets
+from typing import Final, Literal, Self
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from schemas.faults import Corrupt
+
+Kind = Literal["operator", "account", "user"]
+
+_SEED: Final = 18 << 3
+_PREFIXES: Final[dict[Kind, int]] = {"operator": 14 << 3, "account": 0, "user": 20 << 3}
+_KINDS: Final = {prefix: kind for kind, prefix in _PREFIXES.items()}
+_KEY_BYTES: Final = 32
+_JWT_MAX_LEN: Final = 16 * 1024
+JWT_HEADER: Final = b'{"typ":"JWT","alg":"ed25519-nkey"}'
+
+
+class KeyPair:
+    """A private key of one kind. Its seed is a secret: it is in no repr and no message."""
+
+    def __init__(self, kind: Kind, raw_seed: bytes) -> None:
+        self.kind: Final[Kind] = kind
+        self._raw_seed = raw_seed
+        self._key = Ed25519PrivateKey.from_private_bytes(raw_seed)
+        public = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        self.public: Final = _encode(bytes([_PREFIXES[kind]]) + public)
+
+    @classmethod
+    def create(cls, kind: Kind) -> Self:
+        return cls(kind, secrets.token_bytes(_KEY_BYTES))
+
+    @classmethod
+    def from_seed(cls, seed: str) -> Self:
+        """The key of a seed; raises Corrupt without quoting the seed."""
+        raw = _decode(seed, _KEY_BYTES + 2)
+        prefix = (raw[0] & 0b111) << 5 | raw[1] >> 3
+        kind = _KINDS.get(prefix)
+        if kind is None or raw[:2] != _seed_head(prefix):
+            raise Corrupt("state_corrupt", "not the seed of an operator, account or user")
+        return cls(kind, raw[2:])
+
+    @property
+    def seed(self) -> str:
+        return _encode(_seed_head(_PREFIXES[self.kind]) + self._raw_seed)
+
+    def sign(self, data: bytes) -> bytes:
+        return self._key.sign(data)
+
+    def sign_nonce(self, nonce: str) -> bytes:
+        """The answer to a broker's nonce, in the base64 that nats-py's `signature_cb` returns."""
+        return base64.b64encode(self.sign(nonce.encode()))
+
+    def __repr__(self) -> str:
+        return f"KeyPair({self.kind}, {self.public})"
+
+
+def check_public(text: str, kind: Kind) -> str:
+    """Return `text` if it is the public key of a `kind`, or raise Corrupt."""
+    _public_bytes(text, kind)
+    return text
+
+
+def verify(public: str, data: bytes, signature: bytes) -> bool:
+    """Whether the owner of `public`, a key of any kind, signed `data`. Corrupt if it is no key."""
+    key = Ed25519PublicKey.from_public_bytes(_public_bytes(public, None))
+    try:
+        key.verify(signature, data)
+    except InvalidSignature:
+        return False
+    return True
+
+
+class UserClaims(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user token says; times are whole unix seconds, 0 where the token names none."""
+
+    name: str
+    user: str
+    issuer: str
+    issued_at: int
+    not_before: int
+    expires_at: int
+    tags: tuple[str, ...]
+
+
+class _UserPart(msgspec.Struct):
+    type: str
+    tags: tuple[str, ...] = ()
+
+
+class _Claims(msgspec.Struct):
+    sub: str
+    iss: str
+    iat: int
+    nats: _UserPart
+    name: str = ""
+    nbf: int = 0
+    exp: int = 0
+
+
+def decode_user_jwt(token: str) -> UserClaims:
+    """Read a user token whose signature fits the issuer that it names.
+
+    Who that issuer is, only the broker can judge. Raises Corrupt for anything else, whatever it is.
+    """
+    try:
+        return _read_user_jwt(token)
+    except (ValueError, msgspec.MsgspecError, RecursionError, OverflowError) as error:
+        raise Corrupt("state_corrupt", "not a NATS user token") from error
+
+
+def _read_user_jwt(token: str) -> UserClaims:
+    if len(token) > _JWT_MAX_LEN:
+        raise ValueError("too long")
+    head, body, signature = token.split(".")
+    if from_base64url(head) != JWT_HEADER:
+        raise ValueError("another algorithm")
+    claims = msgspec.json.decode(from_base64url(body), type=_Claims)
+    if claims.nats.type != "user" or not check_public(claims.sub, "user"):
+        raise ValueError("another kind of token")
+    if not verify(claims.iss, f"{head}.{body}".encode(), from_base64url(signature)):
+        raise ValueError("signature does not fit")
+    return UserClaims(
+        name=claims.name,
+        user=claims.sub,
+        issuer=claims.iss,
+        issued_at=claims.iat,
+        not_before=claims.nbf,
+        expires_at=claims.exp,
+        tags=claims.nats.tags,
+    )
+
+
+def to_base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def from_base64url(text: str) -> bytes:
+    """Decode unpadded base64url; raises ValueError for any other character or stray bits."""
+    data = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    if to_base64url(data) != text:
+        raise ValueError("not canonical base64url")
+    return data
+
+
+def _public_bytes(text: str, kind: Kind | None) -> bytes:
+    raw = _decode(text, _KEY_BYTES + 1)
+    found = _KINDS.get(raw[0])
+    if found is None or kind not in (None, found):
+        raise Corrupt("state_corrupt", f"not the public key of {kind or 'any kind'}")
+    return raw[1:]
+
+
+def _seed_head(prefix: int) -> bytes:
+    return bytes([_SEED | prefix >> 5, (prefix & 0b11111) << 3])
+
+
+def _encode(raw: bytes) -> str:
+    checked = raw + binascii.crc_hqx(raw, 0).to_bytes(2, "little")
+    return base64.b32encode(checked).rstrip(b"=").decode()
+
+
+def _decode(text: str, size: int) -> bytes:
+    """The `size` bytes below the checksum; only the one canonical spelling is taken."""
+    try:
+        checked = base64.b32decode(text + "=" * (-len(text) % 8))
+    except ValueError as error:
+        raise Corrupt("state_corrupt", "not an nkey") from error
+    raw = checked[:-2]
+    if len(raw) != size or _encode(raw) != text:
+        raise Corrupt("state_corrupt", "not an nkey: its length or its checksum is wrong")
+    return raw

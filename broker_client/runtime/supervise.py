@@ -1,0 +1,104 @@
+"""Owners of tasks: services that run as long as the process, and tasks that come and go."""
+
+import asyncio
+from collections.abc import Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
+
+import structlog
+
+from schemas.faults import Refused
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+
+class Service(Protocol):
+    """Something that runs until it is cancelled.
+
+    `run` sets `ready` when others may rely on it. Returning is a failure: loops are `while True`.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    async def run(self, ready: asyncio.Event) -> None: ...
+
+
+class ServiceEnded(Exception):
+    """A service returned although nobody had asked it to."""
+
+
+async def supervise(
+    services: Sequence[Service], stop: asyncio.Event, *, start_timeout_s: float
+) -> None:
+    """Start `services` in order, stop them in reverse once `stop` is set.
+
+    Each is ready before the next is started, and gone before the one before it is asked to go.
+    If any fails or returns early, all are cancelled at once and an ExceptionGroup with the failure
+    is raised: what must survive that is already on disk. A service that is not ready in
+    `start_timeout_s` is such a failure (TimeoutError).
+    """
+    async with asyncio.TaskGroup() as group:
+        running: list[asyncio.Task[None]] = []
+        for service in services:
+            if stop.is_set():
+                break
+            ready = asyncio.Event()
+            running.append(group.create_task(_until_cancelled(service, ready), name=service.name))
+            async with asyncio.timeout(start_timeout_s):
+                await ready.wait()
+        await stop.wait()
+        for task in reversed(running):
+            task.cancel()
+            await asyncio.wait({task})
+
+
+async def _until_cancelled(service: Service, ready: asyncio.Event) -> None:
+    await service.run(ready)
+    raise ServiceEnded(service.name)
+
+
+class TaskSet:
+    """Owner of short tasks: at most `limit` of them, none forgotten, failures logged.
+
+    A failure ends its task only; whoever needs the outcome keeps what `spawn` returns.
+    """
+
+    def __init__(self, name: str, *, limit: int) -> None:
+        self._name = name
+        self._limit = limit
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._is_closed = False
+        self.failures = 0
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def spawn(self, coro: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Run `coro` as a task; Refused (`queue_full`) if there are too many, and it never runs."""
+        if self._is_closed or len(self._tasks) >= self._limit:
+            coro.close()
+            raise Refused("queue_full", f"{self._name}: {len(self._tasks)} tasks are running")
+        task = asyncio.get_running_loop().create_task(coro, name=self._name)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    async def aclose(self, timeout_s: float) -> None:
+        """Let tasks end for `timeout_s`, then cancel them; none is left when this returns."""
+        self._is_closed = True
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout_s)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _forget(self, task: asyncio.Task[object]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            self.failures += 1
+            log.error("task_failed", owner=self._name, exc_info=error)

@@ -1,0 +1,111 @@
+"""TLS of one process: its key, its request for a certificate, its context, what a certificate says.
+
+Keys, requests and certificates travel as PEM bytes. X.509 is imported where it is used: an agent
+that is enrolled needs a context only, and the import costs memory for as long as it runs.
+"""
+
+import ssl
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from broker_client.runtime.files import os_errors, write_private
+from schemas.faults import Corrupt
+
+MINIMUM: Final = ssl.TLSVersion.TLSv1_2
+
+
+class CertificateFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """serial: lower-case hex. name: the subject's common name. Times: whole unix seconds."""
+
+    serial: str
+    name: str
+    not_before: int
+    not_after: int
+
+
+def client_context(ca_file: Path, cert_file: Path, key_file: Path) -> ssl.SSLContext:
+    """A context that trusts `ca_file` alone, checks the host's name and shows our certificate.
+
+    Raises Refused (`state_missing`, `state_unreadable`) or Corrupt (`state_corrupt`).
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = MINIMUM
+    for path in (ca_file, cert_file, key_file):
+        with os_errors(path, "read"), path.open("rb"):
+            pass  # the ssl module's own message names no file
+    try:
+        context.load_verify_locations(cafile=ca_file)
+        context.load_cert_chain(cert_file, key_file, password=_no_password)
+    except (ssl.SSLError, ValueError) as error:
+        raise Corrupt(
+            "state_corrupt", f"not a certificate with its key: {ca_file}, {cert_file}, {key_file}"
+        ) from error
+    return context
+
+
+def client_context_of(ca_pem: bytes, cert_pem: bytes, key_pem: bytes) -> ssl.SSLContext:
+    """As `client_context`, from memory; the files the ssl module insists on are gone on return."""
+    with tempfile.TemporaryDirectory(prefix="mesh-") as folder:
+        paths = [Path(folder, name) for name in ("ca.pem", "cert.pem", "key.pem")]
+        for path, pem in zip(paths, (ca_pem, cert_pem, key_pem), strict=True):
+            write_private(path, pem)
+        return client_context(*paths)
+
+
+def _no_password() -> str:
+    """A key that asks for a password is refused; without this the ssl module asks the terminal."""
+    return ""
+
+
+def new_private_key() -> bytes:
+    """A fresh P-256 key as unencrypted PKCS 8."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+    )
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def make_csr(name: str, key_pem: bytes) -> bytes:
+    """A request for a certificate. The issuer takes nothing but the public key from it."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        load_pem_private_key,
+    )
+
+    try:
+        key = load_pem_private_key(key_pem, password=None)
+    except (ValueError, TypeError) as error:
+        raise Corrupt("state_corrupt", f"the private key of {name} is damaged") from error
+    if not isinstance(key, EllipticCurvePrivateKey):
+        raise Corrupt("state_corrupt", f"the private key of {name} is of another kind")
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, SHA256())
+    return request.public_bytes(Encoding.PEM)
+
+
+def certificate_facts(cert_pem: bytes) -> CertificateFacts:
+    """What the first certificate of `cert_pem` says; raises Corrupt if it is none."""
+    from cryptography import x509
+
+    try:
+        certificate = x509.load_pem_x509_certificate(cert_pem)
+        names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+    except ValueError as error:
+        raise Corrupt("state_corrupt", "not a certificate in PEM") from error
+    return CertificateFacts(
+        serial=f"{certificate.serial_number:x}",
+        name=str(names[0].value) if names else "",
+        not_before=int(certificate.not_valid_before_utc.timestamp()),
+        not_after=int(certificate.not_valid_after_utc.timestamp()),
+    )

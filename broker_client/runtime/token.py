@@ -1,0 +1,172 @@
+"""The activation token: the one line of text with which a new agent enrols.
+
+`mesh1.` and base64url of a msgpack map with four bytes of its SHA-256 in front, so that a line that
+lost a character is told from one that was forged. Certificates travel as DER and a token stays far
+below the 4095 bytes that a terminal takes as one line.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import re
+import ssl
+import textwrap
+from typing import Final
+
+import msgspec
+
+from broker_client.runtime.creds import UserCreds
+from broker_client.runtime.identity import Identity
+from broker_client.runtime.nkeys import (
+    decode_user_jwt,
+    from_base64url,
+    to_base64url,
+)
+from broker_client.runtime.tls import client_context_of
+from schemas import codec
+from schemas.faults import MeshError, Refused
+from schemas.ids import check_name, is_name
+
+PREFIX: Final = "mesh1."
+TOKEN_MAX_LEN: Final = 8 * 1024
+SECRET_BYTES: Final = 32
+URLS_MAX: Final = 16
+_CHECK_BYTES: Final = 4
+_URL: Final = re.compile(r"tls://(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9.-]{1,253}):[0-9]{1,5}")
+_KEY_BEGIN: Final = "-----BEGIN PRIVATE KEY-----"
+_KEY_END: Final = "-----END PRIVATE KEY-----"
+
+
+class ActivationToken(msgspec.Struct, frozen=True, kw_only=True):
+    """What a new agent is told, and the bootstrap identity that reaches `.enrol.<agent>` alone.
+
+    secret: proves to the master that this token was handed out; it keeps a hash. expires_at: unix
+    seconds, told so that an agent can say it before it tries; the broker and the master enforce it.
+    """
+
+    urls: tuple[str, ...]
+    agent: str
+    group: str
+    ca_pem: bytes
+    cert_pem: bytes
+    key_pem: bytes
+    jwt: str
+    seed: str
+    secret: bytes
+    expires_at: int
+
+    def identity(self) -> Identity:
+        """The bootstrap identity; raises Refused (`token_invalid`) if its parts do not fit."""
+        try:
+            context = client_context_of(self.ca_pem, self.cert_pem, self.key_pem)
+        except MeshError as error:
+            raise _invalid("its certificate or key is damaged") from error
+        return Identity(context=context, creds=UserCreds(jwt=self.jwt, seed=self.seed))
+
+    def __repr__(self) -> str:
+        return f"ActivationToken({self.agent}, {self.group})"
+
+
+class _Wire(msgspec.Struct, frozen=True, kw_only=True):
+    urls: tuple[str, ...]
+    agent: str
+    group: str
+    ca: bytes
+    cert: bytes
+    key: bytes
+    jwt: str
+    seed: str
+    secret: bytes
+    expires_at: int
+
+
+def encode_token(token: ActivationToken) -> str:
+    """One line of text. It is a secret: print it once, log it never."""
+    wire = _Wire(
+        urls=token.urls,
+        agent=token.agent,
+        group=token.group,
+        ca=ssl.PEM_cert_to_DER_cert(token.ca_pem.decode()),
+        cert=ssl.PEM_cert_to_DER_cert(token.cert_pem.decode()),
+        key=_key_to_der(token.key_pem),
+        jwt=token.jwt,
+        seed=token.seed,
+        secret=token.secret,
+        expires_at=token.expires_at,
+    )
+    body = codec.encode(wire)
+    return PREFIX + to_base64url(_check(body) + body)
+
+
+def decode_token(text: str) -> ActivationToken:
+    """Read what somebody pasted; white space around and line breaks within it are forgiven.
+
+    Raises Refused (`token_invalid`) for anything else, without quoting it.
+    """
+    if len(text) > 2 * TOKEN_MAX_LEN:
+        raise _invalid("it is too long")
+    line = "".join(text.split())
+    if not line.startswith(PREFIX) or len(line) > TOKEN_MAX_LEN:
+        raise _invalid(f"it does not begin with {PREFIX}, or is too long")
+    try:
+        return _read(line.removeprefix(PREFIX))
+    except (ValueError, MeshError) as error:
+        if isinstance(error, Refused) and error.code == "token_invalid":
+            raise
+        raise _invalid("it is damaged or incomplete") from error
+
+
+def _read(encoded: str) -> ActivationToken:
+    data = from_base64url(encoded)
+    check, body = data[:_CHECK_BYTES], data[_CHECK_BYTES:]
+    if not hmac.compare_digest(check, _check(body)):
+        raise _invalid("it is incomplete or was changed: copy it again")
+    wire = codec.decode(_Wire, body)
+    _check_fields(wire)
+    return ActivationToken(
+        urls=wire.urls,
+        agent=wire.agent,
+        group=wire.group,
+        ca_pem=ssl.DER_cert_to_PEM_cert(wire.ca).encode(),
+        cert_pem=ssl.DER_cert_to_PEM_cert(wire.cert).encode(),
+        key_pem=_key_to_pem(wire.key),
+        jwt=wire.jwt,
+        seed=wire.seed,
+        secret=wire.secret,
+        expires_at=wire.expires_at,
+    )
+
+
+def _check_fields(wire: _Wire) -> None:
+    check_name("agent", wire.agent)
+    check_name("group", wire.group)
+    if not 0 < len(wire.urls) <= URLS_MAX or not all(_URL.fullmatch(url) for url in wire.urls):
+        raise _invalid("its broker addresses are not tls://host:port")
+    if len(wire.secret) != SECRET_BYTES or not 0 < wire.expires_at < 1 << 40:
+        raise _invalid("its secret or its end is out of shape")
+    claims = decode_user_jwt(wire.jwt)
+    fits = UserCreds(jwt=wire.jwt, seed=wire.seed).key_pair().public == claims.user
+    if not fits or claims.name != wire.agent or not is_name(claims.name):
+        raise _invalid("its parts do not belong together")
+
+
+def _invalid(reason: str) -> Refused:
+    return Refused("token_invalid", f"not an activation token: {reason}")
+
+
+def _check(body: bytes) -> bytes:
+    return hashlib.sha256(body).digest()[:_CHECK_BYTES]
+
+
+def _key_to_der(pem: bytes) -> bytes:
+    body = pem.decode().strip().removeprefix(_KEY_BEGIN).removesuffix(_KEY_END)
+    try:
+        return base64.b64decode("".join(body.split()), validate=True)
+    except binascii.Error as error:
+        raise _invalid("its key is not PKCS 8") from error
+
+
+def _key_to_pem(der: bytes) -> bytes:
+    lines = textwrap.wrap(base64.b64encode(der).decode(), 64)
+    return "\n".join([_KEY_BEGIN, *lines, _KEY_END, ""]).encode()

@@ -1,0 +1,1 @@
+"""The operations of the mesh, once, for NATS and HTTP alike."""

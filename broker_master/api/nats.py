@@ -1,0 +1,193 @@
+"""The api over NATS: a service `mesh` that any client of the service protocol can find (ADR-32)."""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+import structlog
+
+from broker_client.runtime.frames import Msg
+from broker_master import VERSION
+from broker_master.api.operations import Operation, Operations, check_right
+from broker_master.plane import Plane
+from broker_master.services.intake import Answer, Intake
+from schemas import codec, subjects
+from schemas.faults import MeshError, Refused, Unreachable
+from schemas.messages.api import SubmitAnswer
+from schemas.messages.registry import ClientEntry
+from schemas.moments import rfc3339
+
+log = structlog.get_logger()
+
+_NAME = "mesh"
+_DESCRIPTION = "commands, agents and groups of one mesh"
+
+
+class _Stats(msgspec.Struct):
+    requests: int = 0
+    errors: int = 0
+    last_error: str = ""
+    spent_s: float = 0.0
+
+
+class NatsApi:
+    """Answers only below the caller's own inbox; who the caller is, the subject says."""
+
+    name = "api"
+
+    def __init__(self, plane: Plane, operations: Operations, intake: Intake) -> None:
+        self._plane = plane
+        self._operations = operations
+        self._intake = intake
+        self._id = secrets.token_hex(8)
+        self._started = rfc3339(plane.clock.now())
+        # Statistics are kept for verbs that exist only, so that nobody can grow the table.
+        self._stats = {f"{noun}.{verb}": _Stats() for noun, verb in self._verbs()}
+        self._unknown = _Stats()
+
+    async def run(self, ready: asyncio.Event) -> None:
+        link = self._plane.link
+        link.subscribe(subjects.API_ALL, self._on_request, "q")
+        answers = {"PING": self._ping, "INFO": self._info, "STATS": self._statistics}
+        for verb, answer in answers.items():
+            for tail in ("", f".{_NAME}", f".{_NAME}.{self._id}"):
+                link.subscribe(f"$SRV.{verb}{tail}", partial(self._discover, answer))
+        await link.flush()
+        ready.set()
+        await asyncio.Event().wait()
+
+    # -- requests
+
+    def _on_request(self, msg: Msg) -> None:
+        api = subjects.parse_api(msg.subject)
+        if api is None or not msg.reply:
+            return
+        if not msg.reply.startswith(subjects.inbox_prefix(api.client) + "."):
+            # An answer there could reach somebody else: the broker lets masters publish anywhere.
+            self._plane.count("reply_forbidden")
+            return
+        stats = self._stats.get(_key(api), self._unknown)
+        stats.requests += 1
+        try:
+            caller = self._caller(api.client)
+            check_right(caller, api.noun, api.verb)
+            if api.noun == "command" and api.verb == "submit":
+                self._intake.submit(caller, msg.data, self._answer_to(msg.reply, stats), "nats")
+                return
+            operation = self._operations.find(api.noun, api.verb)
+            request = codec.decode_request(operation.request, msg.data)
+            self._plane.spawn(self._serve(operation, caller, request, msg.reply, stats))
+        except MeshError as error:
+            self._refuse(msg.reply, error, stats)
+
+    def _caller(self, name: str) -> ClientEntry:
+        caller = self._plane.registry.clients.get(name)
+        if caller is None:
+            raise Refused("client_disabled", f"no client {name}")
+        return caller
+
+    async def _serve(
+        self,
+        operation: Operation,
+        caller: ClientEntry,
+        request: msgspec.Struct,
+        reply: str,
+        stats: _Stats,
+    ) -> None:
+        began_s = self._plane.clock.elapsed()
+        try:
+            answer = await operation.handler(caller, request)
+        except MeshError as error:
+            self._refuse(reply, error, stats)
+        except Exception:
+            # The one place where a mistake of ours becomes an answer instead of a silence.
+            log.exception("request_failed", verb=_key(operation), client=caller.name)
+            self._refuse(reply, MeshError("internal", "the request failed; see the log"), stats)
+        else:
+            self._publish(reply, codec.encode(answer))
+        stats.spent_s += self._plane.clock.elapsed() - began_s
+
+    def _answer_to(self, reply: str, stats: _Stats) -> Answer:
+        def answer(result: SubmitAnswer | MeshError) -> None:
+            if isinstance(result, MeshError):
+                self._refuse(reply, result, stats)
+            else:
+                self._publish(reply, codec.encode(result))
+
+        return answer
+
+    def _refuse(self, reply: str, error: MeshError, stats: _Stats) -> None:
+        stats.errors += 1
+        stats.last_error = f"{error.kind.number}:{error.code}"
+        self._plane.count("refused", error.code)
+        headers = {
+            "Nats-Service-Error": error.message,
+            "Nats-Service-Error-Code": str(error.kind.number),
+        }
+        self._publish(reply, codec.encode(error.body()), headers)
+
+    def _publish(self, reply: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
+        try:
+            self._plane.link.publish_nowait(reply, payload, headers=headers)
+        except Unreachable:
+            # The client asks again; a submit with the same id is the same command.
+            self._plane.count("publish_failed", "answer")
+
+    # -- discovery
+
+    def _discover(self, answer: Callable[[], dict[str, object]], msg: Msg) -> None:
+        """The subject does not say who asks, so only an inbox can be answered."""
+        if msg.reply.startswith("_INBOX_"):
+            self._publish(msg.reply, msgspec.json.encode(answer()))
+
+    def _identity(self, kind: str) -> dict[str, object]:
+        return {
+            "type": f"io.nats.micro.v1.{kind}_response",
+            "name": _NAME,
+            "id": self._id,
+            "version": VERSION,
+            "metadata": {"mesh": self._plane.mesh, "protocol": "v1"},
+        }
+
+    def _ping(self) -> dict[str, object]:
+        return self._identity("ping")
+
+    def _info(self) -> dict[str, object]:
+        endpoints = [
+            {
+                "name": f"{noun}-{verb}",
+                "subject": subjects.api("*", noun, verb),
+                "queue_group": "q",
+                "metadata": {"content-type": "application/msgpack"},
+            }
+            for noun, verb in self._verbs()
+        ]
+        return {**self._identity("info"), "description": _DESCRIPTION, "endpoints": endpoints}
+
+    def _statistics(self) -> dict[str, object]:
+        endpoints = []
+        for noun, verb in self._verbs():
+            stats = self._stats[f"{noun}.{verb}"]
+            spent_ns = int(stats.spent_s * 1e9)
+            endpoints.append(
+                {
+                    "name": f"{noun}-{verb}",
+                    "subject": subjects.api("*", noun, verb),
+                    "queue_group": "q",
+                    "num_requests": stats.requests,
+                    "num_errors": stats.errors,
+                    "last_error": stats.last_error,
+                    "processing_time": spent_ns,
+                    "average_processing_time": spent_ns // max(1, stats.requests),
+                }
+            )
+        return {**self._identity("stats"), "started": self._started, "endpoints": endpoints}
+
+    def _verbs(self) -> list[tuple[str, str]]:
+        return [("command", "submit"), *((each.noun, each.verb) for each in self._operations)]
+
+
+def _key(named: subjects.Api | Operation) -> str:
+    return f"{named.noun}.{named.verb}"

@@ -1,0 +1,55 @@
+"""Which verbs there are: the request each takes and who carries it out."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import msgspec
+
+from schemas.faults import Refused
+from schemas.messages.registry import ClientEntry
+from schemas.permissions import may_call
+
+Handler = Callable[[ClientEntry, Any], Awaitable[msgspec.Struct]]
+
+
+class Operation(msgspec.Struct, frozen=True):
+    noun: str
+    verb: str
+    request: type[msgspec.Struct]
+    handler: Handler
+
+
+class Operations:
+    """The table of verbs; each part of the api adds its own."""
+
+    def __init__(self) -> None:
+        self._table: dict[tuple[str, str], Operation] = {}
+
+    def add(self, noun: str, verb: str, request: type[msgspec.Struct], handler: Handler) -> None:
+        self._table[noun, verb] = Operation(noun, verb, request, handler)
+
+    def find(self, noun: str, verb: str) -> Operation:
+        operation = self._table.get((noun, verb))
+        if operation is None:
+            raise Refused("verb_unknown", f"no verb {noun!a}.{verb!a}")
+        return operation
+
+    def __iter__(self) -> Iterator[Operation]:
+        return iter(self._table.values())
+
+
+def check_right(caller: ClientEntry, noun: str, verb: str) -> None:
+    """The master's own check of what the broker enforces by subject."""
+    if caller.revoked:
+        raise Refused("client_disabled", f"client {caller.name} is revoked")
+    if not may_call(caller.role, noun, verb):
+        raise Refused("forbidden", f"a {caller.role} may not call {noun}.{verb}")
+
+
+def may_see(caller: ClientEntry, group: str) -> bool:
+    return not caller.groups or group in caller.groups
+
+
+def check_group(caller: ClientEntry, group: str) -> None:
+    if not may_see(caller, group):
+        raise Refused("forbidden", f"client {caller.name} may not use group {group}")

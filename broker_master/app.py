@@ -1,0 +1,271 @@
+"""Builds a master out of its parts and runs it until it is asked to stop."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from broker_client.runtime.batch import BatchWriter
+from broker_client.runtime.clock import Clock, SystemClock
+from broker_client.runtime.files import Lock, lock_directory
+from broker_client.runtime.identity import read_identity
+from broker_client.runtime.kv import Bucket
+from broker_client.runtime.link import Link, LinkIdentity
+from broker_client.runtime.streams import Streams
+from broker_client.runtime.supervise import Service, TaskSet, supervise
+from broker_master.api.agents import AgentOperations
+from broker_master.api.clients import ClientOperations
+from broker_master.api.commands import CommandOperations
+from broker_master.api.groups import GroupOperations
+from broker_master.api.http import HttpServer
+from broker_master.api.nats import NatsApi
+from broker_master.api.operations import Operations
+from broker_master.ca.mesh import Mesh, open_mesh, update_context_urls
+from broker_master.core.liveness import Roster
+from broker_master.embedded import ChildSettings, EmbeddedBroker
+from broker_master.plane import Plane
+from broker_master.services.addresses import Addresses
+from broker_master.services.assign import Assigner
+from broker_master.services.cancel import Canceller
+from broker_master.services.checkpoint import Checkpointer
+from broker_master.services.enrolment import Enrolment
+from broker_master.services.historian import Historian
+from broker_master.services.intake import Intake
+from broker_master.services.output import OutputReader
+from broker_master.services.presence import PresenceService
+from broker_master.services.recovery import (
+    enter_admin,
+    enter_agents,
+    rebuild_readmodel,
+    replay_facts,
+    resume,
+)
+from broker_master.services.reports import Reports
+from broker_master.services.revoke import Revoker
+from broker_master.services.settle import Settler
+from broker_master.services.system import BrokerSystem
+from broker_master.services.transmit import Transmitter
+from broker_master.services.upstream import Upstream
+from broker_master.services.views import Views
+from broker_master.settings import MasterSettings
+from broker_master.store.facts import EVENTS, HISTORY, REGISTRY, FactStore, ensure_streams
+from broker_master.store.readmodel import ReadModel
+from broker_master.store.registry import Registry
+from schemas.subjects import MASTER_INBOX, inbox_prefix
+
+log = structlog.get_logger()
+
+_START_S = 60.0
+_LOOPBACK_S = 2.0
+_TASKS_MAX = 2000
+
+Ready = Callable[[str, str], None]
+
+
+async def serve(settings: MasterSettings, on_ready: Ready) -> None:
+    """Run a master until SIGTERM or SIGINT; `on_ready` gets the broker's and the console's address.
+
+    Raises MeshError if it cannot start; nothing on disk is overwritten then.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    mesh, lock = _open(Path(settings.state_dir))
+    try:
+        services: list[Service] = []
+        broker = None
+        if not settings.nats_url:
+            child = ChildSettings(
+                binary=settings.broker.binary,
+                go_memory_limit=settings.broker.go_memory_limit,
+                go_gc=settings.broker.go_gc,
+            )
+            broker = EmbeddedBroker(
+                mesh, host=settings.nats_host, port=settings.nats_port, child=child
+            )
+            services.append(broker)
+        services.append(Control(settings, mesh, broker, on_ready))
+        await supervise(services, stop, start_timeout_s=_START_S)
+    finally:
+        lock.release()
+
+
+def _open(state_dir: Path) -> tuple[Mesh, Lock]:
+    mesh = open_mesh(state_dir)
+    return mesh, lock_directory(mesh.directory)
+
+
+class Control:
+    """The control plane as one service behind the broker."""
+
+    name = "control"
+
+    def __init__(
+        self, settings: MasterSettings, mesh: Mesh, broker: EmbeddedBroker | None, on_ready: Ready
+    ) -> None:
+        self._settings = settings
+        self._mesh = mesh
+        self._broker = broker
+        self._on_ready = on_ready
+        self._clock: Clock = SystemClock()
+
+    async def run(self, ready: asyncio.Event) -> None:
+        """Connect, recover, serve. On cancellation the services stop in reverse order."""
+        url = self._broker.url if self._broker else self._settings.nats_url
+        link = await self._connect(url, self._mesh.master_directory, "master", MASTER_INBOX)
+        system = await self._connect(
+            url, self._mesh.system_directory, "system", inbox_prefix("master-system")
+        )
+        tasks = TaskSet("master", limit=_TASKS_MAX)
+        readmodel: ReadModel | None = None
+        try:
+            streams = Streams(link, timeout_s=self._settings.broker.request_s)
+            infos = await ensure_streams(streams, self._settings)
+            readmodel = ReadModel.open(
+                self._mesh.directory / "readmodel.db", infos[HISTORY].created_at
+            )
+            events = BatchWriter(streams, EVENTS)
+            history = BatchWriter(streams, HISTORY)
+            plane = await self._plane(link, streams, events, readmodel, tasks)
+            services = await self._services(plane, streams, events, history, system)
+            await self._supervise(services, ready, url)
+        finally:
+            await tasks.aclose(self._settings.timers.grace_s / 2)
+            if readmodel is not None:
+                readmodel.close()
+            await system.close()
+            await link.close()
+
+    async def _supervise(self, services: list[Service], ready: asyncio.Event, url: str) -> None:
+        stop = asyncio.Event()
+        announce = _Announce(ready, lambda: self._announce(url, services))
+        running = asyncio.ensure_future(
+            supervise([*services, announce], stop, start_timeout_s=_START_S)
+        )
+        try:
+            await asyncio.shield(running)
+        except asyncio.CancelledError:
+            stop.set()
+            await asyncio.wait({running}, timeout=self._settings.timers.stop_s)
+            raise
+
+    def _announce(self, url: str, services: list[Service]) -> None:
+        http = next(each for each in services if isinstance(each, HttpServer))
+        self._on_ready(url, http.url)
+
+    async def _connect(self, url: str, folder: Path, name: str, inbox: str) -> Link:
+        def identity() -> LinkIdentity:
+            found = read_identity(folder)
+            return LinkIdentity(tls=found.context, jwt=found.creds.jwt, seed=found.creds.seed)
+
+        return await Link.connect(
+            [url], identity, name, inbox, loopback_s=_LOOPBACK_S, wait_s=_START_S
+        )
+
+    async def _plane(
+        self,
+        link: Link,
+        streams: Streams,
+        events: BatchWriter,
+        readmodel: ReadModel,
+        tasks: TaskSet,
+    ) -> Plane:
+        bucket = Bucket(streams, REGISTRY)
+        await bucket.ensure(history=8, replicas=self._settings.broker.replicas)
+        registry = Registry(bucket)
+        epoch = await registry.begin_epoch(self._mesh.id)
+        await registry.load()
+        urls = [self._settings.nats_url]
+        if self._broker is not None:
+            urls = list(self._mesh.urls(self._broker.port))
+        update_context_urls(self._mesh.directory, urls)
+        plane = Plane(
+            settings=self._settings,
+            clock=self._clock,
+            link=link,
+            facts=FactStore(streams, events),
+            readmodel=readmodel,
+            registry=registry,
+            roster=Roster(self._settings.timers, now_s=self._clock.elapsed()),
+            tasks=tasks,
+            epoch=epoch,
+            mesh=self._mesh.id,
+            urls=urls,
+            started_at=self._clock.now(),
+        )
+        await enter_admin(plane, self._mesh)
+        enter_agents(plane)
+        link.on_disconnected(lambda _reason: plane.roster.on_cut_off())
+        link.on_connected(lambda: plane.roster.on_rejoined(now_s=plane.clock.elapsed()))
+        return plane
+
+    async def _services(
+        self,
+        plane: Plane,
+        streams: Streams,
+        events: BatchWriter,
+        history: BatchWriter,
+        system_link: Link,
+    ) -> list[Service]:
+        """Wire the parts together, bring the book to where the facts say, and put all in order."""
+        settler = Settler(plane)
+        transmitter = Transmitter(plane, settler)
+        assigner = Assigner(plane, settler, transmitter)
+        canceller = Canceller(plane, settler, transmitter)
+        historian = Historian(plane, history)
+        settler.on_ended = historian.add
+        reports = Reports(plane, settler, transmitter)
+        system = BrokerSystem(
+            system_link,
+            account=self._mesh.accounts.account,
+            request_s=self._settings.broker.request_s,
+        )
+        addresses = Addresses(plane, system)
+        presence = PresenceService(plane, settler, assigner, canceller, addresses.want)
+        revoker = Revoker(plane, self._mesh.accounts, system)
+        views = Views(plane)
+        intake = Intake(plane, assigner, historian.lag_s)
+        output = OutputReader(plane, streams)
+        issuer = self._mesh.issuer
+        operations = Operations()
+        CommandOperations(plane, canceller, output).register(operations)
+        GroupOperations(plane, views).register(operations)
+        AgentOperations(plane, views, issuer, presence, canceller, revoker).register(operations)
+        ClientOperations(plane, views, issuer, revoker).register(operations)
+        await rebuild_readmodel(plane, streams)
+        await replay_facts(plane, historian)
+        for command in resume(plane):
+            canceller.carry_out(command)
+        return [
+            events,
+            history,
+            historian,
+            Checkpointer(plane, streams),
+            transmitter,
+            assigner,
+            presence,
+            Upstream(plane, presence, reports),
+            addresses,
+            Enrolment(plane, issuer),
+            NatsApi(plane, operations, intake),
+            HttpServer(plane, views, self._settings.http),
+        ]
+
+
+class _Announce:
+    """The last service: ready when all before it are."""
+
+    name = "announce"
+
+    def __init__(self, ready: asyncio.Event, announce: Callable[[], None]) -> None:
+        self._ready = ready
+        self._announce = announce
+
+    async def run(self, ready: asyncio.Event) -> None:
+        ready.set()
+        self._announce()
+        self._ready.set()
+        await asyncio.Event().wait()

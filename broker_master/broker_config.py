@@ -1,0 +1,144 @@
+"""Renders nats-server.conf: for the broker below a master, and for an operator's own server.
+
+What is set here is part of the mesh's promises: who may connect, what survives a power cut, how
+soon a dead connection is noticed. Everything else is left to the server's defaults.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from schemas import limits
+
+# An atomic batch is one group commit of a master: the server's own ceilings, 50 batches per stream
+# and 1000 in all, are reached by many writers. Source: the server's reference, jetstream.limits.
+BATCHES_PER_STREAM: Final = 1000
+BATCHES_TOTAL: Final = 4000
+BATCH_MESSAGES: Final = 1000
+LOG_FILE_BYTES: Final = 16 * 1024 * 1024
+LOG_FILES: Final = 3
+
+
+class BrokerFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a broker finds its identity and keeps its state; the last three may be left out."""
+
+    ca: Path
+    cert: Path
+    key: Path
+    resolver: Path
+    store: Path
+    log: Path | None = None
+    pid: Path | None = None
+    ports: Path | None = None
+
+
+class BrokerTrust(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom a broker believes. accounts: public account key -> its token at the first start."""
+
+    operator_jwt: str
+    system_account: str
+    accounts: Mapping[str, str]
+
+
+class BrokerLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """sync_always: what was acknowledged survives a power cut; off, the last two minutes do not.
+
+    file_store_bytes: the most that streams may take on disk; None: what the server finds sensible.
+    """
+
+    connections: int = 20_000
+    file_store_bytes: int | None = None
+    sync_always: bool = True
+
+
+def render_config(
+    *,
+    host: str,
+    port: int,
+    name: str,
+    files: BrokerFiles,
+    trust: BrokerTrust,
+    limit: BrokerLimits | None = None,
+) -> str:
+    """The text of a nats-server.conf for a broker that listens at `host` and `port`, TLS only."""
+    limit = limit or BrokerLimits()
+    return "\n".join(
+        [
+            f"server_name: {_text(name)}",
+            f"host: {_text(host)}",
+            f"port: {port}",
+            *_optional(files),
+            _tls(files),
+            _trust(trust, files),
+            _jetstream(files, limit),
+            # A connection whose other end is gone is noticed within six seconds.
+            'ping_interval: "2s"',
+            "ping_max: 2",
+            'write_deadline: "4s"',
+            f"max_payload: {limits.BROKER_PAYLOAD_BYTES}",
+            f"max_connections: {limit.connections}",
+            # The shortest there is: clients are told at once, and the rest is cut after it.
+            'lame_duck_grace_period: "1s"',
+            'lame_duck_duration: "30s"',
+            "",
+        ]
+    )
+
+
+def _text(value: str | Path) -> str:
+    """A string in double quotes; the server knows the escapes that JSON uses for ASCII."""
+    return json.dumps(str(value), ensure_ascii=False)
+
+
+def _optional(files: BrokerFiles) -> list[str]:
+    lines = []
+    if files.log is not None:
+        lines.append(f"log_file: {_text(files.log)}")
+        lines.append(f"logfile_size_limit: {LOG_FILE_BYTES}")
+        lines.append(f"logfile_max_num: {LOG_FILES}")
+    if files.pid is not None:
+        lines.append(f"pid_file: {_text(files.pid)}")
+    if files.ports is not None:
+        lines.append(f"ports_file_dir: {_text(files.ports)}")
+    return lines
+
+
+def _tls(files: BrokerFiles) -> str:
+    return (
+        "tls {\n"
+        f"  cert_file: {_text(files.cert)}\n"
+        f"  key_file: {_text(files.key)}\n"
+        f"  ca_file: {_text(files.ca)}\n"
+        "  verify: true\n"
+        '  min_version: "1.2"\n'
+        "  timeout: 5\n"
+        "}"
+    )
+
+
+def _trust(trust: BrokerTrust, files: BrokerFiles) -> str:
+    preload = "\n".join(f"  {account}: {token}" for account, token in trust.accounts.items())
+    return (
+        f"operator: {trust.operator_jwt}\n"
+        f"system_account: {trust.system_account}\n"
+        # A node that was down while somebody was revoked learns it within the interval.
+        f"resolver {{ type: full, dir: {_text(files.resolver)}, "
+        'interval: "5s", allow_delete: false }\n'
+        f"resolver_preload {{\n{preload}\n}}"
+    )
+
+
+def _jetstream(files: BrokerFiles, limit: BrokerLimits) -> str:
+    lines = [f"  store_dir: {_text(files.store)}"]
+    if limit.sync_always:
+        lines.append("  sync_interval: always")
+    if limit.file_store_bytes is not None:
+        lines.append(f"  max_file_store: {limit.file_store_bytes}")
+    lines.append(
+        f"  limits {{ batch {{ max_inflight_per_stream: {BATCHES_PER_STREAM}, "
+        f"max_inflight_total: {BATCHES_TOTAL}, max_msgs: {BATCH_MESSAGES} }} }}"
+    )
+    return "\n".join(["jetstream {", *lines, "}"])

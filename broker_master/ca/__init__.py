@@ -1,0 +1,1 @@
+"""Keys, certificates and NATS JWTs of the mesh."""

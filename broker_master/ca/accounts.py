@@ -1,0 +1,234 @@
+"""The broker's view of the mesh: operator, accounts, and one signing key per role.
+
+    operator ──signs once──▶ operator token (names its signing key; root key needed no more)
+    operator signing key ──▶ account tokens (an update is how somebody is revoked)
+    account ── scoped key per role ──▶ users of that role, inside that role's template
+            └─ master key, unscoped ─▶ masters
+
+The broker accepts nothing that a root key has signed directly (`strict_signing_key_usage`), and
+nothing from a scoped key but its template: who steals the agents' key can make agents, no more.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final, Self
+
+from broker_client.runtime.files import (
+    make_private_directory,
+    read_text,
+    write_private,
+)
+from broker_client.runtime.nkeys import KeyPair, Kind, check_public
+from broker_master.ca.claims import Claims, decode_jwt, encode_jwt
+from schemas.faults import Corrupt
+from schemas.permissions import SCOPES, Scope
+
+_KEYS: Final[dict[str, Kind]] = {
+    "operator": "operator",
+    "operator-signing": "operator",
+    "account": "account",
+    "master": "account",
+    "system": "account",
+    "system-signing": "account",
+    **{f"scope-{role}": "account" for role in SCOPES},
+}
+_NO_LIMITS: Final = {
+    "subs": -1,
+    "data": -1,
+    "payload": -1,
+    "imports": -1,
+    "exports": -1,
+    "wildcards": True,
+    "conn": -1,
+    "leaf": 0,
+    "disallow_bearer": True,
+}
+_STREAMS: Final = {
+    "mem_storage": -1,
+    "disk_storage": -1,
+    "streams": -1,
+    "consumer": -1,
+    "max_ack_pending": -1,
+    "mem_max_stream_bytes": -1,
+    "disk_max_stream_bytes": -1,
+}
+
+
+class Accounts:
+    """Keys and tokens of one mesh, kept as files of `folder`, the keys 0600."""
+
+    def __init__(self, folder: Path, keys: Mapping[str, KeyPair]) -> None:
+        self._folder = folder
+        self._keys = keys
+        self.operator_jwt = ""
+        self.system_jwt = ""
+        self.account_jwt = ""
+
+    @classmethod
+    def create(cls, folder: Path, *, mesh: str, now: int) -> Self:
+        """Make what is missing in `folder` and leave what is there: also after a crash half-way."""
+        make_private_directory(folder)
+        for name, kind in _KEYS.items():
+            path = folder / f"{name}.nk"
+            if not path.exists():
+                write_private(path, f"{KeyPair.create(kind).seed}\n".encode())
+        accounts = cls(folder, _read_keys(folder))
+        accounts._settle(mesh, now)
+        return accounts
+
+    @classmethod
+    def load(cls, folder: Path, *, mesh: str, now: int) -> Self:
+        """Raises Refused (`state_missing`) if `create` never came to its end, Corrupt if damaged.
+
+        Tokens are brought up to date with this release's permissions.
+        """
+        accounts = cls(folder, _read_keys(folder))
+        read_text(folder / "account.jwt")
+        accounts._settle(mesh, now)
+        return accounts
+
+    @property
+    def account(self) -> str:
+        """The public key of the account that everyone but the system user belongs to."""
+        return self._keys["account"].public
+
+    @property
+    def system_account(self) -> str:
+        return self._keys["system"].public
+
+    @property
+    def revocations(self) -> dict[str, int]:
+        """User keys that are refused, with the time up to which their tokens were issued."""
+        return dict(decode_jwt(self.account_jwt)["nats"].get("revocations", {}))
+
+    def signing_key(self, role: str) -> KeyPair:
+        """The key that signs users of `role`: a scope's, `master` or `system`."""
+        special = {"master": "master", "system": "system-signing"}
+        return self._keys[special.get(role, f"scope-{role}")]
+
+    def set_revocations(self, revocations: Mapping[str, int], *, now: int) -> str:
+        """Make and keep an account token that refuses exactly these users; returns it.
+
+        revocations: public user key -> unix time; their tokens issued up to then are refused.
+        The broker learns of it when the system user publishes the token.
+        """
+        for user in revocations:
+            check_public(user, "user")
+        claims = self._account_claims(revocations)
+        # The broker keeps the token issued last: each must be newer than the one before.
+        issued_at = max(now, decode_jwt(self.account_jwt)["iat"] + 1) if self.account_jwt else now
+        token = encode_jwt(claims, self._keys["operator-signing"], issued_at=issued_at)
+        write_private(self._folder / "account.jwt", token.encode())
+        self.account_jwt = token
+        return token
+
+    def _settle(self, mesh: str, now: int) -> None:
+        """Read the tokens; make those that are missing or say something else than they should."""
+        self.operator_jwt = self._token("operator", "operator", self._operator_claims(mesh), now)
+        signer = "operator-signing"
+        self.system_jwt = self._token("system", signer, self._system_claims(), now)
+        self.account_jwt = self._read_token("account")
+        if not self.account_jwt:
+            self.set_revocations({}, now=now)
+        elif not self._says(self.account_jwt, self._account_claims(self.revocations)):
+            self.set_revocations(self.revocations, now=now)
+
+    def _token(self, name: str, signer: str, claims: Claims, now: int) -> str:
+        token = self._read_token(name)
+        if token and self._says(token, claims):
+            return token
+        token = encode_jwt(claims, self._keys[signer], issued_at=now)
+        write_private(self._folder / f"{name}.jwt", token.encode())
+        return token
+
+    def _read_token(self, name: str) -> str:
+        path = self._folder / f"{name}.jwt"
+        return read_text(path).strip() if path.exists() else ""
+
+    def _says(self, token: str, wanted: Claims) -> bool:
+        """Whether a kept token says what is wanted. Corrupt if it is that of another key."""
+        claims = decode_jwt(token)
+        if claims["sub"] != wanted["sub"] or _lost_keys(claims, wanted):
+            raise Corrupt("state_corrupt", f"{self._folder}: a key is not that of its token")
+        return {key: claims.get(key) for key in wanted} == wanted
+
+    def _operator_claims(self, mesh: str) -> Claims:
+        return {
+            "sub": self._keys["operator"].public,
+            "name": f"mesh-{mesh}",
+            "nats": {
+                "type": "operator",
+                "version": 2,
+                "system_account": self.system_account,
+                "signing_keys": [self._keys["operator-signing"].public],
+                "strict_signing_key_usage": True,
+            },
+        }
+
+    def _system_claims(self) -> Claims:
+        return {
+            "sub": self.system_account,
+            "name": "system",
+            "nats": {
+                "type": "account",
+                "version": 2,
+                "limits": dict(_NO_LIMITS),
+                "signing_keys": [self._keys["system-signing"].public],
+            },
+        }
+
+    def _account_claims(self, revocations: Mapping[str, int]) -> Claims:
+        scoped = [
+            {
+                "kind": "user_scope",
+                "key": self._keys[f"scope-{role}"].public,
+                "role": role,
+                "template": _template(scope),
+            }
+            for role, scope in SCOPES.items()
+        ]
+        nats: Claims = {
+            "type": "account",
+            "version": 2,
+            "limits": {**_NO_LIMITS, **_STREAMS},
+            "default_permissions": {"pub": {}, "sub": {}},
+            "signing_keys": [*scoped, self._keys["master"].public],
+        }
+        if revocations:
+            nats["revocations"] = dict(revocations)
+        return {"sub": self.account, "name": "mesh", "nats": nats}
+
+
+def _template(scope: Scope) -> Claims:
+    return {
+        "pub": {"allow": list(scope.publish)},
+        "sub": {"allow": list(scope.subscribe)},
+        "subs": scope.subscriptions,
+        "data": -1,
+        "payload": scope.payload_bytes,
+        "allowed_connection_types": ["STANDARD"],
+    }
+
+
+def _lost_keys(kept: Claims, wanted: Claims) -> bool:
+    """Whether a role has another key than its users were signed with: its file was lost."""
+    keys = {
+        key["role"]: key["key"]
+        for key in wanted["nats"].get("signing_keys", [])
+        if isinstance(key, dict)
+    }
+    return any(
+        keys.get(key["role"], key["key"]) != key["key"]
+        for key in kept["nats"].get("signing_keys", [])
+        if isinstance(key, dict)
+    )
+
+
+def _read_keys(folder: Path) -> dict[str, KeyPair]:
+    keys = {}
+    for name, kind in _KEYS.items():
+        key = KeyPair.from_seed(read_text(folder / f"{name}.nk").strip())
+        if key.kind != kind:
+            raise Corrupt("state_corrupt", f"{folder / name}.nk is a key of another kind")
+        keys[name] = key
+    return keys

@@ -1,0 +1,140 @@
+"""Issues certificate and NATS token together, so that one cannot outlive the other."""
+
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from broker_client.runtime.nkeys import check_public
+from broker_client.runtime.tls import certificate_facts
+from broker_master.ca.accounts import Accounts
+from broker_master.ca.authority import BACKDATE_S, Authority
+from broker_master.ca.claims import encode_jwt
+from schemas.faults import Corrupt, Misused, Refused
+from schemas.ids import check_name
+from schemas.permissions import CLIENT_ROLES, SCOPES
+
+DEFAULT_LIFETIME_S: Final = 90 * 86_400
+
+
+class Credentials(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody gets for their request. serial: lower-case hex; times: whole unix seconds."""
+
+    cert_pem: bytes
+    ca_pem: bytes
+    jwt: str
+    user: str
+    serial: str
+    not_before: int
+    not_after: int
+
+
+class Issuer:
+    """Signs for one mesh. Checks every name and key before anything is built from it."""
+
+    def __init__(
+        self, authority: Authority, accounts: Accounts, *, now: Callable[[], float] = time.time
+    ) -> None:
+        self._authority = authority
+        self._accounts = accounts
+        self._now = now
+
+    @property
+    def ca_pem(self) -> bytes:
+        return self._authority.ca_pem
+
+    def issue(
+        self,
+        role: str,
+        name: str,
+        csr_pem: bytes,
+        user_nkey: str,
+        not_after: int,
+        group: str | None = None,
+        *,
+        not_before: int | None = None,
+    ) -> Credentials:
+        """Credentials of `name` in `role`, a key of schemas.permissions.SCOPES.
+
+        group: an agent's group, and nobody else's. not_after: when both end, cut to the mesh
+        authority's own end. not_before: when both begin, by default a minute ago.
+        Raises Refused (`name_invalid`, `request_invalid`).
+        """
+        check_name("client" if role in CLIENT_ROLES else "agent", name)
+        if role not in SCOPES:
+            raise Misused("internal", f"no such role: {role}")
+        if (group is None) is (role == "agent"):
+            raise Misused("internal", f"a group is for agents, and for each of them: {role} {name}")
+        part: dict[str, Any] = {"issuer_account": self._accounts.account}
+        if group is not None:
+            part["tags"] = [f"group:{check_name('group', group)}"]
+        kind = "client" if role in CLIENT_ROLES else role
+        return self._issue(kind, role, name, csr_pem, user_nkey, (not_before, not_after), part)
+
+    def issue_master(
+        self, name: str, csr_pem: bytes, user_nkey: str, not_after: int
+    ) -> Credentials:
+        """A master: it may do everything in the mesh's account, and nothing in the system's."""
+        check_name("master", name)
+        part = {"issuer_account": self._accounts.account, **_UNLIMITED}
+        return self._issue("master", "master", name, csr_pem, user_nkey, (None, not_after), part)
+
+    def issue_system(
+        self, name: str, csr_pem: bytes, user_nkey: str, not_after: int
+    ) -> Credentials:
+        """The user with which a master updates the account, lists connections and kicks them."""
+        check_name("system user", name)
+        part = {
+            "issuer_account": self._accounts.system_account,
+            **_UNLIMITED,
+            "pub": {"allow": ["$SYS.REQ.>"]},
+            "sub": {"allow": ["$SYS.>", f"_INBOX_{name}.>"]},
+        }
+        return self._issue("system", "system", name, csr_pem, user_nkey, (None, not_after), part)
+
+    def _issue(
+        self,
+        kind: str,
+        role: str,
+        name: str,
+        csr_pem: bytes,
+        user_nkey: str,
+        span: tuple[int | None, int],
+        part: dict[str, Any],
+    ) -> Credentials:
+        _check_user(user_nkey)
+        now = int(self._now())
+        not_before = now - BACKDATE_S if span[0] is None else span[0]
+        not_after = min(span[1], self._authority.not_after)
+        if not_after <= not_before:
+            raise Misused("internal", f"credentials of {name} would end before they begin")
+        cert_pem = self._authority.sign_client(
+            csr_pem, kind, name, not_before=not_before, not_after=not_after
+        )
+        claims = {
+            "sub": user_nkey,
+            "name": name,
+            "nbf": not_before,
+            "exp": not_after,
+            "nats": {"type": "user", "version": 2, **part},
+        }
+        return Credentials(
+            cert_pem=cert_pem,
+            ca_pem=self._authority.ca_pem,
+            jwt=encode_jwt(claims, self._accounts.signing_key(role), issued_at=now),
+            user=user_nkey,
+            serial=certificate_facts(cert_pem).serial,
+            not_before=not_before,
+            not_after=not_after,
+        )
+
+
+_UNLIMITED: Final = {"subs": -1, "data": -1, "payload": -1}
+
+
+def _check_user(user_nkey: str) -> None:
+    try:
+        check_public(user_nkey, "user")
+    except Corrupt as error:
+        raise Refused("request_invalid", "not the public key of a NATS user") from error

@@ -1,0 +1,333 @@
+"""One mesh in a master's state directory: `broker-master init` makes it, `serve` opens it.
+
+    mesh.toml            which mesh this is, and under which hosts its broker is reached
+    ca/                  ca.pem, ca.key
+    nats/                *.nk (keys), *.jwt (tokens)
+    broker/              server.pem, server.key, and what the broker keeps
+    master/, system/     the master's own two identities
+    contexts/admin.toml  the first client, its files in contexts/admin/
+
+Each step leaves alone what is whole, so that an init that was cut short is completed by the next.
+"""
+
+import json
+import secrets
+import time
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from broker_client.runtime.context import Context, read_context, write_context
+from broker_client.runtime.files import (
+    LOCK_NAME,
+    lock_directory,
+    make_private_directory,
+    os_errors,
+    read_bytes,
+    read_text,
+    write_private,
+    write_public,
+)
+from broker_client.runtime.identity import (
+    NewIdentity,
+    new_identity,
+    read_identity,
+    write_identity,
+)
+from broker_client.runtime.tls import certificate_facts, make_csr, new_private_key
+from broker_master.broker_config import BrokerFiles, BrokerTrust
+from broker_master.ca.accounts import Accounts
+from broker_master.ca.authority import BACKDATE_S, Authority, certified_hosts, check_host
+from broker_master.ca.issuer import DEFAULT_LIFETIME_S, Credentials, Issuer
+from schemas.faults import Corrupt, MeshError, Refused
+
+MARKER: Final = "mesh.toml"
+PROGRAM: Final = "broker-master"
+FORMAT: Final = 1
+LOCAL_HOSTS: Final = ("localhost", "127.0.0.1")
+DEFAULT_PORT: Final = 4222
+ADMIN: Final = "admin"
+# The broker and the master renew theirs when half of it is over, at each start.
+OWN_LIFETIME_S: Final = 5 * 365 * 86_400
+
+Clock = Callable[[], float]
+
+
+class Marker(msgspec.Struct, frozen=True, kw_only=True):
+    """The file that says whose directory this is."""
+
+    program: str
+    format: int
+    mesh: str
+    hosts: tuple[str, ...] = ()
+
+
+class Mesh:
+    """An opened mesh. Hold the directory's lock while one is in use for more than reading."""
+
+    def __init__(
+        self,
+        directory: Path,
+        marker: Marker,
+        authority: Authority,
+        accounts: Accounts,
+        now: Clock,
+    ) -> None:
+        self.directory = directory.absolute()
+        self.marker = marker
+        self.authority = authority
+        self.accounts = accounts
+        self.now = now
+        self.issuer = Issuer(authority, accounts, now=now)
+
+    @property
+    def id(self) -> str:
+        return self.marker.mesh
+
+    @property
+    def broker_directory(self) -> Path:
+        return self.directory / "broker"
+
+    @property
+    def master_directory(self) -> Path:
+        """The identity with which the master joins the mesh's account."""
+        return self.directory / "master"
+
+    @property
+    def system_directory(self) -> Path:
+        """The identity that may update the account and kick connections."""
+        return self.directory / "system"
+
+    @property
+    def admin_context(self) -> Path:
+        return self.directory / "contexts" / f"{ADMIN}.toml"
+
+    def urls(self, port: int) -> tuple[str, ...]:
+        """Where agents find the broker: the hosts given to init, or this machine alone."""
+        hosts = self.marker.hosts or ("127.0.0.1",)
+        return tuple(broker_url(host, port) for host in hosts)
+
+    def broker_files(self) -> BrokerFiles:
+        folder = self.broker_directory
+        return BrokerFiles(
+            ca=self.directory / "ca" / "ca.pem",
+            cert=folder / "server.pem",
+            key=folder / "server.key",
+            resolver=folder / "resolver",
+            store=folder / "jetstream",
+        )
+
+    def broker_trust(self) -> BrokerTrust:
+        accounts = self.accounts
+        return BrokerTrust(
+            operator_jwt=accounts.operator_jwt,
+            system_account=accounts.system_account,
+            accounts={
+                accounts.system_account: accounts.system_jwt,
+                accounts.account: accounts.account_jwt,
+            },
+        )
+
+
+def broker_url(host: str, port: int) -> str:
+    return f"tls://[{host}]:{port}" if ":" in host else f"tls://{host}:{port}"
+
+
+def init_mesh(directory: Path, hosts: Sequence[str] = (), *, now: Clock = time.time) -> Mesh:
+    """Make a mesh in `directory`, or complete and open the one that is there.
+
+    hosts: names and addresses under which agents reach the broker, besides this machine; those of
+    earlier calls stay. Takes the directory's lock while it works.
+    Raises Refused: `state_foreign` if the directory is somebody else's, `state_locked`,
+    `state_unreadable`, `disk_full`, `settings_invalid` for a host; Corrupt (`state_corrupt`).
+    """
+    checked = [check_host(host) for host in hosts]
+    _refuse_foreign(directory)
+    make_private_directory(directory)
+    with lock_directory(directory), os_errors(directory, "open"):
+        marker = _made_marker(directory, checked)
+        authority = _made_authority(directory / "ca", marker, int(now()))
+        accounts = Accounts.create(directory / "nats", mesh=marker.mesh, now=int(now()))
+        mesh = Mesh(directory, marker, authority, accounts, now)
+        _renew_own(mesh)
+        _make_admin(mesh)
+        return mesh
+
+
+def open_mesh(directory: Path, *, now: Clock = time.time) -> Mesh:
+    """Open the mesh of a finished init; renews the broker's and the master's own certificates.
+
+    The caller holds the directory's lock. Raises as `init_mesh`, and `state_missing` without init.
+    """
+    _refuse_foreign(directory)
+    marker = _read_marker(directory)
+    if marker is None:
+        raise Refused("state_missing", f"there is no mesh in {directory}")
+    with os_errors(directory, "open"):
+        authority = _read_authority(directory / "ca", marker)
+        accounts = Accounts.load(directory / "nats", mesh=marker.mesh, now=int(now()))
+        mesh = Mesh(directory, marker, authority, accounts, now)
+        read_text(mesh.admin_context)
+        _renew_own(mesh)
+    return mesh
+
+
+def update_context_urls(directory: Path, urls: Sequence[str]) -> None:
+    """Have every context of the directory name these addresses; untouched if it does already."""
+    folder = directory / "contexts"
+    with os_errors(folder, "list"):
+        paths = sorted(folder.glob("*.toml"))
+    for path in paths:
+        context = _plain_context(path)
+        if context.urls != tuple(urls):
+            write_context(path, msgspec.structs.replace(context, urls=tuple(urls)))
+
+
+def _refuse_foreign(directory: Path) -> None:
+    """Only what is empty, or marked as ours, may be written to."""
+    with os_errors(directory, "open"):
+        if not directory.exists():
+            return
+        names = {entry.name for entry in directory.iterdir()}
+    if MARKER not in names and names - {LOCK_NAME, f".{MARKER}.new"}:
+        raise Refused("state_foreign", f"{directory} holds files of something else")
+    _read_marker(directory)
+
+
+def _read_marker(directory: Path) -> Marker | None:
+    path = directory / MARKER
+    with os_errors(path, "read"):
+        if not path.exists():
+            return None
+    try:
+        marker = msgspec.convert(tomllib.loads(read_text(path)), Marker)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise Refused("state_foreign", f"{path} is not the mark of a mesh") from error
+    if marker.program != PROGRAM:
+        raise Refused("state_foreign", f"{directory} belongs to {marker.program}")
+    if marker.format != FORMAT:
+        raise Refused(
+            "state_foreign",
+            f"{directory} is of format {marker.format}; this release knows {FORMAT}",
+        )
+    return marker
+
+
+def _made_marker(directory: Path, hosts: Sequence[str]) -> Marker:
+    found = _read_marker(directory)
+    marker = found or Marker(program=PROGRAM, format=FORMAT, mesh=secrets.token_hex(8))
+    missing = [host for host in dict.fromkeys(hosts) if host not in marker.hosts]
+    marker = msgspec.structs.replace(marker, hosts=(*marker.hosts, *missing))
+    if marker != found:
+        values = msgspec.to_builtins(marker)
+        text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+        write_private(directory / MARKER, text.encode())
+    return marker
+
+
+def _made_authority(folder: Path, marker: Marker, now: int) -> Authority:
+    """The certificate is written last: until it is there, nothing was signed with the key."""
+    make_private_directory(folder)
+    if not (folder / "ca.pem").exists():
+        authority = Authority.create(marker.mesh, now=now)
+        write_private(folder / "ca.key", authority.key_pem)
+        write_public(folder / "ca.pem", authority.ca_pem)
+    return _read_authority(folder, marker)
+
+
+def _read_authority(folder: Path, marker: Marker) -> Authority:
+    authority = Authority.from_pem(read_bytes(folder / "ca.pem"), read_bytes(folder / "ca.key"))
+    if authority.mesh != marker.mesh:
+        raise Refused("state_foreign", f"{folder} is the authority of mesh {authority.mesh}")
+    return authority
+
+
+def _renew_own(mesh: Mesh) -> None:
+    _renew_server(mesh)
+    issue = mesh.issuer
+    _renew_identity(mesh, mesh.master_directory, "master", issue.issue_master)
+    _renew_identity(mesh, mesh.system_directory, "master-system", issue.issue_system)
+
+
+def _renew_server(mesh: Mesh) -> None:
+    """The broker's certificate, made anew if it lacks a host or half of its life is over."""
+    folder = mesh.broker_directory
+    make_private_directory(folder)
+    hosts = tuple(dict.fromkeys((*LOCAL_HOSTS, *mesh.marker.hosts)))
+    cert, key = folder / "server.pem", folder / "server.key"
+    if cert.exists() and key.exists():
+        pem = read_bytes(cert)
+        if set(hosts) <= set(certified_hosts(pem)) and not _is_half_over(mesh, pem):
+            return
+    now = int(mesh.now())
+    key_pem = read_bytes(key) if key.exists() else new_private_key()
+    write_private(key, key_pem)
+    signed = mesh.authority.sign_server(
+        make_csr("broker", key_pem),
+        hosts,
+        not_before=now - BACKDATE_S,
+        not_after=min(now + OWN_LIFETIME_S, mesh.authority.not_after),
+    )
+    write_public(cert, signed)
+
+
+def _is_half_over(mesh: Mesh, cert_pem: bytes) -> bool:
+    facts = certificate_facts(cert_pem)
+    return mesh.now() > (facts.not_before + facts.not_after) / 2
+
+
+def _renew_identity(
+    mesh: Mesh, folder: Path, name: str, issue: Callable[[str, bytes, str, int], Credentials]
+) -> None:
+    if _is_whole(folder) and not _is_half_over(mesh, read_bytes(folder / "cert.pem")):
+        return
+    keys = new_identity(name)
+    not_after = int(mesh.now()) + OWN_LIFETIME_S
+    _write(folder, keys, issue(name, keys.csr_pem, keys.user, not_after))
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        read_identity(folder)
+    except Corrupt:
+        return False
+    except MeshError as error:
+        if error.code == "state_missing":
+            return False
+        raise
+    return True
+
+
+def _make_admin(mesh: Mesh) -> None:
+    """The first client; whoever may run init may have its credentials renewed by it."""
+    folder = mesh.directory / "contexts" / ADMIN
+    make_private_directory(folder.parent)
+    if not _is_whole(folder) or _is_half_over(mesh, read_bytes(folder / "cert.pem")):
+        keys = new_identity(ADMIN)
+        not_after = int(mesh.now()) + DEFAULT_LIFETIME_S
+        _write(folder, keys, mesh.issuer.issue("admin", ADMIN, keys.csr_pem, keys.user, not_after))
+    if not mesh.admin_context.exists():
+        context = Context(
+            mesh=mesh.id,
+            name=ADMIN,
+            role="admin",
+            urls=mesh.urls(DEFAULT_PORT),
+            ca=f"{ADMIN}/ca.pem",
+            cert=f"{ADMIN}/cert.pem",
+            key=f"{ADMIN}/key.pem",
+            creds=f"{ADMIN}/user.creds",
+        )
+        write_context(mesh.admin_context, context)
+
+
+def _write(folder: Path, keys: NewIdentity, issued: Credentials) -> None:
+    write_identity(folder, keys, cert_pem=issued.cert_pem, ca_pem=issued.ca_pem, jwt=issued.jwt)
+
+
+def _plain_context(path: Path) -> Context:
+    """A context with its paths as the file has them."""
+    read_context(path)
+    return msgspec.convert(tomllib.loads(read_text(path)), Context)

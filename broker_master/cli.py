@@ -1,0 +1,168 @@
+"""`broker-master`: make a mesh, run its master, print a broker's configuration."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+from cyclopts import App, Parameter
+
+from broker_master import VERSION
+from schemas.faults import MeshError, Refused
+
+if TYPE_CHECKING:
+    from broker_master.settings import MasterSettings
+
+app = App(
+    name="broker-master",
+    help="The control plane of a mesh.",
+    version=VERSION,
+    result_action="return_value",
+)
+
+StateDir = Annotated[Path, Parameter(help="The mesh's folder: keys, registry cache, broker state.")]
+
+
+@app.command
+def init(*, state_dir: StateDir, host: tuple[str, ...] = ()) -> None:
+    """Make a mesh, or complete and renew the one that is there.
+
+    Parameters
+    ----------
+    state_dir
+        The mesh's folder: keys, broker configuration, contexts.
+    host
+        A name or address under which agents and clients reach the broker; may be given again.
+    """
+    from broker_master.ca.mesh import init_mesh
+
+    mesh = init_mesh(state_dir, list(host))
+    print(f"mesh {mesh.id} is ready in {mesh.directory}")
+    print(f"start it:  broker-master serve --state-dir {state_dir}")
+    print(f"use it:    mesh --context {mesh.admin_context} status")
+
+
+@app.command
+def serve(
+    *,
+    state_dir: Path | None = None,
+    nats: str | None = None,
+    nats_port: int | None = None,
+    nats_host: str | None = None,
+    http: str | None = None,
+    config: Path | None = None,
+    print_config: bool = False,
+    log_level: str | None = None,
+) -> None:
+    """Run the master until it is asked to stop. Prints one line when it is ready.
+
+    Parameters
+    ----------
+    state_dir
+        The folder that `init` made.
+    nats
+        Use the broker at this address instead of the embedded one.
+    nats_port
+        Port of the embedded broker; 0 takes any free one, once and for all.
+    nats_host
+        Address on which the embedded broker listens.
+    http
+        HOST:PORT for health, metrics and console.
+    config
+        A TOML file with settings.
+    print_config
+        Print every setting with its source, and end.
+    log_level
+        debug, info, warning or error.
+    """
+    from broker_client.runtime.logs import configure_logs
+    from broker_client.runtime.settings import load_settings
+    from broker_master.settings import MasterSettings, check_settings
+
+    flags: dict[str, Any] = {
+        "state_dir": None if state_dir is None else str(state_dir),
+        "nats_url": nats,
+        "nats_port": nats_port,
+        "nats_host": nats_host,
+        "http": http,
+        "log.level": log_level,
+    }
+    loaded = load_settings(
+        MasterSettings, environ=os.environ, flags=flags, file=config, check=check_settings
+    )
+    if print_config:
+        sys.stdout.write(loaded.render())
+        return
+    configure_logs(loaded.value.log.level)
+    _run(loaded.value)
+
+
+def _run(settings: "MasterSettings") -> None:
+    from broker_master.app import serve as run
+
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
+    try:
+        import uvloop
+    except ImportError:
+        pass
+    else:
+        loop_factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(run(settings, _say_ready))
+
+
+def _say_ready(nats: str, http: str) -> None:
+    print(f"ready nats={nats} http={http}", flush=True)
+
+
+@app.command
+def broker_config(*, state_dir: StateDir, listen: str = "0.0.0.0:4222") -> None:
+    """Print a nats-server.conf for an own server or cluster that trusts this mesh."""
+    from broker_master.broker_config import render_config
+    from broker_master.ca.mesh import open_mesh
+
+    host, _, port = listen.rpartition(":")
+    if not port.isdigit():
+        raise Refused("settings_invalid", f"--listen {listen!a} is not HOST:PORT")
+    mesh = open_mesh(state_dir)
+    sys.stdout.write(
+        render_config(
+            host=host,
+            port=int(port),
+            name=f"mesh-{mesh.id}",
+            files=mesh.broker_files(),
+            trust=mesh.broker_trust(),
+        )
+    )
+
+
+def main() -> NoReturn:
+    """Run the command line; the only place that ends the process."""
+    try:
+        app()
+    except MeshError as error:
+        _fail(error)
+    except BaseExceptionGroup as group:
+        known = _first_fault(group)
+        if known is None:
+            raise
+        _fail(known)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _fail(error: MeshError) -> NoReturn:
+    print(f"broker-master: {error}; {error.kind.advice}", file=sys.stderr)
+    sys.exit(error.kind.exit_code)
+
+
+def _first_fault(group: BaseExceptionGroup[BaseException]) -> MeshError | None:
+    for error in group.exceptions:
+        if isinstance(error, MeshError):
+            return error
+        if isinstance(error, BaseExceptionGroup) and (found := _first_fault(error)) is not None:
+            return found
+    return None

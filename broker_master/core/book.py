@@ -1,0 +1,224 @@
+"""The open commands, as the facts of the event stream make them.
+
+`fold` is the only way a command changes for good, live and in replay alike, so a restarted master
+holds exactly what the facts say. What is not a fact (transmissions, acknowledgements, silence) is
+set by the methods below it and is learnt again after a restart.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from schemas import subjects
+from schemas.messages.facts import Accepted, Assigned, CancelAsked, Fact, Outcome, Started
+from schemas.states import TERMINAL, State, check_move
+
+
+class Attempt(msgspec.Struct, kw_only=True):
+    """One try on one agent. hidden: the state that stood before the agent fell silent."""
+
+    number: int
+    agent: str
+    assigned_at: float = 0.0
+    state: State = State.SENT
+    since: float = 0.0
+    sent: int = 0
+    accepted_at: float = 0.0
+    started_at: float = 0.0
+    ended_at: float = 0.0
+    exit_code: int | None = None
+    reason: str = ""
+    why: str = ""
+    late: bool = False
+    hidden: State | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self.state not in TERMINAL
+
+
+class Command(msgspec.Struct, kw_only=True):
+    """A command with its attempts. facts: stream sequence of each of its facts, by subject.
+
+    order: place in the queue. expires_at: unix time after which it no longer waits for an agent.
+    """
+
+    accepted: Accepted
+    order: int
+    expires_at: float
+    facts: dict[str, int] = {}
+    attempts: list[Attempt] = []
+    state: State = State.QUEUED
+    since: float = 0.0
+    reason: str = ""
+    cancel_by: str = ""
+    outcome: Outcome | None = None
+    late: Outcome | None = None
+    settling: bool = False
+
+    @property
+    def id(self) -> str:
+        return self.accepted.id
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The newest attempt."""
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def open_attempt(self) -> Attempt | None:
+        attempt = self.attempts[-1] if self.attempts else None
+        return attempt if attempt is not None and attempt.state not in TERMINAL else None
+
+    @property
+    def is_terminal(self) -> bool:
+        return self.state in TERMINAL
+
+    def find(self, number: int) -> Attempt | None:
+        if 0 < number <= len(self.attempts):
+            return self.attempts[number - 1]
+        return None
+
+    def move(self, attempt: Attempt, state: State, at: float) -> None:
+        """Move the newest attempt, and with it the command; the table of moves decides."""
+        attempt.state = check_move(attempt.state, state)
+        attempt.since = at
+        if attempt is self.attempts[-1]:
+            self.state, self.since = state, at
+
+
+class CommandBook:
+    """All commands that are open, or ended and not yet in history. One order for all."""
+
+    def __init__(self) -> None:
+        self._commands: dict[str, Command] = {}
+        self._per_group: dict[str, int] = {}
+        self._order = 0
+
+    def __len__(self) -> int:
+        return len(self._commands)
+
+    def __iter__(self) -> Iterator[Command]:
+        return iter(list(self._commands.values()))
+
+    def get(self, command_id: str) -> Command | None:
+        return self._commands.get(command_id)
+
+    def forget(self, command_id: str) -> None:
+        """Drop a command that history holds, or that was refused after all."""
+        command = self._commands.pop(command_id, None)
+        if command is not None:
+            self._per_group[command.accepted.group] -= 1
+
+    def open_in(self, group: str) -> int:
+        """How many commands of `group` are in the book."""
+        return self._per_group.get(group, 0)
+
+    def waiting(self) -> list[Command]:
+        """The commands that wait for an agent."""
+        return [c for c in self._commands.values() if c.state is State.QUEUED]
+
+    def open(self, accepted: Accepted) -> Command:
+        """Enter a command before its fact is durable; `forget` it if the fact is refused."""
+        self._order += 1
+        command = Command(
+            accepted=accepted,
+            order=self._order,
+            expires_at=accepted.submitted_at + accepted.queue_ttl_s,
+            since=accepted.submitted_at,
+        )
+        self._commands[accepted.id] = command
+        self._per_group[accepted.group] = self._per_group.get(accepted.group, 0) + 1
+        return command
+
+    def replay(self, fact: subjects.Fact, body: Fact, sequence: int) -> Command | None:
+        """Fold one fact read back from the stream; None if its command is not in the book.
+
+        Facts without their `accepted` belong to a command whose history was written and whose
+        older facts were purged.
+        """
+        command = self._commands.get(fact.command)
+        if command is None:
+            if not isinstance(body, Accepted):
+                return None
+            command = self.open(body)
+        fold(command, fact, body)
+        command.facts[subjects.fact(*fact)] = sequence
+        return command
+
+
+def fold(command: Command, fact: subjects.Fact, body: Fact) -> None:
+    """Change `command` as a durable fact says. A fact that is folded again changes nothing."""
+    match body:
+        case Accepted():
+            pass
+        case Assigned():
+            _fold_assigned(command, fact.attempt, body)
+        case Started():
+            _fold_started(command, fact.attempt, body)
+        case CancelAsked():
+            command.cancel_by = command.cancel_by or body.by
+        case Outcome():
+            if fact.kind == "late":
+                command.late = body
+                _fold_late(command, fact.attempt, body)
+            else:
+                _fold_outcome(command, fact.attempt, body)
+
+
+def _fold_assigned(command: Command, number: int, body: Assigned) -> None:
+    if number != len(command.attempts) + 1:
+        return
+    attempt = Attempt(
+        number=number, agent=body.agent, assigned_at=body.at, since=body.at, why=body.why
+    )
+    command.attempts.append(attempt)
+    command.state, command.since = State.SENT, body.at
+    command.reason = ""
+
+
+def _fold_started(command: Command, number: int, body: Started) -> None:
+    attempt = command.find(number)
+    if attempt is None or not attempt.is_open:
+        return
+    attempt.accepted_at, attempt.started_at = body.accepted_at, body.started_at
+    attempt.sent = max(attempt.sent, body.sent)
+    if attempt.state is not State.STOPPING:
+        command.move(attempt, State.RUNNING, body.started_at)
+
+
+def _fold_outcome(command: Command, number: int, body: Outcome) -> None:
+    attempt = command.find(number)
+    if attempt is not None:
+        if not attempt.is_open:
+            return
+        _end(attempt, body)
+    if body.final:
+        command.state, command.since = State(body.state), body.at
+        command.reason, command.outcome = body.reason, body
+    else:
+        command.state, command.since = State.QUEUED, body.at
+        command.reason = body.reason
+
+
+def _fold_late(command: Command, number: int, body: Outcome) -> None:
+    """A later word amends a verdict of `lost`; on a re-run command it only stands beside it."""
+    attempt = command.find(number)
+    if attempt is None:
+        return
+    attempt.late = True
+    if attempt.state is State.LOST:
+        _end(attempt, body)
+        attempt.late = True
+        if attempt is command.attempts[-1] and command.state is State.LOST:
+            command.state, command.reason, command.outcome = State(body.state), body.reason, body
+
+
+def _end(attempt: Attempt, body: Outcome) -> None:
+    attempt.state, attempt.since = State(body.state), body.at
+    attempt.accepted_at = body.accepted_at or attempt.accepted_at
+    attempt.started_at = body.started_at or attempt.started_at
+    attempt.ended_at = body.ended_at or body.at
+    attempt.exit_code, attempt.reason = body.exit_code, body.reason
+    attempt.sent = max(attempt.sent, body.sent)
+    attempt.late, attempt.hidden = body.late, None

@@ -1,0 +1,215 @@
+"""Who is heard, since when, and what silence means.
+
+The master counts from the receipt of the newest beat; an agent counts from the send time of the
+beat that was echoed to it, so the agent's deadline always falls first.
+
+    never ──hello, done──▶ live ──silence of suspect_s──▶ silent ──silence of lost_s──▶ given up
+                            ▲                               │
+                            └──────── handshake ────────────┘
+"""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from schemas.messages.liveness import Beat, Details, Hello
+from schemas.states import Liveness
+from schemas.timers import Timers
+
+Event = Literal["suspected", "given_up", "returned", "goodbye", "incarnation", "deaf", "hears"]
+
+# How many ended incarnations of one agent are remembered, so that their late beats are ignored.
+_INCARNATIONS_KEPT = 8
+
+
+class Presence(msgspec.Struct, kw_only=True):
+    """What is known of one agent's life. `*_s` clock readings are of the master's own clock.
+
+    reconciled: the handshake of this incarnation with this master's epoch is complete. deaf: its
+    beats arrive, but it says that it has not heard ours for long. since: wall time of `liveness`.
+    """
+
+    agent: str
+    group: str
+    liveness: Liveness = Liveness.NEVER
+    since: float = 0.0
+    reason: str = ""
+    incarnation: str = ""
+    reconciled: bool = False
+    greeted: bool = False
+    given_up: bool = False
+    deaf: bool = False
+    draining: bool = False
+    full: bool = False
+    heard_s: float = 0.0
+    heard_at: float = 0.0
+    beat_seq: int = 0
+    uptime_s: float = 0.0
+    running: int = 0
+    slots: int = 0
+    spool_bytes: int = 0
+    details: Details = msgspec.field(default_factory=Details)
+    address: str = ""
+    certificate_serial: str = ""
+    older: list[str] = []
+
+    @property
+    def is_dispatchable(self) -> bool:
+        return (
+            self.liveness is Liveness.LIVE
+            and self.reconciled
+            and not (self.deaf or self.draining or self.full)
+        )
+
+
+class Change(msgspec.Struct, frozen=True):
+    agent: str
+    event: Event
+
+
+class Roster:
+    """The presence of every agent that the registry knows."""
+
+    def __init__(self, timers: Timers, *, now_s: float) -> None:
+        self.timers = timers
+        self._presences: dict[str, Presence] = {}
+        self._judge_from_s = now_s + timers.adopt_s
+        self._cut_off = False
+
+    def add(self, group: str, agent: str, *, connected: bool, at: float, now_s: float) -> Presence:
+        """Enter an agent. One that has been connected before counts as silent until it is heard."""
+        presence = Presence(agent=agent, group=group, since=at, heard_s=now_s)
+        if connected:
+            presence.liveness, presence.reason = (
+                Liveness.SILENT,
+                "not heard since the master started",
+            )
+        self._presences[agent] = presence
+        return presence
+
+    def remove(self, agent: str) -> None:
+        self._presences.pop(agent, None)
+
+    def get(self, agent: str) -> Presence | None:
+        return self._presences.get(agent)
+
+    def __iter__(self) -> Iterator[Presence]:
+        return iter(list(self._presences.values()))
+
+    def on_beat(self, agent: str, beat: Beat, *, now_s: float, at: float) -> list[Change]:
+        """Take a beat in. Beats of an older incarnation are ignored.
+
+        The first beat of a new incarnation makes the presence unreconciled: the echo tells the
+        agent so, and it says hello.
+        """
+        presence = self._presences.get(agent)
+        if presence is None or beat.incarnation in presence.older:
+            return []
+        if beat.incarnation == presence.incarnation and beat.seq <= presence.beat_seq:
+            return []
+        changes = self._adopt(presence, beat.incarnation)
+        presence.beat_seq = beat.seq
+        presence.heard_s, presence.heard_at = now_s, at
+        presence.uptime_s, presence.running = beat.uptime_s, beat.running
+        presence.slots, presence.spool_bytes = beat.slots, beat.spool_bytes
+        presence.draining, presence.full = beat.draining, beat.full
+        if beat.goodbye:
+            return [*changes, *self._on_goodbye(presence, at)]
+        return [*changes, *self._on_lease_age(presence, beat.lease_age_s)]
+
+    def _adopt(self, presence: Presence, incarnation: str) -> list[Change]:
+        if incarnation == presence.incarnation:
+            return []
+        first = not presence.incarnation
+        if not first:
+            presence.older = [*presence.older, presence.incarnation][-_INCARNATIONS_KEPT:]
+        presence.incarnation = incarnation
+        presence.beat_seq = 0
+        presence.reconciled = presence.greeted = False
+        return [] if first else [Change(presence.agent, "incarnation")]
+
+    def _on_goodbye(self, presence: Presence, at: float) -> list[Change]:
+        presence.liveness, presence.since = Liveness.SILENT, at
+        presence.reason = "shut down"
+        presence.reconciled = presence.greeted = False
+        return [Change(presence.agent, "goodbye")]
+
+    def _on_lease_age(self, presence: Presence, lease_age_s: float) -> list[Change]:
+        deaf = lease_age_s > self.timers.suspect_s
+        if deaf == presence.deaf:
+            return []
+        presence.deaf = deaf
+        return [Change(presence.agent, "deaf" if deaf else "hears")]
+
+    def on_hello(self, agent: str, hello: Hello, *, now_s: float, at: float) -> list[Change]:
+        """Take the first step of a handshake in; the answer is the caller's."""
+        presence = self._presences.get(agent)
+        if presence is None or hello.incarnation in presence.older:
+            return []
+        changes = self._adopt(presence, hello.incarnation)
+        presence.greeted, presence.reconciled = True, False
+        presence.heard_s, presence.heard_at = now_s, at
+        presence.details, presence.uptime_s = hello.details, hello.uptime_s
+        presence.slots, presence.certificate_serial = hello.slots, hello.certificate_serial
+        return changes
+
+    def on_done(self, agent: str, incarnation: str, *, now_s: float, at: float) -> list[Change]:
+        """Take the last step in: from now on the agent is live and may be given work."""
+        presence = self._presences.get(agent)
+        if presence is None or presence.incarnation != incarnation or not presence.greeted:
+            return []
+        if presence.reconciled:
+            return []
+        presence.reconciled, presence.given_up, presence.deaf = True, False, False
+        presence.heard_s, presence.heard_at = now_s, at
+        presence.liveness, presence.since, presence.reason = Liveness.LIVE, at, ""
+        return [Change(agent, "returned")]
+
+    def tick(self, *, now_s: float, at: float) -> list[Change]:
+        """Judge silence. Nobody is judged while the master itself is cut off, or has just begun."""
+        if self._cut_off:
+            return []
+        changes: list[Change] = []
+        for presence in self._presences.values():
+            silence = now_s - presence.heard_s
+            if presence.liveness is Liveness.LIVE and silence >= self.timers.suspect_s:
+                presence.liveness, presence.since = Liveness.SILENT, at
+                presence.reason = f"no beat for {self.timers.suspect_s:g} s"
+                presence.reconciled = presence.greeted = False
+                changes.append(Change(presence.agent, "suspected"))
+            if self._is_given_up(presence, silence, now_s):
+                presence.given_up = True
+                if presence.reason != "shut down":
+                    presence.reason = f"lost: no beat for {self.timers.lost_s:g} s"
+                changes.append(Change(presence.agent, "given_up"))
+        return changes
+
+    def _is_given_up(self, presence: Presence, silence: float, now_s: float) -> bool:
+        return (
+            presence.liveness is Liveness.SILENT
+            and not presence.given_up
+            and silence >= self.timers.lost_s
+            and now_s >= self._judge_from_s
+        )
+
+    def given_up_in_s(self, presence: Presence, *, now_s: float) -> float:
+        """How long until the tasks of a silent agent are given up."""
+        due = max(presence.heard_s + self.timers.lost_s, self._judge_from_s)
+        return max(0.0, due - now_s)
+
+    def on_cut_off(self) -> None:
+        """The master has lost the broker: the silence is its own, so nobody is judged by it."""
+        self._cut_off = True
+
+    def on_rejoined(self, *, now_s: float) -> None:
+        """The master is back. Silence counts from now, and nobody is given up before adopt_s."""
+        self._cut_off = False
+        self._judge_from_s = now_s + self.timers.adopt_s
+        for presence in self._presences.values():
+            presence.heard_s = now_s
+
+    def forget_handshakes(self) -> None:
+        """Ask every agent for a new handshake."""
+        for presence in self._presences.values():
+            presence.reconciled = presence.greeted = False

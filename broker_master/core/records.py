@@ -1,0 +1,108 @@
+"""Commands as users see them, made from what the book holds."""
+
+from broker_master.core.book import Attempt, Command
+from schemas.messages.actions import ProcessArgs, decode_args
+from schemas.messages.facts import AttemptRecord, CommandRecord, HistoryRecord
+from schemas.messages.work import Output
+from schemas.moments import rfc3339, rfc3339_or_none
+from schemas.states import State
+from schemas.timers import Timers
+
+_ARGV_SHOWN = 16
+_ARGUMENT_SHOWN = 200
+
+
+def command_record(command: Command, timers: Timers, *, with_output: bool = False) -> CommandRecord:
+    accepted, outcome = command.accepted, command.outcome
+    output: Output | None = None
+    if with_output and outcome is not None:
+        output = outcome.output
+    return CommandRecord(
+        id=accepted.id,
+        group=accepted.group,
+        agent=accepted.agent or None,
+        action=accepted.action,
+        state=command.state,
+        attempts=[attempt_record(attempt) for attempt in command.attempts],
+        submitted_at=rfc3339(accepted.submitted_at),
+        client=accepted.client,
+        reason=command.reason or _reason(command),
+        since=rfc3339(command.since),
+        next=_next(command, timers),
+        ended_at=rfc3339(_ended(command)) if command.is_terminal else None,
+        labels=accepted.labels,
+        stdout_bytes=outcome.stdout_bytes if outcome else 0,
+        stderr_bytes=outcome.stderr_bytes if outcome else 0,
+        truncated=outcome.truncated if outcome else False,
+        output=output,
+    )
+
+
+def attempt_record(attempt: Attempt) -> AttemptRecord:
+    return AttemptRecord(
+        attempt=attempt.number,
+        agent=attempt.agent,
+        state=attempt.state,
+        sent=attempt.sent,
+        accepted_at=rfc3339_or_none(attempt.accepted_at),
+        started_at=rfc3339_or_none(attempt.started_at),
+        ended_at=rfc3339_or_none(attempt.ended_at),
+        exit_code=attempt.exit_code,
+        reason=attempt.reason or attempt.why,
+        late=attempt.late,
+    )
+
+
+def history_record(command: Command, timers: Timers, *, amended: bool) -> HistoryRecord:
+    """The complete record of an ended command; small output is part of it."""
+    return HistoryRecord(
+        record=command_record(command, timers, with_output=True),
+        digest=command.accepted.digest,
+        submitted=command.accepted.submitted_at,
+        ended=_ended(command),
+        argv=_argv(command),
+        amended=amended,
+    )
+
+
+def _argv(command: Command) -> list[str]:
+    """The program and its first arguments, each cut to a length that a list can show."""
+    if command.accepted.action != "process":
+        return []
+    args = decode_args("process", command.accepted.args)
+    argv = args.argv[:_ARGV_SHOWN] if isinstance(args, ProcessArgs) else []
+    return [argument[:_ARGUMENT_SHOWN] for argument in argv]
+
+
+def _ended(command: Command) -> float:
+    outcome = command.outcome
+    if outcome is None:
+        return command.since
+    return outcome.ended_at or outcome.at
+
+
+def _reason(command: Command) -> str:
+    attempt = command.attempt
+    match command.state:
+        case State.QUEUED:
+            return f"waits for a free slot of {command.accepted.agent or command.accepted.group}"
+        case State.UNKNOWN if attempt is not None:
+            return f"{attempt.agent} does not respond; it was {attempt.hidden or 'sent'} before"
+        case State.STOPPING:
+            return f"cancelled by {command.cancel_by}" if command.cancel_by else "it is being ended"
+    return ""
+
+
+def _next(command: Command, timers: Timers) -> str:
+    attempt = command.attempt
+    match command.state:
+        case State.QUEUED:
+            return f"expires at {rfc3339(command.expires_at)} unless an agent takes it"
+        case State.SENT:
+            return f"sent again each {timers.ack_s:g} s, up to {timers.resends} times"
+        case State.UNKNOWN if attempt is not None:
+            silent_s = timers.lost_s - timers.suspect_s
+            return f"given up at {rfc3339(attempt.since + silent_s)} unless the agent returns"
+        case State.STOPPING:
+            return f"killed {timers.grace_s:g} s after it was asked to end"
+    return ""

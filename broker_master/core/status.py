@@ -1,0 +1,132 @@
+"""The status that users see, derived from what an operator wants and what the master hears.
+
+Every status comes with why, and with what happens next.
+"""
+
+import msgspec
+
+from broker_master.core.liveness import Presence
+from schemas.messages.registry import AgentEntry, CertificateEntry
+from schemas.moments import rfc3339
+from schemas.states import Admin, AgentStatus, GroupStatus, Liveness
+
+_DAY_S = 86_400.0
+_WARNINGS = ((1, "1 day"), (7, "7 days"), (14, "14 days"), (30, "30 days"), (90, "90 days"))
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    status: AgentStatus
+    reason: str
+    next: str
+
+
+def agent_status(
+    entry: AgentEntry, presence: Presence | None, *, at: float, given_up_in_s: float
+) -> Verdict:
+    """The first row that matches, in the order of the published description of statuses."""
+    certificate = current_certificate(entry, presence)
+    if not entry.connected or presence is None or presence.liveness is Liveness.NEVER:
+        return _awaiting(entry, at)
+    if entry.admin != Admin.ENABLED:
+        return _disabled(entry, presence)
+    if certificate is not None and certificate.not_after <= at:
+        return Verdict(
+            AgentStatus.NO_RESPONSE,
+            f"certificate expired at {rfc3339(certificate.not_after)}",
+            f"set it up again: mesh agent token {entry.name}",
+        )
+    if presence.liveness is Liveness.LIVE and presence.reconciled and not presence.deaf:
+        if presence.draining:
+            return Verdict(AgentStatus.ACTIVE, "stopping: takes no new work", "ends by itself")
+        return Verdict(AgentStatus.ACTIVE, "beats arrive and are answered", "")
+    return _silent(presence, at, given_up_in_s)
+
+
+def _awaiting(entry: AgentEntry, at: float) -> Verdict:
+    if entry.admin == Admin.REVOKED:
+        reason = "revoked"
+    elif entry.certificates:
+        reason = "enrolled, not connected yet"
+        return Verdict(AgentStatus.AWAITING_SETUP, reason, "start it: broker-agent run")
+    elif entry.token is None or entry.token.used_key:
+        reason = "no activation token is open"
+    elif entry.token.expires_at <= at:
+        reason = "its activation token has expired"
+    else:
+        reason = f"its activation token is open until {rfc3339(entry.token.expires_at)}"
+        return Verdict(AgentStatus.AWAITING_SETUP, reason, "use it: broker-agent setup")
+    return Verdict(AgentStatus.AWAITING_SETUP, reason, f"mesh agent token {entry.name}")
+
+
+def _disabled(entry: AgentEntry, presence: Presence) -> Verdict:
+    by = f" by {entry.admin_by}" if entry.admin_by else ""
+    enable = f"mesh agent enable {entry.name}"
+    if entry.admin == Admin.REVOKED:
+        return Verdict(
+            AgentStatus.DISABLED, f"revoked{by}", f"set it up again: mesh agent token {entry.name}"
+        )
+    if presence.running:
+        return Verdict(AgentStatus.DISABLED, f"disabled{by}, {presence.running} tasks left", enable)
+    heard = "live" if presence.liveness is Liveness.LIVE else "silent"
+    return Verdict(AgentStatus.DISABLED, f"disabled{by}, {heard}", enable)
+
+
+def _silent(presence: Presence, at: float, given_up_in_s: float) -> Verdict:
+    if presence.liveness is Liveness.LIVE:
+        reason = "cannot hear the master" if presence.deaf else "the handshake is not complete"
+        return Verdict(AgentStatus.NO_RESPONSE, reason, "active again after the handshake")
+    if presence.given_up or presence.reason == "shut down":
+        return Verdict(AgentStatus.NO_RESPONSE, presence.reason, "active again once it is started")
+    return Verdict(
+        AgentStatus.NO_RESPONSE,
+        presence.reason,
+        f"its tasks are given up at {rfc3339(at + given_up_in_s)} unless it returns",
+    )
+
+
+def current_certificate(entry: AgentEntry, presence: Presence | None) -> CertificateEntry | None:
+    """The certificate in use, or else the newest that was issued."""
+    if presence is not None and presence.certificate_serial:
+        for certificate in reversed(entry.certificates):
+            if certificate.serial == presence.certificate_serial:
+                return certificate
+    return entry.certificates[-1] if entry.certificates else None
+
+
+def certificate_warning(not_after: float, at: float) -> str:
+    """Empty, or how soon it ends: a step of 90, 30, 14, 7 and 1 days, or `expired`."""
+    left = not_after - at
+    if left <= 0:
+        return "expired"
+    for days, text in _WARNINGS:
+        if left <= days * _DAY_S:
+            return f"ends within {text}"
+    return ""
+
+
+def badges(presence: Presence | None) -> list[str]:
+    """What is worth a second look although the status does not say it."""
+    if presence is None:
+        return []
+    marks = []
+    if presence.full:
+        marks.append("spool full")
+    if presence.draining:
+        marks.append("draining")
+    return marks
+
+
+def group_status(counts: dict[str, int]) -> tuple[GroupStatus, str]:
+    """A group is active while at least one of its agents is; else the reason says why not."""
+    total = sum(counts.values())
+    active = counts.get(AgentStatus.ACTIVE, 0)
+    if active:
+        alone = "; a single agent: no load balancing" if active == 1 else ""
+        return GroupStatus.ACTIVE, f"{active} of {total} agents active{alone}"
+    if not total:
+        return GroupStatus.INACTIVE, "no agents: mesh agent create NAME --group GROUP"
+    if counts.get(AgentStatus.AWAITING_SETUP, 0) == total:
+        return GroupStatus.INACTIVE, "no agent is set up yet"
+    if counts.get(AgentStatus.DISABLED, 0) == total:
+        return GroupStatus.INACTIVE, "all agents are disabled"
+    return GroupStatus.INACTIVE, "no agent responds"

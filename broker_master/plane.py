@@ -1,0 +1,61 @@
+"""The control plane's one set of state, shared by its services on one event loop.
+
+Everything here is touched from the loop's thread only, and never across an await: a service reads,
+decides, changes and returns. What must survive is in the event stream before anyone hears of it.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from broker_client.runtime.clock import Clock
+from broker_client.runtime.link import Link
+from broker_client.runtime.supervise import TaskSet
+from broker_master.core.book import Command, CommandBook
+from broker_master.core.dispatch import Dispatcher
+from broker_master.core.liveness import Roster
+from broker_master.settings import MasterSettings
+from broker_master.store.facts import FactStore
+from broker_master.store.readmodel import ReadModel
+from broker_master.store.registry import Registry
+from schemas.timers import Timers
+
+log = structlog.get_logger()
+
+
+@dataclass
+class Plane:
+    """epoch: grows with every start of a master; agents refuse an older one."""
+
+    settings: MasterSettings
+    clock: Clock
+    link: Link
+    facts: FactStore
+    readmodel: ReadModel
+    registry: Registry
+    roster: Roster
+    tasks: TaskSet
+    epoch: int
+    mesh: str
+    urls: list[str]
+    started_at: float
+    book: CommandBook = field(default_factory=CommandBook)
+    dispatcher: Dispatcher = field(default_factory=Dispatcher)
+    counters: dict[tuple[str, ...], int] = field(default_factory=dict)
+    ended: list[Callable[[Command], None]] = field(default_factory=list)
+    waiters: dict[str, list["asyncio.Future[None]"]] = field(default_factory=dict)
+
+    @property
+    def timers(self) -> Timers:
+        return self.settings.timers
+
+    def spawn(self, coro: Coroutine[Any, Any, None]) -> None:
+        """Run a short task; Refused (`queue_full`) if too many are running already."""
+        _ = self.tasks.spawn(coro)
+
+    def count(self, *name: str) -> None:
+        """Count an occurrence; the names are closed sets, so the table stays small."""
+        self.counters[name] = self.counters.get(name, 0) + 1

@@ -1,0 +1,159 @@
+"""Gives commands to agents: chooses, makes the choice durable, sends."""
+
+import asyncio
+from functools import partial
+
+import structlog
+
+from broker_master.core.book import Command, fold
+from broker_master.core.dispatch import Choice
+from broker_master.plane import Plane
+from broker_master.services.settle import Settler
+from broker_master.services.transmit import Transmitter
+from broker_master.store.facts import Conflict
+from schemas import subjects
+from schemas.messages.facts import Assigned, Outcome
+from schemas.states import State
+
+log = structlog.get_logger()
+
+_TICK_S = 0.25
+
+
+def cancelled(command: Command, agent: str, at: float) -> Outcome:
+    """The outcome of a command that was cancelled before anything of it was sent."""
+    return Outcome(
+        state=State.CANCELLED, at=at, agent=agent, reason=f"cancelled by {command.cancel_by}"
+    )
+
+
+class Assigner:
+    """Owner of the waiting commands."""
+
+    name = "assign"
+
+    def __init__(self, plane: Plane, settler: Settler, transmitter: Transmitter) -> None:
+        self._plane = plane
+        self._settler = settler
+        self._transmitter = transmitter
+        settler.on_slot_free = self.fill
+        settler.on_requeue = self._on_requeue
+
+    def reserve(self, command: Command) -> Choice | None:
+        """Choose for a command that is just being accepted; None if others wait before it.
+
+        The slot is taken at once, so that two commands never get the same one.
+        """
+        accepted, dispatcher = command.accepted, self._plane.dispatcher
+        if not accepted.agent and dispatcher.is_waiting(accepted.group):
+            return None
+        choice = dispatcher.choose(accepted.group, accepted.agent)
+        if choice is not None:
+            dispatcher.take(choice.agent)
+        return choice
+
+    def assigned(self, choice: Choice) -> Assigned:
+        return Assigned(
+            agent=choice.agent,
+            at=self._plane.clock.now(),
+            epoch=self._plane.epoch,
+            why=choice.why,
+        )
+
+    def wait(self, command: Command) -> None:
+        """Let an accepted command wait, unless an agent can take it now."""
+        choice = self.reserve(command)
+        if choice is not None:
+            self._assign(command, choice)
+        else:
+            self._plane.dispatcher.enqueue(
+                command.accepted.group, command.accepted.agent, command.id
+            )
+
+    def fill(self, agent: str) -> None:
+        """Give `agent` waiting commands while it has free slots."""
+        dispatcher = self._plane.dispatcher
+        while (command_id := dispatcher.next_for(agent)) is not None:
+            command = self._plane.book.get(command_id)
+            if command is None or command.state is not State.QUEUED or command.settling:
+                continue
+            dispatcher.take(agent)
+            self._assign(command, Choice(agent, "its slot became free"))
+
+    def _assign(self, command: Command, choice: Choice) -> None:
+        number = len(command.attempts) + 1
+        fact = subjects.Fact(command.id, number, "assigned")
+        body = self.assigned(choice)
+        # Folded before it is durable, so that nobody else takes the command meanwhile; it is
+        # sent only afterwards.
+        fold(command, fact, body)
+        stored = self._plane.facts.append(fact, body)
+        stored.add_done_callback(partial(self._on_stored, command, fact))
+
+    def _on_stored(
+        self, command: Command, fact: subjects.Fact, stored: "asyncio.Future[int]"
+    ) -> None:
+        if stored.cancelled():
+            return
+        error = stored.exception()
+        if error is None:
+            command.facts[subjects.fact(*fact)] = stored.result()
+            self.send(command)
+        elif isinstance(error, Conflict):
+            # Another master has assigned it: it is that one's to send.
+            log.error("assignment_conflict", command_id=command.id, attempt=fact.attempt)
+        else:
+            self._take_back(command, fact, error)
+
+    def _take_back(self, command: Command, fact: subjects.Fact, error: BaseException) -> None:
+        """The choice could not be stored: nothing was sent, the command waits again."""
+        log.warning("assignment_refused", command_id=command.id, error=str(error))
+        attempt = command.attempts.pop()
+        command.state = State.QUEUED
+        self._plane.dispatcher.give_back(attempt.agent)
+        self._plane.dispatcher.enqueue(
+            command.accepted.group, command.accepted.agent, command.id, first=True
+        )
+
+    def send(self, command: Command) -> None:
+        """Send the newest attempt, or end it if a cancel came before it was sent."""
+        attempt = command.open_attempt
+        if attempt is None or command.settling:
+            return
+        if command.cancel_by and attempt.sent == 0:
+            self._settler.settle(
+                command,
+                attempt.number,
+                cancelled(command, attempt.agent, self._plane.clock.now()),
+            )
+            return
+        self._transmitter.send(command, attempt)
+
+    def _on_requeue(self, command: Command, avoid: str) -> None:
+        """A command whose attempt ended without an end of its own: try the next agent."""
+        accepted, dispatcher = command.accepted, self._plane.dispatcher
+        choice = dispatcher.choose(accepted.group, accepted.agent, avoid=avoid)
+        if choice is not None and choice.agent != avoid:
+            dispatcher.take(choice.agent)
+            self._assign(command, choice)
+        else:
+            dispatcher.enqueue(accepted.group, accepted.agent, command.id, first=True)
+
+    async def run(self, ready: asyncio.Event) -> None:
+        ready.set()
+        while True:
+            await asyncio.sleep(_TICK_S)
+            self.tick()
+
+    def tick(self) -> None:
+        """End what has waited too long; fill slots that a change of status has opened."""
+        now = self._plane.clock.now()
+        for command in self._plane.book.waiting():
+            if command.expires_at <= now and not command.settling:
+                self._settler.end_unassigned(
+                    command,
+                    State.EXPIRED,
+                    f"no agent took it within {command.accepted.queue_ttl_s:g} s",
+                )
+        for agent in self._plane.dispatcher.idle_agents_with_work():
+            self.fill(agent)

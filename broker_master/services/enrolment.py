@@ -1,0 +1,146 @@
+"""Gives a new agent its identity, once, for the token that an operator has issued."""
+
+import asyncio
+
+import msgspec
+import structlog
+
+from broker_client.runtime.frames import Msg
+from broker_client.runtime.rates import TokenBucket
+from broker_master.ca.issuer import Credentials, Issuer
+from broker_master.ca.tokens import is_secret
+from broker_master.plane import Plane
+from schemas import codec, subjects
+from schemas.faults import MeshError, Refused, Unreachable
+from schemas.messages.enrol import EnrolAnswer, EnrolRequest
+from schemas.messages.registry import AgentEntry, CertificateEntry
+from schemas.states import Admin
+
+log = structlog.get_logger()
+
+_DAY_S = 86_400
+# Wrong secrets per agent: guessing 32 bytes is hopeless, but it must not cost the master anything.
+_TRIES_PER_S = 5 / 60
+_TRIES_BURST = 5
+_CERTIFICATES_KEPT = 4
+
+
+class Enrolment:
+    name = "enrolment"
+
+    def __init__(self, plane: Plane, issuer: Issuer) -> None:
+        self._plane = plane
+        self._issuer = issuer
+        self._wrong: dict[str, TokenBucket] = {}
+
+    async def run(self, ready: asyncio.Event) -> None:
+        self._plane.link.subscribe(subjects.ENROL_ALL, self._on_request)
+        await self._plane.link.flush()
+        ready.set()
+        await asyncio.Event().wait()
+
+    def _on_request(self, msg: Msg) -> None:
+        agent = subjects.parse_enrol(msg.subject)
+        if agent is None or not msg.reply.startswith(subjects.enrol_inbox_prefix(agent) + "."):
+            self._plane.count("reply_forbidden")
+            return
+        try:
+            self._plane.spawn(self._serve(agent, msg))
+        except Refused:
+            # Too many at once: the agent asks again.
+            self._plane.count("enrolment", "busy")
+
+    async def _serve(self, agent: str, msg: Msg) -> None:
+        try:
+            answer = await self._enrol(agent, codec.decode(EnrolRequest, msg.data))
+        except MeshError as error:
+            self._plane.count("enrolment", error.code)
+            log.warning("enrolment_refused", agent=agent, code=error.code)
+            self._answer(msg.reply, codec.encode(error.body()), error)
+            return
+        self._plane.count("enrolment", "done")
+        log.info("agent_enrolled", agent=agent, serial=answer.serial)
+        self._answer(msg.reply, codec.encode(answer), None)
+
+    async def _enrol(self, agent: str, request: EnrolRequest) -> EnrolAnswer:
+        """Spend the token; of many who try at once exactly one wins, by the registry's revision.
+
+        Whoever spent it may ask again with the same keys, since an answer can get lost.
+        """
+        entry = self._plane.registry.agents.get(agent)
+        self._check(agent, entry, request)
+        issued = self._sign(self._plane.registry.agent(agent), request)
+
+        def spend(current: AgentEntry) -> AgentEntry:
+            # Checked again on what the registry holds at the moment of writing.
+            self._check(agent, current, request)
+            return _spent(current, request, issued, self._plane.clock.now())
+
+        spent = await self._plane.registry.change_agent(agent, spend)
+        return EnrolAnswer(
+            mesh=self._plane.mesh,
+            agent=agent,
+            group=spent.group,
+            urls=self._plane.urls,
+            cert_pem=issued.cert_pem.decode(),
+            ca_pem=issued.ca_pem.decode(),
+            jwt=issued.jwt,
+            serial=issued.serial,
+            not_after=issued.not_after,
+        )
+
+    def _check(self, agent: str, entry: AgentEntry | None, request: EnrolRequest) -> None:
+        token = entry.token if entry is not None else None
+        if entry is None or token is None or entry.admin == Admin.REVOKED:
+            raise Refused("token_invalid", f"no token is open for agent {agent}")
+        if not is_secret(request.secret, token.hash):
+            self._count_wrong(agent)
+            raise Refused("token_invalid", f"not the token of agent {agent}")
+        if token.used_key and token.used_key != request.user_nkey:
+            raise Refused("token_used", f"the token of agent {agent} has been used")
+        if token.expires_at <= self._plane.clock.now():
+            raise Refused("token_expired", f"the token of agent {agent} has expired")
+
+    def _count_wrong(self, agent: str) -> None:
+        bucket = self._wrong.setdefault(agent, TokenBucket(per_s=_TRIES_PER_S, burst=_TRIES_BURST))
+        if not bucket.take(self._plane.clock.elapsed()):
+            raise Refused("rate_limited", f"too many wrong tokens for agent {agent}")
+
+    def _sign(self, entry: AgentEntry, request: EnrolRequest) -> Credentials:
+        lifetime_s = self._plane.settings.certificates.agent_days * _DAY_S
+        return self._issuer.issue(
+            "agent",
+            entry.name,
+            request.csr_pem.encode(),
+            request.user_nkey,
+            int(self._plane.clock.now() + lifetime_s),
+            entry.group,
+        )
+
+    def _answer(self, reply: str, payload: bytes, error: MeshError | None) -> None:
+        headers = None
+        if error is not None:
+            headers = {
+                "Nats-Service-Error": error.message,
+                "Nats-Service-Error-Code": str(error.kind.number),
+            }
+        try:
+            self._plane.link.publish_nowait(reply, payload, headers=headers)
+        except Unreachable:
+            # The agent asks again with the same keys and gets the same answer.
+            self._plane.count("publish_failed", "enrol")
+
+
+def _spent(entry: AgentEntry, request: EnrolRequest, issued: Credentials, at: float) -> AgentEntry:
+    assert entry.token is not None  # noqa: S101 - checked by whoever calls
+    certificate = CertificateEntry(
+        serial=issued.serial,
+        not_after=issued.not_after,
+        user_nkey=request.user_nkey,
+        issued_at=at,
+    )
+    return msgspec.structs.replace(
+        entry,
+        token=msgspec.structs.replace(entry.token, used_key=request.user_nkey),
+        certificates=[*entry.certificates, certificate][-_CERTIFICATES_KEPT:],
+    )

@@ -1,0 +1,194 @@
+"""Takes commands in: checked, made durable, then answered."""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from functools import partial
+from hashlib import blake2b
+
+import msgspec
+import structlog
+
+from broker_master.core.book import Command, fold
+from broker_master.core.dispatch import Choice
+from broker_master.plane import Plane
+from broker_master.services.assign import Assigner
+from broker_master.store.facts import Conflict
+from schemas import codec, subjects
+from schemas.faults import MeshError, Refused
+from schemas.messages.actions import decode_args
+from schemas.messages.api import SubmitAnswer, SubmitRequest
+from schemas.messages.facts import Accepted
+from schemas.messages.registry import ClientEntry
+from schemas.states import Admin, State
+
+log = structlog.get_logger()
+
+Answer = Callable[[SubmitAnswer | MeshError], None]
+
+# History may fall behind by at most this part of the time for which the stream itself would still
+# refuse an id that is used again.
+_LAG_PART = 0.1
+_deterministic = msgspec.msgpack.Encoder(order="deterministic")
+
+
+class Intake:
+    """`command.submit`. Nothing is stored for a request that is refused."""
+
+    def __init__(
+        self, plane: Plane, assigner: Assigner, history_lag_s: Callable[[], float]
+    ) -> None:
+        self._plane = plane
+        self._assigner = assigner
+        self._history_lag_s = history_lag_s
+        self._storing: dict[str, list[Answer]] = {}
+
+    def submit(self, caller: ClientEntry, payload: bytes, answer: Answer, source: str) -> None:
+        """Answer once the command is durable, or at once with what is wrong with it.
+
+        Raises Refused for the latter; `answer` is called later for the former.
+        """
+        request = codec.decode_request(SubmitRequest, payload)
+        accepted = self._accepted(caller, request, source)
+        known = self._known(accepted)
+        if known is not None:
+            if accepted.id in self._storing:
+                self._storing[accepted.id].append(answer)
+            else:
+                answer(SubmitAnswer(id=accepted.id, state=known, duplicate=True))
+            return
+        self._check_room(accepted.group)
+        self._store(accepted, answer)
+
+    # -- checks
+
+    def _accepted(self, caller: ClientEntry, request: SubmitRequest, source: str) -> Accepted:
+        now = self._plane.clock.now()
+        if request.deadline is not None and request.deadline <= now:
+            raise Refused("deadline_passed", "the deadline of the request has passed")
+        group = self._target_group(caller, request)
+        args = msgspec.Raw(_deterministic.encode(decode_args(request.action, request.args)))
+        ttl_s = request.queue_ttl_s
+        body = (group, request.agent, request.action, args, request.on_lost, ttl_s, request.labels)
+        return Accepted(
+            id=request.id or secrets.token_hex(12),
+            client=caller.name,
+            group=group,
+            agent=request.agent or "",
+            action=request.action,
+            args=args,
+            digest=blake2b(_deterministic.encode(body), digest_size=16).digest(),
+            submitted_at=now,
+            queue_ttl_s=self._plane.timers.queue_ttl_s if ttl_s is None else ttl_s,
+            on_lost=request.on_lost,
+            labels=request.labels,
+            with_output=request.with_output,
+            source=source,
+        )
+
+    def _target_group(self, caller: ClientEntry, request: SubmitRequest) -> str:
+        registry = self._plane.registry
+        if (request.group is None) == (request.agent is None):
+            raise Refused("field_invalid", "name either a group or an agent")
+        if request.agent is not None:
+            agent = registry.agent(request.agent)
+            group = agent.group
+            _check_group_right(caller, group)
+            if agent.admin == Admin.REVOKED:
+                raise Refused("agent_revoked", f"agent {agent.name} is revoked")
+            ready = self._plane.dispatcher.is_ready(agent.name)
+        else:
+            group = registry.group(request.group or "").name
+            _check_group_right(caller, group)
+            if not registry.has_agents(group):
+                raise Refused("group_empty", f"group {group} has no agents")
+            ready = self._plane.dispatcher.has_ready(group)
+        if request.require_active and not ready:
+            raise Refused("group_inactive", f"no agent of {request.agent or group} is active")
+        return group
+
+    def _known(self, accepted: Accepted) -> str | None:
+        """The state of the command that already has this id; Refused if it is another one."""
+        command = self._plane.book.get(accepted.id)
+        if command is not None:
+            before = command.accepted
+            client, digest, state = before.client, before.digest, str(command.state)
+        else:
+            ended = self._plane.readmodel.known(accepted.id)
+            if ended is None:
+                return None
+            client, digest, state = ended.client, ended.digest, ended.state
+        if client != accepted.client or digest != accepted.digest:
+            raise Refused("id_conflict", f"id {accepted.id} belongs to another command")
+        self._plane.count("duplicate", "master")
+        return state
+
+    def _check_room(self, group: str) -> None:
+        limit = self._plane.settings.limits.open_commands_per_group
+        if self._plane.book.open_in(group) >= limit:
+            raise Refused("queue_full", f"group {group} has {limit} open commands, its limit")
+        lag_s, window_s = self._history_lag_s(), self._plane.settings.retention.facts_s
+        if lag_s > window_s * _LAG_PART:
+            raise Refused("master_lagging", f"history is {lag_s:.0f} s behind")
+
+    # -- storing
+
+    def _store(self, accepted: Accepted, answer: Answer) -> None:
+        command = self._plane.book.open(accepted)
+        self._storing[accepted.id] = [answer]
+        facts = [(subjects.Fact(accepted.id, 0, "accepted"), accepted)]
+        choice = self._assigner.reserve(command)
+        if choice is None:
+            stored = self._plane.facts.append_many(facts)
+        else:
+            # Accepted and assigned in one batch: one wait for the disk instead of two.
+            fact, assigned = (
+                subjects.Fact(accepted.id, 1, "assigned"),
+                self._assigner.assigned(choice),
+            )
+            fold(command, fact, assigned)
+            stored = self._plane.facts.append_many([*facts, (fact, assigned)])
+        stored.add_done_callback(partial(self._on_stored, command, choice))
+
+    def _on_stored(
+        self, command: Command, choice: Choice | None, stored: "asyncio.Future[list[int]]"
+    ) -> None:
+        answers = self._storing.pop(command.id, [])
+        if stored.cancelled():
+            return
+        error = stored.exception()
+        if error is not None:
+            self._on_refused(command, choice, error, answers)
+            return
+        sequences = stored.result()
+        command.facts[subjects.fact(command.id, 0, "accepted")] = sequences[0]
+        if choice is not None:
+            command.facts[subjects.fact(command.id, 1, "assigned")] = sequences[1]
+        for index, answer in enumerate(answers):
+            answer(SubmitAnswer(id=command.id, state=State.QUEUED, duplicate=index > 0))
+        if choice is not None:
+            self._assigner.send(command)
+        elif command.state is State.QUEUED and not command.settling:
+            self._assigner.wait(command)
+
+    def _on_refused(
+        self, command: Command, choice: Choice | None, error: BaseException, answers: list[Answer]
+    ) -> None:
+        self._plane.book.forget(command.id)
+        if choice is not None:
+            self._plane.dispatcher.give_back(choice.agent)
+            self._assigner.fill(choice.agent)
+        if isinstance(error, Conflict):
+            fault: MeshError = Refused("id_conflict", f"id {command.id} is in use already")
+        elif isinstance(error, MeshError):
+            fault = error
+        else:
+            log.error("submit_failed", command_id=command.id, error=repr(error))
+            fault = MeshError("internal", "the command could not be stored")
+        for answer in answers:
+            answer(fault)
+
+
+def _check_group_right(caller: ClientEntry, group: str) -> None:
+    if caller.groups and group not in caller.groups:
+        raise Refused("forbidden", f"client {caller.name} may not use group {group}")

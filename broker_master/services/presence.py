@@ -1,0 +1,280 @@
+"""Beats, echoes and the handshake; and what silence does to the commands of an agent."""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from broker_master.core.book import Attempt, Command
+from broker_master.core.liveness import Change, Presence
+from broker_master.plane import Plane
+from broker_master.services.assign import Assigner
+from broker_master.services.cancel import Canceller
+from broker_master.services.settle import Settler
+from schemas import codec, subjects
+from schemas.faults import MeshError, Unreachable
+from schemas.messages.facts import Outcome
+from schemas.messages.liveness import (
+    PROTOCOL,
+    Beat,
+    Echo,
+    Hello,
+    TaskDecision,
+    TaskStatus,
+    Verdict,
+    Welcome,
+)
+from schemas.messages.registry import AgentEntry
+from schemas.states import Admin, State
+
+log = structlog.get_logger()
+
+_TICKS_PER_BEAT = 5
+_OPEN = frozenset({"accepted", "running", "stopping"})
+
+
+class PresenceService:
+    """One step behind the wire: decides with the roster, answers, and moves commands along."""
+
+    name = "presence"
+
+    def __init__(
+        self,
+        plane: Plane,
+        settler: Settler,
+        assigner: Assigner,
+        canceller: Canceller,
+        want_address: Callable[[], None],
+    ) -> None:
+        self._plane = plane
+        self._settler = settler
+        self._assigner = assigner
+        self._canceller = canceller
+        self._want_address = want_address
+
+    # -- from the wire
+
+    def on_beat(self, up: subjects.Up, payload: bytes) -> None:
+        entry = self._entry(up)
+        if entry is None:
+            return
+        beat = codec.decode(Beat, payload)
+        plane = self._plane
+        self._apply(
+            plane.roster.on_beat(up.agent, beat, now_s=plane.clock.elapsed(), at=plane.clock.now())
+        )
+        presence = plane.roster.get(up.agent)
+        if presence is None or presence.incarnation != beat.incarnation or beat.goodbye:
+            return
+        self.sync_member(presence)
+        echo = Echo(
+            epoch=plane.epoch,
+            incarnation=presence.incarnation,
+            seq=presence.beat_seq,
+            reconciled=presence.reconciled,
+        )
+        self._publish(up, "echo", codec.encode(echo))
+
+    def on_hello(self, up: subjects.Up, payload: bytes) -> None:
+        entry = self._entry(up)
+        if entry is None:
+            return
+        hello = codec.decode(Hello, payload)
+        if hello.protocol != PROTOCOL:
+            reason = f"protocol {hello.protocol}; this master speaks {PROTOCOL}"
+            self._refuse(up, hello, "protocol", reason)
+        elif entry.admin == Admin.REVOKED:
+            self._refuse(up, hello, "agent_revoked", f"agent {up.agent} is revoked")
+        elif hello.done:
+            self._on_done(up, hello)
+        else:
+            self._on_hello(up, hello)
+
+    def _on_hello(self, up: subjects.Up, hello: Hello) -> None:
+        plane = self._plane
+        now_s, at = plane.clock.elapsed(), plane.clock.now()
+        self._apply(plane.roster.on_hello(up.agent, hello, now_s=now_s, at=at))
+        presence = plane.roster.get(up.agent)
+        if presence is None or presence.incarnation != hello.incarnation:
+            return
+        welcome = Welcome(
+            epoch=plane.epoch,
+            incarnation=hello.incarnation,
+            timers=plane.timers,
+            decisions=[self._decide(up.agent, task) for task in hello.tasks],
+        )
+        self._forget_unlisted(presence, hello)
+        self._publish(up, "welcome", codec.encode(welcome))
+
+    def _on_done(self, up: subjects.Up, hello: Hello) -> None:
+        plane = self._plane
+        changes = plane.roster.on_done(
+            up.agent, hello.incarnation, now_s=plane.clock.elapsed(), at=plane.clock.now()
+        )
+        if changes:
+            self._apply(changes)
+
+    def _refuse(self, up: subjects.Up, hello: Hello, code: str, reason: str) -> None:
+        self._plane.count("handshake_refused", code)
+        welcome = Welcome(
+            epoch=self._plane.epoch, incarnation=hello.incarnation, refused=code, reason=reason
+        )
+        self._publish(up, "welcome", codec.encode(welcome))
+
+    def _entry(self, up: subjects.Up) -> AgentEntry | None:
+        """The registry's entry of the speaker, whose group must be the one it speaks for."""
+        entry = self._plane.registry.agents.get(up.agent)
+        if entry is None or entry.group != up.group:
+            self._plane.count("unknown_agent")
+            return None
+        return entry
+
+    # -- the decisions of the handshake
+
+    def _decide(self, agent: str, task: TaskStatus) -> TaskDecision:
+        """What to do with one attempt that the agent has. The facts decide, not the agent."""
+        command = self._plane.book.get(task.command)
+        attempt = command.find(task.attempt) if command is not None else None
+        verdict: Verdict
+        if command is None or attempt is None or attempt.agent != agent or not attempt.is_open:
+            verdict = "kill" if task.state in _OPEN else "report"
+        elif task.state in _OPEN:
+            verdict = "keep"
+            self._on_still_there(command, attempt, task)
+        else:
+            verdict = "report"
+        return TaskDecision(command=task.command, attempt=task.attempt, verdict=verdict)
+
+    def _on_still_there(self, command: Command, attempt: Attempt, task: TaskStatus) -> None:
+        if attempt.state is State.STOPPING or command.settling:
+            return
+        now = self._plane.clock.now()
+        attempt.hidden, attempt.sent = None, max(attempt.sent, 1)
+        command.move(attempt, State.RUNNING if task.state == "running" else State.ACCEPTED, now)
+
+    def _forget_unlisted(self, presence: Presence, hello: Hello) -> None:
+        """Judge the attempts that the master thinks are there and a complete list does not name.
+
+        An acknowledged one is lost: its journal is gone, and it may have run. One that was never
+        acknowledged was never journalled, and is sent again once the handshake is done.
+        """
+        if not hello.complete:
+            return
+        listed = {(task.command, task.attempt) for task in hello.tasks}
+        for command, attempt in self._open_attempts(presence.agent):
+            if (command.id, attempt.number) in listed or command.settling:
+                continue
+            if attempt.accepted_at or attempt.started_at:
+                self._settler.settle(
+                    command,
+                    attempt.number,
+                    Outcome(
+                        state=State.LOST,
+                        at=self._plane.clock.now(),
+                        agent=attempt.agent,
+                        accepted_at=attempt.accepted_at,
+                        started_at=attempt.started_at,
+                        sent=attempt.sent,
+                        reason=f"{attempt.agent} came back without any memory of it",
+                    ),
+                )
+
+    # -- what a change means
+
+    def _apply(self, changes: list[Change]) -> None:
+        for change in changes:
+            presence = self._plane.roster.get(change.agent)
+            if presence is None:
+                continue
+            log.info(
+                "presence_changed",
+                agent=change.agent,
+                event_kind=change.event,
+                reason=presence.reason,
+            )
+            self._plane.count("presence", change.event)
+            self.sync_member(presence)
+            if change.event in ("suspected", "goodbye"):
+                self._on_silent(presence)
+            elif change.event == "given_up":
+                self.give_up(presence.agent)
+            elif change.event == "returned":
+                self._on_returned(presence)
+
+    def sync_member(self, presence: Presence) -> None:
+        """Tell the dispatcher whether this agent may be given work, and how much."""
+        entry = self._plane.registry.agents.get(presence.agent)
+        if entry is None:
+            return
+        ready = presence.is_dispatchable and entry.admin == Admin.ENABLED
+        self._plane.dispatcher.set_member(
+            presence.group, presence.agent, slots=presence.slots, ready=ready
+        )
+
+    def _on_silent(self, presence: Presence) -> None:
+        now = self._plane.clock.now()
+        for command, attempt in self._open_attempts(presence.agent):
+            if attempt.state is not State.UNKNOWN and not command.settling:
+                attempt.hidden = attempt.state
+                command.move(attempt, State.UNKNOWN, now)
+
+    def give_up(self, agent: str) -> None:
+        """End the open attempts of an agent as lost."""
+        for command, attempt in self._open_attempts(agent):
+            if not command.settling:
+                self._settler.give_up(command, attempt)
+
+    def _on_returned(self, presence: Presence) -> None:
+        """Send what was never acknowledged, tell of cancels, and mark the first connection."""
+        entry = self._plane.registry.agents.get(presence.agent)
+        if entry is not None and not entry.connected:
+            self._plane.spawn(self._mark_connected(presence.agent))
+        self._want_address()
+        now = self._plane.clock.now()
+        for command, attempt in self._open_attempts(presence.agent):
+            if command.settling:
+                continue
+            if attempt.state is State.UNKNOWN:
+                command.move(attempt, attempt.hidden or State.SENT, now)
+                attempt.hidden = None
+            if attempt.state is State.SENT:
+                attempt.sent = 0 if not attempt.sent else 1
+                self._assigner.send(command)
+            elif command.cancel_by:
+                self._canceller.carry_out(command)
+        self._assigner.fill(presence.agent)
+
+    async def _mark_connected(self, agent: str) -> None:
+        try:
+            await self._plane.registry.change_agent(agent, _connected)
+        except MeshError as error:
+            # Shown as awaiting setup until the next handshake tries it again.
+            log.warning("first_connection_unrecorded", agent=agent, error=str(error))
+
+    def _open_attempts(self, agent: str) -> list[tuple[Command, Attempt]]:
+        return [
+            (command, attempt)
+            for command in self._plane.book
+            if (attempt := command.open_attempt) is not None and attempt.agent == agent
+        ]
+
+    def _publish(self, up: subjects.Up, kind: str, payload: bytes) -> None:
+        try:
+            self._plane.link.publish_nowait(subjects.down(up.group, up.agent, kind), payload)
+        except Unreachable:
+            # The agent beats, or says hello, again.
+            self._plane.count("publish_failed", kind)
+
+    # -- time
+
+    async def run(self, ready: asyncio.Event) -> None:
+        ready.set()
+        while True:
+            await asyncio.sleep(self._plane.timers.beat_s / _TICKS_PER_BEAT)
+            clock = self._plane.clock
+            self._apply(self._plane.roster.tick(now_s=clock.elapsed(), at=clock.now()))
+
+
+def _connected(entry: AgentEntry) -> AgentEntry:
+    return msgspec.structs.replace(entry, connected=True)

@@ -1,0 +1,115 @@
+"""Brings a starting master to where the facts say it is."""
+
+import structlog
+
+from broker_client.runtime.files import read_bytes
+from broker_client.runtime.identity import CERT_FILE, read_identity
+from broker_client.runtime.streams import Streams
+from broker_client.runtime.tls import certificate_facts
+from broker_master.ca.mesh import ADMIN, Mesh
+from broker_master.core.book import Command
+from broker_master.plane import Plane
+from broker_master.services.historian import Historian
+from broker_master.store.facts import HISTORY
+from schemas import codec
+from schemas.faults import Refused
+from schemas.messages.facts import HistoryRecord
+from schemas.messages.registry import CertificateEntry, ClientEntry
+
+log = structlog.get_logger()
+
+_ROWS = 1000
+
+
+async def rebuild_readmodel(plane: Plane, streams: Streams) -> int:
+    """Read the history stream from the read model's position on. Returns how many were read."""
+    rows: list[tuple[int, HistoryRecord]] = []
+    read = 0
+    async for message in streams.replay(HISTORY, plane.readmodel.position + 1):
+        try:
+            rows.append((message.seq, codec.decode_trusted(HistoryRecord, message.data)))
+        except Refused as error:
+            log.warning("history_unreadable", sequence=message.seq, error=str(error))
+            continue
+        if len(rows) >= _ROWS:
+            await plane.readmodel.add(rows)
+            read += len(rows)
+            rows.clear()
+    if rows:
+        await plane.readmodel.add(rows)
+    return read + len(rows)
+
+
+async def replay_facts(plane: Plane, historian: Historian) -> None:
+    """Fold the event stream into the book; ended commands go to history if they are not there.
+
+    Commands come back in the order in which they were submitted, also those whose facts were
+    written again since.
+    """
+    book = plane.book
+    async for fact, body, sequence in plane.facts.replay():
+        book.replay(fact, body, sequence)
+    ended = 0
+    for command in book:
+        if not command.is_terminal:
+            continue
+        known = plane.readmodel.known(command.id)
+        if known is not None and known.state == command.state:
+            book.forget(command.id)
+        else:
+            historian.add(command)
+            ended += 1
+    log.info("facts_replayed", open=len(book) - ended, unrecorded=ended)
+
+
+async def enter_admin(plane: Plane, mesh: Mesh) -> None:
+    """The registry's entry of the client that `init` made without any master."""
+    if ADMIN in plane.registry.clients:
+        return
+    identity = read_identity(mesh.admin_context.with_suffix(""))
+    facts = certificate_facts(read_bytes(mesh.admin_context.with_suffix("") / CERT_FILE))
+    certificate = CertificateEntry(
+        serial=facts.serial, not_after=facts.not_after, user_nkey=identity.claims.user
+    )
+    await plane.registry.create_client(
+        ClientEntry(
+            name=ADMIN,
+            role="admin",
+            created_at=plane.clock.now(),
+            created_by="init",
+            certificates=[certificate],
+        )
+    )
+
+
+def enter_agents(plane: Plane) -> None:
+    """Everybody whom the registry knows is silent until heard."""
+    clock = plane.clock
+    for entry in plane.registry.agents.values():
+        plane.roster.add(
+            entry.group,
+            entry.name,
+            connected=entry.connected,
+            at=clock.now(),
+            now_s=clock.elapsed(),
+        )
+        plane.dispatcher.set_member(entry.group, entry.name, slots=0, ready=False)
+
+
+def resume(plane: Plane) -> list[Command]:
+    """Put open commands back where they wait. Returns those whose cancel was asked for.
+
+    Attempts keep their agents: what became of them, the agents' handshakes say.
+    """
+    cancelled = []
+    for command in sorted(plane.book, key=lambda c: (c.accepted.submitted_at, c.order)):
+        if command.is_terminal:
+            continue
+        if command.cancel_by:
+            cancelled.append(command)
+        attempt = command.open_attempt
+        if attempt is None:
+            plane.dispatcher.enqueue(command.accepted.group, command.accepted.agent, command.id)
+        elif plane.roster.get(attempt.agent) is not None:
+            plane.dispatcher.take(attempt.agent)
+    return cancelled

@@ -1,0 +1,214 @@
+"""Takes in what agents say of their attempts, makes it durable, and releases it.
+
+Whatever an agent says is about attempts on itself: the subject names the speaker, and an attempt
+of another agent is refused and counted.
+"""
+
+import asyncio
+
+import structlog
+
+from broker_master.core.book import Attempt, Command
+from broker_master.plane import Plane
+from broker_master.services.settle import Settler
+from broker_master.services.transmit import Transmitter
+from schemas import codec, limits, subjects
+from schemas.faults import Unreachable
+from schemas.messages.facts import Outcome
+from schemas.messages.work import AttemptReport, ControlReply, Release, Released, Report, RunReply
+from schemas.states import AGENT_ENDS, State
+
+log = structlog.get_logger()
+
+_ENDS = {str(state): state for state in AGENT_ENDS}
+
+
+class Reports:
+    def __init__(self, plane: Plane, settler: Settler, transmitter: Transmitter) -> None:
+        self._plane = plane
+        self._settler = settler
+        self._transmitter = transmitter
+        self._releases: dict[tuple[str, str], list[Released]] = {}
+
+    # -- answers to requests
+
+    def on_reply(self, up: subjects.Up, payload: bytes) -> None:
+        """An answer to `run` or `control`; which one, its own fields say."""
+        if b"\xa6answer" not in payload:
+            self._on_control_reply(up, codec.decode(ControlReply, payload))
+            return
+        reply = codec.decode(RunReply, payload)
+        found = self._find(up.agent, reply.command, reply.attempt)
+        if found is None:
+            return
+        command, attempt = found
+        if not attempt.is_open or command.settling:
+            return
+        if reply.answer == "rejected":
+            self._on_rejected(command, attempt, reply)
+            return
+        if reply.answer == "duplicate":
+            self._plane.count("duplicate", "agent")
+        if attempt.state in (State.SENT, State.UNKNOWN):
+            self._on_acknowledged(command, attempt)
+
+    def _on_acknowledged(self, command: Command, attempt: Attempt) -> None:
+        now = self._plane.clock.now()
+        attempt.accepted_at = attempt.accepted_at or now
+        attempt.hidden = None
+        command.move(attempt, State.ACCEPTED, now)
+        if command.cancel_by:
+            command.move(attempt, State.STOPPING, now)
+            self._transmitter.cancel(command, attempt)
+
+    def _on_rejected(self, command: Command, attempt: Attempt, reply: RunReply) -> None:
+        """It never ran there. Another member may take it, unless only this one may."""
+        self._plane.count("rejected", reply.code)
+        # A target of one agent, or a request that no agent will take, ends here.
+        final = bool(command.accepted.agent) and reply.code not in ("agent_full", "agent_unleased")
+        if command.cancel_by:
+            state, final = State.CANCELLED, True
+        else:
+            state = State.REJECTED
+        self._settler.settle(
+            command,
+            attempt.number,
+            Outcome(
+                state=state,
+                at=self._plane.clock.now(),
+                agent=attempt.agent,
+                sent=attempt.sent,
+                reason=f"{reply.code}: {reply.message}",
+                final=final,
+            ),
+        )
+
+    def _on_control_reply(self, up: subjects.Up, reply: ControlReply) -> None:
+        if reply.kind != "cancel" or reply.known:
+            return
+        found = self._find(up.agent, reply.command, reply.attempt)
+        if found is None or not found[1].is_open or found[0].settling:
+            return
+        command, attempt = found
+        self._settler.settle(
+            command,
+            attempt.number,
+            Outcome(
+                state=State.CANCELLED,
+                at=self._plane.clock.now(),
+                agent=attempt.agent,
+                sent=attempt.sent,
+                reason=f"cancelled by {command.cancel_by} before it began",
+            ),
+        )
+
+    # -- reports
+
+    def on_report(self, up: subjects.Up, payload: bytes) -> None:
+        for item in codec.decode(Report, payload).items:
+            self._on_item(up, item)
+        self.flush()
+
+    def _on_item(self, up: subjects.Up, item: AttemptReport) -> None:
+        command = self._plane.book.get(item.command)
+        if command is None:
+            # Its history is written, or it is nobody's: either way nothing waits for this report.
+            self._release(up, item)
+            return
+        attempt = command.find(item.attempt)
+        if attempt is None or attempt.agent != up.agent:
+            self._plane.count("forged_report")
+            log.warning("report_refused", agent=up.agent, command_id=item.command)
+            return
+        if item.kind == "started":
+            self._on_started(up, command, attempt, item)
+        elif attempt.is_open and not command.settling:
+            self._on_ended(up, command, attempt, item)
+        elif not attempt.is_open:
+            self._release(up, item)
+
+    def _on_started(
+        self, up: subjects.Up, command: Command, attempt: Attempt, item: AttemptReport
+    ) -> None:
+        """Not made durable: a restarted master learns it from the agent's next handshake."""
+        if attempt.is_open and attempt.state is not State.STOPPING and not command.settling:
+            attempt.accepted_at = item.accepted_at or attempt.accepted_at
+            attempt.started_at = item.started_at
+            attempt.hidden = None
+            command.move(attempt, State.RUNNING, item.started_at or self._plane.clock.now())
+        self._release(up, item)
+
+    def _on_ended(
+        self, up: subjects.Up, command: Command, attempt: Attempt, item: AttemptReport
+    ) -> None:
+        state = _ENDS.get(item.state)
+        if state is None:
+            self._plane.count("unknown_state")
+            log.warning("report_refused", agent=up.agent, command_id=command.id, state=item.state)
+            return
+        outcome = Outcome(
+            state=state,
+            at=self._plane.clock.now(),
+            agent=up.agent,
+            accepted_at=item.accepted_at,
+            started_at=item.started_at,
+            ended_at=item.ended_at,
+            exit_code=item.exit_code,
+            reason=item.reason,
+            sent=attempt.sent,
+            final=not self._is_rerun(command, state),
+            stdout_bytes=item.stdout_bytes,
+            stderr_bytes=item.stderr_bytes,
+            output=item.output,
+            truncated=item.truncated,
+        )
+        self._settler.settle(
+            command, attempt.number, outcome, lambda: self._release_later(up, item)
+        )
+
+    def _is_rerun(self, command: Command, state: State) -> bool:
+        """A loss is run again only where the submitter has declared that this is safe."""
+        return (
+            state in (State.LOST, State.KILLED_FENCED)
+            and command.accepted.on_lost == "rerun"
+            and not command.cancel_by
+        )
+
+    # -- releasing
+
+    def _release(self, up: subjects.Up, item: AttemptReport) -> None:
+        items = self._releases.setdefault((up.group, up.agent), [])
+        items.append(Released(command=item.command, attempt=item.attempt, seq=item.seq))
+
+    def _release_later(self, up: subjects.Up, item: AttemptReport) -> None:
+        """Outcomes of one batch become durable together: their releases go out together."""
+        if not self._releases:
+            asyncio.get_running_loop().call_soon(self.flush)
+        self._release(up, item)
+
+    def flush(self) -> None:
+        releases, self._releases = self._releases, {}
+        for (group, agent), items in releases.items():
+            for start in range(0, len(items), limits.REPORT_ITEMS):
+                part = Release(
+                    epoch=self._plane.epoch, items=items[start : start + limits.REPORT_ITEMS]
+                )
+                self._publish(group, agent, codec.encode(part))
+
+    def _publish(self, group: str, agent: str, payload: bytes) -> None:
+        try:
+            self._plane.link.publish_nowait(subjects.down(group, agent, "release"), payload)
+        except Unreachable:
+            # The agent reports again after the reconnect and is released then.
+            self._plane.count("publish_failed", "release")
+
+    def _find(self, agent: str, command_id: str, number: int) -> tuple[Command, Attempt] | None:
+        """The attempt an agent speaks of, if it is one of its own."""
+        command = self._plane.book.get(command_id)
+        attempt = command.find(number) if command is not None else None
+        if command is None or attempt is None:
+            return None
+        if attempt.agent != agent:
+            self._plane.count("forged_reply")
+            return None
+        return command, attempt

@@ -1,0 +1,34 @@
+"""Takes credentials away: at the broker, now, and after every restart of it."""
+
+import structlog
+
+from broker_master.ca.accounts import Accounts
+from broker_master.plane import Plane
+from broker_master.services.system import BrokerSystem
+from schemas.messages.registry import CertificateEntry
+
+log = structlog.get_logger()
+
+
+class Revoker:
+    def __init__(self, plane: Plane, accounts: Accounts, system: BrokerSystem) -> None:
+        self._plane = plane
+        self._accounts = accounts
+        self._system = system
+
+    async def revoke(self, name: str, certificates: list[CertificateEntry]) -> None:
+        """Refuse these keys from now on, and cut whoever is connected with one of them.
+
+        The list is kept in the account's token, on disk before the broker hears of it, so a
+        restarted broker refuses them too. Keys whose certificates have ended are dropped from it.
+        """
+        now = self._plane.clock.now()
+        users = {certificate.user_nkey for certificate in certificates}
+        revoked = dict(self._accounts.revocations)
+        revoked |= {user: int(now) + 1 for user in users}
+        token = self._accounts.set_revocations(revoked, now=int(now))
+        await self._system.update_account(token)
+        for connection in await self._system.connections():
+            if connection.user in users:
+                await self._system.kick(connection)
+        log.info("credentials_revoked", name=name, keys=len(users))

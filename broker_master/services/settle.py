@@ -1,0 +1,147 @@
+"""Ends attempts and commands: the outcome is durable first, then everybody hears of it."""
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+
+from broker_master.core.book import Attempt, Command, fold
+from broker_master.core.records import command_record
+from broker_master.plane import Plane
+from broker_master.store.facts import Conflict
+from schemas import codec, subjects
+from schemas.faults import MeshError, Unreachable
+from schemas.messages.facts import Outcome
+from schemas.states import State
+
+log = structlog.get_logger()
+
+Done = Callable[[], None]
+
+
+class Settler:
+    """Writes outcomes. Afterwards the result goes to the client and the command to history.
+
+    on_slot_free, on_requeue and on_ended are set by whoever assigns work and writes history.
+    """
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+        self.on_slot_free: Callable[[str], None]
+        self.on_requeue: Callable[[Command, str], None]
+        self.on_ended: Callable[[Command], None]
+
+    def settle(
+        self, command: Command, number: int, outcome: Outcome, done: Done | None = None
+    ) -> None:
+        """Record how attempt `number` ended (0: the command never had one).
+
+        One outcome per attempt: the stream refuses a second, and then the first is what counts.
+        done: called once the outcome is durable. The slot is free at once: the agent has ended
+        the task, whatever happens to the record of it.
+        """
+        command.settling = True
+        attempt = command.find(number)
+        if attempt is not None:
+            self._plane.dispatcher.give_back(attempt.agent)
+            self.on_slot_free(attempt.agent)
+        fact = subjects.Fact(command.id, number, "outcome")
+        stored = self._plane.facts.append(fact, outcome)
+        stored.add_done_callback(partial(self._on_stored, command, fact, outcome, done))
+
+    def _on_stored(
+        self,
+        command: Command,
+        fact: subjects.Fact,
+        outcome: Outcome,
+        done: Done | None,
+        stored: "asyncio.Future[int]",
+    ) -> None:
+        if stored.cancelled():
+            return
+        error = stored.exception()
+        if isinstance(error, Conflict):
+            self._plane.spawn(self._take_first(command, fact, done))
+            return
+        if error is not None:
+            # Not durable, so nobody hears of it: the agent reports again, the tick decides again.
+            command.settling = False
+            log.error("outcome_refused", command_id=command.id, error=str(error))
+            return
+        self._apply(command, fact, outcome, stored.result(), done)
+
+    async def _take_first(self, command: Command, fact: subjects.Fact, done: Done | None) -> None:
+        """Another outcome of this attempt is in the stream already: that one is the truth."""
+        try:
+            found = await self._plane.facts.read(fact)
+        except MeshError as error:
+            command.settling = False
+            log.warning("outcome_unreadable", command_id=command.id, error=str(error))
+            return
+        if found is not None and isinstance(found[1], Outcome):
+            self._apply(command, fact, found[1], found[0], done)
+        else:
+            command.settling = False
+
+    def _apply(
+        self,
+        command: Command,
+        fact: subjects.Fact,
+        outcome: Outcome,
+        sequence: int,
+        done: Done | None,
+    ) -> None:
+        command.settling = False
+        command.facts[subjects.fact(*fact)] = sequence
+        fold(command, fact, outcome)
+        self._plane.count("ended", outcome.state)
+        if done is not None:
+            done()
+        if not command.is_terminal:
+            self.on_requeue(command, outcome.agent)
+            return
+        self.publish_result(command)
+        for waiter in self._plane.waiters.pop(command.id, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+        self.on_ended(command)
+
+    def publish_result(self, command: Command) -> None:
+        """Tell the submitter; a missed message is no loss, since the record can be asked for."""
+        accepted = command.accepted
+        record = command_record(command, self._plane.timers, with_output=accepted.with_output)
+        try:
+            self._plane.link.publish_nowait(
+                subjects.result(accepted.client, command.id), codec.encode(record)
+            )
+        except Unreachable:
+            self._plane.count("publish_failed", "result")
+
+    def end_unassigned(self, command: Command, state: State, reason: str) -> None:
+        """End a command that waits for an agent."""
+        accepted = command.accepted
+        self._plane.dispatcher.withdraw(accepted.group, accepted.agent, command.id)
+        self.settle(command, 0, Outcome(state=state, at=self._plane.clock.now(), reason=reason))
+
+    def give_up(self, command: Command, attempt: Attempt) -> None:
+        """The agent has been silent for so long that its own deadline has passed: it is lost."""
+        at = self._plane.clock.now()
+        rerun = command.accepted.on_lost == "rerun" and not command.cancel_by
+        reason = (
+            f"{attempt.agent} fell silent while the attempt was {attempt.hidden or attempt.state}"
+        )
+        self.settle(
+            command,
+            attempt.number,
+            Outcome(
+                state=State.LOST,
+                at=at,
+                agent=attempt.agent,
+                accepted_at=attempt.accepted_at,
+                started_at=attempt.started_at,
+                sent=attempt.sent,
+                reason=reason,
+                final=not rerun,
+            ),
+        )

@@ -1,0 +1,107 @@
+"""The master's second link, as the user that may see and cut connections and update the account."""
+
+import asyncio
+from typing import Any
+
+import msgspec
+import structlog
+
+from broker_client.runtime.frames import Msg
+from broker_client.runtime.link import Link
+from schemas.faults import Corrupt, Refused, Unreachable
+
+log = structlog.get_logger()
+
+# A cluster's nodes answer one by one; this long after the last answer there are no more.
+_GATHER_S = 0.15
+_PAGE = 1024
+
+
+class Connection(msgspec.Struct, frozen=True):
+    """One live connection. user: its public broker key."""
+
+    server: str
+    cid: int
+    user: str
+    address: str
+
+
+class BrokerSystem:
+    def __init__(self, link: Link, *, account: str, request_s: float) -> None:
+        self._link = link
+        self._account = account
+        self._request_s = request_s
+
+    async def update_account(self, token: str) -> None:
+        """Publish the account's token; the broker then drops whom it no longer admits.
+
+        Raises Unreachable, or Refused (`store_unavailable`) if the broker does not take it.
+        """
+        answer = await self._link.request("$SYS.REQ.CLAIMS.UPDATE", token.encode(), self._request_s)
+        body = _json(answer.data)
+        code = body.get("data", {}).get("code")
+        if code != 200:
+            detail = body.get("error", {}).get("description", "no reason given")
+            raise Refused("store_unavailable", f"the broker refused the account: {detail}")
+
+    async def connections(self) -> list[Connection]:
+        """Everybody who is connected to the mesh's account, on every node."""
+        found: list[Connection] = []
+        offset = 0
+        while True:
+            query = {"auth": True, "acc": self._account, "limit": _PAGE, "offset": offset}
+            answers = await self._gather("$SYS.REQ.SERVER.PING.CONNZ", query)
+            pages = [_connections(_json(answer.data)) for answer in answers]
+            found += [connection for page in pages for connection in page]
+            if not any(len(page) == _PAGE for page in pages):
+                return found
+            offset += _PAGE
+
+    async def kick(self, connection: Connection) -> None:
+        payload = msgspec.json.encode({"cid": connection.cid})
+        await self._link.request(
+            f"$SYS.REQ.SERVER.{connection.server}.KICK", payload, self._request_s
+        )
+
+    async def _gather(self, subject: str, query: dict[str, Any]) -> list[Msg]:
+        answers: list[Msg] = []
+        more = asyncio.Event()
+
+        def take(msg: Msg) -> None:
+            answers.append(msg)
+            more.set()
+
+        inbox, end = self._link.open_inbox(take)
+        try:
+            self._link.publish_nowait(subject, msgspec.json.encode(query), inbox)
+            wait_s = self._request_s
+            while True:
+                more.clear()
+                try:
+                    await asyncio.wait_for(more.wait(), wait_s)
+                except TimeoutError:
+                    break
+                wait_s = _GATHER_S
+        finally:
+            end()
+        if not answers:
+            raise Unreachable("no_answer", f"no broker node answered {subject}")
+        return answers
+
+
+def _json(data: bytes) -> dict[str, Any]:
+    try:
+        body = msgspec.json.decode(data)
+    except msgspec.DecodeError as error:
+        raise Corrupt("store_unavailable", "the broker's answer is not JSON") from error
+    return body if isinstance(body, dict) else {}
+
+
+def _connections(body: dict[str, Any]) -> list[Connection]:
+    server = body.get("server", {}).get("id", "")
+    return [
+        Connection(
+            server, entry["cid"], entry.get("authorized_user", ""), f"{entry['ip']}:{entry['port']}"
+        )
+        for entry in body.get("data", {}).get("connections", [])
+    ]

@@ -1,0 +1,125 @@
+"""Sends attempts to their agents, and again until they are acknowledged."""
+
+import asyncio
+from collections import deque
+
+import structlog
+
+from broker_master.core.book import Attempt, Command
+from broker_master.plane import Plane
+from broker_master.services.settle import Settler
+from schemas import codec, subjects
+from schemas.faults import Unreachable
+from schemas.messages.facts import Outcome
+from schemas.messages.work import Control, Run
+from schemas.states import Liveness, State
+
+log = structlog.get_logger()
+
+
+class Transmitter:
+    """One transmission and `resends` more, `ack_s` apart; then the attempt is undeliverable.
+
+    A silent agent gets nothing: its attempts are unknown until it returns or is given up.
+    """
+
+    name = "transmit"
+
+    def __init__(self, plane: Plane, settler: Settler) -> None:
+        self._plane = plane
+        self._settler = settler
+        self._due: deque[tuple[float, str, int, int]] = deque()
+        self._token = 0
+
+    def send(self, command: Command, attempt: Attempt) -> None:
+        """Transmit an attempt whose `assigned` is durable, and watch for its acknowledgement."""
+        plane = self._plane
+        presence = plane.roster.get(attempt.agent)
+        if presence is None:
+            return
+        attempt.sent += 1
+        self._due.append(
+            (plane.clock.elapsed() + plane.timers.ack_s, command.id, attempt.number, attempt.sent)
+        )
+        accepted = command.accepted
+        run = Run(
+            command=command.id,
+            attempt=attempt.number,
+            epoch=plane.epoch,
+            incarnation=presence.incarnation,
+            beat_seq=presence.beat_seq,
+            token=self._next_token(),
+            action=accepted.action,
+            args=accepted.args,
+            output_limit_bytes=plane.settings.limits.output_bytes_per_attempt,
+            client=accepted.client,
+        )
+        self._publish(presence.group, attempt.agent, "run", codec.encode(run))
+
+    def cancel(self, command: Command, attempt: Attempt) -> None:
+        """Ask the agent to end an attempt; asked again with each tick until it has ended."""
+        presence = self._plane.roster.get(attempt.agent)
+        if presence is None or presence.liveness is not Liveness.LIVE:
+            return
+        control = Control(
+            kind="cancel",
+            epoch=self._plane.epoch,
+            token=self._next_token(),
+            command=command.id,
+            attempt=attempt.number,
+        )
+        self._publish(presence.group, attempt.agent, "control", codec.encode(control))
+        due = self._plane.clock.elapsed() + self._plane.timers.ack_s
+        self._due.append((due, command.id, attempt.number, 0))
+
+    def _publish(self, group: str, agent: str, kind: str, payload: bytes) -> None:
+        try:
+            self._plane.link.publish_nowait(subjects.down(group, agent, kind), payload)
+        except Unreachable:
+            # Not lost: the deadline that was noted above sends it again.
+            self._plane.count("publish_failed", kind)
+
+    def _next_token(self) -> str:
+        self._token += 1
+        return f"{self._token:x}"
+
+    async def run(self, ready: asyncio.Event) -> None:
+        ready.set()
+        while True:
+            await asyncio.sleep(min(0.5, self._plane.timers.ack_s / 5))
+            self.tick()
+
+    def tick(self) -> None:
+        """Send again, or give up, whatever is past its deadline."""
+        now_s = self._plane.clock.elapsed()
+        while self._due and self._due[0][0] <= now_s:
+            _, command_id, number, sent = self._due.popleft()
+            command = self._plane.book.get(command_id)
+            attempt = command.find(number) if command is not None else None
+            if command is None or attempt is None or not attempt.is_open or command.settling:
+                continue
+            if sent == 0:
+                self.cancel(command, attempt)
+            elif attempt.state is State.SENT and attempt.sent == sent:
+                self._on_unacknowledged(command, attempt)
+
+    def _on_unacknowledged(self, command: Command, attempt: Attempt) -> None:
+        presence = self._plane.roster.get(attempt.agent)
+        live = presence is not None and presence.liveness is Liveness.LIVE
+        if not live:
+            return
+        if attempt.sent <= self._plane.timers.resends:
+            self._plane.count("resent")
+            self.send(command, attempt)
+            return
+        self._settler.settle(
+            command,
+            attempt.number,
+            Outcome(
+                state=State.UNDELIVERABLE,
+                at=self._plane.clock.now(),
+                agent=attempt.agent,
+                sent=attempt.sent,
+                reason=f"{attempt.sent} transmissions without an acknowledgement",
+            ),
+        )

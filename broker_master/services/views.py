@@ -1,0 +1,139 @@
+"""Agents, groups and the mesh as users see them, put together from registry, roster and book."""
+
+from collections import Counter
+
+from broker_master import VERSION
+from broker_master.api.operations import may_see
+from broker_master.core.liveness import Presence
+from broker_master.core.status import (
+    agent_status,
+    badges,
+    certificate_warning,
+    current_certificate,
+    group_status,
+)
+from broker_master.plane import Plane
+from schemas.messages.api import (
+    AgentRecord,
+    CertificateRecord,
+    DetailsRecord,
+    GroupRecord,
+    StatusAnswer,
+)
+from schemas.messages.registry import AgentEntry, CertificateEntry, ClientEntry
+from schemas.moments import rfc3339, rfc3339_or_none
+from schemas.states import AgentStatus, Liveness, State
+
+_DAY_S = 86_400.0
+
+
+class Views:
+    """Also keeps since when a status has been what it is: nobody else sees all changes of it."""
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+        self._since: dict[tuple[str, str], tuple[str, float]] = {}
+
+    def agent(self, entry: AgentEntry) -> AgentRecord:
+        plane = self._plane
+        at = plane.clock.now()
+        presence = plane.roster.get(entry.name)
+        left_s = 0.0
+        if presence is not None:
+            left_s = plane.roster.given_up_in_s(presence, now_s=plane.clock.elapsed())
+        verdict = agent_status(entry, presence, at=at, given_up_in_s=left_s)
+        certificate = current_certificate(entry, presence)
+        began = presence.since if presence and presence.since else entry.created_at
+        if verdict.status is AgentStatus.DISABLED:
+            began = entry.admin_since or began
+        return AgentRecord(
+            agent=entry.name,
+            group=entry.group,
+            status=verdict.status,
+            reason=verdict.reason,
+            since=rfc3339(began),
+            next=verdict.next,
+            admin=entry.admin,
+            liveness=presence.liveness if presence else Liveness.NEVER,
+            certificate=certificate_record(certificate, at) if certificate else None,
+            details=_details(entry.name, presence),
+            running=presence.running if presence else 0,
+            slots=presence.slots if presence else 0,
+            badges=badges(presence),
+            last_beat_at=rfc3339_or_none(presence.heard_at) if presence else None,
+        )
+
+    def group(self, name: str) -> GroupRecord:
+        counts = Counter(str(status) for status in self._statuses(name))
+        status, reason = group_status(counts)
+        kept = self._since.get(("group", name))
+        if kept is None or kept[0] != status:
+            kept = (status, self._plane.clock.now())
+            self._since["group", name] = kept
+        return GroupRecord(
+            group=name,
+            status=status,
+            reason=reason,
+            since=rfc3339(kept[1]),
+            agents={str(status): counts.get(str(status), 0) for status in AgentStatus},
+            queued=self._plane.dispatcher.waiting(name),
+            running=self._plane.dispatcher.group_load(name),
+        )
+
+    def _statuses(self, group: str) -> list[AgentStatus]:
+        return [
+            self.status_of(entry)
+            for entry in self._plane.registry.agents.values()
+            if entry.group == group
+        ]
+
+    def status_of(self, entry: AgentEntry) -> AgentStatus:
+        presence = self._plane.roster.get(entry.name)
+        return agent_status(entry, presence, at=self._plane.clock.now(), given_up_in_s=0.0).status
+
+    def status(self, caller: ClientEntry) -> StatusAnswer:
+        plane = self._plane
+        agents = Counter(
+            str(self.status_of(entry))
+            for entry in plane.registry.agents.values()
+            if may_see(caller, entry.group)
+        )
+        groups = Counter(
+            self.group(name).status for name in plane.registry.groups if may_see(caller, name)
+        )
+        commands = Counter(str(command.state) for command in plane.book)
+        return StatusAnswer(
+            mesh=plane.mesh,
+            version=VERSION,
+            epoch=plane.epoch,
+            started_at=rfc3339(plane.started_at),
+            agents={str(status): agents.get(str(status), 0) for status in AgentStatus},
+            groups={status: groups.get(status, 0) for status in ("active", "inactive")},
+            commands={str(state): commands[state] for state in State if commands[state]},
+            broker="connected" if plane.link.is_connected else "disconnected",
+        )
+
+
+def certificate_record(entry: CertificateEntry, at: float) -> CertificateRecord:
+    return CertificateRecord(
+        serial=entry.serial,
+        not_after=rfc3339(entry.not_after),
+        days_left=round(max(0.0, entry.not_after - at) / _DAY_S, 2),
+        warning=certificate_warning(entry.not_after, at),
+    )
+
+
+def _details(name: str, presence: Presence | None) -> DetailsRecord:
+    if presence is None:
+        return DetailsRecord(id=name)
+    said = presence.details
+    live = presence.liveness is Liveness.LIVE
+    return DetailsRecord(
+        id=name,
+        ip=presence.address,
+        host=said.host,
+        pid=said.pid,
+        user=said.user,
+        uptime_s=round(presence.uptime_s, 1) if live else 0.0,
+        version=said.version,
+    )

@@ -1,0 +1,72 @@
+"""The settings of a master, with their defaults."""
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from schemas import limits
+from schemas.timers import Timers, check_timers
+
+Positive = Annotated[int, Meta(gt=0)]
+
+
+class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """binary: an own nats-server for the embedded broker. go_memory_limit, go_gc: of that child.
+
+    replicas: copies of each stream (3 in a cluster). request_s: deadline of one broker request.
+    """
+
+    binary: str = ""
+    replicas: Annotated[int, Meta(ge=1, le=5)] = 1
+    request_s: Annotated[float, Meta(gt=0)] = 5.0
+    go_memory_limit: str = ""
+    go_gc: str = "50"
+
+
+class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Each limit gives a fault that names it when it is reached."""
+
+    open_commands_per_group: Positive = 100_000
+    output_bytes_per_attempt: Positive = limits.OUTPUT_LIMIT_BYTES
+    event_bytes: Positive = 8 * 1024**3
+    log_bytes: Positive = 10 * 1024**3
+
+
+class RetentionSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How long things are kept. facts_s: of ended commands in the event stream."""
+
+    facts_s: Annotated[float, Meta(gt=0)] = 3600.0
+    checkpoint_s: Annotated[float, Meta(gt=0)] = 60.0
+    history_days: Annotated[float, Meta(gt=0)] = 90.0
+    output_days: Annotated[float, Meta(gt=0)] = 14.0
+
+
+class CertificateSettings(msgspec.Struct, frozen=True, kw_only=True):
+    agent_days: Annotated[float, Meta(gt=0)] = 90.0
+    client_days: Annotated[float, Meta(gt=0)] = 365.0
+
+
+class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
+    level: str = "info"
+
+
+class MasterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """nats_url: an own broker; empty starts the embedded one on nats_port (0: any free one)."""
+
+    state_dir: str = "mesh"
+    nats_url: str = ""
+    nats_port: Annotated[int, Meta(ge=0, le=65535)] = 4222
+    nats_host: str = "127.0.0.1"
+    http: str = "127.0.0.1:8080"
+    timers: Timers = msgspec.field(default_factory=Timers)
+    broker: BrokerSettings = msgspec.field(default_factory=BrokerSettings)
+    limits: LimitSettings = msgspec.field(default_factory=LimitSettings)
+    retention: RetentionSettings = msgspec.field(default_factory=RetentionSettings)
+    certificates: CertificateSettings = msgspec.field(default_factory=CertificateSettings)
+    log: LogSettings = msgspec.field(default_factory=LogSettings)
+
+
+def check_settings(settings: MasterSettings) -> None:
+    """What no single value shows; raises Refused (`settings_invalid`)."""
+    check_timers(settings.timers)

@@ -1,0 +1,136 @@
+"""The streams of the mesh, and the facts in them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+import structlog
+
+from broker_client.runtime.batch import BatchWriter, Entry
+from broker_client.runtime.streams import SequenceConflict as Conflict
+from broker_client.runtime.streams import StreamConfig, StreamInfo, Streams
+from broker_master.settings import MasterSettings
+from schemas import codec, limits, subjects
+from schemas.faults import MeshError
+from schemas.messages.facts import FACTS, Fact
+
+__all__ = ["EVENTS", "HISTORY", "LOGS", "REGISTRY", "Conflict", "FactStore", "stream_configs"]
+
+log = structlog.get_logger()
+
+EVENTS: Final = "MESH_EVENTS"
+HISTORY: Final = "MESH_HISTORY"
+LOGS: Final = "MESH_LOGS"
+REGISTRY: Final = "mesh_registry"
+
+_DAY_S = 86_400.0
+
+
+def stream_configs(settings: MasterSettings) -> list[StreamConfig]:
+    """What the broker must hold. Facts and history refuse when full; output drops the oldest."""
+    replicas, retention = settings.broker.replicas, settings.retention
+    return [
+        StreamConfig(
+            name=EVENTS,
+            subjects=(subjects.FACT_ALL,),
+            max_bytes=settings.limits.event_bytes,
+            max_msg_size=limits.BROKER_PAYLOAD_BYTES,
+            replicas=replicas,
+            allow_atomic=True,
+        ),
+        StreamConfig(
+            name=HISTORY,
+            subjects=(subjects.HISTORY_ALL,),
+            max_age_s=retention.history_days * _DAY_S,
+            max_msg_size=limits.BROKER_PAYLOAD_BYTES,
+            replicas=replicas,
+            allow_atomic=True,
+        ),
+        StreamConfig(
+            name=LOGS,
+            subjects=(subjects.LOG_ALL,),
+            max_bytes=settings.limits.log_bytes,
+            max_age_s=retention.output_days * _DAY_S,
+            max_msg_size=limits.PAYLOAD_BYTES,
+            replicas=replicas,
+            discard_new=False,
+        ),
+    ]
+
+
+class FactStore:
+    """Writes facts by group commit and reads them back."""
+
+    def __init__(self, streams: Streams, writer: BatchWriter) -> None:
+        self._streams = streams
+        self._writer = writer
+
+    def append(self, fact: subjects.Fact, body: Fact) -> "asyncio.Future[int]":
+        """Write the first and only fact of its kind for this attempt.
+
+        The future gives its sequence once it is durable. It fails with Conflict if there is one
+        already, or with Refused (`store_full`, `queue_full`); in both cases nothing was written.
+        """
+        try:
+            return self._writer.append(subjects.fact(*fact), codec.encode(body), 0)
+        except MeshError as error:
+            return _failed(error)
+
+    def append_many(
+        self, facts: Sequence[tuple[subjects.Fact, Fact]]
+    ) -> "asyncio.Future[list[int]]":
+        """Write facts together, all or none; see `append`."""
+        entries = [Entry(subjects.fact(*fact), codec.encode(body), 0) for fact, body in facts]
+        try:
+            return self._writer.append_many(entries)
+        except MeshError as error:
+            return _failed(error)
+
+    async def rewrite(self, subject: str, payload: bytes, expected: int) -> int:
+        """Write a fact again at the head, if its newest copy still is at sequence `expected`."""
+        return await self._writer.append(subject, payload, expected)
+
+    async def payload_at(self, sequence: int) -> bytes | None:
+        page = await self._streams.read_from(EVENTS, sequence, batch=1)
+        if not page.messages or page.messages[0].seq != sequence:
+            return None
+        return page.messages[0].data
+
+    async def read(self, fact: subjects.Fact) -> tuple[int, Fact] | None:
+        """The fact as it stands in the stream, with its sequence."""
+        stored = await self._streams.get_last(EVENTS, subjects.fact(*fact))
+        if stored is None:
+            return None
+        return stored.seq, codec.decode_trusted(FACTS[fact.kind], stored.data)
+
+    async def replay(self) -> AsyncIterator[tuple[subjects.Fact, Fact, int]]:
+        """All facts in their order. One that cannot be read is logged and left out."""
+        async for stored in self._streams.replay(EVENTS):
+            fact = subjects.parse_fact(stored.subject)
+            kind = FACTS.get(fact.kind) if fact is not None else None
+            if fact is None or kind is None:
+                log.warning("fact_unknown", subject=stored.subject, sequence=stored.seq)
+                continue
+            try:
+                body = codec.decode_trusted(kind, stored.data)
+            except MeshError as error:
+                log.warning("fact_unreadable", subject=stored.subject, error=str(error))
+                continue
+            yield fact, body, stored.seq
+
+
+def _failed(error: MeshError) -> "asyncio.Future[Any]":
+    """A refusal that comes at once, in the same shape as one that comes from the broker."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.set_exception(error)
+    return future
+
+
+async def ensure_streams(streams: Streams, settings: MasterSettings) -> dict[str, StreamInfo]:
+    """Make or check every stream; says which are new, since a lost one must not go unnoticed."""
+    infos = {}
+    for config in stream_configs(settings):
+        info = await streams.ensure_stream(config)
+        infos[config.name] = info
+        log.info("stream_ready", stream=config.name, messages=info.messages, is_new=info.is_new)
+    return infos

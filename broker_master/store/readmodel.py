@@ -1,0 +1,222 @@
+"""Ended commands for lists, look-ups and the dedup of ids: a cache of the history stream.
+
+A row's key is its sequence in the stream, so a rebuilt file holds the same rows in the same order.
+One thread writes; nothing here is true because SQLite says so, so it may lose its last moments.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from schemas import codec
+from schemas.faults import Corrupt, Refused
+from schemas.messages.facts import HistoryRecord
+
+T = TypeVar("T")
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE commands (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL UNIQUE,
+    grp TEXT NOT NULL,
+    agent TEXT NOT NULL,
+    state TEXT NOT NULL,
+    client TEXT NOT NULL,
+    submitted REAL NOT NULL,
+    digest BLOB NOT NULL,
+    record BLOB NOT NULL
+);
+CREATE INDEX by_group ON commands (grp);
+CREATE INDEX by_agent ON commands (agent);
+CREATE INDEX by_trouble ON commands (state) WHERE state <> 'succeeded';
+CREATE TABLE position (seq INTEGER NOT NULL, stream TEXT NOT NULL);
+INSERT INTO position VALUES (0, '');
+"""
+
+
+class Known(msgspec.Struct, frozen=True):
+    """What dedup needs to know of an ended command."""
+
+    client: str
+    digest: bytes
+    state: str
+
+
+class Filter(msgspec.Struct, frozen=True, kw_only=True):
+    """before: only rows with a smaller sequence. groups: those a caller may see, None for all."""
+
+    group: str | None = None
+    agent: str | None = None
+    state: str | None = None
+    groups: tuple[str, ...] | None = None
+    before: int | None = None
+    limit: int = 50
+
+
+class ReadModel:
+    """Open with `ReadModel.open`; `close` when done.
+
+    Look-ups by id are synchronous: one indexed read of a cached page costs less than a hop to
+    another thread.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="readmodel-write")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="readmodel-read")
+        self._write = _connect(path)
+        self._read = _connect(path)
+        self._look_up = _connect(path)
+        self.position, self.stream = self._write.execute(
+            "SELECT seq, stream FROM position"
+        ).fetchone()
+
+    @classmethod
+    def open(cls, path: Path, stream: str) -> "ReadModel":
+        """Open the cache of `stream`, which is the stream's identity.
+
+        A file of another stream, of another version or damaged is replaced by an empty one.
+        """
+        model = cls._open_or_none(path)
+        if model is None or model.stream not in ("", stream):
+            if model is not None:
+                model.close()
+            for name in (
+                path,
+                path.with_name(path.name + "-wal"),
+                path.with_name(path.name + "-shm"),
+            ):
+                name.unlink(missing_ok=True)
+            model = cls(path)
+        with model._write:
+            model._write.execute("UPDATE position SET stream = ?", (stream,))
+        return model
+
+    @classmethod
+    def _open_or_none(cls, path: Path) -> "ReadModel | None":
+        try:
+            return cls(path)
+        except (sqlite3.DatabaseError, Corrupt):
+            return None
+
+    def close(self) -> None:
+        self._writer.shutdown()
+        self._reader.shutdown()
+        for connection in (self._write, self._read, self._look_up):
+            connection.close()
+
+    # -- writing
+
+    async def add(self, rows: Sequence[tuple[int, HistoryRecord]]) -> None:
+        """Store records with their sequences, ascending; an id that was there is replaced."""
+        await self._on(self._writer, lambda: self._add(rows))
+        self.position = max(self.position, rows[-1][0])
+
+    def _add(self, rows: Sequence[tuple[int, HistoryRecord]]) -> None:
+        values = [_row(sequence, record) for sequence, record in rows]
+        with self._write:
+            self._write.executemany(
+                "INSERT OR REPLACE INTO commands VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values
+            )
+            self._write.execute("UPDATE position SET seq = max(seq, ?)", (rows[-1][0],))
+
+    async def trim(self, first_seq: int) -> None:
+        """Drop what the history stream no longer holds."""
+        await self._on(self._writer, lambda: self._trim(first_seq))
+
+    def _trim(self, first_seq: int) -> None:
+        with self._write:
+            self._write.execute("DELETE FROM commands WHERE seq < ?", (first_seq,))
+
+    # -- reading
+
+    def known(self, command_id: str) -> Known | None:
+        row = self._look_up.execute(
+            "SELECT client, digest, state FROM commands WHERE id = ?", (command_id,)
+        ).fetchone()
+        return None if row is None else Known(*row)
+
+    async def get(self, command_id: str) -> HistoryRecord | None:
+        row = await self._on(
+            self._reader,
+            lambda: self._read.execute(
+                "SELECT record FROM commands WHERE id = ?", (command_id,)
+            ).fetchone(),
+        )
+        return None if row is None else codec.decode_trusted(HistoryRecord, row[0])
+
+    async def find(self, wanted: Filter) -> list[tuple[int, HistoryRecord]]:
+        """Matching records with their sequences, the last ended first."""
+        rows = await self._on(self._reader, lambda: self._find(wanted))
+        return [(sequence, codec.decode_trusted(HistoryRecord, blob)) for sequence, blob in rows]
+
+    def _find(self, wanted: Filter) -> list[tuple[int, bytes]]:
+        clauses, values = ["1"], list[object]()
+        for column, value in (
+            ("grp", wanted.group),
+            ("agent", wanted.agent),
+            ("state", wanted.state),
+        ):
+            if value is not None:
+                clauses.append(f"{column} = ?")
+                values.append(value)
+        if wanted.before is not None:
+            clauses.append("seq < ?")
+            values.append(wanted.before)
+        if wanted.groups is not None:
+            clauses.append(f"grp IN ({', '.join('?' * len(wanted.groups))})")
+            values.extend(wanted.groups)
+        where = " AND ".join(clauses)
+        return self._read.execute(
+            f"SELECT seq, record FROM commands WHERE {where} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - only column names above
+            (*values, wanted.limit),
+        ).fetchall()
+
+    async def count(self) -> int:
+        row = await self._on(
+            self._reader, lambda: self._read.execute("SELECT count(*) FROM commands").fetchone()
+        )
+        return int(row[0])
+
+    async def _on(self, executor: ThreadPoolExecutor, call: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(executor, call)
+        except sqlite3.OperationalError as error:
+            raise Refused("disk_full", f"read model {self._path.name}: {error}") from error
+
+
+def _row(sequence: int, history: HistoryRecord) -> tuple[object, ...]:
+    record = history.record
+    agent = record.attempts[-1].agent if record.attempts else (record.agent or "")
+    return (
+        sequence,
+        record.id,
+        record.group,
+        agent,
+        record.state,
+        record.client,
+        history.submitted,
+        history.digest,
+        codec.encode(history),
+    )
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, check_same_thread=False)
+    connection.execute("PRAGMA journal_mode = WAL")
+    # A cache that can be rebuilt need not wait for the disk.
+    connection.execute("PRAGMA synchronous = OFF")
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version not in (0, _VERSION):
+        connection.close()
+        raise Corrupt("state_corrupt", f"read model version {version}, not {_VERSION}")
+    if version == 0:
+        with connection:
+            connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+    return connection

@@ -1,0 +1,1 @@
+"""Benchmarks: each number is a ratio to a floor of the same run."""

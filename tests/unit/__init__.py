@@ -1,0 +1,1 @@
+"""Tests without a socket, a process or a sleep; the folders mirror the packages."""

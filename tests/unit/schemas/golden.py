@@ -1,0 +1,50 @@
+"""The golden files: bytes of every message type, written once and kept.
+
+    python -m tests.unit.schemas.golden --write
+
+writes the files of the present versions. A file of an older version is never touched: what was
+once sent or stored stays readable. Raise a type's number in VERSIONS when its bytes change after a
+release; the old file then stays as it is, and only has to be decoded.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from schemas.codec import encode
+from tests.unit.schemas.catalogue import KINDS, Kind
+from tests.unit.schemas.samples import full, least
+
+FOLDER: Final = Path(__file__).resolve().parents[2] / "data" / "golden"
+VERSIONS: Final[dict[str, int]] = {}
+
+
+class Golden(NamedTuple):
+    """A file of a present version, and the message it must hold."""
+
+    file: str
+    kind: Kind
+    message: Any
+
+
+def goldens() -> list[Golden]:
+    found = []
+    for name, kind in KINDS.items():
+        stem = f"{name}.v{VERSIONS.get(name, 1)}"
+        found.append(Golden(f"{stem}.msgpack", kind, full(kind)))
+        found.append(Golden(f"{stem}.min.msgpack", kind, least(kind)))
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    if arguments != ["--write"]:
+        sys.stderr.write("say --write to replace the golden files of the present versions\n")
+        return 2
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for golden in goldens():
+        (FOLDER / golden.file).write_bytes(encode(golden.message))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

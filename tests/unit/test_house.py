@@ -1,0 +1,190 @@
+"""Rules of the tree itself: locks, licence, paths and entry points."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.requirements_policy import require
+
+ROOT = Path(__file__).resolve().parents[2]
+LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
+# Built from parts, so that this file does not name what it looks for.
+PRIVATE_ROOTS = b"|".join([b"wo" + b"rk", b"ro" + b"ot", b"ho" + b"me/[a-z][a-z0-9_-]*"])
+MACHINE_PATHS = re.compile(rb"(?<![\w./<>{}$-])/(?:" + PRIVATE_ROOTS + rb")/")
+
+REGISTRY_HOSTS = re.compile(
+    b"|".join([rb"py" + rb"pi\.org", rb"python" + rb"hosted", rb"npm" + rb"js\."])
+)
+
+
+def project() -> dict[str, object]:
+    table: dict[str, object] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return table
+
+
+def requirements(lock: Path) -> list[str]:
+    """Logical lines of a lock: continuation lines joined, comments dropped."""
+    lines = [line for line in lock.read_text().splitlines() if not line.lstrip().startswith("#")]
+    joined = "\n".join(lines).replace("\\\n", " ")
+    return [line for line in joined.splitlines() if line.strip()]
+
+
+def tracked_files() -> list[Path]:
+    """Files that git tracks or would add; an unpacked release has no git and is skipped."""
+    git = shutil.which("git")
+    if git is None or not (ROOT / ".git").exists():
+        pytest.skip("the tree is not a git clone: nothing to list")
+    listed = subprocess.run(
+        # CI may run as another user than the one who cloned; git refuses that unless told.
+        [git, "-c", "safe.directory=*", "ls-files", "-z", "-c", "-o", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        timeout=30,
+    )
+    paths = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    return [path for path in paths if path.is_file()]
+
+
+def test_there_is_one_lock_per_use() -> None:
+    assert [lock.name for lock in LOCKS] == ["agent.txt", "dev.txt", "master.txt"]
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_lock_names_no_index_and_no_path(lock: Path) -> None:
+    text = lock.read_text()
+    assert "://" not in text
+    assert "file:" not in text
+    assert not re.search(r"[ (]/\w", text), "an absolute path"
+    assert not [line for line in text.splitlines() if line.startswith("-")], "an option line"
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_every_locked_requirement_is_exact_and_hashed(lock: Path) -> None:
+    lines = requirements(lock)
+    assert lines
+    loose = [line for line in lines if not re.match(r"[a-z0-9-]+==\S+ .*--hash=sha256:", line)]
+    assert loose == []
+
+
+def test_locks_agree_on_every_version_they_share() -> None:
+    versions: dict[str, set[str]] = {}
+    for lock in LOCKS:
+        for line in requirements(lock):
+            name, _, rest = line.partition("==")
+            versions.setdefault(name, set()).add(rest.split()[0])
+    assert {name: found for name, found in versions.items() if len(found) > 1} == {}
+
+
+def test_agent_lock_carries_no_web_framework() -> None:
+    names = {line.partition("==")[0] for line in requirements(ROOT / "requirements" / "agent.txt")}
+    assert names.isdisjoint({"litestar", "uvicorn", "jinja2", "uvloop", "aio-pika"})
+    assert "nats-py" in names
+
+
+def test_every_dependency_of_the_project_is_locked() -> None:
+    declared = project()
+    dependencies = declared["dependencies"]
+    assert isinstance(dependencies, list)
+    wanted = {re.split(r"[<>=;\[ ]", text)[0] for text in dependencies}
+    for lock in LOCKS:
+        assert wanted <= {line.partition("==")[0] for line in requirements(lock)}
+
+
+def test_no_file_names_a_path_of_the_machine_it_was_written_on() -> None:
+    found = [
+        str(path.relative_to(ROOT))
+        for path in tracked_files()
+        if MACHINE_PATHS.search(path.read_bytes())
+    ]
+    assert found == []
+
+
+def test_no_file_names_the_host_of_a_package_registry() -> None:
+    found = [
+        str(path.relative_to(ROOT))
+        for path in tracked_files()
+        if REGISTRY_HOSTS.search(path.read_bytes())
+    ]
+    assert found == []
+
+
+def test_machine_path_pattern_finds_what_it_is_for() -> None:
+    bad = b"see /" + b"work/main, or '/" + b"root/x' and /" + b"home/ann/x"
+    assert len(MACHINE_PATHS.findall(bad)) == 3
+    assert not MACHINE_PATHS.search(b"https://example.org/work/x <state>/work/ tests/root/x")
+
+
+def test_licence_is_the_full_apache_text() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert "Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+    assert project()["license"] == "Apache-2.0"
+
+
+@pytest.mark.parametrize(
+    ("script", "target"),
+    [
+        ("mesh", "broker_client.cli:main"),
+        ("broker-agent", "broker_agent.cli:main"),
+        ("broker-master", "broker_master.cli:main"),
+    ],
+)
+def test_console_script_loads(script: str, target: str) -> None:
+    assert project()["scripts"] == {
+        "mesh": "broker_client.cli:main",
+        "broker-agent": "broker_agent.cli:main",
+        "broker-master": "broker_master.cli:main",
+    }
+    installed = [
+        entry
+        for entry in entry_points(group="console_scripts", name=script)
+        if entry.value == target
+    ]
+    assert installed, "the project is not installed here: make .venv"
+    assert callable(installed[0].load())
+
+
+@pytest.mark.parametrize("package", ["schemas", "broker_client", "broker_agent", "broker_master"])
+def test_package_is_imported_from_this_tree(package: str) -> None:
+    spec = find_spec(package)
+    assert spec is not None
+    assert spec.origin == str(ROOT / package / "__init__.py")
+
+
+def test_importing_schemas_loads_no_nats_and_no_loop() -> None:
+    script = "import sys, schemas; print(sorted({'nats', 'asyncio'} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, timeout=30
+    )
+    assert done.stdout.decode().strip() == "[]"
+
+
+def test_required_program_is_found_beside_the_interpreter_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, far = tmp_path / "near", tmp_path / "far"
+    for folder in (near, far):
+        folder.mkdir()
+        (folder / "some-server").touch(mode=0o755)
+    monkeypatch.setattr(sys, "executable", str(near / "python"))
+    monkeypatch.setenv("PATH", str(far))
+    assert require("some-server", "apt install some-server") == str(near / "some-server")
+    (near / "some-server").unlink()
+    assert require("some-server", "apt install some-server") == str(far / "some-server")
+
+
+def test_missing_program_skips_on_a_laptop_and_fails_on_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="apt install no-such-server"):
+        require("no-such-server", "apt install no-such-server")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="apt install no-such-server"):
+        require("no-such-server", "apt install no-such-server")
