@@ -53,6 +53,7 @@ from broker_master.settings import MasterSettings
 from broker_master.store.facts import EVENTS, HISTORY, REGISTRY, FactStore, ensure_streams
 from broker_master.store.readmodel import ReadModel
 from broker_master.store.registry import Registry
+from schemas.faults import MeshError, Refused
 from schemas.subjects import MASTER_INBOX, inbox_prefix
 
 log = structlog.get_logger()
@@ -83,8 +84,10 @@ async def serve(settings: MasterSettings, on_ready: Ready) -> None:
                 go_memory_limit=settings.broker.go_memory_limit,
                 go_gc=settings.broker.go_gc,
             )
+            # Hosts that were given to init are meant to be reached from elsewhere.
+            local = "127.0.0.1" if not mesh.marker.hosts else "0.0.0.0"  # noqa: S104
             broker = EmbeddedBroker(
-                mesh, host=settings.nats_host, port=settings.nats_port, child=child
+                mesh, host=settings.nats_host or local, port=settings.nats_port, child=child
             )
             services.append(broker)
         services.append(Control(settings, mesh, broker, on_ready))
@@ -94,8 +97,15 @@ async def serve(settings: MasterSettings, on_ready: Ready) -> None:
 
 
 def _open(state_dir: Path) -> tuple[Mesh, Lock]:
-    mesh = open_mesh(state_dir)
-    return mesh, lock_directory(mesh.directory)
+    """The mesh in a folder that nobody else works on meanwhile."""
+    if not state_dir.is_dir():
+        raise Refused("state_missing", f"no mesh in {state_dir}")
+    lock = lock_directory(state_dir)
+    try:
+        return open_mesh(state_dir), lock
+    except MeshError:
+        lock.release()
+        raise
 
 
 class Control:
@@ -115,7 +125,10 @@ class Control:
     async def run(self, ready: asyncio.Event) -> None:
         """Connect, recover, serve. On cancellation the services stop in reverse order."""
         url = self._broker.url if self._broker else self._settings.nats_url
-        link = await self._connect(url, self._mesh.master_directory, "master", MASTER_INBOX)
+        link = await self._connect(
+            url, self._mesh.master_directory, "master", MASTER_INBOX, loopback_s=_LOOPBACK_S
+        )
+        # The system user may not publish to its own inbox, so it cannot listen to itself.
         system = await self._connect(
             url, self._mesh.system_directory, "system", inbox_prefix("master-system")
         )
@@ -156,13 +169,15 @@ class Control:
         http = next(each for each in services if isinstance(each, HttpServer))
         self._on_ready(url, http.url)
 
-    async def _connect(self, url: str, folder: Path, name: str, inbox: str) -> Link:
+    async def _connect(
+        self, url: str, folder: Path, name: str, inbox: str, *, loopback_s: float | None = None
+    ) -> Link:
         def identity() -> LinkIdentity:
             found = read_identity(folder)
             return LinkIdentity(tls=found.context, jwt=found.creds.jwt, seed=found.creds.seed)
 
         return await Link.connect(
-            [url], identity, name, inbox, loopback_s=_LOOPBACK_S, wait_s=_START_S
+            [url], identity, name, inbox, loopback_s=loopback_s, wait_s=_START_S
         )
 
     async def _plane(

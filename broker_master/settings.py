@@ -52,12 +52,16 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MasterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """nats_url: an own broker; empty starts the embedded one on nats_port (0: any free one)."""
+    """nats_url: an own broker; empty starts the embedded one on nats_port (0: any free one).
+
+    nats_host: where the embedded one listens; empty for everywhere if `init` was given hosts, and
+    for this machine alone otherwise.
+    """
 
     state_dir: str = "mesh"
     nats_url: str = ""
     nats_port: Annotated[int, Meta(ge=0, le=65535)] = 4222
-    nats_host: str = "127.0.0.1"
+    nats_host: str = ""
     http: str = "127.0.0.1:8080"
     timers: Timers = msgspec.field(default_factory=Timers)
     broker: BrokerSettings = msgspec.field(default_factory=BrokerSettings)

@@ -72,7 +72,7 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "command_ended": FaultKind(409, "never", 6, "it has ended: see `mesh command show ID`"),
     # who asks
     "forbidden": FaultKind(403, "never", 6, "ask an admin for a role or group that may do this"),
-    "reply_forbidden": FaultKind(403, "never", 6, "use an inbox below _INBOX_<your name>."),
+    "reply_forbidden": FaultKind(403, "never", 6, "use an inbox below _INBOX_<your name>"),
     "client_disabled": FaultKind(403, "never", 77, "ask an admin for new credentials"),
     "token_invalid": FaultKind(403, "never", 77, "ask for a new token: `mesh agent token NAME`"),
     "token_used": FaultKind(409, "never", 77, "a token works once: `mesh agent token NAME`"),

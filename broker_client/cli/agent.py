@@ -5,10 +5,11 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from broker_client.cli.options import SHARED, Common, Shared
+from broker_client.cli.options import SHARED, Common, Shared, check_seconds
 from broker_client.cli.report import print_json, print_lines, print_table, say
 from broker_client.cli.session import call
 from broker_client.cli.tables import Column, duration, facts, local_and_utc, local_time
+from schemas.ids import check_name
 from schemas.messages.api import (
     AgentCreate,
     AgentDisable,
@@ -20,7 +21,10 @@ from schemas.messages.api import (
 )
 
 Name = Annotated[str, Parameter(help="Name of the agent.")]
-Ttl = Annotated[float, Parameter(name="--ttl", help="Seconds for which the token works.")]
+Ttl = Annotated[
+    float,
+    Parameter(name="--ttl", help="Seconds for which the token works.", validator=check_seconds),
+]
 Status = Literal["awaiting_setup", "no_response", "active", "disabled"]
 TOKEN_TTL_S = 3600.0
 
@@ -34,6 +38,7 @@ def create(
     shared: Shared = SHARED,
 ) -> None:
     """Create an agent and print the token it is set up with, once."""
+    check_name("an agent", name)
     request = AgentCreate(name=name, group=group, ttl_s=ttl)
     _print_token(
         call(shared, lambda mesh: mesh.ask("agent", "create", request, TokenAnswer)), shared
@@ -122,7 +127,7 @@ def print_agents(common: Common, rows: Sequence[Sequence[str]]) -> None:
         Column("GROUP"),
         Column("STATUS"),
         Column("SINCE"),
-        Column("REASON"),
+        Column("REASON", least=20),
         Column("RUNNING", 2, right=True),
         Column("CERT", 3, right=True),
         Column("HOST", 4),

@@ -6,15 +6,17 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from broker_client.api import MeshClient
 from broker_client.cli.report import say
 from broker_client.cli.screen import Sink, Writer
-from broker_client.results import Waiter
 from schemas.faults import MeshError
 from schemas.messages.facts import CommandRecord
 from schemas.states import State
+
+if TYPE_CHECKING:
+    from broker_client.api import MeshClient
+    from broker_client.results import Waiter
 
 # A command that ends within this time is shown from its result alone, with no further request.
 QUICK_S: Final = 0.15
@@ -25,7 +27,7 @@ PATIENCE_S: Final = 2.0
 
 
 async def attend(
-    mesh: MeshClient, command: str, waiter: Waiter, sink: Sink
+    mesh: "MeshClient", command: str, waiter: "Waiter", sink: Sink
 ) -> CommandRecord | None:
     """Show the output of `command` until it has ended; None if the person left before.
 
@@ -53,7 +55,7 @@ def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-async def _show(mesh: MeshClient, command: str, waiter: Waiter, sink: Sink) -> CommandRecord:
+async def _show(mesh: "MeshClient", command: str, waiter: "Waiter", sink: Sink) -> CommandRecord:
     writer = Writer(sink)
     await asyncio.wait({waiter.done}, timeout=QUICK_S)
     if waiter.done.done():
@@ -72,7 +74,7 @@ async def _show(mesh: MeshClient, command: str, waiter: Waiter, sink: Sink) -> C
 
 
 async def _obey(
-    interrupted: asyncio.Event, mesh: MeshClient, command: str, leave: Callable[[], object]
+    interrupted: asyncio.Event, mesh: "MeshClient", command: str, leave: Callable[[], object]
 ) -> None:
     await _next(interrupted)
     say(f"ending {command}; Ctrl-C again to leave it")
@@ -88,7 +90,7 @@ async def _next(event: asyncio.Event) -> None:
     event.clear()
 
 
-async def _cancel(mesh: MeshClient, command: str) -> None:
+async def _cancel(mesh: "MeshClient", command: str) -> None:
     try:
         await mesh.cancel(command)
     except MeshError as error:
@@ -96,7 +98,7 @@ async def _cancel(mesh: MeshClient, command: str) -> None:
             say(f"cannot end {command}: {error}")
 
 
-async def _tell_why_it_waits(mesh: MeshClient, command: str) -> None:
+async def _tell_why_it_waits(mesh: "MeshClient", command: str) -> None:
     """Nothing is said where nobody reads it: a script has its exit code."""
     if not sys.stderr.isatty():
         return

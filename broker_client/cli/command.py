@@ -1,11 +1,10 @@
 """`mesh command …`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from cyclopts import Parameter
 
-from broker_client.api import MeshClient
-from broker_client.cli.options import COMMON, SHARED, Common, Shared
+from broker_client.cli.options import COMMON, SHARED, Common, Shared, check_seconds
 from broker_client.cli.outcomes import exit_code, program_code, reason_of
 from broker_client.cli.report import print_json, print_lines, print_table, say
 from broker_client.cli.run import conclude
@@ -15,23 +14,48 @@ from broker_client.cli.tables import Column, facts, local_and_utc, local_time
 from broker_client.cli.timeline import timeline
 from schemas.messages.api import CommandList, CommandPage
 from schemas.messages.facts import CommandRecord
-from schemas.states import State
+
+if TYPE_CHECKING:
+    from broker_client.api import MeshClient
 
 Id = Annotated[str, Parameter(help="Id of the command.")]
-PAGE = 500
+State = Literal[
+    "queued",
+    "sent",
+    "accepted",
+    "running",
+    "unknown",
+    "stopping",
+    "succeeded",
+    "failed",
+    "timed_out",
+    "cancelled",
+    "rejected",
+    "expired",
+    "undeliverable",
+    "killed_fenced",
+    "lost",
+]
+# The most that the master gives at once.
+PAGE: Final = 500
 
 
-def list_(  # noqa: PLR0913  (one option of the command line each)
+def _check_limit(_type: object, value: int) -> None:
+    if value < 1:
+        raise ValueError("ask for at least 1")
+
+
+def list_(
     *,
     group: Annotated[str | None, Parameter(help="Only commands of this group.")] = None,
     agent: Annotated[str | None, Parameter(help="Only commands of this agent.")] = None,
     state: Annotated[State | None, Parameter(help="Only commands in this state.")] = None,
-    limit: Annotated[int, Parameter(help="At most this many.")] = 50,
+    limit: Annotated[int, Parameter(help="At most this many.", validator=_check_limit)] = 50,
     shared: Shared = SHARED,
 ) -> None:
     """List commands, open ones first, the newest first."""
 
-    async def pages(mesh: MeshClient) -> tuple[list[CommandRecord], bool]:
+    async def pages(mesh: "MeshClient") -> tuple[list[CommandRecord], bool]:
         found: list[CommandRecord] = []
         cursor = None
         while len(found) < limit:
@@ -73,7 +97,8 @@ def wait(
     /,
     *,
     timeout: Annotated[
-        float | None, Parameter(help="Seconds to wait at most; exit code 4 after them.")
+        float | None,
+        Parameter(help="Seconds to wait at most; exit code 4 after them.", validator=check_seconds),
     ] = None,
     common: Common = COMMON,
 ) -> int:
@@ -111,7 +136,7 @@ def logs(
     memory = Memory() if shared.output == "json" else None
     writer = Writer(memory or Screen())
 
-    async def read(mesh: MeshClient) -> None:
+    async def read(mesh: "MeshClient") -> None:
         output = mesh.logs(id, attempt=attempt, follow=follow)
         try:
             async for part in output:
@@ -132,7 +157,7 @@ def _print_commands(common: Common, commands: list[CommandRecord]) -> None:
         Column("GROUP", 3),
         Column("AGENT"),
         Column("SUBMITTED", 1),
-        Column("REASON", 4),
+        Column("REASON", 4, least=12),
         Column("CLIENT", 5),
         Column("ACTION", 6),
     )
@@ -142,7 +167,7 @@ def _print_commands(common: Common, commands: list[CommandRecord]) -> None:
             record.state,
             _exit(record),
             record.group,
-            record.agent or "",
+            _agent(record),
             local_time(record.submitted_at),
             reason_of(record),
             record.client,
@@ -151,6 +176,11 @@ def _print_commands(common: Common, commands: list[CommandRecord]) -> None:
         for record in commands
     ]
     print_table(common, columns, rows, nothing="no commands")
+
+
+def _agent(record: CommandRecord) -> str:
+    """Where it ran or runs last, or else whom it is meant for."""
+    return record.attempts[-1].agent if record.attempts else record.agent or ""
 
 
 def _exit(record: CommandRecord) -> str:
@@ -167,7 +197,7 @@ def _described(record: CommandRecord) -> list[str]:
             ("next", record.next),
             ("exit code", _exit(record)),
             ("group", record.group),
-            ("agent", record.agent or ""),
+            ("agent", _agent(record)),
             ("action", record.action),
             ("client", record.client),
             ("labels", ", ".join(f"{name}={value}" for name, value in record.labels.items())),

@@ -1,22 +1,26 @@
 """`mesh group …`."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from broker_client.api import MeshClient
 from broker_client.cli.agent import agent_rows, print_agents
 from broker_client.cli.options import SHARED, Shared
 from broker_client.cli.report import print_json, print_lines, print_table
 from broker_client.cli.session import call
 from broker_client.cli.tables import Column, facts, local_and_utc, local_time
+from schemas.ids import check_name
 from schemas.messages.api import Done, GroupCreate, GroupRecord, NameQuery
+
+if TYPE_CHECKING:
+    from broker_client.api import MeshClient
 
 Name = Annotated[str, Parameter(help="Name of the group.")]
 
 
 def create(name: Name, /, *, shared: Shared = SHARED) -> None:
     """Create a group."""
+    check_name("a group", name)
     record = call(
         shared, lambda mesh: mesh.ask("group", "create", GroupCreate(name=name), GroupRecord)
     )
@@ -39,7 +43,7 @@ def list_(*, shared: Shared = SHARED) -> None:
         Column("QUEUED", 3, right=True),
         Column("RUNNING", 3, right=True),
         Column("SINCE", 2),
-        Column("REASON", 1),
+        Column("REASON", 1, least=20),
     )
     rows = [
         (
@@ -59,14 +63,14 @@ def list_(*, shared: Shared = SHARED) -> None:
 def show(name: Name, /, *, shared: Shared = SHARED) -> None:
     """Show one group and its agents."""
 
-    async def ask(mesh: MeshClient) -> GroupRecord:
+    async def ask(mesh: "MeshClient") -> GroupRecord:
         return await mesh.ask("group", "show", NameQuery(name=name), GroupRecord)
 
     if shared.output == "json":
         print_json(call(shared, ask))
         return
 
-    async def both(mesh: MeshClient) -> None:
+    async def both(mesh: "MeshClient") -> None:
         group = await ask(mesh)
         agents = await mesh.agents(group=name)
         print_lines(shared, _described(group))

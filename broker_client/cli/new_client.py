@@ -21,8 +21,7 @@ from schemas.messages.api import IdentityAnswer
 
 
 class NewClient:
-    """Keys for one new client. Nothing is on disk before `reserved`, and nothing but keys before
-    `store`."""
+    """Keys for one new client; nothing is on disk before `reserved`, all is after `store`."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self._keys = new_identity(check_name("a client", name))

@@ -8,9 +8,10 @@ from typing import Final
 
 import msgspec
 
-from broker_client.cli.options import Common, Output
+from broker_client.cli.options import Common
 from broker_client.cli.tables import PIPE_WIDTH, Column, fit
 from broker_client.cli.terminal import shown
+from broker_client.cli.words import Output
 from schemas.faults import MeshError
 
 _STYLES: Final = {

@@ -1,14 +1,13 @@
 """`mesh run`."""
 
 import sys
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 from cyclopts import Parameter
 
-from broker_client.api import MeshClient, SubmitFields
 from broker_client.cli.attend import attend, leave_now
-from broker_client.cli.options import COMMON, Common
+from broker_client.cli.options import COMMON, Common, check_seconds
 from broker_client.cli.outcomes import (
     ADVICE,
     INTERRUPTED,
@@ -24,6 +23,9 @@ from schemas.faults import Refused
 from schemas.messages.actions import ProcessArgs
 from schemas.messages.facts import CommandRecord
 
+if TYPE_CHECKING:
+    from broker_client.api import MeshClient, SubmitFields
+
 # Room for the rest of the request beside what is read from stdin.
 STDIN_BYTES: Final = limits.PAYLOAD_BYTES - 32 * 1024
 
@@ -36,7 +38,8 @@ def run(  # noqa: PLR0913  (one option of the command line each)
         str | None, Parameter(help="Id of the command: the same one never runs twice.")
     ] = None,
     timeout: Annotated[
-        float | None, Parameter(help="Seconds after which the program is ended.")
+        float | None,
+        Parameter(help="Seconds after which the program is ended.", validator=check_seconds),
     ] = None,
     detach: Annotated[
         bool, Parameter(negative="", help="Print the id and do not wait for the end.")
@@ -45,7 +48,9 @@ def run(  # noqa: PLR0913  (one option of the command line each)
         list[str] | None, Parameter(negative="", help="NAME=VALUE for the program; repeatable.")
     ] = None,
     cwd: Annotated[str | None, Parameter(help="Directory on the host to run it in.")] = None,
-    queue_ttl: Annotated[float | None, Parameter(help="Seconds it may wait for an agent.")] = None,
+    queue_ttl: Annotated[
+        float | None, Parameter(help="Seconds it may wait for an agent.", validator=check_seconds)
+    ] = None,
     stdin: Annotated[
         bool, Parameter(negative="", help="Send what is on stdin to the program.")
     ] = False,
@@ -62,11 +67,15 @@ def run(  # noqa: PLR0913  (one option of the command line each)
         stdin=_read_stdin() if stdin else b"",
         timeout_s=timeout,
     )
-    fields = SubmitFields(
-        id=id, group=group, agent=agent, queue_ttl_s=queue_ttl, with_output=not detach
-    )
+    fields: SubmitFields = {
+        "id": id,
+        "group": group,
+        "agent": agent,
+        "queue_ttl_s": queue_ttl,
+        "with_output": not detach,
+    }
 
-    async def submit_only(mesh: MeshClient) -> int:
+    async def submit_only(mesh: "MeshClient") -> int:
         answer = await mesh.submit(work, **fields)
         if common.output == "json":
             print_json(answer)
@@ -74,7 +83,7 @@ def run(  # noqa: PLR0913  (one option of the command line each)
             print(answer.id)
         return 0
 
-    async def follow(mesh: MeshClient) -> int:
+    async def follow(mesh: "MeshClient") -> int:
         async with mesh.start(work, **fields) as (answer, waiter):
             memory = Memory() if common.output == "json" else None
             record = await attend(mesh, answer.id, waiter, memory or Screen())

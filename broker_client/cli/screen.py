@@ -2,13 +2,15 @@
 
 import asyncio
 import sys
-from typing import BinaryIO, Final, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 from broker_client.cli.report import say
 from broker_client.cli.terminal import TerminalText
-from broker_client.output import OutputPart
 from schemas.messages.work import Output
 from schemas.subjects import STDERR, STDOUT
+
+if TYPE_CHECKING:
+    from broker_client.output import OutputPart
 
 # What a record holds at most when it is printed as JSON; larger output belongs in a file.
 JSON_OUTPUT_BYTES: Final = 8 * 1024 * 1024
@@ -80,7 +82,7 @@ class Writer:
         self._attempt = 0
         self._next = {STDOUT: 0, STDERR: 0}
 
-    async def write(self, part: OutputPart) -> None:
+    async def write(self, part: "OutputPart") -> None:
         if part.attempt != self._attempt:
             if self._attempt:
                 self._sink.note(f"attempt {part.attempt} begins")

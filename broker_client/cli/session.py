@@ -3,11 +3,13 @@
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from broker_client.api import MeshClient
 from broker_client.cli.options import TIMEOUT_S, Common, Shared
 from broker_client.context import Context, load_context
+
+if TYPE_CHECKING:
+    from broker_client.api import MeshClient
 
 T = TypeVar("T")
 
@@ -20,13 +22,18 @@ def timeout_of(common: Common) -> float:
     return common.timeout if isinstance(common, Shared) else TIMEOUT_S
 
 
-def call(common: Common, work: Callable[[MeshClient], Awaitable[T]]) -> T:
+def call(common: Common, work: Callable[["MeshClient"], Awaitable[T]]) -> T:
     """Connect as the context says, do `work`, and close again.
 
     Raises what `work` raises, or MeshError if there is no context or no connection.
     """
     context = context_of(common)
     timeout_s = timeout_of(common)
+    # Only now: a mistake in the command line or the context should not wait for these.
+    from broker_client.api import MeshClient
+    from broker_client.runtime.logs import configure_logs
+
+    configure_logs("error")
 
     async def connected() -> T:
         async with MeshClient.connect(context, timeout_s=timeout_s) as mesh:

@@ -1,8 +1,8 @@
 """`mesh status`."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from broker_client.api import MeshClient
 from broker_client.cli.agent import agent_rows, print_agents
 from broker_client.cli.options import SHARED, Shared
 from broker_client.cli.report import print_json, print_lines
@@ -11,6 +11,9 @@ from broker_client.cli.tables import duration, facts, local_and_utc
 from schemas.messages.api import AgentRecord, StatusAnswer
 from schemas.states import AgentStatus
 
+if TYPE_CHECKING:
+    from broker_client.api import MeshClient
+
 # A history that is further behind than this makes the master refuse work before long.
 LAG_SHOWN_S = 1.0
 
@@ -18,7 +21,7 @@ LAG_SHOWN_S = 1.0
 def status(*, shared: Shared = SHARED) -> None:
     """Show the mesh at a glance, and each agent that is not active, with why and since when."""
 
-    async def ask(mesh: MeshClient) -> tuple[StatusAnswer, Sequence[AgentRecord]]:
+    async def ask(mesh: "MeshClient") -> tuple[StatusAnswer, Sequence[AgentRecord]]:
         agents = [] if shared.output == "json" else await mesh.agents()
         return await mesh.status(), agents
 

@@ -14,11 +14,15 @@ GAP: Final = "  "
 
 
 class Column(msgspec.Struct, frozen=True):
-    """head: its heading. rank: columns with the highest go first when space is short; 0 never."""
+    """head: its heading. least: cells to which its texts may be cut before others must go; 0: none.
+
+    rank: columns with the highest are left out first when space is short; 0 never.
+    """
 
     head: str
     rank: int = 0
     right: bool = False
+    least: int = 0
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -31,8 +35,8 @@ class Table(msgspec.Struct, frozen=True):
 def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> Table:
     """Lay `rows` out in at most `width` cells a line.
 
-    Columns are left out by their rank, then the widest cells are cut with an ellipsis. Cells are
-    made safe to show here, so that no caller can forget it.
+    Texts that may be cut are, then columns are left out by their rank, and at last the widest cells
+    are cut whatever they are. Cells are made safe to show here, so that no caller can forget it.
     """
     cells = [[shown(cell) for cell in row] for row in rows]
     widths = [
@@ -40,6 +44,7 @@ def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) ->
         for index, column in enumerate(columns)
     ]
     kept = list(range(len(columns)))
+    _shorten(columns, widths, kept, width)
     while _total(widths, kept) > width and any(columns[index].rank for index in kept):
         kept.remove(max(kept, key=lambda index: (columns[index].rank, index)))
     _narrow(widths, kept, width)
@@ -77,6 +82,14 @@ def cut(text: str, width: int) -> str:
 
 def _total(widths: Sequence[int], kept: Sequence[int]) -> int:
     return sum(widths[index] for index in kept) + len(GAP) * (len(kept) - 1)
+
+
+def _shorten(columns: Sequence[Column], widths: list[int], kept: Sequence[int], width: int) -> None:
+    for index in kept:
+        excess = _total(widths, kept) - width
+        least = max(columns[index].least, cells_of(columns[index].head))
+        if excess > 0 and columns[index].least:
+            widths[index] = max(min(least, widths[index]), widths[index] - excess)
 
 
 def _narrow(widths: list[int], kept: Sequence[int], width: int) -> None:

@@ -9,7 +9,7 @@ _NO_TIME = " " * len("2025-01-01 00:00:00 +0000 (00:00:00 UTC)")
 
 def timeline(record: CommandRecord) -> list[str]:
     """One line per event, oldest first; what has no time stands where it must have happened."""
-    events = [(record.submitted_at, f"submitted by {record.client}")]
+    events: list[tuple[str | None, str]] = [(record.submitted_at, f"submitted by {record.client}")]
     for attempt in record.attempts:
         events += _events(attempt)
     if record.ended_at:

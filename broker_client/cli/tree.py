@@ -1,6 +1,7 @@
 """The tree of commands, and what becomes of an error below it.
 
-Commands are named here and imported when they are used: `mesh --help` must not wait for them.
+Commands are named here and imported when they are used: `mesh --help` must not wait for them, nor
+for the libraries that parse and connect.
 """
 
 import os
@@ -8,12 +9,12 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from cyclopts import App, CycloptsError
-
-from broker_client.cli.options import asked_output, hoist
+from broker_client.cli.words import HELP_FLAGS, NOUNS, asked_output, hoist
 
 if TYPE_CHECKING:
-    from broker_client.cli.options import Output
+    from cyclopts import App
+
+    from broker_client.cli.words import Output
 
 _PACKAGE: Final = "broker_client.cli"
 _HELP: Final = """Run programs on hosts that nobody can reach, and see what became of them.
@@ -47,18 +48,17 @@ COMMANDS: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("client", "list", "client:list_", "List clients."),
     ("client", "revoke", "client:revoke", "Refuse a client's credentials from now on."),
 )
-_NOUNS: Final = {
-    "command": "What was submitted, and what became of it.",
-    "group": "Named sets of agents that share work.",
-    "agent": "The processes that run programs on hosts.",
-    "client": "Who may submit commands.",
-}
 
 
-def build() -> App:
+def build() -> "App":
     """The whole tree; functions behind it are imported on first use."""
-    app = App(name="mesh", help=_HELP, version=_version, version_flags=["--version"])
-    nouns = {name: App(name=name, help=text) for name, text in _NOUNS.items()}
+    from cyclopts import App
+
+    app = App(name="mesh", help=_HELP, version_flags=[], help_formatter="plain")
+    nouns = {
+        name: App(name=name, help=text, version_flags=[], help_formatter="plain")
+        for name, text in NOUNS.items()
+    }
     for noun, verb, target, text in COMMANDS:
         path = f"{_PACKAGE}.{target}"
         if verb:
@@ -75,12 +75,8 @@ def run(tokens: Sequence[str]) -> int:
     ordered = hoist(tokens)
     output = asked_output(ordered)
     try:
-        result = build()(
-            ordered, exit_on_error=False, print_error=False, result_action="return_value"
-        )
+        result = _overview(ordered) or _command(ordered, output)
         sys.stdout.flush()
-    except CycloptsError as error:
-        return _usage(error, ordered, output)
     except BrokenPipeError:
         return _broken_pipe()
     except KeyboardInterrupt:
@@ -90,7 +86,41 @@ def run(tokens: Sequence[str]) -> int:
     return result if isinstance(result, int) else 0
 
 
-def _usage(error: CycloptsError, tokens: Sequence[str], output: "Output") -> int:
+def _overview(tokens: Sequence[str]) -> str:
+    """Print what answers without any command: the version, or which commands there are."""
+    first, second = [*tokens[:2], "", ""][:2]
+    text = ""
+    if first == "--version":
+        text = _version()
+    elif not first or first in HELP_FLAGS:
+        rows = [*((noun, line) for noun, verb, _, line in COMMANDS if not verb), *NOUNS.items()]
+        text = _listed("mesh COMMAND", _HELP, rows)
+    elif first in NOUNS and (not second or second in HELP_FLAGS):
+        rows = [(verb, line) for noun, verb, _, line in COMMANDS if noun == first]
+        text = _listed(f"mesh {first} COMMAND", NOUNS[first], rows)
+    if text:
+        print(text)
+    return text
+
+
+def _listed(usage: str, about: str, rows: Sequence[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in rows)
+    lines = [f"  {name:<{width}}  {text}" for name, text in rows]
+    name = usage.rpartition(" ")[0]
+    hint = f"`{name} NAME --help` shows the options of each."
+    return "\n".join([f"Usage: {usage}", "", about.strip(), "", *lines, "", hint])
+
+
+def _command(tokens: Sequence[str], output: "Output") -> object:
+    from cyclopts import CycloptsError
+
+    try:
+        return build()(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        return _usage(error, tokens, output)
+
+
+def _usage(error: Exception, tokens: Sequence[str], output: "Output") -> int:
     from broker_client.cli.report import print_usage
 
     words = " ".join(["mesh", *_path(tokens)])
@@ -101,11 +131,11 @@ def _usage(error: CycloptsError, tokens: Sequence[str], output: "Output") -> int
 
 def _path(tokens: Sequence[str]) -> list[str]:
     """The words of `tokens` that name a command."""
-    words = list(tokens[:2])
-    if words[:1] and words[0] in _NOUNS:
-        known = {verb for noun, verb, _, _ in COMMANDS if noun == words[0]}
-        return words if words[1:] and words[1] in known else words[:1]
-    return words[:1] if words[:1] and words[0] in {noun for noun, *_ in COMMANDS} else []
+    words = [*tokens[:2], "", ""]
+    known = {(noun, verb) for noun, verb, _, _ in COMMANDS}
+    if (words[0], words[1]) in known:
+        return words[:2]
+    return words[:1] if words[0] in NOUNS or (words[0], "") in known else []
 
 
 def _fault(error: Exception, output: "Output") -> int:

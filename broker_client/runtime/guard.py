@@ -36,6 +36,8 @@ TICK_S: Final = 0.75
 SILENT_TICKS: Final = 4
 # The broker's answer to a ping may queue behind much else; other bytes show life for this long.
 PONG_S: Final = 10.0
+# How long a broker that has closed without a word is given to say why, at the next try.
+PATIENCE_S: Final = 0.3
 # What may wait to be sent before a publish is refused; a bulk sender waits for `drained` long before.
 UNSENT_MAX_BYTES: Final = 16 * 1024 * 1024
 READ_BYTES: Final = 256 * 1024
@@ -82,6 +84,11 @@ class GuardEvents:
 class _WideTransport(TcpTransport):
     """TCP with a read buffer that is worth a wake-up, and an end that waits for nobody."""
 
+    def __init__(self, patience_s: float) -> None:
+        super().__init__()
+        self._patience_s = patience_s
+        self.is_encrypted = False
+
     async def connect(self, uri: ParseResult, buffer_size: int, connect_timeout: float) -> None:
         await super().connect(uri, READ_BYTES, int(connect_timeout))
 
@@ -92,9 +99,39 @@ class _WideTransport(TcpTransport):
         buffer_size: int,
         connect_timeout: float,
     ) -> None:
-        await super().connect_tls(uri, ssl_context, READ_BYTES, int(connect_timeout))
-        if self._io_reader is not None:
-            self._io_reader._limit = READ_BYTES  # type: ignore[attr-defined]  # noqa: SLF001
+        """As the stock one, which forgets flow control: its reader does not know its transport."""
+        if self._io_writer is None:
+            raise Misused("internal", "TLS before TCP")
+        loop = asyncio.get_running_loop()
+        reader = asyncio.StreamReader(limit=READ_BYTES, loop=loop)
+        protocol = asyncio.StreamReaderProtocol(reader, loop=loop)
+        transport = await loop.start_tls(
+            self._io_writer.transport,
+            protocol,
+            ssl_context,
+            server_hostname=uri if isinstance(uri, str) else uri.hostname,
+            ssl_handshake_timeout=connect_timeout,
+        )
+        if transport is None:
+            raise ConnectionResetError("closed during the TLS handshake")
+        protocol.connection_made(transport)
+        self._io_reader = reader
+        self._io_writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        self.is_encrypted = True
+        await self._wait_for_alert(reader)
+
+    async def _wait_for_alert(self, reader: asyncio.StreamReader) -> None:
+        """Give the broker time to say what it has against our certificate.
+
+        With TLS 1.3 our side of the handshake is done before the broker has looked at it, and
+        bytes that we send to a connection it has closed destroy its word on the matter.
+        """
+        until = asyncio.get_running_loop().time() + self._patience_s
+        while asyncio.get_running_loop().time() < until and not reader.at_eof():
+            error = reader.exception()
+            if error is not None:
+                raise error
+            await asyncio.sleep(0.01)
 
     def abort(self) -> None:
         for writer in (self._io_writer, self._bare_io_writer):
@@ -108,7 +145,13 @@ class _WideTransport(TcpTransport):
 class GuardedClient(Client):
     """A connection that never mends itself. `lost` is done when it is over, with the reason."""
 
-    def __init__(self, routes: Mapping[bytes, Callable[[Msg], None]], events: GuardEvents) -> None:
+    def __init__(
+        self,
+        routes: Mapping[bytes, Callable[[Msg], None]],
+        events: GuardEvents,
+        *,
+        patience_s: float = 0.0,
+    ) -> None:
         super().__init__()
         loop = asyncio.get_running_loop()
         self.lost: asyncio.Future[MeshError] = loop.create_future()
@@ -116,7 +159,7 @@ class GuardedClient(Client):
         self.discovered: list[Endpoint] = []
         self._loop = loop
         self._events = events
-        self._wire = _WideTransport()
+        self._wire = _WideTransport(patience_s)
         self._transport = self._wire
         self.reader = FrameReader(routes, self)
         self._out: list[bytes] = []
@@ -125,6 +168,12 @@ class GuardedClient(Client):
         self._heard = True
         self._last_error_line = ""
         self._require_tls = False
+        self._is_cut_off = False
+
+    @property
+    def was_cut_off(self) -> bool:
+        """Whether the broker closed without a word after TLS: try again with `patience_s`."""
+        return self._is_cut_off
 
     # opening
 
@@ -155,6 +204,7 @@ class GuardedClient(Client):
                 raise ConnectionResetError("closed by the broker during the handshake")
         except (OSError, TimeoutError, nats_errors.Error, ValueError) as error:
             fault = _opening_fault(endpoint, error)
+            self._is_cut_off = self._wire.is_encrypted and isinstance(error, ConnectionError)
             self._fail(fault)
             raise fault from error
         except BaseException:

@@ -26,6 +26,7 @@ from broker_client.runtime.frames import (
 )
 from broker_client.runtime.guard import (
     CONNECT_S,
+    PATIENCE_S,
     Endpoint,
     GuardedClient,
     GuardEvents,
@@ -115,6 +116,7 @@ class Link:
         self._failure_lines = TokenBucket(per_s=0.2, burst=5)
         self._keeper: asyncio.Task[None] | None = None
         self._loopback_heard = True
+        self._patience_s = 0.0
         self.reconnects = 0
         self.callback_failures = 0
         self.permission_errors = 0
@@ -402,8 +404,14 @@ class Link:
                 callback_failed=self._note_callback_failed,
                 leaving=self._leave,
             ),
+            patience_s=self._patience_s,
         )
-        await client.open(endpoint, self._identity(), name=self._name, timeout_s=CONNECT_S)
+        try:
+            await client.open(endpoint, self._identity(), name=self._name, timeout_s=CONNECT_S)
+        finally:
+            if client.was_cut_off:
+                self._patience_s = PATIENCE_S
+        self._patience_s = 0.0
         known = {known.url for known in self._endpoints}
         self._endpoints += [found for found in client.discovered if found.url not in known]
         return client

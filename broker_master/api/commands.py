@@ -74,8 +74,8 @@ class CommandOperations:
         return command_record(command, self._plane.timers)
 
     async def logs(self, caller: ClientEntry, request: LogsRequest) -> LogsAnswer:
-        record = await self.show(caller, CommandQuery(id=request.id, with_output=True))
-        return await self._output.read(record, request)
+        query = CommandQuery(id=request.id, with_output=True)
+        return await self._output.read(lambda: self.show(caller, query), request)
 
     async def find(self, caller: ClientEntry, wanted: CommandList) -> CommandPage:
         """Open commands first, the newest first; then ended ones, the last ended first.

@@ -10,8 +10,6 @@
 Each step leaves alone what is whole, so that an init that was cut short is completed by the next.
 """
 
-import json
-import secrets
 import time
 import tomllib
 from collections.abc import Callable, Sequence
@@ -22,7 +20,6 @@ import msgspec
 
 from broker_client.runtime.context import Context, read_context, write_context
 from broker_client.runtime.files import (
-    LOCK_NAME,
     lock_directory,
     make_private_directory,
     os_errors,
@@ -42,11 +39,9 @@ from broker_master.broker_config import BrokerFiles, BrokerTrust
 from broker_master.ca.accounts import Accounts
 from broker_master.ca.authority import BACKDATE_S, Authority, certified_hosts, check_host
 from broker_master.ca.issuer import DEFAULT_LIFETIME_S, Credentials, Issuer
+from broker_master.ca.marker import Marker, make_marker, read_marker, refuse_foreign
 from schemas.faults import Corrupt, MeshError, Refused
 
-MARKER: Final = "mesh.toml"
-PROGRAM: Final = "broker-master"
-FORMAT: Final = 1
 LOCAL_HOSTS: Final = ("localhost", "127.0.0.1")
 DEFAULT_PORT: Final = 4222
 ADMIN: Final = "admin"
@@ -54,15 +49,6 @@ ADMIN: Final = "admin"
 OWN_LIFETIME_S: Final = 5 * 365 * 86_400
 
 Clock = Callable[[], float]
-
-
-class Marker(msgspec.Struct, frozen=True, kw_only=True):
-    """The file that says whose directory this is."""
-
-    program: str
-    format: int
-    mesh: str
-    hosts: tuple[str, ...] = ()
 
 
 class Mesh:
@@ -145,10 +131,10 @@ def init_mesh(directory: Path, hosts: Sequence[str] = (), *, now: Clock = time.t
     `state_unreadable`, `disk_full`, `settings_invalid` for a host; Corrupt (`state_corrupt`).
     """
     checked = [check_host(host) for host in hosts]
-    _refuse_foreign(directory)
+    refuse_foreign(directory)
     make_private_directory(directory)
     with lock_directory(directory), os_errors(directory, "open"):
-        marker = _made_marker(directory, checked)
+        marker = make_marker(directory, checked)
         authority = _made_authority(directory / "ca", marker, int(now()))
         accounts = Accounts.create(directory / "nats", mesh=marker.mesh, now=int(now()))
         mesh = Mesh(directory, marker, authority, accounts, now)
@@ -162,8 +148,8 @@ def open_mesh(directory: Path, *, now: Clock = time.time) -> Mesh:
 
     The caller holds the directory's lock. Raises as `init_mesh`, and `state_missing` without init.
     """
-    _refuse_foreign(directory)
-    marker = _read_marker(directory)
+    refuse_foreign(directory)
+    marker = read_marker(directory)
     if marker is None:
         raise Refused("state_missing", f"there is no mesh in {directory}")
     with os_errors(directory, "open"):
@@ -184,48 +170,6 @@ def update_context_urls(directory: Path, urls: Sequence[str]) -> None:
         context = _plain_context(path)
         if context.urls != tuple(urls):
             write_context(path, msgspec.structs.replace(context, urls=tuple(urls)))
-
-
-def _refuse_foreign(directory: Path) -> None:
-    """Only what is empty, or marked as ours, may be written to."""
-    with os_errors(directory, "open"):
-        if not directory.exists():
-            return
-        names = {entry.name for entry in directory.iterdir()}
-    if MARKER not in names and names - {LOCK_NAME, f".{MARKER}.new"}:
-        raise Refused("state_foreign", f"{directory} holds files of something else")
-    _read_marker(directory)
-
-
-def _read_marker(directory: Path) -> Marker | None:
-    path = directory / MARKER
-    with os_errors(path, "read"):
-        if not path.exists():
-            return None
-    try:
-        marker = msgspec.convert(tomllib.loads(read_text(path)), Marker)
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise Refused("state_foreign", f"{path} is not the mark of a mesh") from error
-    if marker.program != PROGRAM:
-        raise Refused("state_foreign", f"{directory} belongs to {marker.program}")
-    if marker.format != FORMAT:
-        raise Refused(
-            "state_foreign",
-            f"{directory} is of format {marker.format}; this release knows {FORMAT}",
-        )
-    return marker
-
-
-def _made_marker(directory: Path, hosts: Sequence[str]) -> Marker:
-    found = _read_marker(directory)
-    marker = found or Marker(program=PROGRAM, format=FORMAT, mesh=secrets.token_hex(8))
-    missing = [host for host in dict.fromkeys(hosts) if host not in marker.hosts]
-    marker = msgspec.structs.replace(marker, hosts=(*marker.hosts, *missing))
-    if marker != found:
-        values = msgspec.to_builtins(marker)
-        text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
-        write_private(directory / MARKER, text.encode())
-    return marker
 
 
 def _made_authority(folder: Path, marker: Marker, now: int) -> Authority:

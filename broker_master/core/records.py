@@ -53,15 +53,15 @@ def attempt_record(attempt: Attempt) -> AttemptRecord:
     )
 
 
-def history_record(command: Command, timers: Timers, *, amended: bool) -> HistoryRecord:
-    """The complete record of an ended command; small output is part of it."""
+def history_record(command: Command, record: CommandRecord) -> HistoryRecord:
+    """What history keeps of an ended command; `record` is its complete one, with small output."""
     return HistoryRecord(
-        record=command_record(command, timers, with_output=True),
+        record=record,
         digest=command.accepted.digest,
         submitted=command.accepted.submitted_at,
         ended=_ended(command),
         argv=_argv(command),
-        amended=amended,
+        amended=command.late is not None,
     )
 
 

@@ -93,13 +93,17 @@ def current_certificate(entry: AgentEntry, presence: Presence | None) -> Certifi
     return entry.certificates[-1] if entry.certificates else None
 
 
-def certificate_warning(not_after: float, at: float) -> str:
-    """Empty, or how soon it ends: a step of 90, 30, 14, 7 and 1 days, or `expired`."""
-    left = not_after - at
-    if left <= 0:
+def certificate_warning(certificate: CertificateEntry, at: float) -> str:
+    """Empty, or how soon it ends: a step of 90, 30, 14, 7 and 1 days, or `expired`.
+
+    A step that is longer than half of the certificate's life says nothing, and is left out.
+    """
+    left_s = certificate.not_after - at
+    life_s = certificate.not_after - certificate.issued_at
+    if left_s <= 0:
         return "expired"
     for days, text in _WARNINGS:
-        if left <= days * _DAY_S:
+        if left_s <= days * _DAY_S and days * _DAY_S <= life_s / 2:
             return f"ends within {text}"
     return ""
 

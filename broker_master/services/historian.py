@@ -12,7 +12,7 @@ from broker_master.core.records import history_record
 from broker_master.plane import Plane
 from schemas import codec, subjects
 from schemas.faults import MeshError
-from schemas.messages.facts import HistoryRecord
+from schemas.messages.facts import CommandRecord, HistoryRecord
 
 log = structlog.get_logger()
 
@@ -33,12 +33,12 @@ class Historian:
     def __init__(self, plane: Plane, writer: BatchWriter) -> None:
         self._plane = plane
         self._writer = writer
-        self._queue: deque[tuple[float, Command, bool]] = deque()
+        self._queue: deque[tuple[float, HistoryRecord]] = deque()
         self._wake = asyncio.Event()
 
-    def add(self, command: Command, *, amended: bool = False) -> None:
+    def add(self, command: Command, record: CommandRecord) -> None:
         """Hand over an ended command. The queue is bounded by the limit of open commands."""
-        self._queue.append((self._plane.clock.elapsed(), command, amended))
+        self._queue.append((self._plane.clock.elapsed(), history_record(command, record)))
         if len(self._queue) >= _BATCH:
             self._wake.set()
 
@@ -58,7 +58,7 @@ class Historian:
     async def _write_some(self) -> None:
         part = [self._queue[index] for index in range(min(_BATCH, len(self._queue)))]
         try:
-            rows = await self._store([(command, amended) for _, command, amended in part])
+            rows = await self._store([record for _, record in part])
             await self._plane.readmodel.add(rows)
         except MeshError as error:
             # Kept at the head of the queue: nothing is forgotten, lag_s says how late it is.
@@ -66,14 +66,10 @@ class Historian:
             await asyncio.sleep(_RETRY_S)
             return
         for _ in part:
-            _, command, _ = self._queue.popleft()
-            self._plane.book.forget(command.id)
+            _, history = self._queue.popleft()
+            self._plane.book.forget(history.record.id)
 
-    async def _store(self, ended: list[tuple[Command, bool]]) -> list[tuple[int, HistoryRecord]]:
-        records = [
-            history_record(command, self._plane.timers, amended=amended)
-            for command, amended in ended
-        ]
+    async def _store(self, records: list[HistoryRecord]) -> list[tuple[int, HistoryRecord]]:
         stored = [
             self._writer.append(subjects.history(record.record.group), codec.encode(record), None)
             for record in records

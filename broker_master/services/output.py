@@ -5,12 +5,12 @@ takes what continues its bytes and remembers from where in the stream it has to 
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
 from broker_client.runtime.streams import Streams
 from broker_master.core.chunks import Assembly
-from broker_master.core.records import command_record
 from broker_master.plane import Plane
 from broker_master.store.facts import LOGS
 from schemas import codec, subjects
@@ -19,6 +19,8 @@ from schemas.messages.api import LogsAnswer, LogsRequest
 from schemas.messages.facts import AttemptRecord, CommandRecord
 from schemas.messages.work import LogChunk
 from schemas.states import TERMINAL
+
+LookUp = Callable[[], Awaitable[CommandRecord]]
 
 _POLL_S = 0.05
 _PAGE_MESSAGES = 16
@@ -43,23 +45,20 @@ class OutputReader:
         self._streams = streams
         self._hints: dict[tuple[str, int], int] = {}
 
-    async def read(self, record: CommandRecord, request: LogsRequest) -> LogsAnswer:
-        """What follows the offsets asked for, waiting for new bytes while the attempt runs."""
+    async def read(self, look_up: LookUp, request: LogsRequest) -> LogsAnswer:
+        """What follows the offsets asked for, waiting for new bytes while the attempt runs.
+
+        look_up: gives the record as it stands now, with its output.
+        """
         clock = self._plane.clock
         deadline_s = clock.elapsed() + request.wait_s
         while True:
+            record = await look_up()
             attempt = _attempt(record, request.attempt)
             answer = await self._read_now(record, attempt, request)
             if answer.end or answer.stdout or answer.stderr or clock.elapsed() >= deadline_s:
                 return answer
             await asyncio.sleep(_POLL_S)
-            record = self._newest(record)
-
-    def _newest(self, record: CommandRecord) -> CommandRecord:
-        command = self._plane.book.get(record.id)
-        if command is None:
-            return record
-        return command_record(command, self._plane.timers, with_output=True)
 
     async def _read_now(
         self, record: CommandRecord, attempt: AttemptRecord | None, request: LogsRequest

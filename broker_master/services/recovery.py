@@ -8,6 +8,7 @@ from broker_client.runtime.streams import Streams
 from broker_client.runtime.tls import certificate_facts
 from broker_master.ca.mesh import ADMIN, Mesh
 from broker_master.core.book import Command
+from broker_master.core.records import command_record
 from broker_master.plane import Plane
 from broker_master.services.historian import Historian
 from broker_master.store.facts import HISTORY
@@ -57,7 +58,7 @@ async def replay_facts(plane: Plane, historian: Historian) -> None:
         if known is not None and known.state == command.state:
             book.forget(command.id)
         else:
-            historian.add(command)
+            historian.add(command, command_record(command, plane.timers, with_output=True))
             ended += 1
     log.info("facts_replayed", open=len(book) - ended, unrecorded=ended)
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from functools import partial
 
+import msgspec
 import structlog
 
 from broker_master.core.book import Attempt, Command, fold
@@ -12,7 +13,7 @@ from broker_master.plane import Plane
 from broker_master.store.facts import Conflict
 from schemas import codec, subjects
 from schemas.faults import MeshError, Unreachable
-from schemas.messages.facts import Outcome
+from schemas.messages.facts import CommandRecord, Outcome
 from schemas.states import State
 
 log = structlog.get_logger()
@@ -30,7 +31,7 @@ class Settler:
         self._plane = plane
         self.on_slot_free: Callable[[str], None]
         self.on_requeue: Callable[[Command, str], None]
-        self.on_ended: Callable[[Command], None]
+        self.on_ended: Callable[[Command, CommandRecord], None]
 
     def settle(
         self, command: Command, number: int, outcome: Outcome, done: Done | None = None
@@ -101,16 +102,18 @@ class Settler:
         if not command.is_terminal:
             self.on_requeue(command, outcome.agent)
             return
-        self.publish_result(command)
+        record = command_record(command, self._plane.timers, with_output=True)
+        self.publish_result(command, record)
         for waiter in self._plane.waiters.pop(command.id, ()):
             if not waiter.done():
                 waiter.set_result(None)
-        self.on_ended(command)
+        self.on_ended(command, record)
 
-    def publish_result(self, command: Command) -> None:
+    def publish_result(self, command: Command, record: CommandRecord) -> None:
         """Tell the submitter; a missed message is no loss, since the record can be asked for."""
         accepted = command.accepted
-        record = command_record(command, self._plane.timers, with_output=accepted.with_output)
+        if record.output is not None and not accepted.with_output:
+            record = msgspec.structs.replace(record, output=None)
         try:
             self._plane.link.publish_nowait(
                 subjects.result(accepted.client, command.id), codec.encode(record)

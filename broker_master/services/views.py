@@ -119,7 +119,7 @@ def certificate_record(entry: CertificateEntry, at: float) -> CertificateRecord:
         serial=entry.serial,
         not_after=rfc3339(entry.not_after),
         days_left=round(max(0.0, entry.not_after - at) / _DAY_S, 2),
-        warning=certificate_warning(entry.not_after, at),
+        warning=certificate_warning(entry, at),
     )
 
 

@@ -70,7 +70,10 @@ class CommandQuery(_Request, frozen=True, kw_only=True):
 
 
 class CommandList(_Request, frozen=True, kw_only=True):
-    """`command.list`: newest first; `before` is the `submitted_at` and id to go on from."""
+    """`command.list`: open commands first, newest first; then ended ones, last ended first.
+
+    cursor: as the page before gave it; None: from the start.
+    """
 
     group: Name | None = None
     agent: Name | None = None

@@ -2,7 +2,7 @@
 
 import importlib
 import pkgutil
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -28,7 +28,7 @@ def _found() -> dict[str, Kind]:
     return dict(sorted(kinds.items()))
 
 
-def _is_message(value: Any, module: str) -> bool:
+def _is_message(value: object, module: str) -> bool:
     is_struct = isinstance(value, type) and issubclass(value, msgspec.Struct)
     return is_struct and value.__module__ == module
 

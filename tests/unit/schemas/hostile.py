@@ -5,7 +5,7 @@ Each is a function of the message type it is sent as, since the worst bytes begi
 
 import struct
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Final
 
 import msgpack
 
@@ -40,7 +40,7 @@ def always(*payloads: bytes) -> Payloads:
     return lambda kind: payloads
 
 
-def in_each_field(*values: Any) -> Payloads:
+def in_each_field(*values: object) -> Payloads:
     """Valid but for one field, which holds one of the values."""
 
     def payloads(kind: Kind) -> Iterable[bytes]:

@@ -4,22 +4,24 @@ The values follow from the types and the names of the fields alone: the same on 
 different from the default of the field, so that a lost field is seen.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 from zlib import crc32
 
-from msgspec import Raw, inspect
+from msgspec import Raw, Struct, inspect
 
 from schemas.codec import encode
 from tests.unit.schemas.catalogue import Kind
 
+M = TypeVar("M", bound=Struct)
+
 ARGS = {"argv": ["uname", "-a"], "timeout_s": 60.0}
 
 
-def full(kind: Kind) -> Any:
+def full(kind: type[M]) -> M:
     return kind(**{field.name: _other_than_default(field) for field in fields(kind)})
 
 
-def least(kind: Kind) -> Any:
+def least(kind: type[M]) -> M:
     needed = (field for field in fields(kind) if field.required)
     return kind(**{field.name: _value(field.type, field.name) for field in needed})
 
@@ -30,17 +32,17 @@ def fields(kind: Kind) -> tuple[inspect.Field, ...]:
     return info.fields
 
 
-def _other_than_default(field: inspect.Field) -> Any:
+def _other_than_default(field: inspect.Field) -> object:
     kind = field.type
     if isinstance(kind, inspect.BoolType):
         return field.default is not True
     if isinstance(kind, inspect.LiteralType):
         return next(value for value in kind.values if value != field.default)
-    value = _value(kind, field.name)
+    value: Any = _value(kind, field.name)
     return value if value != field.default else value + 1
 
 
-def _value(kind: inspect.Type, name: str) -> Any:
+def _value(kind: inspect.Type, name: str) -> object:  # noqa: PLR0911 - one for each kind of type
     match kind:
         case inspect.StrType():
             return f"{name.replace('_', '-')}-1"

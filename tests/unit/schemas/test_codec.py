@@ -1,7 +1,7 @@
 import math
 import random
 import struct
-from typing import Any
+from collections.abc import Callable
 
 import msgspec
 import pytest
@@ -16,7 +16,7 @@ from schemas.messages.actions import ProcessArgs
 from schemas.messages.api import SubmitRequest
 from tests.unit.schemas.catalogue import KINDS, Kind
 from tests.unit.schemas.samples import full
-from tests.unit.schemas.strategies import VALUES, hostile_bytes, messages, quick
+from tests.unit.schemas.strategies import VALUES, hostile_bytes, messages, quick, refusal_of
 
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 
@@ -32,14 +32,15 @@ def test_any_bytes_give_a_message_or_a_refusal(kind: Kind) -> None:
     check()
 
 
-def read_or_refuse(read: Any, kind: Kind, payload: bytes) -> None:
+def read_or_refuse(read: Callable[[Kind, bytes], object], kind: Kind, payload: bytes) -> None:
     """Anything else that escapes fails the test that called."""
-    try:
+    refusal = refusal_of(lambda: read(kind, payload))
+    if refusal is None:
         assert isinstance(read(kind, payload), kind)
-    except Refused as refusal:
-        assert refusal.code in FAULTS
-        assert refusal.message.isascii()
-        assert refusal.message.isprintable()
+        return
+    assert refusal.code in FAULTS
+    assert refusal.message.isascii()
+    assert refusal.message.isprintable()
 
 
 @every_kind
@@ -59,7 +60,7 @@ def test_valid_bytes_with_a_few_of_them_changed_give_a_message_or_a_refusal(kind
 def test_generated_messages_come_back_equal(kind: Kind) -> None:
     @quick(15)
     @given(messages(kind))
-    def check(message: Any) -> None:
+    def check(message: object) -> None:
         written = encode(message)
         assert decode(kind, written) == message
         assert decode_request(kind, written) == message
@@ -70,7 +71,7 @@ def test_generated_messages_come_back_equal(kind: Kind) -> None:
 
 @quick(300)
 @given(VALUES)
-def test_scan_passes_one_whole_value_and_nothing_shorter_or_longer(value: Any) -> None:
+def test_scan_passes_one_whole_value_and_nothing_shorter_or_longer(value: object) -> None:
     payload = encode(value)
     scan(payload)
     for broken in (payload[:-1], payload + b"\0"):
@@ -122,7 +123,7 @@ def test_one_byte_more_than_the_largest_body_is_refused() -> None:
     ],
     ids=lambda message: type(message).__name__,
 )
-def test_list_of_the_greatest_length_passes_the_limits_of_shape(message: Any) -> None:
+def test_list_of_the_greatest_length_passes_the_limits_of_shape(message: msgspec.Struct) -> None:
     """Else an agent would repeat for ever what its master must refuse."""
     assert decode(type(message), encode(message)) == message
 

@@ -11,6 +11,10 @@ from broker_client.runtime import files
 from schemas.faults import Corrupt, MeshError, Refused
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def test_private_file_is_the_owners_alone_from_its_first_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -33,7 +37,7 @@ def test_write_replaces_the_whole_content_and_leaves_nothing_beside(tmp_path: Pa
     files.write_public(path, b"a long first content")
     files.write_public(path, b"short")
     assert path.read_bytes() == b"short"
-    assert os.listdir(tmp_path) == ["file"]
+    assert names(tmp_path) == ["file"]
 
 
 def test_private_write_over_a_public_file_closes_it(tmp_path: Path) -> None:
@@ -43,7 +47,7 @@ def test_private_write_over_a_public_file_closes_it(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-@pytest.mark.parametrize("failing", ["fsync", "replace"])
+@pytest.mark.parametrize("failing", ["os.fsync", "pathlib.Path.replace"])
 def test_failed_write_leaves_the_old_content_and_no_neighbour(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
@@ -53,21 +57,21 @@ def test_failed_write_leaves_the_old_content_and_no_neighbour(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(*((os, "fsync") if failing == "fsync" else (Path, "replace")), full)
+    monkeypatch.setattr(failing, full)
     with pytest.raises(Refused) as caught:
         files.write_public(path, b"new")
     monkeypatch.undo()
     assert caught.value.code == "disk_full"
     assert str(path) in caught.value.message
     assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["file"]
+    assert names(tmp_path) == ["file"]
 
 
 def test_neighbour_of_a_crashed_write_is_no_hindrance(tmp_path: Path) -> None:
     (tmp_path / ".file.new").write_bytes(b"half")
     (tmp_path / ".file.new").chmod(0o644)
     files.write_private(tmp_path / "file", b"whole")
-    assert os.listdir(tmp_path) == ["file"]
+    assert names(tmp_path) == ["file"]
     assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
 
 

@@ -48,9 +48,9 @@ def test_each_role_has_its_key_with_the_template_of_the_contract(tmp_path: Path)
 
 def test_revocations_are_kept_and_each_token_is_newer_than_the_last(tmp_path: Path) -> None:
     accounts = Accounts.create(tmp_path, mesh="m", now=1000)
-    issued = [decode_jwt(accounts.account_jwt)["iat"]]
-    for now in (1000, 1000, 500):
-        issued.append(decode_jwt(accounts.set_revocations({USER: now}, now=now))["iat"])
+    tokens = [accounts.account_jwt]
+    tokens += [accounts.set_revocations({USER: now}, now=now) for now in (1000, 1000, 500)]
+    issued = [decode_jwt(token)["iat"] for token in tokens]
     assert issued == sorted(set(issued))
     again = Accounts.load(tmp_path, mesh="m", now=2000)
     assert again.revocations == {USER: 500}

@@ -46,10 +46,17 @@ def test_scoped_token_carries_no_permission_of_its_own(role: str) -> None:
     credentials = issued(role, "x", "web" if role == "agent" else None)
     part = decode_jwt(credentials.jwt)["nats"]
     assert set(part) <= {"type", "version", "issuer_account", "tags"}
-    assert len({decode_jwt(issued(r, "x", "g" if r == "agent" else None).jwt)["iss"] for r in SCOPES}) == len(SCOPES)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["agent.>", "../x", "a" * 64, "", "*", ">", "Web", "a b", "{{name()}}"])  # fmt: skip
+def test_each_role_is_signed_with_a_key_of_its_own() -> None:
+    tokens = [issued(role, "x", "g" if role == "agent" else None).jwt for role in SCOPES]
+    assert len({decode_jwt(token)["iss"] for token in tokens}) == len(SCOPES)
+
+
+NO_NAMES = ("agent.>", "../x", "a" * 64, "", "*", ">", "Web", "a b", "{{name()}}")
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
 def test_nothing_is_issued_for_what_is_no_name(name: str) -> None:
     wishes = [(role, name, "web" if role == "agent" else None) for role in SCOPES]
     for role, who, group in [*wishes, ("agent", "web-1", name)]:

@@ -128,7 +128,7 @@ def test_directory_of_something_else_is_refused_and_untouched(tmp_path: Path) ->
     (tmp_path / "photo.jpg").write_bytes(b"x")
     assert fault_of(init_mesh, tmp_path) == "state_foreign"
     assert fault_of(open_mesh, tmp_path) == "state_foreign"
-    assert os.listdir(tmp_path) == ["photo.jpg"]
+    assert [path.name for path in tmp_path.iterdir()] == ["photo.jpg"]
 
 
 @pytest.mark.parametrize(

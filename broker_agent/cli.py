@@ -1,0 +1,225 @@
+"""`broker-agent`: set an agent up, run it, look at it. The only place that ends the process."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
+
+from schemas.faults import MeshError, Refused
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+    from broker_agent.store.identity import AgentFacts
+
+_INTERRUPTED: Final = 130
+_TOKEN_MAX: Final = 64 * 1024
+
+
+def build() -> "App":
+    """The commands. Imported when asked for: an agent that runs has no use for a command line."""
+    from cyclopts import App
+
+    from broker_agent.services.enrolment import product_version
+
+    app = App(
+        name="broker-agent",
+        help="The process on a host that runs tasks.",
+        version=product_version,
+        result_action="return_value",
+    )
+    for command in (setup, run, status):
+        app.command(command)
+    return app
+
+
+def setup(*, state_dir: Path, token: str) -> None:
+    """Make this host an agent: keys are made here, the activation token is used up.
+
+    Parameters
+    ----------
+    state_dir
+        The agent's folder; made if it is missing.
+    token
+        The activation token, or - to read it from standard input.
+    """
+    import asyncio
+
+    from broker_agent.services.enrolment import enrol
+    from broker_client.runtime.clock import SystemClock
+    from broker_client.runtime.logs import configure_logs
+
+    configure_logs("error")
+    text = sys.stdin.read(_TOKEN_MAX) if token == "-" else token  # noqa: S105  (a dash, no secret)
+    facts = asyncio.run(enrol(state_dir.absolute(), text, SystemClock()))
+    print(f"agent {facts.agent} of group {facts.group} is set up in {state_dir}")
+    print(f"start it:  broker-agent run --state-dir {state_dir}")
+
+
+def run(
+    *,
+    state_dir: Path,
+    slots: int | None = None,
+    urls: list[str] | None = None,
+    config: Path | None = None,
+    print_config: bool = False,
+    log_level: str | None = None,
+) -> None:
+    """Run the agent until it is asked to stop. Prints one line when the master counts on it.
+
+    Parameters
+    ----------
+    state_dir
+        The folder that `setup` made.
+    slots
+        How many tasks may run at once; 0 is four per core.
+    urls
+        Brokers to use instead of those of the enrolment.
+    config
+        A TOML file with settings.
+    print_config
+        Print every setting with its source, and end.
+    log_level
+        debug, info, warning or error.
+    """
+    from broker_agent.settings import load_agent_settings
+
+    flags = {"slots": slots, "urls": urls, "log_level": log_level}
+    loaded = load_agent_settings(os.environ, flags, config)
+    if print_config:
+        sys.stdout.write(loaded.render())
+        return
+    folder = state_dir.absolute()
+    if not folder.is_dir():
+        raise Refused("state_missing", f"{state_dir} does not exist")
+    # The same process goes on without what a command line needs: a sixth of its memory.
+    order = json.dumps({"flags": flags, "config": config and str(config.absolute())})
+    program = [sys.executable, "-m", "broker_agent", str(folder), order]
+    sys.stdout.flush()
+    os.execv(program[0], program)  # noqa: S606  (ourselves)
+
+
+def status(*, state_dir: Path, output: Literal["table", "json"] = "table") -> None:
+    """Show who the agent in a folder is, and whether it runs and is linked.
+
+    Parameters
+    ----------
+    state_dir
+        The folder that `setup` made.
+    output
+        A table for people, or JSON.
+    """
+    facts = _describe(state_dir.absolute())
+    if output == "json":
+        print(json.dumps(facts, indent=2))
+        return
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        shown = "-" if value is None or value == "" else value
+        print(f"{name:<{width}}  {shown}")
+
+
+def _describe(state_dir: Path) -> dict[str, Any]:
+    from broker_agent.services.status import read_status
+    from broker_agent.store.identity import Slots
+    from broker_client.runtime.clock import rfc3339
+    from broker_client.runtime.files import lock_directory, os_errors
+
+    with os_errors(state_dir, "read"):
+        os.scandir(state_dir).close()
+    identity = Slots(state_dir).facts()
+    if identity is None:
+        raise Refused("state_missing", f"{state_dir} holds no identity of an agent")
+    running = False
+    try:
+        lock_directory(state_dir).release()
+    except Refused as error:
+        if error.code != "state_locked":
+            raise
+        running = True
+    state = read_status(state_dir) if running else None
+    return {
+        "agent": identity.agent,
+        "group": identity.group,
+        "mesh": identity.mesh,
+        "urls": ", ".join(identity.urls),
+        "certificate_serial": identity.serial,
+        "certificate_not_after": rfc3339(identity.not_after),
+        "running": running,
+        "pid": state.pid if state else None,
+        "incarnation": state.incarnation if state else None,
+        "epoch": state.epoch if state else None,
+        "connected": bool(state and state.connected),
+        "link": state.link if state else None,
+        "reconciled": bool(state and state.reconciled),
+        "draining": bool(state and state.draining),
+        "reason": state.reason if state else None,
+        "since": state.since if state else None,
+    }
+
+
+def main() -> NoReturn:
+    """Run the command line of this process and exit with its code."""
+    _exit_with(lambda: build()(sys.argv[1:]))
+
+
+def become_agent(arguments: Sequence[str]) -> NoReturn:
+    """What `run` turns into: the agent itself, with nothing loaded that only a person needs."""
+    _exit_with(lambda: _run_agent(Path(arguments[0]), json.loads(arguments[1])))
+
+
+def _run_agent(state_dir: Path, order: dict[str, Any]) -> None:
+    # structlog loads it for pretty tracebacks if it is there: 5 MiB that no agent has a use for.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
+    import asyncio
+    import gc
+
+    from broker_agent.app import run_agent
+    from broker_agent.services.enrolment import product_version
+    from broker_agent.settings import load_agent_settings
+    from broker_client.runtime.logs import configure_logs
+
+    config = Path(order["config"]) if order["config"] else None
+    settings = load_agent_settings(os.environ, order["flags"], config).value
+    configure_logs(settings.log_level)
+    # Modules live for ever: the collector need not look at them again and again.
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+    asyncio.run(run_agent(state_dir, settings, _say_ready, product_version()))
+
+
+def _say_ready(facts: "AgentFacts") -> None:
+    with suppress(BrokenPipeError):  # whoever started us need not listen
+        print(f"ready agent={facts.agent} group={facts.group}", flush=True)
+
+
+def _exit_with(command: Callable[[], object]) -> NoReturn:
+    try:
+        command()
+    except MeshError as error:
+        _fail(error)
+    except BaseExceptionGroup as group:
+        known = _first_fault(group)
+        if known is None:
+            raise
+        _fail(known)
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
+    sys.exit(0)
+
+
+def _fail(error: MeshError) -> NoReturn:
+    print(f"broker-agent: {error}; {error.kind.advice}", file=sys.stderr)
+    sys.exit(error.kind.exit_code)
+
+
+def _first_fault(group: BaseExceptionGroup[BaseException]) -> MeshError | None:
+    for error in group.exceptions:
+        if isinstance(error, MeshError):
+            return error
+        if isinstance(error, BaseExceptionGroup) and (found := _first_fault(error)) is not None:
+            return found
+    return None

@@ -1,0 +1,57 @@
+"""A command line as words, before anything is parsed."""
+
+from collections.abc import Sequence
+from typing import Final, Literal
+
+Output = Literal["table", "json"]
+
+NOUNS: Final = {
+    "command": "What was submitted, and what became of it.",
+    "group": "Named sets of agents that share work.",
+    "agent": "The processes that run programs on hosts.",
+    "client": "Who may submit commands.",
+}
+HELP_FLAGS: Final = frozenset({"-h", "--help"})
+_TAKES_VALUE: Final = frozenset({"--context", "--output", "-o", "--timeout"})
+_FLAGS: Final = frozenset({"--no-color"})
+
+
+def hoist(tokens: Sequence[str]) -> list[str]:
+    """Move options that stand before the name of a command behind it, where they are parsed.
+
+    `--output json group list` -> `group list --output json`. Nothing behind the name of the
+    command is touched, so that arguments of a program that is to run stay what they are.
+    """
+    words: list[str] = []
+    moved: list[str] = []
+    rest = list(tokens)
+    while rest and not _is_complete(words):
+        token = rest[0]
+        name = token.partition("=")[0]
+        if name in _TAKES_VALUE and name == token and len(rest) > 1:
+            moved += rest[:2]
+            del rest[:2]
+        elif name in _TAKES_VALUE or token in _FLAGS:
+            moved.append(rest.pop(0))
+        elif token.startswith("-"):
+            break
+        else:
+            words.append(rest.pop(0))
+    return [*words, *moved, *rest]
+
+
+def _is_complete(words: Sequence[str]) -> bool:
+    """Whether `words` name a command: two of them below a noun, one anywhere else."""
+    return bool(words) and (words[0] not in NOUNS or len(words) > 1)
+
+
+def asked_output(tokens: Sequence[str]) -> Output:
+    """The form asked for by a command line that could not be parsed; for its error message."""
+    for index, word in enumerate(tokens):
+        if word == "--":
+            break
+        name, equals, value = word.partition("=")
+        if name in {"--output", "-o"}:
+            given = value if equals else "".join(tokens[index + 1 : index + 2])
+            return "json" if given == "json" else "table"
+    return "table"

@@ -1,0 +1,70 @@
+"""The file that says whose a state directory is: nothing of somebody else is ever overwritten."""
+
+import json
+import secrets
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from broker_client.runtime.files import LOCK_NAME, os_errors, read_text, write_private
+from schemas.faults import Refused
+
+MARKER: Final = "mesh.toml"
+PROGRAM: Final = "broker-master"
+FORMAT: Final = 1
+
+
+class Marker(msgspec.Struct, frozen=True, kw_only=True):
+    """The file that says whose directory this is."""
+
+    program: str
+    format: int
+    mesh: str
+    hosts: tuple[str, ...] = ()
+
+
+def refuse_foreign(directory: Path) -> None:
+    """Raise Refused (`state_foreign`) unless the directory is missing, empty or marked as ours."""
+    with os_errors(directory, "open"):
+        if not directory.exists():
+            return
+        names = {entry.name for entry in directory.iterdir()}
+    if MARKER not in names and names - {LOCK_NAME, f".{MARKER}.new"}:
+        raise Refused("state_foreign", f"{directory} holds files of something else")
+    read_marker(directory)
+
+
+def read_marker(directory: Path) -> Marker | None:
+    """The mark, None where there is none; Refused (`state_foreign`) if it is another program's."""
+    path = directory / MARKER
+    with os_errors(path, "read"):
+        if not path.exists():
+            return None
+    try:
+        marker = msgspec.convert(tomllib.loads(read_text(path)), Marker)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise Refused("state_foreign", f"{path} is not the mark of a mesh") from error
+    if marker.program != PROGRAM:
+        raise Refused("state_foreign", f"{directory} belongs to {marker.program}")
+    if marker.format != FORMAT:
+        raise Refused(
+            "state_foreign",
+            f"{directory} is of format {marker.format}; this release knows {FORMAT}",
+        )
+    return marker
+
+
+def make_marker(directory: Path, hosts: Sequence[str]) -> Marker:
+    """Mark an empty directory as that of a new mesh, or add `hosts` to the mark that is there."""
+    found = read_marker(directory)
+    marker = found or Marker(program=PROGRAM, format=FORMAT, mesh=secrets.token_hex(8))
+    missing = [host for host in dict.fromkeys(hosts) if host not in marker.hosts]
+    marker = msgspec.structs.replace(marker, hosts=(*marker.hosts, *missing))
+    if marker != found:
+        values = msgspec.to_builtins(marker)
+        text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+        write_private(directory / MARKER, text.encode())
+    return marker
