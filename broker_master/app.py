@@ -22,6 +22,7 @@ from broker_master.api.groups import GroupOperations
 from broker_master.api.http import HttpServer
 from broker_master.api.nats import NatsApi
 from broker_master.api.operations import Operations
+from broker_master.ca.marker import read_marker, refuse_foreign
 from broker_master.ca.mesh import Mesh, open_mesh, update_context_urls
 from broker_master.core.liveness import Roster
 from broker_master.embedded import ChildSettings, EmbeddedBroker
@@ -98,8 +99,9 @@ async def serve(settings: MasterSettings, on_ready: Ready) -> None:
 
 def _open(state_dir: Path) -> tuple[Mesh, Lock]:
     """The mesh in a folder that nobody else works on meanwhile."""
-    if not state_dir.is_dir():
-        raise Refused("state_missing", f"no mesh in {state_dir}")
+    refuse_foreign(state_dir)  # before a lock is left in somebody else's folder
+    if read_marker(state_dir) is None:
+        raise Refused("state_missing", f"there is no mesh in {state_dir}")
     lock = lock_directory(state_dir)
     try:
         return open_mesh(state_dir), lock

@@ -5,8 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 from cyclopts import Parameter
 
 from broker_client.cli.options import COMMON, SHARED, Common, Shared, check_seconds
-from broker_client.cli.outcomes import exit_code, program_code, reason_of
-from broker_client.cli.report import print_json, print_lines, print_table, say
+from broker_client.cli.outcomes import exit_code, program_code
+from broker_client.cli.report import (
+    output_json,
+    print_json,
+    print_lines,
+    print_table,
+    record_json,
+    say,
+)
 from broker_client.cli.run import conclude
 from broker_client.cli.screen import Memory, Screen, Writer
 from broker_client.cli.session import call
@@ -105,7 +112,7 @@ def wait(
     """Wait until a command has ended; the exit code is that of `mesh run`."""
     record = call(common, lambda mesh: mesh.wait(id, timeout_s=timeout, with_output=True))
     if common.output == "json":
-        print_json(record)
+        print_json(record_json(record))
         return exit_code(record)
     print_lines(common, [record.state])
     return conclude(record, common)
@@ -146,7 +153,7 @@ def logs(
 
     call(shared, read)
     if memory is not None:
-        print_json(memory.output())
+        print_json(output_json(memory.output()))
 
 
 def _print_commands(common: Common, commands: list[CommandRecord]) -> None:
@@ -169,7 +176,7 @@ def _print_commands(common: Common, commands: list[CommandRecord]) -> None:
             record.group,
             _agent(record),
             local_time(record.submitted_at),
-            reason_of(record),
+            record.reason,
             record.client,
             record.action,
         )
@@ -193,7 +200,7 @@ def _described(record: CommandRecord) -> list[str]:
         [
             ("id", record.id),
             ("state", _since(record)),
-            ("reason", reason_of(record)),
+            ("reason", record.reason),
             ("next", record.next),
             ("exit code", _exit(record)),
             ("group", record.group),

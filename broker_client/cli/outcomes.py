@@ -15,6 +15,16 @@ MESH_EXITS: Final[dict[str, int]] = {
     State.REJECTED: 125,
     State.KILLED_FENCED: 126,
 }
+WORDS: Final[dict[str, str]] = {
+    State.LOST: "is lost",
+    State.UNDELIVERABLE: "is undeliverable",
+    State.EXPIRED: "has expired",
+    State.CANCELLED: "was cancelled",
+    State.TIMED_OUT: "has timed out",
+    State.REJECTED: "was rejected",
+    State.KILLED_FENCED: "was ended by its agent",
+    State.FAILED: "has failed",
+}
 ADVICE: Final[dict[str, str]] = {
     State.LOST: "the agent fell silent: it may or may not have run; see `mesh command show ID`",
     State.UNDELIVERABLE: "no agent took it and it never ran: submit it again with a new id",
@@ -45,14 +55,9 @@ def program_code(record: CommandRecord) -> int | None:
     return None
 
 
-def reason_of(record: CommandRecord) -> str:
-    """Why it is in its state, as far as anybody said so."""
-    last = record.attempts[-1].reason if record.attempts else ""
-    return record.reason or last
-
-
 def is_verdict(record: CommandRecord) -> bool:
     """Whether a person should be told more than the program itself printed."""
-    return record.state in MESH_EXITS or (
-        record.state == State.FAILED and program_code(record) is None
-    )
+    if record.state == State.FAILED:
+        # The exit code of a program needs no words; one that could not be started does.
+        return bool(record.reason) or program_code(record) is None
+    return record.state in MESH_EXITS

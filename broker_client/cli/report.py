@@ -11,8 +11,10 @@ import msgspec
 from broker_client.cli.options import Common
 from broker_client.cli.tables import PIPE_WIDTH, Column, fit
 from broker_client.cli.terminal import shown
-from broker_client.cli.words import Output
+from broker_client.cli.words import Output as Form
 from schemas.faults import MeshError
+from schemas.messages.facts import CommandRecord
+from schemas.messages.work import Output
 
 _STYLES: Final = {
     "active": "green",
@@ -43,6 +45,23 @@ def _textual(value: object) -> object:
     if isinstance(value, list):
         return [_textual(item) for item in value]
     return value
+
+
+def output_json(output: Output) -> dict[str, object]:
+    """All three fields, as documented; on the wire those that are empty are left out."""
+    return {
+        "stdout": output.stdout,
+        "stderr": output.stderr,
+        "truncated": output.truncated,
+    }
+
+
+def record_json(record: CommandRecord, output: Output | None = None) -> dict[str, object]:
+    """A command's record with the output that came with it, or with `output` in its place."""
+    fields: dict[str, object] = msgspec.to_builtins(record, builtin_types=(bytes,))
+    shown_output = output or record.output
+    fields["output"] = output_json(shown_output) if shown_output else None
+    return fields
 
 
 def print_json(value: object) -> None:
@@ -94,23 +113,23 @@ def say(text: str) -> None:
     print(f"mesh: {shown(text)}", file=sys.stderr, flush=True)
 
 
-def print_fault(error: MeshError, output: Output) -> int:
+def print_fault(error: MeshError, output: Form) -> int:
     """Say what went wrong, which, and what to do about it; returns the exit code."""
     return _print_problem(
         error.code, error.message, error.kind.advice, error.retry, error.kind.exit_code, output
     )
 
 
-def print_usage(message: str, advice: str, output: Output) -> int:
+def print_usage(message: str, advice: str, output: Form) -> int:
     return _print_problem("usage", message, advice, "never", 2, output)
 
 
-def print_problem(code: str, message: str, advice: str, exit_code: int, output: Output) -> int:
+def print_problem(code: str, message: str, advice: str, exit_code: int, output: Form) -> int:
     return _print_problem(code, message, advice, "never", exit_code, output)
 
 
 def _print_problem(
-    code: str, message: str, advice: str, retry: str, exit_code: int, output: Output
+    code: str, message: str, advice: str, retry: str, exit_code: int, output: Form
 ) -> int:
     if output == "json":
         fault = {"code": code, "message": message, "retry": retry, "advice": advice}

@@ -3,7 +3,6 @@
 import sys
 from typing import TYPE_CHECKING, Annotated, Final
 
-import msgspec
 from cyclopts import Parameter
 
 from broker_client.cli.attend import attend, leave_now
@@ -11,11 +10,11 @@ from broker_client.cli.options import COMMON, Common, check_seconds
 from broker_client.cli.outcomes import (
     ADVICE,
     INTERRUPTED,
+    WORDS,
     exit_code,
     is_verdict,
-    reason_of,
 )
-from broker_client.cli.report import print_json, print_problem, print_usage, say
+from broker_client.cli.report import print_json, print_problem, print_usage, record_json, say
 from broker_client.cli.screen import Memory, Screen
 from broker_client.cli.session import call
 from schemas import limits
@@ -90,7 +89,7 @@ def run(  # noqa: PLR0913  (one option of the command line each)
             if record is None:
                 return _left(answer.id)
             if memory is not None:
-                print_json(msgspec.structs.replace(record, output=memory.output()))
+                print_json(record_json(record, memory.output()))
                 return exit_code(record)
             return conclude(record, common)
 
@@ -102,12 +101,11 @@ def conclude(record: CommandRecord, common: Common) -> int:
     code = exit_code(record)
     if not is_verdict(record):
         return code
-    reason = reason_of(record)
-    message = f"command {record.id} is {record.state.replace('_', ' ')}"
+    message = f"command {record.id} {WORDS.get(record.state, 'has ended')}"
+    if record.reason:
+        message += f": {record.reason}"
     advice = ADVICE.get(record.state, "see `mesh command show ID`").replace("ID", record.id)
-    return print_problem(
-        record.state, f"{message}: {reason}" if reason else message, advice, code, common.output
-    )
+    return print_problem(record.state, message, advice, code, common.output)
 
 
 def _problem(program: tuple[str, ...], group: str | None, agent: str | None) -> str:

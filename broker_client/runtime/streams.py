@@ -21,6 +21,7 @@ from schemas.faults import Corrupt, MeshError, Refused, Unreachable
 
 API_S: Final = 5.0
 PAGE_MESSAGES: Final = 1000
+PAGE_MIN_MESSAGES: Final = 50
 PAGE_BYTES: Final = 4 * 1024 * 1024
 # How long a replay or a listing may get nowhere before it gives up: a broker's restart fits in.
 STALL_S: Final = 60.0
@@ -288,10 +289,18 @@ class Streams:
         Restarts of the broker are waited out; Unreachable if there is no progress for `stall_s`.
         """
         info = await self.insist(lambda: self.info(stream))
-        seq, end = max(from_seq, info.first_seq, 1), info.last_seq
+        seq, end, size = max(from_seq, info.first_seq, 1), info.last_seq, PAGE_MESSAGES
+
+        async def next_page() -> Page:
+            nonlocal size
+            try:
+                return await self.read_from(stream, seq, subject, batch=size)
+            except Unreachable:
+                size = max(PAGE_MIN_MESSAGES, size // 2)  # a bad line gets smaller pages
+                raise
+
         while seq <= end:
-            begin = seq
-            page = await self.insist(lambda at=begin: self.read_from(stream, at, subject))
+            page = await self.insist(next_page)
             for message in page.messages:
                 if message.seq > end:
                     return

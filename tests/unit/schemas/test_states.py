@@ -47,14 +47,14 @@ def test_no_move_leads_back_to_itself_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("old", State)
-@pytest.mark.parametrize("new", State)
-def test_check_move_follows_the_table_and_changes_nothing(old: State, new: State) -> None:
+def test_check_move_follows_the_table_and_changes_nothing(old: State) -> None:
     before = copy.deepcopy(MOVES)
-    if new is old or new in MOVES.get(old, frozenset()):
-        assert check_move(old, new) is new
-    else:
-        with pytest.raises(Misused, match=f"no move from {old} to {new}"):
-            check_move(old, new)
+    for new in State:
+        if new is old or new in MOVES.get(old, frozenset()):
+            assert check_move(old, new) is new
+        else:
+            with pytest.raises(Misused, match=f"no move from {old} to {new}"):
+                check_move(old, new)
     assert before == MOVES
 
 
