@@ -34,6 +34,7 @@ from broker_master.services.checkpoint import Checkpointer
 from broker_master.services.enrolment import Enrolment
 from broker_master.services.historian import Historian
 from broker_master.services.intake import Intake
+from broker_master.services.late import LateResults
 from broker_master.services.output import OutputReader
 from broker_master.services.presence import PresenceService
 from broker_master.services.recovery import (
@@ -234,7 +235,8 @@ class Control:
         canceller = Canceller(plane, settler, transmitter)
         historian = Historian(plane, history)
         settler.on_ended = historian.add
-        reports = Reports(plane, settler, transmitter)
+        late = LateResults(plane, settler, historian)
+        reports = Reports(plane, settler, transmitter, late)
         system = BrokerSystem(
             system_link,
             account=self._mesh.accounts.account,

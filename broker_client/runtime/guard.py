@@ -168,12 +168,11 @@ class GuardedClient(Client):
         self._heard = True
         self._last_error_line = ""
         self._require_tls = False
-        self._is_cut_off = False
 
     @property
-    def was_cut_off(self) -> bool:
-        """Whether the broker closed without a word after TLS: try again with `patience_s`."""
-        return self._is_cut_off
+    def is_encrypted(self) -> bool:
+        """Whether TLS was agreed on; if opening failed after that, try with `patience_s` next."""
+        return self._wire.is_encrypted
 
     # opening
 
@@ -204,7 +203,6 @@ class GuardedClient(Client):
                 raise ConnectionResetError("closed by the broker during the handshake")
         except (OSError, TimeoutError, nats_errors.Error, ValueError) as error:
             fault = _opening_fault(endpoint, error)
-            self._is_cut_off = self._wire.is_encrypted and isinstance(error, ConnectionError)
             self._fail(fault)
             raise fault from error
         except BaseException:

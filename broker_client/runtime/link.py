@@ -408,9 +408,9 @@ class Link:
         )
         try:
             await client.open(endpoint, self._identity(), name=self._name, timeout_s=CONNECT_S)
-        finally:
-            if client.was_cut_off:
-                self._patience_s = PATIENCE_S
+        except MeshError:
+            self._patience_s = PATIENCE_S if client.is_encrypted else 0.0
+            raise
         self._patience_s = 0.0
         known = {known.url for known in self._endpoints}
         self._endpoints += [found for found in client.discovered if found.url not in known]

@@ -121,13 +121,17 @@ class AgentOperations:
     async def list(self, caller: ClientEntry, wanted: AgentList) -> AgentsAnswer:
         if wanted.group is not None:
             check_group(caller, self._plane.registry.group(wanted.group).name)
-        records = [
-            self._views.agent(entry)
-            for _, entry in sorted(self._plane.registry.agents.items())
-            if wanted.group in (None, entry.group) and may_see(caller, entry.group)
-        ]
-        if wanted.status is not None:
-            records = [record for record in records if record.status == wanted.status]
+        records: list[AgentRecord] = []
+        for name, entry in sorted(self._plane.registry.agents.items()):
+            if wanted.cursor is not None and name <= wanted.cursor:
+                continue
+            if wanted.group not in (None, entry.group) or not may_see(caller, entry.group):
+                continue
+            if wanted.status not in (None, str(self._views.status_of(entry))):
+                continue
+            if len(records) == wanted.limit:
+                return AgentsAnswer(agents=records, cursor=records[-1].agent)
+            records.append(self._views.agent(entry))
         return AgentsAnswer(agents=records)
 
     # -- what an operator wants of it

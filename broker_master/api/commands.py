@@ -12,13 +12,23 @@ from broker_master.plane import Plane
 from broker_master.services.cancel import Canceller
 from broker_master.services.output import OutputReader
 from broker_master.store.readmodel import Filter
+from schemas import codec
 from schemas.faults import Refused
 from schemas.messages.api import CommandList, CommandPage, CommandQuery, LogsAnswer, LogsRequest
 from schemas.messages.facts import CommandRecord
 from schemas.messages.registry import ClientEntry
 from schemas.states import TERMINAL, State
 
+# Room for the envelope is left below the largest message.
+_PAGE_BYTES = 200 * 1024
 _OPEN_STATES = frozenset(str(state) for state in State) - {str(state) for state in TERMINAL}
+
+
+class _Row(msgspec.Struct, frozen=True):
+    """A record of a list, and the cursor of a page that ends with it."""
+
+    cursor: str
+    record: CommandRecord
 
 
 class CommandOperations:
@@ -80,64 +90,69 @@ class CommandOperations:
     async def find(self, caller: ClientEntry, wanted: CommandList) -> CommandPage:
         """Open commands first, the newest first; then ended ones, the last ended first.
 
-        A cursor names the part and the last row of the page before.
+        A cursor names the part and the last row of the page before. A page holds what fits into
+        one message, at most `limit` records.
         """
         if wanted.group is not None:
             check_group(caller, wanted.group)
         part, _, position = (wanted.cursor or "open:").partition(":")
-        records: list[CommandRecord] = []
-        if part == "open":
-            rows = self._open(caller, wanted, position)
-            records = [command_record(command, self._plane.timers) for command in rows]
-            if len(records) == wanted.limit:
-                return CommandPage(commands=records, cursor=f"open:{rows[-1].order}")
-            position = ""
-        elif part != "ended" or not position.isdigit():
+        if part not in ("open", "ended") or not (position.isdigit() or wanted.cursor is None):
             raise Refused("field_invalid", "cursor: not one of ours")
-        if wanted.state in _OPEN_STATES:
-            return CommandPage(commands=records, cursor=None)
-        return await self._ended(caller, wanted, records, int(position) if position else None)
+        rows: list[_Row] = []
+        if part == "open":
+            rows = self._open(caller, wanted, int(position) if position else None)
+            position = ""
+        if len(rows) <= wanted.limit and wanted.state not in _OPEN_STATES:
+            seen = {row.record.id for row in rows}
+            ended = await self._ended(caller, wanted, int(position) if position else None)
+            rows += [row for row in ended if row.record.id not in seen]
+        return _page(rows, wanted.limit)
 
-    def _open(self, caller: ClientEntry, wanted: CommandList, before: str) -> list[Command]:
-        limit = int(before) if before.isdigit() else None
-        rows = [
+    def _open(self, caller: ClientEntry, wanted: CommandList, before: int | None) -> list[_Row]:
+        found = [
             command
             for command in self._plane.book
-            if (limit is None or command.order < limit)
+            if (before is None or command.order < before)
             and wanted.group in (None, command.accepted.group)
             and wanted.state in (None, str(command.state))
             and may_see(caller, command.accepted.group)
             and wanted.agent in (None, _agent(command))
         ]
-        rows.sort(key=lambda command: command.order, reverse=True)
-        return rows[: wanted.limit]
+        found.sort(key=lambda command: command.order, reverse=True)
+        return [
+            _Row(f"open:{command.order}", command_record(command, self._plane.timers))
+            for command in found[: wanted.limit + 1]
+        ]
 
     async def _ended(
-        self,
-        caller: ClientEntry,
-        wanted: CommandList,
-        records: list[CommandRecord],
-        before: int | None,
-    ) -> CommandPage:
-        room = wanted.limit - len(records)
-        rows = await self._plane.readmodel.find(
+        self, caller: ClientEntry, wanted: CommandList, before: int | None
+    ) -> list[_Row]:
+        found = await self._plane.readmodel.find(
             Filter(
                 group=wanted.group,
                 agent=wanted.agent,
                 state=wanted.state,
                 groups=tuple(caller.groups) or None,
                 before=before,
-                limit=room,
+                limit=wanted.limit + 1,
             )
         )
-        seen = {record.id for record in records}
-        records += [
-            msgspec.structs.replace(history.record, output=None)
-            for _, history in rows
-            if history.record.id not in seen
+        return [
+            _Row(f"ended:{sequence}", msgspec.structs.replace(history.record, output=None))
+            for sequence, history in found
         ]
-        cursor = f"ended:{rows[-1][0]}" if len(rows) == room and rows else None
-        return CommandPage(commands=records, cursor=cursor)
+
+
+def _page(rows: list[_Row], limit: int) -> CommandPage:
+    """As many rows as fit; with a cursor if one was left over."""
+    records: list[CommandRecord] = []
+    size_bytes = 0
+    for row in rows:
+        size_bytes += len(codec.encode(row.record))
+        if records and (len(records) == limit or size_bytes > _PAGE_BYTES):
+            return CommandPage(commands=records, cursor=rows[len(records) - 1].cursor)
+        records.append(row.record)
+    return CommandPage(commands=records, cursor=None)
 
 
 def _agent(command: Command) -> str:

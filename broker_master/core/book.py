@@ -204,14 +204,22 @@ def _fold_outcome(command: Command, number: int, body: Outcome) -> None:
 def _fold_late(command: Command, number: int, body: Outcome) -> None:
     """A later word amends a verdict of `lost`; on a re-run command it only stands beside it."""
     attempt = command.find(number)
-    if attempt is None:
+    if attempt is None or attempt.state is not State.LOST or attempt.late:
         return
-    attempt.late = True
-    if attempt.state is State.LOST:
+    judged, is_newest = attempt.reason, attempt is command.attempts[-1]
+    if is_newest and command.state is State.LOST:
         _end(attempt, body)
-        attempt.late = True
-        if attempt is command.attempts[-1] and command.state is State.LOST:
-            command.state, command.reason, command.outcome = State(body.state), body.reason, body
+        command.state, command.outcome = State(body.state), body
+        command.reason = attempt.reason = late_reason(body, judged)
+    else:
+        attempt.exit_code = body.exit_code
+        attempt.reason = late_reason(body, judged)
+    attempt.late = True
+
+
+def late_reason(body: Outcome, judged: str) -> str:
+    """Both words in one line: what was heard late, and what had been said before."""
+    return f"late result: {body.state}{': ' * bool(body.reason)}{body.reason}; before: {judged}"
 
 
 def _end(attempt: Attempt, body: Outcome) -> None:

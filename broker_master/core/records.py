@@ -1,8 +1,10 @@
 """Commands as users see them, made from what the book holds."""
 
-from broker_master.core.book import Attempt, Command
+import msgspec
+
+from broker_master.core.book import Attempt, Command, late_reason
 from schemas.messages.actions import ProcessArgs, decode_args
-from schemas.messages.facts import AttemptRecord, CommandRecord, HistoryRecord
+from schemas.messages.facts import AttemptRecord, CommandRecord, HistoryRecord, Outcome
 from schemas.messages.work import Output
 from schemas.moments import rfc3339, rfc3339_or_none
 from schemas.states import State
@@ -51,6 +53,34 @@ def attempt_record(attempt: Attempt) -> AttemptRecord:
         reason=attempt.reason or attempt.why,
         late=attempt.late,
     )
+
+
+def amend_record(history: HistoryRecord, number: int, body: Outcome) -> HistoryRecord | None:
+    """A record with a late result in it; None if it is in there already, or has no place there.
+
+    The verdict `lost` gives way to what really happened, if the command was not run again since.
+    """
+    record = msgspec.structs.replace(
+        history.record, attempts=[msgspec.structs.replace(each) for each in history.record.attempts]
+    )
+    found = [
+        attempt
+        for attempt in record.attempts
+        if attempt.attempt == number and attempt.agent == body.agent
+    ]
+    if not found or found[0].state != State.LOST or found[0].late:
+        return None
+    attempt = found[0]
+    attempt.late, attempt.exit_code = True, body.exit_code
+    attempt.reason = late_reason(body, attempt.reason)
+    if record.state == State.LOST and attempt is record.attempts[-1]:
+        attempt.state = record.state = body.state
+        attempt.started_at = rfc3339_or_none(body.started_at) or attempt.started_at
+        attempt.ended_at = rfc3339_or_none(body.ended_at) or attempt.ended_at
+        record.reason, record.output = attempt.reason, body.output
+        record.stdout_bytes, record.stderr_bytes = body.stdout_bytes, body.stderr_bytes
+        record.truncated = body.truncated
+    return msgspec.structs.replace(history, record=record, amended=True)
 
 
 def history_record(command: Command, record: CommandRecord) -> HistoryRecord:

@@ -42,6 +42,10 @@ class Historian:
         if len(self._queue) >= _BATCH:
             self._wake.set()
 
+    def amend(self, history: HistoryRecord) -> None:
+        """Write a record again that a late result has changed; the newest of an id counts."""
+        self._queue.append((self._plane.clock.elapsed(), history))
+
     def lag_s(self) -> float:
         """How long the oldest ended command has been waiting for its record."""
         return self._plane.clock.elapsed() - self._queue[0][0] if self._queue else 0.0

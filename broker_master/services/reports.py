@@ -6,10 +6,12 @@ of another agent is refused and counted.
 
 import asyncio
 
+import msgspec
 import structlog
 
 from broker_master.core.book import Attempt, Command
 from broker_master.plane import Plane
+from broker_master.services.late import LateResults
 from broker_master.services.settle import Settler
 from broker_master.services.transmit import Transmitter
 from schemas import codec, limits, subjects
@@ -24,8 +26,11 @@ _ENDS = {str(state): state for state in AGENT_ENDS}
 
 
 class Reports:
-    def __init__(self, plane: Plane, settler: Settler, transmitter: Transmitter) -> None:
+    def __init__(
+        self, plane: Plane, settler: Settler, transmitter: Transmitter, late: LateResults
+    ) -> None:
         self._plane = plane
+        self._late = late
         self._settler = settler
         self._transmitter = transmitter
         self._releases: dict[tuple[str, str], list[Released]] = {}
@@ -112,8 +117,7 @@ class Reports:
     def _on_item(self, up: subjects.Up, item: AttemptReport) -> None:
         command = self._plane.book.get(item.command)
         if command is None:
-            # Its history is written, or it is nobody's: either way nothing waits for this report.
-            self._release(up, item)
+            self._on_ended_command(up, item)
             return
         attempt = command.find(item.attempt)
         if attempt is None or attempt.agent != up.agent:
@@ -125,7 +129,20 @@ class Reports:
         elif attempt.is_open and not command.settling:
             self._on_ended(up, command, attempt, item)
         elif not attempt.is_open:
+            outcome = self._outcome(up, item, attempt.sent)
+            if outcome is not None:
+                self._late.take(command, attempt, outcome, lambda: self._release_later(up, item))
+
+    def _on_ended_command(self, up: subjects.Up, item: AttemptReport) -> None:
+        """Its history is written, and the report may amend it; or it is nobody's."""
+        if item.kind == "started":
             self._release(up, item)
+            return
+        outcome = self._outcome(up, item, 0)
+        if outcome is not None:
+            self._late.take_ended(
+                item.command, item.attempt, outcome, lambda: self._release_later(up, item)
+            )
 
     def _on_started(
         self, up: subjects.Up, command: Command, attempt: Attempt, item: AttemptReport
@@ -141,12 +158,25 @@ class Reports:
     def _on_ended(
         self, up: subjects.Up, command: Command, attempt: Attempt, item: AttemptReport
     ) -> None:
+        outcome = self._outcome(up, item, attempt.sent)
+        if outcome is None:
+            return
+        final = not self._is_rerun(command, State(outcome.state))
+        self._settler.settle(
+            command,
+            attempt.number,
+            msgspec.structs.replace(outcome, final=final) if not final else outcome,
+            lambda: self._release_later(up, item),
+        )
+
+    def _outcome(self, up: subjects.Up, item: AttemptReport, sent: int) -> Outcome | None:
+        """What the agent says, as a fact; None for an end that an agent cannot know."""
         state = _ENDS.get(item.state)
         if state is None:
             self._plane.count("unknown_state")
-            log.warning("report_refused", agent=up.agent, command_id=command.id, state=item.state)
-            return
-        outcome = Outcome(
+            log.warning("report_refused", agent=up.agent, command_id=item.command, state=item.state)
+            return None
+        return Outcome(
             state=state,
             at=self._plane.clock.now(),
             agent=up.agent,
@@ -155,15 +185,11 @@ class Reports:
             ended_at=item.ended_at,
             exit_code=item.exit_code,
             reason=item.reason,
-            sent=attempt.sent,
-            final=not self._is_rerun(command, state),
+            sent=sent,
             stdout_bytes=item.stdout_bytes,
             stderr_bytes=item.stderr_bytes,
             output=item.output,
             truncated=item.truncated,
-        )
-        self._settler.settle(
-            command, attempt.number, outcome, lambda: self._release_later(up, item)
         )
 
     def _is_rerun(self, command: Command, state: State) -> bool:

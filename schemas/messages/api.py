@@ -144,8 +144,12 @@ class AgentCreate(_Request, frozen=True, kw_only=True):
 
 
 class AgentList(_Request, frozen=True, kw_only=True):
+    """`agent.list`, by name; `cursor` is that of the page before."""
+
     group: Name | None = None
     status: Label | None = None
+    limit: Annotated[int, Meta(ge=1, le=200)] = 200
+    cursor: Label | None = None
 
 
 class AgentDisable(_Request, frozen=True, kw_only=True):
@@ -239,7 +243,10 @@ class GroupRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """cursor: pass it to get the next page; None: there is no more."""
+
     agents: list[AgentRecord]
+    cursor: str | None = None
 
 
 class GroupsAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -142,10 +142,10 @@ async def master(connection: Client, tasks: Tasks) -> None:
 
     async def take(msg: Msg) -> None:
         outcomes = {outcome["id"]: encode(outcome) for outcome in decode_list(msg.data)}
-        subjects = [(f"floor.fact.{id}.outcome", payload) for id, payload in outcomes.items()]
+        subjects = [(f"floor.fact.{name}.outcome", payload) for name, payload in outcomes.items()]
         await asyncio.gather(*[facts.add(subject, payload) for subject, payload in subjects])
-        for id, payload in outcomes.items():
-            await connection.publish(f"{RESULT}.{id}", payload)
+        for name, payload in outcomes.items():
+            await connection.publish(f"{RESULT}.{name}", payload)
         await connection.publish(RELEASE, encode([*outcomes]))
 
     await connection.subscribe(SUBMIT, cb=_in_a_task(tasks, carry))
@@ -250,9 +250,7 @@ async def _main(options: argparse.Namespace) -> None:
         elif options.role == "agent":
             await agent(connection, tasks, options.directory)
         else:
-            print_result(
-                await client(connection, options.prefix, options.count, options.in_flight)
-            )
+            print_result(await client(connection, options.prefix, options.count, options.in_flight))
     finally:
         await connection.close()
 

@@ -1,6 +1,6 @@
 """A client of the mesh under load, as a process of its own: prints one line of JSON.
 
-    python -m tests.bench.mesh_client noop --context admin.toml --group web --count 1000
+python -m tests.bench.mesh_client noop --context admin.toml --group web --count 1000
 """
 
 import argparse

@@ -1,0 +1,103 @@
+"""Takes in results that come after the master's verdict: they amend it, or stand beside it."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+
+from broker_client.runtime.streams import SequenceConflict
+from broker_master.core.book import Attempt, Command, fold
+from broker_master.core.records import amend_record, command_record
+from broker_master.plane import Plane
+from broker_master.services.historian import Historian
+from broker_master.services.settle import Settler
+from schemas import subjects
+from schemas.faults import MeshError
+from schemas.messages.facts import Outcome
+from schemas.states import State
+
+log = structlog.get_logger()
+
+Done = Callable[[], None]
+
+
+class LateResults:
+    """`done` is called once the late word is durable, or turns out to be known already."""
+
+    def __init__(self, plane: Plane, settler: Settler, historian: Historian) -> None:
+        self._plane = plane
+        self._settler = settler
+        self._historian = historian
+        self._storing: set[tuple[str, int]] = set()
+
+    def take(self, command: Command, attempt: Attempt, outcome: Outcome, done: Done) -> None:
+        """For a command that is still in the book."""
+        if attempt.state is not State.LOST or attempt.late:
+            done()
+            return
+        self._store(command.id, attempt.number, outcome, partial(self._amend, command, done))
+
+    def _amend(self, command: Command, done: Done, fact: subjects.Fact, outcome: Outcome) -> None:
+        fold(command, fact, outcome)
+        done()
+        if command.is_terminal:
+            record = command_record(command, self._plane.timers, with_output=True)
+            self._settler.publish_result(command, record)
+            self._historian.add(command, record)
+
+    def take_ended(self, command_id: str, number: int, outcome: Outcome, done: Done) -> None:
+        """For a command that is in history only."""
+        known = self._plane.readmodel.known(command_id)
+        if known is None or (command_id, number) in self._storing:
+            if known is None:
+                done()
+            return
+        self._storing.add((command_id, number))
+        self._plane.spawn(self._amend_history(command_id, number, outcome, done))
+
+    async def _amend_history(
+        self, command_id: str, number: int, outcome: Outcome, done: Done
+    ) -> None:
+        try:
+            history = await self._plane.readmodel.get(command_id)
+            amended = amend_record(history, number, outcome) if history is not None else None
+            if amended is not None:
+                fact = subjects.Fact(command_id, number, "late")
+                # A conflict: it was noted before, but the record may not have been amended then.
+                with contextlib.suppress(SequenceConflict):
+                    await self._plane.facts.append(fact, outcome)
+                self._historian.amend(amended)
+            done()
+        except MeshError as error:
+            # Not released, so the agent reports it again.
+            log.warning("late_result_delayed", command_id=command_id, error=str(error))
+        finally:
+            self._storing.discard((command_id, number))
+
+    def _store(
+        self,
+        command_id: str,
+        number: int,
+        outcome: Outcome,
+        then: Callable[[subjects.Fact, Outcome], None],
+    ) -> None:
+        if (command_id, number) in self._storing:
+            return
+        self._storing.add((command_id, number))
+        fact = subjects.Fact(command_id, number, "late")
+
+        def stored(future: "asyncio.Future[int]") -> None:
+            self._storing.discard((command_id, number))
+            if future.cancelled():
+                return
+            error = future.exception()
+            if error is None or isinstance(error, SequenceConflict):
+                self._plane.count("late_result")
+                log.info("late_result", command_id=command_id, attempt=number, state=outcome.state)
+                then(fact, outcome)
+            else:
+                log.warning("late_result_delayed", command_id=command_id, error=str(error))
+
+        self._plane.facts.append(fact, outcome).add_done_callback(stored)

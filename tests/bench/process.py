@@ -1,0 +1,29 @@
+"""`/bin/true` through the mesh, output included, in turns with plain asyncio beside it."""
+
+from pathlib import Path
+
+from tests.bench.load import Latencies
+from tests.bench.stage import mesh_processes, python, run_to_end
+from tests.bench.table import Row, compared
+
+AT_ONCE = 16
+COUNT = 4000
+# Enough submitted ahead that no slot waits for the next command.
+IN_FLIGHT = 100
+
+
+async def measure(directory: Path, rounds: int) -> list[Row]:
+    pairs: list[tuple[float, float]] = []
+    async with mesh_processes(directory, slots=AT_ONCE) as mesh:
+        await mesh.process(500, IN_FLIGHT)
+        for _ in range(rounds):
+            bare = await _bare(directory)
+            ours = await mesh.process(COUNT, IN_FLIGHT)
+            pairs.append((ours.per_s, bare.per_s))
+            print(f"  /bin/true: asyncio {bare.per_s:,.0f}/s, mesh {ours.per_s:,.0f}/s", flush=True)
+    return [compared("/bin/true as commands", pairs, "/s", target=">= 0.65")]
+
+
+async def _bare(directory: Path) -> Latencies:
+    load = ("--count", str(COUNT), "--in-flight", str(AT_ONCE))
+    return await run_to_end(python("tests.bench.spawner", *load), directory, Latencies)
