@@ -219,6 +219,7 @@ class Agent:
             await self.link.close()
             self.processes.close()
             self.status.remove()
+            self.folders.close()
 
     def _recover(self) -> None:
         """What an earlier start left: end it, tell it."""

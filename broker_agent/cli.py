@@ -163,7 +163,18 @@ def _describe(state_dir: Path) -> dict[str, Any]:
 
 def main() -> NoReturn:
     """Run the command line of this process and exit with its code."""
-    _exit_with(lambda: build()(sys.argv[1:]))
+    _exit_with(lambda: build()(_joined(sys.argv[1:])))
+
+
+def _joined(tokens: Sequence[str]) -> list[str]:
+    """`--token -` as `--token=-`: the parser takes a lone dash for an option."""
+    joined: list[str] = []
+    for token in tokens:
+        if token == "-" and joined and joined[-1] == "--token":  # noqa: S105  (no secret)
+            joined[-1] = "--token=-"
+        else:
+            joined.append(token)
+    return joined
 
 
 def become_agent(arguments: Sequence[str]) -> NoReturn:

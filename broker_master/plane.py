@@ -17,6 +17,7 @@ from broker_client.runtime.supervise import TaskSet
 from broker_master.core.book import Command, CommandBook
 from broker_master.core.dispatch import Dispatcher
 from broker_master.core.liveness import Roster
+from broker_master.core.measures import Measures
 from broker_master.settings import MasterSettings
 from broker_master.store.facts import FactStore
 from broker_master.store.readmodel import ReadModel
@@ -45,6 +46,7 @@ class Plane:
     book: CommandBook = field(default_factory=CommandBook)
     dispatcher: Dispatcher = field(default_factory=Dispatcher)
     counters: dict[tuple[str, ...], int] = field(default_factory=dict)
+    measures: Measures = field(default_factory=Measures)
     ended: list[Callable[[Command], None]] = field(default_factory=list)
     waiters: dict[str, list["asyncio.Future[None]"]] = field(default_factory=dict)
 

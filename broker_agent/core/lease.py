@@ -45,6 +45,7 @@ class Lease:
         self.reconciled = False
         self.phase = Phase.FENCED
         self.seq = 0
+        self.rtt_s = 0.0
         self._began_at = now
         self._sent: OrderedDict[int, float] = OrderedDict({0: now})
         self._renewed_seq = 0
@@ -100,6 +101,7 @@ class Lease:
         self._meet(echo)
         if echo.seq > self._renewed_seq:
             self._renewed_seq, self._renewed_at = echo.seq, sent_at
+            self.rtt_s = now - sent_at
         self._link(now)
         return Heard.RENEWED
 

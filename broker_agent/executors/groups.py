@@ -22,7 +22,9 @@ def signal_group(pgid: int, number: int) -> bool:
 
 
 def group_lives(pgid: int) -> bool:
-    """Whether somebody is in the group; its dead that are our children are reaped first."""
+    """Whether somebody is in the group. Its dead count until they are reaped; ours are, here."""
+    if not signal_group(pgid, 0):
+        return False
     with suppress(ChildProcessError):
         while os.waitpid(-pgid, os.WNOHANG)[0]:
             pass

@@ -25,7 +25,7 @@ POLL_S: Final = 0.02
 # A killed process that the kernel does not let go of (a dead network disk) holds nobody up.
 GIVE_UP_S: Final = 5.0
 # What tasks see of the agent's own environment.
-PASSED_ON: Final = ("PATH", "HOME", "LANG", "TZ", "USER", "LOGNAME")
+PASSED_ON: Final = (b"PATH", b"HOME", b"LANG", b"TZ", b"USER", b"LOGNAME")
 
 
 class ProcessTask:
@@ -144,10 +144,10 @@ class ProcessExecutor:
         self.sessions = Sessions()
         self.tasks: set[ProcessTask] = set()
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-        passed_on.setdefault("PATH", os.defpath)
+        passed_on = {name: os.environb[name] for name in PASSED_ON if name in os.environb}
+        passed_on.setdefault(b"PATH", os.defpath.encode())
         self._passed_on = passed_on
-        self._marks = dict(marks)
+        self._marks = {name.encode(): value.encode() for name, value in marks.items()}
 
     def start(self, job: Job, on_end: OnEnd) -> ProcessTask:
         args = job.args
@@ -165,9 +165,11 @@ class ProcessExecutor:
         self.tasks.add(task)
         return task
 
-    def _environment(self, job: Job, args: ProcessArgs) -> dict[str, str]:
-        marks = {"MESH_COMMAND": job.command, "MESH_ATTEMPT": str(job.attempt)}
-        return {**self._passed_on, **args.env, **self._marks, **marks}
+    def _environment(self, job: Job, args: ProcessArgs) -> dict[bytes, bytes]:
+        """The marks come last: no command can pretend to be another."""
+        own = {name.encode(): value.encode() for name, value in args.env.items()}
+        marks = {b"MESH_COMMAND": job.command.encode(), b"MESH_ATTEMPT": b"%d" % job.attempt}
+        return {**self._passed_on, **own, **self._marks, **marks}
 
     @staticmethod
     def _stdin(data: bytes) -> int:

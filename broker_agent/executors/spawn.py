@@ -40,7 +40,7 @@ class Files:
 
 
 def spawn(
-    argv: Sequence[str], env: Mapping[str, str], folder: str, cwd: str | None, files: Files
+    argv: Sequence[str], env: Mapping[bytes, bytes], folder: str, cwd: str | None, files: Files
 ) -> int:
     """Start `argv` as the leader of a session and process group of its own; return its pid.
 
@@ -58,13 +58,13 @@ def spawn(
         os.chdir(_HOME)
 
 
-def _spawn(argv: Sequence[str], env: Mapping[str, str], files: Files) -> int:
-    program = find_program(argv[0], env.get("PATH", os.defpath))
+def _spawn(argv: Sequence[str], env: Mapping[bytes, bytes], files: Files) -> int:
+    program = find_program(argv[0], env.get(b"PATH", b"").decode() or os.defpath)
     try:
         return os.posix_spawn(
             program,
             [text.encode() for text in argv],
-            {name.encode(): value.encode() for name, value in env.items()},
+            env,
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, files.stdin, 0),
                 (os.POSIX_SPAWN_DUP2, files.stdout, 1),

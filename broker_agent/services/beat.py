@@ -35,15 +35,24 @@ class Beats:
         self._runner = runner
         self._reporter = reporter
         self._chance = chance
+        self._wake = asyncio.Event()
         self._began_at = station.clock.elapsed()
 
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()
         while True:
             self.send()
-            await asyncio.sleep(
-                self._lease.timers.beat_s * (1 - JITTER + 2 * JITTER * self._chance())
-            )
+            period_s = self._lease.timers.beat_s * (1 - JITTER + 2 * JITTER * self._chance())
+            try:
+                async with asyncio.timeout(period_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+            self._wake.clear()
+
+    def send_soon(self) -> None:
+        """Begin a new period with a beat: the master may have announced another length of it."""
+        self._wake.set()
 
     def send(self, *, goodbye: bool = False) -> bool:
         """Send one now; False if there is no connection."""
@@ -55,6 +64,7 @@ class Beats:
             seq=self._lease.beat(now),
             epoch=self._lease.epoch,
             lease_age_s=self._lease.age_s(now),
+            rtt_s=self._lease.rtt_s,
             uptime_s=now - self._began_at,
             running=self._book.running,
             slots=self._book.slots,

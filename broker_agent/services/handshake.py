@@ -132,7 +132,7 @@ class Handshake:
         if not self._say(self._done(welcome.epoch)):
             return
         self._lease.on_done()
-        self._beats.send()
+        self._beats.send_soon()
         self._reporter.send_all_again()
         log.info(
             "reconciled",

@@ -1,4 +1,4 @@
-# ruff: noqa: PTH102, PTH106, PTH108, PTH112, PTH114
+# ruff: noqa: PTH102, PTH106, PTH108, PTH112, PTH114, PTH116
 # Text and os, not Path: this runs for every task.
 """The folder of each task: `<state>/tasks/<command>.<attempt>/`, with what the task prints.
 
@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from broker_agent.store.spares import Spares
 from schemas.faults import Refused, Unreachable
 from schemas.subjects import STREAMS
 
@@ -67,6 +68,7 @@ class Folders:
         self._root = str(root)
         self._keep = keep
         self._kept: deque[str] = deque()
+        self._spares = Spares()
 
     def name(self, command: str, attempt: int) -> str:
         return f"{self._root}/{command}.{attempt}"
@@ -78,6 +80,9 @@ class Folders:
         """
         path = self.name(command, attempt)
         try:
+            fds = self._spares.take(path)
+            if fds is not None:
+                return TaskFolder(path, fds)
             os.mkdir(path, 0o700)
             return TaskFolder(path, _open_both(path, _CREATE))
         except FileExistsError as error:
@@ -96,9 +101,10 @@ class Folders:
             return None
 
     def retire(self, path: str, *, empty: bool) -> None:
-        """The task was released: keep its folder for a while, or remove it."""
+        """The task was released: keep its folder for a while, use it again, or remove it."""
         if empty or self._keep == 0:
-            remove_folder(path)
+            if not (empty and self._spares.put(path)):
+                remove_folder(path)
             return
         self._kept.append(path)
         while len(self._kept) > self._keep:
@@ -113,7 +119,22 @@ class Folders:
                 if entry.path not in open_names
             ]
         for _, path in sorted(loose):
-            self.retire(path, empty=False)
+            self.retire(path, empty=_is_empty(path))
+
+    def close(self) -> None:
+        """Remove what was kept for use only. Nobody may use the folders any more."""
+        for path in self._spares.close():
+            remove_folder(path)
+
+
+def _is_empty(path: str) -> bool:
+    """Whether the task printed nothing: then there is nothing for a person to look at."""
+    try:
+        return not any(
+            os.stat(f"{path}/{stream}.log", follow_symlinks=False).st_size for stream in STREAMS
+        )
+    except OSError:
+        return False
 
 
 def _open_both(path: str, flags: int) -> tuple[int, int]:

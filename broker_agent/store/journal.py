@@ -25,6 +25,10 @@ REMEMBER_S: Final = 86_400.0
 # Kept in the write-ahead file between checkpoints, in pages of 4 KiB.
 CHECKPOINT_PAGES: Final = 2000
 
+# Writes that nobody waits for go with the next that somebody does, or when this much is over.
+LAZY_S: Final = 0.2
+LAZY_ITEMS: Final = 256
+
 _ATTEMPTS: Final = """
 CREATE TABLE IF NOT EXISTS attempts (
     row INTEGER PRIMARY KEY, command TEXT NOT NULL, attempt INTEGER NOT NULL,
@@ -118,16 +122,13 @@ class _Batch:
         self.tidy: list[Callable[[], None]] = []
         self.epoch: int | None = None
 
+    @property
+    def is_urgent(self) -> bool:
+        """Whether somebody waits for it; the rest may wait for company, within bounds."""
+        return bool(self.accepts or self.callbacks) or len(self.releases) >= LAZY_ITEMS
+
     def __bool__(self) -> bool:
-        return bool(
-            self.accepts
-            or self.runs
-            or self.ends
-            or self.releases
-            or self.callbacks
-            or self.tidy
-            or self.epoch is not None
-        )
+        return bool(self.is_urgent or self.runs or self.releases or self.epoch is not None)
 
 
 class Journal:
@@ -270,10 +271,15 @@ class Journal:
             with self._lock:
                 while not self._next and not self._closing:
                     self._wake.wait()
+                if not self._next.is_urgent and not self._closing:
+                    self._wake.wait_for(self._is_due, LAZY_S)
                 batch, self._next = self._next, _Batch()
                 if not batch and self._closing:
                     return
             self._settle(batch)
+
+    def _is_due(self) -> bool:
+        return self._next.is_urgent or self._closing
 
     def _settle(self, batch: _Batch) -> None:
         notify = self._notify

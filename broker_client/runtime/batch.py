@@ -16,9 +16,10 @@ What becomes of a write:
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
+import msgspec
 import structlog
 
 from broker_client.runtime.backoff import Backoff
@@ -41,17 +42,26 @@ from broker_client.runtime.streams import (
 )
 from schemas.faults import MeshError, Misused, Refused, Unreachable
 
-__all__ = ["BatchWriter", "Entry", "SequenceConflict"]
-
-BATCH_MESSAGES: Final = 500
-BATCH_BYTES: Final = 8 * 1024 * 1024
-QUEUE_MESSAGES: Final = 100_000
-QUEUE_BYTES: Final = 128 * 1024 * 1024
-# Up to this many messages are quicker one by one than as a batch, in time to the answer as well.
-SINGLES: Final = 8
-ANSWER_S: Final = 5.0
+__all__ = ["BatchWriter", "Entry", "SequenceConflict", "WriterLimits"]
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+
+class WriterLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one writer may take.
+
+    batch_*: the largest write. queue_*: what may wait; more is refused. answer_s: how long the
+    broker may take for one write before its outcome is unknown. singles: up to so many messages
+    are sent one by one, which is quicker for few.
+    """
+
+    batch_messages: int = 500
+    batch_bytes: int = 8 * 1024 * 1024
+    queue_messages: int = 100_000
+    queue_bytes: int = 128 * 1024 * 1024
+    answer_s: float = 5.0
+    singles: int = 8
 
 
 class BatchWriter:
@@ -67,26 +77,16 @@ class BatchWriter:
         streams: Streams,
         stream: str,
         *,
+        limits: WriterLimits | None = None,
         clock: Clock | None = None,
         chance: Callable[[], float] = random.random,
-        answer_s: float = ANSWER_S,
-        batch_messages: int = BATCH_MESSAGES,
-        batch_bytes: int = BATCH_BYTES,
-        queue_messages: int = QUEUE_MESSAGES,
-        queue_bytes: int = QUEUE_BYTES,
-        singles: int = SINGLES,
     ) -> None:
         self._streams = streams
         self._link = streams.link
         self._stream = stream
+        self._limits = limits or WriterLimits()
         self._clock = clock or SystemClock()
         self._chance = chance
-        self._answer_s = answer_s
-        self._batch_messages = batch_messages
-        self._batch_bytes = batch_bytes
-        self._queue_messages = queue_messages
-        self._queue_bytes = queue_bytes
-        self._singles = singles
         self._queue: deque[Group] = deque()
         self._queued = 0
         self._queued_bytes = 0
@@ -129,7 +129,7 @@ class BatchWriter:
 
         No two of them may be on one subject if one of these is conditional.
         """
-        if not 0 < len(entries) <= self._batch_messages:
+        if not 0 < len(entries) <= self._limits.batch_messages:
             raise Misused("too_large", f"{len(entries)} messages in one group")
         subjects = {check_subject(entry.subject) for entry in entries}
         if len(subjects) < len(entries) and any(e.expected is not None for e in entries):
@@ -147,8 +147,8 @@ class BatchWriter:
             raise Refused("too_large", f"{group.entries[0].subject}: {largest} bytes")
         count = len(group.entries)
         if (
-            self._queued + count > self._queue_messages
-            or self._queued_bytes + group.size_bytes > self._queue_bytes
+            self._queued + count > self._limits.queue_messages
+            or self._queued_bytes + group.size_bytes > self._limits.queue_bytes
         ):
             raise Refused("queue_full", f"{self._queued} messages wait to be stored")
         self._queue.append(group)
@@ -194,7 +194,9 @@ class BatchWriter:
             if not group.future.done():
                 size_bytes += group.size_bytes
                 count += len(group.entries)
-                is_over = count > self._batch_messages or size_bytes > self._batch_bytes
+                is_over = (
+                    count > self._limits.batch_messages or size_bytes > self._limits.batch_bytes
+                )
                 if groups and (is_over or _meet(taken, group)):
                     break
                 groups.append(group)
@@ -231,15 +233,19 @@ class BatchWriter:
             again = [group for group in part if group in again and not group.future.done()]
             if again:
                 parts.appendleft(again)
+            else:
+                self._note_answered()
 
     async def _write_once(self, groups: list[Group]) -> Outcome:
         for group in groups:
             if not group.tries:
                 group.since = self._last_seq
         self.writes += 1
-        commit = self._commit = Commit(self._link, self._answer_s)
+        commit = self._commit = Commit(self._link, self._limits.answer_s)
         try:
-            if len(groups) <= self._singles and all(len(group.entries) == 1 for group in groups):
+            if len(groups) <= self._limits.singles and all(
+                len(group.entries) == 1 for group in groups
+            ):
                 return await commit.send_singles(groups)
             return await commit.send_batch(groups)
         finally:
@@ -283,8 +289,8 @@ class BatchWriter:
             if seqs:
                 self._settle(group, min(seqs))
 
-    async def _insist(self, ask: Callable[[], Any]) -> Any:
-        """Ask for as long as it takes: nothing may be said about a write before there is an answer."""
+    async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask for as long as it takes: without an answer nothing may be said about a write."""
         while True:
             try:
                 return await self._streams.insist(ask)

@@ -77,7 +77,7 @@ def parse_headers(raw: bytes) -> tuple[int, str, dict[str, str]]:
 def check_subject(subject: str) -> str:
     """Return `subject`, or raise Misused: a space or a line end in it would be another command."""
     if not subject or " " in subject or not subject.isprintable():
-        raise Misused("internal", f"not a subject: {ascii(subject[:80])}")
+        raise Misused("internal", f"not a subject: {subject[:80]!a}")
     return subject
 
 
@@ -101,7 +101,7 @@ def render_headers(headers: Mapping[str, str]) -> bytes:
     lines = ["NATS/1.0\r\n"]
     for name, value in headers.items():
         if not name.isprintable() or not name or ":" in name or " " in name:
-            raise Misused("internal", f"not a header name: {ascii(name[:80])}")
+            raise Misused("internal", f"not a header name: {name[:80]!a}")
         if "\r" in value or "\n" in value:
             raise Misused("internal", f"a line end in the value of header {name}")
         lines.append(f"{name}: {value}\r\n")
@@ -130,7 +130,7 @@ class FrameReader:
     A callback that raises loses its own message and nothing else.
     """
 
-    def __init__(self, routes: Mapping[bytes, Callable[[Msg], None]], events: Events) -> None:
+    def __init__(self, routes: Mapping[bytes, Callable[[Msg], object]], events: Events) -> None:
         self._routes = routes
         self._events = events
         self._rest = b""
@@ -193,7 +193,7 @@ class FrameReader:
         try:
             route(Msg(subject, reply, data[split:end], data[body:split]))
         # No await in here: a CancelledError can only have been raised by the callback itself.
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise
             self._events.on_callback_failed(subject, error)
@@ -210,4 +210,4 @@ class FrameReader:
         elif kind == b"-ERR":
             self._events.on_error_line(line[4:].strip().strip(b"'").decode("utf-8", "replace"))
         elif not kind.startswith(b"+OK"):
-            raise Corrupt("broker_unreachable", f"the broker sent {ascii(line[:20])}")
+            raise Corrupt("broker_unreachable", f"the broker sent {line[:20]!a}")

@@ -9,6 +9,7 @@ what happens then is the link's business (`runtime/link.py`), which opens a new 
 """
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ SILENT_TICKS: Final = 4
 PONG_S: Final = 10.0
 # How long a broker that has closed without a word is given to say why, at the next try.
 PATIENCE_S: Final = 0.3
-# What may wait to be sent before a publish is refused; a bulk sender waits for `drained` long before.
+# What may wait to be sent before a publish is refused; bulk senders wait for `drained` before that.
 UNSENT_MAX_BYTES: Final = 16 * 1024 * 1024
 READ_BYTES: Final = 256 * 1024
 _CREDENTIALS: Final = (
@@ -85,7 +86,7 @@ class _WideTransport(TcpTransport):
     """TCP with a read buffer that is worth a wake-up, and an end that waits for nobody."""
 
     def __init__(self, patience_s: float) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._patience_s = patience_s
         self.is_encrypted = False
 
@@ -133,6 +134,14 @@ class _WideTransport(TcpTransport):
                 raise error
             await asyncio.sleep(0.01)
 
+    def write(self, payload: bytes) -> None:
+        if self._io_writer is not None:
+            self._io_writer.write(payload)
+
+    async def drain(self) -> None:
+        if self._io_writer is not None:
+            await self._io_writer.drain()
+
     def abort(self) -> None:
         for writer in (self._io_writer, self._bare_io_writer):
             if writer is not None:
@@ -147,7 +156,7 @@ class GuardedClient(Client):
 
     def __init__(
         self,
-        routes: Mapping[bytes, Callable[[Msg], None]],
+        routes: Mapping[bytes, Callable[[Msg], object]],
         events: GuardEvents,
         *,
         patience_s: float = 0.0,
@@ -322,7 +331,7 @@ class GuardedClient(Client):
             ) from error
 
     async def flush(self, timeout: float = CONNECT_S) -> None:
-        """Wait until the broker has processed all that was sent; Unreachable if it does not say so."""
+        """Wait until the broker has processed all that was sent; Unreachable after `timeout`."""
         pong: asyncio.Future[bool] = self._loop.create_future()
         self._ping(pong)
         try:
@@ -418,10 +427,8 @@ class GuardedClient(Client):
     async def close(self, timeout_s: float = 1.0) -> None:
         """Send what waits, then end; never takes longer than `timeout_s`."""
         if self._status == Client.CONNECTED:
-            try:
+            with contextlib.suppress(MeshError):  # it is over either way
                 await self.flush(timeout_s)
-            except MeshError:
-                pass  # it is over either way
         self._fail(Unreachable("broker_unreachable", "closed by us"))
         await asyncio.sleep(0)
 

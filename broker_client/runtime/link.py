@@ -8,6 +8,7 @@ is published while there is no connection is refused at once, never kept for lat
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import random
 import secrets
@@ -37,7 +38,7 @@ from schemas.faults import MeshError, Misused, Refused, Unreachable
 
 __all__ = ["Endpoint", "Link", "LinkIdentity", "Msg", "NoResponders", "Subscription"]
 
-Callback = Callable[[Msg], None]
+Callback = Callable[[Msg], object]
 
 FIRST_WAIT_S: Final = 0.2
 # Short for a broker that is away: an agent should be back within seconds of its return. Long for
@@ -111,8 +112,8 @@ class Link:
         self._tokens = itertools.count(1)
         self._replies: dict[str, Callback] = {}
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
-        self._on_connected: list[Callable[[], None]] = []
-        self._on_disconnected: list[Callable[[MeshError], None]] = []
+        self._on_connected: list[Callable[[], object]] = []
+        self._on_disconnected: list[Callable[[MeshError], object]] = []
         self._failure_lines = TokenBucket(per_s=0.2, burst=5)
         self._keeper: asyncio.Task[None] | None = None
         self._loopback_heard = True
@@ -181,7 +182,7 @@ class Link:
                         "broker_unreachable", "no connection in time", effect="none"
                     )
                 # In short steps: a refusal is to be seen when it comes.
-                await asyncio.wait({waiter}, timeout=0.05 if left is None else min(left, 0.05))
+                await asyncio.wait({waiter}, timeout=None if left is None else min(left, 0.05))
         finally:
             waiter.cancel()
 
@@ -205,18 +206,27 @@ class Link:
         """Move to a new connection with a fresh identity, and drop the old one after that.
 
         Both are subscribed for a moment: nothing is lost, plain subscriptions may hear a message
-        twice. Raises the fault of the new connection, in which case the old one stays.
+        twice. Raises the fault of the new connection, in which case the old one stays; and
+        Unreachable if there is none to be renewed: the next one has the fresh identity anyway.
         """
-        endpoint = next((e for e in self._endpoints if e.url == self.connected_url), None)
-        client = await self._open(endpoint or self._endpoints[0])
-        await self._subscribe_all(client)
-        old, self._client = self._client, client
+        old = self._client
+        if old is None or not self._is_up:
+            raise self._down()
+        client = await self._open(old.endpoint or self._endpoints[0])
+        try:
+            await self._subscribe_all(client)
+        except BaseException:
+            client.abort("not renewed")
+            raise
+        if self._client is not old:
+            client.abort("the old connection was lost meanwhile")
+            return
+        self._client = client
         self._note_up(client)
-        if old is not None:
-            with contextlib.suppress(MeshError):
-                for sid in self._subscriptions:
-                    old.unsubscribe_nowait(sid)
-            await old.close(CLOSE_FLUSH_S)
+        with contextlib.suppress(MeshError):
+            for sid in self._subscriptions:
+                old.unsubscribe_nowait(sid)
+        await old.close(CLOSE_FLUSH_S)
 
     @property
     def is_connected(self) -> bool:
@@ -236,11 +246,11 @@ class Link:
         """What was published and not yet taken by the kernel."""
         return 0 if self._client is None else self._client.pending_bytes
 
-    def on_connected(self, listener: Callable[[], None]) -> None:
+    def on_connected(self, listener: Callable[[], object]) -> None:
         """Call `listener` after each connection, when all subscriptions are known to the broker."""
         self._on_connected.append(listener)
 
-    def on_disconnected(self, listener: Callable[[MeshError], None]) -> None:
+    def on_disconnected(self, listener: Callable[[MeshError], object]) -> None:
         self._on_disconnected.append(listener)
 
     # messages
@@ -474,9 +484,9 @@ class Link:
             if not answer.done():
                 lost = Unreachable("no_answer", f"the connection was lost: {reason.message}")
                 answer.set_exception(lost)
-        self._tell([lambda each=each: each(reason) for each in self._on_disconnected])
+        self._tell([functools.partial(each, reason) for each in self._on_disconnected])
 
-    def _tell(self, listeners: Sequence[Callable[[], None]]) -> None:
+    def _tell(self, listeners: Sequence[Callable[[], object]]) -> None:
         for listener in listeners:
             try:
                 listener()

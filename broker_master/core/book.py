@@ -93,6 +93,7 @@ class CommandBook:
     def __init__(self) -> None:
         self._commands: dict[str, Command] = {}
         self._per_group: dict[str, int] = {}
+        self._replayed: dict[str, dict[subjects.Fact, tuple[Fact, int]]] = {}
         self._order = 0
 
     def __len__(self) -> int:
@@ -132,19 +133,49 @@ class CommandBook:
         return command
 
     def replay(self, fact: subjects.Fact, body: Fact, sequence: int) -> Command | None:
-        """Fold one fact read back from the stream; None if its command is not in the book.
+        """Fold one fact read back from the stream; None while its command is not known.
 
-        Facts without their `accepted` belong to a command whose history was written and whose
-        older facts were purged.
+        Facts that were carried forward stand behind newer ones in the stream, so a command is
+        folded anew when one comes that belongs before another. Facts without their `accepted`
+        belong to a command whose history is written and whose older facts were purged. Call
+        `end_replay` after the last one.
         """
+        facts = self._replayed.setdefault(fact.command, {})
+        is_next = not facts or _place(fact) > max(map(_place, facts))
+        # A second copy is one that was carried forward: same words, newer place.
+        facts[fact] = (facts[fact][0] if fact in facts else body, sequence)
         command = self._commands.get(fact.command)
-        if command is None:
-            if not isinstance(body, Accepted):
-                return None
-            command = self.open(body)
-        fold(command, fact, body)
-        command.facts[subjects.fact(*fact)] = sequence
+        if command is not None and is_next:
+            fold(command, fact, body)
+            command.facts[subjects.fact(*fact)] = sequence
+            return command
+        return self._fold_anew(fact.command)
+
+    def _fold_anew(self, command_id: str) -> Command | None:
+        facts = self._replayed[command_id]
+        accepted = facts.get(subjects.Fact(command_id, 0, "accepted"))
+        if accepted is None or not isinstance(accepted[0], Accepted):
+            return None
+        self.forget(command_id)
+        command = self.open(accepted[0])
+        for fact in sorted(facts, key=_place):
+            body, sequence = facts[fact]
+            fold(command, fact, body)
+            command.facts[subjects.fact(*fact)] = sequence
         return command
+
+    def end_replay(self) -> None:
+        """Drop what only a replay needs."""
+        self._replayed.clear()
+
+
+_KINDS = {"accepted": 0, "cancel": 1, "assigned": 2, "started": 3, "outcome": 4, "late": 5}
+
+
+def _place(fact: subjects.Fact) -> tuple[int, int, int]:
+    """Where a fact belongs among those of its command; an end without an attempt comes last."""
+    kind = _KINDS.get(fact.kind, len(_KINDS))
+    return (int(fact.kind == "outcome" and fact.attempt == 0), fact.attempt, kind)
 
 
 def fold(command: Command, fact: subjects.Fact, body: Fact) -> None:

@@ -45,7 +45,10 @@ class Presence(msgspec.Struct, kw_only=True):
     heard_s: float = 0.0
     heard_at: float = 0.0
     beat_seq: int = 0
+    started_at: float = 0.0
     uptime_s: float = 0.0
+    rtt_s: float = 0.0
+    clock_skew_s: float = 0.0
     running: int = 0
     slots: int = 0
     spool_bytes: int = 0
@@ -114,6 +117,7 @@ class Roster:
         presence.uptime_s, presence.running = beat.uptime_s, beat.running
         presence.slots, presence.spool_bytes = beat.slots, beat.spool_bytes
         presence.draining, presence.full = beat.draining, beat.full
+        presence.rtt_s, presence.clock_skew_s = beat.rtt_s, beat.at - at if beat.at else 0.0
         if beat.goodbye:
             return [*changes, *self._on_goodbye(presence, at)]
         return [*changes, *self._on_lease_age(presence, beat.lease_age_s)]
@@ -126,6 +130,7 @@ class Roster:
             presence.older = [*presence.older, presence.incarnation][-_INCARNATIONS_KEPT:]
         presence.incarnation = incarnation
         presence.beat_seq = 0
+        presence.started_at = 0.0
         presence.reconciled = presence.greeted = False
         return [] if first else [Change(presence.agent, "incarnation")]
 
@@ -151,6 +156,7 @@ class Roster:
         presence.greeted, presence.reconciled = True, False
         presence.heard_s, presence.heard_at = now_s, at
         presence.details, presence.uptime_s = hello.details, hello.uptime_s
+        presence.started_at = hello.started_at
         presence.slots, presence.certificate_serial = hello.slots, hello.certificate_serial
         return changes
 

@@ -42,6 +42,24 @@ def agent_status(
     return _silent(presence, at, given_up_in_s)
 
 
+def shown_status(
+    entry: AgentEntry, presence: Presence | None, certificate: CertificateEntry | None, at: float
+) -> AgentStatus:
+    """What `agent_status` says, without its words: for whoever looks at all agents at once.
+
+    certificate: what `current_certificate` gives.
+    """
+    if not entry.connected or presence is None or presence.liveness is Liveness.NEVER:
+        return AgentStatus.AWAITING_SETUP
+    if entry.admin != Admin.ENABLED:
+        return AgentStatus.DISABLED
+    if certificate is not None and certificate.not_after <= at:
+        return AgentStatus.NO_RESPONSE
+    if presence.liveness is Liveness.LIVE and presence.reconciled and not presence.deaf:
+        return AgentStatus.ACTIVE
+    return AgentStatus.NO_RESPONSE
+
+
 def _awaiting(entry: AgentEntry, at: float) -> Verdict:
     if entry.admin == Admin.REVOKED:
         reason = "revoked"

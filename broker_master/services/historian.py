@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 from collections import deque
+from typing import NamedTuple
 
 import structlog
 
-from broker_client.runtime.batch import BatchWriter
+from broker_client.runtime.batch import BatchWriter, Entry
 from broker_master.core.book import Command
 from broker_master.core.records import history_record
 from broker_master.plane import Plane
+from broker_master.store.readmodel import Row
 from schemas import codec, subjects
 from schemas.faults import MeshError
 from schemas.messages.facts import CommandRecord, HistoryRecord
@@ -17,8 +19,17 @@ from schemas.messages.facts import CommandRecord, HistoryRecord
 log = structlog.get_logger()
 
 _BATCH = 400
+_BATCH_BYTES = 1024 * 1024
 _LINGER_S = 0.05
 _RETRY_S = 1.0
+
+
+class _Waiting(NamedTuple):
+    """since_s: when it came, by the clock. payload: the encoded record."""
+
+    since_s: float
+    history: HistoryRecord
+    payload: bytes
 
 
 class Historian:
@@ -33,22 +44,23 @@ class Historian:
     def __init__(self, plane: Plane, writer: BatchWriter) -> None:
         self._plane = plane
         self._writer = writer
-        self._queue: deque[tuple[float, HistoryRecord]] = deque()
+        self._queue: deque[_Waiting] = deque()
         self._wake = asyncio.Event()
 
     def add(self, command: Command, record: CommandRecord) -> None:
         """Hand over an ended command. The queue is bounded by the limit of open commands."""
-        self._queue.append((self._plane.clock.elapsed(), history_record(command, record)))
+        self.amend(history_record(command, record))
         if len(self._queue) >= _BATCH:
             self._wake.set()
 
     def amend(self, history: HistoryRecord) -> None:
         """Write a record again that a late result has changed; the newest of an id counts."""
-        self._queue.append((self._plane.clock.elapsed(), history))
+        now_s = self._plane.clock.elapsed()
+        self._queue.append(_Waiting(now_s, history, codec.encode(history)))
 
     def lag_s(self) -> float:
         """How long the oldest ended command has been waiting for its record."""
-        return self._plane.clock.elapsed() - self._queue[0][0] if self._queue else 0.0
+        return self._plane.clock.elapsed() - self._queue[0].since_s if self._queue else 0.0
 
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()
@@ -60,23 +72,38 @@ class Historian:
                 await self._write_some()
 
     async def _write_some(self) -> None:
-        part = [self._queue[index] for index in range(min(_BATCH, len(self._queue)))]
+        part = self._next_part()
         try:
-            rows = await self._store([record for _, record in part])
+            rows = await self._store(part)
             await self._plane.readmodel.add(rows)
         except MeshError as error:
             # Kept at the head of the queue: nothing is forgotten, lag_s says how late it is.
             log.warning("history_delayed", commands=len(self._queue), error=str(error))
             await asyncio.sleep(_RETRY_S)
             return
-        for _ in part:
-            _, history = self._queue.popleft()
-            self._plane.book.forget(history.record.id)
+        for waiting in part:
+            self._queue.popleft()
+            self._plane.book.forget(waiting.history.record.id)
 
-    async def _store(self, records: list[HistoryRecord]) -> list[tuple[int, HistoryRecord]]:
-        stored = [
-            self._writer.append(subjects.history(record.record.group), codec.encode(record), None)
-            for record in records
+    def _next_part(self) -> list[_Waiting]:
+        """As many as fit into one batch: records with output in them are large."""
+        part: list[_Waiting] = []
+        size_bytes = 0
+        for waiting in self._queue:
+            size_bytes += len(waiting.payload)
+            if part and (len(part) == _BATCH or size_bytes > _BATCH_BYTES):
+                break
+            part.append(waiting)
+        return part
+
+    async def _store(self, part: list[_Waiting]) -> list[Row]:
+        sequences = await self._writer.append_many(
+            [
+                Entry(subjects.history(waiting.history.record.group), waiting.payload)
+                for waiting in part
+            ]
+        )
+        return [
+            Row(sequence, waiting.history, waiting.payload)
+            for sequence, waiting in zip(sequences, part, strict=True)
         ]
-        sequences = await asyncio.gather(*stored)
-        return sorted(zip(sequences, records, strict=True), key=lambda row: row[0])

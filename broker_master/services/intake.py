@@ -120,7 +120,7 @@ class Intake:
             client, digest, state = ended.client, ended.digest, ended.state
         if client != accepted.client or digest != accepted.digest:
             raise Refused("id_conflict", f"id {accepted.id} belongs to another command")
-        self._plane.count("duplicate", "master")
+        self._plane.count("duplicate", "master", "replayed" if command is None else "suppressed")
         return state
 
     def _check_room(self, group: str) -> None:
@@ -161,6 +161,7 @@ class Intake:
             self._on_refused(command, choice, error, answers)
             return
         sequences = stored.result()
+        self._plane.measures.on_submitted(command.accepted, self._plane.clock.now())
         command.facts[subjects.fact(command.id, 0, "accepted")] = sequences[0]
         if choice is not None:
             command.facts[subjects.fact(command.id, 1, "assigned")] = sequences[1]

@@ -8,6 +8,7 @@ import structlog
 
 from broker_master.core.book import Attempt, Command
 from broker_master.core.liveness import Change, Presence
+from broker_master.core.measures import missed_beats
 from broker_master.plane import Plane
 from broker_master.services.assign import Assigner
 from broker_master.services.cancel import Canceller
@@ -26,7 +27,7 @@ from schemas.messages.liveness import (
     Welcome,
 )
 from schemas.messages.registry import AgentEntry
-from schemas.states import Admin, State
+from schemas.states import Admin, Liveness, State
 
 log = structlog.get_logger()
 
@@ -61,9 +62,9 @@ class PresenceService:
             return
         beat = codec.decode(Beat, payload)
         plane = self._plane
-        self._apply(
-            plane.roster.on_beat(up.agent, beat, now_s=plane.clock.elapsed(), at=plane.clock.now())
-        )
+        now_s = plane.clock.elapsed()
+        self._measure(up, beat, now_s)
+        self._apply(plane.roster.on_beat(up.agent, beat, now_s=now_s, at=plane.clock.now()))
         presence = plane.roster.get(up.agent)
         if presence is None or presence.incarnation != beat.incarnation or beat.goodbye:
             return
@@ -75,6 +76,15 @@ class PresenceService:
             reconciled=presence.reconciled,
         )
         self._publish(up, "echo", codec.encode(echo))
+
+    def _measure(self, up: subjects.Up, beat: Beat, now_s: float) -> None:
+        """Before the roster takes the beat in: how long was the silence that it ends?"""
+        plane = self._plane
+        presence = plane.roster.get(up.agent)
+        missed = 0
+        if presence is not None and presence.liveness is Liveness.LIVE:
+            missed = missed_beats(now_s - presence.heard_s, plane.timers.beat_s)
+        plane.measures.on_beat(up.group, missed, beat.rtt_s)
 
     def on_hello(self, up: subjects.Up, payload: bytes) -> None:
         entry = self._entry(up)
@@ -193,7 +203,8 @@ class PresenceService:
                 event_kind=change.event,
                 reason=presence.reason,
             )
-            self._plane.count("presence", change.event)
+            plane = self._plane
+            plane.measures.on_change(change, presence, plane.timers, plane.clock.elapsed())
             self.sync_member(presence)
             if change.event in ("suspected", "goodbye"):
                 self._on_silent(presence)

@@ -12,6 +12,7 @@ from broker_master.core.records import command_record
 from broker_master.plane import Plane
 from broker_master.services.historian import Historian
 from broker_master.store.facts import HISTORY
+from broker_master.store.readmodel import Row
 from schemas import codec
 from schemas.faults import Refused
 from schemas.messages.facts import HistoryRecord
@@ -24,14 +25,15 @@ _ROWS = 1000
 
 async def rebuild_readmodel(plane: Plane, streams: Streams) -> int:
     """Read the history stream from the read model's position on. Returns how many were read."""
-    rows: list[tuple[int, HistoryRecord]] = []
+    rows: list[Row] = []
     read = 0
     async for message in streams.replay(HISTORY, plane.readmodel.position + 1):
         try:
-            rows.append((message.seq, codec.decode_trusted(HistoryRecord, message.data)))
+            history = codec.decode_trusted(HistoryRecord, message.data)
         except Refused as error:
             log.warning("history_unreadable", sequence=message.seq, error=str(error))
             continue
+        rows.append(Row(message.seq, history, message.data))
         if len(rows) >= _ROWS:
             await plane.readmodel.add(rows)
             read += len(rows)
@@ -50,6 +52,7 @@ async def replay_facts(plane: Plane, historian: Historian) -> None:
     book = plane.book
     async for fact, body, sequence in plane.facts.replay():
         book.replay(fact, body, sequence)
+    book.end_replay()
     ended = 0
     for command in book:
         if not command.is_terminal:

@@ -53,12 +53,14 @@ class Reports:
             self._on_rejected(command, attempt, reply)
             return
         if reply.answer == "duplicate":
-            self._plane.count("duplicate", "agent")
+            self._plane.count("duplicate", "agent", "suppressed")
         if attempt.state in (State.SENT, State.UNKNOWN):
             self._on_acknowledged(command, attempt)
 
     def _on_acknowledged(self, command: Command, attempt: Attempt) -> None:
         now = self._plane.clock.now()
+        if attempt.state is State.SENT and not attempt.accepted_at:
+            self._plane.measures.on_acknowledged(command, attempt, now)
         attempt.accepted_at = attempt.accepted_at or now
         attempt.hidden = None
         command.move(attempt, State.ACCEPTED, now)

@@ -96,7 +96,7 @@ class Settler:
         command.settling = False
         command.facts[subjects.fact(*fact)] = sequence
         fold(command, fact, outcome)
-        self._plane.count("ended", outcome.state)
+        self._plane.measures.on_outcome(command, outcome)
         if done is not None:
             done()
         if not command.is_terminal:

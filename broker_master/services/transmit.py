@@ -38,6 +38,7 @@ class Transmitter:
         if presence is None:
             return
         attempt.sent += 1
+        plane.measures.on_sent(command, attempt, plane.clock.now())
         self._due.append(
             (plane.clock.elapsed() + plane.timers.ack_s, command.id, attempt.number, attempt.sent)
         )

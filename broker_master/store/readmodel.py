@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -57,6 +57,14 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[str, ...] | None = None
     before: int | None = None
     limit: int = 50
+
+
+class Row(NamedTuple):
+    """A record as it stands in the history stream: its sequence, and also its bytes."""
+
+    seq: int
+    history: HistoryRecord
+    payload: bytes
 
 
 class ReadModel:
@@ -113,18 +121,18 @@ class ReadModel:
 
     # -- writing
 
-    async def add(self, rows: Sequence[tuple[int, HistoryRecord]]) -> None:
+    async def add(self, rows: Sequence[Row]) -> None:
         """Store records with their sequences, ascending; an id that was there is replaced."""
         await self._on(self._writer, lambda: self._add(rows))
-        self.position = max(self.position, rows[-1][0])
+        self.position = max(self.position, rows[-1].seq)
 
-    def _add(self, rows: Sequence[tuple[int, HistoryRecord]]) -> None:
-        values = [_row(sequence, record) for sequence, record in rows]
+    def _add(self, rows: Sequence[Row]) -> None:
+        values = [_values(row) for row in rows]
         with self._write:
             self._write.executemany(
                 "INSERT OR REPLACE INTO commands VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values
             )
-            self._write.execute("UPDATE position SET seq = max(seq, ?)", (rows[-1][0],))
+            self._write.execute("UPDATE position SET seq = max(seq, ?)", (rows[-1].seq,))
 
     async def trim(self, first_seq: int) -> None:
         """Drop what the history stream no longer holds."""
@@ -191,11 +199,11 @@ class ReadModel:
             raise Refused("disk_full", f"read model {self._path.name}: {error}") from error
 
 
-def _row(sequence: int, history: HistoryRecord) -> tuple[object, ...]:
-    record = history.record
+def _values(row: Row) -> tuple[object, ...]:
+    history, record = row.history, row.history.record
     agent = record.attempts[-1].agent if record.attempts else (record.agent or "")
     return (
-        sequence,
+        row.seq,
         record.id,
         record.group,
         agent,
@@ -203,7 +211,7 @@ def _row(sequence: int, history: HistoryRecord) -> tuple[object, ...]:
         record.client,
         history.submitted,
         history.digest,
-        codec.encode(history),
+        row.payload,
     )
 
 

@@ -25,13 +25,15 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Agent to master, each period and at once after a reconnect; dropped while disconnected.
 
     seq counts from 1 in each incarnation. lease_age_s is how long ago the newest echoed beat was
-    sent, so that the master learns when the agent cannot hear it. goodbye: the process is ending.
+    sent, so that the master learns when the agent cannot hear it. rtt_s: from the newest echoed
+    beat to its echo, 0 if it is not known. goodbye: the process is ending.
     """
 
     incarnation: Token
     seq: Count
     epoch: Count = 0
     lease_age_s: Duration = 0.0
+    rtt_s: Duration = 0.0
     uptime_s: Duration = 0.0
     running: Count = 0
     slots: Count = 0

@@ -12,16 +12,27 @@ import msgspec
 
 
 class Latencies(msgspec.Struct, frozen=True, kw_only=True):
-    """What one load came to. Latencies from the submission to the result."""
+    """What one load came to. Latencies from the submission to the result.
+
+    cpu_s: what the client itself spent; `spent_s` what the others did, by their names, where asked.
+    """
 
     count: int
     seconds: float
     p50_ms: float
     p99_ms: float
+    cpu_s: float
+    spent_s: dict[str, float] = {}
 
     @property
     def per_s(self) -> float:
         return self.count / self.seconds
+
+    @property
+    def cpu_us(self) -> dict[str, float]:
+        """Of each process, per command."""
+        spent = {"client": self.cpu_s, **self.spent_s}
+        return {name: seconds / self.count * 1e6 for name, seconds in spent.items()}
 
 
 async def run_load(
@@ -39,6 +50,7 @@ async def run_load(
             await run_one()
             took.append(time.perf_counter() - began)
 
+    spent = time.process_time()
     began = time.perf_counter()
     async with asyncio.TaskGroup() as group:
         for _ in range(in_flight):
@@ -50,6 +62,7 @@ async def run_load(
         seconds=seconds,
         p50_ms=took[len(took) // 2] * 1e3,
         p99_ms=took[int(len(took) * 0.99)] * 1e3,
+        cpu_s=time.process_time() - spent,
     )
 
 

@@ -49,7 +49,7 @@ async def process(mesh: MeshClient, group: str, count: int, in_flight: int) -> L
 
     async def run_one() -> None:
         record = await mesh.run([PROGRAM], group=group)
-        if record.state != "succeeded" or record.output is None:
+        if record.state != "succeeded":
             raise RuntimeError(f"command {record.id} ended as {record.state}: {record.reason}")
 
     return await run_load(run_one, count=count, in_flight=in_flight)

@@ -45,4 +45,17 @@ def _rows(measured: Pairs) -> list[Row]:
     p99 = [(ours.p99_ms, bare.p99_ms) for ours, bare in alone]
     rows.append(compared("no-op, one at a time, p50", p50, "ms", target="<= 2.0"))
     rows.append(compared("no-op, one at a time, p99", p99, "ms"))
+    rows += _processor_time(measured[1000])
     return rows
+
+
+def _processor_time(rounds: list[tuple[Latencies, Latencies]]) -> list[Row]:
+    """Where the difference goes: what each process spends on one command."""
+    return [
+        compared(
+            f"  {name}, CPU a command",
+            [(ours.cpu_us[name], bare.cpu_us[name]) for ours, bare in rounds],
+            "µs",
+        )
+        for name in ("client", "broker", "master", "agent")
+    ]

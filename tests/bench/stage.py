@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
+import psutil
 
 from tests.bench.load import Latencies
 from tests.bench.mesh_client import Copied
@@ -30,19 +31,22 @@ class Floor:
 
     directory: Path
     url: str
+    pids: dict[str, int]
     _loads: int = 0
 
     async def noop(self, count: int, in_flight: int) -> Latencies:
         self._loads += 1
         load = ("--count", str(count), "--in-flight", str(in_flight))
         options = ("client", "--url", self.url, "--prefix", f"c{self._loads}", *load)
-        return await run_to_end(python("tests.bench.floor", *options), self.directory, Latencies)
+        argv = python("tests.bench.floor", *options)
+        return await _accounted(argv, self.directory, self.pids)
 
 
 @contextlib.asynccontextmanager
 async def floor_processes(directory: Path) -> AsyncIterator[Floor]:
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(plain_server(directory))
+        pids = {"broker": server.pid}
         for role in ("master", "agent"):
             options = (role, "--url", server.url, "--directory", str(directory))
             child = Child(
@@ -50,7 +54,8 @@ async def floor_processes(directory: Path) -> AsyncIterator[Floor]:
             )
             stack.callback(child.kill)
             await child.start()
-        yield Floor(directory, server.url)
+            pids[role] = child.pid
+        yield Floor(directory, server.url, pids)
 
 
 @dataclass
@@ -60,17 +65,22 @@ class Mesh:
     processes: MeshProcesses
     agent: Child
 
+    @property
+    def pids(self) -> dict[str, int]:
+        master = self.processes.master.pid
+        return {"broker": self.processes.broker_pid, "master": master, "agent": self.agent.pid}
+
     async def noop(self, count: int, in_flight: int) -> Latencies:
-        return await self.load(self.client("noop", count=count, in_flight=in_flight), Latencies)
+        argv = self.client("noop", count=count, in_flight=in_flight)
+        return await _accounted(argv, self.processes.logs, self.pids)
 
     async def process(self, count: int, in_flight: int) -> Latencies:
-        return await self.load(self.client("process", count=count, in_flight=in_flight), Latencies)
+        argv = self.client("process", count=count, in_flight=in_flight)
+        return await _accounted(argv, self.processes.logs, self.pids)
 
     async def copy(self, source: Path) -> Copied:
-        return await self.load([*self.client("copy"), "--source", str(source)], Copied)
-
-    async def load(self, argv: list[str], kind: type[R]) -> R:
-        return await run_to_end(argv, self.processes.logs, kind)
+        argv = [*self.client("copy"), "--source", str(source)]
+        return await run_to_end(argv, self.processes.logs, Copied)
 
     def client(self, kind: str, *, count: int = 1, in_flight: int = 1) -> list[str]:
         context = str(self.processes.admin_context)
@@ -106,6 +116,19 @@ async def run_to_end(argv: list[str], logs: Path, kind: type[R]) -> R:
         return await result_of(child, kind)
     finally:
         child.kill()
+
+
+async def _accounted(argv: list[str], logs: Path, pids: dict[str, int]) -> Latencies:
+    """With what the other processes spent meanwhile."""
+    before = {name: _spent_s(pid) for name, pid in pids.items()}
+    result = await run_to_end(argv, logs, Latencies)
+    spent = {name: _spent_s(pid) - before[name] for name, pid in pids.items()}
+    return msgspec.structs.replace(result, spent_s=spent)
+
+
+def _spent_s(pid: int) -> float:
+    times = psutil.Process(pid).cpu_times()
+    return float(times.user + times.system)
 
 
 async def result_of(child: Child, kind: type[R]) -> R:

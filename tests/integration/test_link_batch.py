@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker_client.runtime.batch import BatchWriter, Entry, SequenceConflict
+from broker_client.runtime.batch import BatchWriter, Entry, SequenceConflict, WriterLimits
 from broker_client.runtime.link import Link
 from broker_client.runtime.streams import Stored, StreamConfig, Streams
 from schemas.faults import MeshError, Misused, Refused, Unreachable
@@ -39,13 +39,23 @@ async def running(writer: BatchWriter) -> AsyncIterator[BatchWriter]:
 async def facts_writer(
     tmp_path: Path,
     config: StreamConfig = FACTS,
-    **options: Any,  # noqa: ANN401  whatever BatchWriter takes
+    **options: Any,  # noqa: ANN401  whatever WriterLimits takes
 ) -> AsyncIterator[tuple[NatsServer, Streams, BatchWriter]]:
     async with plain_server(tmp_path) as server, connected(server.url) as link:
         streams = Streams(link, timeout_s=2)
         await streams.ensure_stream(config)
-        async with running(BatchWriter(streams, "FACTS", **options)) as writer:
+        async with running(BatchWriter(streams, "FACTS", limits=WriterLimits(**options))) as writer:
             yield server, streams, writer
+
+
+@asynccontextmanager
+async def proxied(tmp_path: Path) -> AsyncIterator[tuple[Proxy, Link]]:
+    async with (
+        plain_server(tmp_path) as server,
+        Proxy(server.port) as proxy,
+        connected(f"nats://127.0.0.1:{proxy.port}") as link,
+    ):
+        yield proxy, link
 
 
 async def stored(streams: Streams) -> list[Stored]:
@@ -161,12 +171,12 @@ async def test_full_queue_refuses_at_once_and_nothing_happens(tmp_path: Path) ->
     async with facts_writer(tmp_path, queue_messages=10, queue_bytes=100_000) as (_, _, writer):
         futures = [writer.append(f"fact.{n}", b"x", 0) for n in range(10)]
         with pytest.raises(Refused) as caught:
-            writer.append("fact.more", b"x", 0)
+            _ = writer.append("fact.more", b"x", 0)
         assert caught.value.code == "queue_full"
         await asyncio.gather(*futures)
         futures = [writer.append("fact.big1", bytes(90_000), 0)]
         with pytest.raises(Refused):
-            writer.append("fact.big2", bytes(90_000), 0)
+            _ = writer.append("fact.big2", bytes(90_000), 0)
         await asyncio.gather(*futures)
 
 
@@ -184,7 +194,7 @@ async def test_mistakes_of_the_caller_are_refused_before_anything_is_queued(
             with pytest.raises(Misused):
                 call()
         with pytest.raises(Refused) as caught:
-            writer.append("fact.1", bytes(2_000_000))
+            _ = writer.append("fact.1", bytes(2_000_000))
         assert caught.value.code == "too_large"
         assert writer.queued == 0
 
@@ -210,7 +220,7 @@ async def test_stopped_writer_leaves_nobody_waiting(tmp_path: Path) -> None:
         await queued
     assert waiting.value.effect == "none"
     with pytest.raises(Unreachable):
-        writer.append("fact.3", b"x", 0)
+        _ = writer.append("fact.3", b"x", 0)
 
 
 # unknown outcomes
@@ -224,7 +234,9 @@ async def append_through(
     for begin in range(0, count, 20):
         disturb(begin)
         names = [f"fact.{n}" for n in range(begin, begin + 20)]
-        seqs = await asyncio.gather(*(writer.append(name, name.encode(), expected) for name in names))
+        seqs = await asyncio.gather(
+            *(writer.append(name, name.encode(), expected) for name in names)
+        )
         answers.update(zip(names, seqs, strict=True))
     return answers
 
@@ -240,60 +252,59 @@ async def test_lost_answers_lead_neither_to_loss_nor_to_doubles(
     tmp_path: Path, *, singles: int, expected: int | None
 ) -> None:
     """The writes reach the broker and are stored, but the connection breaks before its answer."""
-    async with plain_server(tmp_path) as server, Proxy(server.port) as proxy:
-        async with connected(f"nats://127.0.0.1:{proxy.port}") as link:
-            streams = Streams(link, timeout_s=2)
-            await streams.ensure_stream(FACTS)
-            writer = BatchWriter(streams, "FACTS", singles=singles, answer_s=1)
-            async with running(writer):
-                loop = asyncio.get_running_loop()
+    async with proxied(tmp_path) as (proxy, link):
+        streams = Streams(link, timeout_s=2)
+        await streams.ensure_stream(FACTS)
+        limits = WriterLimits(singles=singles, answer_s=1)
+        writer = BatchWriter(streams, "FACTS", limits=limits)
+        async with running(writer):
+            loop = asyncio.get_running_loop()
 
-                def lose_answers(begin: int) -> None:
-                    if begin % 40 == 20:
-                        proxy.freeze("down", present_only=True)
-                        loop.call_later(0.15, proxy.reset)
+            def lose_answers(begin: int) -> None:
+                if begin % 40 == 20:
+                    proxy.freeze("down", present_only=True)
+                    loop.call_later(0.15, proxy.reset)
 
-                answers = await append_through(writer, 160, lose_answers, expected=expected)
-                check_each_once(answers, await stored(streams))
-                assert writer.retries >= 4
-                assert writer.stalled_since is None
+            answers = await append_through(writer, 160, lose_answers, expected=expected)
+            check_each_once(answers, await stored(streams))
+            assert writer.retries >= 4
+            assert writer.stalled_since is None
 
 
 @pytest.mark.parametrize("singles", [0, 20], ids=["batches", "singles"])
 async def test_writes_that_never_arrived_are_written_again(tmp_path: Path, singles: int) -> None:
-    async with plain_server(tmp_path) as server, Proxy(server.port) as proxy:
-        async with connected(f"nats://127.0.0.1:{proxy.port}") as link:
-            streams = Streams(link, timeout_s=2)
-            await streams.ensure_stream(FACTS)
-            async with running(BatchWriter(streams, "FACTS", singles=singles)) as writer:
-                loop = asyncio.get_running_loop()
+    async with proxied(tmp_path) as (proxy, link):
+        streams = Streams(link, timeout_s=2)
+        await streams.ensure_stream(FACTS)
+        writer = BatchWriter(streams, "FACTS", limits=WriterLimits(singles=singles))
+        async with running(writer):
+            loop = asyncio.get_running_loop()
 
-                def lose_writes(begin: int) -> None:
-                    if begin % 40 == 20:
-                        proxy.freeze("up", present_only=True)
-                        loop.call_later(0.1, proxy.reset)
+            def lose_writes(begin: int) -> None:
+                if begin % 40 == 20:
+                    proxy.freeze("up", present_only=True)
+                    loop.call_later(0.1, proxy.reset)
 
-                answers = await append_through(writer, 80, lose_writes, expected=None)
-                check_each_once(answers, await stored(streams))
+            answers = await append_through(writer, 80, lose_writes, expected=None)
+            check_each_once(answers, await stored(streams))
 
 
 async def test_batch_cut_at_any_byte_is_stored_once(tmp_path: Path) -> None:
-    async with plain_server(tmp_path) as server, Proxy(server.port) as proxy:
-        async with connected(f"nats://127.0.0.1:{proxy.port}") as link:
-            streams = Streams(link, timeout_s=2)
-            await streams.ensure_stream(FACTS)
-            link.on_disconnected(lambda _: proxy.cut_after.update(up=None))
-            async with running(BatchWriter(streams, "FACTS")) as writer:
-                answers: dict[str, int] = {}
-                for turn, size in enumerate((500, 3000, 5000)):
-                    proxy.reset()
-                    await eventually(lambda: link.is_connected)
-                    proxy.cut_after["up"] = size
-                    proxy.reset()
-                    names = [f"fact.{turn}.{n}" for n in range(60)]
-                    seqs = await asyncio.gather(*(writer.append(n, bytes(50), 0) for n in names))
-                    answers.update(zip(names, seqs, strict=True))
-                check_each_once(answers, await stored(streams))
+    async with proxied(tmp_path) as (proxy, link):
+        streams = Streams(link, timeout_s=2)
+        await streams.ensure_stream(FACTS)
+        link.on_disconnected(lambda _: proxy.cut_after.update({"up": None}))
+        async with running(BatchWriter(streams, "FACTS")) as writer:
+            answers: dict[str, int] = {}
+            for turn, size in enumerate((500, 3000, 5000)):
+                proxy.reset()
+                await eventually(lambda: link.is_connected)
+                proxy.cut_after["up"] = size
+                proxy.reset()
+                names = [f"fact.{turn}.{n}" for n in range(60)]
+                seqs = await asyncio.gather(*(writer.append(n, bytes(50), 0) for n in names))
+                answers.update(zip(names, seqs, strict=True))
+            check_each_once(answers, await stored(streams))
 
 
 async def test_writer_lives_through_crashes_of_the_broker(tmp_path: Path) -> None:
@@ -311,7 +322,7 @@ async def test_writer_lives_through_crashes_of_the_broker(tmp_path: Path) -> Non
 
         clients = [asyncio.create_task(client(name)) for name in range(50)]
         for crash_at in (300, 700, 1100):
-            await eventually(lambda: len(answers) >= crash_at, within_s=20)
+            await eventually(lambda at=crash_at: len(answers) >= at, within_s=20)  # type: ignore[misc]
             server.kill()
             await server.start()
         await asyncio.wait_for(asyncio.gather(*clients), 60)

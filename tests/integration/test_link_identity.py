@@ -16,9 +16,7 @@ pytestmark = pytest.mark.integration
 
 
 def identity_of(credentials: TestCredentials) -> LinkIdentity:
-    return LinkIdentity(
-        tls=credentials.context, jwt=credentials.jwt, seed=credentials.seed
-    )
+    return LinkIdentity(tls=credentials.context, jwt=credentials.jwt, seed=credentials.seed)
 
 
 async def link_of(credentials: TestCredentials, wait_s: float = 5) -> Link:
@@ -92,8 +90,8 @@ async def test_rejected_credentials_are_told_at_once_and_not_after_the_wait(
         mine = ours.issue("agent", "web-1", "web")
         foreign = theirs.issue("agent", "web-1", "web")
         began_at = time.monotonic()
+        mixed = LinkIdentity(tls=mine.context, jwt=foreign.jwt, seed=foreign.seed)
         with pytest.raises(Refused) as caught:
-            mixed = LinkIdentity(tls=mine.context, jwt=foreign.jwt, seed=foreign.seed)
             await Link.connect([ours.url], lambda: mixed, "web-1", "_INBOX_web-1", wait_s=30)
         assert caught.value.code == "credentials_rejected"
         assert time.monotonic() - began_at < 5

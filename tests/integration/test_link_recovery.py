@@ -86,9 +86,7 @@ async def test_waits_between_attempts_are_spread_out_and_bounded(tmp_path: Path)
             at.append(loop.time())
             return LinkIdentity()
 
-        link = Link(
-            [dead.url], identity, "a", "_INBOX_a", chance=random.Random(number).random
-        )
+        link = Link([dead.url], identity, "a", "_INBOX_a", chance=random.Random(number).random)
         link.start()
         links.append(link)
     await eventually(lambda: all(len(at) >= 5 for at in tried), within_s=30)
@@ -116,9 +114,7 @@ async def test_half_open_link_is_left_within_five_seconds(
             await leave_black_hole(server.port, "nats", LinkIdentity(), unsent=unsent)
 
 
-async def leave_black_hole(
-    port: int, scheme: str, identity: LinkIdentity, *, unsent: bool
-) -> None:
+async def leave_black_hole(port: int, scheme: str, identity: LinkIdentity, *, unsent: bool) -> None:
     async with Proxy(port) as proxy:
         url = f"{scheme}://127.0.0.1:{proxy.port}"
         link = await Link.connect([url], lambda: identity, "master-1", "_INBOX_master-1")
@@ -126,14 +122,19 @@ async def leave_black_hole(
             proxy.freeze(present_only=True)
             if unsent:
                 with pytest.raises(Unreachable):
-                    for _ in range(200):  # more than socket buffers hold
-                        link.publish_nowait("bulk", os.urandom(200_000))
+                    publish_without_end(link)
             lost_s = await eventually(lambda: not link.is_connected, within_s=5)
             back_s = await eventually(lambda: link.is_connected, within_s=5 - lost_s)
             assert lost_s + back_s <= 5
             assert link.pending_bytes == 0
         finally:
             await link.close(1)
+
+
+def publish_without_end(link: Link) -> None:
+    """More than socket buffers hold."""
+    for _ in range(200):
+        link.publish_nowait("bulk", os.urandom(200_000))
 
 
 async def test_link_that_can_only_hear_is_left_as_well(tmp_path: Path) -> None:
@@ -228,9 +229,7 @@ async def test_close_is_bounded_whatever_the_network_does(tmp_path: Path, state:
     """The stock client's drain takes up to 30 s, and raises when there is no connection."""
     loop = asyncio.get_running_loop()
     async with plain_server(tmp_path) as server, Proxy(server.port) as proxy:
-        link = await Link.connect(
-            [f"nats://127.0.0.1:{proxy.port}"], LinkIdentity, "a", "_INBOX_a"
-        )
+        link = await Link.connect([f"nats://127.0.0.1:{proxy.port}"], LinkIdentity, "a", "_INBOX_a")
         link.subscribe("a", lambda _: None)
         if state == "partitioned":
             proxy.freeze()
@@ -272,51 +271,58 @@ async def test_two_links_of_one_process_hand_over_without_loss(tmp_path: Path) -
         old.subscribe("a", note)
         await old.flush()
         sent = 0
-        for turn in range(1000):
+
+        async def hand_over() -> Link:
+            new = await Link.connect([server.url], LinkIdentity, "a", "_INBOX_a")
+            new.subscribe("a", note)
+            await new.flush()
+            await old.close(1)
+            return new
+
+        handing_over = asyncio.ensure_future(hand_over())
+        while not handing_over.done():
             sender.publish_nowait("a", b"%d" % sent)
             sent += 1
-            await asyncio.sleep(0)
-            if turn == 400:
-                new = await Link.connect([server.url], LinkIdentity, "a", "_INBOX_a")
-                new.subscribe("a", note)
-                await new.flush()
-            if turn == 600:
-                await old.close(1)
-        await sender.flush()
-        await eventually(lambda: len(got) == sent)
-        await new.close(1)
+            await asyncio.sleep(0.0002)
+        sender.publish_nowait("a", b"%d" % sent)
+        await eventually(lambda: sent in got)
+        assert got == set(range(sent + 1))
+        await (await handing_over).close(1)
 
 
 async def test_renewed_link_loses_no_message_and_no_answer(tmp_path: Path) -> None:
     got: list[int] = []
     told: list[str] = []
     loop = asyncio.get_running_loop()
-    async with plain_server(tmp_path) as server, connected(server.url, name="b") as other:
-        async with connected(server.url) as link:
-            link.on_disconnected(lambda _: told.append("down"))
-            link.subscribe("a", lambda m: got.append(int(m.data)))
-            other.subscribe(
-                "late", lambda m: loop.call_later(0.3, other.publish_nowait, m.reply, b"answer")
-            )
-            await link.flush()
-            await other.flush()
-            asking = asyncio.ensure_future(link.request("late", b"", 5))
-            await asyncio.sleep(0)
-            renewing = asyncio.ensure_future(link.renew())
-            sent = 0
-            while not renewing.done():
-                other.publish_nowait("a", b"%d" % sent)
-                sent += 1
-                await asyncio.sleep(0.0005)
-            await renewing
+    async with (
+        plain_server(tmp_path) as server,
+        connected(server.url, name="b") as other,
+        connected(server.url) as link,
+    ):
+        link.on_disconnected(lambda _: told.append("down"))
+        link.subscribe("a", lambda m: got.append(int(m.data)))
+        other.subscribe(
+            "late", lambda m: loop.call_later(0.3, other.publish_nowait, m.reply, b"answer")
+        )
+        await link.flush()
+        await other.flush()
+        asking = asyncio.ensure_future(link.request("late", b"", 5))
+        await asyncio.sleep(0)
+        renewing = asyncio.ensure_future(link.renew())
+        sent = 0
+        while not renewing.done():
             other.publish_nowait("a", b"%d" % sent)
-            await other.flush()
-            await eventually(lambda: sent in got)
-            assert set(got) == set(range(sent + 1))
-            assert (await asking).data == b"answer"
-            assert told == []
-            assert link.reconnects == 0
-            assert link.is_connected
+            sent += 1
+            await asyncio.sleep(0.0005)
+        await renewing
+        other.publish_nowait("a", b"%d" % sent)
+        await other.flush()
+        await eventually(lambda: sent in got)
+        assert set(got) == set(range(sent + 1))
+        assert (await asking).data == b"answer"
+        assert told == []
+        assert link.reconnects == 0
+        assert link.is_connected
 
 
 async def test_failed_renewal_leaves_the_link_as_it_was(tmp_path: Path) -> None:

@@ -47,9 +47,13 @@ async def fill(link: Link, streams: Streams, count: int, *, subjects: int = 10) 
         for number in range(begin, min(begin + 500, count)):
             subject = f"fact.{number % subjects}.n"
             link.publish_nowait(subject, b"%d" % number, inbox)
-        await eventually(lambda end=min(begin + 500, count): len(answers) == end, within_s=20)
+        await _until_answered(answers, min(begin + 500, count))
     close()
     assert (await streams.info("FACTS")).last_seq == before + count
+
+
+async def _until_answered(answers: list[bytes], count: int) -> None:
+    await eventually(lambda: len(answers) == count, within_s=20)
 
 
 async def test_stream_is_made_once_and_a_lost_one_is_not_hidden(tmp_path: Path) -> None:
@@ -196,14 +200,14 @@ async def test_page_cut_in_the_middle_is_asked_for_again(tmp_path: Path) -> None
             await fill(filling, streams, 3000)
         async with connected(f"nats://127.0.0.1:{proxy.port}") as link:
             proxy.cut_after["down"] = 150_000  # less than a page
-            link.on_disconnected(lambda _: proxy.cut_after.update(down=None))
+            link.on_disconnected(lambda _: proxy.cut_after.update({"down": None}))
             seen = [m.seq async for m in Streams(link, timeout_s=2).replay("FACTS")]
             assert seen == list(range(1, 3001))
             assert link.reconnects == 1
 
 
 async def test_page_with_a_missing_message_is_no_page(tmp_path: Path) -> None:
-    """As after a reconnect in its middle: the rest of the answers would go to the new connection."""
+    """As after a reconnect in its middle: later answers would go to the new connection."""
     async with plain_server(tmp_path) as server, connected(server.url) as link:
 
         def answer(msg_reply: str) -> None:

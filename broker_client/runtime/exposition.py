@@ -1,0 +1,101 @@
+"""The text that Prometheus reads, and a small server for it on a port of its own.
+
+The format is version 0.0.4 of the text exposition format. Source: the Prometheus documentation,
+"Exposition formats".
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Final
+
+import structlog
+
+from schemas.faults import Refused
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+# A scraper asks in a few hundred bytes, at once; whoever is slower holds a socket for no longer.
+_REQUEST_S: Final = 5.0
+_SEND_S: Final = 10.0
+_REQUEST_BYTES: Final = 8 * 1024
+_LABEL_LEN: Final = 64
+
+log = structlog.get_logger(__name__)
+
+
+def header(name: str, kind: str, help_text: str) -> str:
+    return f"# HELP {name} {help_text}\n# TYPE {name} {kind}\n"
+
+
+def escape(text: str) -> str:
+    """A label's value. Text that a host says of itself is cut: a label is no place for prose."""
+    return text[:_LABEL_LEN].replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+
+
+def labels(values: Mapping[str, str]) -> str:
+    if not values:
+        return ""
+    return "{" + ",".join(f'{name}="{escape(value)}"' for name, value in values.items()) + "}"
+
+
+def number(value: float) -> str:
+    """Whole numbers without a fraction: shorter, and exact up to 2^53."""
+    if isinstance(value, int):
+        return str(value)
+    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+
+
+class ExpositionServer:
+    """`GET /metrics` at HOST:PORT and nothing else; one request per connection."""
+
+    name = "metrics"
+
+    def __init__(self, host: str, port: int, render: Callable[[], Awaitable[bytes]]) -> None:
+        self._host = host
+        self._port = port
+        self._render = render
+        self.url = ""
+
+    async def run(self, ready: asyncio.Event) -> None:
+        try:
+            server = await asyncio.start_server(
+                self._serve, self._host, self._port, limit=_REQUEST_BYTES
+            )
+        except OSError as error:
+            where = f"{self._host}:{self._port}"
+            raise Refused("settings_invalid", f"metrics at {where}: {error.strerror}") from error
+        async with server:
+            host, port = server.sockets[0].getsockname()[:2]
+            self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+            log.info("metrics_served", url=f"{self.url}/metrics")
+            ready.set()
+            await asyncio.Event().wait()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            # A scraper that goes away half-way is no fault of ours.
+            with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
+                async with asyncio.timeout(_REQUEST_S):
+                    status, body = await self._answer(reader)
+                writer.write(
+                    f"HTTP/1.1 {status}\r\nContent-Type: {CONTENT_TYPE}\r\n"
+                    f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+                )
+                writer.write(body)
+                async with asyncio.timeout(_SEND_S):
+                    await writer.drain()
+        finally:
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader) -> tuple[str, bytes]:
+        try:
+            request = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.LimitOverrunError:
+            return "431 Request Header Fields Too Large", b""
+        method, _, rest = request.partition(b" ")
+        path = rest.partition(b" ")[0].partition(b"?")[0]
+        if method != b"GET":
+            return "405 Method Not Allowed", b""
+        if path != b"/metrics":
+            return "404 Not Found", b"there is /metrics\n"
+        return "200 OK", await self._render()

@@ -1,0 +1,211 @@
+"""What is counted while work flows: plain numbers in fixed places, made into text by a scrape.
+
+Nothing here allocates per command, and no label is a name that a message chose: groups are those of
+the registry, actions, states and codes are closed sets.
+"""
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from broker_master.core.book import Attempt, Command
+from broker_master.core.liveness import Change, Presence
+from schemas.messages.facts import Accepted, Outcome
+from schemas.states import State
+from schemas.timers import Timers
+
+# Upper bounds in seconds. An acknowledgement is due after 5 s and given up after six of them.
+ACKNOWLEDGE: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+QUEUE: Final = (0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0)
+DURATION: Final = (0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0)
+ROUND_TRIP: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+WRITE: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+REQUEST: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+KILLS: Final[Mapping[str, str]] = {
+    State.KILLED_FENCED: "connection_lost",
+    State.TIMED_OUT: "timeout",
+    State.CANCELLED: "cancel",
+}
+RECOVERED: Final = 0
+UNRECOVERABLE: Final = 1
+# Why somebody was turned away, by what the services count it under.
+AUTH_REASONS: Final[Mapping[tuple[str, ...], str]] = {
+    ("refused", "forbidden"): "permission",
+    ("reply_forbidden",): "permission",
+    ("forged_report",): "name_mismatch",
+    ("forged_reply",): "name_mismatch",
+    ("unknown_agent",): "name_mismatch",
+    ("refused", "client_disabled"): "revoked",
+    ("handshake_refused", "agent_revoked"): "revoked",
+    ("enrolment", "token_expired"): "expired",
+    ("enrolment", "token_invalid"): "token",
+    ("enrolment", "token_used"): "token",
+    ("enrolment", "rate_limited"): "token",
+}
+
+
+class Histogram:
+    """Counts per bucket, not yet summed up; the last one is for what is above all bounds."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """A clock that was set back gives negative times: they count as none."""
+        seconds = value if value > 0 else 0.0
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.total += seconds
+
+
+class GroupMeasures:
+    """The counts of one group."""
+
+    __slots__ = (
+        "acknowledge",
+        "beats",
+        "beats_missed",
+        "changes",
+        "duration",
+        "finished",
+        "killed",
+        "queue",
+        "round_trip",
+        "sends",
+        "submitted",
+    )
+
+    def __init__(self) -> None:
+        self.submitted: dict[tuple[str, str], int] = {}
+        self.finished: dict[tuple[str, str], int] = {}
+        self.sends: dict[int, int] = {}
+        self.killed: dict[str, int] = {}
+        self.changes: dict[tuple[str, str], int] = {}
+        self.acknowledge = Histogram(ACKNOWLEDGE)
+        self.round_trip = Histogram(ROUND_TRIP)
+        self.queue: dict[str, Histogram] = {}
+        self.duration: dict[str, Histogram] = {}
+        self.beats = 0
+        self.beats_missed = 0
+
+
+class Loss(NamedTuple):
+    incarnation: str
+    since_s: float
+
+
+class Measures:
+    """All counts of a master since its start."""
+
+    def __init__(self) -> None:
+        self.groups: dict[str, GroupMeasures] = {}
+        self.losses: dict[str, list[int]] = {}
+        self.store_writes = {name: Histogram(WRITE) for name in ("accept", "history", "readmodel")}
+        self.requests: dict[tuple[str, str], Histogram] = {}
+        self.answers: dict[tuple[str, str, int], int] = {}
+        self._losing: dict[str, Loss] = {}
+
+    def group(self, name: str) -> GroupMeasures:
+        found = self.groups.get(name)
+        if found is None:
+            found = self.groups[name] = GroupMeasures()
+        return found
+
+    # -- commands
+
+    def on_submitted(self, accepted: Accepted, now: float) -> None:
+        """A new command is durable."""
+        submitted = self.group(accepted.group).submitted
+        key = (accepted.action, accepted.source)
+        submitted[key] = submitted.get(key, 0) + 1
+        self.store_writes["accept"].observe(now - accepted.submitted_at)
+
+    def on_sent(self, command: Command, attempt: Attempt, now: float) -> None:
+        """One transmission; the first one of all ends the time in the queue."""
+        accepted = command.accepted
+        group = self.group(accepted.group)
+        number = attempt.sent
+        group.sends[number] = group.sends.get(number, 0) + 1
+        if number == 1 and attempt.number == 1:
+            _of_action(group.queue, accepted.action, QUEUE).observe(now - accepted.submitted_at)
+
+    def on_acknowledged(self, command: Command, attempt: Attempt, now: float) -> None:
+        """For the first acknowledgement of an attempt that was waited for."""
+        self.group(command.accepted.group).acknowledge.observe(now - attempt.assigned_at)
+
+    def on_outcome(self, command: Command, outcome: Outcome) -> None:
+        """An attempt has ended for good, and with it perhaps its command."""
+        accepted = command.accepted
+        group = self.group(accepted.group)
+        if outcome.started_at:
+            ended_at = outcome.ended_at or outcome.at
+            duration = _of_action(group.duration, accepted.action, DURATION)
+            duration.observe(ended_at - outcome.started_at)
+            reason = KILLS.get(outcome.state)
+            if reason is not None:
+                group.killed[reason] = group.killed.get(reason, 0) + 1
+        if outcome.final:
+            key = (accepted.action, str(outcome.state))
+            group.finished[key] = group.finished.get(key, 0) + 1
+
+    # -- agents
+
+    def on_beat(self, group: str, missed: int, rtt_s: float) -> None:
+        measures = self.group(group)
+        measures.beats += 1
+        measures.beats_missed += missed
+        if rtt_s > 0:
+            measures.round_trip.observe(rtt_s)
+
+    def on_change(self, change: Change, presence: Presence, timers: Timers, now_s: float) -> None:
+        """Follow the losses of connections: each ends as recovered or as unrecoverable.
+
+        Unrecoverable is one after which the agent has ended its tasks, or is another process.
+        """
+        agent = presence.agent
+        if change.event == "suspected":
+            self._losing[agent] = Loss(presence.incarnation, now_s - timers.suspect_s)
+            self.losses.setdefault(agent, [0, 0])
+            self.group(presence.group).beats_missed += int(timers.suspect_s / timers.beat_s)
+        elif change.event in ("returned", "given_up"):
+            loss = self._losing.pop(agent, None)
+            if loss is None:
+                return
+            kept = (
+                change.event == "returned"
+                and presence.incarnation == loss.incarnation
+                and now_s - loss.since_s < timers.unrecoverable_s
+            )
+            self.losses[agent][RECOVERED if kept else UNRECOVERABLE] += 1
+
+    def forget_agent(self, agent: str) -> None:
+        """For an agent that was deleted: its series end, and a new one of its name begins at 0."""
+        self.losses.pop(agent, None)
+        self._losing.pop(agent, None)
+
+    # -- HTTP
+
+    def on_request(self, route: str, method: str, code: int, spent_s: float) -> None:
+        """route: the path as it was declared, never as it was asked for."""
+        key = (route, method, code)
+        self.answers[key] = self.answers.get(key, 0) + 1
+        histogram = self.requests.get((route, method))
+        if histogram is None:
+            histogram = self.requests[route, method] = Histogram(REQUEST)
+        histogram.observe(spent_s)
+
+
+def missed_beats(silence_s: float, beat_s: float) -> int:
+    """How many beats should have come in a pause between two; a beat may come a tenth late."""
+    return max(0, int(silence_s / beat_s - 0.5))
+
+
+def _of_action(table: dict[str, Histogram], action: str, bounds: tuple[float, ...]) -> Histogram:
+    found = table.get(action)
+    if found is None:
+        found = table[action] = Histogram(bounds)
+    return found

@@ -1,0 +1,170 @@
+"""The processes of the demonstration: each started, known ready, and gone at the end."""
+
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+READY_S: Final = 30.0
+# A whole command: a `mesh` that waits for its program, or a setup that waits for the master.
+COMMAND_S: Final = 45.0
+# A first TERM lets a running task finish, a second one ends it; after the last the kernel does.
+STOP_STEPS: Final = ((signal.SIGTERM, 3.0), (signal.SIGTERM, 12.0), (signal.SIGKILL, 5.0))
+LOG_TAIL_BYTES: Final = 4096
+SAID_CHARACTERS: Final = 300
+
+
+class DemoFailed(Exception):
+    """What went wrong, in one line, and where more of it is."""
+
+
+class Crew:
+    """Processes in sessions of their own, so that Ctrl-C at a terminal reaches only us."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.logs = folder / "logs"
+        self.context = folder / "mesh" / "contexts" / "admin.toml"
+        self._running: dict[str, subprocess.Popen[str]] = {}
+        self._environment = _clean(os.environ, self.context)
+
+    def start(self, name: str, program: Sequence[str]) -> None:
+        """Start a process that stays; `wait_ready` says when it can be used."""
+        self.logs.mkdir(exist_ok=True)
+        with self._log_of(name).open("ab") as log:
+            self._running[name] = subprocess.Popen(
+                _command(program),
+                cwd=self.folder,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,
+            )
+
+    def wait_ready(self, name: str) -> str:
+        """The line with which `name` says that it is ready, or DemoFailed."""
+        stdout = self._running[name].stdout
+        assert stdout is not None  # noqa: S101  asked for above
+        readable, _, _ = select.select([stdout], [], [], READY_S)
+        line = stdout.readline().strip() if readable else ""
+        if not line.startswith("ready "):
+            said = line or self._last_words(name) or f"not ready in {READY_S:g} s"
+            raise DemoFailed(f"{name} did not start: {said}\n  log: {self._log_of(name)}")
+        return line
+
+    def show(self, program: Sequence[str], *, expect: int = 0) -> None:
+        """Run a command whose output goes where ours goes, as it comes."""
+        sys.stdout.flush()
+        self._finish(program, self._begin(program), "", expect)
+
+    def take(self, program: Sequence[str], text: str = "") -> str:
+        """Run a command with `text` on its stdin; its stdout, stripped."""
+        process = self._begin(program, stdin=subprocess.PIPE, output=subprocess.PIPE)
+        return self._finish(program, process, text, 0).strip()
+
+    def ended(self) -> list[tuple[str, int]]:
+        """Those that have ended since we last asked, with their exit codes."""
+        gone = [(name, process.poll()) for name, process in self._running.items()]
+        ended = [(name, code) for name, code in gone if code is not None]
+        for name, _ in ended:
+            self._forget(name)
+        return ended
+
+    def stop(self) -> None:
+        """End the agents, then the master with its broker; returns when they are gone."""
+        self._end([name for name in self._running if name != "master"])
+        self._end([*self._running])
+
+    def _end(self, names: Sequence[str]) -> None:
+        left = list(names)
+        for number, patience_s in STOP_STEPS:
+            for name in left:
+                self._running[name].send_signal(number)
+            left = [name for name in left if not self._is_gone(name, patience_s)]
+
+    def _begin(
+        self, program: Sequence[str], *, stdin: int = subprocess.DEVNULL, output: int | None = None
+    ) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            _command(program),
+            cwd=self.folder,
+            env=self._environment,
+            stdin=stdin,
+            stdout=output,
+            stderr=output,
+            text=True,
+            start_new_session=True,
+        )
+
+    def _finish(
+        self, program: Sequence[str], process: subprocess.Popen[str], text: str, expect: int
+    ) -> str:
+        name = " ".join(program[:3])
+        try:
+            stdout, stderr = process.communicate(text or None, timeout=COMMAND_S)
+        except subprocess.TimeoutExpired as error:
+            raise DemoFailed(f"`{name}` took over {COMMAND_S:g} s\n  logs: {self.logs}") from error
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+        if process.returncode != expect:
+            said = f": {self._kept(stderr)}" if stderr else ""
+            raise DemoFailed(f"`{name}` ended with {process.returncode}{said}\n  logs: {self.logs}")
+        return stdout or ""
+
+    def _is_gone(self, name: str, patience_s: float) -> bool:
+        try:
+            self._running[name].wait(patience_s)
+        except subprocess.TimeoutExpired:
+            return False
+        self._forget(name)
+        return True
+
+    def _forget(self, name: str) -> None:
+        stdout = self._running.pop(name).stdout
+        if stdout is not None:
+            stdout.close()
+
+    def _log_of(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
+    def _kept(self, stderr: str) -> str:
+        """The end of what a command said, on one line; all of it goes to a log."""
+        with self._log_of("commands").open("a") as log:
+            log.write(stderr)
+        return " ".join(stderr.split())[-SAID_CHARACTERS:]
+
+    def _last_words(self, name: str) -> str:
+        text = self._log_of(name).read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
+        return (text.strip().splitlines() or [""])[-1]
+
+
+def _command(program: Sequence[str]) -> list[str]:
+    """Our console scripts are beside Python, whether or not that folder is on the PATH."""
+    script = Path(sys.executable).with_name(program[0])
+    if not script.is_file():
+        raise DemoFailed(f"{script} is missing: make it with `make .venv`")
+    return [str(script), *program[1:]]
+
+
+def _clean(environ: Mapping[str, str], context: Path) -> dict[str, str]:
+    """The environment without settings of another mesh."""
+    kept = {name: value for name, value in environ.items() if not name.startswith("MESH_")}
+    return {**kept, "MESH_CONTEXT": str(context)}
+
+
+def wait_for_signal(crew: Crew, every_s: float = 0.5) -> None:
+    """Stay until a signal interrupts; says when one of the processes has ended meanwhile."""
+    while True:
+        for name, code in crew.ended():
+            how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
+            print(f"{name} has ended ({how}); its log: {crew.logs / name}.log", flush=True)
+        time.sleep(every_s)

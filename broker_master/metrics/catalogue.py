@@ -1,0 +1,236 @@
+"""Every metric of a master: its name, kind, labels and meaning, once.
+
+The page `docs/metrics.md` is made from this table, and a scrape is checked against it.
+"""
+
+from typing import Final, Literal, NamedTuple
+
+from broker_client.runtime.exposition import header
+
+Kind = Literal["gauge", "counter", "histogram"]
+
+
+class Family(NamedTuple):
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    meaning: str
+
+    @property
+    def head(self) -> str:
+        return header(self.name, self.kind, self.meaning)
+
+
+_AGENT: Final = ("agent", "group")
+_GROUP: Final = ("group",)
+_STATUS: Final = "awaiting_setup, active, no_response, disabled"
+
+BUILD = Family(
+    "mesh_build_info", "gauge", ("version", "python", "role"), "1; what runs here, and as what"
+)
+AGENT_INFO = Family(
+    "mesh_agent_info",
+    "gauge",
+    (*_AGENT, "version", "os", "arch", "protocol"),
+    "1; what an agent says of itself, for joins",
+)
+AGENT_STATUS = Family(
+    "mesh_agent_status", "gauge", (*_AGENT, "status"), f"1 for the status it has, else 0: {_STATUS}"
+)
+AGENT_UPTIME = Family(
+    "mesh_agent_uptime_seconds", "gauge", _AGENT, "By the newest heartbeat; absent while silent"
+)
+AGENT_START = Family(
+    "mesh_agent_start_time_seconds", "gauge", _AGENT, "When its process started; a change: restart"
+)
+AGENT_HEARD = Family(
+    "mesh_agent_last_heartbeat_timestamp_seconds", "gauge", _AGENT, "When it was last heard"
+)
+AGENT_RTT = Family(
+    "mesh_agent_heartbeat_rtt_seconds",
+    "gauge",
+    _AGENT,
+    "From a heartbeat to its echo, as the agent measured it last; absent while silent",
+)
+AGENT_SKEW = Family(
+    "mesh_agent_clock_skew_seconds",
+    "gauge",
+    _AGENT,
+    "The agent's wall clock less the master's; absent while silent",
+)
+AGENT_ENDS = Family(
+    "mesh_agent_certificate_not_after_timestamp_seconds",
+    "gauge",
+    _AGENT,
+    "When the certificate in use ends",
+)
+AGENT_BEGINS = Family(
+    "mesh_agent_certificate_not_before_timestamp_seconds",
+    "gauge",
+    _AGENT,
+    "When the certificate in use was issued",
+)
+AGENT_RUNNING = Family(
+    "mesh_agent_tasks_running", "gauge", _AGENT, "Tasks at its newest heartbeat; absent if silent"
+)
+AGENT_SLOTS = Family("mesh_agent_task_slots", "gauge", _AGENT, "Tasks that it takes at once")
+AGENT_SPOOL = Family(
+    "mesh_agent_log_buffer_bytes",
+    "gauge",
+    _AGENT,
+    "Reports that wait at the agent; absent if silent",
+)
+AGENT_LOSSES = Family(
+    "mesh_agent_connection_losses_total",
+    "counter",
+    (*_AGENT, "outcome"),
+    "Silences that ended as recovered or unrecoverable; from the first one on",
+)
+STATUS_CHANGES = Family(
+    "mesh_agent_status_changes_total", "counter", ("group", "from", "to"), "Changes of status"
+)
+GROUP_ACTIVE = Family("mesh_group_active", "gauge", _GROUP, "1 while an agent of it is active")
+GROUP_AGENTS = Family("mesh_group_agents", "gauge", ("group", "status"), "Agents by status")
+BEATS = Family("mesh_heartbeats_received_total", "counter", _GROUP, "Heartbeats taken in")
+BEATS_MISSED = Family(
+    "mesh_heartbeats_missed_total",
+    "counter",
+    _GROUP,
+    "Heartbeats that were due and did not come, until their agent was called silent",
+)
+ROUND_TRIP = Family(
+    "mesh_heartbeat_rtt_seconds", "histogram", _GROUP, "From a heartbeat to its echo"
+)
+SUBMITTED = Family(
+    "mesh_commands_submitted_total",
+    "counter",
+    ("group", "action", "source"),
+    "Commands that were made durable",
+)
+FINISHED = Family(
+    "mesh_commands_finished_total",
+    "counter",
+    ("group", "action", "outcome"),
+    "Commands by the terminal state that they reached",
+)
+IN_FLIGHT = Family(
+    "mesh_commands_in_flight",
+    "gauge",
+    ("group", "phase"),
+    "Open commands: queued, sent, acknowledged, running, unknown, stopping",
+)
+OLDEST = Family(
+    "mesh_command_oldest_queued_timestamp_seconds",
+    "gauge",
+    _GROUP,
+    "When the oldest command that waits for an agent was submitted; absent if none waits",
+)
+SENDS = Family(
+    "mesh_command_sends_total",
+    "counter",
+    ("group", "attempt"),
+    "Transmissions of attempts; attempt: the how-manieth of one attempt",
+)
+ACKNOWLEDGE = Family(
+    "mesh_command_acknowledge_seconds",
+    "histogram",
+    _GROUP,
+    "From the choice of an agent to its acknowledgement",
+)
+QUEUE = Family(
+    "mesh_command_queue_seconds",
+    "histogram",
+    ("group", "action"),
+    "From submission to the first transmission",
+)
+DURATION = Family(
+    "mesh_command_duration_seconds", "histogram", ("group", "action"), "Run time of attempts"
+)
+DUPLICATES = Family(
+    "mesh_command_duplicates_total",
+    "counter",
+    ("side", "result"),
+    "Requests of a known id; suppressed: still open, replayed: its end was told again",
+)
+KILLED = Family(
+    "mesh_tasks_killed_total",
+    "counter",
+    ("group", "reason"),
+    "Tasks ended before their time: connection_lost, timeout, cancel",
+)
+BROKER_UP = Family("mesh_broker_up", "gauge", ("broker",), "1 while the broker is connected")
+BROKER_RECONNECTS = Family(
+    "mesh_broker_reconnects_total", "counter", ("broker",), "Connections after the first one"
+)
+BROKER_ERRORS = Family(
+    "mesh_broker_errors_total",
+    "counter",
+    ("broker", "kind"),
+    "permission: refused by the broker; malformed: skipped; publish: not sent; callback: a fault",
+)
+BROKER_RTT = Family(
+    "mesh_broker_rtt_seconds", "gauge", ("broker",), "Round trip to the broker; absent while down"
+)
+STREAM_MESSAGES = Family("mesh_stream_messages", "gauge", ("stream",), "Messages of a stream")
+STREAM_BYTES = Family("mesh_stream_bytes", "gauge", ("stream",), "Size of a stream")
+STREAM_LIMIT = Family(
+    "mesh_stream_limit_bytes", "gauge", ("stream",), "Its limit; absent if it has none"
+)
+STORE_WRITE = Family(
+    "mesh_store_write_seconds",
+    "histogram",
+    ("operation",),
+    "accept: submission until durable; history, readmodel: one batch of ended commands",
+)
+STORE_SIZE = Family("mesh_store_size_bytes", "gauge", ("table",), "Size on disk")
+STORE_ROWS = Family("mesh_store_rows", "gauge", ("table",), "Rows, counted twice a minute")
+HISTORY_LAG = Family(
+    "mesh_history_lag_seconds",
+    "gauge",
+    (),
+    "How long the oldest ended command waits for its record",
+)
+LOOP_LAG = Family(
+    "mesh_event_loop_lag_seconds",
+    "gauge",
+    (),
+    "Worst delay of a due callback since the last scrape",
+)
+AUTH_FAILURES = Family(
+    "mesh_auth_failures_total",
+    "counter",
+    ("reason",),
+    "Turned away by the master: permission, name_mismatch, revoked, expired, token",
+)
+ENROLMENTS = Family("mesh_enrolments_total", "counter", ("outcome",), "Requests to enrol")
+CA_ENDS = Family(
+    "mesh_ca_certificate_not_after_timestamp_seconds", "gauge", ("name",), "When an authority ends"
+)
+SERVER_ENDS = Family(
+    "mesh_server_certificate_not_after_timestamp_seconds",
+    "gauge",
+    ("name",),
+    "When a certificate of the broker or of the master ends",
+)
+HTTP_REQUESTS = Family(
+    "mesh_http_requests_total", "counter", ("route", "method", "code"), "HTTP requests answered"
+)
+HTTP_SECONDS = Family(
+    "mesh_http_request_seconds", "histogram", ("route", "method"), "Time to answer"
+)
+CONFIG_BEAT = Family("mesh_config_heartbeat_interval_seconds", "gauge", (), "timers.beat_s")
+CONFIG_LOST = Family("mesh_config_lost_after_seconds", "gauge", (), "timers.lost_s")
+CONFIG_WARNING = Family(
+    "mesh_config_certificate_warning_seconds", "gauge", (), "certificates.warning_days"
+)
+CONFIG_OPEN = Family(
+    "mesh_config_open_commands_limit", "gauge", (), "limits.open_commands_per_group"
+)
+
+FAMILIES: Final[dict[str, Family]] = {
+    value.name: value for value in list(globals().values()) if isinstance(value, Family)
+}
+# What is there only with `per_agent_metrics`.
+PER_AGENT: Final = tuple(
+    name for name in FAMILIES if name.startswith("mesh_agent_") and "agent" in FAMILIES[name].labels
+)

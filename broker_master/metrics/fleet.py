@@ -1,0 +1,205 @@
+"""The agents as a scrape sees them: one row each, kept between scrapes.
+
+A status is derived, so nobody announces its change: whoever looks compares with the row.
+"""
+
+from collections.abc import Iterator
+
+from broker_client.runtime.exposition import labels
+from broker_master.core.liveness import Presence
+from broker_master.core.status import current_certificate, shown_status
+from broker_master.metrics import catalogue as c
+from broker_master.plane import Plane
+from schemas.messages.liveness import PROTOCOL, Details
+from schemas.messages.registry import AgentEntry, CertificateEntry
+from schemas.states import AgentStatus, Liveness
+
+# A start that the agent's own clock names is believed if it is this near to what its uptime says.
+_CLOCK_TRUST_S = 60.0
+_STATUSES = tuple(AgentStatus)
+
+
+class Row:
+    """One agent with the texts of its labels, made once."""
+
+    __slots__ = (
+        "certificate",
+        "details",
+        "entry",
+        "group",
+        "incarnation",
+        "info",
+        "labels",
+        "name",
+        "presence",
+        "serial",
+        "started_at",
+        "status",
+        "status_labels",
+    )
+
+    def __init__(self, entry: AgentEntry) -> None:
+        self.name = entry.name
+        self.group = entry.group
+        self.labels = labels({"agent": entry.name, "group": entry.group})
+        inner = self.labels[:-1]
+        self.status_labels = [(each, f'{inner},status="{each}"}}') for each in _STATUSES]
+        self.entry: AgentEntry | None = None
+        self.presence: Presence | None = None
+        self.certificate: CertificateEntry | None = None
+        self.serial = ""
+        self.status: AgentStatus | None = None
+        self.incarnation = ""
+        self.started_at = 0.0
+        self.details: Details | None = None
+        self.info = ""
+
+    def update(self, entry: AgentEntry, presence: Presence | None, at: float) -> AgentStatus:
+        """Take in what is true now; returns the status."""
+        serial = presence.certificate_serial if presence is not None else ""
+        if entry is not self.entry or serial != self.serial:
+            self.entry, self.serial = entry, serial
+            self.certificate = current_certificate(entry, presence)
+        self.presence = presence
+        return shown_status(entry, presence, self.certificate, at)
+
+    @property
+    def is_heard(self) -> bool:
+        return self.presence is not None and self.presence.liveness is Liveness.LIVE
+
+    def start_time(self, presence: Presence) -> float:
+        """Settled once per process of the agent: computed anew it would jitter."""
+        if presence.incarnation == self.incarnation:
+            return self.started_at
+        counted = presence.heard_at - presence.uptime_s
+        said = presence.started_at
+        if said:  # its handshake has been heard
+            self.incarnation = presence.incarnation
+            self.started_at = said if abs(said - counted) < _CLOCK_TRUST_S else counted
+            return self.started_at
+        return counted
+
+    def info_labels(self, presence: Presence) -> str:
+        if presence.details is not self.details:
+            self.details = said = presence.details
+            self.info = labels(
+                {
+                    "agent": self.name,
+                    "group": self.group,
+                    "version": said.version,
+                    "os": said.os,
+                    "arch": said.arch,
+                    "protocol": str(PROTOCOL),
+                }
+            )
+        return self.info
+
+
+class Fleet:
+    """Look before reading `rows` and `counts`; they stand still until the next look."""
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+        self.rows: dict[str, Row] = {}
+        self.counts: dict[str, dict[AgentStatus, int]] = {}
+
+    def look(self) -> None:
+        """Bring every row up to date, count agents by status, and note changes of status."""
+        plane = self._plane
+        at, get = plane.clock.now(), plane.roster.get
+        counts = {name: dict.fromkeys(_STATUSES, 0) for name in plane.registry.groups}
+        rows = self.rows
+        for name, entry in plane.registry.agents.items():
+            row = rows.get(name)
+            if row is None or row.group != entry.group:
+                row = rows[name] = Row(entry)
+            status = row.update(entry, get(name), at)
+            if status is not row.status:
+                self._note_change(row, status)
+            counted = counts.get(row.group)
+            if counted is not None:
+                counted[status] += 1
+        self.counts = counts
+        if len(rows) > len(plane.registry.agents):
+            self._forget_deleted()
+
+    def _note_change(self, row: Row, status: AgentStatus) -> None:
+        if row.status is not None:
+            changes = self._plane.measures.group(row.group).changes
+            changes[row.status, status] = changes.get((row.status, status), 0) + 1
+        row.status = status
+
+    def _forget_deleted(self) -> None:
+        for name in self.rows.keys() - self._plane.registry.agents.keys():
+            del self.rows[name]
+            self._plane.measures.forget_agent(name)
+
+    def families(self) -> Iterator[str]:
+        """The text of all series that name an agent, a family at a time."""
+        rows = list(self.rows.values())
+        heard = [(row.labels, row.presence) for row in rows if row.presence and row.is_heard]
+        known = [(row, row.presence) for row in rows if row.presence and row.presence.incarnation]
+        yield _family(
+            c.AGENT_INFO,
+            [f"mesh_agent_info{row.info_labels(p)} 1\n" for row, p in known if p.details.version],
+        )
+        yield _family(
+            c.AGENT_STATUS,
+            [
+                f"mesh_agent_status{text} {1 if status is row.status else 0}\n"
+                for row in rows
+                for status, text in row.status_labels
+            ],
+        )
+        yield _family(
+            c.AGENT_UPTIME,
+            [f"mesh_agent_uptime_seconds{text} {p.uptime_s:.1f}\n" for text, p in heard],
+        )
+        name = c.AGENT_START.name
+        yield _family(
+            c.AGENT_START,
+            [f"{name}{row.labels} {row.start_time(p):.3f}\n" for row, p in known],
+        )
+        name = c.AGENT_HEARD.name
+        yield _family(c.AGENT_HEARD, [f"{name}{row.labels} {p.heard_at:.3f}\n" for row, p in known])
+        yield from self._loads(heard)
+        yield from self._certificates(rows)
+        yield from self._losses()
+
+    def _loads(self, heard: list[tuple[str, Presence]]) -> Iterator[str]:
+        name = c.AGENT_RTT.name
+        yield _family(
+            c.AGENT_RTT, [f"{name}{text} {p.rtt_s:.6f}\n" for text, p in heard if p.rtt_s]
+        )
+        name = c.AGENT_SKEW.name
+        yield _family(c.AGENT_SKEW, [f"{name}{text} {p.clock_skew_s:.3f}\n" for text, p in heard])
+        name = c.AGENT_RUNNING.name
+        yield _family(c.AGENT_RUNNING, [f"{name}{text} {p.running}\n" for text, p in heard])
+        name = c.AGENT_SLOTS.name
+        yield _family(c.AGENT_SLOTS, [f"{name}{text} {p.slots}\n" for text, p in heard])
+        name = c.AGENT_SPOOL.name
+        yield _family(c.AGENT_SPOOL, [f"{name}{text} {p.spool_bytes}\n" for text, p in heard])
+
+    def _certificates(self, rows: list[Row]) -> Iterator[str]:
+        held = [(row.labels, row.certificate) for row in rows if row.certificate is not None]
+        name = c.AGENT_ENDS.name
+        yield _family(c.AGENT_ENDS, [f"{name}{text} {each.not_after:.0f}\n" for text, each in held])
+        name = c.AGENT_BEGINS.name
+        yield _family(
+            c.AGENT_BEGINS,
+            [f"{name}{text} {each.issued_at:.0f}\n" for text, each in held if each.issued_at],
+        )
+
+    def _losses(self) -> Iterator[str]:
+        lines = []
+        for agent, (recovered, unrecoverable) in self._plane.measures.losses.items():
+            row = self.rows.get(agent)
+            if row is not None:
+                inner = f"{c.AGENT_LOSSES.name}{row.labels[:-1]}"
+                lines.append(f'{inner},outcome="recovered"}} {recovered}\n')
+                lines.append(f'{inner},outcome="unrecoverable"}} {unrecoverable}\n')
+        yield _family(c.AGENT_LOSSES, lines)
+
+
+def _family(family: c.Family, lines: list[str]) -> str:
+    return family.head + "".join(lines) if lines else ""

@@ -1,0 +1,107 @@
+"""Looks now and then at what a scrape must not wait for: the broker, its streams, the disk."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from broker_client.runtime.streams import Streams
+from broker_master.plane import Plane
+from broker_master.store.facts import EVENTS, HISTORY, LOGS, REGISTRY
+from schemas.faults import MeshError
+
+log = structlog.get_logger()
+
+PERIOD_S: Final = 5.0
+ROWS_PERIOD_S: Final = 30.0
+RTT_S: Final = 2.0
+# How often the loop is asked to be on time.
+PULSE_S: Final = 0.1
+READMODEL_FILE: Final = "readmodel.db"
+
+
+class StreamSize(msgspec.Struct, frozen=True):
+    messages: int
+    size_bytes: int
+
+
+@dataclass
+class Findings:
+    """What the last look has found. loop_lag_s: the worst since it was read; set it back then."""
+
+    streams: dict[str, StreamSize] = field(default_factory=dict)
+    broker_rtt_s: float | None = None
+    readmodel_bytes: int = 0
+    readmodel_rows: int | None = None
+    loop_lag_s: float = 0.0
+
+
+class Survey:
+    """Asks the broker each few seconds; what it cannot learn is absent until it can."""
+
+    name = "survey"
+
+    def __init__(self, plane: Plane, streams: Streams, folder: Path) -> None:
+        self._plane = plane
+        self._streams = streams
+        self._readmodel = folder / READMODEL_FILE
+        self._rows_due_s = 0.0
+        self.findings = Findings()
+
+    async def run(self, ready: asyncio.Event) -> None:
+        ready.set()
+        while True:
+            try:
+                await self.look()
+            except MeshError as error:
+                # Gaps in a curve, and nothing else, while the broker is away.
+                self.findings.streams, self.findings.broker_rtt_s = {}, None
+                log.debug("survey_delayed", error=str(error))
+            await asyncio.sleep(PERIOD_S)
+
+    async def look(self) -> None:
+        clock, findings = self._plane.clock, self.findings
+        began_s = clock.elapsed()
+        await self._plane.link.flush(RTT_S)
+        findings.broker_rtt_s = clock.elapsed() - began_s
+        found = {}
+        for name in (EVENTS, HISTORY, LOGS, f"KV_{REGISTRY}"):
+            info = await self._streams.info(name)
+            found[name] = StreamSize(info.messages, info.size_bytes)
+        findings.streams = found
+        findings.readmodel_bytes = await asyncio.to_thread(_size, self._readmodel)
+        if clock.elapsed() >= self._rows_due_s:
+            findings.readmodel_rows = await self._plane.readmodel.count()
+            self._rows_due_s = clock.elapsed() + ROWS_PERIOD_S
+
+
+class Pulse:
+    """Measures how late the loop calls what is due, and looks at the agents' statuses meanwhile."""
+
+    name = "pulse"
+
+    def __init__(self, findings: Findings, look: Callable[[], None]) -> None:
+        self._findings = findings
+        self._look = look
+
+    async def run(self, ready: asyncio.Event) -> None:
+        ready.set()
+        loop = asyncio.get_running_loop()
+        pulses = 0
+        while True:
+            due = loop.time() + PULSE_S
+            await asyncio.sleep(PULSE_S)
+            self._findings.loop_lag_s = max(self._findings.loop_lag_s, loop.time() - due)
+            pulses += 1
+            if pulses % 10 == 0:
+                self._look()
+
+
+def _size(database: Path) -> int:
+    """With its write-ahead log."""
+    files = (database, database.with_name(database.name + "-wal"))
+    return sum(file.stat().st_size for file in files if file.exists())

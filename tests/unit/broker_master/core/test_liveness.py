@@ -1,0 +1,304 @@
+"""Silence, incarnations and the handshake; times are readings of one clock that the test moves."""
+
+import pytest
+
+from broker_master.core.liveness import Change, Presence, Roster
+from schemas.messages.liveness import Beat, Details, Hello
+from schemas.states import Liveness
+from schemas.timers import Timers
+from tests.fake_clock import FakeClock
+
+TIMERS = Timers()
+
+
+class Watch:
+    """A roster with one agent, `web-1`, and the clock that judges it."""
+
+    def __init__(self, *, connected: bool = False) -> None:
+        self.clock = FakeClock()
+        self.roster = Roster(TIMERS, now_s=self.clock.elapsed())
+        self.seq = 0
+        self.add("web-1", connected=connected)
+
+    def add(self, agent: str, *, connected: bool = False) -> Presence:
+        at, now_s = self.clock.now(), self.clock.elapsed()
+        return self.roster.add("web", agent, connected=connected, at=at, now_s=now_s)
+
+    @property
+    def agent(self) -> Presence:
+        presence = self.roster.get("web-1")
+        assert presence is not None
+        return presence
+
+    def _times(self) -> dict[str, float]:
+        return {"now_s": self.clock.elapsed(), "at": self.clock.now()}
+
+    def beat(self, incarnation: str = "i1", *, seq: int = 0, **fields: object) -> list[str]:
+        self.seq = seq or self.seq + 1
+        beat = Beat(incarnation=incarnation, seq=self.seq, **{"slots": 4, **fields})  # type: ignore[arg-type]
+        return kinds(self.roster.on_beat("web-1", beat, **self._times()))
+
+    def hello(self, incarnation: str = "i1", **fields: object) -> list[str]:
+        hello = Hello(incarnation=incarnation, **{"slots": 4, **fields})  # type: ignore[arg-type]
+        return kinds(self.roster.on_hello("web-1", hello, **self._times()))
+
+    def done(self, incarnation: str = "i1") -> list[str]:
+        return kinds(self.roster.on_done("web-1", incarnation, **self._times()))
+
+    def handshake(self, incarnation: str = "i1") -> list[str]:
+        return [*self.hello(incarnation), *self.done(incarnation)]
+
+    def later(self, seconds: float) -> list[str]:
+        """Let time pass, then judge."""
+        self.clock.advance(seconds)
+        return self.tick()
+
+    def tick(self) -> list[str]:
+        return kinds(self.roster.tick(**self._times()))
+
+    def live_for(self, seconds: float, incarnation: str = "i1") -> None:
+        for _ in range(int(seconds / TIMERS.beat_s)):
+            self.clock.advance(TIMERS.beat_s)
+            self.beat(incarnation)
+            assert self.tick() == []
+
+
+def kinds(changes: list[Change]) -> list[str]:
+    assert all(change.agent == "web-1" for change in changes)
+    return [change.event for change in changes]
+
+
+def test_new_agent_was_never_heard_and_is_never_judged() -> None:
+    watch = Watch()
+    assert watch.later(10 * TIMERS.lost_s) == []
+    assert watch.agent.liveness is Liveness.NEVER
+
+
+def test_beats_alone_make_nobody_live() -> None:
+    watch = Watch()
+    watch.beat()
+    watch.beat()
+    assert watch.agent.liveness is Liveness.NEVER
+    assert not watch.agent.is_dispatchable
+
+
+def test_handshake_makes_an_agent_live_and_its_end_may_be_said_twice() -> None:
+    watch = Watch()
+    watch.beat()
+    assert watch.hello(details=Details(host="h1", pid=7)) == []
+    assert not watch.agent.is_dispatchable
+    assert watch.done() == ["returned"]
+    assert watch.done() == []
+    assert watch.agent.is_dispatchable
+    assert watch.agent.liveness is Liveness.LIVE
+    assert (watch.agent.details.host, watch.agent.slots) == ("h1", 4)
+
+
+def test_end_of_a_handshake_that_never_began_is_ignored() -> None:
+    watch = Watch()
+    watch.beat()
+    assert watch.done() == []
+    assert watch.done("i2") == []
+    assert watch.agent.liveness is Liveness.NEVER
+
+
+def test_silence_makes_suspect_then_lost_each_once() -> None:
+    watch = Watch()
+    watch.handshake()
+    watch.live_for(100)
+    assert watch.later(TIMERS.suspect_s - 0.1) == []
+    assert watch.later(0.1) == ["suspected"]
+    assert (watch.agent.liveness, watch.agent.reason) == (Liveness.SILENT, "no beat for 10 s")
+    assert watch.agent.since == watch.clock.now()
+    assert watch.later(TIMERS.lost_s - TIMERS.suspect_s - 0.1) == []
+    assert watch.later(0.1) == ["given_up"]
+    assert watch.agent.reason == "lost: no beat for 50 s"
+    assert watch.later(1000) == []
+
+
+def test_beat_before_the_deadline_keeps_an_agent_live() -> None:
+    watch = Watch()
+    watch.handshake()
+    watch.clock.advance(TIMERS.suspect_s - 0.001)
+    watch.beat()
+    assert watch.later(TIMERS.suspect_s - 0.001) == []
+
+
+def test_suspect_comes_back_only_by_a_handshake() -> None:
+    watch = Watch()
+    watch.handshake()
+    assert watch.later(TIMERS.suspect_s) == ["suspected"]
+    watch.beat()
+    assert watch.agent.liveness is Liveness.SILENT
+    assert not watch.agent.is_dispatchable
+    assert watch.handshake() == ["returned"]
+    assert watch.agent.liveness is Liveness.LIVE
+
+
+def test_beats_of_a_suspect_keep_it_from_being_given_up() -> None:
+    watch = Watch()
+    watch.handshake()
+    watch.live_for(100)
+    assert watch.later(TIMERS.suspect_s) == ["suspected"]
+    watch.live_for(2 * TIMERS.lost_s)
+    assert not watch.agent.given_up
+
+
+def test_given_up_agent_comes_back_and_may_be_given_up_again() -> None:
+    watch = Watch()
+    watch.handshake()
+    watch.later(TIMERS.adopt_s + TIMERS.lost_s)
+    assert watch.agent.given_up
+    assert watch.handshake() == ["returned"]
+    assert not watch.agent.given_up
+    assert watch.later(TIMERS.lost_s) == ["suspected", "given_up"]
+
+
+def test_nobody_is_given_up_before_the_master_has_waited_adopt_s() -> None:
+    watch = Watch(connected=True)
+    assert watch.agent.reason == "not heard since the master started"
+    assert watch.later(TIMERS.adopt_s - 0.1) == []
+    assert watch.roster.given_up_in_s(watch.agent, now_s=watch.clock.elapsed()) == pytest.approx(
+        0.1
+    )
+    assert watch.later(0.1) == ["given_up"]
+
+
+def test_agent_whose_silence_begins_late_has_its_own_deadline() -> None:
+    """adopt_s protects from judging early; it does not make the judgement come early."""
+    watch = Watch()
+    watch.handshake()
+    watch.live_for(40)
+    assert watch.later(TIMERS.suspect_s) == ["suspected"]
+    left_s = watch.roster.given_up_in_s(watch.agent, now_s=watch.clock.elapsed())
+    assert left_s == TIMERS.lost_s - TIMERS.suspect_s
+    assert watch.later(left_s - 0.1) == []
+    assert watch.later(0.1) == ["given_up"]
+
+
+def test_master_that_is_cut_off_judges_nobody() -> None:
+    watch = Watch()
+    watch.handshake()
+    watch.live_for(100)
+    watch.roster.on_cut_off()
+    assert watch.later(1000) == []
+    assert watch.agent.liveness is Liveness.LIVE
+    watch.roster.on_rejoined(now_s=watch.clock.elapsed())
+    assert watch.tick() == []
+    assert watch.later(TIMERS.suspect_s) == ["suspected"]
+    assert watch.later(TIMERS.adopt_s - TIMERS.suspect_s - 0.1) == []
+    assert watch.later(0.1) == ["given_up"]
+
+
+def test_silence_before_a_cut_is_forgiven() -> None:
+    watch = Watch()
+    watch.handshake()
+    watch.clock.advance(TIMERS.suspect_s - 0.1)
+    watch.roster.on_cut_off()
+    watch.roster.on_rejoined(now_s=watch.clock.elapsed())
+    assert watch.later(TIMERS.suspect_s - 0.1) == []
+
+
+def test_new_incarnation_needs_a_handshake_of_its_own() -> None:
+    watch = Watch()
+    watch.handshake("i1")
+    assert watch.beat("i2", seq=1) == ["incarnation"]
+    assert not watch.agent.is_dispatchable
+    assert watch.done("i1") == []
+    assert watch.handshake("i2") == ["returned"]
+    assert watch.agent.is_dispatchable
+
+
+def test_first_incarnation_is_no_change() -> None:
+    assert Watch().beat("i1") == []
+
+
+def test_stale_incarnation_is_ignored_whatever_it_says() -> None:
+    watch = Watch()
+    watch.handshake("i1")
+    watch.beat("i1", seq=50)
+    watch.handshake("i2")
+    watch.beat("i2", seq=1)
+    heard_s = watch.agent.heard_s
+    watch.clock.advance(3)
+    assert watch.beat("i1", seq=51, goodbye=True) == []
+    assert watch.hello("i1") == []
+    assert watch.done("i1") == []
+    assert (watch.agent.incarnation, watch.agent.beat_seq) == ("i2", 1)
+    assert (watch.agent.liveness, watch.agent.heard_s) == (Liveness.LIVE, heard_s)
+
+
+def test_older_and_repeated_beats_are_ignored() -> None:
+    watch = Watch()
+    watch.handshake()
+    watch.beat(seq=9, slots=4)
+    watch.clock.advance(1)
+    for seq in (8, 9):
+        watch.beat(seq=seq, slots=77)
+    assert (watch.agent.beat_seq, watch.agent.slots) == (9, 4)
+    assert watch.agent.heard_s == watch.clock.elapsed() - 1
+
+
+def test_goodbye_ends_it_at_once_and_is_told_as_shut_down() -> None:
+    watch = Watch()
+    watch.handshake()
+    assert watch.beat(goodbye=True) == ["goodbye"]
+    assert (watch.agent.liveness, watch.agent.reason) == (Liveness.SILENT, "shut down")
+    assert not watch.agent.is_dispatchable
+    assert watch.later(TIMERS.lost_s) == ["given_up"]
+    assert watch.agent.reason == "shut down"
+
+
+def test_agent_that_cannot_hear_the_master_gets_no_work_until_it_does() -> None:
+    watch = Watch()
+    watch.handshake()
+    assert watch.beat(lease_age_s=TIMERS.suspect_s) == []
+    assert watch.beat(lease_age_s=TIMERS.suspect_s + 0.1) == ["deaf"]
+    assert watch.beat(lease_age_s=TIMERS.suspect_s + 5) == []
+    assert (watch.agent.liveness, watch.agent.is_dispatchable) == (Liveness.LIVE, False)
+    assert watch.beat(lease_age_s=0.5) == ["hears"]
+    assert watch.agent.is_dispatchable
+
+
+@pytest.mark.parametrize("flag", ["draining", "full"])
+def test_agent_that_wants_nothing_new_gets_nothing(flag: str) -> None:
+    watch = Watch()
+    watch.handshake()
+    watch.beat(**{flag: True})
+    assert not watch.agent.is_dispatchable
+    watch.beat()
+    assert watch.agent.is_dispatchable
+
+
+def test_strangers_and_those_who_left_are_ignored() -> None:
+    watch = Watch()
+    watch.handshake()
+    watch.roster.remove("web-1")
+    watch.roster.remove("web-1")
+    assert watch.beat() == []
+    assert watch.handshake() == []
+    assert watch.later(1000) == []
+    assert list(watch.roster) == []
+
+
+def test_several_agents_are_judged_apart() -> None:
+    watch = Watch()
+    watch.handshake()
+    other = watch.add("web-2")
+    hello = Hello(incarnation="x", slots=1)
+    times = {"now_s": watch.clock.elapsed(), "at": watch.clock.now()}
+    watch.roster.on_hello("web-2", hello, **times)
+    watch.roster.on_done("web-2", "x", **times)
+    watch.clock.advance(TIMERS.suspect_s)
+    watch.beat()
+    changes = watch.roster.tick(now_s=watch.clock.elapsed(), at=watch.clock.now())
+    assert changes == [Change("web-2", "suspected")]
+    assert other.liveness is Liveness.SILENT
+
+
+def test_forgotten_handshakes_are_asked_for_again() -> None:
+    watch = Watch()
+    watch.handshake()
+    watch.roster.forget_handshakes()
+    assert not watch.agent.is_dispatchable
+    assert watch.handshake() == ["returned"]
