@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from broker_agent.core.lease import Lease
+from broker_agent.core.lease import Lease, Phase
 from broker_agent.core.tasks import TaskBook
 from broker_agent.executors.groups import kill_orphans
 from broker_agent.executors.process import ProcessExecutor
@@ -175,7 +175,12 @@ class Agent:
         self.link.on_connected(self._on_connected)
         self.link.on_disconnected(self._on_disconnected)
         self.watchdog.on_phase = lambda _: self.status.write()
-        runner.on_idle = self.watchdog.nudge
+        runner.on_idle = self._on_idle
+
+    def _on_idle(self) -> None:
+        """The last task has ended: what waits for that is the end of a fencing."""
+        if self.station.lease.phase is Phase.FENCING:
+            self.watchdog.nudge()
 
     def _identity(self) -> LinkIdentity:
         """Read anew for each connection, so that rotated files are picked up."""
@@ -252,11 +257,11 @@ class Agent:
             hurry.cancel()
         with suppress(TimeoutError):
             async with asyncio.timeout(0 if stop_now.is_set() else REPORT_S):
-                await self.reporter.wait_empty()
+                await self.runner.wait_settled()
         self.beats.send(goodbye=True)
         with suppress(MeshError):
             await self.link.flush(1.0)
-        log.info("stopped", unreported=len(self.reporter))
+        log.info("stopped", unreported=len(self.station.book))
         ended.set()
 
     async def _hurry(self, stop_now: asyncio.Event) -> None:

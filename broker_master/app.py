@@ -26,6 +26,10 @@ from broker_master.ca.marker import read_marker, refuse_foreign
 from broker_master.ca.mesh import Mesh, open_mesh, update_context_urls
 from broker_master.core.liveness import Roster
 from broker_master.embedded import ChildSettings, EmbeddedBroker
+from broker_master.metrics.endpoint import certificate_ends, own_endpoint
+from broker_master.metrics.scrape import Scraper
+from broker_master.metrics.survey import Pulse, Survey
+from broker_master.metrics.system import Surroundings
 from broker_master.plane import Plane
 from broker_master.services.addresses import Addresses
 from broker_master.services.assign import Assigner
@@ -258,6 +262,16 @@ class Control:
         await replay_facts(plane, historian)
         for command in resume(plane):
             canceller.carry_out(command)
+        survey = Survey(plane, streams, self._mesh.directory)
+        scraper = Scraper(
+            plane,
+            Surroundings(
+                findings=survey.findings,
+                history_lag_s=historian.lag_s,
+                authorities={"mesh": self._mesh.authority.not_after},
+                servers=certificate_ends(self._mesh),
+            ),
+        )
         return [
             events,
             history,
@@ -270,7 +284,10 @@ class Control:
             addresses,
             Enrolment(plane, issuer),
             NatsApi(plane, operations, intake),
-            HttpServer(plane, views, self._settings.http),
+            survey,
+            Pulse(survey.findings, scraper.look),
+            *own_endpoint(self._settings.metrics_http, scraper),
+            HttpServer(plane, scraper, self._settings.http),
         ]
 
 

@@ -5,7 +5,8 @@ decides, changes and returns. What must survive is in the event stream before an
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +58,13 @@ class Plane:
     def spawn(self, coro: Coroutine[Any, Any, None]) -> None:
         """Run a short task; Refused (`queue_full`) if too many are running already."""
         _ = self.tasks.spawn(coro)
+
+    @contextmanager
+    def timed_write(self, operation: str) -> Iterator[None]:
+        """Observe how long a write took, if it succeeded."""
+        began_s = self.clock.elapsed()
+        yield
+        self.measures.store_writes[operation].observe(self.clock.elapsed() - began_s)
 
     def count(self, *name: str) -> None:
         """Count an occurrence; the names are closed sets, so the table stays small."""

@@ -43,8 +43,11 @@ class RetentionSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CertificateSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Lifetimes. warning_days: how long before its end alerts speak of a certificate."""
+
     agent_days: Annotated[float, Meta(gt=0)] = 90.0
     client_days: Annotated[float, Meta(gt=0)] = 365.0
+    warning_days: Annotated[float, Meta(gt=0)] = 30.0
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +58,8 @@ class MasterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """nats_url: an own broker; empty starts the embedded one on nats_port (0: any free one).
 
     nats_host: where the embedded one listens; empty for everywhere if `init` was given hosts, and
-    for this machine alone otherwise.
+    for this machine alone otherwise. metrics_http: HOST:PORT for `/metrics` alone; empty leaves it
+    on `http`. per_agent_metrics: off leaves the totals of groups, for very large fleets.
     """
 
     state_dir: str = "mesh"
@@ -63,6 +67,8 @@ class MasterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     nats_port: Annotated[int, Meta(ge=0, le=65535)] = 4222
     nats_host: str = ""
     http: str = "127.0.0.1:8080"
+    metrics_http: str = ""
+    per_agent_metrics: bool = True
     timers: Timers = msgspec.field(default_factory=Timers)
     broker: BrokerSettings = msgspec.field(default_factory=BrokerSettings)
     limits: LimitSettings = msgspec.field(default_factory=LimitSettings)

@@ -8,6 +8,7 @@ one agent of GROUP; its output is shown as it comes, and its exit code is ours.
 
 import asyncio
 import base64
+import logging
 import re
 import ssl
 import sys
@@ -23,6 +24,8 @@ from nats.aio.client import Client
 
 async def connect(folder: Path) -> tuple[Client, str]:
     """A connection with the certificate, the user token and the inbox of this client."""
+    # asyncio remarks on every end of a TLS connection.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     context = tomllib.loads((folder / "context.toml").read_text())
     tls = ssl.create_default_context(cafile=folder / context["ca"])
     tls.load_cert_chain(folder / context["cert"], folder / context["key"])

@@ -29,6 +29,8 @@ class Entry:
         "accepted_at",
         "attempt",
         "command",
+        "has_folder",
+        "has_output",
         "holds_slot",
         "phase",
         "pid",
@@ -49,6 +51,8 @@ class Entry:
         self.phase = Phase.ACCEPTING
         self.state = State.ACCEPTED
         self.holds_slot = False
+        self.has_folder = False
+        self.has_output = False
         self.stop: State | None = None
         self.stop_reason = ""
 

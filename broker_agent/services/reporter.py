@@ -55,8 +55,6 @@ class Reporter:
         self._pending: dict[Key, _Pending] = {}
         self._fresh: list[Key] = []
         self._wake = asyncio.Event()
-        self._emptied = asyncio.Event()
-        self._emptied.set()
         self.pending_bytes = 0
         self.sent = 0
         self.resent = 0
@@ -79,7 +77,6 @@ class Reporter:
             self.pending_bytes -= len(old.raw)
         self._pending[key] = _Pending(seq, raw, is_end=is_end)
         self.pending_bytes += len(raw)
-        self._emptied.clear()
         if not self._fresh:
             asyncio.get_running_loop().call_soon(self._flush)
         self._fresh.append(key)
@@ -94,13 +91,7 @@ class Reporter:
             return False
         del self._pending[key]
         self.pending_bytes -= len(found.raw)
-        if not self._pending:
-            self._emptied.set()
         return found.is_end
-
-    def is_end_pending(self, key: Key) -> bool:
-        found = self._pending.get(key)
-        return found is not None and found.is_end
 
     def send_again(self, key: Key) -> None:
         """The master asks for it."""
@@ -115,9 +106,6 @@ class Reporter:
         for pending in self._pending.values():
             pending.sent_at = _NEVER
         self._wake.set()
-
-    async def wait_empty(self) -> None:
-        await self._emptied.wait()
 
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()

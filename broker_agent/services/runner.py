@@ -79,8 +79,8 @@ class Runner:
         self._seq = first_seq
         self._active: dict[Key, _Active] = {}
         self._starting: deque[tuple[str, _Active]] = deque()
-        self._with_output: set[Key] = set()
         self._idle = asyncio.Event()
+        self._settled = asyncio.Event()
         self.is_draining = False
         self.on_idle: Callable[[], None] = lambda: None
 
@@ -120,6 +120,7 @@ class Runner:
     def _start(self, action: str, active: _Active) -> None:
         entry = active.entry
         active.folder = self._folders.make(entry.command, entry.attempt)
+        entry.has_folder = True
         job = Job(entry.command, entry.attempt, active.args, active.folder)
         started_at = self._clock.now()
         active.task = self._executors[action].start(
@@ -170,22 +171,39 @@ class Runner:
         self.note_idle()
         ended_at = self._clock.now()
         sizes = active.folder.sizes() if active.folder is not None else (0, 0)
-        if active.shipment is None and sum(sizes) <= _inline_limit(active):
-            self._close(active, ending, ended_at)
+        shipment = active.shipment
+        is_untouched = shipment is None or (shipment.sent_bytes == 0 and not shipment.is_busy)
+        if is_untouched and sum(sizes) <= _inline_limit(active):
+            self._shipper.drop(entry.key)
+            self._close(active, ending, ended_at, sizes)
             return
         # On disk first: a restart from here on sends the output again and keeps the end.
-        report = self._end_report(active, ending, ended_at, with_output=False)
+        report = self._end_report(active, ending, ended_at, sizes)
         self._journal.ended(self._row(entry, report, codec.encode(report), shipped=False), _ignore)
-        self._shipper.finish(self._shipment(active), lambda: self._close(active, ending, ended_at))
+        self._ship_rest(active, ending, ended_at, sizes)
 
-    def _close(self, active: _Active, ending: Ending, ended_at: float) -> None:
+    def _ship_rest(
+        self, active: _Active, ending: Ending, ended_at: float, sizes: tuple[int, int]
+    ) -> None:
+        self._shipper.finish(
+            self._shipment(active), lambda: self._close(active, ending, ended_at, sizes)
+        )
+
+    def _close(
+        self, active: _Active, ending: Ending, ended_at: float, sizes: tuple[int, int]
+    ) -> None:
         """All output is where it belongs: record the end, then report it."""
-        entry = active.entry
-        report = self._end_report(active, ending, ended_at, with_output=True)
-        if active.folder is not None:
-            active.folder.close()
-            if report.stdout_bytes or report.stderr_bytes:
-                self._with_output.add(entry.key)
+        entry, folder = active.entry, active.folder
+        output = None
+        if folder is not None:
+            is_whole = active.shipment is None or not active.shipment.truncated
+            if is_whole and 0 < sum(sizes) <= _inline_limit(active):
+                output = Output(
+                    stdout=folder.read(0, sizes[0], 0), stderr=folder.read(1, sizes[1], 0)
+                )
+            folder.close()
+        entry.has_output = sizes != (0, 0)
+        report = self._end_report(active, ending, ended_at, sizes, output)
         self._active.pop(entry.key, None)
         self._end(entry, report)
 
@@ -205,14 +223,14 @@ class Runner:
         return end_row(entry.row, self._lease.incarnation, report, raw, shipped=shipped)
 
     def _end_report(
-        self, active: _Active, ending: Ending, ended_at: float, *, with_output: bool
+        self,
+        active: _Active,
+        ending: Ending,
+        ended_at: float,
+        sizes: tuple[int, int],
+        output: Output | None = None,
     ) -> AttemptReport:
-        entry, folder, shipment = active.entry, active.folder, active.shipment
-        sizes = folder.sizes() if folder is not None else (0, 0)
-        truncated = shipment.truncated if shipment is not None else False
-        output = None
-        if with_output and folder is not None and not truncated:
-            output = _inline_output(folder, sizes, _inline_limit(active))
+        entry, shipment = active.entry, active.shipment
         return AttemptReport(
             command=entry.command,
             attempt=entry.attempt,
@@ -228,7 +246,7 @@ class Runner:
             stdout_bytes=sizes[0],
             stderr_bytes=sizes[1],
             output=output,
-            truncated=truncated,
+            truncated=shipment is not None and shipment.truncated,
         )
 
     def note_idle(self) -> None:
@@ -293,7 +311,6 @@ class Runner:
         active = self._active.pop(entry.key, None)
         if active is not None and active.folder is not None:
             active.folder.close()
-            self._with_output.add(entry.key)
         self._forget([entry])
 
     def _forget(self, entries: list[Entry]) -> None:
@@ -302,14 +319,20 @@ class Runner:
         paths: list[tuple[str, bool]] = []
         for entry in entries:
             self._book.drop(entry)
-            if (entry.started_at and entry.pid) or entry.key in self._with_output:
-                path = self._folders.name(*entry.key)
-                paths.append((path, entry.key not in self._with_output))
-                self._with_output.discard(entry.key)
+            if entry.has_folder:
+                paths.append((self._folders.name(*entry.key), not entry.has_output))
         self._journal.release(
             [(entry.row, entry.command, entry.attempt, entry.state) for entry in entries],
             (lambda: self._retire(paths)) if paths else None,
         )
+        if not len(self._book):
+            self._settled.set()
+
+    async def wait_settled(self) -> None:
+        """Until every attempt is released: nothing is left that the master does not have."""
+        while len(self._book):
+            self._settled.clear()
+            await self._settled.wait()
 
     def _retire(self, paths: list[tuple[str, bool]]) -> None:
         """In the journal's thread, which alone touches the list of kept folders."""
@@ -326,8 +349,8 @@ class Runner:
         self._book.add(entry, holds_slot=False)
         report = None if row.report is None else codec.decode_trusted(AttemptReport, row.report)
         if report is not None and row.shipped:
-            if report.stdout_bytes or report.stderr_bytes:
-                self._with_output.add(entry.key)
+            entry.has_folder = True
+            entry.has_output = bool(report.stdout_bytes or report.stderr_bytes)
             self._reporter.add(report, row.report)
             return
         self._recover_output(entry, row, report)
@@ -345,21 +368,16 @@ class Runner:
         else:
             ending = Ending(State(report.state), report.exit_code, report.reason)
             ended_at = report.ended_at
+        entry.has_folder = active.folder is not None
         sizes = active.folder.sizes() if active.folder is not None else (0, 0)
         if sum(sizes) <= _inline_limit(active):
-            self._close(active, ending, ended_at)
-            return
-        self._shipper.finish(self._shipment(active), lambda: self._close(active, ending, ended_at))
+            self._close(active, ending, ended_at, sizes)
+        else:
+            self._ship_rest(active, ending, ended_at, sizes)
 
 
 def _inline_limit(active: _Active) -> int:
     return min(limits.INLINE_OUTPUT_BYTES, active.limit_bytes)
-
-
-def _inline_output(folder: TaskFolder, sizes: tuple[int, int], limit: int) -> Output | None:
-    if not 0 < sum(sizes) <= limit:
-        return None
-    return Output(stdout=folder.read(0, sizes[0], 0), stderr=folder.read(1, sizes[1], 0))
 
 
 def _ignore(outcome: Outcome) -> None:

@@ -190,8 +190,10 @@ class Link:
         """Unsubscribe, flush, end; takes no longer than `deadline_s`, whatever the network does."""
         self._is_closed = True
         if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait({self._keeper})
+            # More than once: `asyncio.wait_for` of 3.11, which nats-py connects with, may lose one.
+            while not self._keeper.done():
+                self._keeper.cancel()
+                await asyncio.wait({self._keeper}, timeout=0.1)
             self._keeper = None
         client, self._client = self._client, None
         self._set_down(Unreachable("broker_unreachable", "the link was closed"))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 
 import msgspec
 
@@ -21,6 +22,7 @@ from schemas.states import TERMINAL, State
 
 # Room for the envelope is left below the largest message.
 _PAGE_BYTES = 200 * 1024
+_POSITION = re.compile("[0-9]{1,18}")
 _OPEN_STATES = frozenset(str(state) for state in State) - {str(state) for state in TERMINAL}
 
 
@@ -96,7 +98,9 @@ class CommandOperations:
         if wanted.group is not None:
             check_group(caller, wanted.group)
         part, _, position = (wanted.cursor or "open:").partition(":")
-        if part not in ("open", "ended") or not (position.isdigit() or wanted.cursor is None):
+        if part not in ("open", "ended") or not (
+            wanted.cursor is None or _POSITION.fullmatch(position)
+        ):
             raise Refused("field_invalid", "cursor: not one of ours")
         rows: list[_Row] = []
         if part == "open":

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import uvicorn
 from litestar import Litestar, MediaType, Response, get
 
-from broker_master.api.metrics import render_metrics
+from broker_client.runtime.exposition import CONTENT_TYPE
+from broker_master.metrics.http import Metered
+from broker_master.metrics.scrape import Scraper
 from broker_master.plane import Plane
-from broker_master.services.views import Views
 from schemas.faults import Refused
 
 
@@ -19,9 +20,9 @@ class HttpServer:
 
     name = "http"
 
-    def __init__(self, plane: Plane, views: Views, address: str) -> None:
+    def __init__(self, plane: Plane, scraper: Scraper, address: str) -> None:
         self._plane = plane
-        self._views = views
+        self._scraper = scraper
         self._address = address
         self.url = ""
 
@@ -29,9 +30,8 @@ class HttpServer:
         listener = _listen(self._address)
         host, port = listener.getsockname()[:2]
         self.url = f"http://{host}:{port}"
-        server = _Server(
-            uvicorn.Config(self._app(), log_config=None, access_log=False, lifespan="off")
-        )
+        app = Metered(self._app(), self._plane.measures, self._plane.clock)
+        server = _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
         serving = asyncio.ensure_future(server.serve(sockets=[listener]))
         ready.set()
         try:
@@ -41,7 +41,7 @@ class HttpServer:
             await asyncio.wait({serving}, timeout=2.0)
 
     def _app(self) -> Litestar:
-        plane, views = self._plane, self._views
+        plane, scraper = self._plane, self._scraper
 
         @get("/healthz", media_type=MediaType.TEXT, sync_to_thread=False)
         def healthz() -> str:
@@ -53,13 +53,14 @@ class HttpServer:
             text = "ready\n" if up else "the broker is not connected\n"
             return Response(text, status_code=200 if up else 503, media_type=MediaType.TEXT)
 
-        @get("/metrics", sync_to_thread=False)
-        def metrics() -> Response[bytes]:
-            return Response(
-                render_metrics(plane, views), media_type="text/plain; version=0.0.4; charset=utf-8"
-            )
+        @get("/metrics")
+        async def metrics() -> Response[bytes]:
+            return Response(await scraper.page(), media_type=CONTENT_TYPE)
 
-        return Litestar([healthz, readyz, metrics], openapi_config=None, logging_config=None)
+        routes = [healthz, readyz]
+        # With a port of its own it is for whoever may reach that one.
+        routes += [] if plane.settings.metrics_http else [metrics]
+        return Litestar(routes, openapi_config=None, logging_config=None)
 
 
 class _Server(uvicorn.Server):

@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from broker_client.runtime.frames import Msg
+from broker_client.runtime.supervise import TaskSet
 from broker_master import VERSION
 from broker_master.api.operations import Operation, Operations, check_right
 from broker_master.plane import Plane
@@ -22,7 +23,11 @@ from schemas.moments import rfc3339
 log = structlog.get_logger()
 
 _NAME = "mesh"
+_INBOX = subjects.inbox_prefix("")
 _DESCRIPTION = "commands, agents and groups of one mesh"
+# Most of them wait for a command to end. They have a limit of their own, so that whoever only asks
+# cannot take the place of the master's own work.
+_REQUESTS_MAX = 2000
 
 
 class _Stats(msgspec.Struct):
@@ -41,6 +46,7 @@ class NatsApi:
         self._plane = plane
         self._operations = operations
         self._intake = intake
+        self._tasks = TaskSet("api", limit=_REQUESTS_MAX)
         self._id = secrets.token_hex(8)
         self._started = rfc3339(plane.clock.now())
         # Statistics are kept for verbs that exist only, so that nobody can grow the table.
@@ -56,7 +62,10 @@ class NatsApi:
                 link.subscribe(f"$SRV.{verb}{tail}", partial(self._discover, answer))
         await link.flush()
         ready.set()
-        await asyncio.Event().wait()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self._tasks.aclose(0)
 
     # -- requests
 
@@ -78,7 +87,7 @@ class NatsApi:
                 return
             operation = self._operations.find(api.noun, api.verb)
             request = codec.decode_request(operation.request, msg.data)
-            self._plane.spawn(self._serve(operation, caller, request, msg.reply, stats))
+            _ = self._tasks.spawn(self._serve(operation, caller, request, msg.reply, stats))
         except MeshError as error:
             self._refuse(msg.reply, error, stats)
 
@@ -138,8 +147,10 @@ class NatsApi:
     # -- discovery
 
     def _discover(self, answer: Callable[[], dict[str, object]], msg: Msg) -> None:
-        """The subject does not say who asks, so only an inbox can be answered."""
-        if msg.reply.startswith("_INBOX_"):
+        """The subject does not say who asks, so only the inbox of a client can be answered."""
+        inbox, _, _ = msg.reply.partition(".")
+        is_inbox, name = inbox.startswith(_INBOX), inbox.removeprefix(_INBOX)
+        if is_inbox and name in self._plane.registry.clients:
             self._publish(msg.reply, msgspec.json.encode(answer()))
 
     def _identity(self, kind: str) -> dict[str, object]:

@@ -15,7 +15,10 @@ from schemas.states import TERMINAL, State, check_move
 
 
 class Attempt(msgspec.Struct, kw_only=True):
-    """One try on one agent. hidden: the state that stood before the agent fell silent."""
+    """One try on one agent.
+
+    hidden: the state that stood before the agent fell silent. token: of the newest transmission.
+    """
 
     number: int
     agent: str
@@ -31,6 +34,7 @@ class Attempt(msgspec.Struct, kw_only=True):
     why: str = ""
     late: bool = False
     hidden: State | None = None
+    token: str = ""
 
     @property
     def is_open(self) -> bool:
@@ -165,8 +169,11 @@ class CommandBook:
         return command
 
     def end_replay(self) -> None:
-        """Drop what only a replay needs."""
+        """Drop what only a replay needs, and number the commands as they were submitted."""
         self._replayed.clear()
+        by_age = sorted(self._commands.values(), key=lambda each: each.accepted.submitted_at)
+        for self._order, command in enumerate(by_age, 1):
+            command.order = self._order
 
 
 _KINDS = {"accepted": 0, "cancel": 1, "assigned": 2, "started": 3, "outcome": 4, "late": 5}

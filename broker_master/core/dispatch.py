@@ -77,7 +77,9 @@ class Dispatcher:
 
     def take(self, agent: str) -> None:
         """Count one more attempt on `agent`; every `take` is followed by one `give_back`."""
-        self._members[agent].load += 1
+        member = self._members.get(agent)
+        if member is not None:
+            member.load += 1
 
     def give_back(self, agent: str) -> None:
         member = self._members.get(agent)

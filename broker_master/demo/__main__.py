@@ -33,20 +33,22 @@ def main(arguments: Sequence[str]) -> int:
         folder = _made_folder(options.state_dir)
     except DemoFailed as error:
         return _fail(error)
-    code = _play(Crew(folder), once=options.once)
-    if options.state_dir is None and code != 1:
+    is_kept = options.state_dir is not None
+    code = _play(Crew(folder), once=options.once, is_kept=is_kept)
+    # What failed leaves its logs behind.
+    if not is_kept and code != 1:
         shutil.rmtree(folder, ignore_errors=True)
     return code
 
 
-def _play(crew: Crew, *, once: bool) -> int:
+def _play(crew: Crew, *, once: bool, is_kept: bool) -> int:
     """Tell the story and end every process, whatever happens; the exit code."""
     is_told = False
     try:
         tell(crew)
         is_told = True
         if not once:
-            hand_over(crew)
+            hand_over(crew, is_kept=is_kept)
             wait_for_signal(crew)
     except Interrupted as stop:
         # Once the story is told, being ended is how it is meant to end.

@@ -26,13 +26,13 @@ def tell(crew: Crew) -> None:
     _look(crew, http)
 
 
-def hand_over(crew: Crew) -> None:
+def hand_over(crew: Crew, *, is_kept: bool) -> None:
     """How to go on by oneself while all of it runs."""
     _heading("It is yours. In another terminal:")
     _typed(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
     _typed(f"export MESH_CONTEXT={shlex.quote(str(crew.context))}")
     _typed("mesh run --group web -- uname -a")
-    _say("Ctrl-C ends all of it and removes its files.")
+    _say("Ctrl-C ends all of it" + (f"; its files stay in {crew.folder}" if is_kept else "."))
 
 
 def _begin(crew: Crew) -> str:
@@ -46,6 +46,7 @@ def _begin(crew: Crew) -> str:
     _typed(" \\\n    ".join((shlex.join(serve[:4]), shlex.join(serve[4:]))) + " &")
     ready = crew.wait_ready("master")
     print(ready)
+    _typed("export MESH_CONTEXT=mesh/contexts/admin.toml")
     return ready.rpartition("http=")[2]
 
 

@@ -9,6 +9,7 @@ from broker_client.runtime.exposition import labels
 from broker_master.core.liveness import Presence
 from broker_master.core.status import current_certificate, shown_status
 from broker_master.metrics import catalogue as c
+from broker_master.metrics.text import lines
 from broker_master.plane import Plane
 from schemas.messages.liveness import PROTOCOL, Details
 from schemas.messages.registry import AgentEntry, CertificateEntry
@@ -139,11 +140,11 @@ class Fleet:
         rows = list(self.rows.values())
         heard = [(row.labels, row.presence) for row in rows if row.presence and row.is_heard]
         known = [(row, row.presence) for row in rows if row.presence and row.presence.incarnation]
-        yield _family(
+        yield lines(
             c.AGENT_INFO,
             [f"mesh_agent_info{row.info_labels(p)} 1\n" for row, p in known if p.details.version],
         )
-        yield _family(
+        yield lines(
             c.AGENT_STATUS,
             [
                 f"mesh_agent_status{text} {1 if status is row.status else 0}\n"
@@ -151,55 +152,49 @@ class Fleet:
                 for status, text in row.status_labels
             ],
         )
-        yield _family(
+        yield lines(
             c.AGENT_UPTIME,
             [f"mesh_agent_uptime_seconds{text} {p.uptime_s:.1f}\n" for text, p in heard],
         )
         name = c.AGENT_START.name
-        yield _family(
+        yield lines(
             c.AGENT_START,
             [f"{name}{row.labels} {row.start_time(p):.3f}\n" for row, p in known],
         )
         name = c.AGENT_HEARD.name
-        yield _family(c.AGENT_HEARD, [f"{name}{row.labels} {p.heard_at:.3f}\n" for row, p in known])
+        yield lines(c.AGENT_HEARD, [f"{name}{row.labels} {p.heard_at:.3f}\n" for row, p in known])
         yield from self._loads(heard)
         yield from self._certificates(rows)
         yield from self._losses()
 
     def _loads(self, heard: list[tuple[str, Presence]]) -> Iterator[str]:
         name = c.AGENT_RTT.name
-        yield _family(
-            c.AGENT_RTT, [f"{name}{text} {p.rtt_s:.6f}\n" for text, p in heard if p.rtt_s]
-        )
+        yield lines(c.AGENT_RTT, [f"{name}{text} {p.rtt_s:.6f}\n" for text, p in heard if p.rtt_s])
         name = c.AGENT_SKEW.name
-        yield _family(c.AGENT_SKEW, [f"{name}{text} {p.clock_skew_s:.3f}\n" for text, p in heard])
+        yield lines(c.AGENT_SKEW, [f"{name}{text} {p.clock_skew_s:.3f}\n" for text, p in heard])
         name = c.AGENT_RUNNING.name
-        yield _family(c.AGENT_RUNNING, [f"{name}{text} {p.running}\n" for text, p in heard])
+        yield lines(c.AGENT_RUNNING, [f"{name}{text} {p.running}\n" for text, p in heard])
         name = c.AGENT_SLOTS.name
-        yield _family(c.AGENT_SLOTS, [f"{name}{text} {p.slots}\n" for text, p in heard])
+        yield lines(c.AGENT_SLOTS, [f"{name}{text} {p.slots}\n" for text, p in heard])
         name = c.AGENT_SPOOL.name
-        yield _family(c.AGENT_SPOOL, [f"{name}{text} {p.spool_bytes}\n" for text, p in heard])
+        yield lines(c.AGENT_SPOOL, [f"{name}{text} {p.spool_bytes}\n" for text, p in heard])
 
     def _certificates(self, rows: list[Row]) -> Iterator[str]:
         held = [(row.labels, row.certificate) for row in rows if row.certificate is not None]
         name = c.AGENT_ENDS.name
-        yield _family(c.AGENT_ENDS, [f"{name}{text} {each.not_after:.0f}\n" for text, each in held])
+        yield lines(c.AGENT_ENDS, [f"{name}{text} {each.not_after:.0f}\n" for text, each in held])
         name = c.AGENT_BEGINS.name
-        yield _family(
+        yield lines(
             c.AGENT_BEGINS,
             [f"{name}{text} {each.issued_at:.0f}\n" for text, each in held if each.issued_at],
         )
 
     def _losses(self) -> Iterator[str]:
-        lines = []
+        ready = []
         for agent, (recovered, unrecoverable) in self._plane.measures.losses.items():
             row = self.rows.get(agent)
             if row is not None:
                 inner = f"{c.AGENT_LOSSES.name}{row.labels[:-1]}"
-                lines.append(f'{inner},outcome="recovered"}} {recovered}\n')
-                lines.append(f'{inner},outcome="unrecoverable"}} {unrecoverable}\n')
-        yield _family(c.AGENT_LOSSES, lines)
-
-
-def _family(family: c.Family, lines: list[str]) -> str:
-    return family.head + "".join(lines) if lines else ""
+                ready.append(f'{inner},outcome="recovered"}} {recovered}\n')
+                ready.append(f'{inner},outcome="unrecoverable"}} {unrecoverable}\n')
+        yield lines(c.AGENT_LOSSES, ready)

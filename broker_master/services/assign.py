@@ -149,7 +149,14 @@ class Assigner:
         """End what has waited too long; fill slots that a change of status has opened."""
         now = self._plane.clock.now()
         for command in self._plane.book.waiting():
-            if command.expires_at <= now and not command.settling:
+            if command.settling:
+                continue
+            if command.cancel_by:
+                # Usually ended at once; here again if that could not be stored.
+                self._settler.end_unassigned(
+                    command, State.CANCELLED, f"cancelled by {command.cancel_by}"
+                )
+            elif command.expires_at <= now:
                 self._settler.end_unassigned(
                     command,
                     State.EXPIRED,

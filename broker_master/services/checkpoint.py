@@ -39,9 +39,9 @@ class Checkpointer:
         info = await self._streams.info(EVENTS)
         self._checkpoint.mark(now_s, info.last_seq)
         plan = self._checkpoint.plan(now_s, self._plane.book)
-        if plan is None or plan.purge_to <= info.first_seq:
+        if plan is None:
             return
-        if await self._carry(plan):
+        if plan.purge_to > info.first_seq and await self._carry(plan):
             await self._streams.purge_up_to(EVENTS, plan.purge_to - 1)
             log.debug("stream_purged", up_to=plan.purge_to, carried=len(plan.carry))
         history = await self._streams.info(HISTORY)

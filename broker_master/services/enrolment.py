@@ -22,7 +22,6 @@ _DAY_S = 86_400
 # Wrong secrets per agent: guessing 32 bytes is hopeless, but it must not cost the master anything.
 _TRIES_PER_S = 5 / 60
 _TRIES_BURST = 5
-_CERTIFICATES_KEPT = 4
 
 
 class Enrolment:
@@ -139,8 +138,14 @@ def _spent(entry: AgentEntry, request: EnrolRequest, issued: Credentials, at: fl
         user_nkey=request.user_nkey,
         issued_at=at,
     )
+    # Whatever is still valid stays known, or a later revocation would leave it out.
+    kept = [
+        each
+        for each in entry.certificates
+        if each.not_after > at and each.user_nkey != certificate.user_nkey
+    ]
     return msgspec.structs.replace(
         entry,
         token=msgspec.structs.replace(entry.token, used_key=request.user_nkey),
-        certificates=[*entry.certificates, certificate][-_CERTIFICATES_KEPT:],
+        certificates=[*kept, certificate],
     )

@@ -45,6 +45,8 @@ class Historian:
         self._plane = plane
         self._writer = writer
         self._queue: deque[_Waiting] = deque()
+        # Of the head of the queue: in the stream already, their rows not yet in the read model.
+        self._stored: list[Row] = []
         self._wake = asyncio.Event()
 
     def add(self, command: Command, record: CommandRecord) -> None:
@@ -72,18 +74,21 @@ class Historian:
                 await self._write_some()
 
     async def _write_some(self) -> None:
-        part = self._next_part()
         try:
-            rows = await self._store(part)
-            await self._plane.readmodel.add(rows)
+            if not self._stored:
+                with self._plane.timed_write("history"):
+                    self._stored = await self._store(self._next_part())
+            with self._plane.timed_write("readmodel"):
+                await self._plane.readmodel.add(self._stored)
         except MeshError as error:
             # Kept at the head of the queue: nothing is forgotten, lag_s says how late it is.
             log.warning("history_delayed", commands=len(self._queue), error=str(error))
             await asyncio.sleep(_RETRY_S)
             return
-        for waiting in part:
-            self._queue.popleft()
+        for _ in self._stored:
+            waiting = self._queue.popleft()
             self._plane.book.forget(waiting.history.record.id)
+        self._stored = []
 
     def _next_part(self) -> list[_Waiting]:
         """As many as fit into one batch: records with output in them are large."""

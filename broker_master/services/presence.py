@@ -78,7 +78,7 @@ class PresenceService:
         self._publish(up, "echo", codec.encode(echo))
 
     def _measure(self, up: subjects.Up, beat: Beat, now_s: float) -> None:
-        """Before the roster takes the beat in: how long was the silence that it ends?"""
+        """Before the roster takes the beat in, so that the silence which it ends is still known."""
         plane = self._plane
         presence = plane.roster.get(up.agent)
         missed = 0
@@ -159,9 +159,13 @@ class PresenceService:
     def _on_still_there(self, command: Command, attempt: Attempt, task: TaskStatus) -> None:
         if attempt.state is State.STOPPING or command.settling:
             return
-        now = self._plane.clock.now()
         attempt.hidden, attempt.sent = None, max(attempt.sent, 1)
-        command.move(attempt, State.RUNNING if task.state == "running" else State.ACCEPTED, now)
+        # The hello may be older than a report that has overtaken it: nothing runs backwards.
+        if attempt.state is State.RUNNING:
+            return
+        is_running = task.state != "accepted"
+        state = State.RUNNING if is_running else State.ACCEPTED
+        command.move(attempt, state, self._plane.clock.now())
 
     def _forget_unlisted(self, presence: Presence, hello: Hello) -> None:
         """Judge the attempts that the master thinks are there and a complete list does not name.

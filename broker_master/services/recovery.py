@@ -55,10 +55,13 @@ async def replay_facts(plane: Plane, historian: Historian) -> None:
     book.end_replay()
     ended = 0
     for command in book:
-        if not command.is_terminal:
-            continue
         known = plane.readmodel.known(command.id)
-        if known is not None and known.state == command.state:
+        if not command.is_terminal:
+            # Over, by what history says: its last facts were carried forward while it ended, and
+            # the one of its end was purged. It must not be run again.
+            if known is not None:
+                book.forget(command.id)
+        elif known is not None and known.state == command.state:
             book.forget(command.id)
         else:
             historian.add(command, command_record(command, plane.timers, with_output=True))

@@ -50,7 +50,9 @@ class Reports:
         if not attempt.is_open or command.settling:
             return
         if reply.answer == "rejected":
-            self._on_rejected(command, attempt, reply)
+            # A later transmission of this attempt may have been accepted since: its answer counts.
+            if up.rest == (attempt.token,):
+                self._on_rejected(command, attempt, reply)
             return
         if reply.answer == "duplicate":
             self._plane.count("duplicate", "agent", "suppressed")

@@ -68,6 +68,9 @@ class Settler:
         if error is not None:
             # Not durable, so nobody hears of it: the agent reports again, the tick decides again.
             command.settling = False
+            attempt = command.find(fact.attempt)
+            if attempt is not None:
+                self._plane.dispatcher.take(attempt.agent)
             log.error("outcome_refused", command_id=command.id, error=str(error))
             return
         self._apply(command, fact, outcome, stored.result(), done)

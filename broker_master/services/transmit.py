@@ -30,6 +30,7 @@ class Transmitter:
         self._settler = settler
         self._due: deque[tuple[float, str, int, int]] = deque()
         self._token = 0
+        self._is_cut_off = False
 
     def send(self, command: Command, attempt: Attempt) -> None:
         """Transmit an attempt whose `assigned` is durable, and watch for its acknowledgement."""
@@ -38,6 +39,7 @@ class Transmitter:
         if presence is None:
             return
         attempt.sent += 1
+        attempt.token = self._next_token()
         plane.measures.on_sent(command, attempt, plane.clock.now())
         self._due.append(
             (plane.clock.elapsed() + plane.timers.ack_s, command.id, attempt.number, attempt.sent)
@@ -49,7 +51,7 @@ class Transmitter:
             epoch=plane.epoch,
             incarnation=presence.incarnation,
             beat_seq=presence.beat_seq,
-            token=self._next_token(),
+            token=attempt.token,
             action=accepted.action,
             args=accepted.args,
             output_limit_bytes=plane.settings.limits.output_bytes_per_attempt,
@@ -93,6 +95,12 @@ class Transmitter:
     def tick(self) -> None:
         """Send again, or give up, whatever is past its deadline."""
         now_s = self._plane.clock.elapsed()
+        if not self._plane.link.is_connected:
+            self._is_cut_off = True
+            return
+        if self._is_cut_off:
+            self._is_cut_off = False
+            self._begin_anew(now_s)
         while self._due and self._due[0][0] <= now_s:
             _, command_id, number, sent = self._due.popleft()
             command = self._plane.book.get(command_id)
@@ -103,6 +111,21 @@ class Transmitter:
                 self.cancel(command, attempt)
             elif attempt.state is State.SENT and attempt.sent == sent:
                 self._on_unacknowledged(command, attempt)
+
+    def _begin_anew(self, now_s: float) -> None:
+        """The master was cut off, so nothing could be heard: every deadline starts again.
+
+        Whatever was sent for the last time may have been acknowledged meanwhile: it is asked once
+        more before it is called undeliverable.
+        """
+        due_s, resends = now_s + self._plane.timers.ack_s, self._plane.timers.resends
+        entries, self._due = self._due, deque()
+        for _, command_id, number, sent in entries:
+            command = self._plane.book.get(command_id)
+            attempt = command.find(number) if command is not None else None
+            if attempt is not None and attempt.sent == sent:
+                attempt.sent = min(sent, resends)
+            self._due.append((due_s, command_id, number, min(sent, resends)))
 
     def _on_unacknowledged(self, command: Command, attempt: Attempt) -> None:
         presence = self._plane.roster.get(attempt.agent)

@@ -61,7 +61,7 @@ def replayed(*deeds: Deed) -> CommandBook:
     book = CommandBook()
     for sequence, (fact, body) in enumerate(deeds, 1):
         book.replay(fact, body, sequence)
-    book.fold_replayed()
+    book.end_replay()
     return book
 
 

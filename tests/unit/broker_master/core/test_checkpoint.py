@@ -57,7 +57,7 @@ class Stream:
         book = CommandBook()
         for sequence, (fact, body) in sorted(self.facts.items()):
             book.replay(fact, body, sequence)
-        book.fold_replayed()
+        book.end_replay()
         return book
 
 

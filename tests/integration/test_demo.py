@@ -1,0 +1,177 @@
+"""`make demo` as a new user starts it: no terminal, an empty HOME, nothing set."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.servers import server_binary
+from tests.waiting import eventually
+
+pytestmark = pytest.mark.integration
+
+ONCE_S = 60.0
+STOP_S = 30.0
+DEMO = [sys.executable, "-m", "broker_master.demo"]
+
+
+@pytest.fixture(autouse=True)
+def server() -> None:
+    server_binary()
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Settings of another mesh lie around; the demo must not hear of them."""
+    for name in ("home", "tmp"):
+        (tmp_path / name).mkdir()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MESH_")}
+    return {
+        **kept,
+        "HOME": str(tmp_path / "home"),
+        "TMPDIR": str(tmp_path / "tmp"),
+        "MESH_CONTEXT": "/nowhere.toml",
+        "MESH_NATS_URL": "tls://127.0.0.1:1",
+    }
+
+
+def processes_of(folder: Path) -> Iterator[str]:
+    """Every process that was started with `folder`, or a path below it, in sight."""
+    mark = os.fsencode(folder)
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            seen = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+            where = os.fsencode((entry / "cwd").readlink())
+        except OSError:
+            continue
+        if mark in seen or where.startswith(mark):
+            yield f"{entry.name} {seen[:200]!r}"
+
+
+def test_demo_once_runs_its_commands_and_leaves_nothing(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    ended = subprocess.run(
+        [*DEMO, "--once"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=ONCE_S,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "line 1\nline 2\nline 3\nline 4\nline 5\n" in ended.stdout
+    assert ended.stderr.startswith("disk is full\n")
+    assert os.uname().release in ended.stdout
+    for agent in ("web-1", "web-2", "db-1"):
+        assert re.search(rf"^{agent} +\w+ +active ", ended.stdout, re.MULTILINE), agent
+    assert re.search(r"^\S+ +failed +3 +db +db-1 ", ended.stdout, re.MULTILINE)
+    assert re.search(r"^Console: http://127\.0\.0\.1:\d+ ", ended.stdout, re.MULTILINE)
+    assert "\x1b" not in ended.stdout
+    assert max(len(line) for line in ended.stdout.splitlines() if str(tmp_path) not in line) <= 80
+    assert list(processes_of(tmp_path)) == []
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_demo_stays_until_it_is_asked_to_end_and_keeps_a_folder_that_was_named(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    said = tmp_path / "said"
+    folder = tmp_path / "state"
+    with said.open("wb") as file:
+        demo = subprocess.Popen(
+            [*DEMO, "--state-dir", str(folder)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+        )
+    try:
+        wait_said(demo, said, "Ctrl-C ends all of it")
+        context = re.search(r"export MESH_CONTEXT=(/\S+)", said.read_text())
+        assert context is not None
+        run_on_it(environment, context[1])
+        demo.send_signal(signal.SIGTERM)
+        assert demo.wait(STOP_S) == 0
+    finally:
+        demo.kill()
+        demo.wait()
+    assert list(processes_of(folder)) == []
+    assert (folder / "mesh" / "mesh.toml").exists()
+
+
+def wait_said(demo: subprocess.Popen[bytes], said: Path, words: str) -> None:
+    import asyncio
+
+    def is_said() -> bool:
+        assert demo.poll() is None, said.read_text()
+        return words in said.read_text()
+
+    asyncio.run(eventually(is_said, ONCE_S, what=words))
+
+
+def run_on_it(environment: dict[str, str], context: str) -> None:
+    """A command of the user's own that is still running when the demo is asked to end."""
+    mesh = str(Path(sys.executable).with_name("mesh"))
+    program = [mesh, "--context", context, "run", "--group", "web", "--detach", "--"]
+    subprocess.run([*program, "sleep", "600"], env=environment, check=True, timeout=20)
+
+
+def test_demo_interrupted_in_its_first_second_leaves_nothing(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    demo = subprocess.Popen(
+        DEMO, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert demo.stdout is not None
+        assert demo.stdout.readline().startswith("A broker")
+        demo.send_signal(signal.SIGINT)
+        demo.communicate(timeout=STOP_S)
+        assert demo.returncode == 128 + signal.SIGINT
+    finally:
+        demo.kill()
+        demo.communicate()
+    assert list(processes_of(tmp_path)) == []
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_demo_refuses_a_folder_that_holds_something(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (tmp_path / "mine").write_text("kept")
+    ended = subprocess.run(
+        [*DEMO, "--once", "--state-dir", str(tmp_path)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=ONCE_S,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == f"demo: {tmp_path} is not empty: name a new folder\n"
+
+
+def test_demo_that_cannot_start_its_broker_says_why_and_where_the_log_is(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("a file where a folder is wanted")
+    ended = subprocess.run(
+        [*DEMO, "--once", "--state-dir", str(taken)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=ONCE_S,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert ended.stderr == f"demo: cannot use {taken}: File exists\n"

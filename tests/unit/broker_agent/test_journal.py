@@ -1,0 +1,248 @@
+"""The journal: what was answered is on disk, whatever happens next."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker_agent.store.journal import Journal, Outcome, Row, open_journal
+from schemas.faults import Corrupt, MeshError, Unreachable
+
+
+def row(journal: Journal, command: str, *, state: str = "accepted", attempt: int = 1) -> Row:
+    return Row(journal.next_row(), command, attempt, "inc", state, accepted_at=1.5)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.db"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    journal = open_journal(path)
+    yield journal
+    journal.close()
+
+
+def start(journal: Journal) -> None:
+    journal.start(asyncio.get_running_loop().call_soon_threadsafe)
+
+
+async def accept(journal: Journal, entry: Row) -> Outcome:
+    done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    journal.accept(entry, done.set_result)
+    async with asyncio.timeout(10):
+        return await done
+
+
+async def flush(journal: Journal) -> Outcome:
+    done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    journal.flush(done.set_result)
+    async with asyncio.timeout(10):
+        return await done
+
+
+def reopened(journal: Journal, path: Path) -> Journal:
+    journal.close()
+    return open_journal(path)
+
+
+async def test_accepted_attempt_is_there_after_a_restart(journal: Journal, path: Path) -> None:
+    start(journal)
+    entry = row(journal, "c1")
+    assert await accept(journal, entry) is None
+    again = reopened(journal, path)
+    assert again.rows == [entry]
+    assert (again.boots, again.last_row) == (2, entry.row)
+    again.close()
+
+
+async def test_end_replaces_what_was_accepted(journal: Journal, path: Path) -> None:
+    start(journal)
+    entry = row(journal, "c1")
+    await accept(journal, entry)
+    journal.running(entry.row, 2.0, 77, 99)
+    ended = entry._replace(
+        state="failed",
+        seq=7,
+        started_at=2.0,
+        ended_at=3.0,
+        pid=77,
+        pid_start=99,
+        exit_code=3,
+        reason="because",
+        stdout_bytes=4,
+        stderr_bytes=5,
+        shipped=True,
+        report=b"raw",
+    )
+    journal.ended(ended, lambda _: None)
+    await flush(journal)
+    again = reopened(journal, path)
+    assert again.rows == [ended]
+    again.close()
+
+
+async def test_released_id_stays_known_although_its_row_is_gone(
+    journal: Journal, path: Path
+) -> None:
+    start(journal)
+    entry = row(journal, "c1")
+    await accept(journal, entry)
+    journal.release([(entry.row, "c1", 1, "succeeded")])
+    await flush(journal)
+    assert await accept(journal, row(journal, "c1")) == "succeeded"
+    assert await accept(journal, row(journal, "c1", attempt=2)) is None
+    again = reopened(journal, path)
+    start(again)
+    assert [found.attempt for found in again.rows] == [2]
+    assert await accept(again, row(again, "c1")) == "succeeded"
+    again.close()
+
+
+async def test_burst_shares_commits_and_keeps_its_order(journal: Journal) -> None:
+    start(journal)
+    order: list[int] = []
+    loop = asyncio.get_running_loop()
+    last: asyncio.Future[None] = loop.create_future()
+
+    def done(number: int) -> None:
+        order.append(number)
+        if number == 999:
+            last.set_result(None)
+
+    for number in range(1000):
+        entry = row(journal, f"c{number}")
+        journal.accept(entry, lambda _, number=number: done(number))  # type: ignore[misc]
+    async with asyncio.timeout(30):
+        await last
+    assert order == list(range(1000))
+    assert journal.commits < 100
+
+
+async def test_old_ids_go_when_their_table_has_had_two_turns(path: Path) -> None:
+    journal = open_journal(path, remember_s=1e-9)
+    start(journal)
+    for command in ("c1", "c2", "c3"):
+        entry = row(journal, command)
+        await accept(journal, entry)
+        journal.release([(entry.row, command, 1, "succeeded")])
+        await flush(journal)
+    assert await accept(journal, row(journal, "c3")) == "succeeded"
+    assert await accept(journal, row(journal, "c1")) is None
+    journal.close()
+
+
+async def test_ids_are_kept_for_as_long_as_asked(journal: Journal) -> None:
+    start(journal)
+    for number in range(50):
+        entry = row(journal, f"c{number}")
+        await accept(journal, entry)
+        journal.release([(entry.row, entry.command, 1, "succeeded")])
+    await flush(journal)
+    assert await accept(journal, row(journal, "c0")) == "succeeded"
+
+
+async def test_failed_write_is_told_and_the_next_one_goes_through(
+    journal: Journal, path: Path
+) -> None:
+    start(journal)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("CREATE TRIGGER no BEFORE INSERT ON attempts BEGIN SELECT RAISE(ABORT, 'x'); END")
+    outcome = await accept(journal, row(journal, "c1"))
+    assert isinstance(outcome, MeshError)
+    assert outcome.code == "journal_unavailable"
+    other.execute("DROP TRIGGER no")
+    assert await accept(journal, row(journal, "c2")) is None
+    assert [name for (name,) in other.execute("SELECT command FROM attempts")] == ["c2"]
+    other.close()
+
+
+async def test_write_that_nobody_waits_for_is_written_all_the_same(
+    journal: Journal, path: Path
+) -> None:
+    start(journal)
+    entry = row(journal, "c1")
+    await accept(journal, entry)
+    tidied: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    journal.release(
+        [(entry.row, "c1", 1, "succeeded")],
+        lambda: loop.call_soon_threadsafe(tidied.set_result, None),  # type: ignore[arg-type,return-value]
+    )
+    async with asyncio.timeout(10):
+        await tidied
+    again = reopened(journal, path)
+    assert again.rows == []
+    again.close()
+
+
+async def test_epoch_is_remembered(journal: Journal, path: Path) -> None:
+    start(journal)
+    journal.note_epoch(9)
+    again = reopened(journal, path)
+    assert again.epoch == 9
+    again.close()
+
+
+def test_file_of_something_else_is_refused_and_kept(path: Path) -> None:
+    path.write_bytes(b"not a database, but somebody's file " * 100)
+    with pytest.raises(Corrupt) as caught:
+        open_journal(path)
+    assert caught.value.code == "state_corrupt"
+    assert path.read_bytes().startswith(b"not a database")
+
+
+def test_place_that_takes_no_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Unreachable) as caught:
+        open_journal(tmp_path / "missing" / "journal.db")
+    assert caught.value.code == "journal_unavailable"
+
+
+CRASHER = """
+import asyncio, sys
+from pathlib import Path
+from broker_agent.store.journal import Row, open_journal
+
+async def main():
+    journal = open_journal(Path(sys.argv[1]))
+    journal.start(asyncio.get_running_loop().call_soon_threadsafe)
+    number = 0
+    def accept():
+        nonlocal number
+        number += 1
+        command = f"c{number}"
+        def done(outcome):
+            assert outcome is None
+            print(command, flush=True)
+            asyncio.get_running_loop().call_soon(accept)
+        journal.accept(Row(journal.next_row(), command, 1, "inc", "accepted"), done)
+    for _ in range(8):
+        accept()
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("lines", [1, 40, 300])
+def test_what_was_acknowledged_survives_a_kill(path: Path, lines: int) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", CRASHER, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    told = [child.stdout.readline().strip() for _ in range(lines)]
+    os.kill(child.pid, signal.SIGKILL)
+    told += child.stdout.read().split()
+    child.wait(10)
+    child.stdout.close()
+    journal = open_journal(path)
+    assert set(told) <= {found.command for found in journal.rows}
+    journal.close()

@@ -1,0 +1,103 @@
+"""Which context is meant, and what is wrong with one."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from broker_client.context import Context, find_context, load_context
+from schemas.faults import MeshError
+
+GOOD = 'name = "ann"\nrole = "operator"\nmesh = "m1"\nurls = ["tls://broker.example:4222"]\n'
+
+
+def written(path: Path, text: str = GOOD) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_paths_in_it_are_relative_to_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path / "ann" / "context.toml")
+    assert load_context(str(path), {}) == Context(
+        name="ann",
+        role="operator",
+        mesh="m1",
+        urls=("tls://broker.example:4222",),
+        ca=str(tmp_path / "ann" / "ca.pem"),
+        cert=str(tmp_path / "ann" / "cert.pem"),
+        key=str(tmp_path / "ann" / "key.pem"),
+        creds=str(tmp_path / "ann" / "user.creds"),
+    )
+
+
+def test_flag_wins_over_environment_and_environment_over_default(tmp_path: Path) -> None:
+    environ = {"XDG_CONFIG_HOME": str(tmp_path)}
+    contexts = tmp_path / "mesh" / "contexts"
+    written(contexts / "default.toml")
+    assert find_context(None, environ) == contexts / "default.toml"
+    environ["MESH_CONTEXT"] = "ops"
+    assert find_context(None, environ) == contexts / "ops.toml"
+    assert find_context("dev", environ) == contexts / "dev.toml"
+
+
+def test_file_directory_and_name_are_told_apart(tmp_path: Path) -> None:
+    path = written(tmp_path / "ann" / "context.toml")
+    environ = {"XDG_CONFIG_HOME": str(tmp_path)}
+    assert find_context(str(tmp_path / "ann"), environ) == path
+    assert find_context(tmp_path / "ann", environ) == path
+    assert find_context("some.toml", environ) == Path("some.toml")
+    assert find_context("some", environ) == tmp_path / "mesh" / "contexts" / "some.toml"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "name = ",
+        "\x00",
+        GOOD.replace('"ann"', "7"),
+        GOOD.replace('"ann"', '"../ann"'),
+        GOOD.replace('name = "ann"', ""),
+        GOOD.replace("urls = [", "urls = [1, "),
+        GOOD.replace('"tls://broker.example:4222"', ""),
+        GOOD.replace("tls://", "http://"),
+    ],
+)
+def test_context_of_no_use_is_named(tmp_path: Path, text: str) -> None:
+    path = written(tmp_path / "c.toml", text)
+    with pytest.raises(MeshError) as caught:
+        load_context(str(path), {})
+    assert caught.value.code == "context_invalid"
+    assert caught.value.kind.exit_code == 78
+    assert str(path) in caught.value.message
+
+
+def test_context_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_bytes(b"name = '\xff'")
+    with pytest.raises(MeshError) as caught:
+        load_context(path, {})
+    assert caught.value.code == "context_invalid"
+
+
+@pytest.mark.parametrize("given", ["missing.toml", "./missing", "nobody", "No Name", None])
+def test_missing_context_says_which(tmp_path: Path, given: str | None) -> None:
+    with pytest.raises(MeshError) as caught:
+        load_context(given, {"XDG_CONFIG_HOME": str(tmp_path)})
+    assert caught.value.code == "context_invalid"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_unreadable_context_is_a_fault_of_its_own(tmp_path: Path) -> None:
+    path = written(tmp_path / "c.toml")
+    path.chmod(0)
+    with pytest.raises(MeshError) as caught:
+        load_context(path, {})
+    assert caught.value.code == "state_unreadable"
+
+
+def test_context_that_is_a_directory_without_one_is_invalid(tmp_path: Path) -> None:
+    with pytest.raises(MeshError) as caught:
+        load_context(tmp_path, {})
+    assert caught.value.code == "context_invalid"

@@ -1,0 +1,139 @@
+"""How commands and faults end a program."""
+
+import json
+
+import pytest
+
+from broker_client.cli.options import Common
+from broker_client.cli.outcomes import MESH_EXITS, exit_code
+from broker_client.cli.report import print_fault, record_json
+from broker_client.cli.run import conclude
+from broker_client.cli.timeline import timeline
+from schemas.faults import FAULTS, Refused
+from schemas.messages.facts import AttemptRecord, CommandRecord
+from schemas.messages.work import Output
+from schemas.states import TERMINAL, State
+
+AT = "2025-11-21T20:00:00.000Z"
+
+
+def record(state: str, code: int | None = None, reason: str = "") -> CommandRecord:
+    attempt = AttemptRecord(
+        attempt=1,
+        agent="web-1",
+        state=state,
+        sent=1,
+        accepted_at=AT,
+        started_at=AT,
+        ended_at=AT,
+        exit_code=code,
+        reason=reason or "least loaded",
+    )
+    return CommandRecord(
+        id="c1",
+        group="web",
+        agent=None,
+        action="process",
+        state=state,
+        attempts=[attempt],
+        submitted_at=AT,
+        client="ann",
+        reason=reason,
+        ended_at=AT,
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "exits"),
+    [
+        ("succeeded", 0, 0),
+        ("failed", 3, 3),
+        ("failed", 120, 120),
+        ("failed", 137, 137),
+        ("failed", -1, 255),
+        ("failed", 256, 1),
+        ("failed", None, 1),
+        ("lost", None, 120),
+        ("undeliverable", None, 121),
+        ("expired", None, 122),
+        ("cancelled", 143, 123),
+        ("timed_out", 143, 124),
+        ("rejected", None, 125),
+        ("killed_fenced", 137, 126),
+    ],
+)
+def test_exit_code_says_how_the_command_ended(state: str, code: int | None, exits: int) -> None:
+    assert exit_code(record(state, code)) == exits
+
+
+def test_every_terminal_state_has_an_exit_code() -> None:
+    assert set(MESH_EXITS) == TERMINAL - {State.SUCCEEDED, State.FAILED}
+    assert len(set(MESH_EXITS.values())) == len(MESH_EXITS)
+
+
+@pytest.mark.parametrize("code", sorted(FAULTS))
+def test_fault_is_one_line_with_advice_below_and_its_own_exit_code(
+    code: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exits = print_fault(Refused(code, "what\nand which"), "table")
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == f"mesh: what\\nand which ({code})\n  {FAULTS[code].advice}\n"
+    assert exits == FAULTS[code].exit_code
+    assert exits in {1, 2, 3, 4, 6, 7, 75, 77, 78}
+
+
+def test_fault_as_json_is_one_object_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
+    print_fault(Refused("group_unknown", "no group x"), "json")
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert json.loads(said.err) == {
+        "code": "group_unknown",
+        "message": "no group x",
+        "retry": "never",
+        "advice": FAULTS["group_unknown"].advice,
+    }
+
+
+def test_program_that_failed_by_itself_needs_no_words(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert conclude(record("failed", 3), Common()) == 3
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("state", sorted(MESH_EXITS))
+def test_verdict_of_the_mesh_is_explained(state: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert conclude(record(state, reason="because"), Common()) == MESH_EXITS[state]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("mesh: command c1 ")
+    assert lines[0].endswith(f": because ({state})")
+
+
+def test_program_that_could_not_be_started_is_explained(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert conclude(record("failed", 127, "cannot run x"), Common()) == 127
+    assert "cannot run x" in capsys.readouterr().err
+
+
+def test_json_record_has_every_field_of_its_output() -> None:
+    fields = record_json(record("succeeded", 0), Output(stdout=b"a"))
+    assert fields["output"] == {"stdout": b"a", "stderr": b"", "truncated": False}
+    assert record_json(record("succeeded", 0))["output"] is None
+
+
+def test_timeline_tells_each_event_once_and_keeps_reasons_apart() -> None:
+    texts = [
+        line[len("2025-11-21 20:00:00 +0000 (20:00:00 UTC)  ") :]
+        for line in timeline(record("failed", 3))
+    ]
+    assert texts == [
+        "submitted by ann",
+        "attempt 1 sent to web-1 once (least loaded)",
+        "attempt 1 accepted by web-1",
+        "attempt 1 started",
+        "attempt 1 failed, exit code 3",
+        "command failed",
+    ]

@@ -1,0 +1,92 @@
+"""Tables fit the screen, and say what they left out."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker_client.cli.tables import Column, cells_of, cut, duration, facts, fit, local_and_utc
+
+COLUMNS = (
+    Column("AGENT"),
+    Column("STATUS"),
+    Column("REASON", 2, least=10),
+    Column("RUNNING", 3, right=True),
+    Column("HOST", 4),
+)
+ROW = ("web-1", "active", "beats arrive and are answered", "0/8", "host.example")
+
+
+def test_wide_screen_shows_all_columns_aligned() -> None:
+    table = fit(COLUMNS, [ROW], 200)
+    assert table.hidden == []
+    assert table.lines == [
+        "AGENT  STATUS  REASON                         RUNNING  HOST",
+        "web-1  active  beats arrive and are answered      0/8  host.example",
+    ]
+
+
+def test_texts_are_cut_before_columns_are_left_out() -> None:
+    table = fit(COLUMNS, [ROW], 55)
+    assert table.hidden == []
+    assert table.lines[1] == "web-1  active  beats arrive an…      0/8  host.example"
+
+
+def test_columns_are_left_out_by_rank_and_named() -> None:
+    table = fit(COLUMNS, [ROW], 30)
+    assert table.hidden == ["RUNNING", "HOST"]
+    assert table.lines == ["AGENT  STATUS  REASON", "web-1  active  beats arr…"]
+
+
+@given(
+    rows=st.lists(st.tuples(*[st.text(max_size=120)] * len(COLUMNS)), max_size=5),
+    width=st.integers(min_value=20, max_value=120),
+)
+def test_no_line_is_wider_than_the_screen(rows: list[tuple[str, ...]], width: int) -> None:
+    table = fit(COLUMNS, rows, width)
+    assert max(cells_of(line) for line in table.lines) <= width
+    assert len(table.lines) == len(rows) + 1
+    assert "\n" not in "".join(table.lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "cells"), [("abc", 3), ("世界", 4), ("e\u0301", 1), ("…", 1), ("", 0)]
+)
+def test_cells_are_counted_as_a_terminal_does(text: str, cells: int) -> None:
+    assert cells_of(text) == cells
+
+
+def test_cut_never_exceeds_its_width_with_wide_characters() -> None:
+    assert cut("世界世界", 6) == "世界…"
+
+
+def test_facts_leave_out_what_is_empty() -> None:
+    assert facts([("name", "web-1"), ("reason", ""), ("x", "y\x1b")]) == [
+        "name  web-1",
+        "x     y\\x1b",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "0.0s"), (9.94, "9.9s"), (61, "1m 1s"), (3600, "1h"), (90_061, "1d 1h")],
+)
+def test_duration_names_the_two_largest_units(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_time_is_local_with_utc_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    try:
+        shown = local_and_utc("2025-11-21T20:00:00.500Z")
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()
+    assert shown == "2025-11-22 01:30:00 +0530 (20:00:00 UTC)"
+
+
+@pytest.mark.parametrize("text", ["", "nonsense", "2025-11-21T20:00:00"])
+def test_what_is_no_moment_stays_as_it_is(text: str) -> None:
+    assert local_and_utc(text) == text

@@ -1,0 +1,176 @@
+"""The tree of commands: every one takes the common options, and mistakes are usage errors."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from broker_client.cli import tree
+from broker_client.cli.words import asked_output, hoist
+
+REQUIRED = {
+    ("run", ""): ["--group", "web", "--", "true"],
+    ("command", "show"): ["c1"],
+    ("command", "wait"): ["c1"],
+    ("command", "cancel"): ["c1"],
+    ("command", "logs"): ["c1"],
+    ("group", "create"): ["web"],
+    ("group", "show"): ["web"],
+    ("group", "delete"): ["web"],
+    ("agent", "create"): ["web-1", "--group", "web"],
+    ("agent", "token"): ["web-1"],
+    ("agent", "show"): ["web-1"],
+    ("agent", "enable"): ["web-1"],
+    ("agent", "disable"): ["web-1"],
+    ("agent", "revoke"): ["web-1"],
+    ("agent", "delete"): ["web-1"],
+    ("client", "create"): ["ann", "--role", "viewer", "--out", "ann"],
+    ("client", "revoke"): ["ann"],
+}
+COMMANDS = [(noun, verb) for noun, verb, _, _ in tree.COMMANDS]
+
+
+def words(noun: str, verb: str) -> list[str]:
+    return [noun, verb] if verb else [noun]
+
+
+def parsed(tokens: list[str]) -> dict[str, Any]:
+    """What a command line would call its command with."""
+    _, bound, _ = tree.build().parse_args(hoist(tokens), exit_on_error=False, print_error=False)
+    return {**bound.arguments, "args": bound.args}
+
+
+def common_of(tokens: list[str]) -> Any:
+    arguments = parsed(tokens)
+    return arguments.get("shared") or arguments.get("common")
+
+
+@pytest.mark.parametrize(("noun", "verb"), COMMANDS)
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda path, common, rest: [*common, *path, *rest],
+        lambda path, common, rest: [path[0], *common, *path[1:], *rest],
+        lambda path, common, rest: [*path, *common, *rest],
+    ],
+    ids=["before", "between", "after"],
+)
+def test_every_command_takes_the_common_options_anywhere(
+    noun: str, verb: str, place: Callable[..., list[str]]
+) -> None:
+    rest = REQUIRED.get((noun, verb), [])
+    common = ["--context", "some.toml", "--output=json", "--no-color"]
+    found = common_of(place(words(noun, verb), common, rest))
+    assert (found.context, found.output, found.no_color) == ("some.toml", "json", True)
+
+
+@pytest.mark.parametrize(("noun", "verb"), COMMANDS)
+def test_every_command_takes_a_timeout(noun: str, verb: str) -> None:
+    arguments = parsed(["--timeout", "2.5", *words(noun, verb), *REQUIRED.get((noun, verb), [])])
+    shared = arguments.get("shared")
+    assert (shared.timeout if shared else arguments["timeout"]) == 2.5
+
+
+@pytest.mark.parametrize(("noun", "verb"), COMMANDS)
+def test_every_command_refuses_what_it_does_not_know(
+    noun: str, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = [*words(noun, verb), "--frobnicate", *REQUIRED.get((noun, verb), [])]
+    if noun == "run":
+        tokens = ["run", "--output", "yaml", "--group", "web", "--", "true"]
+    assert tree.run(tokens) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    lines = said.err.splitlines()
+    assert len(lines) == 2
+    assert lines[0].endswith(" (usage)")
+    assert lines[1] == f"  see `mesh {' '.join(words(noun, verb))} --help`"
+
+
+@pytest.mark.parametrize(
+    "tokens",
+    [
+        ["frobnicate"],
+        ["group", "frobnicate"],
+        ["group", "create"],
+        ["group", "create", "a", "b"],
+        ["agent", "create", "web-1"],
+        ["agent", "list", "--status", "happy"],
+        ["command", "list", "--state", "done"],
+        ["command", "list", "--limit", "0"],
+        ["command", "list", "--limit", "many"],
+        ["client", "create", "ann", "--role", "king", "--out", "x"],
+        ["status", "--timeout", "0"],
+        ["status", "--timeout", "nan"],
+        ["status", "--timeout", "-1"],
+        ["run", "--", "true"],
+        ["run", "--group", "web"],
+        ["run", "--group", "web", "--agent", "web-1", "--", "true"],
+        ["run", "--group", "web", "--timeout", "soon", "--", "true"],
+    ],
+    ids=" ".join,
+)
+def test_mistake_in_a_command_line_is_a_usage_error(
+    tokens: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tree.run(tokens) == 2
+    assert capsys.readouterr().out == ""
+    split = tokens.index("--") if "--" in tokens else len(tokens)
+    assert tree.run([*tokens[:split], "--output", "json", *tokens[split:]]) == 2
+    assert json.loads(capsys.readouterr().err)["code"] == "usage"
+
+
+@pytest.mark.parametrize(("noun", "verb"), COMMANDS)
+def test_every_command_without_a_context_ends_with_78(
+    noun: str, verb: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.delenv("MESH_CONTEXT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    expected = 1 if noun == "doctor" else 78
+    assert tree.run([*words(noun, verb), *REQUIRED.get((noun, verb), [])]) == expected
+
+
+def test_arguments_of_a_program_stay_what_they_are() -> None:
+    program = ["ls", "--output", "json", "--context=x", "-o", "--", "--help"]
+    arguments = parsed(["--output", "table", "run", "--group", "web", "--", *program])
+    assert arguments["args"] == tuple(program)
+    assert arguments["common"].output == "table"
+    assert asked_output(["run", "--group", "web", "--", *program]) == "table"
+
+
+def test_environment_of_a_program_is_repeatable() -> None:
+    arguments = parsed(["run", "--agent", "a", "--env", "A=1", "--env", "B=x=y", "--", "env"])
+    assert arguments["env"] == ["A=1", "B=x=y"]
+
+
+@pytest.mark.parametrize("tokens", [[], ["--help"], ["-h"], ["group"], ["group", "--help"]])
+def test_overview_needs_no_context(tokens: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert tree.run(tokens) == 0
+    assert capsys.readouterr().out.startswith("Usage: mesh ")
+
+
+def test_overview_imports_neither_the_parser_nor_the_network() -> None:
+    script = (
+        "import sys\n"
+        "from broker_client.cli.tree import run\n"
+        "run(['--help'])\n"
+        "heavy = {'cyclopts', 'nats', 'rich', 'structlog', 'cryptography', 'asyncio'}\n"
+        "sys.exit(', '.join(sorted(heavy & set(sys.modules))) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+
+
+def test_parsing_a_command_imports_no_network(tmp_path: Any) -> None:
+    script = (
+        "import sys\n"
+        "from broker_client.cli.tree import run\n"
+        f"run(['--context', {str(tmp_path / 'no.toml')!r}, 'group', 'list'])\n"
+        "sys.exit(', '.join(sorted({'nats', 'rich'} & set(sys.modules))) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=30)
+    assert done.returncode == 0, done.stderr
