@@ -25,6 +25,7 @@ from broker_client.output import Output, OutputPart
 from broker_client.results import Reader, Results, Waiter
 from broker_client.runtime.backoff import Backoff
 from broker_client.runtime.link import Link, LinkIdentity
+from broker_client.runtime.logs import keep_out_of_the_way
 from broker_client.runtime.supervise import TaskSet
 from schemas import codec
 from schemas.faults import Expired, MeshError, Misused
@@ -113,6 +114,7 @@ class MeshClient:
         Raises `context_invalid`, `state_unreadable` and the like before anything is sent,
         `credentials_rejected`, or `broker_unreachable` after `timeout_s`.
         """
+        keep_out_of_the_way()
         if not isinstance(context, Context):
             context = load_context(context, os.environ)
         identity = _identity_of(context)

@@ -1,6 +1,7 @@
 """`broker-master`: make a mesh, run its master, print a broker's configuration."""
 
 import asyncio
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -102,6 +103,9 @@ def serve(
 def _run(settings: "MasterSettings") -> None:
     from broker_master.app import serve as run
 
+    # Thousands of records live for a moment only: looking through all of them for cycles after each
+    # few hundred, as by default, costs a tenth of the master's time.
+    gc.set_threshold(50_000, 20, 50)
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     try:
         import uvloop

@@ -55,6 +55,17 @@ def decode_request(kind: type[M], payload: bytes) -> M:
     return decode_trusted(kind, payload)
 
 
+def decode_sized(kind: type[M], payload: bytes) -> M:
+    """As `decode`, for what comes thousands of times a second: no scan beforehand.
+
+    Just as safe, since what the type does not name is skipped and never built; only what is
+    skipped goes unjudged.
+    """
+    if len(payload) > limits.BROKER_PAYLOAD_BYTES:
+        raise Refused("too_large", f"{len(payload)} bytes, at most {limits.BROKER_PAYLOAD_BYTES}")
+    return decode_trusted(kind, payload)
+
+
 def decode_trusted(kind: type[M], payload: bytes) -> M:
     """As `decode`, for what the mesh has stored or the master answered.
 

@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 
+@lru_cache(maxsize=256)
 def rfc3339(unix_s: float) -> str:
     """`1763686800.5` -> `2025-11-21T01:00:00.500Z`, cut to the millisecond."""
     second, milliseconds = divmod(int(unix_s * 1000), 1000)

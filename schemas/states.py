@@ -61,6 +61,8 @@ class Liveness(StrEnum):
     SILENT = "silent"
 
 
+STATES: Final[dict[str, State]] = {str(state): state for state in State}
+
 TERMINAL: Final = frozenset(
     {
         State.SUCCEEDED,

@@ -4,6 +4,7 @@ Builders trust their arguments: names and ids are checked by `schemas.ids` where
 process. Parsers trust nothing and return None for what is not a subject of ours.
 """
 
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from schemas.ids import is_command_id, is_name
@@ -103,11 +104,12 @@ def parse_up(subject: str) -> Up | None:
     if len(parts) < 6 or parts[:3] != ["mesh", "v1", "up"]:
         return None
     group, agent, kind = parts[3:6]
-    if not (is_name(group) and is_name(agent)):
+    if not _are_names(group, agent):
         return None
     return Up(group, agent, kind, tuple(parts[6:]))
 
 
+@lru_cache(maxsize=4096)
 def parse_api(subject: str) -> Api | None:
     parts = subject.split(".")
     if len(parts) != 6 or parts[:3] != ["mesh", "v1", "api"] or not is_name(parts[3]):
@@ -144,3 +146,9 @@ def _is_number(text: str) -> bool:
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         return False
     return text == "0" or text[0] != "0"
+
+
+@lru_cache(maxsize=4096)
+def _are_names(group: str, agent: str) -> bool:
+    """Remembered, because the same few speak all the time."""
+    return is_name(group) and is_name(agent)

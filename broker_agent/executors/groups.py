@@ -52,17 +52,18 @@ def _pids() -> list[str]:
 
 
 class Sessions:
-    """Which processes belong to which session, as /proc has it now."""
+    """Which processes belong to which session, as /proc has it."""
 
     def __init__(self) -> None:
         self._looked_at = 0.0
         self._members: dict[int, list[int]] = {}
 
-    def members(self, session: int) -> list[int]:
-        """Pids in `session`, zombies left out."""
-        if time.monotonic() - self._looked_at > _SHARED_S:
+    def members(self, session: int, *, since: float = 0.0) -> list[int]:
+        """Pids in `session`, zombies left out, as seen lately and not before `since`."""
+        now = time.monotonic()
+        if self._looked_at < max(since, now - _SHARED_S):
             self._members = self._look()
-            self._looked_at = time.monotonic()
+            self._looked_at = now
         return self._members.get(session, [])
 
     @staticmethod
@@ -74,10 +75,9 @@ class Sessions:
                 found.setdefault(int(fields[3]), []).append(int(name))
         return found
 
-    def kill(self, session: int) -> int:
+    def kill(self, session: int, *, since: float = 0.0) -> int:
         """Kill all of a session, whatever group they moved to; how many there were."""
-        self._looked_at = 0.0
-        members = self.members(session)
+        members = self.members(session, since=since)
         for pid in members:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)

@@ -10,6 +10,7 @@ No coroutine per task: a pidfd wakes the loop when the program has ended.
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
@@ -38,6 +39,7 @@ class ProcessTask:
         self._on_end = on_end
         self._stop: tuple[State, str] | None = None
         self._status: int | None = None
+        self._checked_at = 0.0
         self._leftover = False
         self._timer: asyncio.TimerHandle | None = None
         self._killer: asyncio.TimerHandle | None = None
@@ -68,7 +70,7 @@ class ProcessTask:
 
     def _kill(self) -> None:
         if self._killed_at is None:
-            self._killed_at = self._loop.time()
+            self._killed_at = time.monotonic()
         signal_group(self.pid, signal.SIGKILL)
         self._owner.sessions.kill(self.pid)
 
@@ -82,15 +84,13 @@ class ProcessTask:
             self._status = 255 << 8  # somebody else has reaped it; as the standard library has it
         if self._limit is not None:
             self._limit.cancel()
+        self._checked_at = time.monotonic()
         self._check_group()
 
     def _check_group(self) -> None:
         """End only when nobody is left: a program's children must not outlive its report."""
-        if not group_lives(self.pid):
-            self._end()
-            return
-        now = self._loop.time()
-        if self._killed_at is not None and now - self._killed_at > GIVE_UP_S:
+        lives = group_lives(self.pid)
+        if (not lives and self._stop is None) or not self._lingers(lives=lives):
             self._end()
             return
         if not self._leftover:
@@ -99,12 +99,24 @@ class ProcessTask:
                 self._terminate()
         self._timer = self._loop.call_later(POLL_S, self._check_group)
 
+    def _lingers(self, *, lives: bool) -> bool:
+        """Whether there is still something to wait for; zombies that nobody reaps are not.
+
+        Whoever left the group, but not the session, of a task that was stopped is killed here.
+        """
+        now = time.monotonic()
+        if self._killed_at is not None and now - self._killed_at > GIVE_UP_S:
+            return False
+        sessions, since = self._owner.sessions, self._checked_at
+        self._checked_at = now
+        if lives:
+            return bool(sessions.members(self.pid, since=since))
+        return sessions.kill(self.pid, since=since) > 0
+
     def _end(self) -> None:
         for timer in (self._killer, self._timer):
             if timer is not None:
                 timer.cancel()
-        if self._stop is not None:
-            self._owner.sessions.kill(self.pid)
         self._owner.tasks.discard(self)
         self._on_end(self._ending())
 

@@ -48,7 +48,7 @@ class Intake:
 
     def on_run(self, payload: bytes) -> None:
         """Raises Refused for what is no run request; whatever else is wrong is answered."""
-        run = codec.decode(Run, payload)
+        run = codec.decode_sized(Run, payload)
         reply_to = self._address.reply(run.token)
         if reply_to is None:
             raise Refused("malformed", "a token that cannot be part of a subject")
@@ -108,7 +108,7 @@ class Intake:
         )
 
     def _accept_noop(self, run: Run, reply_to: str) -> None:
-        """One record, one answer, one report."""
+        """One record and one report, which is the acknowledgement as well."""
         now = self._clock.now()
         entry = Entry(run.command, run.attempt, self._journal.next_row(), now)
         entry.state, exit_code, _ = noop.ENDING
@@ -127,18 +127,27 @@ class Intake:
         self._book.add(entry, holds_slot=False)
 
         def tell() -> None:
+            self.accepted += 1
             entry.phase = Phase.ENDED
             self._reporter.add_encoded(entry.key, report.seq, raw, is_end=True)
 
         row = end_row(entry.row, self._lease.incarnation, report, raw, shipped=True)
-        self._record(row, entry, run, reply_to, tell)
+        self._record(row, entry, run, reply_to, tell, is_told_by_report=True)
 
     def _record(
-        self, row: Row, entry: Entry, run: Run, reply_to: str, go_on: Callable[[], None]
+        self,
+        row: Row,
+        entry: Entry,
+        run: Run,
+        reply_to: str,
+        go_on: Callable[[], None],
+        *,
+        is_told_by_report: bool = False,
     ) -> None:
         def recorded(outcome: Outcome) -> None:
             if outcome is None:
-                self._answer(reply_to, run, Admission("accepted"))
+                if not is_told_by_report:
+                    self._answer(reply_to, run, Admission("accepted"))
                 go_on()
                 return
             self._book.drop(entry)

@@ -289,7 +289,7 @@ class Runner:
 
     def on_release(self, payload: bytes) -> None:
         """What is stored at the master's side is forgotten here, but for its id."""
-        release = codec.decode(Release, payload)
+        release = codec.decode_sized(Release, payload)
         if release.epoch < self._lease.epoch:
             raise Refused("epoch_stale", f"a release of epoch {release.epoch}")
         ended = []

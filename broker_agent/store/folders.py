@@ -119,7 +119,10 @@ class Folders:
                 if entry.path not in open_names
             ]
         for _, path in sorted(loose):
-            self.retire(path, empty=_is_empty(path))
+            if _is_empty(path):
+                remove_folder(path)
+            else:
+                self.retire(path, empty=False)
 
     def close(self) -> None:
         """Remove what was kept for use only. Nobody may use the folders any more."""
@@ -149,14 +152,19 @@ def _open_both(path: str, flags: int) -> tuple[int, int]:
 def remove_folder(path: str) -> None:
     """Remove a folder and what a task left in it; what cannot be removed stays."""
     try:
-        for stream in STREAMS:
-            os.unlink(f"{path}/{stream}.log")
-        os.rmdir(path)
-    except FileNotFoundError:
-        shutil.rmtree(path, ignore_errors=True)
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
-        if os.path.islink(path):
-            with suppress(OSError):
-                os.unlink(path)
-        else:
-            shutil.rmtree(path, ignore_errors=True)  # this refuses to follow links as well
+        with suppress(OSError):
+            os.unlink(path)  # a link, or no folder at all
+        return
+    try:
+        for stream in STREAMS:
+            os.unlink(f"{stream}.log", dir_fd=folder)
+    except OSError:
+        pass  # rmtree gets what is there
+    finally:
+        os.close(folder)
+    try:
+        os.rmdir(path)
+    except OSError:
+        shutil.rmtree(path, ignore_errors=True)  # this does not follow links either

@@ -109,7 +109,7 @@ Notify = Callable[[Callable[[], None]], object]
 
 
 class _Batch:
-    """Everything that goes into one transaction, by kind. An attempt meets the kinds in order."""
+    """Everything that goes into one transaction, by kind: the kinds are written in a fixed order."""
 
     __slots__ = ("accepts", "callbacks", "ends", "epoch", "releases", "runs", "tidy")
 
@@ -305,6 +305,9 @@ class Journal:
     def _commit(self, batch: _Batch) -> dict[tuple[str, int], str]:
         db = self._db
         db.execute("BEGIN IMMEDIATE")
+        # First: a request for what is being released just now must find its id.
+        if batch.releases:
+            self._release(batch.releases)
         known = self._released([row for row, _ in batch.accepts])
         if known:
             new = [row for row, _ in batch.accepts if (row.command, row.attempt) not in known]
@@ -315,8 +318,6 @@ class Journal:
             db.executemany(_RUNNING, batch.runs)
         if batch.ends:
             db.executemany(_ENDED, batch.ends)
-        if batch.releases:
-            self._release(batch.releases)
         if batch.epoch is not None:
             self._set_meta("epoch", batch.epoch)
         db.execute("COMMIT")

@@ -1,4 +1,4 @@
-# ruff: noqa: PTH104
+# ruff: noqa: PTH104, PTH120
 # Text and os, not Path: this runs for every task.
 """Folders of tasks that printed nothing, kept to be used again.
 
@@ -17,6 +17,8 @@ from typing import Final, NamedTuple
 from schemas.subjects import STREAMS
 
 SPARES_MAX: Final = 64
+# No task's folder begins like this: ids have no dot.
+PREFIX: Final = ".spare-"
 _OPEN: Final = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILES: Final = {f"{stream}.log" for stream in STREAMS}
 
@@ -31,21 +33,25 @@ class Spares:
 
     def __init__(self) -> None:
         self._spares: deque[Spare] = deque()
+        self._count = 0
 
     def put(self, path: str) -> bool:
         """Keep the folder if it is as new; False if it has to be removed."""
         if len(self._spares) >= SPARES_MAX or not _is_pristine(path):
             return False
+        self._count += 1
+        spare = f"{os.path.dirname(path)}/{PREFIX}{self._count}"
         fds: list[int] = []
         try:
             for stream in STREAMS:
                 fds.append(os.open(f"{path}/{stream}.log", _OPEN))
                 _check_unshared(fds[-1])
+            os.rename(path, spare)
         except OSError:
             for fd in fds:
                 os.close(fd)
             return False
-        self._spares.append(Spare(path, (fds[0], fds[1])))
+        self._spares.append(Spare(spare, (fds[0], fds[1])))
         return True
 
     def take(self, path: str) -> tuple[int, int] | None:
@@ -55,14 +61,11 @@ class Spares:
         except IndexError:
             return None
         try:
-            if all(os.fstat(fd).st_size == 0 for fd in spare.fds):
-                os.rename(spare.path, path)
-                return spare.fds
+            os.rename(spare.path, path)
         except OSError:
-            pass  # somebody has meddled with it: a new one is made
-        for fd in spare.fds:
-            os.close(fd)
-        return None
+            self._spares.append(spare)  # the new name is taken
+            return None
+        return spare.fds
 
     def close(self) -> list[str]:
         """Let go of all; the caller removes the folders."""

@@ -52,6 +52,25 @@ def configure_logs(level: str, *, stream: TextIO | None = None, **bound: str) ->
     _route_standard_logging(number)
 
 
+def keep_out_of_the_way() -> None:
+    """For a library in somebody else's program: warnings to stderr, and nothing to its stdout.
+
+    A program that has configured structlog itself is left alone.
+    """
+    if structlog.is_configured():
+        return
+    structlog.configure(
+        processors=[_only_warnings, redact, *structlog.get_config()["processors"]],
+        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
+    )
+
+
+def _only_warnings(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    if method in ("debug", "info"):
+        raise structlog.DropEvent
+    return event
+
+
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Replace values of fields whose names say that they are secret, at any depth up to 4."""
     return _redacted(event, _DEPTH)

@@ -11,7 +11,7 @@ import msgspec
 
 from schemas import subjects
 from schemas.messages.facts import Accepted, Assigned, CancelAsked, Fact, Outcome, Started
-from schemas.states import TERMINAL, State, check_move
+from schemas.states import STATES, TERMINAL, State, check_move
 
 
 class Attempt(msgspec.Struct, kw_only=True):
@@ -189,7 +189,8 @@ def fold(command: Command, fact: subjects.Fact, body: Fact) -> None:
     """Change `command` as a durable fact says. A fact that is folded again changes nothing."""
     match body:
         case Accepted():
-            pass
+            if body.first is not None:
+                _fold_assigned(command, 1, body.first)
         case Assigned():
             _fold_assigned(command, fact.attempt, body)
         case Started():
@@ -232,7 +233,7 @@ def _fold_outcome(command: Command, number: int, body: Outcome) -> None:
             return
         _end(attempt, body)
     if body.final:
-        command.state, command.since = State(body.state), body.at
+        command.state, command.since = STATES[body.state], body.at
         command.reason, command.outcome = body.reason, body
     else:
         command.state, command.since = State.QUEUED, body.at
@@ -247,7 +248,7 @@ def _fold_late(command: Command, number: int, body: Outcome) -> None:
     judged, is_newest = attempt.reason, attempt is command.attempts[-1]
     if is_newest and command.state is State.LOST:
         _end(attempt, body)
-        command.state, command.outcome = State(body.state), body
+        command.state, command.outcome = STATES[body.state], body
         command.reason = attempt.reason = late_reason(body, judged)
     else:
         attempt.exit_code = body.exit_code
@@ -261,7 +262,7 @@ def late_reason(body: Outcome, judged: str) -> str:
 
 
 def _end(attempt: Attempt, body: Outcome) -> None:
-    attempt.state, attempt.since = State(body.state), body.at
+    attempt.state, attempt.since = STATES[body.state], body.at
     attempt.accepted_at = body.accepted_at or attempt.accepted_at
     attempt.started_at = body.started_at or attempt.started_at
     attempt.ended_at = body.ended_at or body.at

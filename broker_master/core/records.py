@@ -7,7 +7,7 @@ from schemas.messages.actions import ProcessArgs, decode_args
 from schemas.messages.facts import AttemptRecord, CommandRecord, HistoryRecord, Outcome
 from schemas.messages.work import Output
 from schemas.moments import rfc3339, rfc3339_or_none
-from schemas.states import State
+from schemas.states import TERMINAL, State
 from schemas.timers import Timers
 
 _ARGV_SHOWN = 16
@@ -16,6 +16,7 @@ _ARGUMENT_SHOWN = 200
 
 def command_record(command: Command, timers: Timers, *, with_output: bool = False) -> CommandRecord:
     accepted, outcome = command.accepted, command.outcome
+    ended = command.state in TERMINAL
     output: Output | None = None
     if with_output and outcome is not None:
         output = outcome.output
@@ -28,10 +29,10 @@ def command_record(command: Command, timers: Timers, *, with_output: bool = Fals
         attempts=[attempt_record(attempt) for attempt in command.attempts],
         submitted_at=rfc3339(accepted.submitted_at),
         client=accepted.client,
-        reason=command.reason or _reason(command),
+        reason=command.reason if ended else command.reason or _reason(command),
         since=rfc3339(command.since),
-        next=_next(command, timers),
-        ended_at=rfc3339(_ended(command)) if command.is_terminal else None,
+        next="" if ended else _next(command, timers),
+        ended_at=rfc3339(_ended(command)) if ended else None,
         labels=accepted.labels,
         stdout_bytes=outcome.stdout_bytes if outcome else 0,
         stderr_bytes=outcome.stderr_bytes if outcome else 0,

@@ -39,15 +39,15 @@ class Assigner:
         settler.on_slot_free = self.fill
         settler.on_requeue = self._on_requeue
 
-    def reserve(self, command: Command) -> Choice | None:
+    def reserve(self, group: str, agent: str) -> Choice | None:
         """Choose for a command that is just being accepted; None if others wait before it.
 
         The slot is taken at once, so that two commands never get the same one.
         """
-        accepted, dispatcher = command.accepted, self._plane.dispatcher
-        if not accepted.agent and dispatcher.is_waiting(accepted.group):
+        dispatcher = self._plane.dispatcher
+        if not agent and dispatcher.is_waiting(group):
             return None
-        choice = dispatcher.choose(accepted.group, accepted.agent)
+        choice = dispatcher.choose(group, agent)
         if choice is not None:
             dispatcher.take(choice.agent)
         return choice
@@ -62,13 +62,12 @@ class Assigner:
 
     def wait(self, command: Command) -> None:
         """Let an accepted command wait, unless an agent can take it now."""
-        choice = self.reserve(command)
+        accepted = command.accepted
+        choice = self.reserve(accepted.group, accepted.agent)
         if choice is not None:
             self._assign(command, choice)
         else:
-            self._plane.dispatcher.enqueue(
-                command.accepted.group, command.accepted.agent, command.id
-            )
+            self._plane.dispatcher.enqueue(accepted.group, accepted.agent, command.id)
 
     def fill(self, agent: str) -> None:
         """Give `agent` waiting commands while it has free slots."""

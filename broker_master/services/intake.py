@@ -134,24 +134,20 @@ class Intake:
     # -- storing
 
     def _store(self, accepted: Accepted, answer: Answer) -> None:
+        choice = self._assigner.reserve(accepted.group, accepted.agent)
+        if choice is not None:
+            # One fact and one wait for the disk instead of two.
+            first = self._assigner.assigned(choice)
+            accepted = msgspec.structs.replace(accepted, first=first)
         command = self._plane.book.open(accepted)
+        fact = subjects.Fact(accepted.id, 0, "accepted")
+        fold(command, fact, accepted)
         self._storing[accepted.id] = [answer]
-        facts = [(subjects.Fact(accepted.id, 0, "accepted"), accepted)]
-        choice = self._assigner.reserve(command)
-        if choice is None:
-            stored = self._plane.facts.append_many(facts)
-        else:
-            # Accepted and assigned in one batch: one wait for the disk instead of two.
-            fact, assigned = (
-                subjects.Fact(accepted.id, 1, "assigned"),
-                self._assigner.assigned(choice),
-            )
-            fold(command, fact, assigned)
-            stored = self._plane.facts.append_many([*facts, (fact, assigned)])
+        stored = self._plane.facts.append(fact, accepted)
         stored.add_done_callback(partial(self._on_stored, command, choice))
 
     def _on_stored(
-        self, command: Command, choice: Choice | None, stored: "asyncio.Future[list[int]]"
+        self, command: Command, choice: Choice | None, stored: "asyncio.Future[int]"
     ) -> None:
         answers = self._storing.pop(command.id, [])
         if stored.cancelled():
@@ -160,11 +156,8 @@ class Intake:
         if error is not None:
             self._on_refused(command, choice, error, answers)
             return
-        sequences = stored.result()
         self._plane.measures.on_submitted(command.accepted, self._plane.clock.now())
-        command.facts[subjects.fact(command.id, 0, "accepted")] = sequences[0]
-        if choice is not None:
-            command.facts[subjects.fact(command.id, 1, "assigned")] = sequences[1]
+        command.facts[subjects.fact(command.id, 0, "accepted")] = stored.result()
         for index, answer in enumerate(answers):
             answer(SubmitAnswer(id=command.id, state=State.QUEUED, duplicate=index > 0))
         if choice is not None:

@@ -40,9 +40,9 @@ class Reports:
     def on_reply(self, up: subjects.Up, payload: bytes) -> None:
         """An answer to `run` or `control`; which one, its own fields say."""
         if b"\xa6answer" not in payload:
-            self._on_control_reply(up, codec.decode(ControlReply, payload))
+            self._on_control_reply(up, codec.decode_sized(ControlReply, payload))
             return
-        reply = codec.decode(RunReply, payload)
+        reply = codec.decode_sized(RunReply, payload)
         found = self._find(up.agent, reply.command, reply.attempt)
         if found is None:
             return
@@ -114,7 +114,7 @@ class Reports:
     # -- reports
 
     def on_report(self, up: subjects.Up, payload: bytes) -> None:
-        for item in codec.decode(Report, payload).items:
+        for item in codec.decode_sized(Report, payload).items:
             self._on_item(up, item)
         self.flush()
 

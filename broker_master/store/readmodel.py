@@ -13,13 +13,16 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from broker_master.core.idfilter import IdFilter
 from schemas import codec
 from schemas.faults import Corrupt, Refused
 from schemas.messages.facts import HistoryRecord
 
 T = TypeVar("T")
 
-_VERSION = 1
+_VERSION = 2
+_IDS_MIN = 1_000_000
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SCHEMA = """
 CREATE TABLE commands (
     seq INTEGER PRIMARY KEY,
@@ -35,8 +38,8 @@ CREATE TABLE commands (
 CREATE INDEX by_group ON commands (grp);
 CREATE INDEX by_agent ON commands (agent);
 CREATE INDEX by_trouble ON commands (state) WHERE state <> 'succeeded';
-CREATE TABLE position (seq INTEGER NOT NULL, stream TEXT NOT NULL);
-INSERT INTO position VALUES (0, '');
+CREATE TABLE position (seq INTEGER NOT NULL, stream TEXT NOT NULL, boot TEXT NOT NULL);
+INSERT INTO position VALUES (0, '', '');
 """
 
 
@@ -81,9 +84,10 @@ class ReadModel:
         self._write = _connect(path)
         self._read = _connect(path)
         self._look_up = _connect(path)
-        self.position, self.stream = self._write.execute(
-            "SELECT seq, stream FROM position"
+        self.position, self.stream, self._boot = self._write.execute(
+            "SELECT seq, stream, boot FROM position"
         ).fetchone()
+        self._ids = self._filter(self._write)
 
     @classmethod
     def open(cls, path: Path, stream: str) -> "ReadModel":
@@ -92,7 +96,8 @@ class ReadModel:
         A file of another stream, of another version or damaged is replaced by an empty one.
         """
         model = cls._open_or_none(path)
-        if model is None or model.stream not in ("", stream):
+        boot = _boot()
+        if model is None or model.stream not in ("", stream) or not model.is_sound(boot):
             if model is not None:
                 model.close()
             for name in (
@@ -103,15 +108,28 @@ class ReadModel:
                 name.unlink(missing_ok=True)
             model = cls(path)
         with model._write:
-            model._write.execute("UPDATE position SET stream = ?", (stream,))
+            model._write.execute("UPDATE position SET stream = ?, boot = ?", (stream, boot))
         return model
 
     @classmethod
     def _open_or_none(cls, path: Path) -> "ReadModel | None":
         try:
             return cls(path)
+        except sqlite3.OperationalError as error:
+            # Not the file's fault: it may be as good as ever once there is room, or access, again.
+            code = "state_unreadable" if "unable to open" in str(error) else "disk_full"
+            raise Refused(code, f"cannot open {path}: {error}") from error
         except (sqlite3.DatabaseError, Corrupt):
             return None
+
+    def is_sound(self, boot: str) -> bool:
+        """Whether the file is whole. What is not synced only a halt of the machine can damage."""
+        if boot and self._boot in ("", boot):
+            return True
+        try:
+            return bool(self._write.execute("PRAGMA quick_check(1)").fetchone()[0] == "ok")
+        except sqlite3.DatabaseError:
+            return False
 
     def close(self) -> None:
         self._writer.shutdown()
@@ -123,8 +141,21 @@ class ReadModel:
 
     async def add(self, rows: Sequence[Row]) -> None:
         """Store records with their sequences, ascending; an id that was there is replaced."""
+        for row in rows:
+            self._ids.add(row.history.record.id)
         await self._on(self._writer, lambda: self._add(rows))
         self.position = max(self.position, rows[-1].seq)
+        if self._ids.is_full:
+            self._ids = await self._on(self._reader, lambda: self._filter(self._read))
+
+    @staticmethod
+    def _filter(connection: sqlite3.Connection) -> IdFilter:
+        """A filter of all ids, with room for as many again."""
+        count = connection.execute("SELECT count(*) FROM commands").fetchone()[0]
+        ids = IdFilter(max(_IDS_MIN, 2 * count))
+        for (command_id,) in connection.execute("SELECT id FROM commands"):
+            ids.add(command_id)
+        return ids
 
     def _add(self, rows: Sequence[Row]) -> None:
         values = [_values(row) for row in rows]
@@ -145,6 +176,8 @@ class ReadModel:
     # -- reading
 
     def known(self, command_id: str) -> Known | None:
+        if not self._ids.may_hold(command_id):
+            return None
         row = self._look_up.execute(
             "SELECT client, digest, state FROM commands WHERE id = ?", (command_id,)
         ).fetchone()
@@ -213,6 +246,14 @@ def _values(row: Row) -> tuple[object, ...]:
         history.digest,
         row.payload,
     )
+
+
+def _boot() -> str:
+    """Names the present run of the operating system; empty if it does not tell."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -21,8 +21,20 @@ from schemas.messages.fields import (
 from schemas.messages.work import Output
 
 
+class Assigned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The master chose an agent, and why; written before anything is sent."""
+
+    agent: Label
+    at: Timestamp
+    epoch: Count
+    why: Text = ""
+
+
 class Accepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The whole command (attempt 0). `digest` tells one body from another under the same id."""
+    """The whole command (attempt 0). `digest` tells one body from another under the same id.
+
+    first: attempt 1, where an agent was free at once: then it has no `assigned` of its own.
+    """
 
     id: CommandId
     client: Label
@@ -37,15 +49,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     labels: Labels = {}
     with_output: bool = False
     source: Label = "nats"
-
-
-class Assigned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The master chose an agent, and why; written before anything is sent."""
-
-    agent: Label
-    at: Timestamp
-    epoch: Count
-    why: Text = ""
+    first: Assigned | None = None
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

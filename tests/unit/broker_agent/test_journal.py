@@ -175,7 +175,7 @@ async def test_write_that_nobody_waits_for_is_written_all_the_same(
     loop = asyncio.get_running_loop()
     journal.release(
         [(entry.row, "c1", 1, "succeeded")],
-        lambda: loop.call_soon_threadsafe(tidied.set_result, None),  # type: ignore[arg-type,return-value]
+        lambda: loop.call_soon_threadsafe(tidied.set_result, None),  # type: ignore[arg-type]
     )
     async with asyncio.timeout(10):
         await tidied

@@ -125,10 +125,8 @@ def test_json_record_has_every_field_of_its_output() -> None:
 
 
 def test_timeline_tells_each_event_once_and_keeps_reasons_apart() -> None:
-    texts = [
-        line[len("2025-11-21 20:00:00 +0000 (20:00:00 UTC)  ") :]
-        for line in timeline(record("failed", 3))
-    ]
+    times = len("2025-11-21 20:00:00 +0000 (20:00:00 UTC)  ")
+    texts = [line[times:] for line in timeline(record("failed", 3))]
     assert texts == [
         "submitted by ann",
         "attempt 1 sent to web-1 once (least loaded)",

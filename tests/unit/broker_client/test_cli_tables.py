@@ -28,7 +28,7 @@ def test_wide_screen_shows_all_columns_aligned() -> None:
 def test_texts_are_cut_before_columns_are_left_out() -> None:
     table = fit(COLUMNS, [ROW], 55)
     assert table.hidden == []
-    assert table.lines[1] == "web-1  active  beats arrive an…      0/8  host.example"
+    assert table.lines[1] == "web-1  active  beats arrive and…      0/8  host.example"
 
 
 def test_columns_are_left_out_by_rank_and_named() -> None:

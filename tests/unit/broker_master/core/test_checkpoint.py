@@ -187,5 +187,3 @@ def test_stream_holds_little_more_than_what_is_open_and_the_last_window(plan: St
     for _ in range(12):
         stream.step()
     assert stream.facts == {}
-
-

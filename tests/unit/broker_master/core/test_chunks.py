@@ -8,7 +8,7 @@ Chunk = tuple[int, bytes]  # where it begins, and the bytes
 
 @st.composite
 def logs(draw: st.DrawFn) -> tuple[bytes, list[Chunk]]:
-    """Some output, and a log of its chunks: all of it, in any order, some twice, some overlapping."""
+    """Some output, and a log of its chunks: in any order, some twice, some overlapping."""
     size = draw(st.integers(0, 60))
     whole = bytes(range(size))
     chunks: list[Chunk] = []

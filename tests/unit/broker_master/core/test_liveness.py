@@ -1,5 +1,7 @@
 """Silence, incarnations and the handshake; times are readings of one clock that the test moves."""
 
+from typing import Any
+
 import pytest
 
 from broker_master.core.liveness import Change, Presence, Roster
@@ -33,13 +35,13 @@ class Watch:
     def _times(self) -> dict[str, float]:
         return {"now_s": self.clock.elapsed(), "at": self.clock.now()}
 
-    def beat(self, incarnation: str = "i1", *, seq: int = 0, **fields: object) -> list[str]:
+    def beat(self, incarnation: str = "i1", *, seq: int = 0, **fields: Any) -> list[str]:  # noqa: ANN401
         self.seq = seq or self.seq + 1
-        beat = Beat(incarnation=incarnation, seq=self.seq, **{"slots": 4, **fields})  # type: ignore[arg-type]
+        beat = Beat(incarnation=incarnation, seq=self.seq, **{"slots": 4, **fields})
         return kinds(self.roster.on_beat("web-1", beat, **self._times()))
 
-    def hello(self, incarnation: str = "i1", **fields: object) -> list[str]:
-        hello = Hello(incarnation=incarnation, **{"slots": 4, **fields})  # type: ignore[arg-type]
+    def hello(self, incarnation: str = "i1", **fields: Any) -> list[str]:  # noqa: ANN401
+        hello = Hello(incarnation=incarnation, **{"slots": 4, **fields})
         return kinds(self.roster.on_hello("web-1", hello, **self._times()))
 
     def done(self, incarnation: str = "i1") -> list[str]:
@@ -129,10 +131,9 @@ def test_suspect_comes_back_only_by_a_handshake() -> None:
     watch.handshake()
     assert watch.later(TIMERS.suspect_s) == ["suspected"]
     watch.beat()
-    assert watch.agent.liveness is Liveness.SILENT
-    assert not watch.agent.is_dispatchable
+    assert (watch.agent.liveness, watch.agent.is_dispatchable) == (Liveness.SILENT, False)
     assert watch.handshake() == ["returned"]
-    assert watch.agent.liveness is Liveness.LIVE
+    assert (watch.agent.liveness, watch.agent.is_dispatchable) == (Liveness.LIVE, True)
 
 
 def test_beats_of_a_suspect_keep_it_from_being_given_up() -> None:
@@ -264,7 +265,7 @@ def test_agent_that_cannot_hear_the_master_gets_no_work_until_it_does() -> None:
 def test_agent_that_wants_nothing_new_gets_nothing(flag: str) -> None:
     watch = Watch()
     watch.handshake()
-    watch.beat(**{flag: True})
+    watch.beat("i1", **{flag: True})
     assert not watch.agent.is_dispatchable
     watch.beat()
     assert watch.agent.is_dispatchable

@@ -118,9 +118,7 @@ def test_live_reconciled_agent_is_active() -> None:
 
 def test_draining_agent_is_active_and_says_so() -> None:
     shown = verdict(ENTRY, presence(draining=True))
-    assert shown == Verdict(
-        AgentStatus.ACTIVE, "stopping: takes no new work", "ends by itself"
-    )
+    assert shown == Verdict(AgentStatus.ACTIVE, "stopping: takes no new work", "ends by itself")
     assert badges(presence(draining=True, full=True)) == ["spool full", "draining"]
 
 

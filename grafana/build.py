@@ -1,0 +1,63 @@
+"""Writes everything in this folder that is made from code.
+
+    python -m grafana.build [--runbooks URL] [--grafana URL] [--into FOLDER]
+
+Dashboards, rules, alerts and their tests; the result is committed, and a test builds it again and
+compares the bytes.
+"""
+
+import argparse
+from pathlib import Path
+
+from grafana import rules, stories
+from grafana.alerting import ALERTS
+from grafana.plain_yaml import render
+
+HERE = Path(__file__).parent
+_MADE = "# Made by `python -m grafana.build`; change the Python beside it, not this file.\n"
+
+
+def files(*, runbooks: str = rules.RUNBOOKS, grafana: str = rules.GRAFANA) -> dict[str, str]:
+    """Every made file, by its path below this folder."""
+    alerts = rules.alerting_rules(runbooks=runbooks, grafana=grafana)
+    made = {
+        "prometheus/rules.yaml": render(rules.recording_rules()),
+        "prometheus/alerts.yaml": render(alerts),
+    }
+    # One file per distance of samples: what takes a day is not looked at every 15 seconds.
+    for step_s in sorted({alert.step_s for alert in ALERTS}):
+        tests = {
+            "rule_files": ["../rules.yaml", "../alerts.yaml"],
+            "evaluation_interval": rules.duration(step_s),
+            "tests": [
+                case
+                for alert in ALERTS
+                if alert.step_s == step_s
+                for case in stories.cases(alert)
+            ],
+        }
+        made[f"prometheus/tests/alerts_{rules.duration(step_s)}.yaml"] = render(tests)
+    return {path: _MADE + text for path, text in made.items()} | _dashboards()
+
+
+def _dashboards() -> dict[str, str]:
+    from grafana.boards import dashboards
+
+    return {f"dashboards/{name}.json": text for name, text in dashboards().items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m grafana.build")
+    parser.add_argument("--runbooks", default=rules.RUNBOOKS, help="where runbooks.md is served")
+    parser.add_argument("--grafana", default=rules.GRAFANA, help="address of Grafana")
+    parser.add_argument("--into", type=Path, default=HERE)
+    options = parser.parse_args()
+    for path, text in files(runbooks=options.runbooks, grafana=options.grafana).items():
+        target = options.into / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+        print(target)
+
+
+if __name__ == "__main__":
+    main()

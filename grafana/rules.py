@@ -1,0 +1,75 @@
+"""Rules and alerts as Prometheus reads them."""
+
+import re
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import quote
+
+from grafana.alerting import ALERTS, Alert
+from grafana.recording import RULES
+
+Seconds = Callable[[float], float]
+
+# Where the runbooks and Grafana are, for who builds the files for an installation of his own.
+RUNBOOKS: Final = "grafana/runbooks.md"
+GRAFANA: Final = ""
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def annotations(alert: Alert, *, runbooks: str = RUNBOOKS, grafana: str = GRAFANA) -> dict[str, str]:
+    query = "&".join(
+        f"{name}={value if '{{' in value else quote(value)}"
+        for name, value in alert.variables.items()
+    )
+    return {
+        "summary": alert.summary,
+        "description": alert.description,
+        "runbook_url": f"{runbooks}#{alert.name.lower()}",
+        "dashboard_url": f"{grafana}/d/{alert.board}" + (f"?{query}" if query else ""),
+    }
+
+
+def recording_rules(seconds: Seconds = float) -> dict[str, object]:
+    return {
+        "groups": [
+            {
+                "name": "mesh-rules",
+                "rules": [
+                    {"record": name, "expr": _scaled(expr, seconds)}
+                    for name, expr in RULES.items()
+                ],
+            }
+        ]
+    }
+
+
+def alerting_rules(
+    seconds: Seconds = float, *, runbooks: str = RUNBOOKS, grafana: str = GRAFANA
+) -> dict[str, object]:
+    """seconds: what becomes of each duration; tests shorten them, and change nothing else."""
+    rules: list[dict[str, object]] = []
+    for alert in ALERTS:
+        rule: dict[str, object] = {"alert": alert.name, "expr": _scaled(alert.expr, seconds)}
+        if alert.for_s:
+            rule["for"] = duration(seconds(alert.for_s))
+        if alert.keep_s:
+            rule["keep_firing_for"] = duration(seconds(alert.keep_s))
+        rule["labels"] = {"severity": alert.severity}
+        rule["annotations"] = annotations(alert, runbooks=runbooks, grafana=grafana)
+        rules.append(rule)
+    return {"groups": [{"name": "mesh-alerts", "rules": rules}]}
+
+
+def _scaled(expr: str, seconds: Seconds) -> str:
+    def scale(found: re.Match[str]) -> str:
+        return f"[{duration(seconds(int(found[1]) * _UNITS[found[2]]))}]"
+
+    return re.sub(r"\[(\d+)([smhd])\]", scale, expr)
+
+
+def duration(seconds: float) -> str:
+    """As Prometheus writes it, in the largest unit that divides it."""
+    for size, unit in ((86_400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size and seconds % size == 0:
+            return f"{int(seconds // size)}{unit}"
+    return f"{seconds:g}s"

@@ -1,0 +1,171 @@
+"""A mesh of real processes that the tests of one module share, and ways to look behind it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+import msgspec
+import pytest
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from broker_client.api import MeshClient
+from broker_master.ca.mesh import open_mesh
+from broker_master.embedded import EmbeddedBroker
+from schemas import codec, subjects
+from schemas.faults import FaultBody, MeshError
+from schemas.messages.facts import CommandRecord
+from tests.harness import FAST_TIMERS, MeshProcesses
+from tests.servers import MeshBroker, TestCredentials, connect_raw
+
+STREAMS: Final = ("MESH_EVENTS", "MESH_HISTORY", "MESH_LOGS", "KV_mesh_registry")
+ANSWER_S: Final = 10.0
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def shared_mesh(
+    directory: Path,
+    agents: Mapping[str, tuple[str, ...]],
+    *,
+    slots: int = 8,
+    env: Mapping[str, str] | None = None,
+    master_env: Mapping[str, str] | None = None,
+) -> Iterator[MeshProcesses]:
+    """For a fixture of a module: groups with their agents, all started, all ended afterwards."""
+    mesh = MeshProcesses(directory, env={**FAST_TIMERS, **(env or {})}, master_env=master_env)
+
+    async def begin() -> None:
+        await mesh.__aenter__()
+        for group, names in agents.items():
+            await mesh.add_group(group)
+            for name in names:
+                await mesh.add_agent(name, group=group, slots=slots)
+
+    try:
+        asyncio.run(begin())
+        yield mesh
+    finally:
+        asyncio.run(mesh.aclose())
+
+
+def module_mesh(
+    **agents: tuple[str, ...],
+) -> Callable[[pytest.TempPathFactory], Iterator[MeshProcesses]]:
+    """A module's fixture `mesh` with these groups and agents."""
+
+    @pytest.fixture(scope="module", name="mesh")
+    def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
+        with shared_mesh(tmp_path_factory.mktemp("mesh"), agents) as running:
+            yield running
+
+    return mesh
+
+
+class _Address(msgspec.Struct):
+    url: str
+
+
+def issuer(mesh: MeshProcesses) -> MeshBroker:
+    """Issues credentials of this mesh that its master knows nothing of, as a stolen key would."""
+    return MeshBroker(open_mesh(mesh.state_dir), cast(EmbeddedBroker, _Address(mesh.nats_url)))
+
+
+@contextlib.asynccontextmanager
+async def raw(credentials: TestCredentials) -> AsyncIterator[Client]:
+    client = await connect_raw(credentials)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+@contextlib.asynccontextmanager
+async def behind(mesh: MeshProcesses) -> AsyncIterator["Behind"]:
+    """A stock connection with the rights of a master, for looking into streams."""
+    async with raw(issuer(mesh).issue("master", "probe")) as client:
+        yield Behind(client)
+
+
+class Behind:
+    def __init__(self, client: Client) -> None:
+        self.client = client
+
+    async def info(self, stream: str) -> dict[str, Any]:
+        answer = await self.client.request(f"$JS.API.STREAM.INFO.{stream}", b"", timeout=ANSWER_S)
+        body: dict[str, Any] = msgspec.json.decode(answer.data)
+        return body
+
+    async def messages(self, stream: str) -> int:
+        return int((await self.info(stream))["state"]["messages"])
+
+    async def held(self) -> dict[str, int]:
+        """How many messages have ever been stored in each stream: nothing stored, nothing moved."""
+        return {name: (await self.info(name))["state"]["last_seq"] for name in STREAMS}
+
+    async def stored(self, stream: str) -> list[tuple[str, bytes]]:
+        """Subject and body of all that the stream holds."""
+        state = (await self.info(stream))["state"]
+        found = []
+        for seq in range(state["first_seq"], state["last_seq"] + 1):
+            query = msgspec.json.encode({"seq": seq})
+            subject = f"$JS.API.DIRECT.GET.{stream}"
+            answer = await self.client.request(subject, query, timeout=ANSWER_S)
+            headers = answer.headers or {}
+            if "Nats-Subject" in headers:
+                found.append((headers["Nats-Subject"], answer.data))
+        return found
+
+
+async def ask_raw(
+    client: Client, name: str, noun: str, verb: str, payload: bytes | dict[str, Any]
+) -> Msg:
+    """A request as any client of the broker can make it, with whatever payload."""
+    data = payload if isinstance(payload, bytes) else msgspec.msgpack.encode(payload)
+    return await client.request(subjects.api(name, noun, verb), data, timeout=ANSWER_S)
+
+
+def fault(answer: Msg) -> FaultBody:
+    """The fault of an answer; fails unless headers and body are those of one."""
+    headers = answer.headers or {}
+    body = codec.decode(FaultBody, answer.data)
+    assert headers.get("Nats-Service-Error") == body.message
+    assert headers.get("Nats-Service-Error-Code", "").isdigit()
+    return body
+
+
+@contextlib.contextmanager
+def refused(code: str) -> Iterator[None]:
+    """The block must be refused with this code."""
+    with pytest.raises(MeshError) as caught:
+        yield
+    assert caught.value.code == code, caught.value
+
+
+async def state_reached(
+    client: MeshClient, command_id: str, *states: str, within_s: float = 15.0
+) -> CommandRecord:
+    """The record once it is in one of `states`."""
+    record = await client.show(command_id)
+    try:
+        async with asyncio.timeout(within_s):
+            while record.state not in states:
+                await asyncio.sleep(0.02)
+                record = await client.show(command_id)
+    except TimeoutError:
+        pytest.fail(f"{command_id} is {record.state} ({record.reason}), not {states}")
+    return record
+
+
+async def client_of(
+    mesh: MeshProcesses, name: str, role: str, *groups: str, directory: Path
+) -> Path:
+    """A new client, made as users make it; returns its context."""
+    folder = directory / name
+    options = [part for group in groups for part in ("--group", group)]
+    ran = await mesh.cli("client", "create", name, "--role", role, *options, "--out", str(folder))
+    assert ran.code == 0, ran.err
+    return folder / "context.toml"

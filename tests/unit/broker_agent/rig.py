@@ -1,0 +1,280 @@
+"""The parts of an agent around an in-memory connection; the test plays the master."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from broker_agent.core.lease import Lease
+from broker_agent.core.tasks import TaskBook
+from broker_agent.executors.groups import kill_orphans
+from broker_agent.executors.process import ProcessExecutor
+from broker_agent.services.beat import Beats
+from broker_agent.services.control import Controls
+from broker_agent.services.handshake import Handshake
+from broker_agent.services.inbox import Echoes, Inbox
+from broker_agent.services.intake import Intake
+from broker_agent.services.reporter import Reporter
+from broker_agent.services.runner import Runner
+from broker_agent.services.shipper import Shipper
+from broker_agent.services.watchdog import Watchdog
+from broker_agent.services.wire import Address, Station
+from broker_agent.store.folders import Folders
+from broker_agent.store.journal import open_journal
+from broker_client.runtime.clock import Clock, SystemClock
+from broker_client.runtime.frames import Msg
+from broker_client.runtime.supervise import Service
+from schemas import codec, subjects
+from schemas.faults import Unreachable
+from schemas.messages.liveness import Beat, Details, Echo, Hello, TaskDecision, Welcome
+from schemas.messages.work import (
+    AttemptReport,
+    Control,
+    ControlReply,
+    LogChunk,
+    Release,
+    Released,
+    Report,
+    Run,
+    RunReply,
+)
+from schemas.timers import Timers
+from tests.waiting import eventually
+
+M = TypeVar("M")
+WAIT_S = 20.0
+ACK = b'{"stream":"MESH_LOGS","seq":1}'
+
+
+class FakeWire:
+    """What was published, by subject, in order. `answer` is the log stream's, or no answer."""
+
+    def __init__(self) -> None:
+        self.is_connected = True
+        self.published: list[tuple[str, bytes]] = []
+        self.listeners: list[Callable[[str, bytes], None]] = []
+        self.answer: Callable[[], bytes] = lambda: ACK
+        self.in_flight = 0
+        self.most_in_flight = 0
+
+    def publish_nowait(self, subject: str, payload: bytes, reply: str = "") -> None:
+        if not self.is_connected:
+            raise Unreachable("broker_unreachable", "not connected", effect="none")
+        self.published.append((subject, payload))
+        for listener in self.listeners:
+            listener(subject, payload)
+
+    async def request(self, subject: str, payload: bytes, timeout_s: float) -> Msg:
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            await asyncio.sleep(0)
+            answer = self.answer()
+            self.publish_nowait(subject, payload)
+            return Msg("_INBOX_a1.1", "", answer)
+        finally:
+            self.in_flight -= 1
+
+    def sent(self, kind: type[M], subject: str) -> list[M]:
+        return [
+            codec.decode(kind, payload) for to, payload in list(self.published) if to == subject
+        ]
+
+
+class Rig:
+    """One agent `a1` of group `g1`. Close it with `close`; `boot` again on the same directory."""
+
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        slots: int = 8,
+        clock: Clock | None = None,
+        timers: Timers | None = None,
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.timers = timers or Timers(beat_s=1, suspect_s=5, ack_s=1, grace_s=0.3, lost_s=60)
+        self.wire = FakeWire()
+        self.journal = open_journal(state_dir / "journal.db")
+        self.journal.start(loop.call_soon_threadsafe)
+        tasks = state_dir / "tasks"
+        tasks.mkdir(exist_ok=True)
+        clock = clock or SystemClock()
+        lease = Lease(
+            f"inc-{self.journal.boots}",
+            self.timers,
+            now=clock.elapsed(),
+            epoch=self.journal.epoch,
+        )
+        self.station = Station(
+            wire=self.wire,
+            address=Address("g1", "a1"),
+            lease=lease,
+            clock=clock,
+            book=TaskBook(slots),
+        )
+        self.lease = lease
+        self.clock = clock
+        self.folders = Folders(tasks, keep=0)
+        self.processes = ProcessExecutor(
+            loop, grace_s=lambda: lease.timers.grace_s, marks={"MESH_AGENT": "a1"}
+        )
+        self.reporter = Reporter(self.station)
+        self.shipper = Shipper(self.station)
+        self.runner = Runner(
+            self.station,
+            journal=self.journal,
+            reporter=self.reporter,
+            shipper=self.shipper,
+            folders=self.folders,
+            executors={"process": self.processes},
+            first_seq=self.journal.boots << 32,
+        )
+        self.intake = Intake(
+            self.station, journal=self.journal, runner=self.runner, reporter=self.reporter
+        )
+        self.beats = Beats(
+            self.station, runner=self.runner, reporter=self.reporter, chance=lambda: 0.5
+        )
+        self.handshake = Handshake(
+            self.station,
+            runner=self.runner,
+            reporter=self.reporter,
+            beats=self.beats,
+            details=Details(),
+            certificate=("1", 2e9),
+            on_epoch=self.journal.note_epoch,
+        )
+        self.watchdog = Watchdog(
+            self.station, self.runner, lambda: [task.pid for task in self.processes.tasks]
+        )
+        self.runner.on_idle = self.watchdog.nudge
+        echoes = Echoes(
+            self.station,
+            on_linked=lambda: None,
+            on_unagreed=self.handshake.ask,
+            on_epoch=self.journal.note_epoch,
+        )
+        self.inbox = Inbox(
+            self.station,
+            {
+                "run": self.intake.on_run,
+                "release": self.runner.on_release,
+                "echo": echoes.on_echo,
+                "welcome": self.handshake.on_welcome,
+                "control": Controls(self.station, self.runner).on_control,
+            },
+        )
+        self._services: list[asyncio.Task[None]] = []
+
+    def serve(self, *services: Service) -> None:
+        for service in services or (self.reporter, self.shipper):
+            self._services.append(asyncio.create_task(service.run(asyncio.Event())))
+
+    async def close(self) -> None:
+        for service in self._services:
+            service.cancel()
+        await asyncio.gather(*self._services, return_exceptions=True)
+        self.processes.kill_all()
+        self.journal.close()
+        self.folders.close()
+
+    def recover(self) -> None:
+        """What the application does at start, before it serves."""
+        for row in self.journal.rows:
+            if row.report is None:
+                kill_orphans(row.command, row.attempt, row.pid, row.pid_start)
+            self.runner.recover(row)
+
+    # The master's part.
+
+    def send(self, kind: str, message: object) -> None:
+        self.inbox.on_message(Msg(subjects.down("g1", "a1", kind), "", codec.encode(message)))
+
+    def link(self, epoch: int = 1) -> None:
+        """As after a beat, a handshake and an echo."""
+        self.lease.on_welcome(epoch, self.timers)
+        self.lease.on_done()
+        self.echo(epoch)
+
+    def echo(self, epoch: int = 1, *, reconciled: bool = True) -> None:
+        self.beats.send()
+        inc, seq = self.lease.incarnation, self.lease.seq
+        self.send("echo", Echo(epoch=epoch, incarnation=inc, seq=seq, reconciled=reconciled))
+
+    def run(
+        self,
+        command: str,
+        argv: list[str] | None = None,
+        *,
+        attempt: int = 1,
+        **fields: Any,  # noqa: ANN401
+    ) -> None:
+        """Ask for a process, or for a noop if there is no argv."""
+        args = fields.pop("args", {} if argv is None else {"argv": argv})
+        values: dict[str, Any] = {
+            "epoch": self.lease.epoch,
+            "incarnation": self.lease.incarnation,
+            "beat_seq": self.lease.seq,
+            "token": f"t-{command}",
+            "action": "noop" if argv is None else "process",
+        } | fields
+        raw = msgspec.Raw(msgspec.msgpack.encode(args))
+        self.send("run", Run(command=command, attempt=attempt, args=raw, **values))
+
+    def cancel(self, command: str, attempt: int = 1) -> None:
+        epoch = self.lease.epoch
+        self.send(
+            "control",
+            Control(kind="cancel", epoch=epoch, token="ctl", command=command, attempt=attempt),
+        )
+
+    def release(self, *reports: AttemptReport) -> None:
+        items = [Released(command=r.command, attempt=r.attempt, seq=r.seq) for r in reports]
+        self.send("release", Release(epoch=self.lease.epoch, items=items))
+
+    def welcome(self, decisions: list[TaskDecision] | None = None, *, epoch: int = 1) -> None:
+        inc = self.lease.incarnation
+        message = Welcome(
+            epoch=epoch, incarnation=inc, timers=self.timers, decisions=decisions or []
+        )
+        self.send("welcome", message)
+
+    # What the agent has said.
+
+    def replies(self, command: str) -> list[RunReply]:
+        return self.wire.sent(RunReply, subjects.reply("g1", "a1", f"t-{command}"))
+
+    def control_replies(self) -> list[ControlReply]:
+        return self.wire.sent(ControlReply, subjects.reply("g1", "a1", "ctl"))
+
+    def reports(self, command: str, kind: str = "ended") -> list[AttemptReport]:
+        sent = self.wire.sent(Report, subjects.up("g1", "a1", "report"))
+        return [i for r in sent for i in r.items if i.command == command and i.kind == kind]
+
+    def hellos(self) -> list[Hello]:
+        return self.wire.sent(Hello, subjects.up("g1", "a1", "hello"))
+
+    def beats_sent(self) -> list[Beat]:
+        return self.wire.sent(Beat, subjects.up("g1", "a1", "beat"))
+
+    def stored(self, command: str, stream: str, attempt: int = 1) -> bytes:
+        """The stream's bytes as a reader puts them together, by offset."""
+        subject = subjects.log("g1", "a1", command, attempt, stream)
+        whole = bytearray()
+        for chunk in self.wire.sent(LogChunk, subject):
+            end = chunk.offset + len(chunk.data)
+            if len(whole) < end:
+                whole.extend(bytes(end - len(whole)))
+            whole[chunk.offset : end] = chunk.data
+        return bytes(whole)
+
+    async def reply_to(self, command: str) -> RunReply:
+        await eventually(lambda: self.replies(command), WAIT_S, what=f"a reply for {command}")
+        return self.replies(command)[-1]
+
+    async def end_of(self, command: str) -> AttemptReport:
+        await eventually(lambda: self.reports(command), WAIT_S, what=f"the end of {command}")
+        return self.reports(command)[-1]

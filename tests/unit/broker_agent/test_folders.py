@@ -1,0 +1,139 @@
+"""Folders of tasks: private, never shared with what is left of another task, never followed."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from broker_agent.store.folders import Folders, remove_folder
+from schemas.faults import MeshError
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    return Folders(tmp_path, keep=2)
+
+
+def names(root: Path) -> list[str]:
+    return sorted(path.name for path in root.iterdir())
+
+
+def retired(folders: Folders, command: str, output: bytes = b"") -> None:
+    folder = folders.make(command, 1)
+    if output:
+        os.write(folder.stdout, output)
+    folder.close()
+    folders.retire(folder.path, empty=not output)
+
+
+def test_folder_and_files_are_the_owners_alone(folders: Folders, tmp_path: Path) -> None:
+    folder = folders.make("c1", 1)
+    assert (tmp_path / "c1.1").stat().st_mode & 0o777 == 0o700
+    for stream in ("stdout", "stderr"):
+        assert (tmp_path / "c1.1" / f"{stream}.log").stat().st_mode & 0o777 == 0o600
+    assert folder.sizes() == (0, 0)
+    folder.close()
+    folder.close()
+
+
+def test_folder_that_exists_is_refused(folders: Folders, tmp_path: Path) -> None:
+    folders.make("c1", 1).close()
+    for _ in range(2):  # without a spare at hand, and with one
+        with pytest.raises(MeshError) as caught:
+            folders.make("c1", 1)
+        assert caught.value.code == "state_foreign"
+        retired(folders, "c2")
+    folders.make("c2", 1).close()
+    assert names(tmp_path) == ["c1.1", "c2.1"]
+
+
+def test_empty_folder_is_used_again(folders: Folders, tmp_path: Path) -> None:
+    retired(folders, "c1")
+    inode = next(tmp_path.iterdir()).stat().st_ino
+    folder = folders.make("c2", 7)
+    assert names(tmp_path) == ["c2.7"]
+    assert (tmp_path / "c2.7").stat().st_ino == inode
+    os.write(folder.stderr, b"x")
+    assert folder.sizes() == (0, 1)
+    assert (tmp_path / "c2.7" / "stderr.log").read_bytes() == b"x"
+    folder.close()
+
+
+def test_folder_that_is_not_as_new_is_removed(folders: Folders, tmp_path: Path) -> None:
+    first = folders.make("c1", 1)
+    (tmp_path / "c1.1" / "left").write_text("x")
+    second = folders.make("c2", 1)
+    (tmp_path / "c2.1" / "stdout.log").chmod(0o644)
+    third = folders.make("c3", 1)
+    os.link(tmp_path / "c3.1" / "stdout.log", tmp_path / "elsewhere")
+    for folder in (first, second, third):
+        folder.close()
+        folders.retire(folder.path, empty=True)
+    assert names(tmp_path) == ["elsewhere"]
+
+
+def test_folder_into_which_somebody_can_still_write_is_not_used_again(
+    folders: Folders, tmp_path: Path
+) -> None:
+    """A process that left its group keeps its stdout: it must not become another task's stdout."""
+    folder = folders.make("c1", 1)
+    escaped = subprocess.Popen(["sleep", "60"], stdout=folder.stdout, start_new_session=True)
+    folder.close()
+    folders.retire(folder.path, empty=True)
+    assert names(tmp_path) == []
+    escaped.kill()
+    escaped.wait()
+
+
+def test_newest_folders_with_output_are_kept(folders: Folders, tmp_path: Path) -> None:
+    for command in ("c1", "c2", "c3"):
+        retired(folders, command, b"x")
+    assert names(tmp_path) == ["c2.1", "c3.1"]
+
+
+def test_removal_follows_no_link(tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("x")
+    (precious / "stdout.log").write_text("x")
+    root = tmp_path / "tasks"
+    root.mkdir()
+    (root / "link").symlink_to(precious)
+    folder = root / "c1.1"
+    folder.mkdir()
+    (folder / "inside").symlink_to(precious)
+    (folder / "stdout.log").symlink_to(precious / "file")
+    remove_folder(str(root / "link"))
+    remove_folder(str(folder))
+    assert names(root) == []
+    assert names(precious) == ["file", "stdout.log"]
+
+
+def test_output_of_an_earlier_start_is_read_but_no_link(folders: Folders, tmp_path: Path) -> None:
+    first = folders.make("c1", 1)
+    os.write(first.stdout, b"printed")
+    first.close()
+    again = folders.reopen("c1", 1)
+    assert again is not None
+    assert (again.sizes(), again.read(0, 100, 2)) == ((7, 0), b"inted")
+    again.close()
+    (tmp_path / "c1.1" / "stdout.log").unlink()
+    (tmp_path / "c1.1" / "stdout.log").symlink_to("/etc/passwd")
+    assert folders.reopen("c1", 1) is None
+    assert folders.reopen("none", 1) is None
+
+
+def test_leftovers_of_an_earlier_start_are_kept_or_removed_but_not_what_is_open(
+    folders: Folders, tmp_path: Path
+) -> None:
+    for command in ("open", "old1", "old2", "old3"):
+        folder = folders.make(command, 1)
+        os.write(folder.stdout, b"x")
+        folder.close()
+    folders.make("empty", 1).close()
+    for age, command in enumerate(("old3", "old2", "old1")):
+        os.utime(tmp_path / f"{command}.1", (100 - age, 100 - age))
+    folders.adopt({folders.name("open", 1)})
+    folders.close()
+    assert names(tmp_path) == ["old2.1", "old3.1", "open.1"]

@@ -1,0 +1,302 @@
+"""Real programs, started and ended: nothing of a task may outlive its end."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from broker_agent.executors.base import Ending, Job
+from broker_agent.executors.groups import Sessions, kill_orphans, process_start
+from broker_agent.executors.process import ProcessExecutor, ProcessTask
+from broker_agent.executors.spawn import CannotStart, find_program
+from broker_agent.store.folders import Folders, TaskFolder
+from schemas.messages.actions import ProcessArgs
+from schemas.states import State
+
+WAIT_S = 20.0
+
+
+class Bench:
+    """Starts programs in fresh folders and waits for their ends."""
+
+    def __init__(self, root: Path, grace_s: float = 5.0) -> None:
+        self.folders = Folders(root, keep=0)
+        self.executor = ProcessExecutor(
+            asyncio.get_running_loop(), grace_s=lambda: grace_s, marks={"MESH_AGENT": "a1"}
+        )
+        self.count = 0
+
+    def start(self, args: ProcessArgs) -> tuple[ProcessTask, "asyncio.Future[Ending]", TaskFolder]:
+        self.count += 1
+        folder = self.folders.make(f"c{self.count}", 1)
+        ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        task = self.executor.start(Job(f"c{self.count}", 1, args, folder), ended.set_result)
+        return task, ended, folder
+
+    async def run(self, *argv: str, **args: object) -> tuple[Ending, bytes, bytes]:
+        _, ended, folder = self.start(ProcessArgs(argv=list(argv), **args))  # type: ignore[arg-type]
+        async with asyncio.timeout(WAIT_S):
+            ending = await ended
+        return ending, folder.read(0, 1 << 20, 0), folder.read(1, 1 << 20, 0)
+
+
+@pytest.fixture
+async def bench(tmp_path: Path) -> Bench:
+    return Bench(tmp_path)
+
+
+def shell(text: str) -> ProcessArgs:
+    return ProcessArgs(argv=["/bin/sh", "-c", text])
+
+
+def python(text: str) -> ProcessArgs:
+    return ProcessArgs(argv=[sys.executable, "-c", text])
+
+
+async def until_printed(folder: TaskFolder, wanted: bytes) -> bytes:
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            printed = folder.read(0, 1 << 16, 0)
+            if wanted in printed:
+                return printed
+            await asyncio.sleep(0.01)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return fields[0] not in {"Z", "X"}
+
+
+async def test_streams_are_kept_apart_and_whole(bench: Bench) -> None:
+    ending, out, err = await bench.run("/bin/sh", "-c", "echo out; echo err >&2; exit 3")
+    assert (ending, out, err) == (Ending(State.FAILED, 3, ""), b"out\n", b"err\n")
+
+
+async def test_success(bench: Bench) -> None:
+    assert (await bench.run("true"))[0] == Ending(State.SUCCEEDED, 0, "")
+
+
+async def test_arguments_reach_the_program_as_they_are(bench: Bench) -> None:
+    words = ["*", "$HOME", "a b", "ä", "", "'\"\\"]
+    _, out, _ = await bench.run("printf", "%s|", *words)
+    assert out.decode() == "".join(f"{word}|" for word in words)
+
+
+async def test_environment_is_small_and_the_marks_cannot_be_forged(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_AGENT", "x")
+    _, out, _ = await bench.run(
+        "env", env={"OWN": "1", "MESH_AGENT": "forged", "MESH_COMMAND": "forged"}
+    )
+    env = dict(line.split("=", 1) for line in out.decode().splitlines())
+    assert "SECRET_OF_THE_AGENT" not in env
+    assert env["OWN"] == "1"
+    assert (env["MESH_COMMAND"], env["MESH_ATTEMPT"], env["MESH_AGENT"]) == ("c1", "1", "a1")
+
+
+async def test_standard_input_is_what_was_given_and_then_ends(bench: Bench) -> None:
+    data = os.urandom(200_000)
+    _, out, _ = await bench.run("cat", stdin=data)
+    assert out == data
+    assert (await bench.run("cat"))[1] == b""
+
+
+async def test_folder_of_its_own_unless_told_otherwise(bench: Bench, tmp_path: Path) -> None:
+    assert (await bench.run("pwd"))[1].decode().strip() == bench.folders.name("c1", 1)
+    assert (await bench.run("pwd", cwd="/"))[1] == b"/\n"
+    assert Path.cwd() == Path("/") or Path.cwd().exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "reason"),
+    [
+        (["no-such-program-here"], 127, "not found in PATH"),
+        (["/no/such/program"], 127, "no such file"),
+        (["/etc/passwd"], 126, "permission denied"),
+    ],
+)
+async def test_program_that_cannot_start_gets_the_code_of_a_shell(
+    bench: Bench, argv: list[str], code: int, reason: str
+) -> None:
+    with pytest.raises(CannotStart) as caught:
+        bench.start(ProcessArgs(argv=argv))
+    assert caught.value.exit_code == code
+    assert reason in caught.value.message
+
+
+async def test_place_that_cannot_be_entered_is_said(bench: Bench) -> None:
+    with pytest.raises(CannotStart) as caught:
+        bench.start(ProcessArgs(argv=["true"], cwd="/no/such/place"))
+    assert caught.value.exit_code is None
+    assert "/no/such/place" in caught.value.message
+
+
+def test_file_that_is_no_program_is_126_and_a_directory_is_no_program(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch(mode=0o644)
+    (tmp_path / "folder").mkdir()
+    if os.geteuid():
+        with pytest.raises(CannotStart) as caught:
+            find_program("plain", str(tmp_path))
+        assert caught.value.exit_code == 126
+    with pytest.raises(CannotStart) as caught:
+        find_program("folder", str(tmp_path))
+    assert caught.value.exit_code == 127
+
+
+async def test_end_by_signal_is_128_and_its_number(bench: Bench) -> None:
+    ending = (await bench.run("/bin/sh", "-c", "kill -SEGV $$"))[0]
+    assert ending == Ending(State.FAILED, 128 + signal.SIGSEGV, "ended by signal SIGSEGV")
+
+
+async def test_broken_pipe_ends_a_program_as_everywhere_else(bench: Bench) -> None:
+    """Python ignores SIGPIPE; programs that inherit that go on writing into nothing for ever."""
+    _, out, _ = await bench.run("/bin/sh", "-c", "(yes; echo $? >&2) | head -1")
+    assert out == b"y\n"
+
+
+async def test_timeout_ends_it(bench: Bench) -> None:
+    ending = (await bench.run("sleep", "60", timeout_s=0.05))[0]
+    assert ending.state is State.TIMED_OUT
+    assert ending.exit_code == 128 + signal.SIGTERM
+    assert "timeout_s (0.05)" in ending.reason
+
+
+async def test_program_may_use_its_grace(bench: Bench) -> None:
+    task, ended, folder = bench.start(
+        shell("trap 'echo bye; exit 4' TERM; echo up; while :; do sleep 0.01; done")
+    )
+    await until_printed(folder, b"up")
+    task.stop(State.CANCELLED, "cancelled")
+    async with asyncio.timeout(WAIT_S):
+        assert await ended == Ending(State.CANCELLED, 4, "cancelled")
+    assert folder.read(0, 100, 0) == b"up\nbye\n"
+
+
+ESCAPES = {
+    "ignores TERM": """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("up", __import__("os").getpid(), flush=True); time.sleep(60)
+""",
+    "child ignores TERM": """
+import os, signal, time
+pid = os.fork()
+if pid == 0:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("up", os.getpid(), flush=True); time.sleep(60)
+os.waitpid(pid, 0)
+""",
+    "double fork, files closed": """
+import os, signal, time
+if os.fork() == 0:
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        os.write(1, b"up %d\\n" % os.getpid())
+        for fd in range(3): os.close(fd)
+        time.sleep(60)
+    os._exit(0)
+time.sleep(60)
+""",
+    "own group in the session": """
+import os, signal, time
+if os.fork() == 0:
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("up", os.getpid(), flush=True); time.sleep(60)
+time.sleep(60)
+""",
+    "stopped": """
+import os, signal, time
+if os.fork() == 0:
+    print("up", os.getpid(), flush=True)
+    os.kill(os.getpid(), signal.SIGSTOP)
+time.sleep(60)
+""",
+}
+
+
+@pytest.mark.parametrize("escape", ESCAPES)
+async def test_nothing_escapes_a_stop(tmp_path: Path, escape: str) -> None:
+    bench = Bench(tmp_path, grace_s=0.2)
+    task, ended, folder = bench.start(python(ESCAPES[escape]))
+    printed = await until_printed(folder, b"\n")
+    pid = int(printed.split()[1])
+    assert is_alive(pid)
+    task.stop(State.CANCELLED, "cancelled")
+    async with asyncio.timeout(WAIT_S):
+        assert (await ended).state is State.CANCELLED
+    assert not is_alive(pid)
+    assert not bench.executor.tasks
+
+
+@pytest.mark.parametrize("trap", ["", "trap '' TERM;"])
+async def test_what_the_program_left_behind_is_ended_before_its_end_is_told(
+    tmp_path: Path, trap: str
+) -> None:
+    bench = Bench(tmp_path, grace_s=0.2)
+    _, ended, folder = bench.start(shell(f"({trap} echo $$; exec sleep 60) & echo $!; exit 5"))
+    async with asyncio.timeout(WAIT_S):
+        assert await ended == Ending(State.FAILED, 5, "")
+    pids = [int(word) for word in folder.read(0, 100, 0).split()]
+    assert pids
+    assert not any(is_alive(pid) for pid in pids)
+
+
+async def test_descriptors_do_not_pile_up(bench: Bench) -> None:
+    await bench.run("true")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(20):
+        _, ended, folder = bench.start(ProcessArgs(argv=["true"], stdin=b"x"))
+        async with asyncio.timeout(WAIT_S):
+            await ended
+        folder.close()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+async def test_program_sees_no_descriptor_of_the_agent(bench: Bench, tmp_path: Path) -> None:
+    held = (tmp_path / "held").open("w")
+    _, out, _ = await bench.run("ls", "-l", "/proc/self/fd")
+    held.close()
+    assert b"held" not in out
+
+
+@pytest.fixture
+def orphan() -> Iterator[int]:
+    """A process as an agent leaves it that was killed: in its session, with its marks."""
+    env = {"PATH": os.defpath, "MESH_COMMAND": "orphaned", "MESH_ATTEMPT": "2"}
+    pid = os.posix_spawn("/bin/sleep", ["sleep", "60"], env, setsid=True)
+    yield pid
+    try:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass
+
+
+def test_orphan_is_found_by_its_journalled_pid(orphan: int) -> None:
+    assert kill_orphans("other", 1, orphan, process_start(orphan)) == 1
+    assert os.waitstatus_to_exitcode(os.waitpid(orphan, 0)[1]) == -signal.SIGKILL
+
+
+def test_orphan_is_found_by_its_marks(orphan: int) -> None:
+    assert kill_orphans("orphaned", 2, 0, 0) == 1
+
+
+def test_another_process_that_got_the_number_is_left_alone(orphan: int) -> None:
+    assert kill_orphans("other", 1, orphan, process_start(orphan) + 1) == 0
+    assert kill_orphans("orphaned", 1, 0, 0) == 0
+    assert is_alive(orphan)
+
+
+def test_session_is_found_as_a_whole(orphan: int) -> None:
+    sessions = Sessions()
+    assert sessions.members(orphan) == [orphan]
+    assert sessions.kill(orphan) == 1
