@@ -29,6 +29,8 @@ def files(*, runbooks: str = rules.RUNBOOKS, grafana: str = rules.GRAFANA) -> di
         tests = {
             "rule_files": ["../rules.yaml", "../alerts.yaml"],
             "evaluation_interval": rules.duration(step_s),
+            # Alerts read what the rules have just recorded; else the order is by chance.
+            "group_eval_order": ["mesh-rules", "mesh-alerts"],
             "tests": [
                 case
                 for alert in ALERTS

@@ -109,7 +109,7 @@ Notify = Callable[[Callable[[], None]], object]
 
 
 class _Batch:
-    """Everything that goes into one transaction, by kind: the kinds are written in a fixed order."""
+    """Everything that goes into one transaction, by kind; the kinds have a fixed order."""
 
     __slots__ = ("accepts", "callbacks", "ends", "epoch", "releases", "runs", "tidy")
 

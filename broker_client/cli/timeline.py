@@ -21,12 +21,12 @@ def timeline(record: CommandRecord) -> list[str]:
 
 
 def _events(attempt: AttemptRecord, reason: str) -> list[tuple[str | None, str]]:
-    """reason: why it is in its state; an attempt without one says why its agent was chosen."""
+    """reason: why it is in its state."""
     head = f"attempt {attempt.attempt}"
     times = "once" if attempt.sent == 1 else f"{attempt.sent} times"
     sent = f"{head} sent to {attempt.agent} {times}"
-    if attempt.reason and attempt.reason != reason:
-        sent += f" ({attempt.reason})"
+    if attempt.why:
+        sent += f" ({attempt.why})"
     events: list[tuple[str | None, str]] = [(None, sent)]
     if attempt.accepted_at:
         events.append((attempt.accepted_at, f"{head} accepted by {attempt.agent}"))

@@ -51,7 +51,8 @@ def attempt_record(attempt: Attempt) -> AttemptRecord:
         started_at=rfc3339_or_none(attempt.started_at),
         ended_at=rfc3339_or_none(attempt.ended_at),
         exit_code=attempt.exit_code,
-        reason=attempt.reason or attempt.why,
+        reason=attempt.reason,
+        why=attempt.why,
         late=attempt.late,
     )
 

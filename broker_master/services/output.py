@@ -13,7 +13,7 @@ from broker_client.runtime.streams import Streams
 from broker_master.core.chunks import Assembly
 from broker_master.plane import Plane
 from broker_master.store.facts import LOGS
-from schemas import codec, subjects
+from schemas import codec, limits, subjects
 from schemas.faults import Refused
 from schemas.messages.api import LogsAnswer, LogsRequest
 from schemas.messages.facts import AttemptRecord, CommandRecord
@@ -23,7 +23,9 @@ from schemas.states import TERMINAL
 LookUp = Callable[[], Awaitable[CommandRecord]]
 
 _POLL_S = 0.05
-_PAGE_MESSAGES = 16
+# One chunk more than an answer holds: what is read beyond that is read again by the next one.
+_SPARE_BYTES = limits.CHUNK_BYTES
+_PAGE_MESSAGES = 64
 # A page may hold chunks that do not continue what was read; this many pages are looked through.
 _PAGES_MAX = 64
 
@@ -113,7 +115,9 @@ class OutputReader:
         start = self._hints.pop((subject, offset), 1)
         position = start
         for _ in range(_PAGES_MAX):
-            page = await self._streams.read_from(LOGS, position, subject, batch=_PAGE_MESSAGES)
+            page = await self._streams.read_from(
+                LOGS, position, subject, batch=_PAGE_MESSAGES, max_bytes=max_bytes + _SPARE_BYTES
+            )
             for message in page.messages:
                 chunk = codec.decode_trusted(LogChunk, message.data)
                 assembly.add(message.seq, chunk.offset, chunk.data)

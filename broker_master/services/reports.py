@@ -114,7 +114,13 @@ class Reports:
     # -- reports
 
     def on_report(self, up: subjects.Up, payload: bytes) -> None:
-        for item in codec.decode_sized(Report, payload).items:
+        report = codec.decode_sized(Report, payload)
+        presence = self._plane.roster.get(up.agent)
+        if presence is not None and report.incarnation in presence.older:
+            # A newer process has this identity, and tells of what its journal holds.
+            self._plane.count("stale_incarnation")
+            return
+        for item in report.items:
             self._on_item(up, item)
         self.flush()
 

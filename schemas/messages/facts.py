@@ -99,7 +99,10 @@ FACTS: Final[dict[str, type[Fact]]] = {
 
 
 class AttemptRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
-    """One attempt as users see it. Times are RFC 3339 in UTC, or None while unknown."""
+    """One attempt as users see it. Times are RFC 3339 in UTC, or None while unknown.
+
+    why: why this agent was chosen. reason: why it ended as it did.
+    """
 
     attempt: int
     agent: str
@@ -110,6 +113,7 @@ class AttemptRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
     ended_at: str | None = None
     exit_code: int | None = None
     reason: str = ""
+    why: str = ""
     late: bool = False
 
 

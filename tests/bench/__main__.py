@@ -1,7 +1,7 @@
 """`make bench`: every number as a ratio to its floor or peer of the same run, and one table.
 
     python -m tests.bench [--quick] [noop process output memory idle demo]
-    python -m tests.bench --profile master|agent|client
+    python -m tests.bench --profile master|agent|client [--load noop|process|copy]
 
 A target that is missed is said, and fails nothing: how fast a machine is, is no bug. An error is.
 """
@@ -37,7 +37,7 @@ def main() -> int:
     configure_logs("error")
     if options.profile:
         with tempfile.TemporaryDirectory(prefix="mesh-bench-") as folder:
-            print(asyncio.run(hotspots.profile(Path(folder), options.profile, options.in_flight)))
+            print(asyncio.run(_profiled(Path(folder), options)))
         return 0
     rows: list[Row] = []
     failed = []
@@ -62,12 +62,17 @@ async def _measured(name: str, directory: Path, rounds: int) -> list[Row]:
     return await BENCHMARKS[name](directory, rounds)
 
 
+async def _profiled(directory: Path, options: argparse.Namespace) -> str:
+    return await hotspots.profile(directory, options.profile, options.load, options.in_flight)
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench")
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help="which; all without")
     parser.add_argument("--quick", action="store_true", help="one round of each")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--profile", choices=["master", "agent", "client"])
+    parser.add_argument("--load", choices=[*hotspots.COUNTS], default="noop", help="to profile")
     parser.add_argument("--in-flight", type=int, default=1000, help="of the profile's load")
     return parser.parse_args()
 

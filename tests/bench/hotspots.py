@@ -3,37 +3,49 @@
 from collections import Counter
 from pathlib import Path
 
+from tests.bench import output, process
 from tests.bench.load import Latencies
-from tests.bench.noop import LOADS, SLOTS, WARM_UP
+from tests.bench.mesh_client import Copied
+from tests.bench.noop import SLOTS, WARM_UP
 from tests.bench.stage import Mesh, load_child, mesh_processes, result_of
 from tests.children import Child
 from tests.harness import program
 
 SHOWN = 45
 RATE = 250
-# Of the load, how long it is looked at: its beginning and end are left out.
+SPY_S = 60.0
 WATCH_S = 6
 FRAME_PATH_PARTS = 3
-COUNT = 60_000
+# Enough to last longer than the watch; one copy is as long as the limit of output lets it be.
+COUNTS = {"noop": 30_000, "process": 4_000, "copy": 1}
+AT_ONCE = {"noop": SLOTS, "process": process.AT_ONCE, "copy": 4}
 
 
-async def profile(directory: Path, who: str, in_flight: int = LOADS[0][0]) -> str:
-    """The hottest functions of `master`, `agent` or `client` while no-op commands run."""
+async def profile(directory: Path, who: str, load: str, in_flight: int) -> str:
+    """The hottest functions of `master`, `agent` or `client` while `load` runs.
+
+    load: `noop`, `process` or `copy`, as the load client knows them.
+    """
+    source, _ = output.make_source(directory / "source", output.SIZE_MIB)
     samples = directory / f"{who}.samples"
-    async with mesh_processes(directory, slots=SLOTS) as mesh:
+    async with mesh_processes(directory, slots=AT_ONCE[load]) as mesh:
         await mesh.noop(*WARM_UP)
-        load = load_child(
-            mesh.client("noop", count=COUNT, in_flight=in_flight), mesh.processes.logs
-        )
-        load.launch()
+        argv = mesh.client(load, count=COUNTS[load], in_flight=in_flight)
+        child = load_child([*argv, "--source", str(source)], mesh.processes.logs)
+        child.launch()
+        spy = _spy(mesh, child, who, samples, directory)
         try:
-            spy = _spy(mesh, load, who, samples, directory)
             spy.launch()
-            await spy.wait(60)
-            took = await result_of(load, Latencies)
+            await spy.wait(SPY_S)
+            took: Copied | Latencies
+            if load == "copy":
+                took = await result_of(child, Copied)
+            else:
+                took = await result_of(child, Latencies)
         finally:
-            load.kill()
-    head = f"{who} at {in_flight} in flight: {took.per_s:,.0f} commands/s while watched"
+            child.kill()
+            spy.kill()
+    head = f"{who} under {load}, {in_flight} in flight, {took.seconds:.1f} s while watched"
     return f"{head}\n{summarise(samples.read_text())}"
 
 

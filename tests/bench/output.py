@@ -14,8 +14,8 @@ WARM_UP_MIB = 1
 
 
 async def measure(directory: Path, rounds: int) -> list[Row]:
-    source, digest = _source(directory / "source", SIZE_MIB)
-    small, _ = _source(directory / "small", WARM_UP_MIB)
+    source, digest = make_source(directory / "source", SIZE_MIB)
+    small, _ = make_source(directory / "small", WARM_UP_MIB)
     speeds: list[float] = []
     async with mesh_processes(directory) as mesh:
         await mesh.copy(small)
@@ -39,7 +39,7 @@ async def measure(directory: Path, rounds: int) -> list[Row]:
     ]
 
 
-def _source(path: Path, size_mib: int) -> tuple[Path, str]:
+def make_source(path: Path, size_mib: int) -> tuple[Path, str]:
     """A file of lines that differ, and its digest."""
     digest = hashlib.sha256()
     with path.open("wb") as file:

@@ -156,7 +156,9 @@ async def test_disabled_agent_finishes_gets_nothing_new_and_is_enabled_again(
     await state_reached(admin, running.id, "running")
     await admin.ask("agent", "disable", AgentDisable(name="web-1"), Done)
     disabled = await mesh.wait_status("web-1", "disabled")
-    assert disabled.reason == "disabled by admin, 1 tasks left"
+    async with asyncio.timeout(5):  # how many run, its next beat says
+        while disabled.reason != "disabled by admin, 1 tasks left":
+            disabled = await shown(admin)
     assert disabled.next == "mesh agent enable web-1"
     assert (await group(admin, "web")).status == "inactive"
     with refused("group_inactive"):
@@ -200,13 +202,14 @@ async def test_disabled_and_silent_shows_disabled(mesh: MeshProcesses, admin: Me
 async def test_second_incarnation_of_an_identity_fences_the_first(
     mesh: MeshProcesses, admin: MeshClient
 ) -> None:
-    """A copied state folder: the newer process is the agent, the older one ends what it runs."""
+    """A copied identity: the newer process is the agent, the older one ends what it runs."""
     first = await mesh.add_agent("twin", group="web", slots=2)
     await mesh.wait_status("twin", "active")
     held = await admin.submit(["sleep", "60"], agent="twin")
     await state_reached(admin, held.id, "running")
     copy = mesh.directory / "copy"
-    shutil.copytree(mesh.agent_dir("twin"), copy, ignore=shutil.ignore_patterns("tasks"))
+    own = shutil.ignore_patterns("tasks", "journal.db*", "lock", "*.sock", "status*")
+    shutil.copytree(mesh.agent_dir("twin"), copy, ignore=own)
     from tests.children import Child
     from tests.harness import program
 
@@ -223,10 +226,12 @@ async def test_second_incarnation_of_an_identity_fences_the_first(
         while (await shown(admin, "twin")).details.pid != second.pid:
             await asyncio.sleep(0.05)
     assert (await shown(admin, "twin")).status == "active"
-    assert (await admin.wait(held.id, timeout_s=15)).state == "lost"
+    lost = await admin.wait(held.id, timeout_s=15)
+    assert (lost.state, lost.reason) == ("lost", "twin came back without any memory of it")
     import psutil
 
     sleepers = [each for each in psutil.Process(first.pid).children() if "sleep" in each.name()]
+    assert sleepers
     psutil.wait_procs(sleepers, timeout=10)
     assert [each for each in sleepers if each.is_running()] == []
     record = await admin.run(["sh", "-c", "echo $PPID"], agent="twin", timeout_s=10)

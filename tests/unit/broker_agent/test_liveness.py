@@ -67,7 +67,7 @@ async def test_nothing_runs_before_handshake_and_echo(rig: Rig) -> None:
     assert (await rig.reply_to("c1")).code == "agent_unleased"
     await shaken(rig)
     rig.echo()
-    rig.run("c2")
+    rig.run("c2", ["true"])
     assert (await rig.reply_to("c2")).answer == "accepted"
 
 

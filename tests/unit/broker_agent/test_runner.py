@@ -42,13 +42,15 @@ async def journalled(rig: Rig) -> list[tuple[str, str]]:
     return list(found)
 
 
-async def test_noop_is_answered_and_reported_once_it_is_on_disk(rig: Rig) -> None:
+async def test_noop_is_reported_once_it_is_on_disk_and_the_report_is_its_answer(rig: Rig) -> None:
     rig.run("c1")
-    assert not rig.replies("c1")
-    assert (await rig.reply_to("c1")).answer == "accepted"
+    assert not rig.reports("c1")
     end = await rig.end_of("c1")
     assert (end.state, end.exit_code, end.output) == ("succeeded", 0, None)
     assert await journalled(rig) == [("c1", "succeeded")]
+    assert not rig.replies("c1")
+    rig.run("c1")
+    assert (await rig.reply_to("c1")).answer == "duplicate"
     rig.release(end)
     assert await journalled(rig) == []
     assert len(rig.station.book) == 0
