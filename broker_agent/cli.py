@@ -86,7 +86,9 @@ def run(
         debug, info, warning or error.
     """
     from broker_agent.settings import load_agent_settings
+    from broker_client.runtime import failpoints
 
+    failpoints.arm(os.environ)
     flags = {"slots": slots, "urls": urls, "log_level": log_level}
     loaded = load_agent_settings(os.environ, flags, config)
     if print_config:
@@ -191,8 +193,10 @@ def _run_agent(state_dir: Path, order: dict[str, Any]) -> None:
     from broker_agent.app import run_agent
     from broker_agent.services.enrolment import product_version
     from broker_agent.settings import load_agent_settings
+    from broker_client.runtime import failpoints
     from broker_client.runtime.logs import configure_logs
 
+    failpoints.arm(os.environ)
     config = Path(order["config"]) if order["config"] else None
     settings = load_agent_settings(os.environ, order["flags"], config).value
     configure_logs(settings.log_level)

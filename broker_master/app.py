@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import structlog
 
 from broker_client.runtime.batch import BatchWriter
@@ -18,6 +19,7 @@ from broker_client.runtime.supervise import Service, TaskSet, supervise
 from broker_master.api.agents import AgentOperations
 from broker_master.api.clients import ClientOperations
 from broker_master.api.commands import CommandOperations
+from broker_master.api.deadletters import DeadLetterOperations
 from broker_master.api.groups import GroupOperations
 from broker_master.api.http import HttpServer
 from broker_master.api.nats import NatsApi
@@ -76,6 +78,9 @@ async def serve(settings: MasterSettings, on_ready: Ready) -> None:
 
     Raises MeshError if it cannot start; nothing on disk is overwritten then.
     """
+    if settings.loss.mode == "strict":
+        timers = msgspec.structs.replace(settings.timers, strict=True)
+        settings = msgspec.structs.replace(settings, timers=timers)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -254,7 +259,9 @@ class Control:
         output = OutputReader(plane, streams)
         issuer = self._mesh.issuer
         operations = Operations()
-        CommandOperations(plane, canceller, output).register(operations)
+        commands = CommandOperations(plane, canceller, output)
+        commands.register(operations)
+        DeadLetterOperations(plane, commands, intake).register(operations)
         GroupOperations(plane, views).register(operations)
         AgentOperations(plane, views, issuer, presence, canceller, revoker).register(operations)
         ClientOperations(plane, views, issuer, revoker).register(operations)

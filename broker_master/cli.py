@@ -78,6 +78,7 @@ def serve(
     log_level
         debug, info, warning or error.
     """
+    from broker_client.runtime import failpoints
     from broker_client.runtime.logs import configure_logs
     from broker_client.runtime.settings import load_settings
     from broker_master.settings import MasterSettings, check_settings
@@ -96,6 +97,7 @@ def serve(
     if print_config:
         sys.stdout.write(loaded.render())
         return
+    failpoints.arm(os.environ)
     configure_logs(loaded.value.log.level)
     _run(loaded.value)
 

@@ -1,6 +1,6 @@
 """The settings of a master, with their defaults."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -54,6 +54,12 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
     level: str = "info"
 
 
+class LossSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """mode: `graceful` waits for the re-sends before tasks are ended, `strict` does not."""
+
+    mode: Literal["graceful", "strict"] = "graceful"
+
+
 class MasterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """nats_url: an own broker; empty starts the embedded one on nats_port (0: any free one).
 
@@ -70,6 +76,7 @@ class MasterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     metrics_http: str = ""
     per_agent_metrics: bool = True
     timers: Timers = msgspec.field(default_factory=Timers)
+    loss: LossSettings = msgspec.field(default_factory=LossSettings)
     broker: BrokerSettings = msgspec.field(default_factory=BrokerSettings)
     limits: LimitSettings = msgspec.field(default_factory=LimitSettings)
     retention: RetentionSettings = msgspec.field(default_factory=RetentionSettings)

@@ -250,7 +250,7 @@ ALERTS: Final[tuple[Alert, ...]] = (
         ),
         for_s=HOUR,
         severity="warning",
-        summary=f"The certificate of agent {{{{ $labels.agent }}}} ends soon",
+        summary="The certificate of agent {{ $labels.agent }} ends soon",
         description=(
             f"{_WHO} cannot take part once its certificate has ended, which is"
             " {{ $value | humanizeDuration }} away."
@@ -267,7 +267,7 @@ ALERTS: Final[tuple[Alert, ...]] = (
         expr="(mesh:agent_certificate_remaining:seconds > 0) < 3 * 86400",
         for_s=15 * MINUTE,
         severity="critical",
-        summary=f"The certificate of agent {{{{ $labels.agent }}}} ends in less than three days",
+        summary="The certificate of agent {{ $labels.agent }} ends in less than three days",
         description=f"{_WHO} cannot take part in {{{{ $value | humanizeDuration }}}} any more.",
         board="mesh-certificates",
         variables=_THIS_AGENT,
@@ -282,7 +282,7 @@ ALERTS: Final[tuple[Alert, ...]] = (
             'unless on (job, agent) mesh_agent_status{status="disabled"} == 1'
         ),
         severity="critical",
-        summary=f"The certificate of agent {{{{ $labels.agent }}}} has ended",
+        summary="The certificate of agent {{ $labels.agent }} has ended",
         description=f"{_WHO} is turned away by the broker until it is set up again.",
         board="mesh-certificates",
         variables=_THIS_AGENT,
@@ -317,7 +317,7 @@ ALERTS: Final[tuple[Alert, ...]] = (
         expr="abs(mesh_agent_clock_skew_seconds) > 2",
         for_s=10 * MINUTE,
         severity="warning",
-        summary=f"The clock of agent {{{{ $labels.agent }}}} is off",
+        summary="The clock of agent {{ $labels.agent }} is off",
         description=(
             f"{_WHO} tells a time that is {{{{ $value | humanizeDuration }}}} from the master's:"
             " its times in history are wrong, and its certificate may seem invalid to it."
@@ -486,9 +486,7 @@ ALERTS: Final[tuple[Alert, ...]] = (
     ),
     Alert(
         name="MeshStreamNearLimit",
-        expr=(
-            "mesh_stream_bytes / on (job, instance, stream) mesh_stream_limit_bytes > 0.8"
-        ),
+        expr=("mesh_stream_bytes / on (job, instance, stream) mesh_stream_limit_bytes > 0.8"),
         for_s=15 * MINUTE,
         severity="warning",
         summary="Stream {{ $labels.stream }} is nearly full",

@@ -32,10 +32,7 @@ def files(*, runbooks: str = rules.RUNBOOKS, grafana: str = rules.GRAFANA) -> di
             # Alerts read what the rules have just recorded; else the order is by chance.
             "group_eval_order": ["mesh-rules", "mesh-alerts"],
             "tests": [
-                case
-                for alert in ALERTS
-                if alert.step_s == step_s
-                for case in stories.cases(alert)
+                case for alert in ALERTS if alert.step_s == step_s for case in stories.cases(alert)
             ],
         }
         made[f"prometheus/tests/alerts_{rules.duration(step_s)}.yaml"] = render(tests)

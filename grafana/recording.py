@@ -22,9 +22,7 @@ def _acknowledge(quantile: str) -> str:
 
 
 RULES: Final[dict[str, str]] = {
-    "mesh:agent_heartbeat_age:seconds": (
-        "time() - mesh_agent_last_heartbeat_timestamp_seconds"
-    ),
+    "mesh:agent_heartbeat_age:seconds": ("time() - mesh_agent_last_heartbeat_timestamp_seconds"),
     "mesh:agent_certificate_remaining:seconds": (
         "mesh_agent_certificate_not_after_timestamp_seconds - time()"
     ),
@@ -41,7 +39,5 @@ RULES: Final[dict[str, str]] = {
         'sum by (job) (rate(mesh_command_sends_total{attempt!="1"}[5m]))\n'
         "/ (sum by (job) (rate(mesh_command_sends_total[5m])) > 0)"
     ),
-    "mesh:agent_availability:ratio_30d": (
-        'avg_over_time(mesh_agent_status{status="active"}[30d])'
-    ),
+    "mesh:agent_availability:ratio_30d": ('avg_over_time(mesh_agent_status{status="active"}[30d])'),
 }

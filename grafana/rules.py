@@ -16,7 +16,9 @@ GRAFANA: Final = ""
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
-def annotations(alert: Alert, *, runbooks: str = RUNBOOKS, grafana: str = GRAFANA) -> dict[str, str]:
+def annotations(
+    alert: Alert, *, runbooks: str = RUNBOOKS, grafana: str = GRAFANA
+) -> dict[str, str]:
     query = "&".join(
         f"{name}={value if '{{' in value else quote(value)}"
         for name, value in alert.variables.items()
@@ -35,8 +37,7 @@ def recording_rules(seconds: Seconds = float) -> dict[str, object]:
             {
                 "name": "mesh-rules",
                 "rules": [
-                    {"record": name, "expr": _scaled(expr, seconds)}
-                    for name, expr in RULES.items()
+                    {"record": name, "expr": _scaled(expr, seconds)} for name, expr in RULES.items()
                 ],
             }
         ]

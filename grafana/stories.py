@@ -1,9 +1,9 @@
 """Turns the story of an alert into tests that promtool runs.
 
-    quiet          healthy for a while: nothing fires
-    firing         faulty for long enough, and not before: it fires with its words
-    resolved       healthy again: nothing fires
-    missed scrape  healthy, one scrape fails, healthy: nothing fires
+quiet          healthy for a while: nothing fires
+firing         faulty for long enough, and not before: it fires with its words
+resolved       healthy again: nothing fires
+missed scrape  healthy, one scrape fails, healthy: nothing fires
 """
 
 from collections.abc import Iterator
@@ -39,8 +39,7 @@ def _life(alert: Alert) -> dict[str, object]:
         "name": f"{alert.name}: quiet, firing, resolved",
         "interval": duration(step),
         "input_series": [
-            {"series": each.name, "values": _told(each, began, fault, cure)}
-            for each in alert.story
+            {"series": each.name, "values": _told(each, began, fault, cure)} for each in alert.story
         ],
         "alert_rule_test": checks,
     }
@@ -52,9 +51,7 @@ def _missed_scrape(alert: Alert) -> dict[str, object]:
     return {
         "name": f"{alert.name}: one missed scrape",
         "interval": duration(alert.step_s),
-        "input_series": [
-            {"series": each.name, "values": _with_gap(each)} for each in alert.story
-        ],
+        "input_series": [{"series": each.name, "values": _with_gap(each)} for each in alert.story],
         "alert_rule_test": [_check(alert, time) for time in times],
     }
 
@@ -84,7 +81,8 @@ def _filled(alert: Alert, text: str) -> str:
 
 def _told(series: Series, healthy: int, faulty: int, cure: int) -> str:
     if series.counter:
-        assert not isinstance(series.faulty, list)
+        if isinstance(series.faulty, list):
+            raise TypeError("a counter grows by a number")
         parts, value = [], 0.0
         for growth, count in ((series.healthy, healthy), (series.faulty, faulty)):
             parts.append(f"{_number(value)}+{_number(growth)}x{count - 1}")

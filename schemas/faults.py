@@ -69,6 +69,7 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "id_conflict": FaultKind(
         409, "never", 6, "this id was used for another command: choose a new one"
     ),
+    "not_undecided": FaultKind(409, "never", 6, "it waits for no word: see `mesh command show ID`"),
     "command_ended": FaultKind(409, "never", 6, "it has ended: see `mesh command show ID`"),
     # who asks
     "forbidden": FaultKind(403, "never", 6, "ask an admin for a role or group that may do this"),

@@ -17,6 +17,7 @@ GROUP: Final = "{{tag(group)}}"
 
 _READ: Final = {
     "command": ("show", "list", "wait", "logs"),
+    "deadletter": ("list", "show"),
     "agent": ("show", "list"),
     "group": ("show", "list"),
     "client": (),
@@ -24,7 +25,8 @@ _READ: Final = {
     "mesh": ("status",),
 }
 _OPERATE: Final = {
-    "command": ("submit", "cancel"),
+    "command": ("submit", "cancel", "decide"),
+    "deadletter": ("retry",),
     "agent": ("enable", "disable"),
 }
 

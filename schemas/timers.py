@@ -11,7 +11,7 @@ Seconds = Annotated[float, Meta(gt=0, le=30 * 86_400)]
 
 
 class Timers(msgspec.Struct, frozen=True, kw_only=True):
-    """All in seconds.
+    """All in seconds but `strict`.
 
     beat_s: period of beats, both ways. suspect_s: silence after which the other side is suspect.
     ack_s, resends: deadline of an acknowledgement, and how often an unanswered request is sent
@@ -19,6 +19,9 @@ class Timers(msgspec.Struct, frozen=True, kw_only=True):
     start_before_s: a run request older than this is refused by the agent. queue_ttl_s: how long a
     command may wait for an agent. adopt_s: after its start the master judges nobody for this long.
     handshake_s: deadline of one step of the handshake. stop_s: how long a process may take to stop.
+    continue_s: how long a task that may go on without its master does so at most. decide_s: how
+    long a lost attempt waits for an operator's word. strict: tasks end as soon as the master is
+    suspect, without any re-send being waited for.
     """
 
     beat_s: Seconds = 5.0
@@ -28,15 +31,31 @@ class Timers(msgspec.Struct, frozen=True, kw_only=True):
     grace_s: Seconds = 10.0
     lost_s: Seconds = 50.0
     start_before_s: Seconds = 60.0
+    continue_s: Seconds = 7 * 86_400.0
+    decide_s: Seconds = 7 * 86_400.0
     queue_ttl_s: Seconds = 900.0
     adopt_s: Seconds = 50.0
     handshake_s: Seconds = 5.0
     stop_s: Seconds = 30.0
+    strict: bool = False
 
     @property
     def unrecoverable_s(self) -> float:
         """Silence of the master after which an agent ends its tasks."""
+        return self.suspect_s if self.strict else self.patient_s
+
+    @property
+    def patient_s(self) -> float:
+        """As `unrecoverable_s`, where all re-sends are waited for."""
         return self.suspect_s + self.resends * self.ack_s
+
+    def fence_after_s(self, kill_after_s: float) -> float:
+        """As `unrecoverable_s`, for a task that may outlive the lease by its own agreement."""
+        return max(self.unrecoverable_s, kill_after_s)
+
+    def lost_after_s(self, kill_after_s: float) -> float:
+        """Silence of an agent after which the master gives such a task up: it has ended then."""
+        return max(self.lost_s, kill_after_s + self.grace_s + self.beat_s)
 
 
 def check_timers(timers: Timers) -> Timers:
@@ -45,7 +64,7 @@ def check_timers(timers: Timers) -> Timers:
     An agent must have ended its tasks before the master says that they are lost; the margin of one
     beat covers what clocks drift apart meanwhile.
     """
-    needed = timers.unrecoverable_s + timers.grace_s + timers.beat_s
+    needed = timers.patient_s + timers.grace_s + timers.beat_s
     # Written so that a number that is not one (NaN) is refused as well.
     if not timers.lost_s >= needed:
         raise Refused(

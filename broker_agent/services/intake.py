@@ -19,6 +19,7 @@ from broker_agent.services.reporter import Reporter
 from broker_agent.services.runner import Runner
 from broker_agent.services.wire import Station
 from broker_agent.store.journal import Journal, Outcome, Row, end_row
+from broker_client.runtime import failpoints
 from schemas import codec
 from schemas.faults import MeshError, Refused, Unreachable
 from schemas.messages.actions import ActionArgs, decode_args
@@ -145,6 +146,7 @@ class Intake:
         is_told_by_report: bool = False,
     ) -> None:
         def recorded(outcome: Outcome) -> None:
+            failpoints.reach("agent.journalled_not_acked")
             if outcome is None:
                 if not is_told_by_report:
                     self._answer(reply_to, run, Admission("accepted"))

@@ -23,6 +23,7 @@ from broker_agent.services.shipper import Shipment, Shipper
 from broker_agent.services.wire import Station
 from broker_agent.store.folders import Folders, TaskFolder
 from broker_agent.store.journal import Journal, Outcome, Row, end_row
+from broker_client.runtime import failpoints
 from schemas import codec, limits
 from schemas.faults import MeshError, Refused
 from schemas.messages.actions import ActionArgs, decode_args
@@ -214,6 +215,7 @@ class Runner:
             # A journal that fails now does not make the end less true: it is told all the same.
             if isinstance(outcome, MeshError):
                 log.error("end_not_recorded", command_id=entry.command, error=outcome.message)
+            failpoints.reach("agent.ended_not_reported")
             entry.phase, entry.state = Phase.ENDED, State(report.state)
             self._reporter.add_encoded(entry.key, report.seq, raw, is_end=True)
 

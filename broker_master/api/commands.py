@@ -15,7 +15,14 @@ from broker_master.services.output import OutputReader
 from broker_master.store.readmodel import Filter
 from schemas import codec
 from schemas.faults import Refused
-from schemas.messages.api import CommandList, CommandPage, CommandQuery, LogsAnswer, LogsRequest
+from schemas.messages.api import (
+    CommandList,
+    CommandPage,
+    CommandQuery,
+    DecideRequest,
+    LogsAnswer,
+    LogsRequest,
+)
 from schemas.messages.facts import CommandRecord
 from schemas.messages.registry import ClientEntry
 from schemas.states import TERMINAL, State
@@ -45,12 +52,16 @@ class CommandOperations:
         operations.add("command", "wait", CommandQuery, self.wait)
         operations.add("command", "cancel", CommandQuery, self.cancel)
         operations.add("command", "logs", LogsRequest, self.logs)
+        operations.add("command", "decide", DecideRequest, self.decide)
 
     async def show(self, caller: ClientEntry, query: CommandQuery) -> CommandRecord:
         command = self._plane.book.get(query.id)
         if command is not None:
             check_group(caller, command.accepted.group)
-            return command_record(command, self._plane.timers, with_output=query.with_output)
+            record = command_record(command, self._plane.timers, with_output=query.with_output)
+            if command.state is State.UNKNOWN:
+                record.last_output_at = await self._output.last_at(record)
+            return record
         history = await self._plane.readmodel.get(query.id)
         if history is None:
             raise Refused("command_unknown", f"no command {query.id}")
@@ -83,6 +94,16 @@ class CommandOperations:
             raise Refused("command_ended", f"command {query.id} has {record.state}")
         check_group(caller, command.accepted.group)
         await self._canceller.cancel(command, caller.name)
+        return command_record(command, self._plane.timers)
+
+    async def decide(self, caller: ClientEntry, request: DecideRequest) -> CommandRecord:
+        """The word that a command with a lost attempt waits for."""
+        command = self._plane.book.get(request.id)
+        if command is None or not command.is_undecided or command.settling:
+            record = await self.show(caller, CommandQuery(id=request.id))
+            raise Refused("not_undecided", f"command {request.id} is {record.state}")
+        check_group(caller, command.accepted.group)
+        await self._canceller.decide(command, request.decision, caller.name)
         return command_record(command, self._plane.timers)
 
     async def logs(self, caller: ClientEntry, request: LogsRequest) -> LogsAnswer:

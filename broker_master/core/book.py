@@ -10,7 +10,15 @@ from collections.abc import Iterator
 import msgspec
 
 from schemas import subjects
-from schemas.messages.facts import Accepted, Assigned, CancelAsked, Fact, Outcome, Started
+from schemas.messages.facts import (
+    Accepted,
+    Assigned,
+    CancelAsked,
+    Decided,
+    Fact,
+    Outcome,
+    Started,
+)
 from schemas.states import STATES, TERMINAL, State, check_move
 
 
@@ -78,6 +86,11 @@ class Command(msgspec.Struct, kw_only=True):
     def is_terminal(self) -> bool:
         return self.state in TERMINAL
 
+    @property
+    def is_undecided(self) -> bool:
+        """Its attempt is lost, and it waits for an operator's word."""
+        return self.state is State.UNKNOWN and self.open_attempt is None
+
     def find(self, number: int) -> Attempt | None:
         if 0 < number <= len(self.attempts):
             return self.attempts[number - 1]
@@ -122,6 +135,9 @@ class CommandBook:
     def waiting(self) -> list[Command]:
         """The commands that wait for an agent."""
         return [c for c in self._commands.values() if c.state is State.QUEUED]
+
+    def undecided(self) -> list[Command]:
+        return [c for c in self._commands.values() if c.is_undecided]
 
     def open(self, accepted: Accepted) -> Command:
         """Enter a command before its fact is durable; `forget` it if the fact is refused."""
@@ -176,7 +192,15 @@ class CommandBook:
             command.order = self._order
 
 
-_KINDS = {"accepted": 0, "cancel": 1, "assigned": 2, "started": 3, "outcome": 4, "late": 5}
+_KINDS = {
+    "accepted": 0,
+    "cancel": 1,
+    "assigned": 2,
+    "started": 3,
+    "outcome": 4,
+    "late": 5,
+    "decided": 6,
+}
 
 
 def _place(fact: subjects.Fact) -> tuple[int, int, int]:
@@ -197,6 +221,10 @@ def fold(command: Command, fact: subjects.Fact, body: Fact) -> None:
             _fold_started(command, fact.attempt, body)
         case CancelAsked():
             command.cancel_by = command.cancel_by or body.by
+        case Decided():
+            if body.what == "rerun" and command.is_undecided:
+                command.state, command.since = State.QUEUED, body.at
+                command.reason = f"run again by {body.by}"
         case Outcome():
             if fact.kind == "late":
                 command.late = body
@@ -236,8 +264,9 @@ def _fold_outcome(command: Command, number: int, body: Outcome) -> None:
         command.state, command.since = STATES[body.state], body.at
         command.reason, command.outcome = body.reason, body
     else:
-        command.state, command.since = State.QUEUED, body.at
-        command.reason = body.reason
+        waits = command.accepted.on_lost == "wait" and body.state != State.REJECTED
+        command.state = State.UNKNOWN if waits else State.QUEUED
+        command.since, command.reason = body.at, body.reason
 
 
 def _fold_late(command: Command, number: int, body: Outcome) -> None:
@@ -246,9 +275,9 @@ def _fold_late(command: Command, number: int, body: Outcome) -> None:
     if attempt is None or attempt.state is not State.LOST or attempt.late:
         return
     judged, is_newest = attempt.reason, attempt is command.attempts[-1]
-    if is_newest and command.state is State.LOST:
+    if is_newest and (command.state is State.LOST or command.is_undecided):
         _end(attempt, body)
-        command.state, command.outcome = STATES[body.state], body
+        command.state, command.since, command.outcome = STATES[body.state], body.at, body
         command.reason = attempt.reason = late_reason(body, judged)
     else:
         attempt.exit_code = body.exit_code

@@ -17,7 +17,14 @@ from schemas.messages.liveness import Beat, Details, Hello
 from schemas.states import Liveness
 from schemas.timers import Timers
 
-Event = Literal["suspected", "given_up", "returned", "goodbye", "incarnation", "deaf", "hears"]
+Event = Literal[
+    "suspected", "given_up", "returned", "goodbye", "incarnation", "deaf", "hears", "duplicate"
+]
+
+CONTEST_S = 60.0
+FLAPPING_S = 300.0
+_CONTESTS_MAX = 3
+_FLAPS_MAX = 3
 
 # How many ended incarnations of one agent are remembered, so that their late beats are ignored.
 _INCARNATIONS_KEPT = 8
@@ -28,6 +35,8 @@ class Presence(msgspec.Struct, kw_only=True):
 
     reconciled: the handshake of this incarnation with this master's epoch is complete. deaf: its
     beats arrive, but it says that it has not heard ours for long. since: wall time of `liveness`.
+    hosts: by incarnation. contests: when a superseded session was heard beside its successor.
+    changes: when it came or went lately.
     """
 
     agent: str
@@ -56,14 +65,31 @@ class Presence(msgspec.Struct, kw_only=True):
     address: str = ""
     certificate_serial: str = ""
     older: list[str] = []
+    returned: str = ""
+    hosts: dict[str, str] = {}
+    contests: list[float] = []
+    is_contested: bool = False
+    frozen: bool = False
+    changes: list[float] = []
 
     @property
     def is_dispatchable(self) -> bool:
         return (
             self.liveness is Liveness.LIVE
             and self.reconciled
-            and not (self.deaf or self.draining or self.full)
+            and not (self.deaf or self.draining or self.full or self.frozen)
         )
+
+    def is_unstable(self, at: float) -> bool:
+        """Whether it has come and gone several times in the last minutes."""
+        return sum(at - t < FLAPPING_S for t in self.changes) > _FLAPS_MAX
+
+    @property
+    def rival_host(self) -> str:
+        """Where the session that this one has superseded still runs, if it does."""
+        if not self.is_contested or not self.older:
+            return ""
+        return self.hosts.get(self.older[-1], "an unknown host")
 
 
 class Change(msgspec.Struct, frozen=True):
@@ -91,6 +117,10 @@ class Roster:
         self._presences[agent] = presence
         return presence
 
+    def is_superseded(self, agent: str, incarnation: str) -> bool:
+        presence = self._presences.get(agent)
+        return presence is not None and incarnation in presence.older
+
     def remove(self, agent: str) -> None:
         self._presences.pop(agent, None)
 
@@ -107,8 +137,10 @@ class Roster:
         agent so, and it says hello.
         """
         presence = self._presences.get(agent)
-        if presence is None or beat.incarnation in presence.older:
+        if presence is None:
             return []
+        if beat.incarnation in presence.older:
+            return [] if beat.goodbye else self._on_rival(presence, at)
         if beat.incarnation == presence.incarnation and beat.seq <= presence.beat_seq:
             return []
         changes = self._adopt(presence, beat.incarnation)
@@ -129,10 +161,29 @@ class Roster:
         if not first:
             presence.older = [*presence.older, presence.incarnation][-_INCARNATIONS_KEPT:]
         presence.incarnation = incarnation
+        presence.is_contested = False
+        presence.hosts = {
+            known: host
+            for known, host in presence.hosts.items()
+            if known in presence.older or known == incarnation
+        }
         presence.beat_seq = 0
         presence.started_at = 0.0
         presence.reconciled = presence.greeted = False
         return [] if first else [Change(presence.agent, "incarnation")]
+
+    def _on_rival(self, presence: Presence, at: float) -> list[Change]:
+        """A session that was superseded still beats: the identity lives in two places.
+
+        One is a copy. While they only live side by side the newer one counts; if they supersede
+        each other in turn, nobody can tell which is meant, and neither gets work.
+        """
+        if presence.is_contested or presence.liveness is not Liveness.LIVE:
+            return []
+        presence.is_contested = True
+        presence.contests = [t for t in presence.contests if at - t < CONTEST_S] + [at]
+        presence.frozen = len(presence.contests) >= _CONTESTS_MAX
+        return [Change(presence.agent, "duplicate")]
 
     def _on_goodbye(self, presence: Presence, at: float) -> list[Change]:
         presence.liveness, presence.since = Liveness.SILENT, at
@@ -156,6 +207,7 @@ class Roster:
         presence.greeted, presence.reconciled = True, False
         presence.heard_s, presence.heard_at = now_s, at
         presence.details, presence.uptime_s = hello.details, hello.uptime_s
+        presence.hosts[hello.incarnation] = hello.details.host
         presence.started_at = hello.started_at
         presence.slots, presence.certificate_serial = hello.slots, hello.certificate_serial
         return changes
@@ -170,6 +222,7 @@ class Roster:
         presence.reconciled, presence.given_up, presence.deaf = True, False, False
         presence.heard_s, presence.heard_at = now_s, at
         presence.liveness, presence.since, presence.reason = Liveness.LIVE, at, ""
+        presence.changes = [t for t in presence.changes if at - t < FLAPPING_S] + [at]
         return [Change(agent, "returned")]
 
     def tick(self, *, now_s: float, at: float) -> list[Change]:
@@ -179,9 +232,12 @@ class Roster:
         changes: list[Change] = []
         for presence in self._presences.values():
             silence = now_s - presence.heard_s
+            if presence.frozen and at - presence.contests[-1] >= CONTEST_S:
+                presence.frozen = presence.is_contested = False
             if presence.liveness is Liveness.LIVE and silence >= self.timers.suspect_s:
                 presence.liveness, presence.since = Liveness.SILENT, at
                 presence.reason = f"no beat for {self.timers.suspect_s:g} s"
+                presence.changes = [t for t in presence.changes if at - t < FLAPPING_S] + [at]
                 presence.reconciled = presence.greeted = False
                 changes.append(Change(presence.agent, "suspected"))
             if self._is_given_up(presence, silence, now_s):
@@ -203,6 +259,10 @@ class Roster:
         """How long until the tasks of a silent agent are given up."""
         due = max(presence.heard_s + self.timers.lost_s, self._judge_from_s)
         return max(0.0, due - now_s)
+
+    @property
+    def is_cut_off(self) -> bool:
+        return self._cut_off
 
     def on_cut_off(self) -> None:
         """The master has lost the broker: the silence is its own, so nobody is judged by it."""

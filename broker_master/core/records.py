@@ -94,6 +94,7 @@ def history_record(command: Command, record: CommandRecord) -> HistoryRecord:
         ended=_ended(command),
         argv=_argv(command),
         amended=command.late is not None,
+        accepted=command.accepted if command.state is State.UNDELIVERABLE else None,
     )
 
 
@@ -118,7 +119,7 @@ def _reason(command: Command) -> str:
     match command.state:
         case State.QUEUED:
             return f"waits for a free slot of {command.accepted.agent or command.accepted.group}"
-        case State.UNKNOWN if attempt is not None:
+        case State.UNKNOWN if attempt is not None and attempt.is_open:
             return f"{attempt.agent} does not respond; it was {attempt.hidden or 'sent'} before"
         case State.STOPPING:
             return f"cancelled by {command.cancel_by}" if command.cancel_by else "it is being ended"
@@ -132,8 +133,13 @@ def _next(command: Command, timers: Timers) -> str:
             return f"expires at {rfc3339(command.expires_at)} unless an agent takes it"
         case State.SENT:
             return f"sent again each {timers.ack_s:g} s, up to {timers.resends} times"
+        case State.UNKNOWN if command.is_undecided:
+            return (
+                f"mesh command decide {command.id} fail, or rerun;"
+                f" it fails at {rfc3339(command.since + timers.decide_s)} by itself"
+            )
         case State.UNKNOWN if attempt is not None:
-            silent_s = timers.lost_s - timers.suspect_s
+            silent_s = timers.lost_after_s(command.accepted.kill_after_s) - timers.suspect_s
             return f"given up at {rfc3339(attempt.since + silent_s)} unless the agent returns"
         case State.STOPPING:
             return f"killed {timers.grace_s:g} s after it was asked to end"

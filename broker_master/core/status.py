@@ -11,6 +11,7 @@ from schemas.moments import rfc3339
 from schemas.states import Admin, AgentStatus, GroupStatus, Liveness
 
 _DAY_S = 86_400.0
+_CLOCK_OFF_S = 2.0
 _WARNINGS = ((1, "1 day"), (7, "7 days"), (14, "14 days"), (30, "30 days"), (90, "90 days"))
 
 
@@ -34,6 +35,15 @@ def agent_status(
             AgentStatus.NO_RESPONSE,
             f"certificate expired at {rfc3339(certificate.not_after)}",
             f"set it up again: mesh agent token {entry.name}",
+        )
+    if presence.frozen:
+        hosts = (
+            f"{presence.details.host or 'an unknown host'} and {presence.rival_host or 'another'}"
+        )
+        return Verdict(
+            AgentStatus.NO_RESPONSE,
+            f"duplicate identity: it lives on {hosts}, in turn",
+            f"stop one of them, or give it an identity of its own: mesh agent token {entry.name}",
         )
     if presence.liveness is Liveness.LIVE and presence.reconciled and not presence.deaf:
         if presence.draining:
@@ -126,7 +136,7 @@ def certificate_warning(certificate: CertificateEntry, at: float) -> str:
     return ""
 
 
-def badges(presence: Presence | None) -> list[str]:
+def badges(presence: Presence | None, *, at: float) -> list[str]:
     """What is worth a second look although the status does not say it."""
     if presence is None:
         return []
@@ -135,6 +145,12 @@ def badges(presence: Presence | None) -> list[str]:
         marks.append("spool full")
     if presence.draining:
         marks.append("draining")
+    if presence.is_unstable(at):
+        marks.append("unstable")
+    if presence.is_contested:
+        marks.append(f"second session on {presence.rival_host}")
+    if abs(presence.clock_skew_s) > _CLOCK_OFF_S:
+        marks.append(f"clock off by {presence.clock_skew_s:+.0f} s")
     return marks
 
 

@@ -1,6 +1,7 @@
 """`python -m broker_master.demo [--once] [--state-dir D]`. The only place that ends the process."""
 
 import argparse
+import contextlib
 import os
 import shutil
 import signal
@@ -8,33 +9,31 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import Final, NoReturn
 
 from broker_master.demo.crew import Crew, DemoFailed, wait_for_signal
+from broker_master.demo.interrupts import Interrupted, Interrupts
 from broker_master.demo.story import hand_over, tell
-
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Interrupted(BaseException):
-    """Somebody wants us to end. Not an Exception, as KeyboardInterrupt is not."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.exit_code = 128 + number
 
 
 def main(arguments: Sequence[str]) -> int:
     options = _options().parse_args(arguments)
-    for number in SIGNALS:
-        signal.signal(number, _interrupt)
+    interrupts = Interrupts()
+    interrupts.install()
     try:
         folder = _made_folder(options.state_dir)
     except DemoFailed as error:
         return _fail(error)
+    except Interrupted as stop:
+        return stop.exit_code
     is_kept = options.state_dir is not None
-    code = _play(Crew(folder), once=options.once, is_kept=is_kept)
+    crew = Crew(folder, interrupts)
+    try:
+        code = _play(crew, once=options.once, is_kept=is_kept)
+        interrupts.ignore()
+    except Interrupted as stop:
+        code = stop.exit_code
+    finally:
+        crew.stop()
     # What failed leaves its logs behind.
     if not is_kept and code != 1:
         shutil.rmtree(folder, ignore_errors=True)
@@ -42,28 +41,25 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _play(crew: Crew, *, once: bool, is_kept: bool) -> int:
-    """Tell the story and end every process, whatever happens; the exit code."""
-    is_told = False
+    """Tell the story, and stay if wanted; the exit code."""
     try:
         tell(crew)
-        is_told = True
         if not once:
             hand_over(crew, is_kept=is_kept)
-            wait_for_signal(crew)
-    except Interrupted as stop:
-        # Once the story is told, being ended is how it is meant to end.
-        return 0 if is_told else stop.exit_code
+            _stay(crew)
     except BrokenPipeError:
         # Nobody reads us any more, so that the last flush must not fail as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except (DemoFailed, OSError) as error:
         return _fail(error)
-    finally:
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-        crew.stop()
     return 0
+
+
+def _stay(crew: Crew) -> None:
+    # Once the story is told, being ended is how it is meant to end.
+    with contextlib.suppress(Interrupted):
+        wait_for_signal(crew)
 
 
 def _options() -> argparse.ArgumentParser:
@@ -83,10 +79,6 @@ def _made_folder(wanted: Path | None) -> Path:
     except OSError as error:
         raise DemoFailed(f"cannot use {wanted}: {error.strerror}") from error
     return wanted.absolute()
-
-
-def _interrupt(number: int, _frame: FrameType | None) -> NoReturn:
-    raise Interrupted(number)
 
 
 def _fail(error: Exception) -> int:

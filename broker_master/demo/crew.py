@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from broker_master.demo.interrupts import Interrupts
+
 READY_S: Final = 30.0
 # A whole command: a `mesh` that waits for its program, or a setup that waits for the master.
 COMMAND_S: Final = 45.0
@@ -26,17 +28,19 @@ class DemoFailed(Exception):
 class Crew:
     """Processes in sessions of their own, so that Ctrl-C at a terminal reaches only us."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, interrupts: Interrupts) -> None:
+        self._interrupts = interrupts
         self.folder = folder
         self.logs = folder / "logs"
         self.context = folder / "mesh" / "contexts" / "admin.toml"
         self._running: dict[str, subprocess.Popen[str]] = {}
+        self._commands: list[subprocess.Popen[str]] = []
         self._environment = _clean(os.environ, self.context)
 
     def start(self, name: str, program: Sequence[str]) -> None:
         """Start a process that stays; `wait_ready` says when it can be used."""
         self.logs.mkdir(exist_ok=True)
-        with self._log_of(name).open("ab") as log:
+        with self._log_of(name).open("ab") as log, self._interrupts.held():
             self._running[name] = subprocess.Popen(
                 _command(program),
                 cwd=self.folder,
@@ -79,6 +83,9 @@ class Crew:
 
     def stop(self) -> None:
         """End the agents, then the master with its broker; returns when they are gone."""
+        for process in self._commands:
+            process.kill()
+            process.communicate()
         self._end([name for name in self._running if name != "master"])
         self._end([*self._running])
 
@@ -92,16 +99,19 @@ class Crew:
     def _begin(
         self, program: Sequence[str], *, stdin: int = subprocess.DEVNULL, output: int | None = None
     ) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            _command(program),
-            cwd=self.folder,
-            env=self._environment,
-            stdin=stdin,
-            stdout=output,
-            stderr=output,
-            text=True,
-            start_new_session=True,
-        )
+        with self._interrupts.held():
+            process = subprocess.Popen(
+                _command(program),
+                cwd=self.folder,
+                env=self._environment,
+                stdin=stdin,
+                stdout=output,
+                stderr=output,
+                text=True,
+                start_new_session=True,
+            )
+            self._commands.append(process)
+        return process
 
     def _finish(
         self, program: Sequence[str], process: subprocess.Popen[str], text: str, expect: int
@@ -111,10 +121,7 @@ class Crew:
             stdout, stderr = process.communicate(text or None, timeout=COMMAND_S)
         except subprocess.TimeoutExpired as error:
             raise DemoFailed(f"`{name}` took over {COMMAND_S:g} s\n  logs: {self.logs}") from error
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
+        self._commands.remove(process)
         if process.returncode != expect:
             said = f": {self._kept(stderr)}" if stderr else ""
             raise DemoFailed(f"`{name}` ended with {process.returncode}{said}\n  logs: {self.logs}")
@@ -138,6 +145,7 @@ class Crew:
 
     def _kept(self, stderr: str) -> str:
         """The end of what a command said, on one line; all of it goes to a log."""
+        self.logs.mkdir(exist_ok=True)
         with self._log_of("commands").open("a") as log:
             log.write(stderr)
         return " ".join(stderr.split())[-SAID_CHARACTERS:]

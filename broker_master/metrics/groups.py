@@ -1,6 +1,7 @@
 """The series of groups: their agents by status, their open commands, what has been counted."""
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import permutations
 from typing import Final
 
 from broker_client.runtime.exposition import labels
@@ -59,9 +60,9 @@ class Groups:
         yield family(
             c.STATUS_CHANGES,
             (
-                ({"group": group, "from": old, "to": new}, count)
+                ({"group": group, "from": old, "to": new}, measures.changes.get((old, new), 0))
                 for group, measures in self._measures()
-                for (old, new), count in measures.changes.items()
+                for old, new in permutations(AgentStatus, 2)
             ),
         )
 

@@ -161,5 +161,10 @@ class Assigner:
                     State.EXPIRED,
                     f"no agent took it within {command.accepted.queue_ttl_s:g} s",
                 )
+        for command in self._plane.book.undecided():
+            if command.since + self._plane.timers.decide_s <= now and not command.settling:
+                self._settler.end_unassigned(
+                    command, State.LOST, f"{command.reason}; nobody decided what to do about it"
+                )
         for agent in self._plane.dispatcher.idle_agents_with_work():
             self.fill(agent)

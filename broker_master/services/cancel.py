@@ -8,7 +8,7 @@ from broker_master.services.settle import Settler
 from broker_master.services.transmit import Transmitter
 from schemas import subjects
 from schemas.faults import Refused
-from schemas.messages.facts import CancelAsked
+from schemas.messages.facts import CancelAsked, Decided
 from schemas.states import State
 
 
@@ -35,6 +35,22 @@ class Canceller:
         fold(command, fact, body)
         self.carry_out(command)
         return True
+
+    async def decide(self, command: Command, what: str, by: str) -> None:
+        """Carry out an operator's word on a command whose attempt is lost: `fail` or `rerun`."""
+        attempt = command.attempt
+        number = attempt.number if attempt is not None else 0
+        fact = subjects.Fact(command.id, number, "decided")
+        body = Decided(by=by, at=self._plane.clock.now(), what=what)
+        sequence = await asyncio.shield(self._plane.facts.append(fact, body))
+        command.facts[subjects.fact(*fact)] = sequence
+        fold(command, fact, body)
+        if what == "rerun":
+            self._settler.on_requeue(command, "")
+        else:
+            self._settler.end_unassigned(
+                command, State.LOST, f"{command.reason}; accepted as failed by {by}"
+            )
 
     def carry_out(self, command: Command) -> None:
         """Do what a recorded cancel asks for, if it can be done now; again after a restart."""

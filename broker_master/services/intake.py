@@ -9,6 +9,7 @@ from hashlib import blake2b
 import msgspec
 import structlog
 
+from broker_client.runtime import failpoints
 from broker_master.core.book import Command, fold
 from broker_master.core.dispatch import Choice
 from broker_master.plane import Plane
@@ -49,7 +50,10 @@ class Intake:
         Raises Refused for the latter; `answer` is called later for the former.
         """
         request = codec.decode_request(SubmitRequest, payload)
-        accepted = self._accepted(caller, request, source)
+        self.take_in(self._accepted(caller, request, source), answer)
+
+    def take_in(self, accepted: Accepted, answer: Answer) -> None:
+        """As `submit`, for a command that has been checked before."""
         known = self._known(accepted)
         if known is not None:
             if accepted.id in self._storing:
@@ -69,7 +73,8 @@ class Intake:
         group = self._target_group(caller, request)
         args = msgspec.Raw(_deterministic.encode(decode_args(request.action, request.args)))
         ttl_s = request.queue_ttl_s
-        body = (group, request.agent, request.action, args, request.on_lost, ttl_s, request.labels)
+        limits = (request.on_lost, request.loss, request.hold_s, ttl_s, request.labels)
+        body = (group, request.agent, request.action, args, *limits)
         return Accepted(
             id=request.id or secrets.token_hex(12),
             client=caller.name,
@@ -81,10 +86,19 @@ class Intake:
             submitted_at=now,
             queue_ttl_s=self._plane.timers.queue_ttl_s if ttl_s is None else ttl_s,
             on_lost=request.on_lost,
+            kill_after_s=self._kill_after_s(request),
             labels=request.labels,
             with_output=request.with_output,
             source=source,
         )
+
+    def _kill_after_s(self, request: SubmitRequest) -> float:
+        """How long the task may outlive its master's silence; 0 for the usual."""
+        if request.loss == "hold":
+            if request.hold_s is None:
+                raise Refused("field_invalid", "hold_s is missing: for how long may it go on?")
+            return request.hold_s
+        return self._plane.timers.continue_s if request.loss == "continue" else 0.0
 
     def _target_group(self, caller: ClientEntry, request: SubmitRequest) -> str:
         registry = self._plane.registry
@@ -158,6 +172,7 @@ class Intake:
             return
         self._plane.measures.on_submitted(command.accepted, self._plane.clock.now())
         command.facts[subjects.fact(command.id, 0, "accepted")] = stored.result()
+        failpoints.reach("master.stored_not_answered")
         for index, answer in enumerate(answers):
             answer(SubmitAnswer(id=command.id, state=State.QUEUED, duplicate=index > 0))
         if choice is not None:

@@ -9,7 +9,7 @@ import structlog
 
 from broker_client.runtime.streams import SequenceConflict
 from broker_master.core.book import Attempt, Command, fold
-from broker_master.core.records import amend_record, command_record
+from broker_master.core.records import amend_record
 from broker_master.plane import Plane
 from broker_master.services.historian import Historian
 from broker_master.services.settle import Settler
@@ -43,9 +43,7 @@ class LateResults:
         fold(command, fact, outcome)
         done()
         if command.is_terminal:
-            record = command_record(command, self._plane.timers, with_output=True)
-            self._settler.publish_result(command, record)
-            self._historian.add(command, record)
+            self._settler.finish(command)
 
     def take_ended(self, command_id: str, number: int, outcome: Outcome, done: Done) -> None:
         """For a command that is in history only."""

@@ -18,6 +18,7 @@ from schemas.faults import Refused
 from schemas.messages.api import LogsAnswer, LogsRequest
 from schemas.messages.facts import AttemptRecord, CommandRecord
 from schemas.messages.work import LogChunk
+from schemas.moments import rfc3339_or_none
 from schemas.states import TERMINAL
 
 LookUp = Callable[[], Awaitable[CommandRecord]]
@@ -61,6 +62,19 @@ class OutputReader:
             if answer.end or answer.stdout or answer.stderr or clock.elapsed() >= deadline_s:
                 return answer
             await asyncio.sleep(_POLL_S)
+
+    async def last_at(self, record: CommandRecord) -> str | None:
+        """When the newest bytes that are stored of the newest attempt were printed."""
+        attempt = _attempt(record, None)
+        if attempt is None:
+            return None
+        moments = [0.0]
+        for stream in subjects.STREAMS:
+            subject = subjects.log(record.group, attempt.agent, record.id, attempt.attempt, stream)
+            stored = await self._streams.get_last(LOGS, subject)
+            if stored is not None:
+                moments.append(codec.decode_trusted(LogChunk, stored.data).at)
+        return rfc3339_or_none(max(moments))
 
     async def _read_now(
         self, record: CommandRecord, attempt: AttemptRecord | None, request: LogsRequest

@@ -35,6 +35,22 @@ _TICKS_PER_BEAT = 5
 _OPEN = frozenset({"accepted", "running", "stopping"})
 
 
+class _Meeting(msgspec.Struct):
+    """What the first step of a handshake said, until the last one."""
+
+    silence_s: float
+    going_on: int
+    ended: int
+    spool_bytes: int
+
+    def told(self) -> str:
+        parts = [f"returned after {self.silence_s:.0f} s"]
+        parts.append(f"{self.going_on} tasks went on, {self.ended} ended meanwhile")
+        if self.spool_bytes:
+            parts.append(f"{self.spool_bytes} bytes of output to fetch")
+        return ": ".join(parts[:2]) + "".join(f", {part}" for part in parts[2:])
+
+
 class PresenceService:
     """One step behind the wire: decides with the roster, answers, and moves commands along."""
 
@@ -53,6 +69,9 @@ class PresenceService:
         self._assigner = assigner
         self._canceller = canceller
         self._want_address = want_address
+        # Agents that are given up, with tasks that may outlive that.
+        self._held: set[str] = set()
+        self._meetings: dict[str, _Meeting] = {}
 
     # -- from the wire
 
@@ -96,6 +115,8 @@ class PresenceService:
             self._refuse(up, hello, "protocol", reason)
         elif entry.admin == Admin.REVOKED:
             self._refuse(up, hello, "agent_revoked", f"agent {up.agent} is revoked")
+        elif self._plane.roster.is_superseded(up.agent, hello.incarnation):
+            self._refuse(up, hello, "superseded", "a newer session of this identity is connected")
         elif hello.done:
             self._on_done(up, hello)
         else:
@@ -104,6 +125,15 @@ class PresenceService:
     def _on_hello(self, up: subjects.Up, hello: Hello) -> None:
         plane = self._plane
         now_s, at = plane.clock.elapsed(), plane.clock.now()
+        before = plane.roster.get(up.agent)
+        if before is not None and not before.greeted:
+            going_on = sum(task.state in _OPEN for task in hello.tasks)
+            self._meetings[up.agent] = _Meeting(
+                now_s - before.heard_s if before.heard_at else 0.0,
+                going_on,
+                len(hello.tasks) - going_on,
+                before.spool_bytes,
+            )
         self._apply(plane.roster.on_hello(up.agent, hello, now_s=now_s, at=at))
         presence = plane.roster.get(up.agent)
         if presence is None or presence.incarnation != hello.incarnation:
@@ -213,7 +243,7 @@ class PresenceService:
             if change.event in ("suspected", "goodbye"):
                 self._on_silent(presence)
             elif change.event == "given_up":
-                self.give_up(presence.agent)
+                self._give_up_due(presence)
             elif change.event == "returned":
                 self._on_returned(presence)
 
@@ -240,12 +270,26 @@ class PresenceService:
             if not command.settling:
                 self._settler.give_up(command, attempt)
 
+    def _give_up_due(self, presence: Presence) -> None:
+        """End those attempts that cannot be running any more; others may outlive the silence."""
+        silence_s = self._plane.clock.elapsed() - presence.heard_s
+        self._held.discard(presence.agent)
+        for command, attempt in self._open_attempts(presence.agent):
+            if silence_s < self._plane.timers.lost_after_s(command.accepted.kill_after_s):
+                self._held.add(presence.agent)
+            elif not command.settling:
+                self._settler.give_up(command, attempt)
+
     def _on_returned(self, presence: Presence) -> None:
         """Send what was never acknowledged, tell of cancels, and mark the first connection."""
         entry = self._plane.registry.agents.get(presence.agent)
         if entry is not None and not entry.connected:
             self._plane.spawn(self._mark_connected(presence.agent))
         self._want_address()
+        meeting = self._meetings.pop(presence.agent, None)
+        if meeting is not None and entry is not None and entry.connected:
+            presence.returned = meeting.told()
+            log.info("agent_returned", agent=presence.agent, story=presence.returned)
         now = self._plane.clock.now()
         for command, attempt in self._open_attempts(presence.agent):
             if command.settling:
@@ -287,8 +331,14 @@ class PresenceService:
         ready.set()
         while True:
             await asyncio.sleep(self._plane.timers.beat_s / _TICKS_PER_BEAT)
-            clock = self._plane.clock
-            self._apply(self._plane.roster.tick(now_s=clock.elapsed(), at=clock.now()))
+            clock, roster = self._plane.clock, self._plane.roster
+            self._apply(roster.tick(now_s=clock.elapsed(), at=clock.now()))
+            for agent in list(self._held):
+                presence = roster.get(agent)
+                if presence is None or not presence.given_up:
+                    self._held.discard(agent)
+                elif not roster.is_cut_off:
+                    self._give_up_due(presence)
 
 
 def _connected(entry: AgentEntry) -> AgentEntry:

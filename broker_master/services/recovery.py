@@ -17,6 +17,7 @@ from schemas import codec
 from schemas.faults import Refused
 from schemas.messages.facts import HistoryRecord
 from schemas.messages.registry import CertificateEntry, ClientEntry
+from schemas.states import State
 
 log = structlog.get_logger()
 
@@ -115,8 +116,8 @@ def resume(plane: Plane) -> list[Command]:
         if command.cancel_by:
             cancelled.append(command)
         attempt = command.open_attempt
-        if attempt is None:
+        if command.state is State.QUEUED:
             plane.dispatcher.enqueue(command.accepted.group, command.accepted.agent, command.id)
-        elif plane.roster.get(attempt.agent) is not None:
+        elif attempt is not None and plane.roster.get(attempt.agent) is not None:
             plane.dispatcher.take(attempt.agent)
     return cancelled

@@ -9,10 +9,11 @@ import asyncio
 import msgspec
 import structlog
 
+from broker_client.runtime import failpoints
 from broker_master.core.book import Attempt, Command
 from broker_master.plane import Plane
 from broker_master.services.late import LateResults
-from broker_master.services.settle import Settler
+from broker_master.services.settle import Settler, is_final
 from broker_master.services.transmit import Transmitter
 from schemas import codec, limits, subjects
 from schemas.faults import Unreachable
@@ -43,6 +44,7 @@ class Reports:
             self._on_control_reply(up, codec.decode_sized(ControlReply, payload))
             return
         reply = codec.decode_sized(RunReply, payload)
+        failpoints.reach("master.sent_not_recorded")
         found = self._find(up.agent, reply.command, reply.attempt)
         if found is None:
             return
@@ -115,6 +117,7 @@ class Reports:
 
     def on_report(self, up: subjects.Up, payload: bytes) -> None:
         report = codec.decode_sized(Report, payload)
+        failpoints.reach("master.report_received")
         presence = self._plane.roster.get(up.agent)
         if presence is not None and report.incarnation in presence.older:
             # A newer process has this identity, and tells of what its journal holds.
@@ -171,11 +174,12 @@ class Reports:
         outcome = self._outcome(up, item, attempt.sent)
         if outcome is None:
             return
-        final = not self._is_rerun(command, State(outcome.state))
+        if not is_final(command, State(outcome.state)):
+            outcome = msgspec.structs.replace(outcome, final=False)
         self._settler.settle(
             command,
             attempt.number,
-            msgspec.structs.replace(outcome, final=final) if not final else outcome,
+            outcome,
             lambda: self._release_later(up, item),
         )
 
@@ -200,15 +204,15 @@ class Reports:
             stderr_bytes=item.stderr_bytes,
             output=item.output,
             truncated=item.truncated,
+            late=self._is_late(up.agent, item.ended_at),
         )
 
-    def _is_rerun(self, command: Command, state: State) -> bool:
-        """A loss is run again only where the submitter has declared that this is safe."""
-        return (
-            state in (State.LOST, State.KILLED_FENCED)
-            and command.accepted.on_lost == "rerun"
-            and not command.cancel_by
-        )
+    def _is_late(self, agent: str, ended_at: float) -> bool:
+        """Heard of later than a silence takes to be noticed; by the agent's clock, set right."""
+        presence = self._plane.roster.get(agent)
+        skew_s = presence.clock_skew_s if presence is not None else 0.0
+        now = self._plane.clock.now()
+        return bool(ended_at) and now - (ended_at - skew_s) > self._plane.timers.suspect_s
 
     # -- releasing
 

@@ -102,9 +102,15 @@ class Settler:
         self._plane.measures.on_outcome(command, outcome)
         if done is not None:
             done()
-        if not command.is_terminal:
+        if command.is_terminal:
+            self.finish(command)
+        elif command.state is State.QUEUED:
             self.on_requeue(command, outcome.agent)
-            return
+        else:
+            log.warning("decision_wanted", command_id=command.id, reason=command.reason)
+
+    def finish(self, command: Command) -> None:
+        """Tell everybody of a command whose end is durable."""
         record = command_record(command, self._plane.timers, with_output=True)
         self.publish_result(command, record)
         for waiter in self._plane.waiters.pop(command.id, ()):
@@ -133,10 +139,7 @@ class Settler:
     def give_up(self, command: Command, attempt: Attempt) -> None:
         """The agent has been silent for so long that its own deadline has passed: it is lost."""
         at = self._plane.clock.now()
-        rerun = command.accepted.on_lost == "rerun" and not command.cancel_by
-        reason = (
-            f"{attempt.agent} fell silent while the attempt was {attempt.hidden or attempt.state}"
-        )
+        reason = f"{attempt.agent} fell silent while it was {attempt.hidden or attempt.state}"
         self.settle(
             command,
             attempt.number,
@@ -148,6 +151,16 @@ class Settler:
                 started_at=attempt.started_at,
                 sent=attempt.sent,
                 reason=reason,
-                final=not rerun,
+                final=is_final(command, State.LOST),
             ),
         )
+
+
+def is_final(command: Command, state: State) -> bool:
+    """Whether the command ends with this end of an attempt.
+
+    Only a loss is tried again, or waits for a word, and only if the submitter has said so.
+    """
+    if state not in (State.LOST, State.KILLED_FENCED) or command.cancel_by:
+        return True
+    return command.accepted.on_lost == "error"

@@ -59,8 +59,9 @@ class Views:
             details=_details(entry.name, presence),
             running=presence.running if presence else 0,
             slots=presence.slots if presence else 0,
-            badges=badges(presence),
+            badges=badges(presence, at=at),
             last_beat_at=rfc3339_or_none(presence.heard_at) if presence else None,
+            returned=presence.returned if presence else "",
         )
 
     def group(self, name: str) -> GroupRecord:

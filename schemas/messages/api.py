@@ -22,7 +22,11 @@ from schemas.messages.fields import (
     Text,
 )
 
+# What becomes of a command whose attempt is lost: it ends so, is run again, or waits for a word.
 OnLost = Literal["error", "rerun", "wait"]
+# What an agent does with the task when its master stays silent: end it, let it go on for `hold_s`,
+# or let it go on for as long as the mesh allows.
+Loss = Literal["kill", "hold", "continue"]
 
 
 class _Request(
@@ -35,9 +39,9 @@ class SubmitRequest(_Request, frozen=True, kw_only=True):
     """`command.submit`. Exactly one of group and agent.
 
     id: the dedup id; without one the master makes one. deadline: unix time after which the
-    submitter no longer wants it accepted, since a client's buffer may deliver late. with_output:
-    small output comes with the result. require_active: refuse rather than queue while no agent of
-    the target is active.
+    submitter no longer wants it accepted, since a client's buffer may deliver late. loss, hold_s:
+    what becomes of the task while its master is silent. with_output: small output comes with the
+    result. require_active: refuse rather than queue while no agent of the target is active.
     """
 
     id: CommandId | None = None
@@ -48,6 +52,8 @@ class SubmitRequest(_Request, frozen=True, kw_only=True):
     queue_ttl_s: Annotated[float, Meta(ge=0, le=limits.QUEUE_TTL_MAX_S)] | None = None
     deadline: Annotated[float, Meta(gt=0, le=1e11)] | None = None
     on_lost: OnLost = "error"
+    loss: Loss = "kill"
+    hold_s: Annotated[float, Meta(gt=0, le=limits.TIMEOUT_MAX_S)] | None = None
     labels: Labels = {}
     with_output: bool = False
     require_active: bool = False
@@ -67,6 +73,20 @@ class CommandQuery(_Request, frozen=True, kw_only=True):
     id: CommandId
     with_output: bool = False
     timeout_s: Annotated[float, Meta(ge=0, le=60)] = 30.0
+
+
+class DecideRequest(_Request, frozen=True, kw_only=True):
+    """`command.decide`, for a command that waits for a word about its lost attempt."""
+
+    id: CommandId
+    decision: Literal["fail", "rerun"]
+
+
+class RetryRequest(_Request, frozen=True, kw_only=True):
+    """`deadletter.retry`: submit an undeliverable command again, under a new id."""
+
+    id: CommandId
+    new_id: CommandId | None = None
 
 
 class CommandList(_Request, frozen=True, kw_only=True):
@@ -212,7 +232,10 @@ class DetailsRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """status, with why (`reason`), since when, and what comes next."""
+    """status, with why (`reason`), since when, and what comes next.
+
+    returned: after its last silence, how long that was and what became of its tasks.
+    """
 
     agent: str
     group: str
@@ -228,6 +251,7 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     badges: list[str] = []
     last_beat_at: str | None = None
+    returned: str = ""
 
 
 class GroupRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -46,6 +46,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     submitted_at: Timestamp
     queue_ttl_s: Duration = 900.0
     on_lost: Label = "error"
+    kill_after_s: Duration = 0.0
     labels: Labels = {}
     with_output: bool = False
     source: Label = "nats"
@@ -61,7 +62,11 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How an attempt ended, or (attempt 0) a command that never had one."""
+    """How an attempt ended, or (attempt 0) a command that has none to end.
+
+    final: the command ends with it. Otherwise it is tried again, or waits for an operator's word,
+    as its `on_lost` says.
+    """
 
     state: Label
     at: Timestamp
@@ -80,12 +85,20 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     late: bool = False
 
 
+class Decided(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An operator's word on a lost attempt: `rerun` it, or accept that it has failed (`fail`)."""
+
+    by: Label
+    at: Timestamp
+    what: Label
+
+
 class CancelAsked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     by: Label
     at: Timestamp
 
 
-Fact = Accepted | Assigned | Started | Outcome | CancelAsked
+Fact = Accepted | Assigned | Started | Outcome | CancelAsked | Decided
 
 # `late` is an outcome that came after the master's verdict; it stands beside, never instead.
 FACTS: Final[dict[str, type[Fact]]] = {
@@ -95,6 +108,7 @@ FACTS: Final[dict[str, type[Fact]]] = {
     "outcome": Outcome,
     "late": Outcome,
     "cancel": CancelAsked,
+    "decided": Decided,
 }
 
 
@@ -140,13 +154,15 @@ class CommandRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
     stdout_bytes: int = 0
     stderr_bytes: int = 0
     truncated: bool = False
+    last_output_at: str | None = None
     output: Output | None = None
 
 
 class HistoryRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One ended command, complete: what the read model is rebuilt from.
 
-    amended: a later result came after the verdict; the record replaces the earlier one.
+    amended: a later result came after the verdict; the record replaces the earlier one. accepted:
+    the whole command, kept where it may be submitted again from the list of dead letters.
     """
 
     record: CommandRecord
@@ -155,3 +171,4 @@ class HistoryRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     ended: Timestamp
     argv: Annotated[list[Text], Meta(max_length=limits.LIST_LEN)] = []
     amended: bool = False
+    accepted: Accepted | None = None

@@ -10,6 +10,7 @@ from schemas.messages.fields import (
     AttemptNumber,
     CommandId,
     Count,
+    Duration,
     Label,
     Text,
     Timestamp,
@@ -31,6 +32,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     beat_seq: the newest beat of `incarnation` that the master had seen when it sent this. The agent
     knows when it sent that beat, and so how old this request can be, without any wall clock.
     args: the arguments as the client sent them, checked by the master against the action's type.
+    kill_after_s: silence of the master that the task may outlive; the usual, if that is longer.
     """
 
     command: CommandId
@@ -43,6 +45,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     args: msgspec.Raw
     output_limit_bytes: Count = limits.OUTPUT_LIMIT_BYTES
     client: Label = ""
+    kill_after_s: Duration = 0.0
 
 
 RunAnswer = Literal["accepted", "duplicate", "rejected"]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from broker_master.demo.crew import Crew, DemoFailed
+from broker_master.demo.interrupts import Interrupts
 from tests.servers import server_binary
 from tests.waiting import eventually
 
@@ -76,9 +78,17 @@ def test_demo_once_runs_its_commands_and_leaves_nothing(
     assert re.search(r"^\S+ +failed +3 +db +db-1 ", ended.stdout, re.MULTILINE)
     assert re.search(r"^Console: http://127\.0\.0\.1:\d+ ", ended.stdout, re.MULTILINE)
     assert "\x1b" not in ended.stdout
+    for command in commands_on_the_page():
+        assert f"$ {command}\n" in ended.stdout, "the README shows another demo"
     assert max(len(line) for line in ended.stdout.splitlines() if str(tmp_path) not in line) <= 80
     assert list(processes_of(tmp_path)) == []
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def commands_on_the_page() -> list[str]:
+    page = (Path(__file__).parents[2] / "README.md").read_text()
+    block = page.split("$ make demo ONCE=1\n")[1].split("```")[0]
+    return [line[2:] for line in block.splitlines() if line.startswith("$ ")]
 
 
 def test_demo_stays_until_it_is_asked_to_end_and_keeps_a_folder_that_was_named(
@@ -125,15 +135,17 @@ def run_on_it(environment: dict[str, str], context: str) -> None:
     subprocess.run([*program, "sleep", "600"], env=environment, check=True, timeout=20)
 
 
-def test_demo_interrupted_in_its_first_second_leaves_nothing(
-    tmp_path: Path, environment: dict[str, str]
+@pytest.mark.parametrize("words", ["A broker", "$ broker-master serve", "$ mesh group create db"])
+def test_demo_that_is_interrupted_leaves_nothing(
+    tmp_path: Path, environment: dict[str, str], words: str
 ) -> None:
     demo = subprocess.Popen(
         DEMO, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
     )
     try:
         assert demo.stdout is not None
-        assert demo.stdout.readline().startswith("A broker")
+        while not demo.stdout.readline().startswith(words):
+            assert demo.poll() is None
         demo.send_signal(signal.SIGINT)
         demo.communicate(timeout=STOP_S)
         assert demo.returncode == 128 + signal.SIGINT
@@ -160,9 +172,7 @@ def test_demo_refuses_a_folder_that_holds_something(
     assert ended.stderr == f"demo: {tmp_path} is not empty: name a new folder\n"
 
 
-def test_demo_that_cannot_start_its_broker_says_why_and_where_the_log_is(
-    tmp_path: Path, environment: dict[str, str]
-) -> None:
+def test_demo_refuses_a_folder_that_is_a_file(tmp_path: Path, environment: dict[str, str]) -> None:
     taken = tmp_path / "taken"
     taken.write_text("a file where a folder is wanted")
     ended = subprocess.run(
@@ -175,3 +185,26 @@ def test_demo_that_cannot_start_its_broker_says_why_and_where_the_log_is(
     )
     assert ended.returncode == 1
     assert ended.stderr == f"demo: cannot use {taken}: File exists\n"
+
+
+def test_process_that_does_not_start_is_quoted_and_its_log_named(tmp_path: Path) -> None:
+    crew = Crew(tmp_path, Interrupts())
+    crew.start("master", ["broker-master", "serve", "--state-dir", "mesh"])
+    try:
+        with pytest.raises(DemoFailed) as failed:
+            crew.wait_ready("master")
+    finally:
+        crew.stop()
+    said, where = str(failed.value).splitlines()
+    assert said.startswith("master did not start: broker-master: ")
+    assert "(state_missing)" in said
+    assert where == f"  log: {tmp_path}/logs/master.log"
+
+
+def test_command_that_fails_is_quoted_on_one_line(tmp_path: Path) -> None:
+    with pytest.raises(DemoFailed) as failed:
+        Crew(tmp_path, Interrupts()).take(["mesh", "group", "list"])
+    said, where = str(failed.value).splitlines()
+    assert said.startswith("`mesh group list` ended with 78: mesh: there is no context at ")
+    assert where == f"  logs: {tmp_path}/logs"
+    assert "context_invalid" in (tmp_path / "logs" / "commands.log").read_text()

@@ -234,9 +234,11 @@ async def test_second_incarnation_of_an_identity_fences_the_first(
     assert sleepers
     psutil.wait_procs(sleepers, timeout=10)
     assert [each for each in sleepers if each.is_running()] == []
-    record = await admin.run(["sh", "-c", "echo $PPID"], agent="twin", timeout_s=10)
-    assert record.state == "succeeded"
+    assert (await shown(admin, "twin")).status == "active"
     first.kill()
+    record = await admin.run(["sh", "-c", "echo $PPID"], agent="twin", timeout_s=10)
+    assert record.output is not None
+    assert int(record.output.stdout) == second.pid
     second.kill()
 
 

@@ -43,6 +43,12 @@ VERBS: Final[dict[str, Verb]] = {
     ),
     "command.cancel": Verb(api.CommandQuery, facts.CommandRecord, "ask for its end"),
     "command.logs": Verb(api.LogsRequest, api.LogsAnswer, "output from two offsets on"),
+    "command.decide": Verb(
+        api.DecideRequest, facts.CommandRecord, "the word that a lost attempt waits for"
+    ),
+    "deadletter.list": Verb(api.CommandList, api.CommandPage, "commands nobody acknowledged"),
+    "deadletter.show": Verb(api.CommandQuery, facts.CommandRecord, "one of them"),
+    "deadletter.retry": Verb(api.RetryRequest, api.SubmitAnswer, "submit one of them again"),
     "agent.create": Verb(api.AgentCreate, api.TokenAnswer, "enter an agent, get its token"),
     "agent.token": Verb(api.AgentCreate, api.TokenAnswer, "a new token for an agent"),
     "agent.show": Verb(api.NameQuery, api.AgentRecord, "one agent"),

@@ -56,7 +56,8 @@ def test_record_of_a_success_has_every_field() -> None:
                 "started_at": rfc3339(EPOCH + 3),
                 "ended_at": rfc3339(EPOCH + 8),
                 "exit_code": 0,
-                "reason": "least loaded",
+                "reason": "",
+                "why": "least loaded",
                 "late": False,
             }
         ],
@@ -70,6 +71,7 @@ def test_record_of_a_success_has_every_field() -> None:
         "stdout_bytes": 3,
         "stderr_bytes": 0,
         "truncated": False,
+        "last_output_at": None,
         "output": None,
     }
 

@@ -119,7 +119,7 @@ def test_live_reconciled_agent_is_active() -> None:
 def test_draining_agent_is_active_and_says_so() -> None:
     shown = verdict(ENTRY, presence(draining=True))
     assert shown == Verdict(AgentStatus.ACTIVE, "stopping: takes no new work", "ends by itself")
-    assert badges(presence(draining=True, full=True)) == ["spool full", "draining"]
+    assert badges(presence(draining=True, full=True), at=EPOCH) == ["spool full", "draining"]
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_end_of_a_certificate_is_told_in_steps_that_suit_its_life(
 
 
 def test_nothing_is_noted_of_an_agent_in_good_order() -> None:
-    assert badges(None) == badges(presence()) == []
+    assert badges(None, at=EPOCH) == badges(presence(), at=EPOCH) == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,79 @@
+"""`deadletter.*`: commands that no agent has acknowledged; they are kept with their arguments."""
+
+import asyncio
+import secrets
+
+import msgspec
+
+from broker_master.api.commands import CommandOperations
+from broker_master.api.operations import Operations, check_group
+from broker_master.plane import Plane
+from broker_master.services.intake import Intake
+from schemas.faults import MeshError, Refused
+from schemas.messages.api import (
+    CommandList,
+    CommandPage,
+    CommandQuery,
+    RetryRequest,
+    SubmitAnswer,
+)
+from schemas.messages.facts import Accepted, CommandRecord
+from schemas.messages.registry import ClientEntry
+from schemas.states import State
+
+
+class DeadLetterOperations:
+    def __init__(self, plane: Plane, commands: CommandOperations, intake: Intake) -> None:
+        self._plane = plane
+        self._commands = commands
+        self._intake = intake
+
+    def register(self, operations: Operations) -> None:
+        operations.add("deadletter", "list", CommandList, self.find)
+        operations.add("deadletter", "show", CommandQuery, self.show)
+        operations.add("deadletter", "retry", RetryRequest, self.retry)
+
+    async def find(self, caller: ClientEntry, wanted: CommandList) -> CommandPage:
+        only = msgspec.structs.replace(wanted, state=str(State.UNDELIVERABLE))
+        return await self._commands.find(caller, only)
+
+    async def show(self, caller: ClientEntry, query: CommandQuery) -> CommandRecord:
+        record = await self._commands.show(caller, query)
+        if record.state != State.UNDELIVERABLE:
+            raise Refused("command_unknown", f"no dead letter {query.id}")
+        return record
+
+    async def retry(self, caller: ClientEntry, request: RetryRequest) -> SubmitAnswer:
+        """Submit it again as a new command of the caller; the dead letter stays in the list."""
+        await self.show(caller, CommandQuery(id=request.id))
+        again = await self._accepted(request.id)
+        check_group(caller, again.group)
+        answered: asyncio.Future[SubmitAnswer] = asyncio.get_running_loop().create_future()
+
+        def answer(result: SubmitAnswer | MeshError) -> None:
+            if isinstance(result, MeshError):
+                answered.set_exception(result)
+            else:
+                answered.set_result(result)
+
+        self._intake.take_in(
+            msgspec.structs.replace(
+                again,
+                id=request.new_id or secrets.token_hex(12),
+                client=caller.name,
+                submitted_at=self._plane.clock.now(),
+                first=None,
+                labels={**again.labels, "retry-of": request.id},
+            ),
+            answer,
+        )
+        return await answered
+
+    async def _accepted(self, command_id: str) -> Accepted:
+        command = self._plane.book.get(command_id)
+        if command is not None:
+            return command.accepted
+        history = await self._plane.readmodel.get(command_id)
+        if history is None or history.accepted is None:
+            raise Refused("command_unknown", f"no dead letter {command_id}")
+        return history.accepted

@@ -1,0 +1,1 @@
+"""Faults on purpose: a mesh of real processes, what happens to it written down, one judge."""
