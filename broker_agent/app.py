@@ -73,6 +73,8 @@ async def run_agent(
         facts = slots.facts()
         if facts is None:
             raise Refused("state_missing", f"{state_dir} holds no identity of an agent")
+        # Damaged keys are a fault of their own, not a broker that cannot be reached.
+        slots.identity()
         make_private_directory(state_dir / "tasks")
         journal = open_journal(state_dir / "journal.db", remember_s=settings.remember_s)
         journal.start(asyncio.get_running_loop().call_soon_threadsafe)

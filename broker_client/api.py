@@ -15,7 +15,7 @@ import random
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Self, TypedDict, TypeVar, Unpack
+from typing import Final, Literal, Self, TypedDict, TypeVar, Unpack
 
 import msgspec
 
@@ -38,10 +38,13 @@ from schemas.messages.api import (
     CommandList,
     CommandPage,
     CommandQuery,
+    DecideRequest,
     GroupRecord,
     GroupsAnswer,
+    Loss,
     NoQuery,
     OnLost,
+    RetryRequest,
     StatusAnswer,
     SubmitAnswer,
     SubmitRequest,
@@ -70,8 +73,11 @@ class SubmitFields(TypedDict, total=False):
 
     id: the dedup id; the same id and body again is the same command. queue_ttl_s: how long it may
     wait for an agent. deadline: unix time after which it must not be accepted any more.
-    on_lost: `error`, `rerun` or `wait`. with_output: small output comes with the result.
-    require_active: refuse rather than queue while no agent of the target is active.
+    loss: what its agent does with it while its master is silent: `kill`, `hold` it for `hold_s`
+    seconds, or `continue`. on_lost: what becomes of it once it is lost: `error`, `rerun`, which is
+    for what is safe to repeat, or `wait` for a word (`MeshClient.decide`). with_output: small
+    output comes with the result. require_active: refuse rather than queue while no agent of the
+    target is active.
     """
 
     id: str | None
@@ -79,6 +85,8 @@ class SubmitFields(TypedDict, total=False):
     agent: str | None
     queue_ttl_s: float | None
     deadline: float | None
+    loss: Loss
+    hold_s: float | None
     on_lost: OnLost
     labels: dict[str, str]
     with_output: bool
@@ -250,6 +258,31 @@ class MeshClient:
         query = CommandQuery(id=check_command_id(id))
         return await self.ask("command", "cancel", query, CommandRecord)
 
+    async def decide(self, id: str, decision: Literal["fail", "rerun"]) -> CommandRecord:
+        """Give the word that command `id` waits for since its attempt was lost.
+
+        `fail` ends it as lost, `rerun` queues it for a new attempt. Raises `command_unknown`, or
+        `not_undecided` if it waits for none.
+        """
+        request = DecideRequest(id=check_command_id(id), decision=decision)
+        return await self.ask("command", "decide", request, CommandRecord)
+
+    async def dead_letters(self, query: CommandList | None = None) -> CommandPage:
+        """Commands that no agent has acknowledged, a page at a time as with `list`."""
+        return await self.ask("deadletter", "list", query or CommandList(), CommandPage)
+
+    async def retry_dead_letter(self, id: str, *, new_id: str | None = None) -> SubmitAnswer:
+        """Submit a dead letter once more, as a command of this client with an id of its own.
+
+        While nobody answers it is asked again with the same new id, which is safe. Raises
+        `command_unknown` if there is no such dead letter, or `id_conflict`.
+        """
+        chosen = check_command_id(new_id or secrets.token_hex(12))
+        request = RetryRequest(id=check_command_id(id), new_id=chosen)
+        answer = await self._asker.ask_until_answered("deadletter", "retry", request, SubmitAnswer)
+        # As with `submit`: an id of our own was not known before our first try.
+        return answer if new_id else msgspec.structs.replace(answer, duplicate=False)
+
     def logs(self, id: str, *, attempt: int | None = None, follow: bool = False) -> Output:
         """The output of command `id` from its first byte on, to be read with `async for`.
 
@@ -280,8 +313,15 @@ class MeshClient:
     async def agents(
         self, *, group: str | None = None, status: str | None = None
     ) -> Sequence[AgentRecord]:
+        """All agents by name, however many pages they fill."""
         request = AgentList(group=group, status=status)
-        return (await self.ask("agent", "list", request, AgentsAnswer)).agents
+        found: list[AgentRecord] = []
+        while True:
+            page = await self.ask("agent", "list", request, AgentsAnswer)
+            found += page.agents
+            if page.cursor is None:
+                return found
+            request = msgspec.structs.replace(request, cursor=page.cursor)
 
     async def groups(self) -> Sequence[GroupRecord]:
         return (await self.ask("group", "list", NoQuery(), GroupsAnswer)).groups

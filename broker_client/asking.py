@@ -6,6 +6,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from broker_client.runtime import tracing
 from broker_client.runtime.backoff import Backoff
 from broker_client.runtime.link import Link, Msg, NoResponders
 from schemas import codec, subjects
@@ -80,7 +81,7 @@ class Asker:
             raise Refused("forbidden", f"role {self.role} of {self.name} may not {noun}.{verb}")
         subject = subjects.api(self.name, noun, verb)
         try:
-            return await self.link.request(subject, payload, timeout_s)
+            return await self.link.request(subject, payload, timeout_s, tracing.headers())
         except NoResponders as error:
             raise Unreachable("no_answer", "no master is listening", effect="none") from error
         except Unreachable as error:

@@ -26,6 +26,7 @@ from broker_master.api.nats import NatsApi
 from broker_master.api.operations import Operations
 from broker_master.ca.marker import read_marker, refuse_foreign
 from broker_master.ca.mesh import Mesh, open_mesh, update_context_urls
+from broker_master.console.overview import Overview
 from broker_master.core.liveness import Roster
 from broker_master.embedded import ChildSettings, EmbeddedBroker
 from broker_master.metrics.endpoint import certificate_ends, own_endpoint
@@ -208,7 +209,9 @@ class Control:
         urls = [self._settings.nats_url]
         if self._broker is not None:
             urls = list(self._mesh.urls(self._broker.port))
-        update_context_urls(self._mesh.directory, urls)
+        # The contexts here are for this machine, which need not know its own outer names.
+        local = [self._broker.url] if self._broker is not None else []
+        update_context_urls(self._mesh.directory, list(dict.fromkeys([*local, *urls])))
         plane = Plane(
             settings=self._settings,
             clock=self._clock,
@@ -255,6 +258,7 @@ class Control:
         presence = PresenceService(plane, settler, assigner, canceller, addresses.want)
         revoker = Revoker(plane, self._mesh.accounts, system)
         views = Views(plane)
+        presence.on_change = views.note_group
         intake = Intake(plane, assigner, historian.lag_s)
         output = OutputReader(plane, streams)
         issuer = self._mesh.issuer
@@ -294,7 +298,7 @@ class Control:
             survey,
             Pulse(survey.findings, scraper.look),
             *own_endpoint(self._settings.metrics_http, scraper),
-            HttpServer(plane, scraper, self._settings.http),
+            HttpServer(plane, scraper, Overview(plane, views), self._settings.http),
         ]
 
 

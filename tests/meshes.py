@@ -2,9 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 import msgspec
 import pytest
@@ -22,8 +22,7 @@ from tests.servers import MeshBroker, TestCredentials, connect_raw
 
 STREAMS: Final = ("MESH_EVENTS", "MESH_HISTORY", "MESH_LOGS", "KV_mesh_registry")
 ANSWER_S: Final = 10.0
-
-T = TypeVar("T")
+PATIENCE_S: Final = 30.0
 
 
 @contextlib.contextmanager
@@ -37,6 +36,7 @@ def shared_mesh(
 ) -> Iterator[MeshProcesses]:
     """For a fixture of a module: groups with their agents, all started, all ended afterwards."""
     mesh = MeshProcesses(directory, env={**FAST_TIMERS, **(env or {})}, master_env=master_env)
+    before = [(each, dict(each.__kwdefaults__)) for each in (MeshClient.run, MeshClient.wait)]
 
     async def begin() -> None:
         await mesh.__aenter__()
@@ -47,22 +47,14 @@ def shared_mesh(
 
     try:
         asyncio.run(begin())
+        # Unless a test says how long, nothing is waited for until the end of days.
+        for method, _ in before:
+            method.__kwdefaults__["timeout_s"] = PATIENCE_S
         yield mesh
     finally:
+        for method, defaults in before:
+            method.__kwdefaults__.update(defaults)
         asyncio.run(mesh.aclose())
-
-
-def module_mesh(
-    **agents: tuple[str, ...],
-) -> Callable[[pytest.TempPathFactory], Iterator[MeshProcesses]]:
-    """A module's fixture `mesh` with these groups and agents."""
-
-    @pytest.fixture(scope="module", name="mesh")
-    def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-        with shared_mesh(tmp_path_factory.mktemp("mesh"), agents) as running:
-            yield running
-
-    return mesh
 
 
 class _Address(msgspec.Struct):
@@ -107,8 +99,15 @@ class Behind:
         return {name: (await self.info(name))["state"]["last_seq"] for name in STREAMS}
 
     async def stored(self, stream: str) -> list[tuple[str, bytes]]:
-        """Subject and body of all that the stream holds."""
-        state = (await self.info(stream))["state"]
+        """Subject and body of all that the stream holds, none of it purged while it is read."""
+        while True:
+            before = (await self.info(stream))["state"]
+            found = await self._read(stream, before)
+            after = (await self.info(stream))["state"]
+            if (before["first_seq"], before["last_seq"]) == (after["first_seq"], after["last_seq"]):
+                return found
+
+    async def _read(self, stream: str, state: dict[str, Any]) -> list[tuple[str, bytes]]:
         found = []
         for seq in range(state["first_seq"], state["last_seq"] + 1):
             query = msgspec.json.encode({"seq": seq})

@@ -3,7 +3,7 @@
     async with Watchers(tmp_path, targets=["127.0.0.1:8080"]) as watchers:
         await watchers.wait_alert("MeshAgentNoResponse", "firing", within_s=10)
 
-All durations of the rules are shortened by `shortened`, and nothing else of them is changed.
+All durations of the alerts are shortened by `shortened`, and nothing else of them is changed.
 Needs no pytest. Ports are free ones; everything is below one directory and ended with the block.
 """
 
@@ -94,9 +94,9 @@ class Receiver:
 
     def find(self, name: str, status: str, after: float = 0.0, **labels: str) -> Notice | None:
         for notice in self.notices:
-            if (notice.name, notice.status) == (name, status) and notice.at >= after:
-                if labels.items() <= notice.labels.items():
-                    return notice
+            said = (notice.name, notice.status) == (name, status) and notice.at >= after
+            if said and labels.items() <= notice.labels.items():
+                return notice
         return None
 
 
@@ -181,7 +181,11 @@ class Watchers:
             "rule_files": ["rules.yaml", "alerts.yaml"],
             "alerting": {
                 "alertmanagers": [
-                    {"static_configs": [{"targets": [self.alertmanager_url.removeprefix("http://")]}]}
+                    {
+                        "static_configs": [
+                            {"targets": [self.alertmanager_url.removeprefix("http://")]}
+                        ]
+                    }
                 ]
             },
             "scrape_configs": [scraped],
@@ -189,7 +193,7 @@ class Watchers:
         self._write_targets()
         folder = self.directory
         (folder / "prometheus.yml").write_text(render(config))
-        (folder / "rules.yaml").write_text(render(rules.recording_rules(shortened)))
+        (folder / "rules.yaml").write_text(render(rules.recording_rules()))
         (folder / "alerts.yaml").write_text(render(rules.alerting_rules(shortened)))
         (folder / "alertmanager.yml").write_text(self._alertmanager_config())
 
@@ -240,10 +244,9 @@ class Watchers:
     async def suppressed(self) -> set[tuple[str, str]]:
         """Name and agent, or group, of the alerts that are inhibited now."""
         alerts = await self._get(f"{self.alertmanager_url}/api/v2/alerts?inhibited=true")
+        held = [each["labels"] for each in alerts if each["status"]["state"] == "suppressed"]
         return {
-            (each["labels"]["alertname"], each["labels"].get("agent", each["labels"].get("group", "")))
-            for each in alerts
-            if each["status"]["state"] == "suppressed"
+            (labels["alertname"], labels.get("agent", labels.get("group", ""))) for labels in held
         }
 
     async def wait_alert(
@@ -252,7 +255,8 @@ class Watchers:
         async def look() -> Notice | None:
             return self.receiver.find(name, status, after, **labels)
 
-        return await wait_for(look, within_s, f"{name} {status} {labels}")
+        notice: Notice = await wait_for(look, within_s, f"{name} {status} {labels}")
+        return notice
 
     async def _get(self, url: str) -> Any:  # noqa: ANN401  JSON
         def get() -> bytes:

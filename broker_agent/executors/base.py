@@ -9,12 +9,16 @@ from schemas.states import State
 
 
 class Job(NamedTuple):
-    """One attempt as an executor sees it. The folder belongs to the caller."""
+    """One attempt as an executor sees it. The folder belongs to the caller.
+
+    trace: a trace context to pass on, or nothing.
+    """
 
     command: str
     attempt: int
     args: ActionArgs
     folder: TaskFolder
+    trace: str = ""
 
 
 class Ending(NamedTuple):

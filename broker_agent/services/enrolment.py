@@ -67,7 +67,8 @@ def _check_directory(state_dir: Path) -> None:
     """A directory of something else is not touched."""
     with os_errors(state_dir, "read"):
         names = {entry.name for entry in state_dir.iterdir()}
-    if names and not names & {"identity", "lock", "journal.db"}:
+    # Any program of ours may have left a lock.
+    if names - {"lock"} and not names & {"identity", "journal.db"}:
         raise Refused("state_foreign", f"{state_dir} holds other files and no agent")
 
 

@@ -1,5 +1,6 @@
 """`mesh agent …`."""
 
+import time
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -8,7 +9,14 @@ from cyclopts import Parameter
 from broker_client.cli.options import SHARED, Common, Shared, check_seconds
 from broker_client.cli.report import print_json, print_lines, print_table, say
 from broker_client.cli.session import call
-from broker_client.cli.tables import Column, duration, facts, local_and_utc, local_time
+from broker_client.cli.tables import (
+    Column,
+    duration,
+    facts,
+    in_local_time,
+    local_and_utc,
+    local_time,
+)
 from schemas.ids import check_name
 from schemas.messages.api import (
     AgentCreate,
@@ -153,8 +161,9 @@ def _described(agent: AgentRecord) -> list[str]:
             ("group", agent.group),
             ("status", f"{agent.status} since {local_and_utc(agent.since)}"),
             ("reason", agent.reason),
-            ("next", agent.next),
+            ("next", in_local_time(agent.next, time.time())),
             ("badges", ", ".join(agent.badges)),
+            ("returned", agent.returned),
             ("admin", agent.admin),
             ("liveness", agent.liveness),
             ("last beat", local_and_utc(agent.last_beat_at)),

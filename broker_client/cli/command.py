@@ -1,26 +1,18 @@
 """`mesh command …`."""
 
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from broker_client.cli.listing import check_limit, list_commands
 from broker_client.cli.options import COMMON, SHARED, Common, Shared, check_seconds
-from broker_client.cli.outcomes import exit_code, program_code
-from broker_client.cli.report import (
-    output_json,
-    print_json,
-    print_lines,
-    print_table,
-    record_json,
-    say,
-)
+from broker_client.cli.outcomes import exit_code
+from broker_client.cli.report import output_json, print_json, print_lines, record_json
 from broker_client.cli.run import conclude
 from broker_client.cli.screen import Memory, Screen, Writer
 from broker_client.cli.session import call
-from broker_client.cli.tables import Column, facts, local_and_utc, local_time
-from broker_client.cli.timeline import timeline
-from schemas.messages.api import CommandList, CommandPage
-from schemas.messages.facts import CommandRecord
+from broker_client.cli.story import print_command
+from schemas.messages.api import CommandList
 
 if TYPE_CHECKING:
     from broker_client.api import MeshClient
@@ -43,13 +35,6 @@ State = Literal[
     "killed_fenced",
     "lost",
 ]
-# The most that the master gives at once.
-PAGE: Final = 500
-
-
-def _check_limit(_type: object, value: int) -> None:
-    if value < 1:
-        raise ValueError("ask for at least 1")
 
 
 def list_(
@@ -57,46 +42,22 @@ def list_(
     group: Annotated[str | None, Parameter(help="Only commands of this group.")] = None,
     agent: Annotated[str | None, Parameter(help="Only commands of this agent.")] = None,
     state: Annotated[State | None, Parameter(help="Only commands in this state.")] = None,
-    limit: Annotated[int, Parameter(help="At most this many.", validator=_check_limit)] = 50,
+    limit: Annotated[int, Parameter(help="At most this many.", validator=check_limit)] = 50,
     shared: Shared = SHARED,
 ) -> None:
     """List commands, open ones first, the newest first."""
-
-    async def pages(mesh: "MeshClient") -> tuple[list[CommandRecord], bool]:
-        found: list[CommandRecord] = []
-        cursor = None
-        while len(found) < limit:
-            page: CommandPage = await mesh.list(
-                CommandList(
-                    group=group,
-                    agent=agent,
-                    state=state,
-                    limit=min(PAGE, limit - len(found)),
-                    cursor=cursor,
-                )
-            )
-            found += page.commands
-            cursor = page.cursor
-            if cursor is None:
-                return found, False
-        return found, True
-
-    commands, is_more = call(shared, pages)
-    if shared.output == "json":
-        print_json(commands)
-    else:
-        _print_commands(shared, commands)
-    if is_more:
-        say(f"there may be more than these {limit}: see --limit")
+    list_commands(
+        shared,
+        lambda mesh, query: mesh.list(query),
+        CommandList(group=group, agent=agent, state=state),
+        limit,
+        nothing="no commands",
+    )
 
 
 def show(id: Id, /, *, shared: Shared = SHARED) -> None:
     """Show a command and the timeline of its attempts."""
-    record = call(shared, lambda mesh: mesh.show(id))
-    if shared.output == "json":
-        print_json(record)
-    else:
-        print_lines(shared, [*_described(record), "", *timeline(record)])
+    print_command(shared, call(shared, lambda mesh: mesh.show(id)))
 
 
 def wait(
@@ -127,6 +88,24 @@ def cancel(id: Id, /, *, shared: Shared = SHARED) -> None:
         print_lines(shared, [f"command {record.id} is {record.state}"])
 
 
+def decide(
+    id: Id,
+    decision: Annotated[
+        Literal["fail", "rerun"], Parameter(help="End it as lost, or run it once more.")
+    ],
+    /,
+    *,
+    shared: Shared = SHARED,
+) -> None:
+    """Give the word that a command submitted with --on-lost wait waits for."""
+    record = call(shared, lambda mesh: mesh.decide(id, decision))
+    if shared.output == "json":
+        print_json(record)
+    else:
+        said = "will run again" if decision == "rerun" else "ends as lost"
+        print_lines(shared, [f"command {record.id} {said}"])
+
+
 def logs(
     id: Id,
     /,
@@ -154,70 +133,3 @@ def logs(
     call(shared, read)
     if memory is not None:
         print_json(output_json(memory.output()))
-
-
-def _print_commands(common: Common, commands: list[CommandRecord]) -> None:
-    columns = (
-        Column("ID"),
-        Column("STATE"),
-        Column("EXIT", 2, right=True),
-        Column("GROUP", 3),
-        Column("AGENT"),
-        Column("SUBMITTED", 1),
-        Column("REASON", 4, least=12),
-        Column("CLIENT", 5),
-        Column("ACTION", 6),
-    )
-    rows = [
-        (
-            record.id,
-            record.state,
-            _exit(record),
-            record.group,
-            _agent(record),
-            local_time(record.submitted_at),
-            record.reason,
-            record.client,
-            record.action,
-        )
-        for record in commands
-    ]
-    print_table(common, columns, rows, nothing="no commands")
-
-
-def _agent(record: CommandRecord) -> str:
-    """Where it ran or runs last, or else whom it is meant for."""
-    return record.attempts[-1].agent if record.attempts else record.agent or ""
-
-
-def _exit(record: CommandRecord) -> str:
-    code = program_code(record)
-    return "" if code is None else str(code)
-
-
-def _described(record: CommandRecord) -> list[str]:
-    return facts(
-        [
-            ("id", record.id),
-            ("state", _since(record)),
-            ("reason", record.reason),
-            ("next", record.next),
-            ("exit code", _exit(record)),
-            ("group", record.group),
-            ("agent", _agent(record)),
-            ("action", record.action),
-            ("client", record.client),
-            ("labels", ", ".join(f"{name}={value}" for name, value in record.labels.items())),
-            ("output", _sizes(record)),
-        ]
-    )
-
-
-def _since(record: CommandRecord) -> str:
-    since = record.since or record.ended_at
-    return f"{record.state} since {local_and_utc(since)}" if since else record.state
-
-
-def _sizes(record: CommandRecord) -> str:
-    sizes = f"{record.stdout_bytes} bytes of stdout, {record.stderr_bytes} of stderr"
-    return f"{sizes}, cut at its limit" if record.truncated else sizes

@@ -27,7 +27,7 @@ WORDS: Final[dict[str, str]] = {
 }
 ADVICE: Final[dict[str, str]] = {
     State.LOST: "the agent fell silent: it may or may not have run; see `mesh command show ID`",
-    State.UNDELIVERABLE: "no agent took it and it never ran: submit it again with a new id",
+    State.UNDELIVERABLE: "no agent took it and it never ran: `mesh deadletter retry ID`",
     State.EXPIRED: "no agent was free or active in time and it never ran: see `mesh group list`",
     State.CANCELLED: "its output until then: `mesh command logs ID`",
     State.TIMED_OUT: "give it more with --timeout; its output until then: `mesh command logs ID`",

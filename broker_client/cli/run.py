@@ -20,6 +20,7 @@ from broker_client.cli.session import call
 from schemas import limits
 from schemas.faults import Refused
 from schemas.messages.actions import ProcessArgs
+from schemas.messages.api import Loss, OnLost
 from schemas.messages.facts import CommandRecord
 
 if TYPE_CHECKING:
@@ -50,13 +51,24 @@ def run(  # noqa: PLR0913  (one option of the command line each)
     queue_ttl: Annotated[
         float | None, Parameter(help="Seconds it may wait for an agent.", validator=check_seconds)
     ] = None,
+    loss: Annotated[
+        Loss | None,
+        Parameter(help="While its agent hears no master: end it, hold it for --hold, or go on."),
+    ] = None,
+    hold: Annotated[
+        float | None,
+        Parameter(help="Seconds it may go on without a master.", validator=check_seconds),
+    ] = None,
+    on_lost: Annotated[
+        OnLost, Parameter(help="Once it is lost: end, run again (if that is safe), or wait.")
+    ] = "error",
     stdin: Annotated[
         bool, Parameter(negative="", help="Send what is on stdin to the program.")
     ] = False,
     common: Common = COMMON,
 ) -> int:
     """Run a program on an agent, show its output as it comes, end with its exit code."""
-    problem = _problem(program, group, agent)
+    problem = _problem(program, group, agent) or _loss_problem(loss, hold)
     if problem:
         return print_usage(problem, "see `mesh run --help`", common.output)
     work = ProcessArgs(
@@ -71,6 +83,9 @@ def run(  # noqa: PLR0913  (one option of the command line each)
         "group": group,
         "agent": agent,
         "queue_ttl_s": queue_ttl,
+        "loss": loss or ("kill" if hold is None else "hold"),
+        "hold_s": hold,
+        "on_lost": on_lost,
         "with_output": not detach,
     }
 
@@ -112,6 +127,14 @@ def _problem(program: tuple[str, ...], group: str | None, agent: str | None) -> 
     if (group is None) == (agent is None):
         return "one of --group and --agent is needed"
     return "" if program else "a program is needed, behind --"
+
+
+def _loss_problem(loss: Loss | None, hold_s: float | None) -> str:
+    if loss == "hold" and hold_s is None:
+        return "--loss hold needs --hold: for how many seconds may it go on?"
+    if loss in ("kill", "continue") and hold_s is not None:
+        return f"--hold says nothing with --loss {loss}"
+    return ""
 
 
 def _environment(pairs: list[str]) -> dict[str, str]:

@@ -31,12 +31,14 @@ def call(common: Common, work: Callable[["MeshClient"], Awaitable[T]]) -> T:
     timeout_s = timeout_of(common)
     # Only now: a mistake in the command line or the context should not wait for these.
     from broker_client.api import MeshClient
+    from broker_client.runtime import tracing
     from broker_client.runtime.logs import configure_logs
 
     configure_logs("error")
 
     async def connected() -> T:
         async with MeshClient.connect(context, timeout_s=timeout_s) as mesh:
-            return await work(mesh)
+            with tracing.use(os.environ.get(tracing.VARIABLE, "")):
+                return await work(mesh)
 
     return asyncio.run(connected())

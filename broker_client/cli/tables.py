@@ -1,5 +1,6 @@
 """Plain aligned tables that fit the screen: columns that do not fit are left out, and named."""
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -11,6 +12,7 @@ from broker_client.cli.terminal import shown
 
 PIPE_WIDTH: Final = 80
 GAP: Final = "  "
+_MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -134,6 +136,27 @@ def local_and_utc(text: str | None) -> str:
     if moment is None:
         return text or ""
     return f"{moment.astimezone():%Y-%m-%d %H:%M:%S %z} ({moment.astimezone(UTC):%H:%M:%S} UTC)"
+
+
+def moment_in(text: str) -> str | None:
+    """The first moment that `text` names, as it stands there."""
+    found = _MOMENT.search(text)
+    return found.group() if found else None
+
+
+def in_local_time(text: str, now: float | None = None) -> str:
+    """`text` with the moments in it in the reader's time zone.
+
+    now: unix time; what lies ahead of it gets the time that is left as well.
+    """
+
+    def said(found: re.Match[str]) -> str:
+        moment = _moment(found.group())
+        left_s = 0.0 if moment is None or now is None else moment.timestamp() - now
+        left = f" (in {duration(left_s)})" if left_s > 0 else ""
+        return local_time(found.group()) + left
+
+    return _MOMENT.sub(said, text)
 
 
 def _moment(text: str | None) -> datetime | None:

@@ -7,6 +7,7 @@ Output = Literal["table", "json"]
 
 NOUNS: Final = {
     "command": "What was submitted, and what became of it.",
+    "deadletter": "Commands that no agent has acknowledged.",
     "group": "Named sets of agents that share work.",
     "agent": "The processes that run programs on hosts.",
     "client": "Who may submit commands.",

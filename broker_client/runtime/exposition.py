@@ -7,7 +7,7 @@ The format is version 0.0.4 of the text exposition format. Source: the Prometheu
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -45,12 +45,28 @@ def number(value: float) -> str:
     return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
 
 
+class Page(NamedTuple):
+    """What a scraper gets. encoding: of the body, empty for none."""
+
+    body: bytes
+    encoding: str = ""
+
+
+# Given whether gzip is understood, which Prometheus says of itself.
+Render = Callable[[bool], Awaitable[Page]]
+
+
+def takes_gzip(accept_encoding: str) -> bool:
+    names = [part.partition(";")[0].strip() for part in accept_encoding.lower().split(",")]
+    return "gzip" in names
+
+
 class ExpositionServer:
     """`GET /metrics` at HOST:PORT and nothing else; one request per connection."""
 
     name = "metrics"
 
-    def __init__(self, host: str, port: int, render: Callable[[], Awaitable[bytes]]) -> None:
+    def __init__(self, host: str, port: int, render: Render) -> None:
         self._host = host
         self._port = port
         self._render = render
@@ -76,26 +92,35 @@ class ExpositionServer:
             # A scraper that goes away half-way is no fault of ours.
             with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
                 async with asyncio.timeout(_REQUEST_S):
-                    status, body = await self._answer(reader)
+                    status, page = await self._answer(reader)
+                encoding = f"Content-Encoding: {page.encoding}\r\n" if page.encoding else ""
                 writer.write(
-                    f"HTTP/1.1 {status}\r\nContent-Type: {CONTENT_TYPE}\r\n"
-                    f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode()
+                    f"HTTP/1.1 {status}\r\nContent-Type: {CONTENT_TYPE}\r\n{encoding}"
+                    f"Content-Length: {len(page.body)}\r\nConnection: close\r\n\r\n".encode()
                 )
-                writer.write(body)
+                writer.write(page.body)
                 async with asyncio.timeout(_SEND_S):
                     await writer.drain()
         finally:
             writer.close()
 
-    async def _answer(self, reader: asyncio.StreamReader) -> tuple[str, bytes]:
+    async def _answer(self, reader: asyncio.StreamReader) -> tuple[str, Page]:
         try:
             request = await reader.readuntil(b"\r\n\r\n")
         except asyncio.LimitOverrunError:
-            return "431 Request Header Fields Too Large", b""
+            return "431 Request Header Fields Too Large", Page(b"")
         method, _, rest = request.partition(b" ")
         path = rest.partition(b" ")[0].partition(b"?")[0]
         if method != b"GET":
-            return "405 Method Not Allowed", b""
+            return "405 Method Not Allowed", Page(b"")
         if path != b"/metrics":
-            return "404 Not Found", b"there is /metrics\n"
-        return "200 OK", await self._render()
+            return "404 Not Found", Page(b"there is /metrics\n")
+        return "200 OK", await self._render(takes_gzip(_header(request, b"accept-encoding")))
+
+
+def _header(request: bytes, name: bytes) -> str:
+    for line in request.split(b"\r\n")[1:]:
+        found, _, value = line.partition(b":")
+        if found.strip().lower() == name:
+            return value.decode("latin-1")
+    return ""

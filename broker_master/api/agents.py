@@ -193,7 +193,8 @@ class AgentOperations:
         log.info("agent_admin_changed", agent=name, admin=admin, by=caller.name)
 
     async def _change(self, name: str, change: Change) -> None:
-        await self._plane.registry.change_agent(name, change)
+        changed = await self._plane.registry.change_agent(name, change)
+        self._views.note_group(changed.group)
         presence = self._plane.roster.get(name)
         if presence is not None:
             self._presence.sync_member(presence)

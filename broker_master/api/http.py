@@ -4,11 +4,13 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
-from litestar import Litestar, MediaType, Response, get
+from litestar import Litestar, MediaType, Request, Response, get
 
-from broker_client.runtime.exposition import CONTENT_TYPE
+from broker_client.runtime.exposition import CONTENT_TYPE, takes_gzip
+from broker_master.console.overview import HEADERS, Overview
 from broker_master.metrics.http import Metered
 from broker_master.metrics.scrape import Scraper
 from broker_master.plane import Plane
@@ -20,8 +22,9 @@ class HttpServer:
 
     name = "http"
 
-    def __init__(self, plane: Plane, scraper: Scraper, address: str) -> None:
+    def __init__(self, plane: Plane, scraper: Scraper, overview: Overview, address: str) -> None:
         self._plane = plane
+        self._overview = overview
         self._scraper = scraper
         self._address = address
         self.url = ""
@@ -54,10 +57,16 @@ class HttpServer:
             return Response(text, status_code=200 if up else 503, media_type=MediaType.TEXT)
 
         @get("/metrics")
-        async def metrics() -> Response[bytes]:
-            return Response(await scraper.page(), media_type=CONTENT_TYPE)
+        async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
+            page = await scraper.page(takes_gzip(request.headers.get("accept-encoding", "")))
+            headers = {"Content-Encoding": page.encoding} if page.encoding else {}
+            return Response(page.body, media_type=CONTENT_TYPE, headers=headers)
 
-        routes = [healthz, readyz]
+        @get("/", media_type=MediaType.HTML, sync_to_thread=False)
+        def first_page() -> Response[str]:
+            return Response(self._overview.page(), media_type=MediaType.HTML, headers=HEADERS)
+
+        routes = [first_page, healthz, readyz]
         # With a port of its own it is for whoever may reach that one.
         routes += [] if plane.settings.metrics_http else [metrics]
         return Litestar(routes, openapi_config=None, logging_config=None)

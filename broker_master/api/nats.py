@@ -8,6 +8,7 @@ from functools import partial
 import msgspec
 import structlog
 
+from broker_client.runtime import tracing
 from broker_client.runtime.frames import Msg
 from broker_client.runtime.supervise import TaskSet
 from broker_master import VERSION
@@ -83,7 +84,9 @@ class NatsApi:
             caller = self._caller(api.client)
             check_right(caller, api.noun, api.verb)
             if api.noun == "command" and api.verb == "submit":
-                self._intake.submit(caller, msg.data, self._answer_to(msg.reply, stats), "nats")
+                trace = tracing.of_headers(msg.headers) if msg.raw_headers else ""
+                answer = self._answer_to(msg.reply, stats)
+                self._intake.submit(caller, msg.data, answer, "nats", trace)
                 return
             operation = self._operations.find(api.noun, api.verb)
             request = codec.decode_request(operation.request, msg.data)

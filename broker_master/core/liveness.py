@@ -188,6 +188,7 @@ class Roster:
     def _on_goodbye(self, presence: Presence, at: float) -> list[Change]:
         presence.liveness, presence.since = Liveness.SILENT, at
         presence.reason = "shut down"
+        presence.draining = False
         presence.reconciled = presence.greeted = False
         return [Change(presence.agent, "goodbye")]
 

@@ -44,13 +44,16 @@ class Intake:
         self._history_lag_s = history_lag_s
         self._storing: dict[str, list[Answer]] = {}
 
-    def submit(self, caller: ClientEntry, payload: bytes, answer: Answer, source: str) -> None:
+    def submit(
+        self, caller: ClientEntry, payload: bytes, answer: Answer, source: str, trace: str = ""
+    ) -> None:
         """Answer once the command is durable, or at once with what is wrong with it.
 
-        Raises Refused for the latter; `answer` is called later for the former.
+        trace: a checked trace context. Raises Refused for the latter; `answer` is called later for
+        the former.
         """
         request = codec.decode_request(SubmitRequest, payload)
-        self.take_in(self._accepted(caller, request, source), answer)
+        self.take_in(self._accepted(caller, request, source, trace), answer)
 
     def take_in(self, accepted: Accepted, answer: Answer) -> None:
         """As `submit`, for a command that has been checked before."""
@@ -66,7 +69,9 @@ class Intake:
 
     # -- checks
 
-    def _accepted(self, caller: ClientEntry, request: SubmitRequest, source: str) -> Accepted:
+    def _accepted(
+        self, caller: ClientEntry, request: SubmitRequest, source: str, trace: str
+    ) -> Accepted:
         now = self._plane.clock.now()
         if request.deadline is not None and request.deadline <= now:
             raise Refused("deadline_passed", "the deadline of the request has passed")
@@ -90,6 +95,7 @@ class Intake:
             labels=request.labels,
             with_output=request.with_output,
             source=source,
+            trace=trace,
         )
 
     def _kill_after_s(self, request: SubmitRequest) -> float:

@@ -72,6 +72,8 @@ class PresenceService:
         # Agents that are given up, with tasks that may outlive that.
         self._held: set[str] = set()
         self._meetings: dict[str, _Meeting] = {}
+        # Called with the group of an agent whose status may have changed.
+        self.on_change: Callable[[str], None] = lambda _: None
 
     # -- from the wire
 
@@ -240,6 +242,7 @@ class PresenceService:
             plane = self._plane
             plane.measures.on_change(change, presence, plane.timers, plane.clock.elapsed())
             self.sync_member(presence)
+            self.on_change(presence.group)
             if change.event in ("suspected", "goodbye"):
                 self._on_silent(presence)
             elif change.event == "given_up":

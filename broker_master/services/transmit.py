@@ -56,6 +56,7 @@ class Transmitter:
             args=accepted.args,
             output_limit_bytes=plane.settings.limits.output_bytes_per_attempt,
             client=accepted.client,
+            trace=accepted.trace,
             kill_after_s=accepted.kill_after_s,
         )
         self._publish(presence.group, attempt.agent, "run", codec.encode(run))

@@ -81,6 +81,11 @@ class Views:
             running=self._plane.dispatcher.group_load(name),
         )
 
+    def note_group(self, name: str) -> None:
+        """Notice a change of the group's status when it happens, not when somebody looks."""
+        if name in self._plane.registry.groups:
+            self.group(name)
+
     def _statuses(self, group: str) -> list[AgentStatus]:
         return [
             self.status_of(entry)

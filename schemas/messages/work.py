@@ -32,6 +32,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     beat_seq: the newest beat of `incarnation` that the master had seen when it sent this. The agent
     knows when it sent that beat, and so how old this request can be, without any wall clock.
     args: the arguments as the client sent them, checked by the master against the action's type.
+    trace: a W3C trace context, for the task's environment.
     kill_after_s: silence of the master that the task may outlive; the usual, if that is longer.
     """
 
@@ -45,6 +46,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     args: msgspec.Raw
     output_limit_bytes: Count = limits.OUTPUT_LIMIT_BYTES
     client: Label = ""
+    trace: Label = ""
     kill_after_s: Duration = 0.0
 
 

@@ -454,10 +454,10 @@ def silence_is_noticed(run: Run) -> Iterator[Look]:
 def healed_agents_are_active(run: Run) -> Iterator[Look]:
     for silence in run.silences:
         by = silence.healed + ACTIVE_S
-        if by > run.last or _silent_again(run, silence, by):
-            continue
-        active = run.status_within(silence.agent, "active", silence.healed, by + SIGHT_S)
-        yield Look("" if active else f"{silence.agent} was not Active {ACTIVE_S:g} s after healing")
+        if run.status_within(silence.agent, "active", silence.healed, by + SIGHT_S):
+            yield Look()
+        elif by <= run.last and not _silent_again(run, silence, by):
+            yield Look(f"{silence.agent} was not Active {ACTIVE_S:g} s after healing")
 
 
 def _silent_again(run: Run, silence: Silence, by: float) -> bool:
@@ -482,7 +482,7 @@ def what_waited_starts_soon(run: Run) -> Iterator[Look]:
 
 @rule("T4")
 def kills_come_in_time(run: Run) -> Iterator[Look]:
-    """The first signal, that is: whoever minds TERM is gone at once."""
+    """The first signal, that is: a task's first process minds TERM, and is gone at once."""
     early_s = run.timers["beat_s"] * BEAT_JITTER + KILL_S
     for silence in run.silences:
         if silence.cut == "host":
@@ -494,6 +494,8 @@ def kills_come_in_time(run: Run) -> Iterator[Look]:
             if silence.healed < by + KILL_S or by + KILL_S > run.last:
                 continue
             if run.agent_of(id, process.attempt) != silence.agent or run.ends.get(id):
+                continue
+            if process.pid not in {event["pid"] for event in run.starts[id]}:
                 continue
             if run.program(id) in {"stubborn", "forker"} or not process.lives_at(silence.began):
                 continue

@@ -275,6 +275,8 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
     "requests": messages(
         api.SubmitRequest,
         api.CommandQuery,
+        api.DecideRequest,
+        api.RetryRequest,
         api.CommandList,
         api.LogsRequest,
         api.NameQuery,

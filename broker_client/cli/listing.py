@@ -1,0 +1,104 @@
+"""Lists of commands: as many pages as it takes, as one table."""
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from broker_client.cli.options import Common, Shared
+from broker_client.cli.outcomes import program_code
+from broker_client.cli.report import print_json, print_table, say
+from broker_client.cli.session import call
+from broker_client.cli.tables import Column, local_time
+from schemas.messages.api import CommandList, CommandPage
+from schemas.messages.facts import CommandRecord
+
+if TYPE_CHECKING:
+    from broker_client.api import MeshClient
+
+# The most that the master gives at once.
+PAGE: Final = 500
+
+Ask = Callable[["MeshClient", CommandList], Awaitable[CommandPage]]
+
+
+def check_limit(_type: object, value: int) -> None:
+    if value < 1:
+        raise ValueError("ask for at least 1")
+
+
+def list_commands(
+    shared: Shared, ask: Ask, wanted: CommandList, limit: int, *, nothing: str
+) -> None:
+    """Print at most `limit` commands, page by page; says on stderr if there are more."""
+
+    async def pages(mesh: "MeshClient") -> tuple[list[CommandRecord], bool]:
+        return await read_pages(lambda query: ask(mesh, query), wanted, limit)
+
+    commands, is_more = call(shared, pages)
+    if shared.output == "json":
+        print_json(commands)
+    else:
+        _print(shared, commands, nothing)
+    if is_more:
+        say(f"there may be more than these {limit}: see --limit")
+
+
+async def read_pages(
+    ask: Callable[[CommandList], Awaitable[CommandPage]], wanted: CommandList, limit: int
+) -> tuple[list[CommandRecord], bool]:
+    """The first `limit` commands, and whether there may be more. A page may be short of its limit.
+
+    A command that ends between two pages moves from the open ones to the ended ones, and may come
+    twice: the first of the two is kept.
+    """
+    found: dict[str, CommandRecord] = {}
+    cursor = None
+    while len(found) < limit:
+        query = msgspec.structs.replace(wanted, limit=min(PAGE, limit - len(found)), cursor=cursor)
+        page = await ask(query)
+        for record in page.commands:
+            found.setdefault(record.id, record)
+        cursor = page.cursor
+        if cursor is None:
+            return [*found.values()], False
+    return [*found.values()], True
+
+
+def agent_of(record: CommandRecord) -> str:
+    """Where it ran or runs last, or else whom it is meant for."""
+    return record.attempts[-1].agent if record.attempts else record.agent or ""
+
+
+def exit_of(record: CommandRecord) -> str:
+    code = program_code(record)
+    return "" if code is None else str(code)
+
+
+def _print(common: Common, commands: list[CommandRecord], nothing: str) -> None:
+    columns = (
+        Column("ID"),
+        Column("STATE"),
+        Column("EXIT", 2, right=True),
+        Column("GROUP", 3),
+        Column("AGENT"),
+        Column("SUBMITTED", 1),
+        Column("REASON", 4, least=12),
+        Column("CLIENT", 5),
+        Column("ACTION", 6),
+    )
+    rows = [
+        (
+            record.id,
+            record.state,
+            exit_of(record),
+            record.group,
+            agent_of(record),
+            local_time(record.submitted_at),
+            record.reason,
+            record.client,
+            record.action,
+        )
+        for record in commands
+    ]
+    print_table(common, columns, rows, nothing=nothing)

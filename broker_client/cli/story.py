@@ -1,0 +1,50 @@
+"""One command for people: what it is, how it stands, and what happened to it."""
+
+import time
+
+from broker_client.cli.listing import agent_of, exit_of
+from broker_client.cli.options import Common
+from broker_client.cli.report import print_json, print_lines
+from broker_client.cli.tables import facts, in_local_time, local_and_utc
+from broker_client.cli.timeline import timeline
+from schemas.messages.facts import CommandRecord
+
+
+def print_command(common: Common, record: CommandRecord) -> None:
+    if common.output == "json":
+        print_json(record)
+    else:
+        print_lines(common, [*described(record, time.time()), "", *timeline(record)])
+
+
+def described(record: CommandRecord, now: float) -> list[str]:
+    """now: unix time by this host's clock, for the time that is left to the next decision."""
+    return facts(
+        [
+            ("id", record.id),
+            ("state", _since(record)),
+            ("reason", record.reason),
+            ("next", in_local_time(record.next, now)),
+            ("exit code", exit_of(record)),
+            ("group", record.group),
+            ("agent", agent_of(record)),
+            ("action", record.action),
+            ("client", record.client),
+            ("labels", ", ".join(f"{name}={value}" for name, value in record.labels.items())),
+            ("output", _sizes(record)),
+            ("last output", local_and_utc(record.last_output_at)),
+        ]
+    )
+
+
+def _since(record: CommandRecord) -> str:
+    since = record.since or record.ended_at
+    return f"{record.state} since {local_and_utc(since)}" if since else record.state
+
+
+def _sizes(record: CommandRecord) -> str:
+    if not record.ended_at:
+        # The sizes are those of the outcome, and there is none yet.
+        return ""
+    sizes = f"{record.stdout_bytes} bytes of stdout, {record.stderr_bytes} of stderr"
+    return f"{sizes}, cut at its limit" if record.truncated else sizes
