@@ -1,6 +1,7 @@
 # make .venv   the environment alone (hash-locked; quick when nothing changed)
 # make test    lint, types, fences and all tests
 # make demo    a broker, a master and three agents at work; ONCE=1 ends by itself
+# make demo-loss   cuts an agent's link while a task prints, and heals it
 # make bench   the benchmarks, as ratios to what the machine can do
 # make clean   deletes .venv, caches and build results
 
@@ -13,7 +14,7 @@ CODE := schemas broker_client broker_agent broker_master tests
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv test lint format demo bench chaos lock clean
+.PHONY: help .venv test lint format demo demo-loss bench chaos lock clean
 
 help:
 	@sed -n 's/^# make/  make/p' Makefile
@@ -58,6 +59,9 @@ format: $(STAMP)
 
 demo: $(STAMP)
 	@exec $(BIN)/python -m broker_master.demo $(if $(filter 1,$(ONCE)),--once)
+
+demo-loss: $(STAMP)
+	@exec $(BIN)/python -m broker_master.demo --loss
 
 bench: $(STAMP)
 	@$(BIN)/python -m tests.bench

@@ -38,7 +38,8 @@ from broker_agent.store.journal import Journal, open_journal
 from broker_client.runtime.clock import SystemClock
 from broker_client.runtime.files import lock_directory, make_private_directory, os_errors
 from broker_client.runtime.link import Link, LinkIdentity
-from broker_client.runtime.supervise import supervise
+from broker_client.runtime.logs import bind_process
+from broker_client.runtime.supervise import Service, supervise
 from schemas import subjects
 from schemas.faults import MeshError, Refused
 from schemas.messages.liveness import Details
@@ -102,7 +103,9 @@ class Agent:
         clock = SystemClock()
         self._settings = settings
         self._facts = facts
+        bind_process(agent=facts.agent, group=facts.group)
         self._slots = slots
+        self._version = version
         self._journal = journal
         self._on_ready = on_ready
         self._is_ready = False
@@ -148,7 +151,7 @@ class Agent:
             beats=self.beats,
             details=_details(version),
             certificate=(facts.serial, facts.not_after),
-            on_epoch=journal.note_epoch,
+            on_epoch=self._on_epoch,
         )
         self.watchdog = Watchdog(station, self.runner, self._groups)
         self.status = StatusFile(state_dir, facts, station, self.runner, self.handshake)
@@ -157,11 +160,12 @@ class Agent:
     def _connect_parts(self) -> None:
         station, runner = self.station, self.runner
         intake = Intake(station, journal=self._journal, runner=runner, reporter=self.reporter)
+        self.intake = intake
         echoes = Echoes(
             station,
             on_linked=self._on_linked,
             on_unagreed=self.handshake.ask,
-            on_epoch=self._journal.note_epoch,
+            on_epoch=self._on_epoch,
         )
         inbox = Inbox(
             station,
@@ -178,6 +182,10 @@ class Agent:
         self.link.on_disconnected(self._on_disconnected)
         self.watchdog.on_phase = lambda _: self.status.write()
         runner.on_idle = self._on_idle
+
+    def _on_epoch(self, epoch: int) -> None:
+        bind_process(epoch=epoch)
+        self._journal.note_epoch(epoch)
 
     def _on_idle(self) -> None:
         """The last task has ended: what waits for that is the end of a fencing."""
@@ -216,7 +224,14 @@ class Agent:
         ended = asyncio.Event()
         _on_signals(stop, stop_now)
         self.link.start()
-        services = (self.reporter, self.shipper, self.watchdog, self.handshake, self.beats)
+        services: list[Service] = [
+            self.reporter,
+            self.shipper,
+            self.watchdog,
+            self.handshake,
+            self.beats,
+            *self._endpoint(),
+        ]
         try:
             async with asyncio.TaskGroup() as group:
                 _ = group.create_task(self._drain(stop, stop_now, ended))
@@ -227,6 +242,28 @@ class Agent:
             self.processes.close()
             self.status.remove()
             self.folders.close()
+
+    def _endpoint(self) -> list[Service]:
+        port = self._settings.metrics_port
+        if not port:
+            return []
+        # Loaded where it is wanted only: agents are small.
+        from broker_agent.services.local_metrics import LocalMetrics, local_endpoint
+
+        facts, version = self._facts, self._version
+        return [
+            local_endpoint(
+                port,
+                LocalMetrics(
+                    self.station,
+                    self.link,
+                    self.intake,
+                    self.reporter,
+                    version=version,
+                    not_after=facts.not_after,
+                ),
+            )
+        ]
 
     def _recover(self) -> None:
         """What an earlier start left: end it, tell it."""

@@ -127,7 +127,7 @@ def status(*, state_dir: Path, output: Literal["table", "json"] = "table") -> No
 def _describe(state_dir: Path) -> dict[str, Any]:
     from broker_agent.services.status import read_status
     from broker_agent.store.identity import Slots
-    from broker_client.runtime.clock import rfc3339
+    from broker_client.runtime.clock import SystemClock, rfc3339
     from broker_client.runtime.files import lock_directory, os_errors
 
     with os_errors(state_dir, "read"):
@@ -143,6 +143,7 @@ def _describe(state_dir: Path) -> dict[str, Any]:
             raise
         running = True
     state = read_status(state_dir) if running else None
+    now_s = SystemClock().elapsed()
     return {
         "agent": identity.agent,
         "group": identity.group,
@@ -160,7 +161,13 @@ def _describe(state_dir: Path) -> dict[str, Any]:
         "draining": bool(state and state.draining),
         "reason": state.reason if state else None,
         "since": state.since if state else None,
+        "lease_age_s": _tenths(state.lease_age_at(now_s)) if state else None,
+        "fence_in_s": _tenths(state.fence_in(now_s)) if state else None,
     }
+
+
+def _tenths(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 1)
 
 
 def main() -> NoReturn:

@@ -20,7 +20,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     slots: tasks at once, 0 for four per core. keep_folders: folders of released tasks that had
     output, the newest ones. drain_s: how long running tasks may take to end when the agent is asked
     to stop. remember_s: for how long the ids of released attempts are kept at least. urls: brokers
-    to use instead of those of the enrolment.
+    to use instead of those of the enrolment. metrics_port: of `/metrics` on the loopback address,
+    0 for none.
     """
 
     slots: Annotated[int, Meta(ge=0, le=100_000)] = 0
@@ -28,6 +29,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: Seconds = 1800.0
     remember_s: Seconds = 86_400.0
     log_level: str = "info"
+    metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     urls: tuple[str, ...] = ()
     timers: Timers = msgspec.field(default_factory=Timers)
 

@@ -14,6 +14,7 @@ from broker_client.runtime.files import Lock, lock_directory
 from broker_client.runtime.identity import read_identity
 from broker_client.runtime.kv import Bucket
 from broker_client.runtime.link import Link, LinkIdentity
+from broker_client.runtime.logs import bind_process
 from broker_client.runtime.streams import Streams
 from broker_client.runtime.supervise import Service, TaskSet, supervise
 from broker_master.api.agents import AgentOperations
@@ -205,6 +206,7 @@ class Control:
         await bucket.ensure(history=8, replicas=self._settings.broker.replicas)
         registry = Registry(bucket)
         epoch = await registry.begin_epoch(self._mesh.id)
+        bind_process(epoch=epoch)
         await registry.load()
         urls = [self._settings.nats_url]
         if self._broker is not None:

@@ -23,6 +23,13 @@ from tests.servers import MeshBroker, TestCredentials, connect_raw
 STREAMS: Final = ("MESH_EVENTS", "MESH_HISTORY", "MESH_LOGS", "KV_mesh_registry")
 ANSWER_S: Final = 10.0
 PATIENCE_S: Final = 30.0
+# For tests that restart the master: on a busy machine that takes longer than a fast lease lasts.
+LONG_LEASE: Final[Mapping[str, str]] = {
+    "MESH_TIMERS__SUSPECT_S": "3",
+    "MESH_TIMERS__RESENDS": "20",
+    "MESH_TIMERS__LOST_S": "15",
+    "MESH_TIMERS__ADOPT_S": "15",
+}
 
 
 @contextlib.contextmanager

@@ -44,6 +44,9 @@ class Task(Protocol):
     def kill(self) -> None:
         """Make it end now."""
 
+    def enclose(self) -> None:
+        """It has lived for a moment: hold together what it starts from now on."""
+
 
 class Executor(Protocol):
     def start(self, job: Job, on_end: OnEnd) -> Task:

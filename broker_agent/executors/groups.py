@@ -6,6 +6,20 @@ import time
 from contextlib import suppress
 from typing import Final
 
+from broker_agent.warden import cell
+from broker_agent.warden.kin import (
+    Process,
+    children,
+    is_marked,
+    kin,
+    look,
+    process_start,
+    see,
+    send,
+)
+
+__all__ = ["Kinship", "group_lives", "kill_orphans", "process_start", "signal_group"]
+
 # A look at all processes of a host costs milliseconds; many tasks that end at once share one.
 _SHARED_S: Final = 0.05
 
@@ -31,89 +45,78 @@ def group_lives(pgid: int) -> bool:
     return signal_group(pgid, 0)
 
 
-def process_start(pid: int) -> int:
-    """When `pid` was started, in ticks since the boot; 0 if there is no such process."""
-    fields = _stat(str(pid))
-    return int(fields[19]) if fields else 0
+class Kinship:
+    """Who belongs to which task, as /proc has it.
 
+    mark: what the environment of all tasks of this start of the agent holds.
+    """
 
-def _stat(pid: str) -> list[str]:
-    """The fields of /proc/<pid>/stat after the name, which may hold anything."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123  (called for every process)
-            text = file.read().decode("latin-1")
-    except OSError:
-        return []
-    return text.rpartition(")")[2].split()
-
-
-def _pids() -> list[str]:
-    return [name for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208  (names alone)
-
-
-class Sessions:
-    """Which processes belong to which session, as /proc has it."""
-
-    def __init__(self) -> None:
+    def __init__(self, mark: bytes = b"") -> None:
         self._looked_at = 0.0
-        self._members: dict[int, list[int]] = {}
+        self._seen: dict[int, Process] = {}
+        self._mark = {mark} if mark else set()
+        # Whether orphans of tasks become ours, and which of our children are no tasks.
+        self.adopts = False
+        self.others: set[int] = set()
 
-    def members(self, session: int, *, since: float = 0.0) -> list[int]:
-        """Pids in `session`, zombies left out, as seen lately and not before `since`."""
+    def members(
+        self, leader: int, start: int, marks: set[bytes], *, since: float = 0.0
+    ) -> list[Process]:
+        """The living processes of a task, as seen lately and not before `since`."""
         now = time.monotonic()
         if self._looked_at < max(since, now - _SHARED_S):
-            self._members = self._look()
+            self._seen = look()
             self._looked_at = now
-        return self._members.get(session, [])
+        return kin(self._seen, leader, start, marks | self._mark, {os.getpid()})
 
-    @staticmethod
-    def _look() -> dict[int, list[int]]:
-        found: dict[int, list[int]] = {}
-        for name in _pids():
-            fields = _stat(name)
-            if fields and fields[0] not in {"Z", "X"}:
-                found.setdefault(int(fields[3]), []).append(int(name))
-        return found
+    def strays(self, start: int) -> list[Process]:
+        """Who was left to us since `start` without anything that tells whose it was.
 
-    def kill(self, session: int, *, since: float = 0.0) -> int:
-        """Kill all of a session, whatever group they moved to; how many there were."""
-        members = self.members(session, since=since)
-        for pid in members:
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-        return len(members)
+        As seen by the last look. Where only one task runs, it was that one's.
+        """
+        if not self.adopts:
+            return []
+        here = os.getpid()
+        return [
+            process
+            for process in self._seen.values()
+            if process.parent == here
+            and process.start >= start
+            and process.pid not in self.others
+            and not is_marked(process.pid)
+        ]
+
+    def reap(self, leaders: set[int]) -> None:
+        """Bury what tasks have left to us. `leaders` are buried where their end is noticed."""
+        for pid in _zombies():
+            if pid not in leaders and pid not in self.others:
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
 
 
-def kill_orphans(command: str, attempt: int, pid: int, pid_start: int) -> int:
+def _zombies() -> list[int]:
+    """Our children that have ended. Without one, which is nearly always, this costs nothing."""
+    try:
+        if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            return []
+    except ChildProcessError:
+        return []
+    return [pid for pid in children(os.getpid()) if (seen := see(pid)) is None or seen.is_dead]
+
+
+def kill_orphans(
+    command: str, attempt: int, pid: int, pid_start: int, *, mark: bytes = b"", path: str = ""
+) -> int:
     """End what an earlier start of the agent left of an attempt; how many processes there were.
 
     They are known by the journalled leader (its pid and when it started), by its session and group,
-    and by the two variables that every task has in its environment.
+    and by the variables that every task has in its environment. path: of its control group.
     """
-    leader = pid if pid and _is_ours(pid, pid_start) else 0
     marks = {f"MESH_COMMAND={command}".encode(), f"MESH_ATTEMPT={attempt}".encode()}
-    killed = 0
-    for name in _pids():
-        if int(name) != os.getpid() and _belongs(name, leader, marks):
-            with suppress(ProcessLookupError, PermissionError):
-                os.kill(int(name), signal.SIGKILL)
-                killed += 1
-    return killed
-
-
-def _is_ours(pid: int, pid_start: int) -> bool:
-    """A leader that is gone still owns its number while anybody is in its group."""
-    return process_start(pid) in {0, pid_start}
-
-
-def _belongs(name: str, leader: int, marks: set[bytes]) -> bool:
-    fields = _stat(name)
-    if not fields or fields[0] in {"Z", "X"}:
-        return False
-    if leader and leader in {int(name), int(fields[2]), int(fields[3])}:
-        return True
-    try:
-        with open(f"/proc/{name}/environ", "rb") as file:  # noqa: PTH123
-            return marks <= set(file.read().split(b"\0"))
-    except OSError:
-        return False
+    seen = look()
+    marks |= {mark} - {b""}
+    found = {each.pid: each for each in kin(seen, pid, pid_start, marks, {os.getpid()})}
+    if path:
+        found |= {each: seen[each] for each in cell.members(path) if each in seen}
+        cell.kill(path)
+    return sum(send(each, signal.SIGKILL) for each in found.values())

@@ -4,6 +4,9 @@ STARTED ──exit──▶ group empty? ──yes──▶ ended
    │                  │ no: TERM (once), then KILL after grace_s
    └─stop: TERM ──────┴──▶ KILL after grace_s ──▶ ended, at the latest GIVE_UP_S later
 
+A program that was stopped has ended when nothing of it is left, also of what left its group or its
+session. One that ends by itself may leave a daemon behind, which has a session of its own.
+
 No coroutine per task: a pidfd wakes the loop when the program has ended.
 """
 
@@ -16,11 +19,16 @@ from contextlib import suppress
 from typing import Final
 
 from broker_agent.executors.base import Ending, Job, OnEnd
-from broker_agent.executors.groups import Sessions, group_lives, signal_group
+from broker_agent.executors.cells import Cells
+from broker_agent.executors.groups import Kinship, group_lives, process_start, signal_group
 from broker_agent.executors.spawn import CannotStart, Files, spawn
+from broker_agent.warden import cell
+from broker_agent.warden.kin import Process, send
+from broker_client.runtime import tracing
 from schemas.messages.actions import ProcessArgs
 from schemas.states import State
 
+_TRACE: Final = tracing.VARIABLE.encode()
 # How often a group that outlived its leader is looked at while it is being ended.
 POLL_S: Final = 0.02
 # A killed process that the kernel does not let go of (a dead network disk) holds nobody up.
@@ -34,7 +42,16 @@ class ProcessTask:
 
     def __init__(self, owner: "ProcessExecutor", job: Job, pid: int, on_end: OnEnd) -> None:
         self.pid = pid
+        self.name = f"{job.command}.{job.attempt}"
         self._owner = owner
+        self._marks = {
+            f"MESH_COMMAND={job.command}".encode(),
+            f"MESH_ATTEMPT={job.attempt}".encode(),
+        }
+        # Only known once it is needed: until it is reaped, nobody else can have its number.
+        self._start = 0
+        self._cell = ""
+        self._has_ended = False
         self._loop = owner.loop
         self._on_end = on_end
         self._stop: tuple[State, str] | None = None
@@ -52,19 +69,29 @@ class ProcessTask:
         self._pidfd = os.pidfd_open(pid)
         self._loop.add_reader(self._pidfd, self._on_exit)
 
+    def enclose(self) -> None:
+        if self._pidfd >= 0:
+            self._cell = self._owner.cells.enclose(self.name, self.pid, self._marks)
+
     def stop(self, state: State, reason: str) -> None:
-        if self._stop is None and self._on_end is not None:
+        if self._stop is None and not self._has_ended:
             self._stop = (state, reason)
             self._terminate()
 
     def kill(self) -> None:
+        if self._has_ended:
+            return
         if self._stop is None:
             self._stop = (State.CANCELLED, "killed")
         self._kill()
 
     def _terminate(self) -> None:
-        """TERM for the group now, KILL for what is left of it after the grace."""
+        """TERM for all of it now, KILL for what is left of it after the grace."""
         signal_group(self.pid, signal.SIGTERM)
+        if self._stop is not None:
+            for process in self._members(since=time.monotonic()):
+                if process.group != self.pid:
+                    send(process, signal.SIGTERM)
         if self._killer is None:
             self._killer = self._loop.call_later(self._owner.grace_s(), self._kill)
 
@@ -72,9 +99,31 @@ class ProcessTask:
         if self._killed_at is None:
             self._killed_at = time.monotonic()
         signal_group(self.pid, signal.SIGKILL)
-        self._owner.sessions.kill(self.pid)
+        self._kill_members(since=time.monotonic())
+
+    def _members(self, *, since: float) -> list[Process]:
+        """All that lives of it; of a program that was not stopped, only its session and group."""
+        if self._pidfd >= 0 and not self._start:
+            self._start = process_start(self.pid)
+        owner, pid = self._owner, self.pid
+        # Reaped without a look at its start: its number is its own while a group bears it.
+        found = owner.kinship.members(pid, self._start or 1, self._marks, since=since)
+        if self._stop is None:
+            return [process for process in found if pid in {process.group, process.session}]
+        known = {process.pid for process in found}
+        strays = [] if len(owner.tasks) > 1 else owner.kinship.strays(self._start)
+        return found + [process for process in strays if process.pid not in known]
+
+    def _kill_members(self, *, since: float) -> int:
+        found = sum(send(process, signal.SIGKILL) for process in self._members(since=since))
+        if self._stop is not None and self._cell and cell.is_inhabited(self._cell):
+            cell.kill(self._cell)
+            return found + 1
+        return found
 
     def _on_exit(self) -> None:
+        if self._stop is not None and not self._start:
+            self._start = process_start(self.pid)
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._pidfd = -1
@@ -102,21 +151,23 @@ class ProcessTask:
     def _lingers(self, *, lives: bool) -> bool:
         """Whether there is still something to wait for; zombies that nobody reaps are not.
 
-        Whoever left the group, but not the session, of a task that was stopped is killed here.
+        Whoever left the group of a task that was stopped is killed here.
         """
         now = time.monotonic()
         if self._killed_at is not None and now - self._killed_at > GIVE_UP_S:
             return False
-        sessions, since = self._owner.sessions, self._checked_at
-        self._checked_at = now
+        since, self._checked_at = self._checked_at, now
         if lives:
-            return bool(sessions.members(self.pid, since=since))
-        return sessions.kill(self.pid, since=since) > 0
+            return bool(self._members(since=since))
+        return self._kill_members(since=since) > 0
 
     def _end(self) -> None:
+        self._has_ended = True
         for timer in (self._killer, self._timer):
             if timer is not None:
                 timer.cancel()
+        if self._cell:
+            cell.remove(self._cell)  # where a daemon was left in it, it goes with a later sweep
         self._owner.tasks.discard(self)
         self._on_end(self._ending())
 
@@ -141,7 +192,8 @@ class ProcessExecutor:
     """Starts programs.
 
     grace_s: asked each time, as the master may announce another. marks: added to the environment of
-    each program, beside the id of its command.
+    each program, beside the id of its command; `MESH_INCARNATION` tells our tasks from those of all
+    other agents of the host. cells: where tasks are enclosed, if anywhere.
     """
 
     def __init__(
@@ -150,10 +202,13 @@ class ProcessExecutor:
         *,
         grace_s: Callable[[], float],
         marks: Mapping[str, str],
+        cells: Cells | None = None,
     ) -> None:
         self.loop = loop
         self.grace_s = grace_s
-        self.sessions = Sessions()
+        incarnation = marks.get("MESH_INCARNATION", "")
+        self.kinship = Kinship(f"MESH_INCARNATION={incarnation}".encode() if incarnation else b"")
+        self.cells = cells or Cells(None, "", "")
         self.tasks: set[ProcessTask] = set()
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         passed_on = {name: os.environb[name] for name in PASSED_ON if name in os.environb}
@@ -181,6 +236,8 @@ class ProcessExecutor:
         """The marks come last: no command can pretend to be another."""
         own = {name.encode(): value.encode() for name, value in args.env.items()}
         marks = {b"MESH_COMMAND": job.command.encode(), b"MESH_ATTEMPT": b"%d" % job.attempt}
+        if job.trace:
+            marks[_TRACE] = job.trace.encode()
         return {**self._passed_on, **own, **self._marks, **marks}
 
     @staticmethod
@@ -194,6 +251,10 @@ class ProcessExecutor:
             os.close(fd)
             raise
         return fd
+
+    def reap(self) -> None:
+        """Bury what tasks have left to this process; to be called now and then."""
+        self.kinship.reap({task.pid for task in self.tasks})
 
     def kill_all(self) -> None:
         """End everything at once, without waiting: the agent itself is ending."""

@@ -105,7 +105,7 @@ class Intake:
             entry,
             run,
             reply_to,
-            lambda: self._runner.begin(run.action, entry, args, run.output_limit_bytes),
+            lambda: self._runner.begin(run.action, entry, args, run.output_limit_bytes, run.trace),
         )
 
     def _accept_noop(self, run: Run, reply_to: str) -> None:

@@ -42,12 +42,13 @@ log = structlog.get_logger(__name__)
 class _Active:
     """What a running or closing attempt holds beside its entry in the book."""
 
-    __slots__ = ("args", "entry", "folder", "limit_bytes", "shipment", "task", "timer")
+    __slots__ = ("args", "entry", "folder", "limit_bytes", "shipment", "task", "timer", "trace")
 
-    def __init__(self, entry: Entry, args: ActionArgs, limit_bytes: int) -> None:
+    def __init__(self, entry: Entry, args: ActionArgs, limit_bytes: int, trace: str = "") -> None:
         self.entry = entry
         self.args = args
         self.limit_bytes = limit_bytes
+        self.trace = trace
         self.folder: TaskFolder | None = None
         self.task: Task | None = None
         self.shipment: Shipment | None = None
@@ -95,9 +96,11 @@ class Runner:
 
     # Starts.
 
-    def begin(self, action: str, entry: Entry, args: ActionArgs, limit_bytes: int) -> None:
+    def begin(
+        self, action: str, entry: Entry, args: ActionArgs, limit_bytes: int, trace: str = ""
+    ) -> None:
         """Start a recorded attempt, in a turn of the loop of its own: a start holds the loop up."""
-        active = _Active(entry, args, limit_bytes)
+        active = _Active(entry, args, limit_bytes, trace)
         self._active[entry.key] = active
         if not self._starting:
             self._loop.call_soon(self._start_next)
@@ -122,7 +125,7 @@ class Runner:
         entry = active.entry
         active.folder = self._folders.make(entry.command, entry.attempt)
         entry.has_folder = True
-        job = Job(entry.command, entry.attempt, active.args, active.folder)
+        job = Job(entry.command, entry.attempt, active.args, active.folder, active.trace)
         started_at = self._clock.now()
         active.task = self._executors[action].start(
             job, lambda ending: self._on_end(active, ending)

@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from broker_agent.core.lease import Phase
 from broker_agent.services.handshake import Handshake
 from broker_agent.services.runner import Runner
 from broker_agent.services.wire import Station
@@ -19,7 +20,11 @@ log = structlog.get_logger(__name__)
 
 
 class AgentState(msgspec.Struct, frozen=True, kw_only=True):
-    """link: the lease's phase. since: when anything here changed last. reason: of a refusal."""
+    """link: the lease's phase. since: when anything here changed last. reason: of a refusal.
+
+    lease_age_s: at `read_s` of the clock that goes on while the host is suspended. fence_after_s:
+    the age at which tasks are ended, but those with an agreement of their own.
+    """
 
     pid: int
     incarnation: str
@@ -30,6 +35,20 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     draining: bool
     reason: str
     since: str
+    read_s: float = 0.0
+    lease_age_s: float = 0.0
+    fence_after_s: float = 0.0
+
+    def lease_age_at(self, now_s: float) -> float | None:
+        """None while linked: it is renewed all the time, and nothing is written for that."""
+        return None if self.link == Phase.LINKED else self.lease_age_s + now_s - self.read_s
+
+    def fence_in(self, now_s: float) -> float | None:
+        """Seconds until tasks are ended; None unless that is what the silence leads to."""
+        age_s = self.lease_age_at(now_s)
+        if age_s is None or self.link != Phase.SUSPECT:
+            return None
+        return max(0.0, self.fence_after_s - age_s)
 
 
 class StatusFile:
@@ -66,7 +85,7 @@ class StatusFile:
             self.write()
 
     def write(self) -> None:
-        lease = self._station.lease
+        lease, now_s = self._station.lease, self._station.clock.elapsed()
         self._written = self._key()
         state = AgentState(
             pid=os.getpid(),
@@ -78,6 +97,9 @@ class StatusFile:
             draining=self._runner.is_draining,
             reason=self._handshake.refused,
             since=rfc3339(self._station.clock.now()),
+            read_s=now_s,
+            lease_age_s=lease.age_s(now_s),
+            fence_after_s=lease.timers.unrecoverable_s,
         )
         neighbour = self._path.with_name(f".{STATUS_FILE}.new")
         try:

@@ -1,8 +1,10 @@
 """One connection for one command of the command line."""
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Awaitable, Callable
+import sys
+from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from broker_client.cli.options import TIMEOUT_S, Common, Shared
@@ -30,9 +32,10 @@ def call(common: Common, work: Callable[["MeshClient"], Awaitable[T]]) -> T:
     context = context_of(common)
     timeout_s = timeout_of(common)
     # Only now: a mistake in the command line or the context should not wait for these.
-    from broker_client.api import MeshClient
-    from broker_client.runtime import tracing
-    from broker_client.runtime.logs import configure_logs
+    with _without_rich():
+        from broker_client.api import MeshClient
+        from broker_client.runtime import tracing
+        from broker_client.runtime.logs import configure_logs
 
     configure_logs("error")
 
@@ -42,3 +45,16 @@ def call(common: Common, work: Callable[["MeshClient"], Awaitable[T]]) -> T:
                 return await work(mesh)
 
     return asyncio.run(connected())
+
+
+@contextlib.contextmanager
+def _without_rich() -> Iterator[None]:
+    """Keep structlog from loading it, which takes a twentieth of a second, for tracebacks."""
+    if "rich" in sys.modules:
+        yield
+        return
+    sys.modules["rich"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["rich"]

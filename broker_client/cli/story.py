@@ -4,7 +4,7 @@ import time
 
 from broker_client.cli.listing import agent_of, exit_of
 from broker_client.cli.options import Common
-from broker_client.cli.report import print_json, print_lines
+from broker_client.cli.report import print_json, print_lines, screen_width
 from broker_client.cli.tables import facts, in_local_time, local_and_utc
 from broker_client.cli.timeline import timeline
 from schemas.messages.facts import CommandRecord
@@ -14,7 +14,7 @@ def print_command(common: Common, record: CommandRecord) -> None:
     if common.output == "json":
         print_json(record)
     else:
-        print_lines(common, [*described(record, time.time()), "", *timeline(record)])
+        print_lines(common, [*described(record, time.time()), "", *timeline(record, screen_width())])
 
 
 def described(record: CommandRecord, now: float) -> list[str]:

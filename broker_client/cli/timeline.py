@@ -1,12 +1,15 @@
 """What happened to a command, line by line."""
 
+import textwrap
 from typing import NamedTuple
 
-from broker_client.cli.tables import in_local_time, local_and_utc, moment_in
+from broker_client.cli.tables import GAP, PIPE_WIDTH, in_local_time, local_and_utc, moment_in
 from broker_client.cli.terminal import shown
 from schemas.messages.facts import AttemptRecord, CommandRecord
 from schemas.states import State
 
+# Cells that a text gets however narrow the screen is.
+_LEAST = 20
 _NO_TIME = " " * len("2025-01-01 00:00:00 +0000 (00:00:00 UTC)")
 # How the master joins a word that came after its verdict with the reason of the verdict.
 _LATE, _BEFORE = "late result: ", "; before: "
@@ -19,12 +22,19 @@ class Event(NamedTuple):
     text: str
 
 
-def timeline(record: CommandRecord) -> list[str]:
-    """One line per event, oldest first; what has no time stands where it must have happened."""
-    return [
-        f"{local_and_utc(event.at) if event.at else _NO_TIME}  {shown(event.text)}".rstrip()
-        for event in in_order(events(record))
-    ]
+def timeline(record: CommandRecord, width: int = PIPE_WIDTH) -> list[str]:
+    """The events, oldest first; what has no time stands where it must have happened.
+
+    Texts are broken into lines of at most `width` cells, below each other.
+    """
+    lines = []
+    for event in in_order(events(record)):
+        moment = local_and_utc(event.at) if event.at else _NO_TIME
+        room = max(_LEAST, width - len(_NO_TIME) - len(GAP))
+        for part in textwrap.wrap(shown(event.text), room) or [""]:
+            lines.append(f"{moment}{GAP}{part}".rstrip())
+            moment = _NO_TIME
+    return lines
 
 
 def in_order(found: list[Event]) -> list[Event]:

@@ -7,7 +7,7 @@ for the libraries that parse and connect.
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from broker_client.cli.words import HELP_FLAGS, NOUNS, asked_output, hoist
 
@@ -54,17 +54,24 @@ COMMANDS: Final[tuple[tuple[str, str, str, str], ...]] = (
 )
 
 
-def build() -> "App":
-    """The whole tree; functions behind it are imported on first use."""
+def build(tokens: Sequence[str] = ("--help",)) -> "App":
+    """The tree, as much of it as `tokens` can reach; functions behind it are imported on first use.
+
+    What formats the help is loaded for who asks for it: it takes a twentieth of a second.
+    """
     from cyclopts import App
 
-    app = App(name="mesh", help=_HELP, version_flags=[], help_formatter="plain")
+    formatter: Literal["plain"] | None = "plain" if HELP_FLAGS.intersection(tokens) else None
+    wanted = [tokens[0]] if tokens[:1] and tokens[0] in NOUNS else [*NOUNS]
+    app = App(name="mesh", help=_HELP, version_flags=[], help_formatter=formatter)
     nouns = {
-        name: App(name=name, help=text, version_flags=[], help_formatter="plain")
-        for name, text in NOUNS.items()
+        name: App(name=name, help=NOUNS[name], version_flags=[], help_formatter=formatter)
+        for name in wanted
     }
     for noun, verb, target, text in COMMANDS:
         path = f"{_PACKAGE}.{target}"
+        if noun in NOUNS and noun not in nouns:
+            continue
         if verb:
             nouns[noun].command(path, name=verb, help=text)
         else:
@@ -119,7 +126,9 @@ def _command(tokens: Sequence[str], output: "Output") -> object:
     from cyclopts import CycloptsError
 
     try:
-        return build()(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+        return build(tokens)(
+            tokens, exit_on_error=False, print_error=False, result_action="return_value"
+        )
     except CycloptsError as error:
         return _usage(error, tokens, output)
 

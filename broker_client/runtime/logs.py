@@ -24,6 +24,8 @@ _SECRET_NAMES: Final = frozenset(
 )
 _DEPTH: Final = 4
 
+_of_process: dict[str, object] = {}
+
 
 def configure_logs(level: str, *, stream: TextIO | None = None, **bound: str) -> None:
     """Set up logging of this process; `bound` fields (`agent_id=…`) ride on every line.
@@ -37,6 +39,7 @@ def configure_logs(level: str, *, stream: TextIO | None = None, **bound: str) ->
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _with_process,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
         redact,
@@ -48,6 +51,7 @@ def configure_logs(level: str, *, stream: TextIO | None = None, **bound: str) ->
         cache_logger_on_first_use=False,
     )
     structlog.contextvars.clear_contextvars()
+    _of_process.clear()
     structlog.contextvars.bind_contextvars(**bound)
     _route_standard_logging(number)
 
@@ -69,6 +73,15 @@ def _only_warnings(_logger: WrappedLogger, method: str, event: EventDict) -> Eve
     if method in ("debug", "info"):
         raise structlog.DropEvent
     return event
+
+
+def bind_process(**fields: object) -> None:
+    """Fields that ride on every line from now on, whichever task or callback it comes from."""
+    _of_process.update(fields)
+
+
+def _with_process(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {**_of_process, **event} if _of_process else event
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -15,7 +15,6 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import (
     Ed25519PrivateKey,
     Ed25519PublicKey,
 )
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from schemas.faults import Corrupt
 
@@ -36,7 +35,7 @@ class KeyPair:
         self.kind: Final[Kind] = kind
         self._raw_seed = raw_seed
         self._key = Ed25519PrivateKey.from_private_bytes(raw_seed)
-        public = self._key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+        public = self._key.public_key().public_bytes_raw()
         self.public: Final = _encode(bytes([_PREFIXES[kind]]) + public)
 
     @classmethod

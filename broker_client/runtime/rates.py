@@ -1,4 +1,4 @@
-"""How often something may happen."""
+"""How often something may happen, and how often it does."""
 
 
 class TokenBucket:
@@ -24,3 +24,21 @@ class TokenBucket:
             return False
         self._tokens -= 1
         return True
+
+
+class EventRate:
+    """Events per second, the last moments counting most. Time is handed in."""
+
+    _HALF_S = 0.1
+
+    def __init__(self) -> None:
+        self.per_s = 0.0
+        self._at: float | None = None
+
+    def note(self, events: int, now: float) -> None:
+        """`events` happened since the last note."""
+        if self._at is not None:
+            span_s = max(now - self._at, 1e-6)
+            kept = 0.5 ** (span_s / self._HALF_S)
+            self.per_s = self.per_s * kept + events / span_s * (1 - kept)
+        self._at = now

@@ -23,7 +23,7 @@ _current: ContextVar[str] = ContextVar("traceparent", default="")
 
 def checked(text: str) -> str:
     """`text` if it is a context of version 00, else nothing: a bad one is ignored, as agreed."""
-    return text if _SHAPE.fullmatch(text) else ""
+    return text if text and _SHAPE.fullmatch(text) else ""
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
@@ -26,9 +27,10 @@ log = structlog.get_logger()
 _NAME = "mesh"
 _INBOX = subjects.inbox_prefix("")
 _DESCRIPTION = "commands, agents and groups of one mesh"
-# Most of them wait for a command to end. They have a limit of their own, so that whoever only asks
-# cannot take the place of the master's own work.
-_REQUESTS_MAX = 2000
+# Requests under way: most of them wait for a command to end. They have limits of their own, so that
+# whoever only asks cannot take the place of others, or of the master's own work.
+_REQUESTS_MAX = 4000
+_REQUESTS_PER_CLIENT = 1000
 
 
 class _Stats(msgspec.Struct):
@@ -48,6 +50,7 @@ class NatsApi:
         self._operations = operations
         self._intake = intake
         self._tasks = TaskSet("api", limit=_REQUESTS_MAX)
+        self._under_way: Counter[str] = Counter()
         self._id = secrets.token_hex(8)
         self._started = rfc3339(plane.clock.now())
         # Statistics are kept for verbs that exist only, so that nobody can grow the table.
@@ -90,7 +93,11 @@ class NatsApi:
                 return
             operation = self._operations.find(api.noun, api.verb)
             request = codec.decode_request(operation.request, msg.data)
+            if self._under_way[caller.name] >= _REQUESTS_PER_CLIENT:
+                count = self._under_way[caller.name]
+                raise Refused("rate_limited", f"{caller.name} has {count} requests under way")
             _ = self._tasks.spawn(self._serve(operation, caller, request, msg.reply, stats))
+            self._under_way[caller.name] += 1
         except MeshError as error:
             self._refuse(msg.reply, error, stats)
 
@@ -119,6 +126,8 @@ class NatsApi:
             self._refuse(reply, MeshError("internal", "the request failed; see the log"), stats)
         else:
             self._publish(reply, codec.encode(answer))
+        finally:
+            self._under_way[caller.name] -= 1
         stats.spent_s += self._plane.clock.elapsed() - began_s
 
     def _answer_to(self, reply: str, stats: _Stats) -> Answer:

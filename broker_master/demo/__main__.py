@@ -1,4 +1,7 @@
-"""`python -m broker_master.demo [--once] [--state-dir D]`. The only place that ends the process."""
+"""`python -m broker_master.demo [--loss] [--once] [--state-dir D]`.
+
+The only place that ends the process.
+"""
 
 import argparse
 import contextlib
@@ -10,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from broker_master.demo import loss
 from broker_master.demo.crew import Crew, DemoFailed, wait_for_signal
 from broker_master.demo.interrupts import Interrupted, Interrupts
 from broker_master.demo.story import hand_over, tell
@@ -26,9 +30,9 @@ def main(arguments: Sequence[str]) -> int:
     except Interrupted as stop:
         return stop.exit_code
     is_kept = options.state_dir is not None
-    crew = Crew(folder, interrupts)
+    crew = Crew(folder, interrupts, loss.TIMERS if options.loss else {})
     try:
-        code = _play(crew, once=options.once, is_kept=is_kept)
+        code = _play(crew, options, is_kept=is_kept)
         interrupts.ignore()
     except Interrupted as stop:
         code = stop.exit_code
@@ -40,11 +44,14 @@ def main(arguments: Sequence[str]) -> int:
     return code
 
 
-def _play(crew: Crew, *, once: bool, is_kept: bool) -> int:
+def _play(crew: Crew, options: argparse.Namespace, *, is_kept: bool) -> int:
     """Tell the story, and stay if wanted; the exit code."""
     try:
+        if options.loss:
+            loss.tell(crew)
+            return 0
         tell(crew)
-        if not once:
+        if not options.once:
             hand_over(crew, is_kept=is_kept)
             _stay(crew)
     except BrokenPipeError:
@@ -64,6 +71,9 @@ def _stay(crew: Crew) -> None:
 
 def _options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument(
+        "--loss", action="store_true", help="cut a link and heal it; ends by itself"
+    )
     parser.add_argument("--once", action="store_true", help="end when the story is told")
     parser.add_argument("--state-dir", type=Path, help="a new or empty folder, kept afterwards")
     return parser

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,16 +26,21 @@ class DemoFailed(Exception):
 
 
 class Crew:
-    """Processes in sessions of their own, so that Ctrl-C at a terminal reaches only us."""
+    """Processes in sessions of their own, so that Ctrl-C at a terminal reaches only us.
 
-    def __init__(self, folder: Path, interrupts: Interrupts) -> None:
+    settings: variables of the environment for all of them.
+    """
+
+    def __init__(
+        self, folder: Path, interrupts: Interrupts, settings: Mapping[str, str] | None = None
+    ) -> None:
         self._interrupts = interrupts
         self.folder = folder
         self.logs = folder / "logs"
         self.context = folder / "mesh" / "contexts" / "admin.toml"
         self._running: dict[str, subprocess.Popen[str]] = {}
         self._commands: list[subprocess.Popen[str]] = []
-        self._environment = _clean(os.environ, self.context)
+        self._environment = {**_clean(os.environ, self.context), **(settings or {})}
 
     def start(self, name: str, program: Sequence[str]) -> None:
         """Start a process that stays; `wait_ready` says when it can be used."""
@@ -62,6 +67,22 @@ class Crew:
             said = line or self._last_words(name) or f"not ready in {READY_S:g} s"
             raise DemoFailed(f"{name} did not start: {said}\n  log: {self._log_of(name)}")
         return line
+
+    def lines_of(self, name: str) -> Iterator[str]:
+        """What a process that was started prints, until its end; for a thread of its own."""
+        stdout = self._running[name].stdout
+        assert stdout is not None  # noqa: S101  asked for above
+        for line in stdout:
+            yield line.rstrip("\n")
+
+    def wait_ended(self, name: str, timeout_s: float) -> int:
+        """The exit code of a process that was started and ends by itself, or DemoFailed."""
+        try:
+            return self._running[name].wait(timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise DemoFailed(
+                f"{name} has not ended in {timeout_s:g} s\n  logs: {self.logs}"
+            ) from error
 
     def show(self, program: Sequence[str], *, expect: int = 0) -> None:
         """Run a command whose output goes where ours goes, as it comes."""

@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 _BATCH = 400
 _BATCH_BYTES = 1024 * 1024
-_LINGER_S = 0.05
+_LINGER_S = 0.2
 _RETRY_S = 1.0
 
 

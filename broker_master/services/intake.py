@@ -9,7 +9,7 @@ from hashlib import blake2b
 import msgspec
 import structlog
 
-from broker_client.runtime import failpoints
+from broker_client.runtime import failpoints, tracing
 from broker_master.core.book import Command, fold
 from broker_master.core.dispatch import Choice
 from broker_master.plane import Plane
@@ -92,10 +92,9 @@ class Intake:
             queue_ttl_s=self._plane.timers.queue_ttl_s if ttl_s is None else ttl_s,
             on_lost=request.on_lost,
             kill_after_s=self._kill_after_s(request),
-            labels=request.labels,
+            labels={**request.labels, tracing.HEADER: trace} if trace else request.labels,
             with_output=request.with_output,
             source=source,
-            trace=trace,
         )
 
     def _kill_after_s(self, request: SubmitRequest) -> float:

@@ -10,6 +10,7 @@ import structlog
 from broker_master.core.book import Attempt, Command, fold
 from broker_master.core.records import command_record
 from broker_master.plane import Plane
+from broker_master.services.chronicle import Chronicle
 from broker_master.store.facts import Conflict
 from schemas import codec, subjects
 from schemas.faults import MeshError, Unreachable
@@ -29,6 +30,7 @@ class Settler:
 
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
+        self._chronicle = Chronicle(plane)
         self.on_slot_free: Callable[[str], None]
         self.on_requeue: Callable[[Command, str], None]
         self.on_ended: Callable[[Command, CommandRecord], None]
@@ -100,6 +102,7 @@ class Settler:
         command.facts[subjects.fact(*fact)] = sequence
         fold(command, fact, outcome)
         self._plane.measures.on_outcome(command, outcome)
+        self._chronicle.tell(command, fact.attempt, outcome)
         if done is not None:
             done()
         if command.is_terminal:

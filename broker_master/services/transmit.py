@@ -5,6 +5,7 @@ from collections import deque
 
 import structlog
 
+from broker_client.runtime import tracing
 from broker_master.core.book import Attempt, Command
 from broker_master.plane import Plane
 from broker_master.services.settle import Settler
@@ -56,7 +57,7 @@ class Transmitter:
             args=accepted.args,
             output_limit_bytes=plane.settings.limits.output_bytes_per_attempt,
             client=accepted.client,
-            trace=accepted.trace,
+            trace=tracing.checked(accepted.labels.get(tracing.HEADER, "")),
             kill_after_s=accepted.kill_after_s,
         )
         self._publish(presence.group, attempt.agent, "run", codec.encode(run))

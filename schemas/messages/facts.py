@@ -34,7 +34,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The whole command (attempt 0). `digest` tells one body from another under the same id.
 
     first: attempt 1, where an agent was free at once: then it has no `assigned` of its own.
-    trace: the W3C trace context that the submission came with; the task gets it.
+    A label `traceparent` is a W3C trace context, and goes into the environment of the task.
     """
 
     id: CommandId
@@ -51,7 +51,6 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     labels: Labels = {}
     with_output: bool = False
     source: Label = "nats"
-    trace: Label = ""
     first: Assigned | None = None
 
 

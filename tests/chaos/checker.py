@@ -43,6 +43,8 @@ ACTIVE_S: Final = 5.0
 START_S: Final = 5.0
 KILL_S: Final = 1.0
 OUTLIVE_S: Final = 5.0
+# A silence that is longer than a deadline by so much has surely made it pass.
+SURE_S: Final = 0.5
 MASTER_RSS: Final = 300 * 1024 * 1024
 AGENT_RSS: Final = 80 * 1024 * 1024
 BEAT_JITTER: Final = 1.1
@@ -312,8 +314,10 @@ def nothing_outlives_its_time(run: Run) -> Iterator[Look]:
         for silence in run.silences:
             if silence.agent != agent or not process.lives_at(silence.began):
                 continue
-            by = silence.began + run.kill_after_s(process.id) + grace_s + KILL_S + SIGHT_S
-            if silence.healed < by or by > run.last:
+            fenced = silence.began + run.kill_after_s(process.id)
+            by = fenced + grace_s + KILL_S + SIGHT_S
+            # What has run out is not given back: an echo that comes now undoes no fencing.
+            if silence.healed < fenced + SURE_S or by > run.last:
                 continue
             late = process.gone - silence.began
             yield Look(f"{what} lived on for {late:.1f} s of silence" if process.gone > by else "")
@@ -491,7 +495,7 @@ def kills_come_in_time(run: Run) -> Iterator[Look]:
             id = process.id
             after_s = run.kill_after_s(id)
             by = silence.began + after_s
-            if silence.healed < by + KILL_S or by + KILL_S > run.last:
+            if silence.healed < by + SURE_S or by + KILL_S > run.last:
                 continue
             if run.agent_of(id, process.attempt) != silence.agent or run.ends.get(id):
                 continue

@@ -39,8 +39,8 @@ from schemas.messages.api import AgentRecord, CommandList
 from schemas.messages.facts import CommandRecord
 from schemas.states import TERMINAL
 from schemas.subjects import STREAMS
-from tests.chaos.checker import Judgement, judge
-from tests.chaos.history import History, read_history
+from tests.chaos.checker import ACTIVE_S, Judgement, judge
+from tests.chaos.history import History, now, read_history
 from tests.chaos.report import write_verdict
 from tests.chaos.sight import Sight
 from tests.chaos.witness import Program, Witness
@@ -448,8 +448,9 @@ class World:
             async with asyncio.timeout(within_s):
                 while True:
                     with contextlib.suppress(MeshError):
+                        asked = now()
                         record = await self.client.show(id)
-                        self._note_state(record)
+                        self._note_state(record, asked)
                         if record.state in states:
                             return record
                         told = f"{record.state} ({record.reason})"
@@ -495,10 +496,11 @@ class World:
     async def _watch_commands(self) -> None:
         while True:
             with contextlib.suppress(MeshError, TimeoutError):
+                asked = now()
                 async with asyncio.timeout(ASK_S):
                     page = await self.client.list(CommandList(limit=100))
                 for record in page.commands:
-                    self._note_state(record)
+                    self._note_state(record, asked)
             await asyncio.sleep(POLL_S)
 
     async def _watch_results(self) -> None:
@@ -506,14 +508,23 @@ class World:
             async for record in reader:
                 self.history.add("result", id=record.id, state=record.state)
 
-    def _note_state(self, record: CommandRecord) -> None:
-        if self._states.get(record.id) != record.state:
-            self._states[record.id] = record.state
-            self.history.add("state", id=record.id, state=record.state, reason=record.reason)
+    def _note_state(self, record: CommandRecord, asked: float | None = None) -> None:
+        """An open state was true when it was asked for: a result may overtake the answer."""
+        if self._states.get(record.id) == record.state:
+            return
+        self._states[record.id] = record.state
+        moment = {} if asked is None or record.state in TERMINAL else {"mono": asked}
+        fields = {"id": record.id, "state": record.state, "reason": record.reason}
+        self.history.add("state", **fields, **moment)
 
     async def note_epoch(self) -> None:
-        status = await self.client.status()
-        self.history.add("epoch", epoch=status.epoch)
+        async with asyncio.timeout(READY_S):
+            while True:
+                with contextlib.suppress(MeshError):
+                    status = await self.client.status()
+                    self.history.add("epoch", epoch=status.epoch)
+                    return
+                await asyncio.sleep(STEP_S)
 
     def note_usage(self, phase: str) -> None:
         children = {"master": self.mesh.master, **self.agents}
@@ -527,7 +538,7 @@ class World:
                     phase=phase,
                     name=name,
                     rss=process.memory_info().rss,
-                    fds=process.num_fds(),
+                    fds=_fds(child.pid),
                     threads=process.num_threads(),
                 )
 
@@ -537,7 +548,9 @@ class World:
         """Let all accepted commands come to their end, gather what is left to know, and judge."""
         await self._settle(settle_s)
         await self._wait_empty()
-        # What the bounds allow after the last healing has passed: only then they are judged.
+        with contextlib.suppress(TimeoutError):
+            running = [name for name in self.names if name in self._expected]
+            await self.wait_status(*running, within_s=ACTIVE_S)
         records = {id: await self._final(id) for id in sorted(self.accepted)}
         for record in records.values():
             if record is not None and (record.stdout_bytes or record.stderr_bytes):
@@ -565,8 +578,9 @@ class World:
                 while waiting:
                     for id in sorted(waiting):
                         with contextlib.suppress(MeshError):
+                            asked = now()
                             record = await self.client.show(id)
-                            self._note_state(record)
+                            self._note_state(record, asked)
                             if record.state in TERMINAL:
                                 waiting.discard(id)
                     await asyncio.sleep(STEP_S if waiting else 0)
@@ -631,6 +645,16 @@ class World:
             if "Traceback (most recent call last)" in child.stderr:
                 words = child.stderr[child.stderr.index("Traceback (most") :][:1500]
                 self.history.add("process", name=name, event="stumbled", pid=0, words=words)
+
+
+def _fds(pid: int) -> int:
+    """Its open files, without those of the folders which it keeps for later tasks: those are few,
+    and how many depends on how many tasks ever ended together."""
+    count = 0
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            count += "/.spare-" not in str(entry.readlink())
+    return count
 
 
 def _url(port: int) -> str:

@@ -12,7 +12,7 @@ from schemas import codec, subjects
 from schemas.messages.actions import NoopArgs
 from schemas.messages.facts import HistoryRecord
 from tests.harness import MeshProcesses
-from tests.meshes import Behind, behind, refused, shared_mesh, state_reached
+from tests.meshes import LONG_LEASE, Behind, behind, refused, shared_mesh, state_reached
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-history")]
 
@@ -27,7 +27,11 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
         "MESH_RETENTION__CHECKPOINT_S": "0.25",
     }
     with shared_mesh(
-        tmp_path_factory.mktemp("mesh"), {"web": ("web-1",)}, slots=16, master_env=window
+        tmp_path_factory.mktemp("mesh"),
+        {"web": ("web-1",)},
+        slots=16,
+        env=LONG_LEASE,
+        master_env=window,
     ) as running:
         yield running
 
@@ -86,15 +90,14 @@ async def test_events_shrink_and_history_has_one_record_per_command(
         *(admin.run(NoopArgs(), group="web", id=command_id) for command_id in ids)
     )
     assert {record.state for record in records} == {"succeeded"}
-    grown = await inside.messages("MESH_EVENTS")
-    assert grown >= 600
+    assert (await inside.info("MESH_EVENTS"))["state"]["last_seq"] >= 2 * len(ids)
     async with asyncio.timeout(PURGED_S):
         while await inside.messages("MESH_EVENTS"):
             await asyncio.sleep(0.1)
     kept = await history_of(inside)
     assert sorted(each.record.id for each in kept if each.record.id in ids) == sorted(ids)
-    shown = await admin.show(ids[0])
-    assert (shown.state, shown.attempts[0].exit_code) == ("succeeded", records[0].attempts[0].exit_code)
+    shown = await admin.show(ids[0], with_output=True)
+    assert shown == records[0]
 
 
 async def test_record_of_history_is_complete(admin: MeshClient, inside: Behind) -> None:
@@ -139,7 +142,7 @@ async def test_long_command_outlives_the_purge_and_crashes_of_the_master(
     await state_reached(admin, answer.id, "running")
     for _ in range(2):
         await carried(inside, "long-1")
-        assert set(await facts_of(inside, "long-1")) >= {"accepted", "assigned"}
+        assert await facts_of(inside, "long-1") == ["accepted"]
     mesh.master.kill()
     await mesh.start_master()
     async with mesh.client() as anew, behind(mesh) as looking:

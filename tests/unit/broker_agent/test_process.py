@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from broker_agent.executors.base import Ending, Job
-from broker_agent.executors.groups import Sessions, kill_orphans, process_start
+from broker_agent.executors.groups import Kinship, kill_orphans, process_start
 from broker_agent.executors.process import ProcessExecutor, ProcessTask
 from broker_agent.executors.spawn import CannotStart, find_program
 from broker_agent.store.folders import Folders, TaskFolder
@@ -297,6 +297,6 @@ def test_another_process_that_got_the_number_is_left_alone(orphan: int) -> None:
 
 
 def test_session_is_found_as_a_whole(orphan: int) -> None:
-    sessions = Sessions()
-    assert sessions.members(orphan) == [orphan]
-    assert sessions.kill(orphan) == 1
+    start = process_start(orphan)
+    assert [each.pid for each in Kinship().members(orphan, start, {b"NOT=ITS"})] == [orphan]
+    assert Kinship().members(orphan, start + 1, {b"NOT=ITS"}) == []

@@ -1,0 +1,148 @@
+"""What the agent tells its warden: a table in memory that both hold, written by the agent alone.
+
+A task is entered when it is started and cleared when it has ended. Nobody is woken by that: the
+warden reads the table when a deadline may have come. The table outlives the agent.
+
+A record is written state last and cleared state first. A reader that comes in between sees a free
+record, or one whose process no longer is what it says, which the warden checks before it acts.
+"""
+
+import os
+import struct
+
+# renewed_at, grace_s, slack_s, tick_s, is_over
+_HEADER = struct.Struct("=ddddq")
+# pid, start, after_s, kill_at, name, state
+_RECORD = struct.Struct("=qqdd80sq")
+_HEADER_BYTES = 64
+_FREE = b"\0" * 8
+_STATE_AT = _RECORD.size - 8
+NEVER = -1.0
+
+
+class Record:
+    """One task. Times are readings of the clock that goes on while the host is suspended.
+
+    name: `<command>.<attempt>`. start: of the process, 0 while it is not known. after_s: how long
+    after the lease was renewed last it must be ended. kill_at: when what the agent has asked to end
+    must be killed, 0 if it was not asked.
+    """
+
+    __slots__ = ("after_s", "kill_at", "name", "pid", "slot", "start")
+
+    def __init__(self, slot: int, pid: int, start: int, after_s: float, name: str) -> None:
+        self.slot = slot
+        self.pid = pid
+        self.start = start
+        self.after_s = after_s
+        self.kill_at = 0.0
+        self.name = name
+
+    @property
+    def key(self) -> tuple[int, int, str]:
+        return self.slot, self.pid, self.name
+
+    @property
+    def marks(self) -> set[bytes]:
+        """What the environment of each of its processes began with."""
+        command, _, attempt = self.name.rpartition(".")
+        return {f"MESH_COMMAND={command}".encode(), f"MESH_ATTEMPT={attempt}".encode()}
+
+
+class View:
+    """The table as it was when it was read."""
+
+    __slots__ = ("grace_s", "is_over", "records", "renewed_at", "slack_s", "tick_s")
+
+    def __init__(self, data: bytes) -> None:
+        header = _HEADER.unpack_from(data)
+        self.renewed_at, self.grace_s, self.slack_s, self.tick_s = header[:4]
+        self.is_over = bool(header[4])
+        self.records = [
+            record
+            for at in range(_HEADER_BYTES, len(data) - _RECORD.size + 1, _RECORD.size)
+            if (record := _read(data, at)) is not None
+        ]
+
+
+def _read(data: bytes, at: int) -> Record | None:
+    pid, start, after_s, kill_at, name, state = _RECORD.unpack_from(data, at)
+    if not state:
+        return None
+    slot = (at - _HEADER_BYTES) // _RECORD.size
+    record = Record(slot, pid, start, after_s, name.rstrip(b"\0").decode("ascii", "replace"))
+    record.kill_at = kill_at
+    return record
+
+
+def read_table(fd: int) -> View:
+    return View(os.pread(fd, os.fstat(fd).st_size, 0))
+
+
+class Table:
+    """The agent's side. `fd` is to be inherited by the warden."""
+
+    def __init__(self, slots: int) -> None:
+        self.fd = os.memfd_create("warden", os.MFD_CLOEXEC)
+        os.ftruncate(self.fd, _HEADER_BYTES + slots * _RECORD.size)
+        self._free = list(range(slots - 1, -1, -1))
+        self._taken: dict[int, Record] = {}
+        self._header = (NEVER, 0.0, 0.0, 1.0, 0)
+
+    def __len__(self) -> int:
+        return len(self._taken)
+
+    def renew(self, renewed_at: float, *, grace_s: float, slack_s: float, tick_s: float) -> None:
+        """The lease and what goes with it; costs nothing if it is as it was."""
+        header = (renewed_at, grace_s, slack_s, tick_s, 0)
+        if header != self._header:
+            self._header = header
+            os.pwrite(self.fd, _HEADER.pack(*header), 0)
+
+    def end(self) -> None:
+        """The agent ends in good order: nothing is left for the warden to do."""
+        os.pwrite(self.fd, _HEADER.pack(*self._header[:4], 1), 0)
+
+    def enter(self, name: str, pid: int, after_s: float) -> int:
+        """Enter a task; the number is its place until `clear`. -1 if there is no place left."""
+        if not self._free:
+            return -1
+        slot = self._free.pop()
+        self._write(Record(slot, pid, 0, after_s, name))
+        return slot
+
+    def note_start(self, slot: int, start: int) -> None:
+        record = self._taken.get(slot)
+        if record is not None:
+            record.start = start
+            self._write(record)
+
+    def note_after(self, slot: int, after_s: float) -> None:
+        record = self._taken.get(slot)
+        if record is not None and record.after_s != after_s:
+            record.after_s = after_s
+            self._write(record)
+
+    def note_kill(self, slot: int, kill_at: float) -> None:
+        record = self._taken.get(slot)
+        if record is not None:
+            record.kill_at = kill_at
+            self._write(record)
+
+    def clear(self, slot: int) -> None:
+        if self._taken.pop(slot, None) is not None:
+            os.pwrite(self.fd, _FREE, self._at(slot) + _STATE_AT)
+            self._free.append(slot)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def _write(self, record: Record) -> None:
+        self._taken[record.slot] = record
+        name = record.name.encode()
+        fields = (record.pid, record.start, record.after_s, record.kill_at, name, 1)
+        os.pwrite(self.fd, _RECORD.pack(*fields), self._at(record.slot))
+
+    @staticmethod
+    def _at(slot: int) -> int:
+        return _HEADER_BYTES + slot * _RECORD.size

@@ -1,0 +1,268 @@
+"""Everything a master needs is in the streams: it may be killed at any moment and started again."""
+
+import asyncio
+import json
+import os
+import random
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from broker_client.api import MeshClient
+from schemas.messages.actions import NoopArgs
+from schemas.states import TERMINAL
+from tests.harness import MeshProcesses
+from tests.meshes import LONG_LEASE, behind, shared_mesh, state_reached
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-restart")]
+
+COMMANDS = 100
+SUBMIT_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
+    groups = {"web": ("web-1", "web-2"), "db": ("db-1",)}
+    directory = tmp_path_factory.mktemp("mesh")
+    with shared_mesh(directory, groups, slots=6, env=LONG_LEASE) as running:
+        yield running
+
+
+@pytest.fixture
+async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
+    async with mesh.client() as client:
+        yield client
+
+
+async def submitted(
+    client: MeshClient, command_id: str, work: list[str], group: str = "web"
+) -> None:
+    """Submit until it is accepted, as a client with an id of its own may."""
+    await client.submit(work, group=group, id=command_id, timeout_s=SUBMIT_S)
+
+
+async def ended_states(client: MeshClient, ids: list[str]) -> Counter[str]:
+    records = await asyncio.gather(*(client.wait(each, timeout_s=60) for each in ids))
+    return Counter(record.state for record in records)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+async def test_master_killed_under_load_runs_every_accepted_command_exactly_once(
+    mesh: MeshProcesses, admin: MeshClient, tmp_path: Path, seed: int
+) -> None:
+    """The embedded broker dies with it; submitters try again with the ids that they chose."""
+    chance = random.Random(seed)
+    witness = tmp_path / "witness"
+    ids = [f"load-{seed}-{n}" for n in range(COMMANDS)]
+    accepted = 0
+
+    async def load(part: list[str]) -> None:
+        nonlocal accepted
+        for each in part:
+            await submitted(admin, each, ["sh", "-c", f"echo {each} >> {witness}; sleep 0.02"])
+            accepted += 1
+
+    async with asyncio.TaskGroup() as loads:
+        for start in range(8):
+            loads.create_task(load(ids[start::8]))
+        for share in (0.2, 0.6):
+            wanted = int(COMMANDS * (share + chance.uniform(-0.1, 0.1)))
+            await eventually(lambda wanted=wanted: accepted >= wanted, SUBMIT_S)
+            mesh.master.kill()
+            await mesh.start_master()
+    assert await ended_states(admin, ids) == {"succeeded": COMMANDS}
+    assert Counter(witness.read_text().split()) == dict.fromkeys(ids, 1)
+    page = await admin.list()
+    assert page.commands
+    async with behind(mesh) as inside:
+        stored = [subject for subject, _ in await inside.stored("MESH_EVENTS")]
+    ours = Counter(subject for subject in stored if f".load-{seed}-" in subject)
+    assert set(ours.values()) == {1}
+
+
+async def test_running_and_waiting_commands_go_on_after_a_crash(
+    mesh: MeshProcesses, admin: MeshClient, tmp_path: Path
+) -> None:
+    await mesh.wait_status("db-1", "active")
+    text = f"echo $$ >> {tmp_path}/pids; while [ ! -e {tmp_path}/go ]; do sleep 0.05; done"
+    running = [await admin.submit(["sh", "-c", text], group="db") for _ in range(6)]
+    waiting = [
+        await admin.submit(["sh", "-c", f"echo {n} >> {tmp_path}/order"], group="db")
+        for n in range(4)
+    ]
+    for each in running:
+        await state_reached(admin, each.id, "running")
+    mesh.master.kill()
+    await mesh.start_master()
+    await mesh.wait_status("db-1", "active")
+    for each in running:
+        assert (await state_reached(admin, each.id, "running")).attempts[0].attempt == 1
+    for each in waiting:
+        assert (await admin.show(each.id)).state == "queued"
+    (tmp_path / "go").touch()
+    ids = [each.id for each in (*running, *waiting)]
+    assert await ended_states(admin, ids) == {"succeeded": 10}
+    assert len((tmp_path / "pids").read_text().split()) == 6
+    assert sorted((tmp_path / "order").read_text().split()) == ["0", "1", "2", "3"]
+
+
+async def test_what_ends_while_the_master_is_away_is_told_when_it_is_back(
+    mesh: MeshProcesses, admin: MeshClient, tmp_path: Path
+) -> None:
+    text = f"echo begun; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; exit 5"
+    answer = await admin.submit(["sh", "-c", text], agent="db-1", with_output=True)
+    await state_reached(admin, answer.id, "running")
+    mesh.master.kill()
+    (tmp_path / "go").touch()
+    await mesh.start_master()
+    record = await admin.wait(answer.id, with_output=True, timeout_s=30)
+    assert (record.state, record.attempts[0].exit_code) == ("failed", 5)
+    assert record.output is not None
+    assert record.output.stdout == b"begun\n"
+
+
+async def test_cancel_that_was_asked_for_before_the_crash_is_carried_out_after_it(
+    mesh: MeshProcesses, admin: MeshClient
+) -> None:
+    agent = mesh.agents["db-1"]
+    await mesh.wait_status("db-1", "active")
+    answer = await admin.submit(["sleep", "120"], agent="db-1")
+    await state_reached(admin, answer.id, "running")
+    agent.signal(signal.SIGSTOP)
+    try:
+        await admin.cancel(answer.id)
+        mesh.master.kill()
+        await mesh.start_master()
+    finally:
+        agent.signal(signal.SIGCONT)
+    assert (await admin.wait(answer.id, timeout_s=30)).state == "cancelled"
+
+
+async def test_epoch_grows_with_every_start(mesh: MeshProcesses, admin: MeshClient) -> None:
+    before = await admin.status()
+    await mesh.restart_master()
+    async with mesh.client() as anew:
+        after = await anew.status()
+    assert after.epoch > before.epoch
+    assert after.mesh == before.mesh
+    assert after.started_at > before.started_at
+
+
+async def lists(mesh: MeshProcesses) -> list[object]:
+    """All that `command list` shows, in each of its filters."""
+    shown = []
+    for filters in ([], ["--group", "web"], ["--agent", "db-1"], ["--state", "failed"]):
+        ran = await mesh.cli("command", "list", *filters, "--limit", "400", "--output", "json")
+        assert ran.code == 0, ran.err
+        shown.append(json.loads(ran.out))
+    return shown
+
+
+async def settled(admin: MeshClient, mesh: MeshProcesses) -> None:
+    """Until nothing is open any more and history has all that ended."""
+    for record in (await admin.list()).commands:
+        if record.state not in TERMINAL:
+            await admin.cancel(record.id)
+            await admin.wait(record.id)
+    async with asyncio.timeout(20):
+        while (await admin.status()).commands:
+            await asyncio.sleep(0.05)
+
+
+async def test_deleted_read_model_is_rebuilt_and_the_lists_are_equal(
+    mesh: MeshProcesses, admin: MeshClient
+) -> None:
+    await admin.run(["false"], group="db", id="readmodel-1", labels={"a": "b"})
+    await settled(admin, mesh)
+    before = await lists(mesh)
+    assert len(before[0]) > COMMANDS  # type: ignore[arg-type]
+    mesh.master.kill()
+    for name in ("readmodel.db", "readmodel.db-wal", "readmodel.db-shm"):
+        (mesh.state_dir / name).unlink(missing_ok=True)
+    await mesh.start_master()
+    await mesh.wait_status("db-1", "active")
+    assert await lists(mesh) == before
+    again = await admin.submit(["false"], group="db", id="readmodel-1", labels={"a": "b"})
+    assert again.duplicate
+
+
+async def test_damaged_read_model_is_rebuilt_as_well(
+    mesh: MeshProcesses, admin: MeshClient
+) -> None:
+    await settled(admin, mesh)
+    before = await lists(mesh)
+    await mesh.master.stop()
+    (mesh.state_dir / "readmodel.db").write_bytes(os.urandom(5000))
+    await mesh.start_master()
+    assert await lists(mesh) == before
+
+
+async def test_open_commands_are_listed_in_the_same_order_after_a_crash(
+    mesh: MeshProcesses, admin: MeshClient
+) -> None:
+    await mesh.wait_status("db-1", "active")
+    ids = [f"order-{n}" for n in range(8)]
+    for each in ids:
+        await admin.submit(["sleep", "120"], agent="db-1", id=each)
+    await mesh.restart_master(kill=True)
+    await mesh.wait_status("db-1", "active")
+    page = await admin.list()
+    assert [record.id for record in page.commands if record.id in ids] == ids[::-1]
+    for each in ids:
+        await admin.cancel(each)
+    assert await ended_states(admin, ids) == {"cancelled": 8}
+
+
+async def test_broker_killed_alone_is_started_again_and_nothing_is_lost(
+    mesh: MeshProcesses, admin: MeshClient, tmp_path: Path
+) -> None:
+    witness = tmp_path / "witness"
+    master, pid = mesh.master.pid, mesh.broker_pid
+    ids = [f"broker-{n}" for n in range(30)]
+
+    async def load(part: list[str]) -> None:
+        for each in part:
+            await submitted(admin, each, ["sh", "-c", f"echo {each} >> {witness}; sleep 0.05"])
+
+    async with asyncio.TaskGroup() as loads:
+        for start in range(3):
+            loads.create_task(load(ids[start::3]))
+        await eventually(witness.exists, 15)
+        psutil.Process(pid).kill()
+    assert await ended_states(admin, ids) == {"succeeded": 30}
+    assert Counter(witness.read_text().split()) == dict.fromkeys(ids, 1)
+    assert mesh.master.pid == master
+    assert mesh.master.is_running
+    assert mesh.broker_pid != pid
+    assert (await admin.run(NoopArgs(), group="db")).state == "succeeded"
+
+
+async def test_crash_between_two_masters_leaves_one_broker_and_no_zombie_of_it(
+    mesh: MeshProcesses, admin: MeshClient
+) -> None:
+    before = mesh.broker_pid
+    mesh.master.kill()
+    await mesh.start_master()
+    await eventually(lambda: not psutil.pid_exists(before), 10)
+    assert psutil.Process(mesh.broker_pid).ppid() == mesh.master.pid
+    await mesh.wait_status("web-1", "active")
+    assert (await admin.run(NoopArgs(), group="web")).state == "succeeded"
+
+
+async def test_orderly_stop_is_quick_and_leaves_nothing_running(
+    mesh: MeshProcesses, admin: MeshClient
+) -> None:
+    broker = mesh.broker_pid
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    assert await mesh.master.stop() == 0
+    assert loop.time() - began < 8
+    assert not psutil.pid_exists(broker)
+    await mesh.start_master()
+    await mesh.wait_status("web-1", "active")
+    assert (await admin.run(NoopArgs(), group="web")).state == "succeeded"
