@@ -1,9 +1,9 @@
-# make .venv   the environment alone (hash-locked; quick when nothing changed)
-# make test    lint, types, fences and all tests
-# make demo    a broker, a master and three agents at work; ONCE=1 ends by itself
-# make demo-loss   cuts an agent's link while a task prints, and heals it
-# make bench   the benchmarks, as ratios to what the machine can do
-# make clean   deletes .venv, caches and build results
+# make .venv      the environment alone (hash-locked; quick when nothing changed)
+# make test       lint, types, fences and all tests
+# make demo       a broker, a master and three agents at work; ONCE=1 ends by itself
+# make demo-loss  cuts an agent's link while a task prints, and heals it
+# make bench      the benchmarks, as ratios to what the machine can do
+# make clean      deletes .venv, caches and build results
 
 PYTHON ?= python3
 WORKERS ?= 2

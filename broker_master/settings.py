@@ -21,7 +21,7 @@ class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True):
     replicas: Annotated[int, Meta(ge=1, le=5)] = 1
     request_s: Annotated[float, Meta(gt=0)] = 5.0
     go_memory_limit: str = ""
-    go_gc: str = "50"
+    go_gc: str = "30"
 
 
 class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,7 +11,8 @@ class Standing(NamedTuple):
     age_s: the most that the request can be old, None if it names a beat too old to be known.
     known: the state of this attempt if the agent has it, else empty.
     refused: the attempt was cancelled before it came.
-    full: no slot is free, or too much is kept that the master has not taken yet.
+    full: no slot is free, or too much is kept that the master has not taken yet. why_full: what
+    else there is no room for: disk, output, descriptors; empty if there is.
     """
 
     epoch: int
@@ -23,6 +24,7 @@ class Standing(NamedTuple):
     start_before_s: float
     known: str = ""
     refused: bool = False
+    why_full: str = ""
 
 
 class Admission(NamedTuple):
@@ -67,4 +69,6 @@ def _judge_room(standing: Standing) -> Admission:
         return _rejected("agent_draining", "the agent is draining")
     if standing.full:
         return _rejected("agent_full", "no slot is free")
+    if standing.why_full:
+        return _rejected("agent_full", standing.why_full)
     return ACCEPTED

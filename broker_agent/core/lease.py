@@ -6,6 +6,9 @@ LINKED ─▶ SUSPECT ─▶ FENCING ─▶ FENCED       silence of the master
 
 The master counts from when it received that beat, which is later. So the agent's deadline always
 comes first, however slow the link is.
+
+A task may have leave to outlive the master's silence for longer: it has a deadline of its own and
+goes on while the lease is FENCED, which is said of all others.
 """
 
 from collections import OrderedDict
@@ -53,6 +56,11 @@ class Lease:
         self._done_seq: int | None = None
 
     @property
+    def renewed_at(self) -> float | None:
+        """When the newest echoed beat was sent; None if none ever was."""
+        return self._renewed_at
+
+    @property
     def is_linked(self) -> bool:
         """Whether new work may be taken."""
         return self.phase is Phase.LINKED and self.reconciled
@@ -74,11 +82,19 @@ class Lease:
         start = self._began_at if self._renewed_at is None else self._renewed_at
         return max(0.0, now - start)
 
-    def fence_at(self) -> float | None:
-        """When tasks must be ended unless an echo comes; None without a lease."""
+    def fence_at(self, kill_after_s: float = 0.0) -> float | None:
+        """When a task must be ended unless an echo comes; None without a lease.
+
+        kill_after_s: the silence that this task may outlive, if that is longer than the usual.
+        """
         if self._renewed_at is None:
             return None
-        return self._renewed_at + self.timers.unrecoverable_s
+        return self._renewed_at + self.timers.fence_after_s(kill_after_s)
+
+    def has_run_out(self, kill_after_s: float, now: float) -> bool:
+        """Whether a task with this leave must not run any more."""
+        fence_at = self.fence_at(kill_after_s)
+        return fence_at is not None and now >= fence_at
 
     def next_change_at(self) -> float | None:
         """When `on_tick` would next do something, without any further echo."""
@@ -135,7 +151,7 @@ class Lease:
         self.reconciled = False
 
     def on_tick(self, now: float) -> Phase:
-        """Let time pass. FENCING: every task must be ended, now."""
+        """Let time pass. FENCING: every task without a longer leave must be ended, now."""
         if self._renewed_at is None:
             return self.phase
         age = self.age_s(now)
@@ -147,6 +163,6 @@ class Lease:
         return self.phase
 
     def on_fenced(self) -> None:
-        """No task is left: the next echo may link again."""
+        """None is left of the tasks that had to end: the next echo may link again."""
         if self.phase is Phase.FENCING:
             self.phase = Phase.FENCED

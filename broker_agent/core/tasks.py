@@ -23,7 +23,11 @@ class Phase(StrEnum):
 
 
 class Entry:
-    """One attempt. Times are Unix seconds, for people; `stop` is the state a stop will lead to."""
+    """One attempt. Times are Unix seconds, for people; `stop` is the state a stop will lead to.
+
+    kill_after_s: silence of the master that it may outlive, 0 for the usual. place: in the table of
+    the warden, -1 while it has none.
+    """
 
     __slots__ = (
         "accepted_at",
@@ -32,8 +36,10 @@ class Entry:
         "has_folder",
         "has_output",
         "holds_slot",
+        "kill_after_s",
         "phase",
         "pid",
+        "place",
         "row",
         "started_at",
         "state",
@@ -41,11 +47,20 @@ class Entry:
         "stop_reason",
     )
 
-    def __init__(self, command: str, attempt: int, row: int, accepted_at: float) -> None:
+    def __init__(
+        self,
+        command: str,
+        attempt: int,
+        row: int,
+        accepted_at: float,
+        kill_after_s: float = 0.0,
+    ) -> None:
         self.command = command
         self.attempt = attempt
         self.row = row
         self.accepted_at = accepted_at
+        self.kill_after_s = kill_after_s
+        self.place = -1
         self.started_at = 0.0
         self.pid = 0
         self.phase = Phase.ACCEPTING

@@ -1,32 +1,42 @@
 """Brings what tasks print into the log stream: while they run, and whole before their end is told.
 
-Chunks carry offsets, so one that is sent twice, or after a later one, does no harm. At most WINDOW
-chunks are under way, whatever the number of tasks: that bounds the memory, not the output's size.
+Chunks carry offsets, so one that is sent twice, or after a later one, does no harm. How much is on
+its way is bounded by what the link brings through quickly (`core.pace`), whatever the number of
+tasks: beats and reports share the link and must not wait.
+
+After a loss the newest output of running tasks goes first. What was printed meanwhile follows, on
+at most half of what the link can carry while there is anything newer.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
+import structlog
 
+from broker_agent.core.pace import Pace
 from broker_agent.core.tasks import Key
+from broker_agent.services.shipment import Chunk, Shipment
 from broker_agent.services.wire import Station
-from broker_agent.store.folders import TaskFolder
 from broker_client.runtime.supervise import TaskSet
 from schemas import codec, limits
 from schemas.faults import MeshError
 from schemas.messages.work import LogChunk
 from schemas.subjects import STREAMS
 
-WINDOW: Final = 12
+__all__ = ["Shipment", "Shipper", "is_stored"]
+
 # How often running tasks are looked at for new bytes.
 LOOK_S: Final = 0.25
 ACK_TIMEOUT_S: Final = 5.0
 # A stream that keeps refusing must not keep a command open for ever.
 REFUSED_MAX_S: Final = 60.0
-_RETRY_S: Final = 0.5
-_PASSES_MAX: Final = 100_000
+RETRY_S: Final = 0.5
+_CHUNKS_MAX: Final = 4096
+
+log = structlog.get_logger(__name__)
 
 
 class _PubAck(msgspec.Struct):
@@ -34,45 +44,6 @@ class _PubAck(msgspec.Struct):
 
     seq: int = 0
     error: dict[str, str | int] | None = None
-
-
-class Shipment:
-    """One attempt's output on its way. done: called once, when all of it is stored or given up."""
-
-    def __init__(self, key: Key, folder: TaskFolder, limit_bytes: int) -> None:
-        self.key = key
-        self.folder = folder
-        self.limit_bytes = limit_bytes
-        self.offsets = [0, 0]
-        self.truncated = False
-        self.ended: Callable[[], None] | None = None
-        self.is_busy = False
-        self.is_dropped = False
-        self.refused_since: float | None = None
-
-    @property
-    def sent_bytes(self) -> int:
-        return sum(self.offsets)
-
-    def has_new(self) -> bool:
-        if self.truncated:
-            return False
-        sizes = self.folder.sizes()
-        return sizes[0] > self.offsets[0] or sizes[1] > self.offsets[1]
-
-    def next_chunk(self, stream: int, size: int) -> tuple[int, bytes] | None:
-        """The next bytes of a stream up to `size`, and where they stand; None if there are none."""
-        offset = self.offsets[stream]
-        left = self.limit_bytes - self.sent_bytes
-        wanted = min(limits.CHUNK_BYTES, size - offset)
-        if wanted > left:
-            self.truncated = True
-            wanted = left
-        data = self.folder.read(stream, wanted, offset) if wanted > 0 else b""
-        if not data:
-            return None
-        self.offsets[stream] = offset + len(data)
-        return offset, data
 
 
 class Shipper:
@@ -83,27 +54,34 @@ class Shipper:
         self._address = station.address
         self._clock = station.clock
         self._followed: dict[Key, Shipment] = {}
-        self._window = asyncio.Semaphore(WINDOW)
-        self._passes = TaskSet("shipper", limit=_PASSES_MAX)
+        self._ready: deque[Shipment] = deque()
+        self._chunks = TaskSet("shipper", limit=_CHUNKS_MAX)
         self._wake = asyncio.Event()
+        self._was_connected = False
+        self._older_in_flight = 0
+        self.pace = Pace()
         self.chunks = 0
         self.refused = 0
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Output that is kept here and that the log stream does not have."""
+        return sum(shipment.waiting_bytes for shipment in self._followed.values())
 
     def follow(self, shipment: Shipment) -> None:
         """Store new bytes of it as they come, from now until `finish` or `drop`."""
         self._followed[shipment.key] = shipment
         self._look(shipment)
+        self._pump()
         self._wake.set()
-
-    def get(self, key: Key) -> Shipment | None:
-        return self._followed.get(key)
 
     def finish(self, shipment: Shipment, done: Callable[[], None]) -> None:
         """The task has ended: call `done` once all that it printed is stored."""
         self._followed[shipment.key] = shipment
         shipment.ended = done
-        if not shipment.is_busy:
-            self._begin_pass(shipment)
+        self._look(shipment)
+        self._pump()
+        self._wake.set()
 
     def drop(self, key: Key) -> None:
         """The attempt is released: nobody wants its output any more, and `done` is not called."""
@@ -117,78 +95,120 @@ class Shipper:
             while True:
                 await self._wake.wait()
                 while self._followed:
+                    self._look_at_all()
+                    self._pump()
                     await asyncio.sleep(LOOK_S)
-                    for shipment in list(self._followed.values()):
-                        self._look(shipment)
                 self._wake.clear()
         finally:
-            await self._passes.aclose(0)
+            await self._chunks.aclose(0)
+
+    def _look_at_all(self) -> None:
+        shipments = list(self._followed.values())
+        is_back = self._wire.is_connected and not self._was_connected
+        self._was_connected = self._wire.is_connected
+        for shipment in shipments:
+            self._look(shipment)
+            if is_back:
+                shipment.prefer_newest()
+        if is_back:
+            self.pace.restart()
 
     def _look(self, shipment: Shipment) -> None:
-        if not shipment.is_busy and shipment.has_new():
-            self._begin_pass(shipment)
+        has_bytes = shipment.look()
+        if has_bytes and not shipment.is_ready:
+            shipment.is_ready = True
+            self._ready.append(shipment)
+        elif not has_bytes:
+            self._settle(shipment)
 
-    def _begin_pass(self, shipment: Shipment) -> None:
-        shipment.is_busy = True
-        _ = self._passes.spawn(self._pass(shipment))
+    def _settle(self, shipment: Shipment) -> None:
+        """Say so if the task has ended and all of its output is where it belongs."""
+        done = shipment.ended
+        if done is None or shipment.is_dropped or not shipment.is_finished:
+            return
+        if self._followed.pop(shipment.key, None) is not None:
+            done()
 
-    async def _pass(self, shipment: Shipment) -> None:
-        """Store what is there now; if the task has ended, all there is, and then say so."""
-        while not shipment.is_dropped:
-            # Asked first: what a task wrote before it ended is in the sizes that are read after.
-            was_ended = shipment.ended is not None
-            await self._send_new(shipment)
-            if was_ended and shipment.ended is not None and not shipment.is_dropped:
-                self._followed.pop(shipment.key, None)
-                shipment.ended()
-                return
-            if shipment.ended is None:
-                break
-        shipment.is_busy = False
+    def _pump(self) -> None:
+        """Send as much as may be on its way; in turns, so that no task waits for another."""
+        turns = len(self._ready)
+        while turns and self.pace.has_room() and self._wire.is_connected:
+            shipment = self._ready.popleft()
+            chunk = self._next_chunk(shipment)
+            if chunk is None:
+                turns -= 1
+                if shipment.is_dropped or not shipment.has_bytes():
+                    shipment.is_ready = False
+                    self._settle(shipment)
+                else:
+                    self._ready.append(shipment)
+                continue
+            turns = len(self._ready) + 1
+            self._ready.append(shipment)
+            self._send(shipment, chunk)
 
-    async def _send_new(self, shipment: Shipment) -> None:
-        sizes = shipment.folder.sizes()
-        async with asyncio.TaskGroup() as chunks:
-            for stream, size in enumerate(sizes):
-                subject = self._address.log(*shipment.key, STREAMS[stream])
-                while not (shipment.is_dropped or shipment.truncated):
-                    await self._window.acquire()
-                    chunk = shipment.next_chunk(stream, size)
-                    if chunk is None:
-                        self._window.release()
-                        break
-                    offset, data = chunk
-                    payload = codec.encode(LogChunk(offset=offset, data=data, at=self._clock.now()))
-                    _ = chunks.create_task(self._store(shipment, subject, payload))
+    def _next_chunk(self, shipment: Shipment) -> Chunk | None:
+        if shipment.is_dropped or self._clock.elapsed() < shipment.not_before:
+            return None
+        most = self.pace.chunk_bytes(limits.CHUNK_BYTES)
+        half = self.pace.limit_bytes // 2
+        # A little of what is older goes along at any time, half of the link where it can.
+        if self._older_in_flight < half // 2:
+            chunk = shipment.take(most, older=True)
+            if chunk is not None:
+                return chunk
+        chunk = shipment.take(most, older=False)
+        if chunk is None and (self._older_in_flight < half or shipment.ended is not None):
+            chunk = shipment.take(most, older=True)
+        return chunk
 
-    async def _store(self, shipment: Shipment, subject: str, payload: bytes) -> None:
-        """Send one chunk until the stream has it, or has refused long enough."""
+    def _send(self, shipment: Shipment, chunk: Chunk) -> None:
+        size = len(chunk.data)
+        self.pace.on_sent(size)
+        self._older_in_flight += size * chunk.older
+        message = LogChunk(
+            offset=chunk.offset, data=chunk.data, skipped=chunk.skipped, at=self._clock.now()
+        )
+        subject = self._address.log(*shipment.key, STREAMS[chunk.stream])
+        _ = self._chunks.spawn(self._store(shipment, chunk, subject, codec.encode(message)))
+
+    async def _store(
+        self, shipment: Shipment, chunk: Chunk, subject: str, payload: bytes
+    ) -> None:
+        """Send one chunk and take note of what the stream says."""
+        size = len(chunk.data)
+        sent_at = self._clock.elapsed()
+        answer: bytes | None = None
         try:
-            while not shipment.is_dropped and not await self._try_store(shipment, subject, payload):
-                if shipment.refused_since is not None:
-                    refused_s = self._clock.elapsed() - shipment.refused_since
-                    if refused_s > REFUSED_MAX_S:
-                        shipment.truncated = True
-                        return
-                await asyncio.sleep(_RETRY_S)
-        finally:
-            self._window.release()
-
-    async def _try_store(self, shipment: Shipment, subject: str, payload: bytes) -> bool:
-        if not self._wire.is_connected:
-            return False
-        try:
-            answer = await self._wire.request(subject, payload, timeout_s=ACK_TIMEOUT_S)
+            answer = (await self._wire.request(subject, payload, timeout_s=ACK_TIMEOUT_S)).data
         except MeshError:
-            return False  # the link is gone, or slow: it is sent again
-        if is_stored(answer.data):
-            self.chunks += 1
-            shipment.refused_since = None
-            return True
+            pass  # the link is gone, or slow: it is sent again
+        finally:
+            self._older_in_flight -= size * chunk.older
+            if answer is not None and is_stored(answer):
+                self.chunks += 1
+                self.pace.on_stored(size, self._clock.elapsed() - sent_at)
+                shipment.on_stored(chunk)
+            else:
+                self.pace.on_failed(size)
+                shipment.on_failed(chunk)
+                self._wait(shipment, is_refused=answer is not None)
+        if not shipment.is_dropped:
+            self._look(shipment)
+        self._pump()
+
+    def _wait(self, shipment: Shipment, *, is_refused: bool) -> None:
+        """Leave the stream alone for a moment, and for good if it refuses for long."""
+        now = self._clock.elapsed()
+        shipment.not_before = now + RETRY_S
+        if not is_refused:
+            return
         self.refused += 1
         if shipment.refused_since is None:
-            shipment.refused_since = self._clock.elapsed()
-        return False
+            shipment.refused_since = now
+        elif now - shipment.refused_since > REFUSED_MAX_S:
+            log.error("output_given_up", command_id=shipment.key[0], left=shipment.waiting_bytes)
+            shipment.give_up()
 
 
 def is_stored(answer: bytes) -> bool:

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from broker_agent.store.holes import punch
 from broker_agent.store.spares import Spares
 from schemas.faults import Refused, Unreachable
 from schemas.subjects import STREAMS
@@ -49,6 +50,10 @@ class TaskFolder:
         if self._fds is None:
             return b""
         return os.pread(self._fds[stream], size, offset)
+
+    def punch(self, stream: int, start: int, end: int) -> bool:
+        """Give the disk back what lies between, which is never read again; False if it cannot."""
+        return self._fds is not None and punch(self._fds[stream], start, end)
 
     def close(self) -> None:
         """Let go of the files; they stay on the disk. Harmless if done twice."""

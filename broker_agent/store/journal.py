@@ -11,16 +11,20 @@ at least `remember_s` are always there.
 import json
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from broker_client.runtime.clock import SystemClock
 from schemas.faults import Corrupt, MeshError, Unreachable
 from schemas.messages.work import AttemptReport
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+# The journals of earlier releases, and what each lacks.
+_UPGRADES: Final = {
+    1: ("ALTER TABLE attempts ADD COLUMN kill_after REAL NOT NULL DEFAULT 0",),
+}
 REMEMBER_S: Final = 86_400.0
 # Kept in the write-ahead file between checkpoints, in pages of 4 KiB.
 CHECKPOINT_PAGES: Final = 2000
@@ -28,6 +32,9 @@ CHECKPOINT_PAGES: Final = 2000
 # Writes that nobody waits for go with the next that somebody does, or when this much is over.
 LAZY_S: Final = 0.2
 LAZY_ITEMS: Final = 256
+# How much of the time for which released ids were kept may be forgotten by a crash.
+AGE_STEP_S: Final = 60.0
+BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 _ATTEMPTS: Final = """
 CREATE TABLE IF NOT EXISTS attempts (
@@ -36,14 +43,15 @@ CREATE TABLE IF NOT EXISTS attempts (
     accepted_at REAL NOT NULL, started_at REAL NOT NULL, ended_at REAL NOT NULL,
     pid INTEGER NOT NULL, pid_start INTEGER NOT NULL, exit_code INTEGER, reason TEXT NOT NULL,
     stdout_bytes INTEGER NOT NULL, stderr_bytes INTEGER NOT NULL,
-    output_limit INTEGER NOT NULL, shipped INTEGER NOT NULL, report BLOB
+    output_limit INTEGER NOT NULL, shipped INTEGER NOT NULL, report BLOB,
+    kill_after REAL NOT NULL DEFAULT 0
 )"""
 _RELEASED: Final = (
     "CREATE TABLE IF NOT EXISTS {} (command TEXT NOT NULL, attempt INTEGER NOT NULL,"
     " state TEXT NOT NULL, PRIMARY KEY (command, attempt)) WITHOUT ROWID"
 )
 _INSERT: Final = (
-    "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _RUNNING: Final = (
     "UPDATE attempts SET state = 'running', started_at = ?, pid = ?, pid_start = ? WHERE row = ?"
@@ -58,7 +66,8 @@ class Row(NamedTuple):
     """One attempt as it stands in the journal. Times are Unix seconds.
 
     report: the encoded AttemptReport of its end, once there is one. shipped: whether all of its
-    output is stored, so that nothing but the report is left to send.
+    output is stored, so that nothing but the report is left to send. kill_after: silence of the
+    master, in seconds, that it may outlive.
     """
 
     row: int
@@ -79,6 +88,7 @@ class Row(NamedTuple):
     output_limit: int = 0
     shipped: bool = False
     report: bytes | None = None
+    kill_after: float = 0.0
 
 
 def end_row(row: int, incarnation: str, report: AttemptReport, raw: bytes, *, shipped: bool) -> Row:
@@ -135,12 +145,20 @@ class Journal:
     """Methods are called by one thread, the loop's; callbacks come back through `notify`.
 
     Call `open_journal`, then `start`. A failed transaction changes nothing on disk, and each of
-    its callbacks gets the fault (`journal_unavailable`).
+    its callbacks gets the fault (`journal_unavailable`), which `fault` holds until a later one
+    goes through. is_same_boot: whether the start before this one was since the host's last boot.
     """
 
-    def __init__(self, database: sqlite3.Connection, *, remember_s: float = REMEMBER_S) -> None:
+    def __init__(
+        self,
+        database: sqlite3.Connection,
+        *,
+        remember_s: float = REMEMBER_S,
+        elapsed: Callable[[], float] | None = None,
+    ) -> None:
         self._db = database
         self._remember_s = remember_s
+        self._elapsed = elapsed or SystemClock().elapsed
         self._lock = threading.Lock()  # guards _next and _closing
         self._wake = threading.Condition(self._lock)
         self._next = _Batch()
@@ -153,26 +171,49 @@ class Journal:
         self.last_row = 0
         self.commits = 0
         self.failures = 0
+        self.fault = ""
+        self.is_same_boot = True
         self._load()
 
     def _load(self) -> None:
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value)")
+            found = int(self._meta("format", 0))
             self._db.execute(_ATTEMPTS)
             for table in ("released_0", "released_1"):
                 self._db.execute(_RELEASED.format(table))
-            if self._meta("format", FORMAT) != FORMAT:
-                raise Corrupt("state_corrupt", "the journal was written by another version")
+            self._upgrade(found)
             self.boots = int(self._meta("boots", 0)) + 1
             self.epoch = int(self._meta("epoch", 0))
             self._set_meta("format", FORMAT)
             self._set_meta("boots", self.boots)
+            self._note_boot()
         found = self._db.execute("SELECT * FROM attempts ORDER BY row")
         self.rows = [Row(*columns) for columns in found]
         self.last_row = max((row.row for row in self.rows), default=0)
         self._young = int(self._meta("young", 0))
-        self._turned_at = self._meta("turned_at", 0.0)
+        # How long the younger table has been the younger one, and what of that is on the disk.
+        self._age_s = self._stored_age_s = self._meta("young_s", 0.0)
+        self._aged_at = self._elapsed()
+
+    def _upgrade(self, found: int) -> None:
+        """Bring a journal of an earlier release to the present form; 0 is a new one."""
+        if found and found != FORMAT and found not in _UPGRADES:
+            raise Corrupt("state_corrupt", "the journal was written by another version")
+        for version in range(found or FORMAT, FORMAT):
+            for statement in _UPGRADES[version]:
+                self._db.execute(statement)
+
+    def _note_boot(self) -> None:
+        """Process numbers of before a boot mean nothing after it."""
+        try:
+            boot = BOOT_ID.read_text().strip()
+        except OSError:
+            return
+        row = self._db.execute("SELECT value FROM meta WHERE name = 'boot'").fetchone()
+        self.is_same_boot = row is None or row[0] == boot
+        self._db.execute("INSERT OR REPLACE INTO meta VALUES ('boot', ?)", (boot,))
 
     def _meta(self, name: str, default: float) -> float:
         row = self._db.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
@@ -246,6 +287,13 @@ class Journal:
             self._next.epoch = epoch
             self._wake.notify()
 
+    def probe(self, done: Done) -> None:
+        """Write something: whether the disk takes it again after it has failed."""
+        with self._lock:
+            self._next.epoch = self.epoch
+            self._next.callbacks.append(done)
+            self._wake.notify()
+
     def flush(self, done: Done) -> None:
         """Call `done` once all that was asked before is on disk, or failed."""
         with self._lock:
@@ -288,12 +336,14 @@ class Journal:
         try:
             known = self._commit(batch)
             self.commits += 1
+            self.fault = ""
         except (sqlite3.Error, OSError) as error:
             self.failures += 1
             with suppress(sqlite3.Error):
                 self._db.rollback()
             fault = Unreachable("journal_unavailable", f"cannot write the journal: {error}")
             fault.__cause__ = error
+            self.fault = fault.message
         if notify is not None and (batch.accepts or batch.callbacks):
             # The loop may be gone while the last batch is written: nobody waits for it then.
             with suppress(RuntimeError):
@@ -350,18 +400,25 @@ class Journal:
         )
 
     def _take_turns(self) -> None:
-        """Let the older table go once the younger one covers `remember_s`."""
-        now = time.time()
-        # A clock that was set back must not keep ids for ever.
-        if 0 <= now - self._turned_at < self._remember_s:
+        """Let the older table go once the younger one covers `remember_s`.
+
+        Counted is the time that the agent has run, and no wall clock: one that is set forward must
+        not make it forget early, and an id that is kept for too long does no harm.
+        """
+        now = self._elapsed()
+        self._age_s += now - self._aged_at
+        self._aged_at = now
+        if self._age_s >= self._remember_s:
+            old = f"released_{1 - self._young}"
+            self._db.execute(f"DROP TABLE {old}")
+            self._db.execute(_RELEASED.format(old))
+            self._young = 1 - self._young
+            self._age_s = 0.0
+            self._set_meta("young", self._young)
+        elif self._age_s - self._stored_age_s < AGE_STEP_S:
             return
-        old = f"released_{1 - self._young}"
-        self._db.execute(f"DROP TABLE {old}")
-        self._db.execute(_RELEASED.format(old))
-        self._young = 1 - self._young
-        self._turned_at = now
-        self._set_meta("young", self._young)
-        self._set_meta("turned_at", now)
+        self._stored_age_s = self._age_s
+        self._set_meta("young_s", self._age_s)
 
 
 def _resolve(batch: _Batch, known: dict[tuple[str, int], str], fault: MeshError | None) -> None:
@@ -371,7 +428,12 @@ def _resolve(batch: _Batch, known: dict[tuple[str, int], str], fault: MeshError 
         done(fault)
 
 
-def open_journal(path: Path, *, remember_s: float = REMEMBER_S) -> Journal:
+def open_journal(
+    path: Path,
+    *,
+    remember_s: float = REMEMBER_S,
+    elapsed: Callable[[], float] | None = None,
+) -> Journal:
     """Open or make the journal at `path`, which is for one process at a time.
 
     Raises Corrupt (`state_corrupt`) for what is no journal of ours, Unreachable
@@ -387,7 +449,7 @@ def open_journal(path: Path, *, remember_s: float = REMEMBER_S) -> Journal:
             database.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
             database.execute("PRAGMA temp_store = MEMORY")
             path.chmod(0o600)
-            return Journal(database, remember_s=remember_s)
+            return Journal(database, remember_s=remember_s, elapsed=elapsed)
         except BaseException:
             with closing(database):
                 raise

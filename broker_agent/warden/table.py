@@ -54,6 +54,11 @@ class View:
 
     __slots__ = ("grace_s", "is_over", "records", "renewed_at", "slack_s", "tick_s")
 
+    renewed_at: float
+    grace_s: float
+    slack_s: float
+    tick_s: float
+
     def __init__(self, data: bytes) -> None:
         header = _HEADER.unpack_from(data)
         self.renewed_at, self.grace_s, self.slack_s, self.tick_s = header[:4]

@@ -163,7 +163,7 @@ def _described(agent: AgentRecord) -> list[str]:
             ("reason", agent.reason),
             ("next", in_local_time(agent.next, time.time())),
             ("badges", ", ".join(agent.badges)),
-            ("returned", agent.returned),
+            ("returned", agent.returned.removeprefix("returned ")),
             ("admin", agent.admin),
             ("liveness", agent.liveness),
             ("last beat", local_and_utc(agent.last_beat_at)),

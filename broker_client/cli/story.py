@@ -14,7 +14,8 @@ def print_command(common: Common, record: CommandRecord) -> None:
     if common.output == "json":
         print_json(record)
     else:
-        print_lines(common, [*described(record, time.time()), "", *timeline(record, screen_width())])
+        story = timeline(record, screen_width())
+        print_lines(common, [*described(record, time.time()), "", *story])
 
 
 def described(record: CommandRecord, now: float) -> list[str]:

@@ -49,6 +49,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _GATHER_STEPS = 3
+# Fewer than this are not worth a wait.
+_FEW = 4
 # After a wait that brought little, none for this long.
 _VAIN_S = 1.0
 
@@ -69,7 +71,7 @@ class WriterLimits(msgspec.Struct, frozen=True, kw_only=True):
     answer_s: float = 5.0
     singles: int = 8
     gather_messages: int = 32
-    gather_s: float = 0.006
+    gather_s: float = 0.008
 
 
 class BatchWriter:
@@ -199,7 +201,7 @@ class BatchWriter:
         expected = self._rate.per_s * limits.gather_s
         if self._queued >= limits.gather_messages or now < self._gather_from:
             return
-        if expected < limits.singles:
+        if expected < _FEW:
             return
         before = self._queued
         for _ in range(_GATHER_STEPS):

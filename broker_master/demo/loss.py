@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from itertools import pairwise
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -36,6 +37,8 @@ FIRST_LINES_S: Final = 20.0
 RETURN_S: Final = 10.0
 END_S: Final = 40.0
 LOOK_S: Final = 0.1
+# Cells of what the agent says.
+_LEFT: Final = 44
 
 
 class Arrivals:
@@ -84,11 +87,16 @@ def tell(crew: Crew) -> None:
     say("Every line with a $ is what you would type; timers are a third of the usual.")
     broker_port = _begin(crew)
     with Relay(broker_port) as relay:
-        _enrol(crew, relay.port)
-        arrivals = _run(crew)
-        sights = _cut(crew, relay, arrivals)
-        returned = _heal(crew, relay, arrivals)
-        _judge(crew, arrivals, sights, returned)
+        try:
+            _enrol(crew, relay.port)
+            arrivals = _run(crew)
+            sights = _cut(crew, relay, arrivals)
+            returned = _heal(crew, relay, arrivals)
+            _judge(crew, arrivals, sights, returned)
+        finally:
+            # Before the relay ends: an agent that cannot say goodbye takes longer to leave.
+            relay.heal()
+            crew.stop()
 
 
 def _begin(crew: Crew) -> int:
@@ -137,13 +145,15 @@ def _cut(crew: Crew, relay: Relay, arrivals: Arrivals) -> Sights:
     heading("The link is cut: nothing passes any more, and nobody is told")
     relay.cut()
     began = time.monotonic()
-    say(f"$ broker-agent status --state-dir {AGENT} --output json      (left)")
-    say(f"$ mesh command show {COMMAND} --output json                 (right)")
+    say("What both sides say, over and over again:")
+    typed(f"broker-agent status --state-dir {AGENT} --output json")
+    typed(f"mesh command show {COMMAND} --output json")
+    say(f"{'after':>7}   {AGENT:<{_LEFT}}master")
     sights = Sights()
     is_shown = False
-    while (after_s := time.monotonic() - began) < OUTAGE_S:
+    while time.monotonic() - began < OUTAGE_S:
         agent, master = _agent_says(crew, sights), _master_says(crew, sights)
-        say(f"{after_s:5.1f} s   {agent:<42}{master}")
+        say(f"{time.monotonic() - began:5.1f} s   {agent:<{_LEFT}}{master}")
         if sights.given_up and sights.fences and not is_shown:
             typed(f"mesh command show {COMMAND}")
             crew.show(["mesh", "command", "show", COMMAND])
@@ -155,21 +165,21 @@ def _cut(crew: Crew, relay: Relay, arrivals: Arrivals) -> Sights:
 def _agent_says(crew: Crew, sights: Sights) -> str:
     status = _json(crew, ["broker-agent", "status", "--state-dir", AGENT])
     if status["fence_in_s"] is None:
-        return f"{AGENT}: {status['link']}"
+        return str(status["link"])
     sights.fences.append(status["fence_in_s"])
     age_s, left_s = status["lease_age_s"], status["fence_in_s"]
-    return f"{AGENT}: {status['link']} ({age_s:.1f} s), fence in {left_s:.1f} s"
+    return f"{status['link']}, lease {age_s:.1f} s old, ends it in {left_s:.1f} s"
 
 
 def _master_says(crew: Crew, sights: Sights) -> str:
     record = _json(crew, ["mesh", "command", "show", COMMAND])
     state, following = str(record["state"]), str(record["next"])
     if state != "unknown" or not following.startswith("given up at "):
-        return f"master: {state}"
+        return state
     moment = following.removeprefix("given up at ").split()[0]
     sights.given_up.append(moment)
     left_s = datetime.fromisoformat(moment).timestamp() - time.time()
-    return f"master: unknown, given up in {left_s:.1f} s"
+    return f"unknown, given up in {left_s:.1f} s"
 
 
 def _heal(crew: Crew, relay: Relay, arrivals: Arrivals) -> str:
@@ -211,7 +221,7 @@ def _judge(crew: Crew, arrivals: Arrivals, sights: Sights, returned: str) -> Non
     left = ", ".join(f"{fence:.0f}" for fence in sights.fences)
     heading("What came of it")
     typed(f"mesh agent show {AGENT} | grep returned")
-    say(f"returned     {returned}")
+    say(f"returned     {returned.removeprefix('returned ')}")
     claims = (
         (f"{AGENT} counted down to the end of its tasks: {left} s", _counts_down(sights.fences)),
         ("the master said unknown, and when it would give up", bool(sights.given_up)),
@@ -233,9 +243,7 @@ def _judge(crew: Crew, arrivals: Arrivals, sights: Sights, returned: str) -> Non
 
 
 def _counts_down(seconds: Sequence[float]) -> bool:
-    return len(seconds) > 1 and all(
-        before > after > 0 for before, after in zip(seconds, seconds[1:], strict=False)
-    )
+    return len(seconds) > 1 and all(before > after > 0 for before, after in pairwise(seconds))
 
 
 def _json(crew: Crew, command: Sequence[str]) -> dict[str, Any]:

@@ -72,6 +72,8 @@ class PresenceService:
         # Agents that are given up, with tasks that may outlive that.
         self._held: set[str] = set()
         self._meetings: dict[str, _Meeting] = {}
+        # How long those were silent whose beats come again, but not yet their handshake.
+        self._silences: dict[str, float] = {}
         # Called with the group of an agent whose status may have changed.
         self.on_change: Callable[[str], None] = lambda _: None
 
@@ -105,6 +107,9 @@ class PresenceService:
         missed = 0
         if presence is not None and presence.liveness is Liveness.LIVE:
             missed = missed_beats(now_s - presence.heard_s, plane.timers.beat_s)
+        elif presence is not None and presence.heard_at:
+            silence_s = now_s - presence.heard_s
+            self._silences[up.agent] = max(silence_s, self._silences.get(up.agent, 0.0))
         plane.measures.on_beat(up.group, missed, beat.rtt_s)
 
     def on_hello(self, up: subjects.Up, payload: bytes) -> None:
@@ -130,8 +135,9 @@ class PresenceService:
         before = plane.roster.get(up.agent)
         if before is not None and not before.greeted:
             going_on = sum(task.state in _OPEN for task in hello.tasks)
+            silence_s = now_s - before.heard_s if before.heard_at else 0.0
             self._meetings[up.agent] = _Meeting(
-                now_s - before.heard_s if before.heard_at else 0.0,
+                max(silence_s, self._silences.pop(up.agent, 0.0)),
                 going_on,
                 len(hello.tasks) - going_on,
                 before.spool_bytes,

@@ -131,8 +131,13 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class LogChunk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Bytes of one stream of one attempt, from `offset` on."""
+    """Bytes of one stream of one attempt, from `offset` on.
+
+    skipped: so many bytes before `offset` were dropped by the agent, as the attempt printed more
+    than its limit. Where chunks hold some of them all the same, those count.
+    """
 
     offset: Count
     data: Annotated[bytes, Meta(max_length=limits.CHUNK_BYTES)]
+    skipped: Count = 0
     at: Timestamp = 0.0

@@ -20,8 +20,9 @@ QUICK_COMMANDS = 60_000
 WINDOW_S = 10
 IN_FLIGHT = 1000
 GROWTH_MIB = 64
-# How long the broker may take to purge, and its runtime to give memory back.
-SETTLE_S = 60.0
+# How long the broker may take to purge, and its runtime to give memory back: without work it looks
+# for garbage every two minutes only.
+SETTLE_S = 180.0
 LOOK_S = 2.0
 
 

@@ -295,7 +295,9 @@ def every_byte_once_and_in_order(run: Run) -> Iterator[Look]:
         elif event["truncated"] or event["gaps"]:
             missing = sum(gap[1] - gap[0] for gap in event["gaps"])
             is_told = event["truncated"] or size + missing == local
-            yield Look("" if is_told else f"{what}: {size} bytes and gaps of {missing}, not {local}")
+            yield Look(
+                "" if is_told else f"{what}: {size} bytes and gaps of {missing}, not {local}"
+            )
         elif (size, event["sha"]) != (local, event["local_sha"]):
             yield Look(f"{what}: {size} bytes are told, {local} were written, or they differ")
         else:
@@ -309,8 +311,9 @@ def nothing_outlives_its_time(run: Run) -> Iterator[Look]:
         agent = run.agent_of(process.id, process.attempt)
         what = f"process {process.pid} of {process.id}.{process.attempt}"
         end = run.first_ends.get(process.id)
-        if end is not None and min(process.gone, run.last) > end["mono"] + OUTLIVE_S + SIGHT_S:
-            yield Look(f"{what} lived on after it was told as {end['state']}")
+        if end is not None:
+            is_late = min(process.gone, run.last) > end["mono"] + OUTLIVE_S + SIGHT_S
+            yield Look(f"{what} lived on after it was told as {end['state']}" * is_late)
         for silence in run.silences:
             if silence.agent != agent or not process.lives_at(silence.began):
                 continue

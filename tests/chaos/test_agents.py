@@ -42,7 +42,14 @@ async def test_f42_journal_that_cannot_be_written(world_of: MakeWorld, seed: int
         ids = await working(world, runs_s=8)
         tracer = await asyncio.create_subprocess_exec(
             require("strace", "apt install strace"),
-            *("-f", "-qq", "-o", str(world.directory / "strace"), "-p", str(world.agents["a1"].pid)),
+            *(
+                "-f",
+                "-qq",
+                "-o",
+                str(world.directory / "strace"),
+                "-p",
+                str(world.agents["a1"].pid),
+            ),
             *("-e", "trace=fsync,fdatasync,pwrite64"),
             *("-e", "inject=fsync,fdatasync,pwrite64:error=EIO"),
         )
@@ -167,17 +174,11 @@ async def test_f41_full_spool(world_of: MakeWorld, seed: int) -> None:
             await world.wait_state(id, "succeeded", "failed", within_s=30)
             await world.submit(world.witness.quick())
             await keeps_its_promises(world, "I1", "I2", "I3", "I4")
-            assert {e["status"] for e in _statuses(world)} == {"active"}
+            assert {e["status"] for e in world.seen_statuses()} == {"active"}
     except RuntimeError as error:
         if "no tmpfs" not in str(error):
             raise
         unavailable("F41", seed, "no right to mount a tmpfs")
-
-
-def _statuses(world: World) -> list[dict[str, object]]:
-    from tests.chaos.history import read_history
-
-    return [event for event in read_history(world.history.path) if event["kind"] == "status"]
 
 
 async def test_f57_out_of_file_descriptors(world_of: MakeWorld) -> None:
@@ -195,4 +196,4 @@ async def test_f57_out_of_file_descriptors(world_of: MakeWorld) -> None:
         for id in ids:
             await world.wait_state(id, "succeeded")
         await keeps_its_promises(world, "I1", "I2", "I3")
-        assert {e["status"] for e in _statuses(world)} == {"active"}
+        assert {e["status"] for e in world.seen_statuses()} == {"active"}

@@ -39,8 +39,7 @@ async def test_f20_short_cut_is_not_noticed(world_of: MakeWorld) -> None:
             await passes(world.chance.uniform(0.2, 0.35))
             world.heal("a1")
         await keeps_its_promises(world, "I4", "I6")
-        shown = [e for e in _events(world, "status") if e["status"] != "active"]
-        assert [event for event in shown if event["mono"] > _first(world, "silence")] == []
+        assert {event["status"] for event in world.seen_statuses()} == {"active"}
 
 
 @pytest.mark.first_seed_smokes
@@ -164,16 +163,5 @@ async def test_f29_slow_link(world_of: MakeWorld) -> None:
         await world.submit(world.witness.sleeper(4))
         await world.wait_state(id, "succeeded", within_s=40)
         await keeps_its_promises(world, "I1", "I4")
-        silent = [e for e in _events(world, "status") if e["status"] != "active"]
-        began = _first(world, "submit")
-        assert [event for event in silent if event["mono"] > began] == [], "a false loss"
-
-
-def _events(world: World, kind: str) -> list[dict[str, object]]:
-    from tests.chaos.history import read_history
-
-    return [event for event in read_history(world.history.path) if event["kind"] == kind]
-
-
-def _first(world: World, kind: str) -> float:
-    return float(str(_events(world, kind)[0]["mono"]))
+        shown = {event["status"] for event in world.seen_statuses()}
+        assert shown == {"active"}, "a false loss"

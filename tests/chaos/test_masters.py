@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from broker_master.broker_config import BrokerLimits
 from schemas.faults import MeshError
 from tests.chaos.conftest import MakeWorld
 from tests.chaos.test_links import passes, working

@@ -5,10 +5,12 @@ and its time is read from the same clock as the history's. A shell does all of i
 another program, so that a witness costs what a small task costs.
 """
 
-import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from tests.chaos.history import now
 
 _SAY: Final = r"""
 say() { read up rest </proc/uptime; echo "$1 $MESH_COMMAND $MESH_ATTEMPT $MESH_AGENT $2 $up" >>"$W"; }
@@ -81,7 +83,7 @@ class Witness:
     def forker(self, seconds: float, *, stays: bool) -> Program:
         """Leaves a grandchild in a session of its own, without any open file; stays or leaves."""
         lost = 'say escaped $$; exec </dev/null >/dev/null 2>&1; exec sleep "$1"'
-        again = f'W="$W" sh -c \'{_SAY.strip().splitlines()[0]}; {lost}\' sh {seconds:g} &'
+        again = f"W=\"$W\" sh -c '{_SAY.strip().splitlines()[0]}; {lost}' sh {seconds:g} &"
         rest = f"sleep {seconds:g}; say end $$" if stays else "say end $$"
         script = f"""setsid sh -c '{_quoted(again)} exit 0'
 sleep 0.3
@@ -99,6 +101,13 @@ sleep {seconds:g}
 say end $$"""
         return self._script("brood", script)
 
+    def note(self, id: str, attempt: int, agent: str) -> None:
+        """A start and an end, by somebody who runs nothing."""
+        at = f"{now():.2f}"
+        with self.path.open("a") as file:
+            for kind in ("start", "end"):
+                file.write(f"{kind} {id} {attempt} {agent} {os.getpid()} {at}\n")
+
     def _script(self, name: str, body: str, **env: str) -> Program:
         return Program(name, ("/bin/sh", "-c", _SAY + body), {"W": str(self.path), **env})
 
@@ -115,9 +124,3 @@ say end $$"""
 def _quoted(text: str) -> str:
     """For use within single quotes."""
     return text.replace("'", "'\\''")
-
-
-def printed(id: str, lines: int) -> tuple[int, str]:
-    """Size and digest of what `printer` prints for command `id`."""
-    text = "".join(f"{id} line {i} {'-' * 40}\n" for i in range(1, lines + 1)).encode()
-    return len(text), hashlib.sha256(text).hexdigest()

@@ -35,12 +35,12 @@ from broker_master.broker_config import BrokerLimits, render_config
 from broker_master.ca.mesh import open_mesh
 from schemas.faults import MeshError
 from schemas.messages.actions import ProcessArgs
-from schemas.messages.api import AgentRecord, CommandList
+from schemas.messages.api import AgentList, AgentRecord, AgentsAnswer, CommandList
 from schemas.messages.facts import CommandRecord
 from schemas.states import TERMINAL
 from schemas.subjects import STREAMS
 from tests.chaos.checker import ACTIVE_S, Judgement, judge
-from tests.chaos.history import History, now, read_history
+from tests.chaos.history import Event, History, now, read_history
 from tests.chaos.report import write_verdict
 from tests.chaos.sight import Sight
 from tests.chaos.witness import Program, Witness
@@ -117,7 +117,7 @@ class World:
         self.seed = seed
         self.chance = random.Random(f"{fault} {seed}")
         self.timers = dict(timers)
-        self.names = AGENTS[:agents]
+        self.names: tuple[str, ...] = AGENTS[:agents]
         self.embedded = embedded
         self.slots = slots
         self._template = template
@@ -213,7 +213,12 @@ class World:
         self._expected = {"master", *self.names}
         self._watchers = [
             asyncio.create_task(watch(), name=watch.__name__)
-            for watch in (self.sight.run, self._watch_agents, self._watch_commands, self._watch_results)
+            for watch in (
+                self.sight.run,
+                self._watch_agents,
+                self._watch_commands,
+                self._watch_results,
+            )
         ]
         await self.wait_status(*self.names)
         await self.note_epoch()
@@ -261,7 +266,9 @@ class World:
         path.mkdir(parents=True, exist_ok=True)
         path.rename(aside)
         path.mkdir(mode=0o700)
-        code = await _run("mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=700", "tmpfs", str(path))
+        code = await _run(
+            "mount", "-t", "tmpfs", "-o", f"size={size_bytes},mode=700", "tmpfs", str(path)
+        )
         if code:
             raise RuntimeError(f"no tmpfs at {path}")
         self._mounted.append(path)
@@ -392,9 +399,7 @@ class World:
         )
         args = ProcessArgs(argv=[*work.argv], env=work.env)
         try:
-            answer = await self.client.submit(
-                args, id=id, timeout_s=timeout_s, **target, **fields
-            )
+            answer = await self.client.submit(args, id=id, timeout_s=timeout_s, **target, **fields)
         except MeshError as error:
             self.history.add("refused", id=id, code=error.code, effect=error.effect)
             return ""
@@ -465,6 +470,33 @@ class World:
             while any(self._shown.get(name, ("",))[0] != status for name in agents):
                 await asyncio.sleep(STEP_S)
 
+    async def wait_reconnected(self, *agents: str, within_s: float) -> None:
+        """Until each has been seen to be Active by a question that was asked after this call."""
+        waiting = set(agents)
+        async with asyncio.timeout(within_s):
+            while waiting:
+                with contextlib.suppress(MeshError):
+                    for record in await self._all_agents():
+                        self._note_status(record)
+                        if record.status == "active":
+                            waiting.discard(record.agent)
+                await asyncio.sleep(POLL_S)
+
+    async def _all_agents(self) -> list[AgentRecord]:
+        found: list[AgentRecord] = []
+        cursor: str | None = None
+        while True:
+            request = AgentList(cursor=cursor)
+            answer = await self.client.ask("agent", "list", request, AgentsAnswer)
+            found += answer.agents
+            cursor = answer.cursor
+            if cursor is None:
+                return found
+
+    def seen_statuses(self) -> list[Event]:
+        """Every change of an agent's status that was seen so far."""
+        return [event for event in read_history(self.history.path) if event["kind"] == "status"]
+
     async def wait_gone(self, *ids: str, within_s: float) -> bool:
         """Whether nothing of these tasks is seen any more within the time."""
         with contextlib.suppress(TimeoutError):
@@ -480,7 +512,7 @@ class World:
         while True:
             with contextlib.suppress(MeshError, TimeoutError):
                 async with asyncio.timeout(ASK_S):
-                    for record in await self.client.agents():
+                    for record in await self._all_agents():
                         self._note_status(record)
             await asyncio.sleep(POLL_S)
 

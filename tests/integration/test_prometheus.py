@@ -4,23 +4,19 @@ One mesh for all tests of this file, in their order: its agents pass through all
 commands through every kind of end, before the first of them.
 """
 
-import asyncio
 import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
-from dataclasses import dataclass
 
 import pytest
 import pytest_asyncio
 
 from grafana.boards import BOARDS
-from schemas.faults import MeshError
-from schemas.messages.api import AgentCreate, AgentDisable, Done, TokenAnswer
+from schemas.messages.api import AgentCreate, TokenAnswer
 from tests import dashboards
-from tests.harness import FAST_TIMERS, MeshProcesses
-from tests.prometheus import Watchers, wait_for
+from tests.prometheus import wait_for
+from tests.watched import GROUPS, STATUSES, World, watched_world
 
 pytestmark = [
     pytest.mark.integration,
@@ -28,112 +24,24 @@ pytestmark = [
     pytest.mark.xdist_group("prometheus"),
 ]
 
-# Without it a lost agent's tasks outlive the test that waits for the verdict.
-_ENV = {**FAST_TIMERS, "MESH_TIMERS__ADOPT_S": "0.5"}
-_AGENT_DAYS = "MESH_CERTIFICATES__AGENT_DAYS"
 _QUIET = {
     f"{board.uid} / {panel.title}" for board in BOARDS for panel in board.panels if panel.quiet
 }
 
 
-@dataclass
-class World:
-    mesh: MeshProcesses
-    watchers: Watchers
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def world(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
-    directory = tmp_path_factory.mktemp("watched")
-    # The first certificate ends before the warning begins; all later ones last ninety days.
-    short = {_AGENT_DAYS: "10"}
-    async with MeshProcesses(directory / "mesh", env=_ENV, master_env=short) as mesh:
-        for group in ("web", "db", "off", "certs"):
-            await mesh.add_group(group)
-        await mesh.add_agent("cert-1", group="certs")
-        del mesh.master.env[_AGENT_DAYS]
-        await mesh.restart_master()
-        watchers = Watchers(directory / "watchers", targets=[_target(mesh)])
-        async with watchers:
-            await _fill_fleet(mesh)
-            yield World(mesh, watchers)
-
-
-async def _fill_fleet(mesh: MeshProcesses) -> None:
-    await asyncio.gather(
-        mesh.add_agent("web-1", group="web", slots=4),
-        mesh.add_agent("web-2", group="web", slots=4),
-        mesh.add_agent("web-3", group="web", start=False),
-        mesh.add_agent("db-1", group="db"),
-        mesh.add_agent("off-1", group="off"),
-    )
-    async with mesh.client() as client:
-        await client.ask("agent", "disable", AgentDisable(name="off-1"), Done)
-    await mesh.wait_status("off-1", "disabled")
-
-
-def _target(mesh: MeshProcesses) -> str:
-    return mesh.http_url.removeprefix("http://")
-
-
-async def _work(mesh: MeshProcesses) -> None:
-    """Commands that succeed, fail, take too long, are cancelled, come twice, and wait."""
-    async with mesh.client() as client:
-        for index in range(8):
-            await client.run(["true"], group="web", id=f"fine-{index}")
-        await client.run(["true"], group="web", id="fine-0")
-        await client.run(["false"], group="web")
-        await client.run(["true"], group="db")
-        with suppress(MeshError):
-            await client.run(["sh", "-c", "kill -9 $$"], group="web")
-        cancelled = await client.submit(["sleep", "60"], group="web", id="cancelled")
-        await client.cancel(cancelled.id)
-        await client.wait(cancelled.id, timeout_s=10)
-        await client.submit(["true"], group="off", id="waits")
-
-
-async def _lose_a_task(mesh: MeshProcesses) -> None:
-    """An agent dies for good while it runs a command; another is away for a moment."""
-    async with mesh.client() as client:
-        lost = await client.submit(["sleep", "60"], agent="web-2")
-        await asyncio.sleep(0.5)
-        mesh.agents["web-2"].kill()
-        mesh.agents["web-2"].end_orphans()
-        mesh.agents["web-1"].signal(signal.SIGSTOP)
-        await mesh.wait_status("web-1", "no_response")
-        mesh.agents["web-1"].signal(signal.SIGCONT)
-        await mesh.wait_status("web-1", "active")
-        record = await client.wait(lost.id, timeout_s=15)
-        assert record.state == "lost"
+    async with watched_world(tmp_path_factory.mktemp("watched")) as made:
+        yield made
 
 
 async def test_every_expression_has_data_and_what_is_quiet_is_shown_by_a_fault(
     world: World,
 ) -> None:
-    mesh, watchers = world.mesh, world.watchers
-
-    async def measured() -> object:
-        return await watchers.query("mesh_store_rows and on () mesh_command_queue_seconds_count")
-
-    # A histogram is there from its first value on, and a rate wants to have seen it before.
-    async with mesh.client() as client:
-        await client.run(["true"], group="web")
-    await wait_for(measured, 15, "a scrape with a command in it")
-    await _work(mesh)
-    await _lose_a_task(mesh)
-
-    async def empty() -> set[str]:
-        found = await dashboards.results(watchers)
-        return {each.where for each, samples in found.items() if not samples}
-
-    async def complete() -> bool:
-        return not await empty()
-
-    # With the faults above even the quiet ones have something to show.
-    with suppress(AssertionError):
-        await wait_for(complete, 12, "data everywhere")
-    assert await empty() == set()
-    assert {each.where for each in dashboards.expressions()} >= _QUIET
+    # With the faults among it even the quiet ones have something to show.
+    results = await world.live_through_it()
+    assert {each.where for each, samples in results.items() if not samples} == set()
+    assert {each.where for each in results} >= _QUIET
 
 
 async def test_every_variable_offers_what_the_mesh_has(world: World) -> None:
@@ -143,8 +51,8 @@ async def test_every_variable_offers_what_the_mesh_has(world: World) -> None:
         assert values, where
         offered[where.rpartition(" ")[2]] = set(values)
     assert offered["job"] == {"mesh-master"}
-    assert offered["group"] == {"web", "db", "off", "certs"}
-    assert offered["agent"] == {"web-1", "web-2", "web-3", "db-1", "off-1", "cert-1"}
+    assert offered["group"] == set(GROUPS)
+    assert offered["agent"] == set(STATUSES)
 
 
 async def test_legends_name_labels_that_results_have(world: World) -> None:
@@ -157,14 +65,7 @@ async def test_legends_name_labels_that_results_have(world: World) -> None:
 async def test_all_four_statuses_are_there_one_per_agent(world: World) -> None:
     found = await world.watchers.query("mesh_agent_status == 1")
     status = {each["metric"]["agent"]: each["metric"]["status"] for each in found}
-    assert status == {
-        "web-1": "active",
-        "web-2": "no_response",
-        "web-3": "awaiting_setup",
-        "db-1": "active",
-        "off-1": "disabled",
-        "cert-1": "active",
-    }
+    assert status == STATUSES
     assert len(await world.watchers.query("mesh_agent_status")) == 4 * len(status)
     heard = await world.watchers.query("mesh_agent_uptime_seconds")
     assert "web-2" not in {each["metric"]["agent"] for each in heard}

@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
 from broker_client.api import MeshClient
 from schemas.messages.actions import NoopArgs
+from schemas.messages.api import CommandList
 from schemas.states import TERMINAL
 from tests.harness import MeshProcesses
 from tests.meshes import LONG_LEASE, behind, shared_mesh, state_reached
@@ -154,16 +156,27 @@ async def test_epoch_grows_with_every_start(mesh: MeshProcesses, admin: MeshClie
 
 
 async def lists(mesh: MeshProcesses) -> list[object]:
-    """All that `command list` shows, in each of its filters."""
-    shown = []
-    for filters in ([], ["--group", "web"], ["--agent", "db-1"], ["--state", "failed"]):
-        ran = await mesh.cli("command", "list", *filters, "--limit", "400", "--output", "json")
-        assert ran.code == 0, ran.err
-        shown.append(json.loads(ran.out))
+    """All that `command list` shows, as people see it, and page by page in each of its filters."""
+    ran = await mesh.cli("command", "list", "--limit", "400", "--output", "json")
+    assert ran.code == 0, ran.err
+    shown: list[object] = [json.loads(ran.out)]
+    async with mesh.client() as client:
+        for query in (
+            CommandList(limit=30),
+            CommandList(group="web", limit=70),
+            CommandList(agent="db-1"),
+            CommandList(state="failed"),
+        ):
+            found = []
+            page = await client.list(query)
+            while page.cursor is not None:
+                found += page.commands
+                page = await client.list(msgspec.structs.replace(query, cursor=page.cursor))
+            shown.append([*found, *page.commands])
     return shown
 
 
-async def settled(admin: MeshClient, mesh: MeshProcesses) -> None:
+async def settled(admin: MeshClient) -> None:
     """Until nothing is open any more and history has all that ended."""
     for record in (await admin.list()).commands:
         if record.state not in TERMINAL:
@@ -177,15 +190,15 @@ async def settled(admin: MeshClient, mesh: MeshProcesses) -> None:
 async def test_deleted_read_model_is_rebuilt_and_the_lists_are_equal(
     mesh: MeshProcesses, admin: MeshClient
 ) -> None:
+    await mesh.wait_status("db-1", "active")
     await admin.run(["false"], group="db", id="readmodel-1", labels={"a": "b"})
-    await settled(admin, mesh)
+    await settled(admin)
     before = await lists(mesh)
     assert len(before[0]) > COMMANDS  # type: ignore[arg-type]
     mesh.master.kill()
     for name in ("readmodel.db", "readmodel.db-wal", "readmodel.db-shm"):
         (mesh.state_dir / name).unlink(missing_ok=True)
     await mesh.start_master()
-    await mesh.wait_status("db-1", "active")
     assert await lists(mesh) == before
     again = await admin.submit(["false"], group="db", id="readmodel-1", labels={"a": "b"})
     assert again.duplicate
@@ -194,7 +207,7 @@ async def test_deleted_read_model_is_rebuilt_and_the_lists_are_equal(
 async def test_damaged_read_model_is_rebuilt_as_well(
     mesh: MeshProcesses, admin: MeshClient
 ) -> None:
-    await settled(admin, mesh)
+    await settled(admin)
     before = await lists(mesh)
     await mesh.master.stop()
     (mesh.state_dir / "readmodel.db").write_bytes(os.urandom(5000))
@@ -210,12 +223,13 @@ async def test_open_commands_are_listed_in_the_same_order_after_a_crash(
     for each in ids:
         await admin.submit(["sleep", "120"], agent="db-1", id=each)
     await mesh.restart_master(kill=True)
-    await mesh.wait_status("db-1", "active")
-    page = await admin.list()
-    assert [record.id for record in page.commands if record.id in ids] == ids[::-1]
-    for each in ids:
-        await admin.cancel(each)
-    assert await ended_states(admin, ids) == {"cancelled": 8}
+    async with mesh.client() as anew:
+        page = await anew.list()
+        assert [record.id for record in page.commands if record.id in ids] == ids[::-1]
+        await mesh.wait_status("db-1", "active")
+        for each in ids:
+            await anew.cancel(each)
+        assert await ended_states(anew, ids) == {"cancelled": 8}
 
 
 async def test_broker_killed_alone_is_started_again_and_nothing_is_lost(

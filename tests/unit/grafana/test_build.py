@@ -14,7 +14,7 @@ from grafana.alerting import ALERTS
 from grafana.boards import BOARDS
 from grafana.plain_yaml import render
 from grafana.recording import RULES
-from tests import dashboards
+from tests import dashboards, dashboards_doc
 
 HERE = Path(grafana.__file__).parent
 BOARD_FILES = sorted((HERE / "dashboards").glob("*.json"))
@@ -116,3 +116,10 @@ def test_yaml_is_quoted_where_its_readers_would_see_something_else() -> None:
     )
     with pytest.raises(TypeError):
         render({"a": object()})
+
+
+def test_docs_list_every_panel_with_its_query() -> None:
+    written = dashboards_doc.PAGE.read_text()
+    expected = dashboards_doc.without_answers(dashboards_doc.page())
+    assert dashboards_doc.without_answers(written) == expected, "run tests.dashboards_doc --write"
+    assert "| nothing |" not in written

@@ -1,0 +1,46 @@
+"""Which bytes of a task's output are kept when it prints more than its limit: the first, the last.
+
+A quarter of the limit is for the beginning, the rest for the end. What lies between is dropped, and
+the files keep their offsets. All follows from the limit and the sizes alone, so that an agent that
+was restarted drops what the one before it has dropped; and as sizes grow, a hole only ever grows.
+"""
+
+from typing import Final, NamedTuple
+
+HEAD_SHARE: Final = 0.25
+Sizes = tuple[int, int]
+
+
+class Hole(NamedTuple):
+    """Bytes from `start` to before `end` of one stream that are not kept."""
+
+    start: int = 0
+    end: int = 0
+
+    @property
+    def size(self) -> int:
+        return self.end - self.start
+
+
+NO_HOLE: Final = Hole()
+
+
+def holes(limit_bytes: int, sizes: Sizes) -> tuple[Hole, Hole]:
+    """What is dropped of stdout and stderr; two empty holes while both fit together."""
+    if sum(sizes) <= limit_bytes:
+        return NO_HOLE, NO_HOLE
+    head_bytes = int(limit_bytes * HEAD_SHARE)
+    heads = _share(head_bytes, sizes)
+    wanted = (sizes[0] - heads[0], sizes[1] - heads[1])
+    tails = _share(limit_bytes - head_bytes, wanted)
+    return (
+        Hole(heads[0], sizes[0] - tails[0]),
+        Hole(heads[1], sizes[1] - tails[1]),
+    )
+
+
+def _share(budget: int, wanted: Sizes) -> Sizes:
+    """Half each; what one does not need is the other's."""
+    half = budget // 2
+    first = min(wanted[0], max(half, budget - wanted[1]))
+    return first, min(wanted[1], budget - first)
