@@ -2,6 +2,7 @@
 # make test       lint, types, fences and all tests
 # make demo       a broker, a master and three agents at work; ONCE=1 ends by itself
 # make demo-loss  cuts an agent's link while a task prints, and heals it
+# make chaos      breaks every part on purpose, three times over, and judges what came of it
 # make bench      the benchmarks, as ratios to what the machine can do
 # make clean      deletes .venv, caches and build results
 
@@ -41,6 +42,8 @@ $(STAMP): requirements/dev.txt pyproject.toml
 test: lint
 	@echo "== tests that run alone"
 	@$(PYTEST) -m "serial and not chaos and not bench" || test $$? -eq 5
+	@echo "== ten of the faults of make chaos"
+	@$(PYTEST) -m smoke tests/chaos -n $(WORKERS)
 	@echo "== all other tests, on $(WORKERS) workers"
 	@$(PYTEST) -m "not serial and not chaos and not bench" -n $(WORKERS) --dist loadgroup
 
@@ -66,10 +69,15 @@ demo-loss: $(STAMP)
 bench: $(STAMP)
 	@$(BIN)/python -m tests.bench
 
-ifneq ($(wildcard tests/chaos/test_*.py),)
+# Every fault with three seeds (MESH_CHAOS_SEEDS), then the table of what was found: also below
+# build/chaos, with the history of each run that broke a promise.
 chaos: $(STAMP)
-	@$(PYTEST) -m chaos tests/chaos
-endif
+	@rm -rf build/chaos
+	@status=0; \
+	$(PYTEST) -m "chaos and not serial" tests/chaos -n $(WORKERS) || status=$$?; \
+	$(PYTEST) -m "chaos and serial" tests/chaos || status=$$?; \
+	$(BIN)/python -m tests.chaos.report build/chaos; \
+	exit $$status
 
 # Needs pip-compile (pip-tools 7.6). The flags keep the address of whichever index or wheel
 # folder this machine uses out of the files; tests/unit/test_house.py looks for it again.

@@ -17,24 +17,30 @@ from typing import Final
 import structlog
 
 from broker_agent.core.lease import Lease, Phase
+from broker_agent.core.room import Bounds
 from broker_agent.core.tasks import TaskBook
-from broker_agent.executors.groups import kill_orphans
+from broker_agent.executors.cells import Cells, find_parent
+from broker_agent.executors.groups import adopt_orphans, kill_orphans
 from broker_agent.executors.process import ProcessExecutor
 from broker_agent.services.beat import Beats
 from broker_agent.services.control import Controls
 from broker_agent.services.handshake import Handshake
+from broker_agent.services.hearing import Hearing
 from broker_agent.services.inbox import Echoes, Inbox
 from broker_agent.services.intake import Intake
 from broker_agent.services.reporter import Reporter
+from broker_agent.services.room import Room
 from broker_agent.services.runner import Runner
 from broker_agent.services.shipper import Shipper
 from broker_agent.services.status import StatusFile
+from broker_agent.services.warden import WardenPost
 from broker_agent.services.watchdog import Watchdog
 from broker_agent.services.wire import Address, Station
 from broker_agent.settings import AgentSettings
 from broker_agent.store.folders import Folders
 from broker_agent.store.identity import AgentFacts, Slots
-from broker_agent.store.journal import Journal, open_journal
+from broker_agent.store.journal import Journal, Row, open_journal
+from broker_agent.warden.table import Table
 from broker_client.runtime.clock import SystemClock
 from broker_client.runtime.files import lock_directory, make_private_directory, os_errors
 from broker_client.runtime.link import Link, LinkIdentity
@@ -52,6 +58,10 @@ JOURNAL_CLOSE_S: Final = 10.0
 # The journal's number of starts goes into the upper bits of every report's number: it grows over
 # restarts without being written each time.
 SEQ_BITS: Final = 32
+# Attempts hold their slot until they have ended, so the table needs few places more than slots.
+SPARE_PLACES: Final = 16
+# Cells that a daemon still lived in when its task had ended are looked at again in so many turns.
+SWEEP_TURNS: Final = 60
 
 log = structlog.get_logger(__name__)
 
@@ -125,11 +135,20 @@ class Agent:
             book=TaskBook(settings.task_slots),
         )
         self.folders = Folders(state_dir / "tasks", keep=settings.keep_folders)
+        self._cell_parent = find_parent()
+        self._cells = Cells(self._cell_parent, facts.agent, incarnation)
         self.processes = ProcessExecutor(
             loop,
             grace_s=lambda: station.lease.timers.grace_s,
-            marks={"MESH_AGENT": facts.agent, "MESH_GROUP": facts.group},
+            marks={
+                "MESH_AGENT": facts.agent,
+                "MESH_GROUP": facts.group,
+                "MESH_INCARNATION": incarnation,
+            },
+            cells=self._cells,
         )
+        self.processes.kinship.adopts = adopt_orphans()
+        self.table = Table(settings.task_slots + SPARE_PLACES)
         self.reporter = Reporter(station)
         self.shipper = Shipper(station)
         self.runner = Runner(
@@ -140,9 +159,24 @@ class Agent:
             folders=self.folders,
             executors={"process": self.processes},
             first_seq=journal.boots << SEQ_BITS,
+            table=self.table,
+        )
+        self._turn = 0
+        self.room = Room(
+            state_dir,
+            Bounds(settings.spool_bytes, settings.disk_free),
+            journal=journal,
+            waiting_bytes=lambda: self.shipper.waiting_bytes,
+            on_change=self._on_room_changed,
+            every_look=self._clear_away,
         )
         self.beats = Beats(
-            station, runner=self.runner, reporter=self.reporter, chance=random.random
+            station,
+            runner=self.runner,
+            reporter=self.reporter,
+            shipper=self.shipper,
+            chance=random.random,
+            room=self.room,
         )
         self.handshake = Handshake(
             station,
@@ -153,19 +187,34 @@ class Agent:
             certificate=(facts.serial, facts.not_after),
             on_epoch=self._on_epoch,
         )
-        self.watchdog = Watchdog(station, self.runner, self._groups)
-        self.status = StatusFile(state_dir, facts, station, self.runner, self.handshake)
+        self.watchdog = Watchdog(station, self.runner)
+        self.hearing = Hearing(station)
+        self.post = WardenPost(
+            station,
+            self.table,
+            state_dir,
+            cells=self._cells.prefix,
+            others=self.processes.kinship.others,
+        )
+        self.status = StatusFile(state_dir, facts, station, self.runner, self.handshake, self.room)
         self._connect_parts()
 
     def _connect_parts(self) -> None:
         station, runner = self.station, self.runner
-        intake = Intake(station, journal=self._journal, runner=runner, reporter=self.reporter)
+        intake = Intake(
+            station,
+            journal=self._journal,
+            runner=runner,
+            reporter=self.reporter,
+            room=self.room,
+        )
         self.intake = intake
         echoes = Echoes(
             station,
             on_linked=self._on_linked,
             on_unagreed=self.handshake.ask,
             on_epoch=self._on_epoch,
+            on_renewed=self.post.tell,
         )
         inbox = Inbox(
             station,
@@ -176,21 +225,34 @@ class Agent:
                 "welcome": self.handshake.on_welcome,
                 "control": Controls(station, runner).on_control,
             },
+            self.watchdog.check,
         )
         _ = self.link.subscribe(station.address.down, inbox.on_message)
         self.link.on_connected(self._on_connected)
         self.link.on_disconnected(self._on_disconnected)
         self.watchdog.on_phase = lambda _: self.status.write()
-        runner.on_idle = self._on_idle
+        runner.on_free = self._on_free
+        runner.check_lease = self.watchdog.check
 
     def _on_epoch(self, epoch: int) -> None:
         bind_process(epoch=epoch)
         self._journal.note_epoch(epoch)
 
-    def _on_idle(self) -> None:
-        """The last task has ended: what waits for that is the end of a fencing."""
+    def _on_free(self) -> None:
+        """A task has ended: what may wait for that is the end of a fencing."""
         if self.station.lease.phase is Phase.FENCING:
             self.watchdog.nudge()
+
+    def _on_room_changed(self) -> None:
+        self.beats.send()
+        self.status.write()
+
+    def _clear_away(self) -> None:
+        """What is to be done now and then: dead that were left to us, cells that are empty."""
+        self.processes.reap()
+        self._turn += 1
+        if self._turn % SWEEP_TURNS == 0:
+            self._cells.sweep()
 
     def _identity(self) -> LinkIdentity:
         """Read anew for each connection, so that rotated files are picked up."""
@@ -198,10 +260,8 @@ class Agent:
         creds = identity.creds
         return LinkIdentity(tls=identity.context, jwt=creds.jwt, seed=creds.seed)
 
-    def _groups(self) -> list[int]:
-        return [task.pid for task in self.processes.tasks]
-
     def _on_connected(self) -> None:
+        self.hearing.on_connected()
         self.handshake.ask()
         self.status.write()
 
@@ -225,11 +285,14 @@ class Agent:
         _on_signals(stop, stop_now)
         self.link.start()
         services: list[Service] = [
+            self.post,
+            self.room,
             self.reporter,
             self.shipper,
             self.watchdog,
             self.handshake,
             self.beats,
+            self.hearing,
             *self._endpoint(),
         ]
         try:
@@ -242,6 +305,8 @@ class Agent:
             self.processes.close()
             self.status.remove()
             self.folders.close()
+            self._cells.sweep()
+            self.table.close()
 
     def _endpoint(self) -> list[Service]:
         port = self._settings.metrics_port
@@ -270,12 +335,21 @@ class Agent:
         rows = self._journal.rows
         for row in rows:
             if row.report is None:
-                killed = kill_orphans(row.command, row.attempt, row.pid, row.pid_start)
-                log.warning("attempt_lost", command_id=row.command, killed=killed)
+                log.warning("attempt_lost", command_id=row.command, killed=self._end_orphans(row))
         self.folders.adopt({self.folders.name(row.command, row.attempt) for row in rows})
         for row in rows:
             self.runner.recover(row)
         self._journal.rows = []
+
+    def _end_orphans(self, row: Row) -> int:
+        """After a boot of the host its number is somebody else's, and there is nothing to end."""
+        if not self._journal.is_same_boot:
+            return 0
+        name = f"{row.command}.{row.attempt}"
+        cells = Cells(self._cell_parent, self._facts.agent, row.incarnation)
+        mark = f"MESH_INCARNATION={row.incarnation}".encode()
+        path = cells.path(name)
+        return kill_orphans(row.command, row.attempt, row.pid, row.pid_start, mark=mark, path=path)
 
     async def _drain(
         self, stop: asyncio.Event, stop_now: asyncio.Event, ended: asyncio.Event

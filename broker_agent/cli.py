@@ -159,6 +159,7 @@ def _describe(state_dir: Path) -> dict[str, Any]:
         "link": state.link if state else None,
         "reconciled": bool(state and state.reconciled),
         "draining": bool(state and state.draining),
+        "full": state.full if state else None,
         "reason": state.reason if state else None,
         "since": state.since if state else None,
         "lease_age_s": _tenths(state.lease_age_at(now_s)) if state else None,

@@ -19,15 +19,18 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     slots: tasks at once, 0 for four per core. keep_folders: folders of released tasks that had
     output, the newest ones. drain_s: how long running tasks may take to end when the agent is asked
-    to stop. remember_s: for how long the ids of released attempts are kept at least. urls: brokers
-    to use instead of those of the enrolment. metrics_port: of `/metrics` on the loopback address,
-    0 for none.
+    to stop. remember_s: for how long the ids of released attempts are kept at least. spool_bytes:
+    output that may wait for the broker before new tasks are refused. disk_free: the share of the
+    state directory's disk that must be free for a task to be taken. urls: brokers to use instead of
+    those of the enrolment. metrics_port: of `/metrics` on the loopback address, 0 for none.
     """
 
     slots: Annotated[int, Meta(ge=0, le=100_000)] = 0
     keep_folders: Annotated[int, Meta(ge=0, le=100_000)] = 100
     drain_s: Seconds = 1800.0
     remember_s: Seconds = 86_400.0
+    spool_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 1024 * 1024 * 1024
+    disk_free: Annotated[float, Meta(ge=0, le=0.9)] = 0.05
     log_level: str = "info"
     metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     urls: tuple[str, ...] = ()

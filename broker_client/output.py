@@ -90,7 +90,7 @@ class Output:
 
     def _goes_on(self, answer: LogsAnswer) -> bool:
         if not self._follow:
-            return bool(answer.stdout or answer.stderr) and not answer.end
+            return bool(answer.stdout or answer.stderr or answer.gaps) and not answer.end
         return not answer.end or (self._wanted is None and answer.state not in TERMINAL)
 
     async def _rest(self) -> list[OutputPart]:

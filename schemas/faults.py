@@ -74,6 +74,9 @@ FAULTS: Final[dict[str, FaultKind]] = {
     # who asks
     "forbidden": FaultKind(403, "never", 6, "ask an admin for a role or group that may do this"),
     "reply_forbidden": FaultKind(403, "never", 6, "use an inbox below _INBOX_<your name>"),
+    "superseded": FaultKind(
+        409, "never", 77, "two processes run as one agent: end one, or set it up anew"
+    ),
     "client_disabled": FaultKind(403, "never", 77, "ask an admin for new credentials"),
     "token_invalid": FaultKind(403, "never", 77, "ask for a new token: `mesh agent token NAME`"),
     "token_used": FaultKind(409, "never", 77, "a token works once: `mesh agent token NAME`"),

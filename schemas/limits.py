@@ -14,7 +14,8 @@ TEXT_LEN: Final = 4096
 LABELS: Final = 32
 LABEL_LEN: Final = 256
 INLINE_OUTPUT_BYTES: Final = 32 * 1024
-CHUNK_BYTES: Final = 128 * 1024
+# Two of them fill the largest answer to a reader.
+CHUNK_BYTES: Final = 96 * 1024
 # So many, each with every field set, still hold fewer than ITEMS values.
 REPORT_ITEMS: Final = 200
 HELLO_TASKS: Final = 512

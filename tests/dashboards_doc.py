@@ -18,17 +18,19 @@ from tests.watched import Results, watched_world
 PAGE: Final = Path(__file__).parents[1] / "docs" / "dashboards.md"
 _HEAD: Final = """# Dashboards
 
-Seven dashboards for Grafana 10 and later, made from code (`grafana/boards/`, with Grafana's own SDK) by `python -m grafana.build`.
-Import the files of `grafana/dashboards/`, or mount them with the provisioning beside them. They need Prometheus as a data source, the rules
-of `grafana/prometheus/rules.yaml`, and a scrape job called `mesh-master`.
+Seven dashboards for Grafana 10 and later, made from code (`grafana/boards/`, with Grafana's own
+SDK) by `python -m grafana.build`. Import the files of `grafana/dashboards/`, or mount them with the
+provisioning beside them. They need Prometheus as a data source, the rules of
+`grafana/prometheus/rules.yaml`, and a scrape job called `mesh-master`.
 
-**No Grafana has drawn them in our tests**, because none can be installed there. What is tested: they are built again and compared byte by
-byte; they fit the types that Grafana publishes (`@grafana/schema`); every query below is run against a real Prometheus that scrapes a real
-master, whose agents pass through all four statuses and whose commands succeed, fail, time out, are cancelled and get lost, and every one of
-them has to give data.
+**No Grafana has drawn them in our tests**, because none can be installed there. What is tested:
+they are built again and compared byte by byte; they fit the types that Grafana publishes
+(`@grafana/schema`); every query below is run against a real Prometheus that scrapes a real master,
+whose agents pass through all four statuses and whose commands succeed, fail, time out, are
+cancelled and get lost, and every one of them has to give data.
 
-*Quiet* panels are empty while all is well. The last column is what that mesh answered, for the eye: how many series, and the value of
-the first one.
+*Quiet* panels are empty while all is well. The last column is what that mesh answered, for the eye:
+how many series, and the value of the first one.
 """
 
 

@@ -43,7 +43,7 @@ def shared_mesh(
 ) -> Iterator[MeshProcesses]:
     """For a fixture of a module: groups with their agents, all started, all ended afterwards."""
     mesh = MeshProcesses(directory, env={**FAST_TIMERS, **(env or {})}, master_env=master_env)
-    before = [(each, dict(each.__kwdefaults__)) for each in (MeshClient.run, MeshClient.wait)]
+    patience = [each.__kwdefaults__ or {} for each in (MeshClient.run, MeshClient.wait)]
 
     async def begin() -> None:
         await mesh.__aenter__()
@@ -55,12 +55,12 @@ def shared_mesh(
     try:
         asyncio.run(begin())
         # Unless a test says how long, nothing is waited for until the end of days.
-        for method, _ in before:
-            method.__kwdefaults__["timeout_s"] = PATIENCE_S
+        for defaults in patience:
+            defaults["timeout_s"] = PATIENCE_S
         yield mesh
     finally:
-        for method, defaults in before:
-            method.__kwdefaults__.update(defaults)
+        for defaults in patience:
+            defaults["timeout_s"] = None
         asyncio.run(mesh.aclose())
 
 
@@ -70,7 +70,7 @@ class _Address(msgspec.Struct):
 
 def issuer(mesh: MeshProcesses) -> MeshBroker:
     """Issues credentials of this mesh that its master knows nothing of, as a stolen key would."""
-    return MeshBroker(open_mesh(mesh.state_dir), cast(EmbeddedBroker, _Address(mesh.nats_url)))
+    return MeshBroker(open_mesh(mesh.state_dir), cast("EmbeddedBroker", _Address(mesh.nats_url)))
 
 
 @contextlib.asynccontextmanager

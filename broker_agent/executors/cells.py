@@ -1,8 +1,8 @@
 """Control groups for tasks, where this host lets us make them: nothing that is in one escapes.
 
-Only the second version (cgroup v2), where a group is killed at one stroke. A task gets its cell when
-it has lived for a moment, since moving a process costs as much as starting one; what it has started
-by then moves with it.
+Only the second version (cgroup v2), where a group is killed at one stroke. A task gets its cell
+when it has lived for a moment, since moving a process costs as much as starting one; what it has
+started by then moves with it.
 """
 
 import os

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from typing import Final
 
 from broker_agent.services.reporter import Reporter
+from broker_agent.services.room import Room
 from broker_agent.services.runner import Runner
+from broker_agent.services.shipper import Shipper
 from broker_agent.services.wire import Station
 from schemas import codec
 from schemas.faults import Unreachable
@@ -25,7 +27,9 @@ class Beats:
         *,
         runner: Runner,
         reporter: Reporter,
+        shipper: Shipper,
         chance: Callable[[], float],
+        room: Room | None = None,
     ) -> None:
         self._wire = station.wire
         self._address = station.address
@@ -34,6 +38,8 @@ class Beats:
         self._book = station.book
         self._runner = runner
         self._reporter = reporter
+        self._shipper = shipper
+        self._room = room
         self._chance = chance
         self._wake = asyncio.Event()
         self._began_at = station.clock.elapsed()
@@ -49,6 +55,10 @@ class Beats:
             except TimeoutError:
                 continue
             self._wake.clear()
+
+    @property
+    def _lacks_room(self) -> bool:
+        return self._room is not None and bool(self._room.lacks)
 
     def send_soon(self) -> None:
         """Begin a new period with a beat: the master may have announced another length of it."""
@@ -68,9 +78,9 @@ class Beats:
             uptime_s=now - self._began_at,
             running=self._book.running,
             slots=self._book.slots,
-            spool_bytes=self._reporter.pending_bytes,
+            spool_bytes=self._reporter.pending_bytes + self._shipper.waiting_bytes,
             draining=self._runner.is_draining,
-            full=self._book.is_full or self._reporter.is_backlogged,
+            full=self._book.is_full or self._reporter.is_backlogged or self._lacks_room,
             goodbye=goodbye,
             at=self._clock.now(),
         )

@@ -7,6 +7,7 @@ Again after each reconnect, for a new epoch, and whenever an echo says that the 
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -24,6 +25,14 @@ from schemas.states import State
 
 # After a refusal only an operator can help; asking more often would only fill the logs.
 REFUSED_WAIT_S: Final = 15.0
+SUPERSEDED: Final = "superseded"
+# Who is refused with one of these has no master any more, and his tasks have no owner.
+OUTCAST: Final = {
+    SUPERSEDED: "a newer session of this agent has taken over",
+    "agent_revoked": "the agent was revoked",
+}
+# What a task may take to end after its grace, until the process ends it all.
+END_S: Final = 6.0
 
 log = structlog.get_logger(__name__)
 
@@ -106,18 +115,31 @@ class Handshake:
             return
         if self._lease.on_welcome(welcome.epoch, welcome.timers):
             self._on_epoch(welcome.epoch)
+            self._runner.renew_places()
             self._conclude(welcome)
 
     async def _be_refused(self, welcome: Welcome) -> None:
         if self.refused != welcome.refused:
             log.error("refused_by_master", code=welcome.refused, reason=welcome.reason)
         self.refused = welcome.refused
+        if welcome.refused in OUTCAST:
+            self._runner.stop_all(State.KILLED_FENCED, OUTCAST[welcome.refused])
+        if welcome.refused == SUPERSEDED:
+            await self._leave(welcome)
         try:
             async with asyncio.timeout(REFUSED_WAIT_S):
                 await self._wanted.wait()
                 self._wanted.clear()
         except TimeoutError:
             return
+
+    async def _leave(self, welcome: Welcome) -> None:
+        """End this process: to go on would be a fight for one identity, which nobody wins."""
+        self._runner.is_draining = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._lease.timers.grace_s + END_S):
+                await self._runner.wait_idle()
+        raise Refused(SUPERSEDED, welcome.reason or OUTCAST[SUPERSEDED])
 
     def _conclude(self, welcome: Welcome) -> None:
         for decision in welcome.decisions:

@@ -19,9 +19,19 @@ log = structlog.get_logger(__name__)
 
 
 class Inbox:
-    """handlers: by the last word of the subject; each may raise a MeshError for its message."""
+    """handlers: by the last word of the subject; each may raise a MeshError for its message.
 
-    def __init__(self, station: Station, handlers: Mapping[str, Callable[[bytes], None]]) -> None:
+    check_lease: called before each message. A host that wakes from suspend finds all that has come
+    meanwhile, echoes too: what ran out while it slept is ended before any of it is read.
+    """
+
+    def __init__(
+        self,
+        station: Station,
+        handlers: Mapping[str, Callable[[bytes], None]],
+        check_lease: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._check_lease = check_lease
         self._clock = station.clock
         self._prefix = station.address.down_prefix
         self._handlers = handlers
@@ -29,6 +39,7 @@ class Inbox:
         self.skipped = 0
 
     def on_message(self, msg: Msg) -> None:
+        self._check_lease()
         kind = msg.subject.removeprefix(self._prefix)
         handler = self._handlers.get(kind)
         if handler is None:
@@ -46,6 +57,7 @@ class Echoes:
     """Renews the lease. on_linked: after an echo that found agent and master agreed.
 
     on_unagreed: after one that asks for a handshake. on_epoch: a new master, to be remembered.
+    on_renewed: after each that renewed the lease, before the others.
     """
 
     def __init__(
@@ -55,7 +67,9 @@ class Echoes:
         on_linked: Callable[[], None],
         on_unagreed: Callable[[], None],
         on_epoch: Callable[[int], None],
+        on_renewed: Callable[[], None] = lambda: None,
     ) -> None:
+        self._on_renewed = on_renewed
         self._lease = station.lease
         self._clock = station.clock
         self._on_linked = on_linked
@@ -67,6 +81,7 @@ class Echoes:
         epoch = self._lease.epoch
         if self._lease.on_echo(echo, self._clock.elapsed()) is not Heard.RENEWED:
             return
+        self._on_renewed()
         if self._lease.epoch != epoch:
             self._on_epoch(self._lease.epoch)
         if not self._lease.reconciled:

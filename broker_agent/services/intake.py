@@ -16,6 +16,7 @@ from broker_agent.core.admission import Admission, Standing, judge
 from broker_agent.core.tasks import Entry, Phase
 from broker_agent.executors import noop
 from broker_agent.services.reporter import Reporter
+from broker_agent.services.room import Room
 from broker_agent.services.runner import Runner
 from broker_agent.services.wire import Station
 from broker_agent.store.journal import Journal, Outcome, Row, end_row
@@ -33,7 +34,13 @@ class Intake:
     """`accepted`, `duplicates` and `rejected` count its answers."""
 
     def __init__(
-        self, station: Station, *, journal: Journal, runner: Runner, reporter: Reporter
+        self,
+        station: Station,
+        *,
+        journal: Journal,
+        runner: Runner,
+        reporter: Reporter,
+        room: Room | None = None,
     ) -> None:
         self._wire = station.wire
         self._address = station.address
@@ -43,6 +50,7 @@ class Intake:
         self._journal = journal
         self._runner = runner
         self._reporter = reporter
+        self._room = room
         self.accepted = 0
         self.duplicates = 0
         self.rejected = 0
@@ -86,10 +94,16 @@ class Intake:
             start_before_s=lease.timers.start_before_s,
             known=book.known_state(run.command, run.attempt),
             refused=book.is_refused(run.command, run.attempt),
+            why_full="" if self._room is None or is_noop else self._room.refusal(),
         )
 
     def _accept(self, run: Run, args: ActionArgs, reply_to: str) -> None:
-        entry = Entry(run.command, run.attempt, self._journal.next_row(), self._clock.now())
+        row_number, now, kill_after_s = (
+            self._journal.next_row(),
+            self._clock.now(),
+            run.kill_after_s,
+        )
+        entry = Entry(run.command, run.attempt, row_number, now, kill_after_s)
         self._book.add(entry, holds_slot=True)
         row = Row(
             entry.row,
@@ -99,6 +113,7 @@ class Intake:
             State.ACCEPTED,
             accepted_at=entry.accepted_at,
             output_limit=run.output_limit_bytes,
+            kill_after=kill_after_s,
         )
         self._record(
             row,

@@ -6,6 +6,7 @@ begin ─▶ start ─▶ task ends ─▶ output stored ─▶ journal ─▶ r
 """
 
 import asyncio
+import signal
 from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -23,6 +24,7 @@ from broker_agent.services.shipper import Shipment, Shipper
 from broker_agent.services.wire import Station
 from broker_agent.store.folders import Folders, TaskFolder
 from broker_agent.store.journal import Journal, Outcome, Row, end_row
+from broker_agent.warden.table import Table
 from broker_client.runtime import failpoints
 from schemas import codec, limits
 from schemas.faults import MeshError, Refused
@@ -35,6 +37,8 @@ STARTED_AFTER_S: Final = 0.05
 # Output of longer tasks is brought while they run.
 FOLLOW_AFTER_S: Final = 0.25
 _REASON_LEN: Final = 1000
+# As a shell gives them: ended by TERM or KILL.
+_KILLED: Final = frozenset({128 + signal.SIGTERM, 128 + signal.SIGKILL})
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +60,11 @@ class _Active:
 
 
 class Runner:
-    """on_idle: called when no task runs any more."""
+    """on_free: called when a task has given its slot back.
+
+    check_lease: called before an end is believed. table: where the warden finds what runs, and
+    until when it may.
+    """
 
     def __init__(
         self,
@@ -68,6 +76,7 @@ class Runner:
         folders: Folders,
         executors: Mapping[str, Executor],
         first_seq: int,
+        table: Table,
     ) -> None:
         self._lease = station.lease
         self._clock = station.clock
@@ -77,6 +86,7 @@ class Runner:
         self._shipper = shipper
         self._folders = folders
         self._executors = executors
+        self._table = table
         self._loop = asyncio.get_running_loop()
         self._seq = first_seq
         self._active: dict[Key, _Active] = {}
@@ -84,7 +94,8 @@ class Runner:
         self._idle = asyncio.Event()
         self._settled = asyncio.Event()
         self.is_draining = False
-        self.on_idle: Callable[[], None] = lambda: None
+        self.on_free: Callable[[], None] = lambda: None
+        self.check_lease: Callable[[], None] = lambda: None
 
     def next_seq(self) -> int:
         self._seq += 1
@@ -133,11 +144,17 @@ class Runner:
         entry.started_at = started_at
         entry.phase, entry.state = Phase.RUNNING, State.RUNNING
         entry.pid = active.task.pid
+        after_s = self._lease.timers.fence_after_s(entry.kill_after_s)
+        entry.place = self._table.enter(f"{entry.command}.{entry.attempt}", entry.pid, after_s)
         active.timer = self._loop.call_later(STARTED_AFTER_S, self._on_still_running, active)
 
     def _on_still_running(self, active: _Active) -> None:
         entry = active.entry
-        self._journal.running(entry.row, entry.started_at, entry.pid, process_start(entry.pid))
+        start = process_start(entry.pid)
+        self._table.note_start(entry.place, start)
+        if active.task is not None:
+            active.task.enclose()
+        self._journal.running(entry.row, entry.started_at, entry.pid, start)
         self._reporter.add(
             AttemptReport(
                 command=entry.command,
@@ -166,6 +183,13 @@ class Runner:
 
     def _on_end(self, active: _Active, ending: Ending) -> None:
         entry = active.entry
+        was_asked = entry.stop is not None
+        self.check_lease()
+        if not was_asked and entry.stop is State.KILLED_FENCED and ending.exit_code in _KILLED:
+            # Its time was over before we came to see its end: that was the warden.
+            ending = Ending(entry.stop, ending.exit_code, entry.stop_reason)
+        self._table.clear(entry.place)
+        entry.place = -1
         if active.timer is not None:
             active.timer.cancel()
             active.timer = None
@@ -176,7 +200,7 @@ class Runner:
         ended_at = self._clock.now()
         sizes = active.folder.sizes() if active.folder is not None else (0, 0)
         shipment = active.shipment
-        is_untouched = shipment is None or (shipment.sent_bytes == 0 and not shipment.is_busy)
+        is_untouched = shipment is None or shipment.is_untouched
         if is_untouched and sum(sizes) <= _inline_limit(active):
             self._shipper.drop(entry.key)
             self._close(active, ending, ended_at, sizes)
@@ -257,7 +281,7 @@ class Runner:
     def note_idle(self) -> None:
         if self._book.running == 0:
             self._idle.set()
-            self.on_idle()
+        self.on_free()
 
     async def wait_idle(self) -> None:
         """Until no task runs, or is about to."""
@@ -279,6 +303,18 @@ class Runner:
     def stop_all(self, state: State, reason: str) -> None:
         for entry in self._book.active():
             self._stop(entry, state, reason)
+
+    def fence(self, entry: Entry, reason: str) -> None:
+        """End an attempt whose time is over, whether or not the master will ever hear of it."""
+        grace_s = self._lease.timers.grace_s
+        self._table.note_kill(entry.place, self._clock.elapsed() + grace_s)
+        self._stop(entry, State.KILLED_FENCED, reason)
+
+    def renew_places(self) -> None:
+        """The timers have changed: tell the warden what follows for each task."""
+        for entry in self._book.active():
+            after_s = self._lease.timers.fence_after_s(entry.kill_after_s)
+            self._table.note_after(entry.place, after_s)
 
     def _stop(self, entry: Entry, state: State, reason: str) -> None:
         active = self._active.get(entry.key)
@@ -348,7 +384,7 @@ class Runner:
 
     def recover(self, row: Row) -> None:
         """Take an attempt of the journal over: report its end, or that it was lost."""
-        entry = Entry(row.command, row.attempt, row.row, row.accepted_at)
+        entry = Entry(row.command, row.attempt, row.row, row.accepted_at, row.kill_after)
         entry.started_at, entry.pid = row.started_at, row.pid
         entry.state, entry.phase = State(row.state), Phase.ENDED
         self._book.add(entry, holds_slot=False)
@@ -368,7 +404,8 @@ class Runner:
         active.folder = self._folders.reopen(row.command, row.attempt)
         self._active[entry.key] = active
         if report is None:
-            ending = Ending(State.LOST, None, "agent restarted")
+            restarted = "agent" if self._journal.is_same_boot else "host"
+            ending = Ending(State.LOST, None, f"{restarted} restarted")
             ended_at = self._clock.now()
         else:
             ending = Ending(State(report.state), report.exit_code, report.reason)

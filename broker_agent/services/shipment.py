@@ -160,7 +160,11 @@ class Shipment:
         """The next bytes to send: those that wait behind, or those from the edge on."""
         for stream, cursor in enumerate(self._cursors):
             while True:
-                span = self._take_older(cursor, most_bytes) if older else self._take(cursor, most_bytes)
+                span = (
+                    self._take_older(cursor, most_bytes)
+                    if older
+                    else self._take(cursor, most_bytes)
+                )
                 if span is None:
                     break
                 start, end = span

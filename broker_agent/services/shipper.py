@@ -172,9 +172,7 @@ class Shipper:
         subject = self._address.log(*shipment.key, STREAMS[chunk.stream])
         _ = self._chunks.spawn(self._store(shipment, chunk, subject, codec.encode(message)))
 
-    async def _store(
-        self, shipment: Shipment, chunk: Chunk, subject: str, payload: bytes
-    ) -> None:
+    async def _store(self, shipment: Shipment, chunk: Chunk, subject: str, payload: bytes) -> None:
         """Send one chunk and take note of what the stream says."""
         size = len(chunk.data)
         sent_at = self._clock.elapsed()

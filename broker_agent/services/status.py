@@ -9,6 +9,7 @@ import structlog
 
 from broker_agent.core.lease import Phase
 from broker_agent.services.handshake import Handshake
+from broker_agent.services.room import Room
 from broker_agent.services.runner import Runner
 from broker_agent.services.wire import Station
 from broker_agent.store.identity import AgentFacts
@@ -22,6 +23,7 @@ log = structlog.get_logger(__name__)
 class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     """link: the lease's phase. since: when anything here changed last. reason: of a refusal.
 
+    full: why no task is taken, if there is no room for one.
     lease_age_s: at `read_s` of the clock that goes on while the host is suspended. fence_after_s:
     the age at which tasks are ended, but those with an agreement of their own.
     """
@@ -33,6 +35,7 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     connected: bool
     reconciled: bool
     draining: bool
+    full: str = ""
     reason: str
     since: str
     read_s: float = 0.0
@@ -61,12 +64,14 @@ class StatusFile:
         station: Station,
         runner: Runner,
         handshake: Handshake,
+        room: Room,
     ) -> None:
         self._path = state_dir / STATUS_FILE
         self._facts = facts
         self._station = station
         self._runner = runner
         self._handshake = handshake
+        self._room = room
         self._written: tuple[object, ...] = ()
 
     def _key(self) -> tuple[object, ...]:
@@ -78,6 +83,7 @@ class StatusFile:
             station.wire.is_connected,
             self._runner.is_draining,
             self._handshake.refused,
+            tuple(self._room.lacks),
         )
 
     def write_if_changed(self) -> None:
@@ -95,6 +101,7 @@ class StatusFile:
             connected=self._station.wire.is_connected,
             reconciled=lease.reconciled,
             draining=self._runner.is_draining,
+            full="; ".join(self._room.lacks.values()),
             reason=self._handshake.refused,
             since=rfc3339(self._station.clock.now()),
             read_s=now_s,

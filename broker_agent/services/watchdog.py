@@ -1,47 +1,42 @@
-"""Ends all tasks when the lease has run out, whatever else the agent is doing.
+"""Ends tasks whose time is over, whatever else the agent is doing.
 
 The loop does it in the usual way (TERM, grace, KILL). A thread stands behind it for the case that
-the loop itself hangs: it knows nothing but a deadline and which process groups there are.
+the loop itself hangs: it knows nothing but deadlines and which process groups there are. Behind
+both stands the warden, a process of its own, for the case that the whole agent hangs or is gone.
 """
 
 import asyncio
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Final
 
 import structlog
 
 from broker_agent.core.lease import Phase
+from broker_agent.core.tasks import Entry
 from broker_agent.executors.groups import signal_group
 from broker_agent.services.runner import Runner
 from broker_agent.services.wire import Station
-from schemas.states import State
 
-REASON: Final = "the master was silent for too long"
 # How often the thread looks. It sees that a host has woken from suspend, which no timer tells.
 LOOK_S: Final = 1.0
+_NEVER: Final = float("inf")
 
 log = structlog.get_logger(__name__)
 
 
 class Watchdog:
-    """groups: the process groups that run now; read by the thread as well.
-
-    on_phase: called after each change of the lease's phase that time brought.
-    """
+    """on_phase: called after each change of the lease's phase that time brought."""
 
     name = "watchdog"
 
-    def __init__(
-        self, station: Station, runner: Runner, groups: Callable[[], Iterable[int]]
-    ) -> None:
+    def __init__(self, station: Station, runner: Runner) -> None:
         self._lease = station.lease
         self._clock = station.clock
         self._book = station.book
         self._runner = runner
-        self._groups = groups
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._ended = threading.Event()
@@ -58,7 +53,7 @@ class Watchdog:
         ready.set()
         try:
             while True:
-                self._look()
+                self.look()
                 self._wake.clear()
                 try:
                     async with asyncio.timeout(self._pause_s()):
@@ -70,42 +65,67 @@ class Watchdog:
             guard.join(LOOK_S)
 
     def _pause_s(self) -> float | None:
+        next_at = min(self._deadlines(), default=_NEVER)
         change_at = self._lease.next_change_at()
-        return None if change_at is None else max(0.0, change_at - self._clock.elapsed()) + 0.001
+        if change_at is not None:
+            next_at = min(next_at, change_at)
+        return None if next_at == _NEVER else max(0.0, next_at - self._clock.elapsed()) + 0.001
 
-    def _look(self) -> None:
-        phase = self._lease.on_tick(self._clock.elapsed())
-        if phase is Phase.FENCING:
-            if self._phase is not Phase.FENCING:
-                log.error("fencing", running=self._book.running, reason=REASON)
-            self._runner.stop_all(State.KILLED_FENCED, REASON)
-            if not self._book.active():
-                self._lease.on_fenced()
-                phase = self._lease.phase
+    def _deadlines(self) -> Iterator[float]:
+        """Of the tasks that have leave to go on for longer than the lease."""
+        for entry in self._book.active():
+            fence_at = self._lease.fence_at(entry.kill_after_s)
+            if entry.stop is None and entry.kill_after_s and fence_at is not None:
+                yield fence_at
+
+    def check(self) -> None:
+        """Before anything else is done: is anybody's time over? Costs next to nothing if not."""
+        fence_at = self._lease.fence_at()
+        if fence_at is not None and self._clock.elapsed() >= fence_at:
+            self.look()
+
+    def look(self) -> None:
+        """Let time pass, and end whose time is over."""
+        now = self._clock.elapsed()
+        phase = self._lease.on_tick(now)
+        overdue = [
+            entry
+            for entry in self._book.active()
+            if self._lease.has_run_out(entry.kill_after_s, now)
+        ]
+        for entry in overdue:
+            self._fence(entry, now)
+        if phase is Phase.FENCING and not overdue:
+            self._lease.on_fenced()
+            phase = self._lease.phase
         if phase is not self._phase:
             self._phase = phase
             self.on_phase(phase)
+
+    def _fence(self, entry: Entry, now: float) -> None:
+        if entry.stop is not None:
+            return
+        reason = f"the master was silent for {self._lease.age_s(now):.0f} s"
+        log.error("fencing", command_id=entry.command, attempt=entry.attempt, reason=reason)
+        self._runner.fence(entry, reason)
 
     # The thread.
 
     def _guard(self) -> None:
         while not self._ended.wait(LOOK_S):
-            fence_at = self._lease.fence_at()
-            if fence_at is None or not self._book.running:
+            if not self._book.running:
                 continue
-            now = self._clock.elapsed()
-            if now >= fence_at + self._lease.timers.grace_s:
-                self._kill()
-            elif now >= fence_at:
-                # The loop may end between this line and the next: then there is nothing to do.
-                with suppress(RuntimeError):
-                    self._loop.call_soon_threadsafe(self.nudge)
+            # The loop may change the book, or end, between one line and the next: then it lives.
+            with suppress(RuntimeError):
+                self._guard_once(self._clock.elapsed())
 
-    def _kill(self) -> None:
-        """The loop should long have done it. Its dead are not reaped, so no number is reused."""
-        try:
-            groups = list(self._groups())
-        except RuntimeError:
-            return  # the set changed while it was read, so the loop does not hang
-        for pgid in groups:
-            signal_group(pgid, signal.SIGKILL)
+    def _guard_once(self, now: float) -> None:
+        grace_s = self._lease.timers.grace_s
+        for entry in self._book.active():
+            if not self._lease.has_run_out(entry.kill_after_s, now):
+                continue
+            if self._lease.has_run_out(entry.kill_after_s, now - grace_s) and entry.pid:
+                # The loop should long have done it. Its dead are not reaped: no number is reused.
+                signal_group(entry.pid, signal.SIGKILL)
+            else:
+                self._loop.call_soon_threadsafe(self.nudge)

@@ -4,7 +4,7 @@ import os
 import sys
 from typing import Final
 
-# Source: linux/falloc.h
+# Source: the kernel's falloc.h.
 _KEEP_SIZE: Final = 0x01
 _PUNCH_HOLE: Final = 0x02
 _BLOCK: Final = 4096

@@ -179,11 +179,11 @@ class Journal:
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value)")
-            found = int(self._meta("format", 0))
+            version = int(self._meta("format", 0))
             self._db.execute(_ATTEMPTS)
             for table in ("released_0", "released_1"):
                 self._db.execute(_RELEASED.format(table))
-            self._upgrade(found)
+            self._upgrade(version)
             self.boots = int(self._meta("boots", 0)) + 1
             self.epoch = int(self._meta("epoch", 0))
             self._set_meta("format", FORMAT)
@@ -192,6 +192,9 @@ class Journal:
         found = self._db.execute("SELECT * FROM attempts ORDER BY row")
         self.rows = [Row(*columns) for columns in found]
         self.last_row = max((row.row for row in self.rows), default=0)
+        self._load_turns()
+
+    def _load_turns(self) -> None:
         self._young = int(self._meta("young", 0))
         # How long the younger table has been the younger one, and what of that is on the disk.
         self._age_s = self._stored_age_s = self._meta("young_s", 0.0)
@@ -341,6 +344,7 @@ class Journal:
             self.failures += 1
             with suppress(sqlite3.Error):
                 self._db.rollback()
+                self._load_turns()
             fault = Unreachable("journal_unavailable", f"cannot write the journal: {error}")
             fault.__cause__ = error
             self.fault = fault.message

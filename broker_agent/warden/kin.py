@@ -35,7 +35,7 @@ def see(pid: int) -> Process | None:
         return None
     # The name, which comes second and in brackets, may hold anything.
     fields = text.rpartition(")")[2].split()
-    return Process(pid, fields) if len(fields) > 19 else None  # noqa: PLR2004  (proc(5), field 22)
+    return Process(pid, fields) if len(fields) > 19 else None  # proc(5): the start is field 22
 
 
 def process_start(pid: int) -> int:

@@ -51,10 +51,13 @@ class Watch:
         for record in view.records:
             if now >= kill_at(view, record):
                 found.append((record, signal.SIGKILL))
-            elif now >= term_at(view, record) and not record.kill_at:
-                if record.key not in self._asked:
-                    self._asked.add(record.key)
-                    found.append((record, signal.SIGTERM))
+            elif (
+                now >= term_at(view, record)
+                and not record.kill_at
+                and record.key not in self._asked
+            ):
+                self._asked.add(record.key)
+                found.append((record, signal.SIGTERM))
         return found
 
     def pause_s(self, view: View, now: float, *, is_orphaned: bool) -> float:

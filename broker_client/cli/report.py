@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -16,20 +17,24 @@ from schemas.faults import MeshError
 from schemas.messages.facts import CommandRecord
 from schemas.messages.work import Output
 
-_STYLES: Final = {
-    "active": "green",
-    "succeeded": "green",
-    "running": "cyan",
-    "no_response": "yellow",
-    "unknown": "yellow",
-    "failed": "red",
-    "lost": "red",
-    "killed_fenced": "red",
-    "timed_out": "red",
-    "undeliverable": "red",
-    "rejected": "red",
-    "inactive": "red",
+# Select Graphic Rendition of ECMA-48; an own table, since a library for it loads for as long as an
+# answer takes.
+_BOLD, _RED, _GREEN, _YELLOW, _CYAN = 1, 31, 32, 33, 36
+_COLOURS: Final = {
+    "active": _GREEN,
+    "succeeded": _GREEN,
+    "running": _CYAN,
+    "no_response": _YELLOW,
+    "unknown": _YELLOW,
+    "failed": _RED,
+    "lost": _RED,
+    "killed_fenced": _RED,
+    "timed_out": _RED,
+    "undeliverable": _RED,
+    "rejected": _RED,
+    "inactive": _RED,
 }
+_WORDS: Final = re.compile(rf"(?<![\w-])({'|'.join(_COLOURS)})(?![\w-])")
 
 
 def plain(value: object) -> object:
@@ -84,18 +89,20 @@ def print_table(
 
 def print_lines(common: Common, lines: Sequence[str], *, heading: bool = False) -> None:
     """Print lines that are safe to show; on a terminal with colours for what matters."""
-    if not sys.stdout.isatty() or common.no_color or os.environ.get("NO_COLOR"):
+    plain_wanted = common.no_color or os.environ.get("NO_COLOR")
+    if not sys.stdout.isatty() or plain_wanted or os.environ.get("TERM") == "dumb":
         print("\n".join(lines))
         return
-    from rich.console import Console
-    from rich.text import Text
-
-    console = Console(highlight=False, markup=False, emoji=False)
     for index, line in enumerate(lines):
-        text = Text(line, style="bold" if heading and index == 0 else "")
-        for word, style in _STYLES.items():
-            text.highlight_regex(rf"(?<![\w-]){word}(?![\w-])", style)
-        console.print(text, soft_wrap=True)
+        print(_styled(line, _BOLD) if heading and index == 0 else _coloured(line))
+
+
+def _coloured(line: str) -> str:
+    return _WORDS.sub(lambda found: _styled(found.group(), _COLOURS[found.group()]), line)
+
+
+def _styled(text: str, style: int) -> str:
+    return f"\x1b[{style}m{text}\x1b[0m"
 
 
 def screen_width() -> int:

@@ -32,7 +32,7 @@ def call(common: Common, work: Callable[["MeshClient"], Awaitable[T]]) -> T:
     context = context_of(common)
     timeout_s = timeout_of(common)
     # Only now: a mistake in the command line or the context should not wait for these.
-    with _without_rich():
+    with without_rich():
         from broker_client.api import MeshClient
         from broker_client.runtime import tracing
         from broker_client.runtime.logs import configure_logs
@@ -48,7 +48,7 @@ def call(common: Common, work: Callable[["MeshClient"], Awaitable[T]]) -> T:
 
 
 @contextlib.contextmanager
-def _without_rich() -> Iterator[None]:
+def without_rich() -> Iterator[None]:
     """Keep structlog from loading it, which takes a twentieth of a second, for tracebacks."""
     if "rich" in sys.modules:
         yield

@@ -104,7 +104,7 @@ def _ended(attempt: AttemptRecord, record: CommandRecord, *, is_last: bool) -> l
         ]
     is_apart = is_last and record.ended_at and record.ended_at != attempt.ended_at
     return [
-        Event(attempt.ended_at, f"{head} {attempt.state}{code}, heard of late"),
+        Event(attempt.ended_at, f"{head} {attempt.state}{code}, heard of late{_why(word)}"),
         Event(record.ended_at if is_apart else None, f"{head} was given up before that was heard"),
         Event(None, f"the verdict was lost: {judged}"),
     ]
@@ -126,6 +126,12 @@ def _now(record: CommandRecord) -> list[Event]:
     if record.next:
         found.append(Event(moment_in(record.next), f"next: {in_local_time(record.next)}"))
     return found
+
+
+def _why(word: str) -> str:
+    """The reason in `late result: STATE: REASON`, if there is one."""
+    _, colon, reason = word.removeprefix(_LATE).partition(": ")
+    return colon + reason
 
 
 def _with_reason(text: str, reason: str) -> str:

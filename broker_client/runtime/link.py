@@ -230,6 +230,11 @@ class Link:
                 old.unsubscribe_nowait(sid)
         await old.close(CLOSE_FLUSH_S)
 
+    def rebuild(self, reason: str) -> None:
+        """Give the present connection up and begin a new one: it is not what it seems to be."""
+        if self._client is not None:
+            self._client.abort(reason)
+
     @property
     def is_connected(self) -> bool:
         return self._is_up

@@ -1,51 +1,148 @@
-"""Puts chunks of output together by their offsets."""
+"""Where in the log stream which bytes of one output stand.
 
-from typing import Final
+Chunks may come twice, out of order, and long after what follows them: after a loss the newest
+output goes ahead. So a reader remembers where what it has seen begins, and of which bytes it was
+said that they were dropped.
+
+        run           run                  gap
+    ├───────────┤├──────────┤          ├─────────┤├─────▶
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+# A run is what one look into the stream brings: so many chunks and bytes, one after the other.
+RUN_CHUNKS: Final = 32
+RUN_BYTES: Final = 96 * 1024
 
 
-class Assembly:
-    """Collects what continues `data`, from an offset on, up to a number of bytes.
+class Chunk(NamedTuple):
+    """One message of the log stream. skipped: bytes before `offset` that were dropped for good."""
 
-    Chunks may come twice and out of order. One that lies ahead is kept while it is in reach.
-    resume_at: the stream sequence from which the next reader has to look, 0 if from the end on.
+    sequence: int
+    offset: int
+    data: bytes
+    skipped: int = 0
+
+
+class _Run:
+    """Bytes from `start` to before `end`, to be read from `sequence` on."""
+
+    __slots__ = ("chunks", "end", "sequence", "start")
+
+    def __init__(self, start: int, end: int, sequence: int) -> None:
+        self.start = start
+        self.end = end
+        self.sequence = sequence
+        self.chunks = 1
+
+
+class ChunkIndex:
+    """One stream of one attempt. `scanned`: the sequence up to which all is known.
+
+    run_chunks: how many chunks one look into the stream brings at least, if they are small.
     """
 
-    def __init__(self, offset: int, max_bytes: int) -> None:
-        self.next = offset
-        self.data = bytearray()
-        self.resume_at = 0
-        self._max_bytes: Final = max_bytes
-        self._ahead: dict[int, tuple[int, bytes]] = {}
+    def __init__(self, *, run_chunks: int = RUN_CHUNKS) -> None:
+        self._run_chunks = run_chunks
+        self.scanned = 1
+        self._starts: list[int] = []
+        self._runs: list[_Run] = []
+        self._gaps: list[tuple[int, int]] = []
+        self._newest: _Run | None = None
 
-    @property
-    def is_full(self) -> bool:
-        return len(self.data) >= self._max_bytes
+    def __len__(self) -> int:
+        return len(self._runs) + len(self._gaps)
 
-    def add(self, sequence: int, offset: int, chunk: bytes) -> None:
-        if self.is_full or offset > self.next:
-            self._keep(sequence, offset, chunk)
+    def add_page(self, chunks: Sequence[Chunk], next_sequence: int) -> None:
+        """Take in what one look has brought, up to before `next_sequence`."""
+        for chunk in chunks:
+            if chunk.sequence >= self.scanned:
+                self._add(chunk)
+        self.scanned = max(self.scanned, next_sequence)
+
+    def _add(self, chunk: Chunk) -> None:
+        gap = (chunk.offset - chunk.skipped, chunk.offset)
+        if chunk.skipped and gap not in self._gaps:
+            self._gaps.append(gap)
+        end = chunk.offset + len(chunk.data)
+        newest = self._newest
+        self._newest = None
+        if (
+            newest is not None
+            and chunk.offset == newest.end
+            and newest.chunks < self._run_chunks
+            and end - newest.start <= RUN_BYTES
+            and self.next_start(chunk.offset) >= end
+        ):
+            newest.end = end
+            newest.chunks += 1
+            self._newest = newest
             return
-        self._take(sequence, offset, chunk)
-        while not self.is_full:
-            found = next((at for at in self._ahead if at <= self.next), None)
-            if found is None:
-                return
-            self._take(self._ahead[found][0], found, self._ahead.pop(found)[1])
+        at = chunk.offset
+        while at < end:
+            known = self._find(at)
+            if known is not None:
+                at = known.end
+                continue
+            stop = min(end, self.next_start(at))
+            self._newest = self._insert(_Run(at, stop, chunk.sequence))
+            at = stop
 
-    def _take(self, sequence: int, offset: int, chunk: bytes) -> None:
-        room = self._max_bytes - len(self.data)
-        fresh = chunk[self.next - offset :][:room]
-        self.data += fresh
-        self.next += len(fresh)
-        if offset + len(chunk) > self.next:
-            self._look_again(sequence)
+    def _insert(self, run: _Run) -> _Run:
+        place = bisect_right(self._starts, run.start)
+        self._starts.insert(place, run.start)
+        self._runs.insert(place, run)
+        return run
 
-    def _keep(self, sequence: int, offset: int, chunk: bytes) -> None:
-        if offset + len(chunk) <= self.next:
-            return
-        self._look_again(sequence)
-        if not self.is_full:
-            self._ahead[offset] = (sequence, chunk)
+    def _find(self, offset: int) -> _Run | None:
+        place = bisect_right(self._starts, offset) - 1
+        if place < 0 or self._runs[place].end <= offset:
+            return None
+        return self._runs[place]
 
-    def _look_again(self, sequence: int) -> None:
-        self.resume_at = min(self.resume_at or sequence, sequence)
+    def locate(self, offset: int) -> int | None:
+        """The sequence from which on to read the byte at `offset`; None if it was not seen yet."""
+        run = self._find(offset)
+        return None if run is None else run.sequence
+
+    def forget(self, offset: int, left: Sequence[Chunk]) -> None:
+        """What was seen at `offset` is not there any more: the stream drops its oldest.
+
+        left: what a look from there on has brought.
+        """
+        place = bisect_right(self._starts, offset) - 1
+        if place >= 0:
+            del self._starts[place], self._runs[place]
+        self._newest = None
+        for chunk in left:
+            self._add(chunk)
+        self._newest = None
+
+    def next_start(self, offset: int) -> int:
+        """Where the next bytes begin that were seen behind `offset`; far away if there are none."""
+        place = bisect_right(self._starts, offset)
+        return self._starts[place] if place < len(self._starts) else 1 << 62
+
+    def gap_end(self, offset: int, *, is_final: bool) -> int | None:
+        """Where reading goes on if the byte at `offset` will never come; None if it may.
+
+        is_final: the attempt has ended, so what has not come by now was dropped by the stream.
+        """
+        following = self.next_start(offset)
+        for start, end in self._gaps:
+            if start <= offset < end:
+                return min(end, following)
+        return following if is_final and following < 1 << 62 else None
+
+
+def splice(chunks: Sequence[Chunk], offset: int, max_bytes: int) -> bytes:
+    """The bytes from `offset` on that these chunks hold without a break, at most `max_bytes`."""
+    data = bytearray()
+    for chunk in sorted(chunks, key=lambda each: each.offset):
+        at = offset + len(data)
+        if chunk.offset > at or len(data) >= max_bytes:
+            break
+        data += chunk.data[at - chunk.offset :][: max_bytes - len(data)]
+    return bytes(data)

@@ -38,7 +38,7 @@ RETURN_S: Final = 10.0
 END_S: Final = 40.0
 LOOK_S: Final = 0.1
 # Cells of what the agent says.
-_LEFT: Final = 44
+_LEFT: Final = 43
 
 
 class Arrivals:
@@ -168,7 +168,7 @@ def _agent_says(crew: Crew, sights: Sights) -> str:
         return str(status["link"])
     sights.fences.append(status["fence_in_s"])
     age_s, left_s = status["lease_age_s"], status["fence_in_s"]
-    return f"{status['link']}, lease {age_s:.1f} s old, ends it in {left_s:.1f} s"
+    return f"{status['link']}, lease {age_s:.1f} s old, fence in {left_s:.1f} s"
 
 
 def _master_says(crew: Crew, sights: Sights) -> str:

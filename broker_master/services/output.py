@@ -1,52 +1,59 @@
 """Reads what tasks have printed: from the outcome if it is small, else from the log stream.
 
 Chunks name their offsets. They may stand twice in the log stream, or out of order, so a reader
-takes what continues its bytes and remembers from where in the stream it has to look on.
+remembers where in the stream which bytes begin. Bytes that will never come are named as a gap.
 """
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from broker_client.runtime.streams import Streams
-from broker_master.core.chunks import Assembly
+from broker_client.runtime.streams import Stored, Streams
+from broker_master.core.chunks import Chunk, ChunkIndex, splice
 from broker_master.plane import Plane
 from broker_master.store.facts import LOGS
 from schemas import codec, limits, subjects
 from schemas.faults import Refused
-from schemas.messages.api import LogsAnswer, LogsRequest
+from schemas.messages.api import Gap, LogsAnswer, LogsRequest
 from schemas.messages.facts import AttemptRecord, CommandRecord
 from schemas.messages.work import LogChunk
 from schemas.moments import rfc3339_or_none
-from schemas.states import TERMINAL
+from schemas.states import TERMINAL, State
 
 LookUp = Callable[[], Awaitable[CommandRecord]]
 
 _POLL_S = 0.05
-# One chunk more than an answer holds: what is read beyond that is read again by the next one.
-_SPARE_BYTES = limits.CHUNK_BYTES
 _PAGE_MESSAGES = 64
-# A page may hold chunks that do not continue what was read; this many pages are looked through.
+# At least one whole run of chunks, and no more than an answer holds.
+_PAGE_BYTES = 2 * limits.CHUNK_BYTES
+# A page may hold chunks that do not continue what was read; this many are looked through at once.
 _PAGES_MAX = 64
+# What is remembered of all streams together: runs of chunks, a few hundred bytes each.
+_RUNS_MAX = 50_000
+_STREAMS_MAX = 4096
 
 
 class _Part(msgspec.Struct, frozen=True):
-    """Bytes from an offset on. complete: nothing more of this stream will come."""
+    """Bytes from an offset on. complete: nothing more of this stream will come.
+
+    gap: how many bytes before them will never come.
+    """
 
     data: bytes = b""
     complete: bool = False
+    gap: int = 0
 
 
 class OutputReader:
-    """Keeps no output; remembers, per stream of an attempt, where readers have to look on."""
-
-    _HINTS_MAX = 4096
+    """Keeps no output; remembers, for streams that were read lately, where what stands."""
 
     def __init__(self, plane: Plane, streams: Streams) -> None:
         self._plane = plane
         self._streams = streams
-        self._hints: dict[tuple[str, int], int] = {}
+        self._indexes: OrderedDict[str, ChunkIndex] = OrderedDict()
+        self._runs = 0
 
     async def read(self, look_up: LookUp, request: LogsRequest) -> LogsAnswer:
         """What follows the offsets asked for, waiting for new bytes while the attempt runs.
@@ -59,7 +66,8 @@ class OutputReader:
             record = await look_up()
             attempt = _attempt(record, request.attempt)
             answer = await self._read_now(record, attempt, request)
-            if answer.end or answer.stdout or answer.stderr or clock.elapsed() >= deadline_s:
+            has_news = answer.end or answer.stdout or answer.stderr or answer.gaps
+            if has_news or clock.elapsed() >= deadline_s:
                 return answer
             await asyncio.sleep(_POLL_S)
 
@@ -86,16 +94,25 @@ class OutputReader:
         if room > 0:
             small = msgspec.structs.replace(request, max_bytes=room)
             stderr = await self._part(record, attempt, subjects.STDERR, request.stderr_from, small)
+        gaps = [
+            Gap(stream=stream, start=start, end=start + part.gap)
+            for stream, start, part in (
+                (subjects.STDOUT, request.stdout_from, stdout),
+                (subjects.STDERR, request.stderr_from, stderr),
+            )
+            if part.gap
+        ]
         return LogsAnswer(
             id=record.id,
             attempt=attempt.attempt if attempt else 0,
             state=record.state,
             stdout=stdout.data,
             stderr=stderr.data,
-            stdout_next=request.stdout_from + len(stdout.data),
-            stderr_next=request.stderr_from + len(stderr.data),
+            stdout_next=request.stdout_from + stdout.gap + len(stdout.data),
+            stderr_next=request.stderr_from + stderr.gap + len(stderr.data),
             end=ended and stdout.complete and stderr.complete,
             truncated=record.truncated,
+            gaps=gaps,
         )
 
     async def _part(
@@ -116,35 +133,59 @@ class OutputReader:
                 data = whole[offset : offset + request.max_bytes]
                 return _Part(data, offset + len(data) >= len(whole))
             total = record.stdout_bytes if stream == subjects.STDOUT else record.stderr_bytes
-            if offset >= total:
+            # Nobody has told the sizes of what was lost.
+            if offset >= total and attempt.state != State.LOST:
                 return _Part(complete=True)
         subject = subjects.log(record.group, attempt.agent, record.id, attempt.attempt, stream)
-        data = await self._from_stream(subject, offset, request.max_bytes)
         # An attempt that ended without a report of its sizes has what the stream has.
-        done = ended and not data
-        return _Part(data, done)
+        is_final = ended or not is_last
+        return await self._from_stream(subject, offset, request.max_bytes, is_final=is_final)
 
-    async def _from_stream(self, subject: str, offset: int, max_bytes: int) -> bytes:
-        assembly = Assembly(offset, max_bytes)
-        start = self._hints.pop((subject, offset), 1)
-        position = start
+    async def _from_stream(
+        self, subject: str, offset: int, max_bytes: int, *, is_final: bool
+    ) -> _Part:
+        index = self._index(subject)
+        at = offset
         for _ in range(_PAGES_MAX):
+            found = index.locate(at)
             page = await self._streams.read_from(
-                LOGS, position, subject, batch=_PAGE_MESSAGES, max_bytes=max_bytes + _SPARE_BYTES
+                LOGS,
+                index.scanned if found is None else found,
+                subject,
+                batch=_PAGE_MESSAGES,
+                max_bytes=_PAGE_BYTES,
             )
-            for message in page.messages:
-                chunk = codec.decode_trusted(LogChunk, message.data)
-                assembly.add(message.seq, chunk.offset, chunk.data)
-            position = page.next_seq
-            if assembly.is_full or page.is_last:
-                break
-        self._remember(subject, assembly, position)
-        return bytes(assembly.data)
+            chunks = [_chunk(message) for message in page.messages]
+            self._runs -= len(index)
+            index.add_page(chunks, page.next_seq)
+            self._runs += len(index)
+            data = splice(chunks, at, max_bytes)
+            if data:
+                return _Part(data, complete=False, gap=at - offset)
+            if found is not None:
+                self._runs -= len(index)
+                index.forget(at, chunks)
+                self._runs += len(index)
+            elif page.is_last:
+                after = index.gap_end(at, is_final=is_final)
+                if after is None:
+                    return _Part(complete=is_final, gap=at - offset)
+                at = after
+        return _Part(gap=at - offset)
 
-    def _remember(self, subject: str, assembly: Assembly, position: int) -> None:
-        if len(self._hints) >= self._HINTS_MAX:
-            del self._hints[next(iter(self._hints))]
-        self._hints[subject, assembly.next] = assembly.resume_at or position
+    def _index(self, subject: str) -> ChunkIndex:
+        index = self._indexes.pop(subject, None) or ChunkIndex()
+        self._indexes[subject] = index
+        while len(self._indexes) > 1 and (
+            self._runs > _RUNS_MAX or len(self._indexes) > _STREAMS_MAX
+        ):
+            self._runs -= len(self._indexes.popitem(last=False)[1])
+        return index
+
+
+def _chunk(message: Stored) -> Chunk:
+    chunk = codec.decode_trusted(LogChunk, message.data)
+    return Chunk(message.seq, chunk.offset, chunk.data, chunk.skipped)
 
 
 def _attempt(record: CommandRecord, number: int | None) -> AttemptRecord | None:

@@ -123,11 +123,20 @@ class LogsRequest(_Request, frozen=True, kw_only=True):
     max_bytes: Annotated[int, Meta(ge=1, le=192 * 1024)] = 192 * 1024
 
 
+class Gap(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes of one stream that will never come: from `start` to before `end`."""
+
+    stream: str
+    start: int
+    end: int
+
+
 class LogsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of both streams that follow the offsets asked for.
 
-    end: the attempt has ended and nothing is left to read after these bytes. truncated: the
-    attempt wrote more than its limit; what is missing follows the last byte.
+    They end at `stdout_next` and `stderr_next`. end: the attempt has ended and nothing is left to
+    read after these bytes. truncated: the attempt wrote more than its limit, and not all was kept.
+    gaps: bytes that were not kept; the bytes of that stream in this answer follow its gap.
     """
 
     id: str
@@ -139,6 +148,7 @@ class LogsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     stderr_next: int
     end: bool
     truncated: bool = False
+    gaps: list[Gap] = []
 
 
 class NameQuery(_Request, frozen=True, kw_only=True):

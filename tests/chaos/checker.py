@@ -28,6 +28,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Final
 
 from schemas.states import STATES, TERMINAL, State
@@ -354,7 +355,7 @@ def _harmed(run: Run, id: str) -> str:
 @rule("I7")
 def later_masters_have_greater_numbers(run: Run) -> Iterator[Look]:
     epochs = [event["epoch"] for event in run.by_kind["epoch"]]
-    for before, after in zip(epochs, epochs[1:], strict=False):
+    for before, after in pairwise(epochs):
         yield Look(f"epoch {after} after {before}" if after < before else "")
 
 

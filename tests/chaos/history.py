@@ -18,7 +18,7 @@ start     id, attempt, agent, pid, mono: a task said that it began
 end       id, attempt, pid, mono: a task said that it came to its end
 seen      id, attempt, pid, start, mono: a process of a task was found
 gone      id, attempt, pid, start, mono: and was found no more
-process   name, event, pid: a process of the mesh was started, killed, stopped, continued, found dead
+process   name, event, pid: one of the mesh was started, killed, found alive, dead or stumbled
 output    id, attempt, stream, size, sha, local_size, local_sha, gaps, truncated
 final     the record of a command when all was over, or none
 usage     phase, name, rss, fds, threads

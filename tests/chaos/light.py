@@ -21,7 +21,9 @@ SLOTS: Final = 4
 class LightAgent:
     """Runs nothing, and says that it has; every `run` it accepts is a line of the witness."""
 
-    def __init__(self, group: str, witness: Witness, credentials: TestCredentials, beat_s: float):
+    def __init__(
+        self, group: str, witness: Witness, credentials: TestCredentials, beat_s: float
+    ) -> None:
         self.name = credentials.name
         self._group = group
         self._witness = witness

@@ -5,6 +5,7 @@ import os
 import resource
 import shutil
 import signal
+from pathlib import Path
 
 import psutil
 import pytest
@@ -186,7 +187,7 @@ async def test_f57_out_of_file_descriptors(world_of: MakeWorld) -> None:
         ids = await working(world, runs_s=6)
         pid = world.agents["a1"].pid
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-        held = len(os.listdir(f"/proc/{pid}/fd"))
+        held = len([*Path(f"/proc/{pid}/fd").iterdir()])
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (held, before[1]))
         for _ in range(10):
             await world.submit(world.witness.quick())

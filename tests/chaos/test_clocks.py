@@ -17,10 +17,10 @@ JUMPS = ("+3600", "-3600", "+172800")
 
 
 def fake_clock(directory: Path, fault: str, seed: int, *, also_monotonic: bool = False) -> "Fake":
-    for path in _libraries():
-        if path.exists():
-            return Fake(path, directory / "clock", also_monotonic=also_monotonic)
-    unavailable(fault, seed, "faketime is missing")
+    library = next((path for path in _libraries() if path.exists()), None)
+    if library is None:
+        unavailable(fault, seed, "faketime is missing")
+    return Fake(library, directory / "clock", also_monotonic=also_monotonic)
 
 
 def _libraries() -> Iterator[Path]:
@@ -95,6 +95,7 @@ async def test_f44_masters_clock_jumps(world_of: MakeWorld, tmp_path: Path, seed
     async with world_of(agents=2, timers=PATIENT, master_env=clock.env) as world:
         await working(world, runs_s=9)
         world.cut("a2")
+        await world.wait_status("a2", status="no_response")
         waits = await world.submit(world.witness.quick(), agent="a2")
         for offset in world.chance.sample(JUMPS, 3):
             clock.set(offset)

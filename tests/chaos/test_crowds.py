@@ -6,6 +6,7 @@ import random
 from typing import Final
 
 import pytest
+from msgspec import Struct
 from nats.aio.client import Client
 
 from schemas import subjects
@@ -85,7 +86,12 @@ async def test_f58_nonsense_among_normal_load(world_of: MakeWorld) -> None:
 
 
 async def _speak_nonsense(client: Client, chance: random.Random) -> None:
-    kinds = {"beat": Beat, "hello": Hello, "report": Report, "reply.t": RunReply}
+    kinds: dict[str, type[Struct]] = {
+        "beat": Beat,
+        "hello": Hello,
+        "report": Report,
+        "reply.t": RunReply,
+    }
     names = chance.sample(sorted(CORPUS), 24)
     for kind, message in kinds.items():
         subject = subjects.up(GROUP, "a2", kind)

@@ -131,10 +131,9 @@ class Repeat:
             *("--state-dir", str(self._world.mesh.agent_dir("a1")), "--output", "json"),
         )
         for subject, run in self._runs:
-            if anew:
-                now = {"incarnation": state.json["incarnation"], "epoch": state.json["epoch"]}
-                run = msgspec.structs.replace(run, beat_seq=1, **now)
-            await self._repeat(subject, run)
+            now = {"incarnation": state.json["incarnation"], "epoch": state.json["epoch"]}
+            again = msgspec.structs.replace(run, beat_seq=1, **now) if anew else run
+            await self._repeat(subject, again)
         await self._client.flush()
 
 

@@ -13,7 +13,7 @@ from typing import Final
 from tests.chaos.history import now
 
 _SAY: Final = r"""
-say() { read up rest </proc/uptime; echo "$1 $MESH_COMMAND $MESH_ATTEMPT $MESH_AGENT $2 $up" >>"$W"; }
+say() { read up x </proc/uptime; echo "$1 $MESH_COMMAND $MESH_ATTEMPT $MESH_AGENT $2 $up" >>"$W"; }
 say start $$
 """
 

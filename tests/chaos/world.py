@@ -387,7 +387,8 @@ class World:
         probe: it waits for an agent that cannot be heard now, and starts soon after it can.
         """
         id = id or self.next_id()
-        target: SubmitFields = {"agent": agent} if agent else {"group": GROUP}
+        options: SubmitFields = {"id": id, **fields}  # type: ignore[typeddict-item]
+        options |= {"agent": agent} if agent else {"group": GROUP}
         self.history.add(
             "submit",
             id=id,
@@ -399,7 +400,7 @@ class World:
         )
         args = ProcessArgs(argv=[*work.argv], env=work.env)
         try:
-            answer = await self.client.submit(args, id=id, timeout_s=timeout_s, **target, **fields)
+            answer = await self.client.submit(args, timeout_s=timeout_s, **options)
         except MeshError as error:
             self.history.add("refused", id=id, code=error.code, effect=error.effect)
             return ""

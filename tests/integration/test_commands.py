@@ -48,6 +48,10 @@ def alive(pid: int) -> bool:
         return False
 
 
+async def gone(pid: int) -> None:
+    await eventually(lambda: not alive(pid), GRACE_S + 5, what=f"process {pid} is gone")
+
+
 async def number_in(path: Path, within_s: float = 10.0) -> int:
     """The number that a task has written, once it has."""
     await eventually(lambda: path.exists() and path.read_text().endswith("\n"), within_s)
@@ -144,9 +148,7 @@ async def test_different_bodies_of_one_id_at_once_leave_one_command(
 ) -> None:
     async def one(number: int) -> str:
         try:
-            await admin.submit(
-                script(f"echo {number} >> {tmp_path}/w"), group="web", id="race-1"
-            )
+            await admin.submit(script(f"echo {number} >> {tmp_path}/w"), group="web", id="race-1")
         except Exception as error:  # noqa: BLE001  the code is what counts
             return str(getattr(error, "code", error))
         return "accepted"
@@ -214,7 +216,7 @@ async def test_timeout_ends_the_whole_process_group(admin: MeshClient, tmp_path:
     assert record.attempts[0].exit_code in (None, 128 + signal.SIGKILL)
     for name in ("self", "child"):
         pid = await number_in(tmp_path / name)
-        await eventually(lambda pid=pid: not alive(pid), 5, what=name)
+        await gone(pid)
 
 
 async def test_program_that_obeys_term_is_not_killed(admin: MeshClient, tmp_path: Path) -> None:
@@ -240,7 +242,7 @@ async def test_cancel_ends_the_whole_process_group(admin: MeshClient, tmp_path: 
     record = await admin.wait(answer.id, timeout_s=15)
     assert (record.state, record.reason) == ("cancelled", record.reason)
     for pid in pids:
-        await eventually(lambda pid=pid: not alive(pid), GRACE_S + 5)
+        await gone(pid)
     with refused("command_ended"):
         await admin.cancel(answer.id)
 
@@ -252,7 +254,7 @@ async def test_what_a_task_leaves_behind_is_ended_with_it(
     record = await admin.run(script(text), group="web", timeout_s=20)
     assert record.state == "succeeded"
     pid = await number_in(tmp_path / "child")
-    await eventually(lambda: not alive(pid), GRACE_S + 5)
+    await gone(pid)
 
 
 async def test_cancel_of_a_command_that_waits_ends_it_at_once_and_it_never_runs(
@@ -455,8 +457,12 @@ async def test_wait_returns_as_it_stands_when_its_time_is_up(admin: MeshClient) 
 async def test_list_pages_through_all_newest_first_and_filters(admin: MeshClient) -> None:
     ids = [f"list-{n:02d}" for n in range(12)]
     for command_id in ids:
-        await admin.run(["false"] if command_id.endswith("5") else ["true"], agent="db-1",
-                        id=command_id, labels={"n": command_id})
+        await admin.run(
+            ["false"] if command_id.endswith("5") else ["true"],
+            agent="db-1",
+            id=command_id,
+            labels={"n": command_id},
+        )
     running = await admin.submit(["sleep", "60"], agent="db-1", id="list-open")
     await state_reached(admin, running.id, "running")
     seen: list[str] = []

@@ -1,5 +1,7 @@
 """`make demo` as a new user starts it: no terminal, an empty HOME, nothing set."""
 
+import asyncio
+import contextlib
 import os
 import re
 import signal
@@ -12,12 +14,14 @@ import pytest
 
 from broker_master.demo.crew import Crew, DemoFailed
 from broker_master.demo.interrupts import Interrupts
+from broker_master.demo.relay import Relay
 from tests.servers import server_binary
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
 ONCE_S = 60.0
+LOSS_S = 90.0
 STOP_S = 30.0
 DEMO = [sys.executable, "-m", "broker_master.demo"]
 
@@ -85,6 +89,61 @@ def test_demo_once_runs_its_commands_and_leaves_nothing(
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+def test_demo_loss_shows_both_countdowns_and_loses_nothing(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    ended = subprocess.run(
+        [*DEMO, "--loss"],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LOSS_S,
+        check=False,
+    )
+    said = ended.stdout
+    assert ended.returncode == 0, said + ended.stderr
+    assert ended.stderr == ""
+    assert re.search(r"^ +\d+\.\d s +suspect, .* fence in \d+\.\d s", said, re.MULTILINE)
+    assert re.search(r" unknown, given up in \d+\.\d s$", said, re.MULTILINE)
+    assert re.search(r"^state +unknown since \d{4}-", said, re.MULTILINE)
+    silence = re.search(r"^returned +after (\d+) s: 1 tasks went on, 0 ended", said, re.MULTILINE)
+    assert silence is not None, said
+    assert int(silence[1]) >= 8
+    assert said.count("\n  yes  ") == 5
+    assert "60 of 60 lines arrived, once and in order" in said
+    assert max(len(line) for line in said.splitlines()) <= 80
+    assert list(processes_of(tmp_path)) == []
+    assert list((tmp_path / "tmp").iterdir()) == []
+
+
+async def test_relay_lets_nothing_through_while_it_is_cut_and_serves_who_came_meanwhile() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while line := await reader.readline():
+            writer.write(line)
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    with Relay(server.sockets[0].getsockname()[1]) as relay:
+        async with server, asyncio.timeout(10):
+            reader, writer = await asyncio.open_connection("127.0.0.1", relay.port)
+            writer.write(b"before\n")
+            assert await reader.readline() == b"before\n"
+            relay.cut()
+            writer.write(b"meanwhile\n")
+            late_reader, late_writer = await asyncio.open_connection("127.0.0.1", relay.port)
+            late_writer.write(b"late\n")
+            answers = [asyncio.ensure_future(each.readline()) for each in (reader, late_reader)]
+            arrived, _ = await asyncio.wait(answers, timeout=0.3)
+            assert arrived == set()
+            relay.heal()
+            assert await answers[1] == b"late\n"
+            with contextlib.suppress(ConnectionError):
+                assert await answers[0] == b""
+            for each in (writer, late_writer):
+                each.close()
+
+
 def commands_on_the_page() -> list[str]:
     page = (Path(__file__).parents[2] / "README.md").read_text()
     block = page.split("$ make demo ONCE=1\n")[1].split("```")[0]
@@ -119,8 +178,6 @@ def test_demo_stays_until_it_is_asked_to_end_and_keeps_a_folder_that_was_named(
 
 
 def wait_said(demo: subprocess.Popen[bytes], said: Path, words: str) -> None:
-    import asyncio
-
     def is_said() -> bool:
         assert demo.poll() is None, said.read_text()
         return words in said.read_text()

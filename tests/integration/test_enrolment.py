@@ -5,19 +5,26 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from nats.aio.client import Client
 
 from broker_client.api import MeshClient
-from broker_client.runtime.identity import NewIdentity, new_identity
-from broker_client.runtime.token import ActivationToken, decode_token
+from broker_client.runtime.identity import (
+    NewIdentity,
+    new_identity,
+    read_identity,
+    write_identity,
+)
 from broker_client.runtime.tls import certificate_facts
+from broker_client.runtime.token import ActivationToken, decode_token
 from schemas import codec, subjects
 from schemas.faults import FaultBody
 from schemas.messages.api import AgentCreate, AgentRecord, Done, NameQuery, TokenAnswer
 from schemas.messages.enrol import EnrolAnswer, EnrolRequest
 from tests.harness import MeshProcesses
 from tests.meshes import fault, issuer, raw, refused, shared_mesh
+from tests.servers import TestCredentials, connect_raw
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-enrolment")]
 
@@ -82,8 +89,6 @@ class Bearers:
 
     async def of(self, text: str) -> Bearer:
         """A connection with the token's own bootstrap identity."""
-        from tests.servers import connect_raw
-
         token = decode_token(text)
         folder = self._mesh.directory / "bearers" / str(len(self.clients))
         credentials = bootstrap(token, folder, self._mesh.nats_url)
@@ -91,9 +96,7 @@ class Bearers:
         return Bearer(self.clients[-1], token)
 
 
-def bootstrap(token: ActivationToken, folder: Path, url: str) -> "TestCredentials":
-    from tests.servers import TestCredentials
-
+def bootstrap(token: ActivationToken, folder: Path, url: str) -> TestCredentials:
     identity = token.identity()
     return TestCredentials(
         role="enrol",
@@ -165,11 +168,12 @@ async def test_expired_token_is_refused_by_master_and_broker(
     async with asyncio.timeout(10):
         while time.time() < decode_token(issued.token).expires_at:
             await asyncio.sleep(0.05)
-    with pytest.raises(Exception):  # noqa: B017, PT011  the broker ends the connection
+    try:
         answer = await bearer.enrol(new_identity("late"))
-        assert isinstance(answer, FaultBody)
-        assert answer.code == "token_expired"
-        raise AssertionError
+    except Exception as error:  # noqa: BLE001  the broker may have ended the connection before
+        answer = FaultBody(code="token_expired", message=repr(error))
+    assert isinstance(answer, FaultBody)
+    assert answer.code == "token_expired"
     setup = ["setup", "--state-dir", str(tmp_path / "late"), "--token", issued.token]
     ran = await mesh._run("broker-agent", *setup)
     assert ran.code == 77
@@ -209,8 +213,6 @@ async def test_token_of_one_agent_is_nothing_for_another(
 
 
 def rename(token: ActivationToken, agent: str) -> ActivationToken:
-    import msgspec
-
     return msgspec.structs.replace(token, agent=agent)
 
 
@@ -278,10 +280,7 @@ async def test_revoked_agent_is_cut_off_and_readmitted_by_a_token_with_new_keys(
 async def test_every_key_that_is_still_valid_is_revoked_with_its_agent(
     mesh: MeshProcesses, admin: MeshClient, bearers: Bearers, tmp_path: Path
 ) -> None:
-    """An agent that was set up again and again leaves no key behind that survives its revocation."""
-    from broker_client.runtime.identity import read_identity, write_identity
-    from tests.servers import TestCredentials, connect_raw
-
+    """An agent that was set up again and again leaves no key behind that outlives its admission."""
     await created(admin, "often")
     made: list[TestCredentials] = []
     for number in range(6):

@@ -76,8 +76,7 @@ async def carried(inside: Behind, command_id: str) -> None:
 
 async def history_of(inside: Behind, *ids: str) -> list[HistoryRecord]:
     records = [
-        codec.decode_trusted(HistoryRecord, data)
-        for _, data in await inside.stored("MESH_HISTORY")
+        codec.decode_trusted(HistoryRecord, data) for _, data in await inside.stored("MESH_HISTORY")
     ]
     return [record for record in records if not ids or record.record.id in ids]
 

@@ -1,4 +1,4 @@
-"""The four statuses as users see them, with real agents that die, come back and are switched off."""
+"""The four statuses as users see them, with real agents that die, come back and are disabled."""
 
 import asyncio
 import os
@@ -6,6 +6,7 @@ import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator
 
+import psutil
 import pytest
 
 from broker_client.api import MeshClient
@@ -14,7 +15,8 @@ from schemas import codec, subjects
 from schemas.messages.api import AgentDisable, AgentRecord, Done, GroupRecord, NameQuery
 from schemas.messages.liveness import PROTOCOL, Beat, Echo, Hello, Welcome
 from schemas.moments import parse_rfc3339
-from tests.harness import FAST_TIMERS, MeshProcesses
+from tests.children import Child
+from tests.harness import FAST_TIMERS, MeshProcesses, program
 from tests.meshes import issuer, raw, refused, shared_mesh, state_reached
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-liveness")]
@@ -75,7 +77,6 @@ async def test_details_are_those_of_the_process_and_the_address_that_the_broker_
     assert ip == "127.0.0.1"
     ours = _ports_of(mesh.agents["web-1"].pid)
     assert int(port) in ours
-    await asyncio.sleep(0)
     assert 0 < details.uptime_s < 600
     assert record.certificate is not None
     assert 89 < record.certificate.days_left <= 90
@@ -83,8 +84,6 @@ async def test_details_are_those_of_the_process_and_the_address_that_the_broker_
 
 
 def _ports_of(pid: int) -> list[int]:
-    import psutil
-
     return [each.laddr.port for each in psutil.Process(pid).net_connections("tcp")]
 
 
@@ -210,9 +209,6 @@ async def test_second_incarnation_of_an_identity_fences_the_first(
     copy = mesh.directory / "copy"
     own = shutil.ignore_patterns("tasks", "journal.db*", "lock", "*.sock", "status*")
     shutil.copytree(mesh.agent_dir("twin"), copy, ignore=own)
-    from tests.children import Child
-    from tests.harness import program
-
     second = Child(
         "twin-copy",
         program("broker-agent", "run", "--state-dir", str(copy)),
@@ -228,8 +224,6 @@ async def test_second_incarnation_of_an_identity_fences_the_first(
     assert (await shown(admin, "twin")).status == "active"
     lost = await admin.wait(held.id, timeout_s=15)
     assert (lost.state, lost.reason) == ("lost", "twin came back without any memory of it")
-    import psutil
-
     sleepers = [each for each in psutil.Process(first.pid).children() if "sleep" in each.name()]
     assert sleepers
     psutil.wait_procs(sleepers, timeout=10)

@@ -7,6 +7,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -69,12 +70,15 @@ async def test_master_killed_under_load_runs_every_accepted_command_exactly_once
             await submitted(admin, each, ["sh", "-c", f"echo {each} >> {witness}; sleep 0.02"])
             accepted += 1
 
+    def reached(wanted: int) -> bool:
+        return accepted >= wanted
+
     async with asyncio.TaskGroup() as loads:
         for start in range(8):
             loads.create_task(load(ids[start::8]))
         for share in (0.2, 0.6):
             wanted = int(COMMANDS * (share + chance.uniform(-0.1, 0.1)))
-            await eventually(lambda wanted=wanted: accepted >= wanted, SUBMIT_S)
+            await eventually(partial(reached, wanted), SUBMIT_S)
             mesh.master.kill()
             await mesh.start_master()
     assert await ended_states(admin, ids) == {"succeeded": COMMANDS}

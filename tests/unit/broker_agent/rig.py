@@ -23,6 +23,7 @@ from broker_agent.services.watchdog import Watchdog
 from broker_agent.services.wire import Address, Station
 from broker_agent.store.folders import Folders
 from broker_agent.store.journal import open_journal
+from broker_agent.warden.table import Table
 from broker_client.runtime.clock import Clock, SystemClock
 from broker_client.runtime.frames import Msg
 from broker_client.runtime.supervise import Service
@@ -56,8 +57,11 @@ class FakeWire:
         self.published: list[tuple[str, bytes]] = []
         self.listeners: list[Callable[[str, bytes], None]] = []
         self.answer: Callable[[], bytes] = lambda: ACK
+        self.rebuilt: list[str] = []
         self.in_flight = 0
         self.most_in_flight = 0
+        self.bytes_in_flight = 0
+        self.most_bytes = 0
 
     def publish_nowait(self, subject: str, payload: bytes, reply: str = "") -> None:
         if not self.is_connected:
@@ -66,9 +70,14 @@ class FakeWire:
         for listener in self.listeners:
             listener(subject, payload)
 
+    def rebuild(self, reason: str) -> None:
+        self.rebuilt.append(reason)
+
     async def request(self, subject: str, payload: bytes, timeout_s: float) -> Msg:
         self.in_flight += 1
+        self.bytes_in_flight += len(payload)
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        self.most_bytes = max(self.most_bytes, self.bytes_in_flight)
         try:
             await asyncio.sleep(0)
             answer = self.answer()
@@ -76,6 +85,7 @@ class FakeWire:
             return Msg("_INBOX_a1.1", "", answer)
         finally:
             self.in_flight -= 1
+            self.bytes_in_flight -= len(payload)
 
     def sent(self, kind: type[M], subject: str) -> list[M]:
         return [
@@ -121,6 +131,7 @@ class Rig:
         self.processes = ProcessExecutor(
             loop, grace_s=lambda: lease.timers.grace_s, marks={"MESH_AGENT": "a1"}
         )
+        self.table = Table(slots)
         self.reporter = Reporter(self.station)
         self.shipper = Shipper(self.station)
         self.runner = Runner(
@@ -131,12 +142,17 @@ class Rig:
             folders=self.folders,
             executors={"process": self.processes},
             first_seq=self.journal.boots << 32,
+            table=self.table,
         )
         self.intake = Intake(
             self.station, journal=self.journal, runner=self.runner, reporter=self.reporter
         )
         self.beats = Beats(
-            self.station, runner=self.runner, reporter=self.reporter, chance=lambda: 0.5
+            self.station,
+            runner=self.runner,
+            reporter=self.reporter,
+            shipper=self.shipper,
+            chance=lambda: 0.5,
         )
         self.handshake = Handshake(
             self.station,
@@ -147,10 +163,9 @@ class Rig:
             certificate=("1", 2e9),
             on_epoch=self.journal.note_epoch,
         )
-        self.watchdog = Watchdog(
-            self.station, self.runner, lambda: [task.pid for task in self.processes.tasks]
-        )
-        self.runner.on_idle = self.watchdog.nudge
+        self.watchdog = Watchdog(self.station, self.runner)
+        self.runner.on_free = self.watchdog.nudge
+        self.runner.check_lease = self.watchdog.check
         echoes = Echoes(
             self.station,
             on_linked=lambda: None,
@@ -166,6 +181,7 @@ class Rig:
                 "welcome": self.handshake.on_welcome,
                 "control": Controls(self.station, self.runner).on_control,
             },
+            self.watchdog.check,
         )
         self._services: list[asyncio.Task[None]] = []
 
@@ -180,6 +196,7 @@ class Rig:
         self.processes.kill_all()
         self.journal.close()
         self.folders.close()
+        self.table.close()
 
     def recover(self) -> None:
         """What the application does at start, before it serves."""
@@ -260,11 +277,13 @@ class Rig:
     def beats_sent(self) -> list[Beat]:
         return self.wire.sent(Beat, subjects.up("g1", "a1", "beat"))
 
+    def chunks(self, command: str, stream: str, attempt: int = 1) -> list[LogChunk]:
+        return self.wire.sent(LogChunk, subjects.log("g1", "a1", command, attempt, stream))
+
     def stored(self, command: str, stream: str, attempt: int = 1) -> bytes:
         """The stream's bytes as a reader puts them together, by offset."""
-        subject = subjects.log("g1", "a1", command, attempt, stream)
         whole = bytearray()
-        for chunk in self.wire.sent(LogChunk, subject):
+        for chunk in self.chunks(command, stream, attempt):
             end = chunk.offset + len(chunk.data)
             if len(whole) < end:
                 whole.extend(bytes(end - len(whole)))

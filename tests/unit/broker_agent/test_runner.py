@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from broker_agent.core.pace import MOST_BYTES
 from schemas import limits
 from schemas.faults import Unreachable
 from schemas.messages.work import Output
@@ -92,11 +93,15 @@ async def test_output_of_a_running_task_comes_while_it_runs(rig: Rig, tmp_path: 
     assert rig.stored("c1", "stdout") == b"first\nlast\n"
 
 
-async def test_output_beyond_the_limit_is_cut_and_said_with_its_true_size(rig: Rig) -> None:
+async def test_output_beyond_the_limit_keeps_its_ends_and_is_said_with_its_true_size(
+    rig: Rig,
+) -> None:
     rig.run("c1", printing(200_000), output_limit_bytes=100_000)
     end = await rig.end_of("c1")
     assert (end.truncated, end.stdout_bytes, end.output) == (True, 200_000, None)
-    assert rig.stored("c1", "stdout") == b"x" * 100_000
+    assert rig.stored("c1", "stdout") == b"x" * 25_000 + bytes(100_000) + b"x" * 75_000
+    (marked,) = [chunk for chunk in rig.chunks("c1", "stdout") if chunk.skipped]
+    assert (marked.offset, marked.skipped) == (125_000, 100_000)
 
 
 async def test_chunk_that_is_not_acknowledged_is_sent_again(rig: Rig) -> None:
@@ -121,7 +126,8 @@ async def test_chunks_under_way_are_bounded(rig: Rig) -> None:
     for number in range(4):
         await rig.end_of(f"c{number}")
         assert rig.stored(f"c{number}", "stdout") == b"x" * 3_000_000
-    assert 1 < rig.wire.most_in_flight <= 12
+    assert 1 < rig.wire.most_in_flight
+    assert rig.wire.most_bytes <= MOST_BYTES + limits.CHUNK_BYTES
 
 
 async def test_known_attempt_is_answered_and_not_run_again(rig: Rig, tmp_path: Path) -> None:
@@ -333,7 +339,9 @@ async def test_end_whose_output_was_not_stored_keeps_its_state_over_a_restart(
     rig.wire.answer = refuse
     rig.run("c1", [sys.executable, "-c", "print('x' * 99_999); raise SystemExit(7)"])
     await eventually(
-        lambda: rig.station.book.get("c1", 1) and not rig.processes.tasks and rig.wire.in_flight,
+        lambda: rig.station.book.get("c1", 1)
+        and not rig.processes.tasks
+        and rig.shipper.waiting_bytes == 100_000,
         WAIT_S,
     )
     await journalled(rig)

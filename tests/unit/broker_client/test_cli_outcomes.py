@@ -27,7 +27,8 @@ def record(state: str, code: int | None = None, reason: str = "") -> CommandReco
         started_at=AT,
         ended_at=AT,
         exit_code=code,
-        reason=reason or "least loaded",
+        reason=reason,
+        why="least loaded",
     )
     return CommandRecord(
         id="c1",
@@ -126,7 +127,7 @@ def test_json_record_has_every_field_of_its_output() -> None:
 
 def test_timeline_tells_each_event_once_and_keeps_reasons_apart() -> None:
     times = len("2025-11-21 20:00:00 +0000 (20:00:00 UTC)  ")
-    texts = [line[times:] for line in timeline(record("failed", 3))]
+    texts = [line[times:] for line in timeline(record("failed", 3), 120)]
     assert texts == [
         "submitted by ann",
         "attempt 1 sent to web-1 once (least loaded)",

@@ -1,10 +1,12 @@
 """What others print cannot steer the terminal of whoever looks at it."""
 
 import io
+import sys
 
 import pytest
 
-from broker_client.cli.report import plain
+from broker_client.cli.options import Common
+from broker_client.cli.report import plain, print_lines
 from broker_client.cli.screen import Memory, Screen, Writer
 from broker_client.cli.terminal import TerminalText, shown, shown_lines
 from broker_client.output import OutputPart
@@ -155,3 +157,33 @@ async def test_gaps_cuts_and_new_attempts_are_told() -> None:
 
 def test_json_spells_out_bytes_that_are_no_text() -> None:
     assert plain({"stdout": b"a\xff"}) == {"stdout": "a\\xff"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "is_coloured"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)],
+    ids=["terminal", "NO_COLOR", "dumb"],
+)
+def test_words_that_matter_are_coloured_on_a_terminal_only(
+    variables: dict[str, str],
+    is_coloured: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("NO_COLOR", "TERM"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    lines = ["NAME  STATE", "web   inactive, not active; an active-looking name"]
+    print_lines(Common(), lines, heading=True)
+    assert capsys.readouterr().out.splitlines() == lines
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    print_lines(Common(), lines, heading=True)
+    assert capsys.readouterr().out.splitlines() == (
+        [
+            "\x1b[1mNAME  STATE\x1b[0m",
+            "web   \x1b[31minactive\x1b[0m, not \x1b[32mactive\x1b[0m; an active-looking name",
+        ]
+        if is_coloured
+        else lines
+    )

@@ -190,6 +190,18 @@ def test_overview_imports_neither_the_parser_nor_the_network() -> None:
     assert done.returncode == 0, done.stderr
 
 
+def test_client_is_loaded_without_what_colours_tracebacks() -> None:
+    assert_passes(
+        "import sys\n"
+        "from broker_client.cli.session import without_rich\n"
+        "with without_rich():\n"
+        "    import broker_client.api\n"
+        "assert 'structlog' in sys.modules\n"
+        "assert 'rich' not in sys.modules\n"
+        "import rich\n"
+    )
+
+
 def test_parsing_a_command_imports_no_network(tmp_path: Path) -> None:
     script = (
         "import sys\n"

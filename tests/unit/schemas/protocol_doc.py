@@ -294,6 +294,7 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
         work.Output,
         api.CommandPage,
         api.LogsAnswer,
+        api.Gap,
         api.AgentRecord,
         api.CertificateRecord,
         api.DetailsRecord,

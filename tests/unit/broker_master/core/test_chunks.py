@@ -1,117 +1,163 @@
+from dataclasses import dataclass, field
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_master.core.chunks import Assembly
+from broker_master.core.chunks import RUN_BYTES, Chunk, ChunkIndex, splice
 
-Chunk = tuple[int, bytes]  # where it begins, and the bytes
+Piece = tuple[int, bytes]  # where it begins, and the bytes
 
 
 @st.composite
-def logs(draw: st.DrawFn) -> tuple[bytes, list[Chunk]]:
+def logs(draw: st.DrawFn) -> tuple[bytes, list[Piece]]:
     """Some output, and a log of its chunks: in any order, some twice, some overlapping."""
     size = draw(st.integers(0, 60))
     whole = bytes(range(size))
-    chunks: list[Chunk] = []
+    pieces: list[Piece] = []
     at = 0
     while at < size:
         step = draw(st.integers(1, 12))
-        chunks.append((at, whole[at : at + step]))
+        pieces.append((at, whole[at : at + step]))
         at += step
     for _ in range(draw(st.integers(0, 6))):
-        start = draw(st.integers(0, size))
-        chunks.append((start, whole[start : start + draw(st.integers(0, 12))]))
-    return whole, draw(st.permutations(chunks))
+        start = draw(st.integers(0, size - 1)) if size else 0
+        pieces.append((start, whole[start : start + draw(st.integers(1, 12))]))
+    return whole, draw(st.permutations([piece for piece in pieces if piece[1]]))
 
 
-def read_once(log: list[Chunk], offset: int, start: int, max_bytes: int) -> tuple[Assembly, int]:
-    """As a reader does: from a sequence on to the end of the log, or until it has enough."""
-    assembly = Assembly(offset, max_bytes)
-    position = start
-    for sequence in range(start, len(log) + 1):
-        at, data = log[sequence - 1]
-        assembly.add(sequence, at, data)
-        position = sequence + 1
-        if assembly.is_full:
-            break
-    return assembly, assembly.resume_at or position
+@dataclass
+class Reader:
+    """As the service reads: some messages at once, from where the index says."""
+
+    log: list[Chunk]
+    page: int = 3
+    looks: int = 0
+    index: ChunkIndex = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.index = ChunkIndex(run_chunks=self.page)
+
+    def read(self, offset: int, max_bytes: int, *, is_final: bool = False) -> tuple[bytes, int]:
+        """The bytes, and how many before them were left out."""
+        at = offset
+        while True:
+            self.looks += 1
+            found = self.index.locate(at)
+            start = self.index.scanned if found is None else found
+            page = [chunk for chunk in self.log if chunk.sequence >= start][: self.page]
+            after = page[-1].sequence + 1 if page else start
+            self.index.add_page(page, after)
+            data = splice(page, at, max_bytes)
+            if data:
+                return data, at - offset
+            if found is not None:
+                self.index.forget(at, page)
+            elif not any(chunk.sequence >= after for chunk in self.log):
+                end = self.index.gap_end(at, is_final=is_final)
+                if end is None:
+                    return b"", at - offset
+                at = end
+
+    def all(self, max_bytes: int = 30, *, is_final: bool = False) -> bytes:
+        got = bytearray()
+        while True:
+            data, gap = self.read(len(got), max_bytes, is_final=is_final)
+            got += bytes(gap) + data
+            if not data:
+                return bytes(got)
 
 
-@given(logs(), st.integers(1, 30))
+def numbered(pieces: list[Piece]) -> list[Chunk]:
+    return [Chunk(seq, at, data) for seq, (at, data) in enumerate(pieces, 1)]
+
+
+@given(logs(), st.integers(1, 30), st.integers(1, 5))
 def test_any_order_of_chunks_with_repeats_and_overlaps_gives_the_output(
-    log: tuple[bytes, list[Chunk]], max_bytes: int
+    log: tuple[bytes, list[Piece]], max_bytes: int, page: int
 ) -> None:
-    """Each read goes on where the one before it said; nothing is skipped, nothing comes twice."""
-    whole, chunks = log
-    got, start = b"", 1
-    for _ in range(len(whole) + 2):
-        assembly, start = read_once(chunks, len(got), start, max_bytes)
-        assert len(assembly.data) <= max_bytes
-        got += bytes(assembly.data)
-        assert assembly.next == len(got)
-        assert whole.startswith(got)
-        if not assembly.data:
-            break
-    assert got == whole
+    whole, pieces = log
+    assert Reader(numbered(pieces), max(page, 1)).all(max_bytes) == whole
 
 
-@given(logs(), st.integers(1, 30), st.data())
+@given(logs(), st.data())
 def test_reader_that_follows_a_growing_log_gets_all_of_it(
-    log: tuple[bytes, list[Chunk]], max_bytes: int, data: st.DataObject
+    log: tuple[bytes, list[Piece]], data: st.DataObject
 ) -> None:
     """What is missing at one read may come into the log later, behind what lay ahead."""
-    whole, chunks = log
-    got, start, there = b"", 1, 0
-    for _ in range(len(whole) + len(chunks) + 2):
-        there = min(len(chunks), there + data.draw(st.integers(0, 4)))
-        assembly, start = read_once(chunks[:there], len(got), start, max_bytes)
-        got += bytes(assembly.data)
-        assert whole.startswith(got)
+    whole, pieces = log
+    chunks = numbered(pieces)
+    reader = Reader([], data.draw(st.integers(1, 4)))
+    got, there = b"", 0
     while there < len(chunks) or got != whole:
-        before = (there, len(got))
-        there = min(len(chunks), there + 1)
-        assembly, start = read_once(chunks[:there], len(got), start, max_bytes)
-        got += bytes(assembly.data)
+        reader.log = chunks[:there]
+        piece, gap = reader.read(len(got), data.draw(st.integers(1, 30)))
+        got += piece
+        assert gap == 0
         assert whole.startswith(got)
-        assert (there, len(got)) > before
+        if not piece:
+            assert there < len(chunks)
+            there += data.draw(st.integers(1, 4))
     assert got == whole
 
 
-def test_gap_ends_what_is_given_and_is_looked_at_again() -> None:
-    assembly = Assembly(0, 100)
-    assembly.add(7, 0, b"ab")
-    assembly.add(8, 5, b"fg")
-    assert (bytes(assembly.data), assembly.next, assembly.resume_at) == (b"ab", 2, 8)
-    assembly.add(9, 2, b"cde")
-    assert bytes(assembly.data) == b"abcdefg"
+@given(logs(), st.data())
+def test_two_readers_share_what_was_seen(
+    log: tuple[bytes, list[Piece]], data: st.DataObject
+) -> None:
+    whole, pieces = log
+    reader = Reader(numbered(pieces))
+    assert reader.all() == whole
+    for _ in range(4):
+        start = data.draw(st.integers(0, len(whole)))
+        piece, gap = reader.read(start, 10)
+        assert (piece, gap) == (whole[start : start + len(piece)], 0)
+        assert bool(piece) == (start < len(whole))
 
 
-def test_reader_that_has_enough_comes_back_for_the_rest_of_a_chunk() -> None:
-    assembly = Assembly(0, 3)
-    assembly.add(4, 0, b"abcdef")
-    assert (bytes(assembly.data), assembly.is_full, assembly.resume_at) == (b"abc", True, 4)
+def test_gap_that_was_named_is_left_out_and_one_that_was_not_is_waited_for() -> None:
+    reader = Reader([Chunk(1, 0, b"ab"), Chunk(2, 9, b"jk")])
+    assert reader.read(0, 10) == (b"ab", 0)
+    assert reader.read(2, 10) == (b"", 0)
+    reader.log.append(Chunk(3, 11, b"lm", skipped=9))
+    assert reader.read(2, 10) == (b"jklm", 7)
 
 
-def test_chunk_that_ends_exactly_at_the_limit_needs_no_second_look() -> None:
-    assembly = Assembly(0, 3)
-    assembly.add(4, 0, b"abc")
-    assert (assembly.is_full, assembly.resume_at) == (True, 0)
+def test_bytes_within_a_gap_that_are_there_count() -> None:
+    """The agent sent some of them before the task printed too much."""
+    reader = Reader([Chunk(1, 0, b"abcd"), Chunk(2, 8, b"ij", skipped=6), Chunk(3, 5, b"f")])
+    assert reader.all() == b"abcd\0f\0\0ij"
 
 
-def test_reading_begins_in_the_middle_of_a_chunk() -> None:
-    assembly = Assembly(2, 100)
-    assembly.add(1, 0, b"abcd")
-    assert (bytes(assembly.data), assembly.next) == (b"cd", 4)
+def test_what_an_ended_attempt_has_lost_in_the_stream_is_a_gap() -> None:
+    """The stream drops its oldest messages when it is full."""
+    reader = Reader([Chunk(5, 4, b"ef")])
+    assert reader.read(0, 10) == (b"", 0)
+    assert reader.read(0, 10, is_final=True) == (b"ef", 4)
 
 
-def test_what_was_read_before_is_left_out() -> None:
-    assembly = Assembly(4, 100)
-    assembly.add(1, 0, b"abcd")
-    assert (bytes(assembly.data), assembly.resume_at) == (b"", 0)
+def test_what_was_seen_and_is_gone_is_forgotten() -> None:
+    reader = Reader([Chunk(1, 0, b"ab"), Chunk(2, 2, b"cd")])
+    assert reader.all() == b"abcd"
+    reader.log = reader.log[1:]
+    assert reader.read(0, 10, is_final=True) == (b"cd", 2)
 
 
-def test_of_two_chunks_that_lie_ahead_at_one_place_nothing_is_lost() -> None:
-    log: list[Chunk] = [(2, b"cdefgh"), (2, b"c"), (0, b"ab")]
-    assembly, start = read_once(log, 0, 1, 100)
-    got = bytes(assembly.data)
-    again, _ = read_once(log, len(got), start, 100)
-    assert got + bytes(again.data) == b"abcdefgh"
+def test_chunks_in_order_are_remembered_as_few_runs_which_one_look_brings_whole() -> None:
+    size = 1000
+    count = 500
+    index = ChunkIndex()
+    index.add_page([Chunk(n + 1, n * size, b"x" * size) for n in range(count)], count + 1)
+    assert len(index) <= count * size // RUN_BYTES + count // 32 + 2
+    for offset in range(0, count * size, 777):
+        seq = index.locate(offset)
+        assert seq is not None
+        assert 0 <= offset // size - (seq - 1) < RUN_BYTES // size
+
+
+def test_newest_first_and_the_rest_behind_needs_no_second_scan() -> None:
+    """As after a loss: a reader that waits for old bytes passes the new ones once."""
+    old = [Chunk(100 + n, n * 10, b"o" * 10) for n in range(50)]
+    new = [Chunk(n + 1, 500 + n * 10, b"n" * 10) for n in range(50)]
+    reader = Reader(new + old, page=4)
+    assert reader.all(20) == b"o" * 500 + b"n" * 500
+    assert reader.looks < 100

@@ -1,0 +1,170 @@
+"""Ended commands on their way into history: each once, whatever fails in between."""
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from broker_master.core.records import command_record
+from broker_master.services import historian as module
+from broker_master.services.historian import Historian
+from broker_master.services.recovery import replay_facts
+from broker_master.store.readmodel import Known, Row
+from schemas.faults import MeshError, Refused
+from schemas.states import State
+from tests.fake_clock import FakeClock
+from tests.planes import make_plane
+from tests.unit.broker_master.deeds import Deed, accepted, assigned, ended
+
+
+class HistoryInMemory:
+    """The stream and its writer: what was appended is there, in order."""
+
+    def __init__(self) -> None:
+        self.stored: list[bytes] = []
+        self.fault: MeshError | None = None
+
+    def append_many(self, entries: list[Any]) -> "asyncio.Future[list[int]]":
+        future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        if self.fault is not None:
+            future.set_exception(self.fault)
+            return future
+        begin = len(self.stored) + 1
+        self.stored += [entry.body for entry in entries]
+        future.set_result(list(range(begin, len(self.stored) + 1)))
+        return future
+
+
+class RowsInMemory:
+    def __init__(self) -> None:
+        self.rows: dict[str, Row] = {}
+        self.fault: MeshError | None = None
+        self.position = 0
+
+    async def add(self, rows: list[Row]) -> None:
+        if self.fault is not None:
+            raise self.fault
+        for row in rows:
+            self.rows[row.history.record.id] = row
+
+    def known(self, command_id: str) -> Known | None:
+        row = self.rows.get(command_id)
+        if row is None:
+            return None
+        record = row.history.record
+        return Known(record.client, row.history.digest, record.state)
+
+
+class Archive:
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.plane = make_plane(self.clock)
+        self.writer, self.rows = HistoryInMemory(), RowsInMemory()
+        self.plane.readmodel = cast("Any", self.rows)
+        self.historian = Historian(self.plane, cast("Any", self.writer))
+
+    def end(self, *ids: str) -> None:
+        for command_id in ids:
+            deeds = (accepted(command_id), assigned(command_id), ended(command_id))
+            for sequence, deed in enumerate(deeds, 1):
+                self.plane.book.replay(*deed, sequence)
+            self.plane.book.end_replay()
+            command = self.plane.book.get(command_id)
+            assert command is not None
+            self.historian.add(command, command_record(command, self.plane.timers))
+
+    async def write(self) -> None:
+        await self.historian._write_some()
+
+
+@pytest.fixture
+def archive(monkeypatch: pytest.MonkeyPatch) -> Archive:
+    monkeypatch.setattr(module, "_RETRY_S", 0)
+    return Archive()
+
+
+async def test_command_leaves_the_book_once_its_row_can_be_looked_up(archive: Archive) -> None:
+    archive.end("a", "b")
+    archive.clock.advance(3)
+    assert archive.historian.lag_s() == 3
+    await archive.write()
+    assert (len(archive.writer.stored), list(archive.rows.rows)) == (2, ["a", "b"])
+    assert (len(archive.plane.book), archive.historian.lag_s()) == (0, 0)
+
+
+async def test_stream_that_refuses_delays_and_loses_nothing(archive: Archive) -> None:
+    archive.end("a")
+    archive.writer.fault = Refused("store_full", "no room")
+    await archive.write()
+    assert (archive.plane.book.get("a") is not None, archive.rows.rows) == (True, {})
+    archive.writer.fault = None
+    await archive.write()
+    assert (len(archive.writer.stored), len(archive.plane.book)) == (1, 0)
+
+
+async def test_row_that_cannot_be_written_is_tried_again_without_a_second_record(
+    archive: Archive,
+) -> None:
+    archive.end("a", "b")
+    archive.rows.fault = Refused("disk_full", "no room")
+    for _ in range(3):
+        await archive.write()
+        archive.end("c") if archive.plane.book.get("c") is None else None
+    assert (len(archive.writer.stored), len(archive.plane.book)) == (2, 3)
+    archive.rows.fault = None
+    await archive.write()
+    await archive.write()
+    assert (len(archive.writer.stored), list(archive.rows.rows)) == (3, ["a", "b", "c"])
+    assert len(archive.plane.book) == 0
+
+
+# what a start makes of the facts
+
+
+async def replayed(archive: Archive, *deeds: Deed) -> None:
+    class Facts:
+        async def replay(self) -> Any:  # noqa: ANN401
+            for sequence, (fact, body) in enumerate(deeds, 1):
+                yield fact, body, sequence
+
+    archive.plane.facts = cast("Any", Facts())
+    await replay_facts(archive.plane, archive.historian)
+
+
+async def test_end_that_history_lacks_is_written_and_one_that_it_has_is_forgotten(
+    archive: Archive,
+) -> None:
+    archive.end("told")
+    await archive.write()
+    await replayed(
+        archive,
+        *(accepted("told"), assigned("told"), ended("told")),
+        *(accepted("untold"), assigned("untold"), ended("untold")),
+        accepted("open"),
+    )
+    assert [command.id for command in archive.plane.book] == ["untold", "open"]
+    await archive.write()
+    assert [command.id for command in archive.plane.book] == ["open"]
+    assert len(archive.writer.stored) == 2
+
+
+async def test_what_history_has_is_not_run_again_although_its_end_was_purged(
+    archive: Archive,
+) -> None:
+    """Its facts were being carried forward while it ended: the copies outlive that of its end."""
+    archive.end("over")
+    await archive.write()
+    await replayed(archive, accepted("over"), assigned("over"))
+    assert archive.plane.book.get("over") is None
+
+
+async def test_end_that_differs_from_history_is_written_again(archive: Archive) -> None:
+    """A late word came, and the master was gone before its record was amended."""
+    archive.end("a")
+    await archive.write()
+    await replayed(archive, accepted("a"), assigned("a"), ended("a", state=State.FAILED))
+    await archive.write()
+    assert len(archive.writer.stored) == 2
+    known = archive.rows.known("a")
+    assert known is not None
+    assert known.state == "failed"

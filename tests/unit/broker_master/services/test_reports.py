@@ -1,0 +1,195 @@
+"""What agents report, when it may be believed, and when they may forget it."""
+
+import pytest
+
+from schemas.faults import Refused
+from schemas.messages.facts import Outcome
+from schemas.messages.liveness import TaskStatus
+from schemas.states import State
+from tests.unit.broker_master.stage import Stage, attempt_of, states
+
+
+def task(state: str, command: str = "c1", attempt: int = 1) -> TaskStatus:
+    return TaskStatus(command=command, attempt=attempt, state=state)
+
+
+async def test_end_is_released_once_it_is_durable_and_the_submitter_is_told() -> None:
+    stage = Stage("web-1")
+    command = await stage.submit()
+    await stage.reply("web-1", "c1", "accepted")
+    await stage.report("web-1", "c1", "succeeded", seq=7, exit_code=0)
+    assert states(command) == [State.SUCCEEDED, State.SUCCEEDED]
+    assert stage.released() == [("c1", 1, 7)]
+    assert "mesh.v1.result.ops.c1" in [subject for subject, _ in stage.link.published]
+    assert stage.plane.dispatcher.load("web-1") == 0
+
+
+async def test_end_that_cannot_be_stored_is_not_released_and_counts_when_it_comes_again() -> None:
+    stage = Stage("web-1")
+    command = await stage.submit()
+    stage.facts.fault = Refused("store_full", "no room")
+    await stage.report("web-1", "c1", "succeeded", exit_code=0)
+    assert (command.is_terminal, stage.released(), stage.ended) == (False, [], [])
+    # The slot that was given back is taken again, or the load would be too small for ever.
+    assert stage.plane.dispatcher.load("web-1") == 1
+    stage.facts.fault = None
+    await stage.report("web-1", "c1", "succeeded", exit_code=0)
+    assert command.state is State.SUCCEEDED
+    assert stage.plane.dispatcher.load("web-1") == 0
+    assert len(stage.released()) == 1
+
+
+async def test_second_end_changes_nothing_and_is_released() -> None:
+    stage = Stage("web-1")
+    command = await stage.submit()
+    await stage.report("web-1", "c1", "succeeded", seq=1, exit_code=0)
+    await stage.report("web-1", "c1", "failed", seq=2, exit_code=1)
+    assert states(command) == [State.SUCCEEDED, State.SUCCEEDED]
+    assert stage.released() == [("c1", 1, 1), ("c1", 1, 2)]
+    assert len(stage.ended) == 1
+
+
+async def test_end_that_another_master_has_stored_is_the_one_that_counts() -> None:
+    stage = Stage("web-1")
+    command = await stage.submit()
+    fact = next(each for each in stage.facts.stored if each.kind == "accepted")
+    stage.facts.stored[fact._replace(attempt=1, kind="outcome")] = Outcome(
+        state="failed", at=stage.clock.now(), agent="web-1", exit_code=9
+    )
+    await stage.report("web-1", "c1", "succeeded", exit_code=0)
+    assert states(command) == [State.FAILED, State.FAILED]
+    assert attempt_of(command).exit_code == 9
+
+
+async def test_report_of_another_agent_is_refused() -> None:
+    stage = Stage("web-1", "web-2")
+    command = await stage.submit(agent="web-1")
+    await stage.report("web-2", "c1", "succeeded", exit_code=0)
+    assert (command.state, stage.released("web-2")) == (State.SENT, [])
+    assert stage.plane.counters[("forged_report",)] == 1
+
+
+@pytest.mark.parametrize("state", ["queued", "expired", "undeliverable", "nonsense", ""])
+async def test_end_that_no_agent_can_tell_is_refused(state: str) -> None:
+    stage = Stage("web-1")
+    command = await stage.submit()
+    await stage.report("web-1", "c1", state)
+    assert (command.state, stage.released()) == (State.SENT, [])
+
+
+async def test_report_of_a_replaced_incarnation_is_ignored() -> None:
+    stage = Stage("web-1")
+    command = await stage.submit()
+    await stage.hello("web-1", task("running"), incarnation="i2")
+    await stage.report("web-1", "c1", "failed", incarnation="i1", exit_code=137)
+    assert (command.state, stage.released()) == (State.RUNNING, [])
+    await stage.report("web-1", "c1", "lost", incarnation="i2", reason="agent restarted")
+    assert command.state is State.LOST
+
+
+async def test_loss_is_run_again_only_where_that_was_asked_for() -> None:
+    stage = Stage("web-1", "web-2")
+    safe = await stage.submit("safe", on_lost="rerun", agent="")
+    unsafe = await stage.submit("unsafe")
+    for command in (safe, unsafe):
+        await stage.report(attempt_of(command).agent, command.id, "lost")
+    assert safe.state is State.SENT
+    assert len(safe.attempts) == 2
+    assert states(unsafe) == [State.LOST, State.LOST]
+
+
+# the handshake
+
+
+async def test_task_that_still_runs_is_kept_and_no_longer_unknown() -> None:
+    stage = Stage("web-1")
+    command = await stage.submit()
+    await stage.reply("web-1", "c1", "accepted")
+    await stage.later(stage.timers.suspect_s)
+    assert command.state is State.UNKNOWN
+    welcome = await stage.hello("web-1", task("running"))
+    assert [each.verdict for each in welcome.decisions] == ["keep"]
+    assert states(command) == [State.RUNNING, State.RUNNING]
+
+
+@pytest.mark.parametrize("said", ["accepted", "stopping", "running"])
+async def test_hello_that_a_report_has_overtaken_moves_nothing_backwards(said: str) -> None:
+    """It used to raise, so that the agent got no welcome for as long as the task ran."""
+    stage = Stage("web-1")
+    command = await stage.submit()
+    await stage.report("web-1", "c1", "running", started_at=stage.clock.now())
+    assert command.state is State.RUNNING
+    welcome = await stage.hello("web-1", task(said))
+    assert [each.verdict for each in welcome.decisions] == ["keep"]
+    assert command.state is State.RUNNING
+
+
+async def test_task_that_ended_meanwhile_is_asked_for() -> None:
+    stage = Stage("web-1")
+    await stage.submit()
+    welcome = await stage.hello("web-1", task("succeeded"))
+    assert [each.verdict for each in welcome.decisions] == ["report"]
+
+
+@pytest.mark.parametrize("attempt", [2, 7])
+async def test_task_that_the_facts_do_not_know_is_killed(attempt: int) -> None:
+    stage = Stage("web-1")
+    await stage.submit()
+    welcome = await stage.hello(
+        "web-1", task("running"), task("running", attempt=attempt), task("running", "stranger")
+    )
+    assert [each.verdict for each in welcome.decisions] == ["keep", "kill", "kill"]
+
+
+async def test_task_of_another_agent_is_killed() -> None:
+    stage = Stage("web-1", "web-2")
+    command = await stage.submit(agent="web-1")
+    welcome = await stage.hello("web-2", task("running"))
+    assert [each.verdict for each in welcome.decisions] == ["kill"]
+    assert command.state is State.SENT
+
+
+async def test_attempt_that_was_never_acknowledged_is_sent_again_after_the_handshake() -> None:
+    stage = Stage("web-1")
+    command = await stage.submit()
+    await stage.later(stage.timers.suspect_s)
+    sent = len(stage.runs())
+    await stage.hello("web-1")
+    assert command.state is State.SENT
+    assert len(stage.runs()) == sent + 1
+    assert {run.attempt for run in stage.runs()} == {1}
+
+
+async def test_attempt_that_was_acknowledged_and_is_unknown_to_the_agent_is_lost() -> None:
+    stage = Stage("web-1")
+    command = await stage.submit()
+    await stage.reply("web-1", "c1", "accepted")
+    await stage.hello("web-1", incarnation="i2")
+    assert states(command) == [State.LOST, State.LOST]
+    assert command.reason == "web-1 came back without any memory of it"
+
+
+async def test_silence_of_lost_s_gives_up_what_ran_and_not_before() -> None:
+    stage = Stage("web-1")
+    command = await stage.submit()
+    await stage.report("web-1", "c1", "running", started_at=stage.clock.now())
+    await stage.later(stage.timers.suspect_s)
+    await stage.later(stage.timers.lost_s - stage.timers.suspect_s - 0.1)
+    assert command.state is State.UNKNOWN
+    await stage.later(0.1)
+    assert states(command) == [State.LOST, State.LOST]
+
+
+async def test_cancel_of_a_silent_agents_task_is_told_when_it_is_back() -> None:
+    stage = Stage("web-1")
+    command = await stage.submit()
+    await stage.report("web-1", "c1", "running", started_at=stage.clock.now())
+    await stage.later(stage.timers.suspect_s)
+    await stage.canceller.cancel(command, "ops")
+    assert stage.sent("web-1", "control") == []
+    await stage.hello("web-1", task("running"))
+    assert len(stage.sent("web-1", "control")) == 1
+    assert command.state is State.STOPPING
+    for _ in range(3):
+        await stage.later(stage.timers.ack_s, beats=("web-1",))
+    assert len(stage.sent("web-1", "control")) == 4

@@ -1,0 +1,205 @@
+"""The services of a master with everything real but the broker, the clock and the disk."""
+
+import asyncio
+from typing import Any, cast
+
+import msgspec
+
+from broker_client.runtime.streams import SequenceConflict
+from broker_client.runtime.supervise import TaskSet
+from broker_master.core.book import Attempt, Command
+from broker_master.services.assign import Assigner
+from broker_master.services.cancel import Canceller
+from broker_master.services.late import LateResults
+from broker_master.services.presence import PresenceService
+from broker_master.services.reports import Reports
+from broker_master.services.settle import Settler
+from broker_master.services.transmit import Transmitter
+from schemas import codec, subjects
+from schemas.faults import MeshError, Unreachable
+from schemas.messages.facts import Accepted, CommandRecord, Fact
+from schemas.messages.liveness import Hello, TaskStatus, Welcome
+from schemas.messages.work import AttemptReport, Release, Report, Run, RunReply
+from schemas.states import State
+from tests.fake_clock import FakeClock
+from tests.planes import FakeLink, add_agent, beat, connect, make_plane
+from tests.unit.broker_master.deeds import accepted
+
+
+class HeardLink(FakeLink):
+    """Keeps what is published; says no while it is not connected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.published: list[tuple[str, bytes]] = []
+
+    def publish_nowait(self, subject: str, payload: bytes, *_: object, **__: object) -> None:
+        if not self.is_connected:
+            raise Unreachable("broker_unreachable", "not connected")
+        self.published.append((subject, payload))
+
+
+class FactsInMemory:
+    """The promises of the fact store: one fact of a kind per attempt, durable or refused."""
+
+    def __init__(self) -> None:
+        self.stored: dict[subjects.Fact, Fact] = {}
+        self.fault: MeshError | None = None
+        self.refused = 0
+
+    def append(self, fact: subjects.Fact, body: Fact) -> "asyncio.Future[int]":
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        if self.fault is not None:
+            self.refused += 1
+            future.set_exception(self.fault)
+        elif fact in self.stored:
+            future.set_exception(SequenceConflict(subjects.fact(*fact), "is there"))
+        else:
+            self.stored[fact] = body
+            future.set_result(len(self.stored))
+        return future
+
+    async def read(self, fact: subjects.Fact) -> tuple[int, Fact] | None:
+        body = self.stored.get(fact)
+        return None if body is None else (list(self.stored).index(fact) + 1, body)
+
+    def kinds(self, command_id: str) -> list[str]:
+        return [f"{fact.attempt}.{fact.kind}" for fact in self.stored if fact.command == command_id]
+
+
+class NobodyKnown:
+    def known(self, command_id: str) -> None:
+        return None
+
+
+class Stage:
+    """A group `web` with agents that are live; commands enter as if they had been accepted."""
+
+    def __init__(self, *agents: str) -> None:
+        self.clock = FakeClock()
+        self.plane = make_plane(self.clock)
+        self.link, self.facts = HeardLink(), FactsInMemory()
+        self.plane.link, self.plane.facts = cast("Any", self.link), cast("Any", self.facts)
+        self.plane.readmodel = cast("Any", NobodyKnown())
+        self.plane.tasks = TaskSet("stage", limit=10)
+        self.ended: list[CommandRecord] = []
+        self.settler = Settler(self.plane)
+        self.settler.on_ended = lambda _, record: self.ended.append(record)
+        self.transmitter = Transmitter(self.plane, self.settler)
+        self.assigner = Assigner(self.plane, self.settler, self.transmitter)
+        self.canceller = Canceller(self.plane, self.settler, self.transmitter)
+        late = LateResults(self.plane, self.settler, cast("Any", None))
+        self.reports = Reports(self.plane, self.settler, self.transmitter, late)
+        self.presence = PresenceService(
+            self.plane, self.settler, self.assigner, self.canceller, lambda: None
+        )
+        for agent in agents:
+            add_agent(self.plane, agent, "web")
+            connect(self.plane, agent)
+            self.sync(agent)
+
+    @property
+    def timers(self) -> Any:  # noqa: ANN401
+        return self.plane.timers
+
+    def sync(self, agent: str) -> None:
+        presence = self.plane.roster.get(agent)
+        assert presence is not None
+        self.presence.sync_member(presence)
+
+    async def submit(self, command_id: str = "c1", **fields: Any) -> Command:  # noqa: ANN401
+        fact, body = accepted(command_id, **{"submitted_at": self.clock.now(), **fields})
+        assert isinstance(body, Accepted)
+        _ = self.facts.append(fact, body)
+        command = self.plane.book.open(body)
+        self.assigner.wait(command)
+        await self.rest()
+        return command
+
+    async def rest(self) -> None:
+        """Let everything that is ready run."""
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    async def later(self, seconds: float, *, beats: tuple[str, ...] = ()) -> None:
+        """Time passes, these agents beat, and what is due is done."""
+        self.clock.advance(seconds)
+        for agent in beats:
+            beat(self.plane, agent)
+        self.transmitter.tick()
+        self.presence._apply(
+            self.plane.roster.tick(now_s=self.clock.elapsed(), at=self.clock.now())
+        )
+        self.assigner.tick()
+        await self.rest()
+
+    # what the agents got
+
+    def runs(self, agent: str = "web-1") -> list[Run]:
+        return [codec.decode(Run, data) for data in self.sent(agent, "run")]
+
+    def sent(self, agent: str, kind: str) -> list[bytes]:
+        wanted = subjects.down("web", agent, kind)
+        return [data for subject, data in self.link.published if subject == wanted]
+
+    def released(self, agent: str = "web-1") -> list[tuple[str, int, int]]:
+        return [
+            (item.command, item.attempt, item.seq)
+            for data in self.sent(agent, "release")
+            for item in codec.decode(Release, data).items
+        ]
+
+    # what the agents say
+
+    async def reply(
+        self,
+        agent: str,
+        command: str,
+        answer: str,
+        *,
+        attempt: int = 1,
+        token: str = "",
+        code: str = "",
+    ) -> None:
+        token = token or self.runs(agent)[-1].token
+        said = RunReply(command=command, attempt=attempt, answer=cast("Any", answer), code=code)
+        self._say(agent, "reply", self.reports.on_reply, said, token)
+        await self.rest()
+
+    async def report(
+        self,
+        agent: str,
+        command: str,
+        state: str,
+        *,
+        incarnation: str = "i1",
+        **fields: Any,  # noqa: ANN401
+    ) -> None:
+        kind = "started" if state == "running" else "ended"
+        made = {"attempt": 1, "seq": 1, "kind": kind, **fields}
+        item = AttemptReport(command=command, state=state, **made)
+        said = Report(incarnation=incarnation, items=[item])
+        self._say(agent, "report", self.reports.on_report, said)
+        await self.rest()
+
+    async def hello(self, agent: str, *tasks: TaskStatus, incarnation: str = "i1") -> Welcome:
+        """The whole handshake; returns what the master answered."""
+        for done in (False, True):
+            said = Hello(incarnation=incarnation, slots=8, tasks=[*tasks], done=done)
+            self._say(agent, "hello", self.presence.on_hello, said)
+        await self.rest()
+        return codec.decode(Welcome, self.sent(agent, "welcome")[-1])
+
+    def _say(self, agent: str, kind: str, hear: Any, said: msgspec.Struct, *rest: str) -> None:  # noqa: ANN401
+        hear(subjects.Up("web", agent, kind, rest), codec.encode(said))
+
+
+def attempt_of(command: Command) -> Attempt:
+    attempt = command.attempt
+    assert attempt is not None
+    return attempt
+
+
+def states(command: Command) -> list[State]:
+    """Of the command, then of its attempts."""
+    return [command.state, *(attempt.state for attempt in command.attempts)]
