@@ -154,7 +154,8 @@ def refused(code: str) -> Iterator[None]:
 async def state_reached(
     client: MeshClient, command_id: str, *states: str, within_s: float = 15.0
 ) -> CommandRecord:
-    """The record once it is in one of `states`."""
+    """The record once it is in one of `states`; a broker that restarts meanwhile is waited for."""
+    await client.link.wait_connected(within_s)
     record = await client.show(command_id)
     try:
         async with asyncio.timeout(within_s):

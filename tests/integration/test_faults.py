@@ -177,7 +177,8 @@ async def test_largest_body_is_taken_and_one_byte_more_is_not(
     before = await inside.held()
     # The broker itself cuts off whoever sends more than the role allows.
     with pytest.raises(Exception):  # noqa: B017
-        await ask_raw(plain, "admin", "command", "submit", args(stdin=b"x" * (room + 1)))
+        over = msgspec.msgpack.encode(args(stdin=b"x" * (room + 1)))
+        await plain.request(subjects.api("admin", "command", "submit"), over, timeout=HEARD_S)
     assert (await inside.held())["KV_mesh_registry"] == before["KV_mesh_registry"]
 
 

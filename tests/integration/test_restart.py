@@ -106,6 +106,7 @@ async def test_running_and_waiting_commands_go_on_after_a_crash(
     mesh.master.kill()
     await mesh.start_master()
     await mesh.wait_status("db-1", "active")
+    await admin.link.wait_connected(10)
     for each in running:
         assert (await state_reached(admin, each.id, "running")).attempts[0].attempt == 1
     for each in waiting:
