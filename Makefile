@@ -45,7 +45,7 @@ test: lint
 	@echo "== ten of the faults of make chaos"
 	@$(PYTEST) -m smoke tests/chaos -n $(WORKERS)
 	@echo "== all other tests, on $(WORKERS) workers"
-	@$(PYTEST) -m "not serial and not chaos and not bench" -n $(WORKERS) --dist loadgroup
+	@$(PYTEST) -m "not serial and not chaos and not bench" -n $(WORKERS) --dist loadfile
 
 lint: $(STAMP)
 	@echo "== ruff"

@@ -337,6 +337,7 @@ class Agent:
             if row.report is None:
                 log.warning("attempt_lost", command_id=row.command, killed=self._end_orphans(row))
         self.folders.adopt({self.folders.name(row.command, row.attempt) for row in rows})
+        self._cells.sweep()
         for row in rows:
             self.runner.recover(row)
         self._journal.rows = []

@@ -48,6 +48,7 @@ from broker_master.services.presence import PresenceService
 from broker_master.services.recovery import (
     enter_admin,
     enter_agents,
+    orphans,
     rebuild_readmodel,
     replay_facts,
     resume,
@@ -261,7 +262,8 @@ class Control:
         revoker = Revoker(plane, self._mesh.accounts, system)
         views = Views(plane)
         presence.on_change = views.note_group
-        intake = Intake(plane, assigner, historian.lag_s)
+        intake = Intake(plane, assigner, historian.lag_s, lambda: events.stalled_since)
+        events.on_stalled = intake.on_stalled
         output = OutputReader(plane, streams)
         issuer = self._mesh.issuer
         operations = Operations()
@@ -275,6 +277,8 @@ class Control:
         await replay_facts(plane, historian)
         for command in resume(plane):
             canceller.carry_out(command)
+        for command, attempt in orphans(plane):
+            settler.give_up(command, attempt)
         survey = Survey(plane, streams, self._mesh.directory)
         scraper = Scraper(
             plane,

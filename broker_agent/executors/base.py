@@ -38,8 +38,12 @@ class Task(Protocol):
     @property
     def pid(self) -> int: ...
 
-    def stop(self, state: State, reason: str) -> None:
-        """Ask it to end, then make it end; its ending will have `state`. The first call counts."""
+    def stop(self, state: State, reason: str, grace_s: float | None = None) -> None:
+        """Ask it to end, then make it end; its ending will have `state`. The first call counts.
+
+        grace_s: how long it has for that, if not the usual. A task that is stopping already and now
+        has less time is held to that.
+        """
 
     def kill(self) -> None:
         """Make it end now."""

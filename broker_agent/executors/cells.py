@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from broker_agent.warden import cell
-from broker_agent.warden.kin import children, has_marks
+from broker_agent.warden.kin import children, read_marks
 
 PREFIX: Final = "mesh"
 # A program that starts others faster than they can be moved is left to the search through /proc.
@@ -22,7 +22,9 @@ class Cells:
     """prefix: how the path of each cell begins; empty where there are none."""
 
     def __init__(self, parent: str | None, agent: str, incarnation: str) -> None:
-        self.prefix = "" if parent is None else f"{parent}/{PREFIX}-{agent}-{incarnation}-"
+        self._parent = parent
+        self._family = f"{PREFIX}-{agent}-"
+        self.prefix = "" if parent is None else f"{parent}/{self._family}{incarnation}-"
 
     def path(self, name: str) -> str:
         return self.prefix + name if self.prefix else ""
@@ -41,7 +43,7 @@ class Cells:
             return ""
         for pid in children(os.getpid()):
             # What it has disowned already is ours now, and known by its marks.
-            if pid != leader and has_marks(pid, marks):
+            if pid != leader and marks <= read_marks(pid):
                 cell.move_in(path, pid)
         for _ in range(_ROUNDS):
             inside = set(cell.members(path))
@@ -51,14 +53,16 @@ class Cells:
         return path
 
     def sweep(self) -> None:
-        """Remove cells of which nothing is left, also those of earlier starts."""
-        if not self.prefix:
+        """Remove cells in which nobody lives, also those of earlier starts of this agent.
+
+        One of another agent may be among them, made but not moved into yet: it does without.
+        """
+        if self._parent is None:
             return
-        parent, _, name = self.prefix.rpartition("/")
         with suppress(OSError):
-            for entry in os.listdir(parent):  # noqa: PTH208
-                if entry.startswith(name):
-                    cell.remove(f"{parent}/{entry}")
+            for entry in os.listdir(self._parent):  # noqa: PTH208
+                if entry.startswith(self._family):
+                    cell.remove(f"{self._parent}/{entry}")
 
 
 def find_parent() -> str | None:

@@ -10,7 +10,6 @@ from broker_agent.warden import cell
 from broker_agent.warden.kin import (
     Process,
     children,
-    is_marked,
     kin,
     look,
     process_start,
@@ -70,6 +69,7 @@ class Kinship:
         self._mark = {mark} if mark else set()
         # Whether orphans of tasks become ours, and which of our children are no tasks.
         self.adopts = False
+        self._list: int | None = None
         self.others: set[int] = set()
 
     def members(
@@ -96,25 +96,61 @@ class Kinship:
             if process.parent == here
             and process.start >= start
             and process.pid not in self.others
-            and not is_marked(process.pid)
+            and not process.marks
         ]
+
+    def has_left(self, marks: set[bytes], leaders: set[int], *, is_last: bool) -> bool:
+        """Whether a task whose first process is gone has left anything to us that lives.
+
+        Costs one small read: nothing else of it can live, as orphans become our children. is_last:
+        no other task runs, so that what tells nothing of itself was this one's.
+        """
+        if not self.adopts:
+            return False
+        for pid in self._children():
+            if pid in leaders or pid in self.others:
+                continue
+            process = see(pid)
+            if process is None or process.is_dead:
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+            elif marks <= process.marks or (is_last and not process.marks):
+                return True
+        return False
 
     def reap(self, leaders: set[int]) -> None:
         """Bury what tasks have left to us. `leaders` are buried where their end is noticed."""
-        for pid in _zombies():
+        try:
+            if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                return  # nobody has ended, which is nearly always so
+        except ChildProcessError:
+            return
+        for pid in self._children():
             if pid not in leaders and pid not in self.others:
-                with suppress(ChildProcessError):
-                    os.waitpid(pid, os.WNOHANG)
+                process = see(pid)
+                if process is None or process.is_dead:
+                    with suppress(ChildProcessError):
+                        os.waitpid(pid, os.WNOHANG)
 
+    def _children(self) -> list[int]:
+        """Ours, the dead as well. The file stays open: this is read at the end of every task."""
+        if self._list is None:
+            pid = os.getpid()
+            try:
+                # Whom the first thread has started, and all that we inherit.
+                self._list = os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY | os.O_CLOEXEC)
+            except OSError:
+                return children(pid)  # no descriptor left, or a kernel without this list
+        text, at = b"", 0
+        while part := os.pread(self._list, 65_536, at):
+            text += part
+            at += len(part)
+        return [int(word) for word in text.split()]
 
-def _zombies() -> list[int]:
-    """Our children that have ended. Without one, which is nearly always, this costs nothing."""
-    try:
-        if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-            return []
-    except ChildProcessError:
-        return []
-    return [pid for pid in children(os.getpid()) if (seen := see(pid)) is None or seen.is_dead]
+    def close(self) -> None:
+        if self._list is not None:
+            os.close(self._list)
+            self._list = None
 
 
 def kill_orphans(

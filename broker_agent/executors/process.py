@@ -4,8 +4,8 @@ STARTED ──exit──▶ group empty? ──yes──▶ ended
    │                  │ no: TERM (once), then KILL after grace_s
    └─stop: TERM ──────┴──▶ KILL after grace_s ──▶ ended, at the latest GIVE_UP_S later
 
-A program that was stopped has ended when nothing of it is left, also of what left its group or its
-session. One that ends by itself may leave a daemon behind, which has a session of its own.
+A task has ended when nothing of it is left, also of what has left its group and its session. Where
+this process inherits orphans, a program can leave nothing behind unseen: it would be our child now.
 
 No coroutine per task: a pidfd wakes the loop when the program has ended.
 """
@@ -31,6 +31,7 @@ from schemas.states import State
 _TRACE: Final = tracing.VARIABLE.encode()
 # How often a group that outlived its leader is looked at while it is being ended.
 POLL_S: Final = 0.02
+POLL_MAX_S: Final = 0.25
 # A killed process that the kernel does not let go of (a dead network disk) holds nobody up.
 GIVE_UP_S: Final = 5.0
 # What tasks see of the agent's own environment.
@@ -58,6 +59,7 @@ class ProcessTask:
         self._status: int | None = None
         self._checked_at = 0.0
         self._leftover = False
+        self._poll_s = POLL_S
         self._timer: asyncio.TimerHandle | None = None
         self._killer: asyncio.TimerHandle | None = None
         self._killed_at: float | None = None
@@ -73,10 +75,14 @@ class ProcessTask:
         if self._pidfd >= 0:
             self._cell = self._owner.cells.enclose(self.name, self.pid, self._marks)
 
-    def stop(self, state: State, reason: str) -> None:
-        if self._stop is None and not self._has_ended:
+    def stop(self, state: State, reason: str, grace_s: float | None = None) -> None:
+        if self._has_ended:
+            return
+        if self._stop is None:
             self._stop = (state, reason)
-            self._terminate()
+            self._terminate(grace_s)
+        elif grace_s is not None:
+            self._hasten(grace_s)
 
     def kill(self) -> None:
         if self._has_ended:
@@ -85,38 +91,53 @@ class ProcessTask:
             self._stop = (State.CANCELLED, "killed")
         self._kill()
 
-    def _terminate(self) -> None:
-        """TERM for all of it now, KILL for what is left of it after the grace."""
+    def _hasten(self, grace_s: float) -> None:
+        when = self._loop.time() + grace_s
+        if self._killer is not None and self._killer.when() > when:
+            self._killer.cancel()
+            self._killer = self._loop.call_later(max(0.0, grace_s), self._kill)
+
+    def _terminate(self, grace_s: float | None = None) -> None:
+        """TERM for all of it now, KILL for what is left of it after the grace.
+
+        Who has no grace left, as on a host that has slept past the deadline, is not asked at all.
+        """
+        if grace_s is not None and grace_s <= 0:
+            self._kill()
+            return
         signal_group(self.pid, signal.SIGTERM)
-        if self._stop is not None:
-            for process in self._members(since=time.monotonic()):
-                if process.group != self.pid:
-                    send(process, signal.SIGTERM)
+        for process in self._members():
+            if process.group != self.pid:
+                send(process, signal.SIGTERM)
         if self._killer is None:
-            self._killer = self._loop.call_later(self._owner.grace_s(), self._kill)
+            wait_s = self._owner.grace_s() if grace_s is None else grace_s
+            self._killer = self._loop.call_later(wait_s, self._kill)
+        elif grace_s is not None:
+            self._hasten(grace_s)
 
     def _kill(self) -> None:
         if self._killed_at is None:
             self._killed_at = time.monotonic()
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = self._loop.call_later(POLL_S, self._check_group)
         signal_group(self.pid, signal.SIGKILL)
-        self._kill_members(since=time.monotonic())
+        self._kill_members()
 
-    def _members(self, *, since: float) -> list[Process]:
-        """All that lives of it; of a program that was not stopped, only its session and group."""
+    def _members(self, *, since: float = 0.0) -> list[Process]:
+        """All that lives of it."""
         if self._pidfd >= 0 and not self._start:
             self._start = process_start(self.pid)
         owner, pid = self._owner, self.pid
         # Reaped without a look at its start: its number is its own while a group bears it.
         found = owner.kinship.members(pid, self._start or 1, self._marks, since=since)
-        if self._stop is None:
-            return [process for process in found if pid in {process.group, process.session}]
         known = {process.pid for process in found}
         strays = [] if len(owner.tasks) > 1 else owner.kinship.strays(self._start)
         return found + [process for process in strays if process.pid not in known]
 
-    def _kill_members(self, *, since: float) -> int:
+    def _kill_members(self, *, since: float = 0.0) -> int:
         found = sum(send(process, signal.SIGKILL) for process in self._members(since=since))
-        if self._stop is not None and self._cell and cell.is_inhabited(self._cell):
+        if self._cell and cell.is_inhabited(self._cell):
             cell.kill(self._cell)
             return found + 1
         return found
@@ -139,25 +160,36 @@ class ProcessTask:
     def _check_group(self) -> None:
         """End only when nobody is left: a program's children must not outlive its report."""
         lives = group_lives(self.pid)
-        if (not lives and self._stop is None) or not self._lingers(lives=lives):
+        if not lives and self._stop is None and not self._has_left_behind():
+            self._end()
+            return
+        if not self._lingers(lives=lives):
             self._end()
             return
         if not self._leftover:
             self._leftover = True
             if self._stop is None:
                 self._terminate()
-        self._timer = self._loop.call_later(POLL_S, self._check_group)
+        self._timer = self._loop.call_later(self._poll_s, self._check_group)
+        # A look costs milliseconds, and a program may use all of its grace.
+        self._poll_s = POLL_S if self._killed_at is not None else min(POLL_MAX_S, 2 * self._poll_s)
+
+    def _has_left_behind(self) -> bool:
+        owner = self._owner
+        if self._cell and cell.is_inhabited(self._cell):
+            return True
+        return owner.kinship.has_left(self._marks, owner.leaders, is_last=len(owner.tasks) == 1)
 
     def _lingers(self, *, lives: bool) -> bool:
         """Whether there is still something to wait for; zombies that nobody reaps are not.
 
-        Whoever left the group of a task that was stopped is killed here.
+        Whoever left the group of a task that was stopped is killed here; all others have a grace.
         """
         now = time.monotonic()
         if self._killed_at is not None and now - self._killed_at > GIVE_UP_S:
             return False
         since, self._checked_at = self._checked_at, now
-        if lives:
+        if lives or self._stop is None:
             return bool(self._members(since=since))
         return self._kill_members(since=since) > 0
 
@@ -169,6 +201,7 @@ class ProcessTask:
         if self._cell:
             cell.remove(self._cell)  # where a daemon was left in it, it goes with a later sweep
         self._owner.tasks.discard(self)
+        self._owner.leaders.discard(self.pid)
         self._on_end(self._ending())
 
     def _ending(self) -> Ending:
@@ -210,6 +243,7 @@ class ProcessExecutor:
         self.kinship = Kinship(f"MESH_INCARNATION={incarnation}".encode() if incarnation else b"")
         self.cells = cells or Cells(None, "", "")
         self.tasks: set[ProcessTask] = set()
+        self.leaders: set[int] = set()
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         passed_on = {name: os.environb[name] for name in PASSED_ON if name in os.environb}
         passed_on.setdefault(b"PATH", os.defpath.encode())
@@ -230,6 +264,7 @@ class ProcessExecutor:
                 os.close(stdin)
         task = ProcessTask(self, job, pid, on_end)
         self.tasks.add(task)
+        self.leaders.add(pid)
         return task
 
     def _environment(self, job: Job, args: ProcessArgs) -> dict[bytes, bytes]:
@@ -254,7 +289,7 @@ class ProcessExecutor:
 
     def reap(self) -> None:
         """Bury what tasks have left to this process; to be called now and then."""
-        self.kinship.reap({task.pid for task in self.tasks})
+        self.kinship.reap(self.leaders)
 
     def kill_all(self) -> None:
         """End everything at once, without waiting: the agent itself is ending."""
@@ -262,5 +297,6 @@ class ProcessExecutor:
             task.kill()
 
     def close(self) -> None:
+        self.kinship.close()
         with suppress(OSError):
             os.close(self._null)

@@ -304,11 +304,16 @@ class Runner:
         for entry in self._book.active():
             self._stop(entry, state, reason)
 
-    def fence(self, entry: Entry, reason: str) -> None:
-        """End an attempt whose time is over, whether or not the master will ever hear of it."""
-        grace_s = self._lease.timers.grace_s
+    def fence(self, entry: Entry, reason: str, grace_s: float) -> None:
+        """End an attempt whose time is over, whether or not the master will ever hear of it.
+
+        One that is stopping already is not asked again, but has no longer than `grace_s` either.
+        """
         self._table.note_kill(entry.place, self._clock.elapsed() + grace_s)
-        self._stop(entry, State.KILLED_FENCED, reason)
+        entry.ask_stop(State.KILLED_FENCED, reason)
+        active = self._active.get(entry.key)
+        if active is not None and active.task is not None:
+            active.task.stop(State.KILLED_FENCED, reason, grace_s)
 
     def renew_places(self) -> None:
         """The timers have changed: tell the warden what follows for each task."""

@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from broker_agent.core.lease import Phase
-from broker_agent.core.tasks import Entry
+from broker_agent.core.tasks import Entry, Key
 from broker_agent.executors.groups import signal_group
 from broker_agent.services.runner import Runner
 from broker_agent.services.wire import Station
@@ -41,6 +41,7 @@ class Watchdog:
         self._wake = asyncio.Event()
         self._ended = threading.Event()
         self._phase = station.lease.phase
+        self._fenced: set[Key] = set()
         self.on_phase: Callable[[Phase], None] = lambda _: None
 
     def nudge(self) -> None:
@@ -94,7 +95,9 @@ class Watchdog:
             if self._lease.has_run_out(entry.kill_after_s, now)
         ]
         for entry in overdue:
-            self._fence(entry, now)
+            if entry.key not in self._fenced:
+                self._fence(entry, now)
+        self._fenced &= {entry.key for entry in overdue}
         if phase is Phase.FENCING and not overdue:
             self._lease.on_fenced()
             phase = self._lease.phase
@@ -103,11 +106,13 @@ class Watchdog:
             self.on_phase(phase)
 
     def _fence(self, entry: Entry, now: float) -> None:
-        if entry.stop is not None:
-            return
+        """Once for each. What is left of its grace counts from the deadline, not from now."""
+        self._fenced.add(entry.key)
+        timers = self._lease.timers
+        left_s = timers.fence_after_s(entry.kill_after_s) + timers.grace_s - self._lease.age_s(now)
         reason = f"the master was silent for {self._lease.age_s(now):.0f} s"
         log.error("fencing", command_id=entry.command, attempt=entry.attempt, reason=reason)
-        self._runner.fence(entry, reason)
+        self._runner.fence(entry, reason, max(0.0, left_s))
 
     # The thread.
 

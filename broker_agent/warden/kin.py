@@ -15,7 +15,7 @@ _KERNEL = 2
 class Process:
     """One line of /proc. start: in ticks since the boot, so that a number used again is noticed."""
 
-    __slots__ = ("group", "is_dead", "parent", "pid", "session", "start")
+    __slots__ = ("_marks", "group", "is_dead", "parent", "pid", "session", "start")
 
     def __init__(self, pid: int, fields: list[str]) -> None:
         self.pid = pid
@@ -24,6 +24,14 @@ class Process:
         self.group = int(fields[2])
         self.session = int(fields[3])
         self.start = int(fields[19])
+        self._marks: set[bytes] | None = None
+
+    @property
+    def marks(self) -> set[bytes]:
+        """What the environment it was started with says of the mesh. Read once, when needed."""
+        if self._marks is None:
+            self._marks = set() if self.parent == _KERNEL else read_marks(self.pid)
+        return self._marks
 
 
 def see(pid: int) -> Process | None:
@@ -55,22 +63,13 @@ def look() -> dict[int, Process]:
     return found
 
 
-def has_marks(pid: int, marks: set[bytes]) -> bool:
-    """Whether a process was started with all of these `NAME=value` in its environment."""
+def read_marks(pid: int) -> set[bytes]:
+    """The `MESH_NAME=value` in the environment of a process; none if it cannot be asked."""
     try:
         with open(f"{_PROC}/{pid}/environ", "rb") as file:  # noqa: PTH123
-            return marks <= set(file.read().split(b"\0"))
+            return {word for word in file.read().split(b"\0") if word.startswith(b"MESH_")}
     except OSError:
-        return False
-
-
-def is_marked(pid: int) -> bool:
-    """Whether a process was started as part of any task, or cannot be asked."""
-    try:
-        with open(f"{_PROC}/{pid}/environ", "rb") as file:  # noqa: PTH123
-            return b"MESH_COMMAND=" in file.read()
-    except OSError:
-        return True
+        return set()
 
 
 def children(pid: int) -> list[int]:
@@ -100,7 +99,7 @@ def kin(
         if process.pid not in spare
         and (
             (own and leader in {process.pid, process.group, process.session})
-            or (process.parent != _KERNEL and has_marks(process.pid, marks))
+            or (marks and marks <= process.marks)
         )
     }
     if not own and leader in members:

@@ -10,8 +10,8 @@ record, or one whose process no longer is what it says, which the warden checks 
 import os
 import struct
 
-# renewed_at, grace_s, slack_s, tick_s, is_over
-_HEADER = struct.Struct("=ddddq")
+# renewed_at, grace_s, slack_s, tick_s, is_over, used: how many places were ever taken
+_HEADER = struct.Struct("=ddddqq")
 # pid, start, after_s, kill_at, name, state
 _RECORD = struct.Struct("=qqdd80sq")
 _HEADER_BYTES = 64
@@ -81,7 +81,10 @@ def _read(data: bytes, at: int) -> Record | None:
 
 
 def read_table(fd: int) -> View:
-    return View(os.pread(fd, os.fstat(fd).st_size, 0))
+    """Only as much of it as was ever used: an agent may have a hundred thousand slots."""
+    header = os.pread(fd, _HEADER_BYTES, 0)
+    used = _HEADER.unpack_from(header)[5]
+    return View(header + os.pread(fd, used * _RECORD.size, _HEADER_BYTES))
 
 
 class Table:
@@ -92,21 +95,23 @@ class Table:
         os.ftruncate(self.fd, _HEADER_BYTES + slots * _RECORD.size)
         self._free = list(range(slots - 1, -1, -1))
         self._taken: dict[int, Record] = {}
-        self._header = (NEVER, 0.0, 0.0, 1.0, 0)
+        self._header = (NEVER, 0.0, 0.0, 1.0)
+        self._used = 0
+        self._write_header()
 
     def __len__(self) -> int:
         return len(self._taken)
 
     def renew(self, renewed_at: float, *, grace_s: float, slack_s: float, tick_s: float) -> None:
         """The lease and what goes with it; costs nothing if it is as it was."""
-        header = (renewed_at, grace_s, slack_s, tick_s, 0)
+        header = (renewed_at, grace_s, slack_s, tick_s)
         if header != self._header:
             self._header = header
-            os.pwrite(self.fd, _HEADER.pack(*header), 0)
+            self._write_header()
 
     def end(self) -> None:
         """The agent ends in good order: nothing is left for the warden to do."""
-        os.pwrite(self.fd, _HEADER.pack(*self._header[:4], 1), 0)
+        self._write_header(is_over=True)
 
     def enter(self, name: str, pid: int, after_s: float) -> int:
         """Enter a task; the number is its place until `clear`. -1 if there is no place left."""
@@ -114,6 +119,9 @@ class Table:
             return -1
         slot = self._free.pop()
         self._write(Record(slot, pid, 0, after_s, name))
+        if slot >= self._used:
+            self._used = slot + 1
+            self._write_header()
         return slot
 
     def note_start(self, slot: int, start: int) -> None:
@@ -141,6 +149,9 @@ class Table:
 
     def close(self) -> None:
         os.close(self.fd)
+
+    def _write_header(self, *, is_over: bool = False) -> None:
+        os.pwrite(self.fd, _HEADER.pack(*self._header, is_over, self._used), 0)
 
     def _write(self, record: Record) -> None:
         self._taken[record.slot] = record

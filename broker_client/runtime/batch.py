@@ -108,6 +108,8 @@ class BatchWriter:
         self._gather_from = 0.0
         self._link.on_disconnected(self._lose_commit)
         self.stalled_since: float | None = None
+        # Called once when writes begin to get no answer, for those who would rather not wait on.
+        self.on_stalled: Callable[[], object] = lambda: None
         self.stored = 0
         self.writes = 0
         self.conflicts = 0
@@ -337,6 +339,7 @@ class BatchWriter:
         if self.stalled_since is None:
             self.stalled_since = self._clock.elapsed()
             log.warning("writing_stalled", stream=self._stream)
+            self.on_stalled()
 
     def _note_answered(self) -> None:
         if self.stalled_since is not None:

@@ -53,11 +53,13 @@ class Command(msgspec.Struct, kw_only=True):
     """A command with its attempts. facts: stream sequence of each of its facts, by subject.
 
     order: place in the queue. expires_at: unix time after which it no longer waits for an agent.
+    expires_s: the same as a reading of the clock that is never set, once this master has looked.
     """
 
     accepted: Accepted
     order: int
     expires_at: float
+    expires_s: float | None = None
     facts: dict[str, int] = {}
     attempts: list[Attempt] = []
     state: State = State.QUEUED
@@ -90,6 +92,15 @@ class Command(msgspec.Struct, kw_only=True):
     def is_undecided(self) -> bool:
         """Its attempt is lost, and it waits for an operator's word."""
         return self.state is State.UNKNOWN and self.open_attempt is None
+
+    def is_expired(self, *, now_s: float, at: float) -> bool:
+        """Whether it has waited long enough: nobody ages because a clock is set meanwhile.
+
+        So the time of day is compared once, and what has elapsed from then on.
+        """
+        if self.expires_s is None:
+            self.expires_s = now_s + self.expires_at - at
+        return self.expires_s <= now_s
 
     def find(self, number: int) -> Attempt | None:
         if 0 < number <= len(self.attempts):

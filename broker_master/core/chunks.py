@@ -74,6 +74,7 @@ class ChunkIndex:
             and chunk.offset == newest.end
             and newest.chunks < self._run_chunks
             and end - newest.start <= RUN_BYTES
+            and self._find(chunk.offset) is None
             and self.next_start(chunk.offset) >= end
         ):
             newest.end = end

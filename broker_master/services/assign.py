@@ -146,7 +146,7 @@ class Assigner:
 
     def tick(self) -> None:
         """End what has waited too long; fill slots that a change of status has opened."""
-        now = self._plane.clock.now()
+        now, now_s = self._plane.clock.now(), self._plane.clock.elapsed()
         for command in self._plane.book.waiting():
             if command.settling:
                 continue
@@ -155,7 +155,7 @@ class Assigner:
                 self._settler.end_unassigned(
                     command, State.CANCELLED, f"cancelled by {command.cancel_by}"
                 )
-            elif command.expires_at <= now:
+            elif command.is_expired(now_s=now_s, at=now):
                 self._settler.end_unassigned(
                     command,
                     State.EXPIRED,

@@ -16,7 +16,7 @@ from broker_master.plane import Plane
 from broker_master.services.assign import Assigner
 from broker_master.store.facts import Conflict
 from schemas import codec, subjects
-from schemas.faults import MeshError, Refused
+from schemas.faults import MeshError, Refused, Unreachable
 from schemas.messages.actions import decode_args
 from schemas.messages.api import SubmitAnswer, SubmitRequest
 from schemas.messages.facts import Accepted
@@ -34,14 +34,22 @@ _deterministic = msgspec.msgpack.Encoder(order="deterministic")
 
 
 class Intake:
-    """`command.submit`. Nothing is stored for a request that is refused."""
+    """`command.submit`. Nothing is stored for a request that is refused.
+
+    stalled_since: a reading of the clock from when on the broker has answered no write, if so.
+    """
 
     def __init__(
-        self, plane: Plane, assigner: Assigner, history_lag_s: Callable[[], float]
+        self,
+        plane: Plane,
+        assigner: Assigner,
+        history_lag_s: Callable[[], float],
+        stalled_since: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._plane = plane
         self._assigner = assigner
         self._history_lag_s = history_lag_s
+        self._stalled_since = stalled_since
         self._storing: dict[str, list[Answer]] = {}
 
     def submit(
@@ -60,6 +68,8 @@ class Intake:
         known = self._known(accepted)
         if known is not None:
             if accepted.id in self._storing:
+                if self._stalled_since() is not None:
+                    raise _unsure(accepted.id)
                 self._storing[accepted.id].append(answer)
             else:
                 answer(SubmitAnswer(id=accepted.id, state=known, duplicate=True))
@@ -143,6 +153,12 @@ class Intake:
         return state
 
     def _check_room(self, group: str) -> None:
+        stalled_since = self._stalled_since()
+        if stalled_since is not None:
+            stalled_s = self._plane.clock.elapsed() - stalled_since
+            raise Refused(
+                "store_unavailable", f"the broker has stored nothing for {stalled_s:.0f} s"
+            )
         limit = self._plane.settings.limits.open_commands_per_group
         if self._plane.book.open_in(group) >= limit:
             raise Refused("queue_full", f"group {group} has {limit} open commands, its limit")
@@ -151,6 +167,16 @@ class Intake:
             raise Refused("master_lagging", f"history is {lag_s:.0f} s behind")
 
     # -- storing
+
+    def on_stalled(self) -> None:
+        """The broker does not answer writes: whoever waits for one is told so and may ask again.
+
+        What was sent may still be stored, and goes on being tried: the same id finds it.
+        """
+        for command_id, answers in self._storing.items():
+            waiting, answers[:] = answers[:], []
+            for answer in waiting:
+                answer(_unsure(command_id))
 
     def _store(self, accepted: Accepted, answer: Answer) -> None:
         choice = self._assigner.reserve(accepted.group, accepted.agent)
@@ -201,6 +227,11 @@ class Intake:
             fault = MeshError("internal", "the command could not be stored")
         for answer in answers:
             answer(fault)
+
+
+def _unsure(command_id: str) -> Unreachable:
+    message = f"command {command_id} may be stored or not: the broker does not answer"
+    return Unreachable("store_unavailable", message)
 
 
 def _check_group_right(caller: ClientEntry, group: str) -> None:

@@ -7,7 +7,7 @@ from broker_client.runtime.identity import CERT_FILE, read_identity
 from broker_client.runtime.streams import Streams
 from broker_client.runtime.tls import certificate_facts
 from broker_master.ca.mesh import ADMIN, Mesh
-from broker_master.core.book import Command
+from broker_master.core.book import Attempt, Command
 from broker_master.core.records import command_record
 from broker_master.plane import Plane
 from broker_master.services.historian import Historian
@@ -121,3 +121,12 @@ def resume(plane: Plane) -> list[Command]:
         elif attempt is not None and plane.roster.get(attempt.agent) is not None:
             plane.dispatcher.take(attempt.agent)
     return cancelled
+
+
+def orphans(plane: Plane) -> list[tuple[Command, Attempt]]:
+    """Open attempts on agents that were deleted: nobody will ever speak of them again."""
+    return [
+        (command, attempt)
+        for command in plane.book
+        if (attempt := command.open_attempt) is not None and plane.roster.get(attempt.agent) is None
+    ]

@@ -14,7 +14,8 @@ from tests.chaos.checker import RULES, Judgement
 
 VARIABLE: Final = "MESH_CHAOS_REPORT"
 DEFAULT: Final = "build/chaos"
-_WIDTH: Final = 8
+_NOTES: Final = 4
+_NOTE_LEN: Final = 200
 
 
 def folder() -> Path:
@@ -59,12 +60,27 @@ def render(verdicts: list[dict[str, Any]]) -> str:
             continue
         cells = [verdict["rules"].get(rule, "-") for rule in rules]
         lines.append(f"| {verdict['fault']} | {verdict['seed']} | {' | '.join(cells)} |")
-        notes += [f"- {name}: {rule}: {text}" for rule, text in verdict["violations"][:20]]
+        notes += [f"- {name}: {note}" for note in _notes(verdict["violations"])]
     runs = sum("rules" in verdict for verdict in verdicts)
     broken = sum(bool(verdict.get("violations")) for verdict in verdicts)
     looks = sum(sum(verdict.get("checked", {}).values()) for verdict in verdicts)
     lines += ["", f"{runs} runs, {broken} with violations, {looks} things judged.", ""]
     return "\n".join([*lines, *notes, ""])
+
+
+def _notes(violations: list[list[str]]) -> list[str]:
+    """A few of each rule, without the line breaks and the length of a traceback."""
+    notes = []
+    for rule in RULES:
+        texts = [" ".join(text.split()) for name, text in violations if name == rule]
+        notes += [f"{rule}: {_short(text)}" for text in texts[:_NOTES]]
+        if len(texts) > _NOTES:
+            notes.append(f"{rule}: and {len(texts) - _NOTES} more")
+    return notes
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _NOTE_LEN else f"{text[: _NOTE_LEN // 3]} … {text[-_NOTE_LEN:]}"
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ import pytest
 from schemas.states import State
 from tests.chaos.conftest import MakeWorld
 from tests.chaos.verdict import keeps_its_promises
-from tests.chaos.world import PATIENT, World
+from tests.chaos.world import FAST, PATIENT, World
 
 pytestmark = pytest.mark.chaos
 
@@ -124,12 +124,13 @@ async def test_f25_agent_that_is_not_heard(world_of: MakeWorld) -> None:
 @pytest.mark.parametrize("variant", ["short", "long"])
 async def test_f27_master_cut_off_from_the_broker(world_of: MakeWorld, variant: str) -> None:
     """The agents' links are well: their deadlines count all the same, and nobody is judged lost."""
-    async with world_of(agents=2) as world:
-        ids = await working(world, runs_s=6 if variant == "short" else 60)
+    short = variant == "short"
+    async with world_of(agents=2, timers=PATIENT if short else FAST) as world:
+        ids = await working(world, runs_s=9 if short else 60)
         world.cut_master()
-        await passes(2.2 if variant == "short" else 7.0)
+        await passes(5.0 if short else 7.0)
         world.heal_master()
-        if variant == "short":
+        if short:
             await keeps_its_promises(world, "I4", "I6", "T2")
             return
         for id in ids:

@@ -9,7 +9,7 @@ from schemas.faults import MeshError
 from tests.chaos.conftest import MakeWorld
 from tests.chaos.test_links import passes, working
 from tests.chaos.verdict import keeps_its_promises, unavailable
-from tests.chaos.world import PATIENT, World
+from tests.chaos.world import GROUP, PATIENT, World
 
 pytestmark = pytest.mark.chaos
 
@@ -133,7 +133,7 @@ async def test_f38_slow_master_and_much_output(world_of: MakeWorld) -> None:
         async with world.under_load(40):
             await world.wait_started(*ids)
             await passes(3)
-        await keeps_its_promises(world, "I1", "I2", "I4", "I6", "I10", settle_s=60)
+        await keeps_its_promises(world, "I1", "I2", "I4", "I10", settle_s=60)
 
 
 async def test_f39_full_disk_of_the_broker(world_of: MakeWorld, seed: int) -> None:
@@ -160,14 +160,16 @@ async def _fill_and_free(world: World, disk: Path) -> None:
                 file.write(block)
         except OSError:
             pass
-    refusals = 0
     loop = asyncio.get_running_loop()
-    for _ in range(20):
-        began = loop.time()
-        if not await world.submit(world.witness.quick(), timeout_s=0.1):
-            refusals += 1
-            assert loop.time() - began < 6, "a refusal that takes longer than a request may"
-    assert refusals, "the disk was full and nothing was refused"
+    began = loop.time()
+    codes: set[str] = set()
+    while not codes or loop.time() - began < 8:
+        try:
+            async with asyncio.timeout(6):
+                await world.client.submit(["true"], group=GROUP, timeout_s=0.1)
+        except MeshError as error:
+            codes.add(error.code)
+    assert codes <= {"store_unavailable", "store_full"}
     ballast.unlink()
     # A broker that has met a full disk stores nothing more until it is started again.
     world.history.add("silence", agent="*", cut="broker")

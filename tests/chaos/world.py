@@ -57,6 +57,7 @@ READY_S: Final = 20.0
 SETTLE_S: Final = 25.0
 GONE_S: Final = 8.0
 ASK_S: Final = 2.0
+ANSWER_S: Final = 8.0
 
 # A tenth of production: 5 s become 0.5. Unrecoverable after 3.5 s, given up after 5.
 FAST: Final[Mapping[str, float]] = {
@@ -228,7 +229,7 @@ class World:
         """Past the master's proxy: a user's own way to the broker is never the one that is cut."""
         context = load_context(self.mesh.admin_context, {})
         context = msgspec.structs.replace(context, urls=(_url(self.port),))
-        return MeshClient.connect(context, timeout_s=READY_S)
+        return MeshClient.connect(context, timeout_s=ANSWER_S)
 
     def _write_broker(self) -> None:
         mesh = open_mesh(self.mesh.state_dir)

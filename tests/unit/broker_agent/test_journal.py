@@ -13,6 +13,23 @@ import pytest
 
 from broker_agent.store.journal import Journal, Outcome, Row, open_journal
 from schemas.faults import Corrupt, MeshError, Unreachable
+from tests.fake_clock import FakeClock
+
+# As the first release wrote it, with one attempt that runs.
+FIRST_FORMAT = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value);
+INSERT INTO meta VALUES ('format', 1), ('boots', 3), ('epoch', 2), ('turned_at', 1790000000.5);
+CREATE TABLE attempts (
+    row INTEGER PRIMARY KEY, command TEXT NOT NULL, attempt INTEGER NOT NULL,
+    incarnation TEXT NOT NULL, state TEXT NOT NULL, seq INTEGER NOT NULL,
+    accepted_at REAL NOT NULL, started_at REAL NOT NULL, ended_at REAL NOT NULL,
+    pid INTEGER NOT NULL, pid_start INTEGER NOT NULL, exit_code INTEGER, reason TEXT NOT NULL,
+    stdout_bytes INTEGER NOT NULL, stderr_bytes INTEGER NOT NULL,
+    output_limit INTEGER NOT NULL, shipped INTEGER NOT NULL, report BLOB
+);
+INSERT INTO attempts VALUES
+    (1, 'c1', 1, 'inc', 'running', 0, 1.5, 2.5, 0, 77, 88, NULL, '', 0, 0, 100, 0, NULL);
+"""
 
 
 def row(journal: Journal, command: str, *, state: str = "accepted", attempt: int = 1) -> Row:
@@ -138,6 +155,85 @@ async def test_old_ids_go_when_their_table_has_had_two_turns(path: Path) -> None
     assert await accept(journal, row(journal, "c3")) == "succeeded"
     assert await accept(journal, row(journal, "c1")) is None
     journal.close()
+
+
+async def release(journal: Journal, command: str) -> None:
+    entry = row(journal, command)
+    await accept(journal, entry)
+    journal.release([(entry.row, command, 1, "succeeded")])
+    await flush(journal)
+
+
+async def test_ids_are_kept_by_time_that_has_passed_and_not_by_the_wall_clock(path: Path) -> None:
+    """Over restarts too; what passed while the agent was away does not count."""
+    clock = FakeClock()
+    journal = open_journal(path, remember_s=1000, elapsed=clock.elapsed)
+    start(journal)
+    await release(journal, "c1")
+    clock.set_wall(clock.now() + 5e8)
+    clock.advance(900)
+    await release(journal, "c2")
+    journal.close()
+    clock = FakeClock(elapsed=5.0)
+    journal = open_journal(path, remember_s=1000, elapsed=clock.elapsed)
+    start(journal)
+    clock.advance(99)
+    await release(journal, "c3")
+    assert await accept(journal, row(journal, "c1")) == "succeeded"
+    clock.advance(1)
+    await release(journal, "c4")
+    assert await accept(journal, row(journal, "c1")) == "succeeded"
+    clock.advance(999)
+    await release(journal, "c5")
+    assert await accept(journal, row(journal, "c1")) == "succeeded"
+    clock.advance(1)
+    await release(journal, "c6")
+    assert await accept(journal, row(journal, "c1")) is None
+    assert await accept(journal, row(journal, "c5")) == "succeeded"
+    journal.close()
+
+
+async def test_journal_of_the_first_release_is_still_opened(path: Path) -> None:
+    database = sqlite3.connect(path)
+    database.executescript(FIRST_FORMAT)
+    database.close()
+    journal = open_journal(path)
+    assert [(found.command, found.state, found.kill_after) for found in journal.rows] == [
+        ("c1", "running", 0.0)
+    ]
+    start(journal)
+    held = row(journal, "c2")._replace(kill_after=7200.0)
+    assert await accept(journal, held) is None
+    again = reopened(journal, path)
+    assert [found.kill_after for found in again.rows] == [0.0, 7200.0]
+    again.close()
+
+
+async def test_boot_of_the_host_is_noticed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    boot = path.with_name("boot_id")
+    monkeypatch.setattr("broker_agent.store.journal.BOOT_ID", boot)
+    seen = []
+    for text in ("one", "one", "two", "two"):
+        boot.write_text(text)
+        journal = open_journal(path)
+        seen.append(journal.is_same_boot)
+        journal.close()
+    assert seen == [True, True, False, True]
+
+
+async def test_fault_is_remembered_until_a_write_goes_through(journal: Journal, path: Path) -> None:
+    start(journal)
+    journal._db.execute("PRAGMA query_only = ON")
+    assert isinstance(await accept(journal, row(journal, "c1")), Unreachable)
+    assert "cannot write the journal" in journal.fault
+    outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    journal.probe(outcome.set_result)
+    assert isinstance(await outcome, Unreachable)
+    journal._db.execute("PRAGMA query_only = OFF")
+    outcome = asyncio.get_running_loop().create_future()
+    journal.probe(outcome.set_result)
+    assert await outcome is None
+    assert journal.fault == ""
 
 
 async def test_ids_are_kept_for_as_long_as_asked(journal: Journal) -> None:

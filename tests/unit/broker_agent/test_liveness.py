@@ -1,13 +1,17 @@
 """Handshake, beats and fencing of an agent; the test plays the master and moves the clock."""
 
 import asyncio
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from broker_agent.core.lease import Phase
-from schemas.messages.liveness import TaskDecision, Welcome
+from broker_agent.services.hearing import Hearing
+from schemas.faults import Refused
+from schemas.messages.liveness import Echo, TaskDecision, Welcome
 from schemas.states import State
 from schemas.timers import Timers
 from tests.fake_clock import FakeClock
@@ -145,6 +149,150 @@ async def test_silence_ends_every_task_and_says_so_later(rig: Rig) -> None:
     assert not rig.reports("c1")
     await shaken(rig)
     assert (await rig.end_of("c1")).state == "killed_fenced"
+
+
+async def test_task_with_leave_goes_on_and_is_kept_at_the_handshake(rig: Rig) -> None:
+    """The lease is over for all others; its own time is not."""
+    rig.link()
+    rig.serve(rig.watchdog, rig.handshake, rig.reporter, rig.shipper)
+    rig.run("usual", SLEEP)
+    rig.run("held", SLEEP, kill_after_s=100.0)
+    await eventually(lambda: len(rig.processes.tasks) == 2, WAIT_S)
+    clock(rig).advance(11)
+    rig.watchdog.nudge()
+    await eventually(lambda: rig.lease.phase is Phase.FENCED, WAIT_S)
+    assert {task.name for task in rig.processes.tasks} == {"held.1"}
+    clock(rig).advance(80)
+    decisions = [TaskDecision(command="held", attempt=1, verdict="keep")]
+    await shaken(rig, decisions)
+    hello = next(hello for hello in reversed(rig.hellos()) if not hello.done)
+    assert ("held", "running") in {(task.command, task.state) for task in hello.tasks}
+    rig.echo()
+    assert rig.lease.is_linked
+    end = await rig.end_of("usual")
+    assert (end.state, end.reason) == ("killed_fenced", "the master was silent for 11 s")
+    assert rig.processes.tasks
+    clock(rig).advance(99)
+    rig.watchdog.nudge()
+    await eventually(lambda: rig.lease.phase is Phase.FENCED, WAIT_S)
+    assert rig.processes.tasks
+    clock(rig).advance(1)
+    rig.watchdog.nudge()
+    await eventually(lambda: not rig.processes.tasks, WAIT_S)
+
+
+async def test_strict_master_ends_tasks_when_it_is_suspect(rig: Rig) -> None:
+    rig.timers = Timers(beat_s=1, suspect_s=5, ack_s=1, grace_s=0.3, lost_s=60, strict=True)
+    rig.link()
+    rig.serve(rig.watchdog)
+    rig.run("c1", SLEEP)
+    await eventually(lambda: rig.processes.tasks, WAIT_S)
+    clock(rig).advance(4.9)
+    rig.watchdog.look()
+    assert rig.lease.phase is Phase.LINKED
+    clock(rig).advance(0.1)
+    rig.watchdog.look()
+    await eventually(lambda: not rig.processes.tasks, WAIT_S)
+
+
+async def test_host_that_slept_past_the_deadline_ends_tasks_before_it_reads_anything(
+    rig: Rig,
+) -> None:
+    """Also their grace is over: the master may have given them up already."""
+    rig.link()
+    rig.serve(rig.watchdog, rig.reporter)
+    rig.run("c1", ["/bin/sh", "-c", "trap '' TERM; sleep 60"])
+    await eventually(lambda: rig.processes.tasks, WAIT_S)
+    seq = rig.lease.beat(clock(rig).elapsed())
+    clock(rig).advance(3600)
+    rig.timers = Timers(beat_s=1, suspect_s=5, ack_s=1, grace_s=600, lost_s=900)
+    rig.send("echo", Echo(epoch=1, incarnation=rig.lease.incarnation, seq=seq))
+    assert rig.station.book.get("c1", 1).stop is State.KILLED_FENCED  # type: ignore[union-attr]
+    assert rig.lease.phase is Phase.FENCING
+    await eventually(lambda: not rig.processes.tasks, WAIT_S)
+
+
+async def test_task_that_the_warden_has_ended_is_told_as_fenced(rig: Rig) -> None:
+    """The agent was stopped meanwhile, and sees the end before it looks at a clock."""
+    rig.link()
+    rig.serve(rig.reporter)
+    rig.run("c1", SLEEP)
+    await eventually(lambda: rig.reports("c1", "started"), WAIT_S)
+    clock(rig).advance(12)
+    os.kill(next(iter(rig.processes.tasks)).pid, signal.SIGTERM)
+    await eventually(lambda: not rig.processes.tasks, WAIT_S)
+    rig.lease.on_fenced()
+    rig.link()
+    end = await rig.end_of("c1")
+    assert (end.state, end.reason) == ("killed_fenced", "the master was silent for 12 s")
+
+
+async def test_superseded_agent_ends_its_tasks_and_itself(rig: Rig) -> None:
+    rig.link()
+    rig.serve(rig.watchdog)
+    leaving = asyncio.create_task(rig.handshake.run(asyncio.Event()))
+    rig.run("c1", SLEEP)
+    await eventually(lambda: rig.processes.tasks, WAIT_S)
+    rig.lease.on_disconnected()
+    rig.handshake.ask()
+    await eventually(rig.hellos, WAIT_S)
+    refused = Welcome(
+        epoch=1, incarnation=rig.lease.incarnation, refused="superseded", reason="on h2"
+    )
+    rig.send("welcome", refused)
+    with pytest.raises(Refused, match="on h2") as caught:
+        await leaving
+    assert caught.value.kind.exit_code == 77
+    assert not rig.processes.tasks
+    rig.run("c2", SLEEP)
+    assert (await rig.reply_to("c2")).answer == "rejected"
+
+
+async def test_revoked_agent_ends_its_tasks_and_goes_on_asking(rig: Rig) -> None:
+    rig.link()
+    rig.serve(rig.watchdog, rig.handshake)
+    rig.run("c1", SLEEP)
+    await eventually(lambda: rig.processes.tasks, WAIT_S)
+    rig.lease.on_disconnected()
+    rig.handshake.ask()
+    await eventually(rig.hellos, WAIT_S)
+    rig.send(
+        "welcome",
+        Welcome(epoch=1, incarnation=rig.lease.incarnation, refused="agent_revoked"),
+    )
+    await eventually(lambda: not rig.processes.tasks, WAIT_S)
+    await shaken(rig)
+
+
+def test_deaf_connection_is_given_up_when_the_master_is_suspect(rig: Rig) -> None:
+    hearing = Hearing(rig.station)
+    hearing.on_connected()
+    rig.link()
+    assert hearing.look() == 5.0
+    clock(rig).advance(5.0)
+    assert hearing.look() == 1.0
+    assert rig.wire.rebuilt == ["deaf: the master is not heard"]
+    hearing.on_connected()
+    clock(rig).advance(0.5)
+    assert hearing.look() == 0.5
+    for _ in range(4):
+        clock(rig).advance(1.0)
+        hearing.look()
+        hearing.on_connected()
+    assert len(rig.wire.rebuilt) == 5
+    clock(rig).advance(5.0)
+    hearing.look()
+    assert len(rig.wire.rebuilt) == 5, "once the lease is over it is no hurry any more"
+    clock(rig).advance(1.0)
+    hearing.look()
+    assert len(rig.wire.rebuilt) == 6
+    rig.wire.is_connected = False
+    clock(rig).advance(100.0)
+    hearing.look()
+    assert len(rig.wire.rebuilt) == 6
+    rig.echo()
+    hearing.look()
+    assert len(rig.wire.rebuilt) == 6
 
 
 async def test_task_of_a_hung_agent_is_killed_by_the_thread(rig: Rig) -> None:

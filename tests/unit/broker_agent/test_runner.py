@@ -126,7 +126,7 @@ async def test_chunks_under_way_are_bounded(rig: Rig) -> None:
     for number in range(4):
         await rig.end_of(f"c{number}")
         assert rig.stored(f"c{number}", "stdout") == b"x" * 3_000_000
-    assert 1 < rig.wire.most_in_flight
+    assert rig.wire.most_in_flight > 1
     assert rig.wire.most_bytes <= MOST_BYTES + limits.CHUNK_BYTES
 
 
@@ -339,9 +339,11 @@ async def test_end_whose_output_was_not_stored_keeps_its_state_over_a_restart(
     rig.wire.answer = refuse
     rig.run("c1", [sys.executable, "-c", "print('x' * 99_999); raise SystemExit(7)"])
     await eventually(
-        lambda: rig.station.book.get("c1", 1)
-        and not rig.processes.tasks
-        and rig.shipper.waiting_bytes == 100_000,
+        lambda: (
+            rig.station.book.get("c1", 1)
+            and not rig.processes.tasks
+            and rig.shipper.waiting_bytes == 100_000
+        ),
         WAIT_S,
     )
     await journalled(rig)

@@ -114,6 +114,13 @@ def test_two_readers_share_what_was_seen(
         assert bool(piece) == (start < len(whole))
 
 
+def test_chunk_sent_again_and_longer_behind_others_hides_none_of_its_bytes() -> None:
+    pieces = [(0, b"a"), (4, b"e"), (1, b"bcd"), (4, b"ef")]
+    reader = Reader(numbered(pieces))
+    assert reader.all() == b"abcdef"
+    assert reader.read(5, 10) == (b"f", 0)
+
+
 def test_gap_that_was_named_is_left_out_and_one_that_was_not_is_waited_for() -> None:
     reader = Reader([Chunk(1, 0, b"ab"), Chunk(2, 9, b"jk")])
     assert reader.read(0, 10) == (b"ab", 0)

@@ -1,0 +1,208 @@
+"""Tasks whose agent hangs, is killed, or is two: nothing of them outlives its time."""
+
+import asyncio
+import json
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from broker_client.api import MeshClient
+from tests.children import Child, cpu_s, rss_bytes
+from tests.harness import MeshProcesses
+from tests.meshes import shared_mesh, state_reached
+from tests.unit.broker_agent.test_warden import ignores_term
+from tests.waiting import eventually
+
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-warden")]
+
+# With the quick timers: the lease ends 2.3 s after the last beat, the grace is 0.5 s.
+FENCED_S = 2.3
+GONE_S = FENCED_S + 0.5 + 5.0
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
+    with shared_mesh(tmp_path_factory.mktemp("mesh"), {"g": ("a1", "a2")}) as running:
+        yield running
+
+
+@pytest.fixture
+async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
+    async with mesh.client() as client:
+        yield client
+
+
+@pytest.fixture
+async def agent(mesh: MeshProcesses) -> AsyncIterator[Child]:
+    agent = mesh.agents["a1"]
+    if not agent.is_running:
+        await agent.start()
+    await mesh.wait_status("a1", "active")
+    yield agent
+    agent.signal(signal.SIGCONT)
+
+
+def tasks_of(command: str) -> list[psutil.Process]:
+    """All processes on this host that were started for a command."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            environ = process.environ()
+            if environ.get("MESH_COMMAND") == command and process.status() != "zombie":
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def wardens_of(agent: Child) -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process(agent.pid).children()
+        if "broker_agent.warden" in " ".join(child.cmdline())
+    ]
+
+
+def warden_of(agent: Child) -> psutil.Process:
+    (warden,) = wardens_of(agent)
+    return warden
+
+
+async def sleeping(admin: MeshClient, *, script: str = "sleep 60; true") -> str:
+    command = await admin.submit(["sh", "-c", script], agent="a1")
+    await state_reached(admin, command.id, "running")
+    await eventually(lambda: tasks_of(command.id))
+    return command.id
+
+
+async def test_agent_that_is_killed_and_never_comes_back_leaves_nothing(
+    mesh: MeshProcesses, admin: MeshClient, agent: Child
+) -> None:
+    usual = await sleeping(admin)
+    stubborn = await sleeping(admin, script="trap '' TERM; sleep 60; sleep 60")
+    warden = warden_of(agent)
+    began = time.monotonic()
+    agent.kill()
+    await eventually(lambda: not tasks_of(usual), GONE_S)
+    assert time.monotonic() - began > 1.0, "a task is not ended before its time"
+    await eventually(lambda: not tasks_of(stubborn), GONE_S)
+    assert time.monotonic() - began < GONE_S
+    await eventually(lambda: not warden.is_running(), GONE_S)
+    assert (await admin.wait(usual, timeout_s=15)).state == "lost"
+    log = (mesh.agent_dir("a1") / "warden.log").read_text()
+    assert f"{stubborn}.1: sent signal 9" in log
+
+
+async def test_agent_that_is_killed_and_restarted_at_once_ends_what_ran_and_says_so(
+    admin: MeshClient, agent: Child
+) -> None:
+    command = await sleeping(admin)
+    old = warden_of(agent)
+    agent.kill()
+    await agent.start()
+    assert not tasks_of(command)
+    record = await admin.wait(command, timeout_s=15)
+    assert (record.state, record.reason) == ("lost", "agent restarted")
+    await eventually(lambda: not old.is_running(), GONE_S)
+    assert warden_of(agent).is_running()
+
+
+async def test_tasks_of_an_agent_that_hangs_end_while_it_hangs(
+    mesh: MeshProcesses, admin: MeshClient, agent: Child
+) -> None:
+    command = await sleeping(admin)
+    began = time.monotonic()
+    agent.signal(signal.SIGSTOP)
+    await eventually(lambda: not tasks_of(command), GONE_S)
+    assert time.monotonic() - began > 1.0
+    agent.signal(signal.SIGCONT)
+    record = await admin.wait(command, timeout_s=15)
+    assert record.state in {"killed_fenced", "lost"}
+    await mesh.wait_status("a1", "active")
+    assert (await admin.run(["true"], agent="a1", timeout_s=10)).state == "succeeded"
+
+
+async def test_agent_that_hangs_for_less_than_its_lease_loses_nothing(
+    admin: MeshClient, agent: Child
+) -> None:
+    command = await sleeping(admin, script="sleep 2; echo done")
+    agent.signal(signal.SIGSTOP)
+    await asyncio.sleep(1.0)
+    agent.signal(signal.SIGCONT)
+    assert (await admin.wait(command, timeout_s=15)).state == "succeeded"
+
+
+async def test_warden_is_replaced_and_costs_next_to_nothing(agent: Child) -> None:
+    first = warden_of(agent)
+    first.send_signal(signal.SIGKILL)
+    await eventually(lambda: [each for each in wardens_of(agent) if each != first], 5)
+    warden = warden_of(agent)
+    await eventually(lambda: ignores_term(warden.pid))
+    spent = cpu_s(warden.pid)
+    began = time.monotonic()
+    await asyncio.sleep(2.0)
+    share = (cpu_s(warden.pid) - spent) / (time.monotonic() - began)
+    assert share < 0.01
+    assert rss_bytes(warden.pid) < 12 * MIB
+    assert rss_bytes(agent.pid) < 60 * MIB
+
+
+ESCAPES = {
+    "the program stays": "setsid sh -c 'setsid sleep 60 <&- >&- 2>&- &' & sleep 60; true",
+    "without its marks": "setsid env -i sh -c 'setsid sleep 61 <&- >&- 2>&- &' & sleep 60; true",
+}
+
+
+@pytest.mark.parametrize("script", ESCAPES.values(), ids=ESCAPES)
+async def test_cancel_ends_what_has_escaped(admin: MeshClient, agent: Child, script: str) -> None:
+    command = await sleeping(admin, script=script)
+    mine = psutil.Process(agent.pid)
+
+    def escaped() -> list[psutil.Process]:
+        return [each for each in mine.children() if each.name() == "sleep"]
+
+    await eventually(escaped)
+    hidden = escaped()
+    await admin.cancel(command)
+    assert (await admin.wait(command, timeout_s=10)).state == "cancelled"
+    assert not [each for each in hidden if each.is_running() and each.status() != "zombie"]
+    assert not tasks_of(command)
+
+
+async def test_what_a_program_leaves_behind_ends_before_its_end_is_told(
+    admin: MeshClient, agent: Child
+) -> None:
+    script = "setsid sh -c 'setsid sleep 62 <&- >&- 2>&- &'; exit 3"
+    record = await admin.run(["sh", "-c", script], agent="a1", timeout_s=10)
+    assert [each.exit_code for each in record.attempts] == [3]
+    assert not tasks_of(record.id)
+
+
+async def test_agent_buries_the_dead_that_are_left_to_it(admin: MeshClient, agent: Child) -> None:
+    script = "for n in 1 2 3; do setsid sh -c '(exit 0) & exec sleep 0.1' & done; sleep 0.5"
+    assert (await admin.run(["sh", "-c", script], agent="a1", timeout_s=10)).state == "succeeded"
+    mine = psutil.Process(agent.pid)
+    await eventually(lambda: not [c for c in mine.children() if c.status() == "zombie"], 5)
+
+
+async def test_no_control_group_outlives_its_task(mesh: MeshProcesses, admin: MeshClient) -> None:
+    from broker_agent.executors.cells import find_parent
+
+    parent = find_parent()
+    if parent is None:
+        pytest.skip("no cgroup v2 can be made here")
+    incarnation = json.loads((mesh.agent_dir("a2") / "status.json").read_text())["incarnation"]
+
+    def cells() -> list[Path]:
+        return [path for path in Path(parent).iterdir() if incarnation in path.name]
+
+    command = await admin.submit(["sleep", "0.5"], agent="a2")
+    await eventually(cells)
+    assert cells()[0].name == f"mesh-a2-{incarnation}-{command.id}.1"
+    await admin.wait(command.id, timeout_s=10)
+    await eventually(lambda: not cells())

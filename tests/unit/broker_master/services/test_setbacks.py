@@ -1,0 +1,78 @@
+"""A clock that is set, and a broker that stores nothing: what waits is not harmed by either."""
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from broker_master.services.intake import Answer, Intake
+from schemas.faults import Refused, Unreachable
+from schemas.messages.api import SubmitAnswer
+from schemas.states import State
+from tests.planes import add_agent
+from tests.unit.broker_master.deeds import accepted
+from tests.unit.broker_master.stage import Stage, states
+
+
+@pytest.mark.parametrize("step_s", [3600.0, 2 * 86_400.0, -3600.0])
+async def test_waiting_command_does_not_age_by_a_clock_that_is_set(step_s: float) -> None:
+    stage = Stage()
+    command = await stage.submit(queue_ttl_s=60.0)
+    await stage.later(1)
+    stage.clock.set_wall(stage.clock.now() + step_s)
+    await stage.later(58)
+    assert states(command) == [State.QUEUED]
+    await stage.later(1)
+    assert states(command) == [State.EXPIRED]
+
+
+class Stalled(Stage):
+    """Its broker answers no write; `since` is when the writer noticed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        add_agent(self.plane, "web-1", "web")
+        self.since: float | None = None
+        self.held: list[asyncio.Future[int]] = []
+        self.facts.append = self._hold  # type: ignore[method-assign, assignment]
+        self.told: list[object] = []
+        self.intake = Intake(self.plane, self.assigner, lambda: 0.0, lambda: self.since)
+
+    def _hold(self, *_: object) -> "asyncio.Future[int]":
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.held.append(future)
+        return future
+
+    def take_in(self, command_id: str) -> None:
+        body = cast("Any", accepted(command_id)[1])
+        self.intake.take_in(body, cast("Answer", self.told.append))
+
+
+async def test_who_waits_for_a_broker_that_stores_nothing_is_told_so() -> None:
+    stage = Stalled()
+    stage.take_in("c1")
+    assert stage.told == []
+    stage.since = stage.clock.elapsed()
+    stage.intake.on_stalled()
+    (unsure,) = stage.told
+    assert isinstance(unsure, Unreachable)
+    assert (unsure.code, unsure.effect) == ("store_unavailable", "unknown")
+    with pytest.raises(Unreachable) as again:
+        stage.take_in("c1")
+    assert again.value.effect == "unknown"
+    with pytest.raises(Refused) as new:
+        stage.take_in("c2")
+    assert (new.value.code, new.value.effect) == ("store_unavailable", "none")
+    assert len(stage.held) == 1
+
+
+async def test_command_that_was_stored_after_all_is_found_under_its_id() -> None:
+    stage = Stalled()
+    stage.take_in("c1")
+    stage.since = stage.clock.elapsed()
+    stage.intake.on_stalled()
+    stage.held[0].set_result(7)
+    stage.since = None
+    await stage.rest()
+    stage.take_in("c1")
+    assert stage.told[1:] == [SubmitAnswer(id="c1", state="queued", duplicate=True)]
