@@ -53,7 +53,7 @@ class Command(msgspec.Struct, kw_only=True):
     """A command with its attempts. facts: stream sequence of each of its facts, by subject.
 
     order: place in the queue. expires_at: unix time after which it no longer waits for an agent.
-    expires_s: the same as a reading of the clock that is never set, once this master has looked.
+    expires_s: the same as a reading of the clock that is never set, once it began to wait.
     """
 
     accepted: Accepted
@@ -93,14 +93,14 @@ class Command(msgspec.Struct, kw_only=True):
         """Its attempt is lost, and it waits for an operator's word."""
         return self.state is State.UNKNOWN and self.open_attempt is None
 
-    def is_expired(self, *, now_s: float, at: float) -> bool:
-        """Whether it has waited long enough: nobody ages because a clock is set meanwhile.
+    def start_waiting(self, *, now_s: float, at: float) -> float:
+        """When it will have waited long enough, by the clock that is never set.
 
-        So the time of day is compared once, and what has elapsed from then on.
+        The time of day is compared once: nobody ages because somebody sets it later.
         """
         if self.expires_s is None:
             self.expires_s = now_s + self.expires_at - at
-        return self.expires_s <= now_s
+        return self.expires_s
 
     def find(self, number: int) -> Attempt | None:
         if 0 < number <= len(self.attempts):

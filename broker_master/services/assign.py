@@ -67,6 +67,8 @@ class Assigner:
         if choice is not None:
             self._assign(command, choice)
         else:
+            clock = self._plane.clock
+            _ = command.start_waiting(now_s=clock.elapsed(), at=clock.now())
             self._plane.dispatcher.enqueue(accepted.group, accepted.agent, command.id)
 
     def fill(self, agent: str) -> None:
@@ -155,7 +157,7 @@ class Assigner:
                 self._settler.end_unassigned(
                     command, State.CANCELLED, f"cancelled by {command.cancel_by}"
                 )
-            elif command.is_expired(now_s=now_s, at=now):
+            elif command.start_waiting(now_s=now_s, at=now) <= now_s:
                 self._settler.end_unassigned(
                     command,
                     State.EXPIRED,

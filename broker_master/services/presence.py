@@ -338,10 +338,17 @@ class PresenceService:
 
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()
+        clock, roster, timers = self._plane.clock, self._plane.roster, self._plane.timers
+        looked_s = clock.elapsed()
         while True:
-            await asyncio.sleep(self._plane.timers.beat_s / _TICKS_PER_BEAT)
-            clock, roster = self._plane.clock, self._plane.roster
-            self._apply(roster.tick(now_s=clock.elapsed(), at=clock.now()))
+            await asyncio.sleep(timers.beat_s / _TICKS_PER_BEAT)
+            now_s = clock.elapsed()
+            if now_s - looked_s >= timers.suspect_s and not roster.is_cut_off:
+                # This process was stopped, or its host suspended: the silence is its own.
+                log.warning("master_slept", for_s=round(now_s - looked_s, 1))
+                roster.on_rejoined(now_s=now_s)
+            looked_s = now_s
+            self._apply(roster.tick(now_s=now_s, at=clock.now()))
             for agent in list(self._held):
                 presence = roster.get(agent)
                 if presence is None or not presence.given_up:

@@ -14,7 +14,7 @@ from tests.chaos.conftest import MakeWorld
 from tests.chaos.test_links import passes, working
 from tests.chaos.test_masters import failpoint
 from tests.chaos.verdict import keeps_its_promises, unavailable
-from tests.chaos.world import PATIENT, World
+from tests.chaos.world import CALM, PATIENT, World
 from tests.requirements_policy import require
 
 pytestmark = pytest.mark.chaos
@@ -174,7 +174,7 @@ async def test_f50_rebooted_host(world_of: MakeWorld) -> None:
 async def test_f41_full_spool(world_of: MakeWorld, seed: int) -> None:
     """What does not fit is marked as missing; the agent itself goes on."""
     try:
-        async with world_of(timers=PATIENT, mounts={"a1/tasks": 4 * 1024 * 1024}) as world:
+        async with world_of(timers=CALM, mounts={"a1/tasks": 4 * 1024 * 1024}) as world:
             id = await world.submit(world.witness.bulk(12_000_000))
             await world.wait_state(id, "succeeded", "failed", within_s=30)
             await world.submit(world.witness.quick())
@@ -187,7 +187,7 @@ async def test_f41_full_spool(world_of: MakeWorld, seed: int) -> None:
 
 
 async def test_f57_out_of_file_descriptors(world_of: MakeWorld) -> None:
-    async with world_of(agents=2, timers=PATIENT) as world:
+    async with world_of(agents=2, timers=CALM) as world:
         ids = await working(world, runs_s=6)
         pid = world.agents["a1"].pid
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)

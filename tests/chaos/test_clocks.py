@@ -9,7 +9,7 @@ import pytest
 from tests.chaos.conftest import MakeWorld
 from tests.chaos.test_links import passes, working
 from tests.chaos.verdict import keeps_its_promises, unavailable
-from tests.chaos.world import PATIENT
+from tests.chaos.world import CALM
 
 pytestmark = pytest.mark.chaos
 
@@ -92,8 +92,8 @@ async def test_f43b_all_clocks_of_the_agent_jump(
 async def test_f44_masters_clock_jumps(world_of: MakeWorld, tmp_path: Path, seed: int) -> None:
     """Nobody is lost by it, and what waits goes on waiting."""
     clock = fake_clock(tmp_path, "F44", seed)
-    async with world_of(agents=2, timers=PATIENT, master_env=clock.env) as world:
-        await working(world, runs_s=9)
+    async with world_of(agents=2, timers=CALM, master_env=clock.env) as world:
+        await working(world, runs_s=11)
         world.cut("a2")
         await world.wait_status("a2", status="no_response")
         waits = await world.submit(world.witness.quick(), agent="a2")

@@ -10,7 +10,12 @@ from tests.chaos.world import World
 
 # What a machine without some means may leave out even where nothing else may be skipped.
 MAY_BE_MISSING: Final = frozenset(
-    {"faketime is missing", "strace is missing", "no right to mount a tmpfs"}
+    {
+        "faketime is missing",
+        "strace is missing",
+        "no right to mount a tmpfs",
+        "no right to make a network namespace",
+    }
 )
 
 

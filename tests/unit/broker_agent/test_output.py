@@ -73,6 +73,14 @@ def test_window_opens_on_a_good_line_and_closes_on_a_bad_one() -> None:
     assert pace.chunk_bytes(limits.CHUNK_BYTES) == LEAST_BYTES
 
 
+def test_window_that_was_never_full_stays_small() -> None:
+    pace = Pace()
+    for _ in range(100):
+        pace.on_sent(1000)
+        pace.on_stored(1000, 0.01)
+    assert pace.limit_bytes == FIRST_BYTES
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> TaskFolder:
     return Folders(tmp_path, keep=0).make("c1", 1)
