@@ -223,7 +223,7 @@ def _judge(crew: Crew, arrivals: Arrivals, sights: Sights, returned: str) -> Non
     typed(f"mesh agent show {AGENT} | grep returned")
     say(f"returned     {returned.removeprefix('returned ')}")
     claims = (
-        (f"{AGENT} counted down to the end of its tasks: {left} s", _counts_down(sights.fences)),
+        (f"{AGENT} counted down: {left} s", _counts_down(sights.fences)),
         ("the master said unknown, and when it would give up", bool(sights.given_up)),
         (f"{AGENT} said that its task went on", "1 tasks went on, 0 ended" in returned),
         (

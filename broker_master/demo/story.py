@@ -89,4 +89,4 @@ def _look(crew: Crew, http: str) -> None:
     for noun in ("agent", "command"):
         typed(f"mesh {noun} list")
         crew.show(["mesh", noun, "list"])
-    say(f"Console: {http} (so far /healthz, /readyz and /metrics)")
+    say(f"Console: {http}")

@@ -45,9 +45,9 @@ class _Meeting(msgspec.Struct):
 
     def told(self) -> str:
         parts = [f"returned after {self.silence_s:.0f} s"]
-        parts.append(f"{self.going_on} tasks went on, {self.ended} ended meanwhile")
+        parts.append(f"{self.going_on} tasks went on, {self.ended} ended")
         if self.spool_bytes:
-            parts.append(f"{self.spool_bytes} bytes of output to fetch")
+            parts.append(f"{self.spool_bytes} bytes to fetch")
         return ": ".join(parts[:2]) + "".join(f", {part}" for part in parts[2:])
 
 
