@@ -160,6 +160,8 @@ class Lease:
             self.reconciled = False
         if self.phase is Phase.SUSPECT and age >= self.timers.unrecoverable_s:
             self.phase = Phase.FENCING
+            # Also what was agreed on while the lease was running out: those tasks are ended.
+            self.reconciled = False
         return self.phase
 
     def on_fenced(self) -> None:

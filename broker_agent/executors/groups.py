@@ -60,7 +60,8 @@ def adopt_orphans() -> bool:
 class Kinship:
     """Who belongs to which task, as /proc has it.
 
-    mark: what the environment of all tasks of this start of the agent holds.
+    mark: what the environment of all tasks of this start of the agent holds, and of no others.
+    Without it nobody is known by marks: another agent of the host may run the same command.
     """
 
     def __init__(self, mark: bytes = b"") -> None:
@@ -80,7 +81,8 @@ class Kinship:
         if self._looked_at < max(since, now - _SHARED_S):
             self._seen = look()
             self._looked_at = now
-        return kin(self._seen, leader, start, marks | self._mark, {os.getpid()})
+        known_by = marks | self._mark if self._mark else set()
+        return kin(self._seen, leader, start, known_by, {os.getpid()})
 
     def strays(self, start: int) -> list[Process]:
         """Who was left to us since `start` without anything that tells whose it was.

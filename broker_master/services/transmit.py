@@ -39,6 +39,10 @@ class Transmitter:
         presence = plane.roster.get(attempt.agent)
         if presence is None:
             return
+        if command.cancel_by and attempt.sent:
+            # It may have arrived. If not, the answer to this says so, and it never will.
+            self.cancel(command, attempt)
+            return
         attempt.sent += 1
         attempt.token = self._next_token()
         plane.measures.on_sent(command, attempt, plane.clock.now())

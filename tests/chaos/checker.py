@@ -134,6 +134,8 @@ class Run:
 
     @property
     def unrecoverable_s(self) -> float:
+        if self.timers.get("strict"):
+            return self.timers["suspect_s"]
         return self.timers["suspect_s"] + self.timers["resends"] * self.timers["ack_s"]
 
     @cached_property
@@ -501,7 +503,8 @@ def kills_come_in_time(run: Run) -> Iterator[Look]:
             by = silence.began + after_s
             if silence.healed < by + SURE_S or by + KILL_S > run.last:
                 continue
-            if run.agent_of(id, process.attempt) != silence.agent or run.ends.get(id):
+            came_to_end = any(e["attempt"] == process.attempt for e in run.ends.get(id, []))
+            if run.agent_of(id, process.attempt) != silence.agent or came_to_end:
                 continue
             if process.pid not in {event["pid"] for event in run.starts[id]}:
                 continue

@@ -1,6 +1,7 @@
 """Agents that freeze, die, come back, or have nothing left to write to."""
 
 import asyncio
+import contextlib
 import os
 import resource
 import shutil
@@ -157,10 +158,9 @@ async def test_f50_rebooted_host(world_of: MakeWorld) -> None:
         ids = await working(world, runs_s=60)
         tree = psutil.Process(world.agents["a1"].pid).children(recursive=True)
         world.kill_agent("a1", cut="host")
-        for process in tree:
-            process.kill()
-        for pid, _ in list(world.sight.alive):
-            os.kill(pid, signal.SIGKILL)
+        for pid in {process.pid for process in tree} | {pid for pid, _ in world.sight.alive}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         await passes(world.chance.uniform(0.5, 2))
         world.launch_agent("a1")
         await world.agents["a1"].wait_ready()

@@ -8,6 +8,7 @@ from typing import Final
 import pytest
 from msgspec import Struct
 from nats.aio.client import Client
+from nats.errors import Error
 
 from schemas import subjects
 from schemas.messages.api import AgentCreate, SubmitRequest, TokenAnswer
@@ -20,7 +21,7 @@ from tests.chaos.verdict import keeps_its_promises
 from tests.chaos.world import GROUP, PATIENT
 from tests.integration.test_link_messages import POISON_HEADERS
 from tests.meshes import issuer
-from tests.servers import connect_raw
+from tests.servers import TestCredentials, connect_raw
 from tests.unit.schemas.hostile import CORPUS
 
 pytestmark = pytest.mark.chaos
@@ -73,19 +74,23 @@ async def test_f58_nonsense_among_normal_load(world_of: MakeWorld) -> None:
         # Known to the broker as a2, which never started.
         credentials = issuer(world.mesh).issue("agent", "a2", group=GROUP)
         async with world.under_load(30):
-            client = await connect_raw(credentials)
-            await _speak_nonsense(client, world.chance)
-            await client.close()
+            await _speak_nonsense(credentials, world.chance)
             world.kill_broker()
             await passes(1)
             await world.start_broker()
-            client = await connect_raw(credentials)
-            await _speak_nonsense(client, world.chance)
-            await client.close()
+            await _speak_nonsense(credentials, world.chance)
         await keeps_its_promises(world, "I1", "I2", "I3", "I6", "I9", "I10")
 
 
-async def _speak_nonsense(client: Client, chance: random.Random) -> None:
+async def _speak_nonsense(credentials: TestCredentials, chance: random.Random) -> None:
+    """Until it has all been said, or the broker has had enough of it."""
+    client = await connect_raw(credentials)
+    with contextlib.suppress(Error, OSError):
+        await _say_all(client, chance)
+    await client.close()
+
+
+async def _say_all(client: Client, chance: random.Random) -> None:
     kinds: dict[str, type[Struct]] = {
         "beat": Beat,
         "hello": Hello,

@@ -7,7 +7,7 @@ import pytest
 from schemas.states import State
 from tests.chaos.conftest import MakeWorld
 from tests.chaos.verdict import keeps_its_promises
-from tests.chaos.world import CALM, FAST, PATIENT, World
+from tests.chaos.world import CALM, FAST, PATIENT, STRICT, World
 
 pytestmark = pytest.mark.chaos
 
@@ -79,6 +79,55 @@ async def test_f22b_fenced_before_it_is_given_up_is_told_as_fenced(world_of: Mak
         for id in ids:
             await world.wait_state(id, "killed_fenced")
         await keeps_its_promises(world, "I3", "I5", "T2", "T4")
+
+
+async def test_f22c_tasks_that_may_outlive_the_lease(world_of: MakeWorld) -> None:
+    """By agreement: one for a while, one for as long as it takes, one a little too long."""
+    async with world_of() as world:
+        sleeper = world.witness.sleeper
+        short = await world.submit(sleeper(60), loss="hold", hold_s=5.0)
+        ids = [
+            await world.submit(sleeper(10), loss="hold", hold_s=20.0),
+            await world.submit(sleeper(10), loss="continue"),
+        ]
+        await world.wait_started(short, *ids)
+        await world.wait_seen(short, *ids)
+        for id in (short, *ids):
+            await world.wait_state(id, "running")
+        world.cut("a1")
+        await passes(world.chance.uniform(8.0, 8.4))
+        assert {(await world.client.show(id)).state for id in ids} == {State.UNKNOWN}
+        world.heal("a1")
+        for id in ids:
+            await world.wait_state(id, "succeeded")
+        await world.wait_state(short, "killed_fenced", "lost")
+        await keeps_its_promises(world, "I2", "I3", "I5", "T1", "T2", "T4")
+
+
+async def test_f22d_lost_and_run_again_elsewhere(world_of: MakeWorld) -> None:
+    async with world_of(agents=2) as world:
+        id = await world.submit(world.witness.sleeper(7), on_lost="rerun")
+        await world.wait_started(id)
+        await world.wait_seen(id)
+        first = (await world.wait_state(id, "running")).attempts[-1].agent
+        world.cut(first)
+        await passes(world.timers["lost_s"] + 2)
+        world.heal(first)
+        record = await world.wait_state(id, "succeeded")
+        assert [attempt.state for attempt in record.attempts] == ["lost", "succeeded"]
+        assert record.attempts[0].agent != record.attempts[1].agent
+        await keeps_its_promises(world, "I2", "I3", "I5", "T1", "T2", "T4")
+
+
+async def test_f22e_strict_mesh_ends_tasks_at_the_first_suspicion(world_of: MakeWorld) -> None:
+    async with world_of(timers=STRICT) as world:
+        ids = await working(world, runs_s=60)
+        world.cut("a1")
+        await passes(world.chance.uniform(2.8, 3.2))
+        world.heal("a1")
+        for id in ids:
+            await world.wait_state(id, "killed_fenced")
+        await keeps_its_promises(world, "I3", "I5", "T1", "T2", "T4")
 
 
 async def test_f23_half_open_connection_is_replaced(world_of: MakeWorld) -> None:

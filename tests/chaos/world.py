@@ -75,6 +75,7 @@ FAST: Final[Mapping[str, float]] = {
 PATIENT: Final[Mapping[str, float]] = {**FAST, "resends": 20, "lost_s": 13.0, "adopt_s": 13.0}
 # Where it matters that nobody is called silent who is not: a busy machine may stand still for 1 s.
 CALM: Final[Mapping[str, float]] = {**PATIENT, "suspect_s": 2.0, "lost_s": 14.0, "adopt_s": 14.0}
+STRICT: Final[Mapping[str, float]] = {**FAST, "strict": 1}
 TRUE: Final[Mapping[str, float]] = {
     "beat_s": 5.0,
     "suspect_s": 10.0,
@@ -204,6 +205,8 @@ class World:
             proxy = Proxy(self.port, seed=self.seed)
             self.proxies[name] = await self._stack.enter_async_context(proxy)
         env = {f"MESH_TIMERS__{name.upper()}": f"{value:g}" for name, value in self.timers.items()}
+        if "strict" in self.timers:
+            env["MESH_TIMERS__STRICT"] = "true"
         self.mesh = MeshProcesses(
             self.directory,
             env=env,

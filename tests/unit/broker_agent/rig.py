@@ -1,6 +1,7 @@
 """The parts of an agent around an in-memory connection; the test plays the master."""
 
 import asyncio
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -113,7 +114,7 @@ class Rig:
         tasks.mkdir(exist_ok=True)
         clock = clock or SystemClock()
         lease = Lease(
-            f"inc-{self.journal.boots}",
+            f"inc-{self.journal.boots}-{secrets.token_hex(4)}",
             self.timers,
             now=clock.elapsed(),
             epoch=self.journal.epoch,
@@ -129,7 +130,9 @@ class Rig:
         self.clock = clock
         self.folders = Folders(tasks, keep=0)
         self.processes = ProcessExecutor(
-            loop, grace_s=lambda: lease.timers.grace_s, marks={"MESH_AGENT": "a1"}
+            loop,
+            grace_s=lambda: lease.timers.grace_s,
+            marks={"MESH_AGENT": "a1", "MESH_INCARNATION": lease.incarnation},
         )
         self.table = Table(slots)
         self.reporter = Reporter(self.station)
@@ -202,7 +205,8 @@ class Rig:
         """What the application does at start, before it serves."""
         for row in self.journal.rows:
             if row.report is None:
-                kill_orphans(row.command, row.attempt, row.pid, row.pid_start)
+                mark = f"MESH_INCARNATION={row.incarnation}".encode()
+                kill_orphans(row.command, row.attempt, row.pid, row.pid_start, mark=mark)
             self.runner.recover(row)
 
     # The master's part.

@@ -84,6 +84,24 @@ def test_echo_that_comes_after_the_end_undoes_no_fencing() -> None:
     assert (lease.phase, lease.is_linked) == (Phase.LINKED, False)
 
 
+def test_handshake_before_the_end_of_the_lease_does_not_count_after_it() -> None:
+    lease = linked()
+    lease.on_tick(12.0)
+    lease.on_done()
+    assert lease.on_tick(40.0) is Phase.FENCING
+    lease.on_fenced()
+    lease.on_echo(echo(lease.beat(41.0)), 41.1)
+    assert (lease.phase, lease.is_linked) == (Phase.LINKED, False)
+
+
+def test_longer_leave_moves_the_deadline_of_that_task_alone() -> None:
+    lease = linked()
+    assert [lease.fence_at(leave) for leave in (0.0, 20.0, 7200.0)] == [35.0, 35.0, 7200.0]
+    assert not lease.has_run_out(7200.0, 7199.9)
+    assert lease.has_run_out(7200.0, 7200.0)
+    assert not lease_at().has_run_out(0.0, 1e9)
+
+
 def test_echo_of_an_old_beat_does_not_renew() -> None:
     lease = linked()
     first, second = lease.beat(5.0), lease.beat(6.0)

@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import secrets
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,10 +16,13 @@ from broker_agent.executors.groups import Kinship, kill_orphans, process_start
 from broker_agent.executors.process import ProcessExecutor, ProcessTask
 from broker_agent.executors.spawn import CannotStart, find_program
 from broker_agent.store.folders import Folders, TaskFolder
+from broker_agent.warden.kin import read_marks
 from schemas.messages.actions import ProcessArgs
 from schemas.states import State
 
 WAIT_S = 20.0
+# Tests of several workers run on one host.
+ORPHANED = f"orphaned-{secrets.token_hex(4)}"
 
 
 class Bench:
@@ -26,7 +31,9 @@ class Bench:
     def __init__(self, root: Path, grace_s: float = 5.0) -> None:
         self.folders = Folders(root, keep=0)
         self.executor = ProcessExecutor(
-            asyncio.get_running_loop(), grace_s=lambda: grace_s, marks={"MESH_AGENT": "a1"}
+            asyncio.get_running_loop(),
+            grace_s=lambda: grace_s,
+            marks={"MESH_AGENT": "a1", "MESH_INCARNATION": secrets.token_hex(8)},
         )
         self.count = 0
 
@@ -271,8 +278,12 @@ async def test_program_sees_no_descriptor_of_the_agent(bench: Bench, tmp_path: P
 @pytest.fixture
 def orphan() -> Iterator[int]:
     """A process as an agent leaves it that was killed: in its session, with its marks."""
-    env = {"PATH": os.defpath, "MESH_COMMAND": "orphaned", "MESH_ATTEMPT": "2"}
+    env = {"PATH": os.defpath, "MESH_COMMAND": ORPHANED, "MESH_ATTEMPT": "2"}
     pid = os.posix_spawn("/bin/sleep", ["sleep", "60"], env, setsid=True)
+    # For a moment after it was loaded its environment cannot be read.
+    until = time.monotonic() + WAIT_S
+    while not read_marks(pid):
+        assert time.monotonic() < until
     yield pid
     try:
         os.kill(pid, signal.SIGKILL)
@@ -287,12 +298,13 @@ def test_orphan_is_found_by_its_journalled_pid(orphan: int) -> None:
 
 
 def test_orphan_is_found_by_its_marks(orphan: int) -> None:
-    assert kill_orphans("orphaned", 2, 0, 0) == 1
+    assert kill_orphans(ORPHANED, 2, 0, 0) == 1
 
 
 def test_another_process_that_got_the_number_is_left_alone(orphan: int) -> None:
     assert kill_orphans("other", 1, orphan, process_start(orphan) + 1) == 0
-    assert kill_orphans("orphaned", 1, 0, 0) == 0
+    assert kill_orphans(ORPHANED, 1, 0, 0) == 0
+    assert kill_orphans(ORPHANED, 2, 0, 0, mark=b"MESH_INCARNATION=other") == 0
     assert is_alive(orphan)
 
 

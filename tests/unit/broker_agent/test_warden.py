@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import secrets
 import signal
 import sys
 import time
@@ -21,7 +22,6 @@ from tests.unit.broker_agent.rig import WAIT_S, Rig
 from tests.unit.broker_agent.test_process import is_alive
 from tests.waiting import eventually
 
-MARK = "MESH_INCARNATION=inc-1"
 RSS_MAX = 12 * 1024 * 1024
 
 
@@ -138,6 +138,7 @@ class Post:
         self.log = state_dir / "warden.log"
         self._service = asyncio.create_task(self.post.run(asyncio.Event()))
         self._pids: list[int] = []
+        self.incarnation = rig.lease.incarnation
 
     async def up(self) -> "Post":
         await eventually(lambda: self.post.pid, WAIT_S)
@@ -145,7 +146,11 @@ class Post:
 
     def task(self, name: str, code: str, after_s: float) -> int:
         command, _, attempt = name.rpartition(".")
-        env = {"MESH_COMMAND": command, "MESH_ATTEMPT": attempt, "MESH_INCARNATION": "inc-1"}
+        env = {
+            "MESH_COMMAND": command,
+            "MESH_ATTEMPT": attempt,
+            "MESH_INCARNATION": self.incarnation,
+        }
         pid = os.posix_spawn(sys.executable, [sys.executable, "-c", code], env, setsid=True)
         self._pids.append(pid)
         self.table.note_start(self.table.enter(name, pid, after_s), process_start(pid))
@@ -241,9 +246,14 @@ async def test_what_a_task_has_hidden_is_found(post: Post) -> None:
     )
     pid = post.task("c1.1", code, 0.8)
     os.waitpid(pid, 0)
-    marks = {b"MESH_COMMAND=c1", b"MESH_ATTEMPT=1", MARK.encode()}
-    hidden = [each.pid for each in look().values() if marks <= each.marks]
-    assert len(hidden) == 1
+    mark = f"MESH_INCARNATION={post.incarnation}".encode()
+    marks = {b"MESH_COMMAND=c1", b"MESH_ATTEMPT=1", mark}
+
+    def found() -> list[int]:
+        return [each.pid for each in look().values() if marks <= each.marks]
+
+    await eventually(lambda: len(found()) == 1, WAIT_S)
+    hidden = found()
     await post.die()
     await eventually(gone(*hidden), WAIT_S)
 
@@ -280,14 +290,15 @@ async def test_it_is_not_ended_by_who_ends_the_agents_processes(post: Post) -> N
 
 
 def test_kin_are_exactly_those_of_the_task() -> None:
-    env = {"MESH_COMMAND": "k1", "MESH_ATTEMPT": "1", MARK.partition("=")[0]: "inc-1"}
+    command = f"k-{secrets.token_hex(4)}"
+    env = {"MESH_COMMAND": command, "MESH_ATTEMPT": "1"}
     pid = os.posix_spawn("/bin/sh", ["sh", "-c", "env -i sleep 60 & wait"], env, setsid=True)
     other = os.posix_spawn("/bin/sleep", ["sleep", "60"], env | {"MESH_ATTEMPT": "2"}, setsid=True)
     try:
         until = time.monotonic() + WAIT_S
         while not children(pid) or Path(f"/proc/{children(pid)[0]}/comm").read_text() != "sleep\n":
             assert time.monotonic() < until
-        marks = {b"MESH_COMMAND=k1", b"MESH_ATTEMPT=1"}
+        marks = {f"MESH_COMMAND={command}".encode(), b"MESH_ATTEMPT=1"}
         child = children(pid)[0]
         seen, start = look(), process_start(pid)
         for known in (start, 0):

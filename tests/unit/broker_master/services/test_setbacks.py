@@ -1,4 +1,4 @@
-"""A clock that is set, and a broker that stores nothing: what waits is not harmed by either."""
+"""Clocks that are set, brokers that store nothing, agents that return: what waits is not harmed."""
 
 import asyncio
 from typing import Any, cast
@@ -6,8 +6,10 @@ from typing import Any, cast
 import pytest
 
 from broker_master.services.intake import Answer, Intake
+from schemas import codec, subjects
 from schemas.faults import Refused, Unreachable
 from schemas.messages.api import SubmitAnswer
+from schemas.messages.work import Control, ControlReply
 from schemas.states import State
 from tests.planes import add_agent
 from tests.unit.broker_master.deeds import accepted
@@ -76,3 +78,20 @@ async def test_command_that_was_stored_after_all_is_found_under_its_id() -> None
     await stage.rest()
     stage.take_in("c1")
     assert stage.told[1:] == [SubmitAnswer(id="c1", state="queued", duplicate=True)]
+
+
+async def test_cancel_of_what_a_silent_agent_may_have_is_not_sent_again_as_a_run() -> None:
+    stage = Stage("web-1")
+    command = await stage.submit("c1")
+    await stage.later(stage.timers.suspect_s)
+    sent = len(stage.runs())
+    assert states(command) == [State.UNKNOWN, State.UNKNOWN]
+    await stage.canceller.cancel(command, "ops")
+    await stage.hello("web-1")
+    assert len(stage.runs()) == sent
+    control = codec.decode(Control, stage.sent("web-1", "control")[-1])
+    assert (control.kind, control.command, control.attempt) == ("cancel", "c1", 1)
+    said = ControlReply(kind="cancel", command="c1", attempt=1, known=False)
+    stage.reports.on_reply(subjects.Up("web", "web-1", "reply", ("t",)), codec.encode(said))
+    await stage.rest()
+    assert states(command) == [State.CANCELLED, State.CANCELLED]
