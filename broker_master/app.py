@@ -57,6 +57,7 @@ from broker_master.services.reports import Reports
 from broker_master.services.revoke import Revoker
 from broker_master.services.settle import Settler
 from broker_master.services.system import BrokerSystem
+from broker_master.services.terms import Terms
 from broker_master.services.transmit import Transmitter
 from broker_master.services.upstream import Upstream
 from broker_master.services.views import Views
@@ -260,8 +261,9 @@ class Control:
         addresses = Addresses(plane, system)
         presence = PresenceService(plane, settler, assigner, canceller, addresses.want)
         revoker = Revoker(plane, self._mesh.accounts, system)
+        terms = Terms(plane, presence, revoker)
         views = Views(plane)
-        presence.on_change = views.note_group
+        presence.on_change = terms.on_change = views.note_group
         intake = Intake(plane, assigner, historian.lag_s, lambda: events.stalled_since)
         events.on_stalled = intake.on_stalled
         output = OutputReader(plane, streams)
@@ -271,7 +273,9 @@ class Control:
         commands.register(operations)
         DeadLetterOperations(plane, commands, intake).register(operations)
         GroupOperations(plane, views).register(operations)
-        AgentOperations(plane, views, issuer, presence, canceller, revoker).register(operations)
+        AgentOperations(plane, views, issuer, presence, canceller, revoker, terms).register(
+            operations
+        )
         ClientOperations(plane, views, issuer, revoker).register(operations)
         await rebuild_readmodel(plane, streams)
         await replay_facts(plane, historian)
@@ -297,6 +301,7 @@ class Control:
             transmitter,
             assigner,
             presence,
+            terms,
             Upstream(plane, presence, reports),
             addresses,
             Enrolment(plane, issuer),

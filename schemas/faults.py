@@ -59,6 +59,9 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "agent_exists": FaultKind(
         409, "never", 6, "choose another name, or see `mesh agent show NAME`"
     ),
+    "agent_leaving": FaultKind(
+        409, "later", 75, "wait until its tasks are over: `mesh agent show NAME` says when"
+    ),
     "agent_revoked": FaultKind(409, "never", 6, "give the agent a new token and set it up again"),
     "agent_disabled": FaultKind(409, "later", 6, "enable it with `mesh agent enable NAME`"),
     "client_exists": FaultKind(409, "never", 6, "choose another name"),

@@ -27,7 +27,7 @@ _READ: Final = {
 _OPERATE: Final = {
     "command": ("submit", "cancel", "decide"),
     "deadletter": ("retry",),
-    "agent": ("enable", "disable"),
+    "agent": ("enable", "disable", "pause"),
 }
 
 

@@ -45,12 +45,18 @@ class GroupStatus(StrEnum):
 
 
 class Admin(StrEnum):
-    """What an operator wants of an agent."""
+    """What an operator wants of an agent.
+
+    draining: shown instead of disabled while tasks are left, never stored. paused: disabled, and
+    enabled again by itself. deleted: revoked, and forgotten as soon as nothing of it can still run.
+    """
 
     ENABLED = "enabled"
     DRAINING = "draining"
     DISABLED = "disabled"
+    PAUSED = "paused"
     REVOKED = "revoked"
+    DELETED = "deleted"
 
 
 class Liveness(StrEnum):
@@ -60,6 +66,9 @@ class Liveness(StrEnum):
     LIVE = "live"
     SILENT = "silent"
 
+
+# Whose credentials are refused.
+BARRED: Final = frozenset({Admin.REVOKED, Admin.DELETED})
 
 STATES: Final[dict[str, State]] = {str(state): state for state in State}
 

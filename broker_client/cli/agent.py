@@ -20,7 +20,6 @@ from broker_client.cli.tables import (
 from schemas.ids import check_name
 from schemas.messages.api import (
     AgentCreate,
-    AgentDisable,
     AgentRecord,
     CertificateRecord,
     Done,
@@ -89,26 +88,17 @@ def enable(name: Name, /, *, shared: Shared = SHARED) -> None:
     _change(shared, "enable", NameQuery(name=name))
 
 
-def disable(
-    name: Name,
-    /,
-    *,
-    now: Annotated[
-        bool, Parameter(negative="", help="End what runs there instead of letting it finish.")
-    ] = False,
-    shared: Shared = SHARED,
-) -> None:
-    """Give an agent no new commands; what runs there finishes."""
-    _change(shared, "disable", AgentDisable(name=name, now=now))
-
-
 def revoke(name: Name, /, *, shared: Shared = SHARED) -> None:
     """Refuse an agent's credentials from now on."""
     _change(shared, "revoke", NameQuery(name=name))
 
 
 def delete(name: Name, /, *, shared: Shared = SHARED) -> None:
-    """Remove an agent; its credentials are refused and its open commands end as lost."""
+    """Remove an agent: its credentials are refused at once.
+
+    What it runs is lost to the mesh, and said to be once it cannot run any more: until then the
+    agent is still listed.
+    """
     _change(shared, "delete", NameQuery(name=name))
 
 
@@ -165,6 +155,7 @@ def _described(agent: AgentRecord) -> list[str]:
             ("badges", ", ".join(agent.badges)),
             ("returned", agent.returned.removeprefix("returned ")),
             ("admin", agent.admin),
+            ("note", agent.note),
             ("liveness", agent.liveness),
             ("last beat", local_and_utc(agent.last_beat_at)),
             ("running", f"{agent.running} of {agent.slots} slots"),
@@ -184,7 +175,7 @@ def _certificate(certificate: CertificateRecord) -> str:
     return f"{text}{warning}, serial {certificate.serial}"
 
 
-def _change(shared: Shared, verb: str, request: NameQuery | AgentDisable) -> None:
+def _change(shared: Shared, verb: str, request: NameQuery) -> None:
     done = call(shared, lambda mesh: mesh.ask("agent", verb, request, Done))
     if shared.output == "json":
         print_json(done)

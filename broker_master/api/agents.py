@@ -1,6 +1,4 @@
-"""`agent.*`: create, token, show, list, enable, disable, revoke, delete."""
-
-from collections.abc import Callable
+"""`agent.*`: create, token, show, list, enable, disable, pause, revoke, delete, forget."""
 
 import msgspec
 import structlog
@@ -8,21 +6,28 @@ import structlog
 from broker_master.api.operations import Operations, check_group, may_see
 from broker_master.ca.issuer import Issuer
 from broker_master.ca.tokens import issue_token
+from broker_master.core import admin
+from broker_master.core.status import counted
 from broker_master.plane import Plane
 from broker_master.services.cancel import Canceller
 from broker_master.services.presence import PresenceService
 from broker_master.services.revoke import Revoker
+from broker_master.services.terms import Change, Terms
 from broker_master.services.views import Views
 from schemas.faults import Refused
 from schemas.ids import check_name
 from schemas.messages.api import (
     AgentCreate,
     AgentDisable,
+    AgentForget,
     AgentList,
+    AgentPause,
     AgentRecord,
     AgentsAnswer,
     Done,
+    ForgetAnswer,
     NameQuery,
+    SilentRecord,
     TokenAnswer,
 )
 from schemas.messages.registry import AgentEntry, ClientEntry, TokenEntry
@@ -30,8 +35,6 @@ from schemas.moments import rfc3339
 from schemas.states import Admin
 
 log = structlog.get_logger()
-
-Change = Callable[[AgentEntry], AgentEntry]
 
 
 class AgentOperations:
@@ -43,6 +46,7 @@ class AgentOperations:
         presence: PresenceService,
         canceller: Canceller,
         revoker: Revoker,
+        terms: Terms,
     ) -> None:
         self._plane = plane
         self._views = views
@@ -50,6 +54,7 @@ class AgentOperations:
         self._presence = presence
         self._canceller = canceller
         self._revoker = revoker
+        self._terms = terms
 
     def register(self, operations: Operations) -> None:
         operations.add("agent", "create", AgentCreate, self.create)
@@ -58,6 +63,8 @@ class AgentOperations:
         operations.add("agent", "list", AgentList, self.list)
         operations.add("agent", "enable", NameQuery, self.enable)
         operations.add("agent", "disable", AgentDisable, self.disable)
+        operations.add("agent", "pause", AgentPause, self.pause)
+        operations.add("agent", "forget", AgentForget, self.forget)
         operations.add("agent", "revoke", NameQuery, self.revoke)
         operations.add("agent", "delete", NameQuery, self.delete)
 
@@ -92,10 +99,12 @@ class AgentOperations:
         answer, token = self._issue(agent.name, agent.group, request.ttl_s)
 
         def renewed(entry: AgentEntry) -> AgentEntry:
-            admin = Admin.ENABLED if entry.admin == Admin.REVOKED else entry.admin
-            return msgspec.structs.replace(entry, token=token, admin=admin)
+            if entry.admin == Admin.DELETED:
+                raise Refused("agent_leaving", f"agent {entry.name} is being deleted")
+            state = Admin.ENABLED if entry.admin == Admin.REVOKED else entry.admin
+            return msgspec.structs.replace(entry, token=token, admin=state)
 
-        await self._change(agent.name, renewed)
+        await self._terms.change(agent.name, renewed)
         return answer
 
     def _issue(self, name: str, group: str, ttl_s: float) -> tuple[TokenAnswer, TokenEntry]:
@@ -138,43 +147,93 @@ class AgentOperations:
 
     async def enable(self, caller: ClientEntry, query: NameQuery) -> Done:
         agent = self._agent(caller, query.name)
-        if agent.admin == Admin.REVOKED:
-            raise Refused("agent_revoked", f"agent {agent.name} is revoked")
-        if agent.admin == Admin.ENABLED:
-            return Done(changed=False, message=f"agent {agent.name} is enabled already")
-        await self._set_admin(caller, agent.name, Admin.ENABLED)
-        return Done(message=f"agent {agent.name} enabled")
+        by, at = caller.name, self._plane.clock.now()
+        changed = await self._move(agent.name, lambda entry: admin.enable(entry, by=by, at=at))
+        already = "" if changed else " already"
+        return Done(changed=changed, message=f"agent {agent.name} enabled{already}")
 
     async def disable(self, caller: ClientEntry, request: AgentDisable) -> Done:
         """Give it nothing new. What runs there finishes, or with `now` is cancelled."""
         agent = self._agent(caller, request.name)
-        if agent.admin == Admin.REVOKED:
-            raise Refused("agent_revoked", f"agent {agent.name} is revoked")
-        changed = agent.admin != Admin.DISABLED
-        if changed:
-            await self._set_admin(caller, agent.name, Admin.DISABLED)
-        left = self._plane.dispatcher.load(agent.name)
-        if request.now:
-            await self._cancel_all(agent.name, caller.name)
-        return Done(changed=changed, message=f"agent {agent.name} disabled, {left} tasks left")
+        by, at = caller.name, self._plane.clock.now()
+        changed = await self._move(
+            agent.name, lambda entry: admin.disable(entry, by=by, at=at, note=request.note)
+        )
+        return await self._drained(agent.name, caller, "disabled", changed=changed, now=request.now)
+
+    async def pause(self, caller: ClientEntry, request: AgentPause) -> Done:
+        """As `disable`, with an end."""
+        agent = self._agent(caller, request.name)
+        by, at = caller.name, self._plane.clock.now()
+        until = at + request.for_s
+        changed = await self._move(
+            agent.name,
+            lambda entry: admin.pause(entry, by=by, at=at, until=until, note=request.note),
+        )
+        did = f"paused until {rfc3339(until)}"
+        return await self._drained(agent.name, caller, did, changed=changed, now=request.now)
+
+    async def _drained(
+        self, name: str, caller: ClientEntry, did: str, *, changed: bool, now: bool
+    ) -> Done:
+        left = self._plane.dispatcher.load(name)
+        if now:
+            await self._cancel_all(name, caller.name)
+        return Done(changed=changed, message=f"agent {name} {did}, {counted(left, 'task')} left")
 
     async def revoke(self, caller: ClientEntry, query: NameQuery) -> Done:
         """Take its credentials away; they are refused everywhere from now on."""
         agent = self._agent(caller, query.name)
-        await self._set_admin(caller, agent.name, Admin.REVOKED)
-        await self._revoker.revoke(agent.name, agent.certificates)
-        return Done(changed=agent.admin != Admin.REVOKED, message=f"agent {agent.name} revoked")
+        changed = await self._bar(caller, agent, Admin.REVOKED)
+        return Done(changed=changed, message=f"agent {agent.name} revoked")
 
     async def delete(self, caller: ClientEntry, query: NameQuery) -> Done:
-        """Revoke it and forget it; its open attempts end as lost."""
+        """Revoke it and forget it: at once, or as soon as none of its tasks can be running."""
         agent = self._agent(caller, query.name)
-        await self._set_admin(caller, agent.name, Admin.REVOKED)
-        await self._revoker.revoke(agent.name, agent.certificates)
-        self._presence.give_up(agent.name)
-        await self._plane.registry.delete_agent(agent.name)
-        self._plane.roster.remove(agent.name)
-        self._plane.dispatcher.remove_member(agent.name)
-        return Done(message=f"agent {agent.name} deleted")
+        changed = await self._bar(caller, agent, Admin.DELETED)
+        if await self._terms.depart(agent.name):
+            return Done(changed=changed, message=f"agent {agent.name} deleted")
+        left = counted(self._plane.dispatcher.load(agent.name), "task")
+        said = f"agent {agent.name} is cut off, and gone once {left} of it cannot run any more"
+        return Done(changed=changed, message=said)
+
+    async def forget(self, caller: ClientEntry, wanted: AgentForget) -> ForgetAnswer:
+        """Delete those that have been silent for long, or say who they are."""
+        least_s = self._plane.timers.lost_s
+        if wanted.silent_for_s < least_s:
+            raise Refused("field_invalid", f"silent_for_s is less than lost_s, {least_s:g}")
+        if wanted.group is not None:
+            check_group(caller, self._plane.registry.group(wanted.group).name)
+        records: list[SilentRecord] = []
+        for name, entry in sorted(self._plane.registry.agents.items()):
+            if wanted.cursor is not None and name <= wanted.cursor:
+                continue
+            if wanted.group not in (None, entry.group) or not may_see(caller, entry.group):
+                continue
+            record = self._silent(entry, wanted.silent_for_s)
+            if record is None:
+                continue
+            if len(records) == wanted.limit:
+                cursor = records[-1].agent
+                return ForgetAnswer(agents=records, applied=wanted.apply, cursor=cursor)
+            if wanted.apply:
+                await self.delete(caller, NameQuery(name=name))
+            records.append(record)
+        return ForgetAnswer(agents=records, applied=wanted.apply)
+
+    def _silent(self, entry: AgentEntry, for_s: float) -> SilentRecord | None:
+        plane = self._plane
+        at, presence = plane.clock.now(), plane.roster.get(entry.name)
+        since = admin.silent_since(entry, presence, at=at, started_at=plane.started_at)
+        if since is None or at - since < for_s or entry.admin == Admin.DELETED:
+            return None
+        return SilentRecord(
+            agent=entry.name,
+            group=entry.group,
+            status=self._views.status_of(entry),
+            silent_since=rfc3339(since),
+            connected=entry.connected,
+        )
 
     async def _cancel_all(self, agent: str, by: str) -> None:
         for command in self._plane.book:
@@ -182,22 +241,20 @@ class AgentOperations:
             if attempt is not None and attempt.agent == agent and not command.settling:
                 await self._canceller.cancel(command, by)
 
-    async def _set_admin(self, caller: ClientEntry, name: str, admin: Admin) -> None:
-        at = self._plane.clock.now()
-        await self._change(
-            name,
-            lambda entry: msgspec.structs.replace(
-                entry, admin=admin, admin_since=at, admin_by=caller.name
-            ),
-        )
-        log.info("agent_admin_changed", agent=name, admin=admin, by=caller.name)
+    async def _bar(self, caller: ClientEntry, agent: AgentEntry, state: Admin) -> bool:
+        by, at = caller.name, self._plane.clock.now()
+        changed = await self._move(agent.name, lambda entry: admin.bar(entry, state, by=by, at=at))
+        await self._revoker.revoke(agent.name, agent.certificates)
+        return changed
 
-    async def _change(self, name: str, change: Change) -> None:
-        changed = await self._plane.registry.change_agent(name, change)
-        self._views.note_group(changed.group)
-        presence = self._plane.roster.get(name)
-        if presence is not None:
-            self._presence.sync_member(presence)
+    async def _move(self, name: str, move: Change) -> bool:
+        """Change what is wanted of an agent; False if that is how it was."""
+        before = self._plane.registry.agent(name)
+        after = await self._terms.change(name, move)
+        if after == before:
+            return False
+        log.info("agent_admin_changed", agent=name, admin=after.admin, by=after.admin_by)
+        return True
 
     def _agent(self, caller: ClientEntry, name: str) -> AgentEntry:
         agent = self._plane.registry.agent(name)

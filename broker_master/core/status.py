@@ -22,14 +22,22 @@ class Verdict(msgspec.Struct, frozen=True):
 
 
 def agent_status(
-    entry: AgentEntry, presence: Presence | None, *, at: float, given_up_in_s: float
+    entry: AgentEntry,
+    presence: Presence | None,
+    *,
+    at: float,
+    given_up_in_s: float,
+    tasks_left: int = 0,
 ) -> Verdict:
-    """The first row that matches, in the order of the published description of statuses."""
+    """The first row that matches, in the order of the published description of statuses.
+
+    tasks_left: attempts on it that have not ended.
+    """
     certificate = current_certificate(entry, presence)
     if not entry.connected or presence is None or presence.liveness is Liveness.NEVER:
         return _awaiting(entry, at)
     if entry.admin != Admin.ENABLED:
-        return _disabled(entry, presence)
+        return _disabled(entry, presence, at + given_up_in_s, tasks_left)
     if certificate is not None and certificate.not_after <= at:
         return Verdict(
             AgentStatus.NO_RESPONSE,
@@ -47,7 +55,9 @@ def agent_status(
         )
     if presence.liveness is Liveness.LIVE and presence.reconciled and not presence.deaf:
         if presence.draining:
-            return Verdict(AgentStatus.ACTIVE, "stopping: takes no new work", "ends by itself")
+            left = f", {counted(tasks_left, 'task')} left" if tasks_left else ""
+            reason = f"stopping: takes no new work{left}"
+            return Verdict(AgentStatus.ACTIVE, reason, "ends by itself")
         return Verdict(AgentStatus.ACTIVE, "beats arrive and are answered", "")
     return _silent(presence, at, given_up_in_s)
 
@@ -86,17 +96,37 @@ def _awaiting(entry: AgentEntry, at: float) -> Verdict:
     return Verdict(AgentStatus.AWAITING_SETUP, reason, f"mesh agent token {entry.name}")
 
 
-def _disabled(entry: AgentEntry, presence: Presence) -> Verdict:
+def _disabled(
+    entry: AgentEntry, presence: Presence, given_up_at: float, tasks_left: int
+) -> Verdict:
     by = f" by {entry.admin_by}" if entry.admin_by else ""
-    enable = f"mesh agent enable {entry.name}"
+    left = counted(tasks_left, "task")
     if entry.admin == Admin.REVOKED:
         return Verdict(
             AgentStatus.DISABLED, f"revoked{by}", f"set it up again: mesh agent token {entry.name}"
         )
-    if presence.running:
-        return Verdict(AgentStatus.DISABLED, f"disabled{by}, {presence.running} tasks left", enable)
+    if entry.admin == Admin.DELETED:
+        return Verdict(
+            AgentStatus.DISABLED,
+            f"deleted{by}, {left} of it may still run",
+            f"gone once that is over, not before {rfc3339(given_up_at)}",
+        )
+    note = f" ({entry.admin_note})" if entry.admin_note else ""
     heard = "live" if presence.liveness is Liveness.LIVE else "silent"
-    return Verdict(AgentStatus.DISABLED, f"disabled{by}, {heard}", enable)
+    standing = f"{left} left" if tasks_left else heard
+    enable = f"mesh agent enable {entry.name}"
+    if entry.admin == Admin.PAUSED:
+        return Verdict(
+            AgentStatus.DISABLED,
+            f"paused{by}{note}, {standing}",
+            f"enabled at {rfc3339(entry.admin_until)}, or before: {enable}",
+        )
+    return Verdict(AgentStatus.DISABLED, f"disabled{by}{note}, {standing}", enable)
+
+
+def counted(count: int, what: str) -> str:
+    """`1 task`, `2 tasks`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _silent(presence: Presence, at: float, given_up_in_s: float) -> Verdict:
@@ -134,6 +164,11 @@ def certificate_warning(certificate: CertificateEntry, at: float) -> str:
         if left_s <= days * _DAY_S and days * _DAY_S <= life_s / 2:
             return f"ends within {text}"
     return ""
+
+
+def admin_shown(entry: AgentEntry, tasks_left: int) -> str:
+    """What is wanted of an agent; one that is disabled drains for as long as tasks are left."""
+    return Admin.DRAINING if entry.admin == Admin.DISABLED and tasks_left else entry.admin
 
 
 def badges(presence: Presence | None, *, at: float) -> list[str]:

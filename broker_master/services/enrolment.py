@@ -14,7 +14,7 @@ from schemas import codec, subjects
 from schemas.faults import MeshError, Refused, Unreachable
 from schemas.messages.enrol import EnrolAnswer, EnrolRequest
 from schemas.messages.registry import AgentEntry, CertificateEntry
-from schemas.states import Admin
+from schemas.states import BARRED
 
 log = structlog.get_logger()
 
@@ -90,7 +90,7 @@ class Enrolment:
 
     def _check(self, agent: str, entry: AgentEntry | None, request: EnrolRequest) -> None:
         token = entry.token if entry is not None else None
-        if entry is None or token is None or entry.admin == Admin.REVOKED:
+        if entry is None or token is None or entry.admin in BARRED:
             raise Refused("token_invalid", f"no token is open for agent {agent}")
         if not is_secret(request.secret, token.hash):
             self._count_wrong(agent)

@@ -21,7 +21,7 @@ from schemas.messages.actions import decode_args
 from schemas.messages.api import SubmitAnswer, SubmitRequest
 from schemas.messages.facts import Accepted
 from schemas.messages.registry import ClientEntry
-from schemas.states import Admin, State
+from schemas.states import BARRED, State
 
 log = structlog.get_logger()
 
@@ -123,8 +123,8 @@ class Intake:
             agent = registry.agent(request.agent)
             group = agent.group
             _check_group_right(caller, group)
-            if agent.admin == Admin.REVOKED:
-                raise Refused("agent_revoked", f"agent {agent.name} is revoked")
+            if agent.admin in BARRED:
+                raise Refused("agent_revoked", f"agent {agent.name} is {agent.admin}")
             ready = self._plane.dispatcher.is_ready(agent.name)
         else:
             group = registry.group(request.group or "").name

@@ -27,7 +27,7 @@ from schemas.messages.liveness import (
     Welcome,
 )
 from schemas.messages.registry import AgentEntry
-from schemas.states import Admin, Liveness, State
+from schemas.states import BARRED, Admin, Liveness, State
 
 log = structlog.get_logger()
 
@@ -120,8 +120,8 @@ class PresenceService:
         if hello.protocol != PROTOCOL:
             reason = f"protocol {hello.protocol}; this master speaks {PROTOCOL}"
             self._refuse(up, hello, "protocol", reason)
-        elif entry.admin == Admin.REVOKED:
-            self._refuse(up, hello, "agent_revoked", f"agent {up.agent} is revoked")
+        elif entry.admin in BARRED:
+            self._refuse(up, hello, "agent_revoked", f"agent {up.agent} is {entry.admin}")
         elif self._plane.roster.is_superseded(up.agent, hello.incarnation):
             self._refuse(up, hello, "superseded", "a newer session of this identity is connected")
         elif hello.done:
@@ -272,12 +272,6 @@ class PresenceService:
             if attempt.state is not State.UNKNOWN and not command.settling:
                 attempt.hidden = attempt.state
                 command.move(attempt, State.UNKNOWN, now)
-
-    def give_up(self, agent: str) -> None:
-        """End the open attempts of an agent as lost."""
-        for command, attempt in self._open_attempts(agent):
-            if not command.settling:
-                self._settler.give_up(command, attempt)
 
     def _give_up_due(self, presence: Presence) -> None:
         """End those attempts that cannot be running any more; others may outlive the silence."""

@@ -17,7 +17,7 @@ from schemas import codec
 from schemas.faults import Refused
 from schemas.messages.facts import HistoryRecord
 from schemas.messages.registry import CertificateEntry, ClientEntry
-from schemas.states import State
+from schemas.states import Admin, State
 
 log = structlog.get_logger()
 
@@ -97,7 +97,8 @@ def enter_agents(plane: Plane) -> None:
         plane.roster.add(
             entry.group,
             entry.name,
-            connected=entry.connected,
+            # Of a deleted one nobody will hear, but its tasks count until the lease is over.
+            connected=entry.connected or entry.admin == Admin.DELETED,
             at=clock.now(),
             now_s=clock.elapsed(),
         )

@@ -6,6 +6,7 @@ from broker_master import VERSION
 from broker_master.api.operations import may_see
 from broker_master.core.liveness import Presence
 from broker_master.core.status import (
+    admin_shown,
     agent_status,
     badges,
     certificate_warning,
@@ -41,7 +42,8 @@ class Views:
         left_s = 0.0
         if presence is not None:
             left_s = plane.roster.given_up_in_s(presence, now_s=plane.clock.elapsed())
-        verdict = agent_status(entry, presence, at=at, given_up_in_s=left_s)
+        tasks_left = plane.dispatcher.load(entry.name)
+        verdict = agent_status(entry, presence, at=at, given_up_in_s=left_s, tasks_left=tasks_left)
         certificate = current_certificate(entry, presence)
         began = presence.since if presence and presence.since else entry.created_at
         if verdict.status is AgentStatus.DISABLED:
@@ -53,7 +55,7 @@ class Views:
             reason=verdict.reason,
             since=rfc3339(began),
             next=verdict.next,
-            admin=entry.admin,
+            admin=admin_shown(entry, tasks_left),
             liveness=presence.liveness if presence else Liveness.NEVER,
             certificate=certificate_record(certificate, at) if certificate else None,
             details=_details(entry.name, presence),
@@ -62,6 +64,10 @@ class Views:
             badges=badges(presence, at=at),
             last_beat_at=rfc3339_or_none(presence.heard_at) if presence else None,
             returned=presence.returned if presence else "",
+            note=entry.admin_note,
+            by=entry.admin_by,
+            until=rfc3339_or_none(entry.admin_until),
+            tasks_left=tasks_left,
         )
 
     def group(self, name: str) -> GroupRecord:

@@ -14,6 +14,7 @@ from broker_client.runtime.streams import SequenceConflict
 from schemas import codec
 from schemas.faults import Refused
 from schemas.messages.registry import AgentEntry, ClientEntry, GroupEntry, MeshEntry
+from schemas.states import Admin
 
 E = TypeVar("E", AgentEntry, ClientEntry)
 
@@ -86,7 +87,10 @@ class Registry:
 
     def check_free(self, name: str) -> None:
         """Agents and clients share one space of names, since their inboxes do."""
-        if name in self.agents:
+        entry = self.agents.get(name)
+        if entry is not None and entry.admin == Admin.DELETED:
+            raise Refused("agent_leaving", f"agent {name} is being deleted")
+        if entry is not None:
             raise Refused("agent_exists", f"agent {name} exists")
         if name in self.clients:
             raise Refused("name_taken", f"{name} is the name of a client")

@@ -183,10 +183,34 @@ class AgentList(_Request, frozen=True, kw_only=True):
 
 
 class AgentDisable(_Request, frozen=True, kw_only=True):
-    """now: end its running tasks instead of letting them finish."""
+    """now: end its running tasks instead of letting them finish. note: why, for others to read."""
 
     name: Name
     now: bool = False
+    note: Label = ""
+
+
+class AgentPause(_Request, frozen=True, kw_only=True):
+    """`agent.pause`: as `agent.disable`, and enabled again by itself after `for_s` seconds."""
+
+    name: Name
+    for_s: Annotated[float, Meta(gt=0, le=limits.PAUSE_MAX_S)]
+    now: bool = False
+    note: Label = ""
+
+
+class AgentForget(_Request, frozen=True, kw_only=True):
+    """`agent.forget`: agents that have been silent for long, by name; `cursor` as in `agent.list`.
+
+    Without `apply` nothing changes: the answer says who would be deleted. silent_for_s: at least
+    as long as it takes until tasks of a silent agent are given up.
+    """
+
+    silent_for_s: Annotated[float, Meta(gt=0, le=1e10)]
+    group: Name | None = None
+    apply: bool = False
+    limit: Annotated[int, Meta(ge=1, le=200)] = 200
+    cursor: Label | None = None
 
 
 class ClientCreate(_Request, frozen=True, kw_only=True):
@@ -244,7 +268,9 @@ class DetailsRecord(msgspec.Struct, frozen=True, kw_only=True):
 class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
     """status, with why (`reason`), since when, and what comes next.
 
-    returned: after its last silence, how long that was and what became of its tasks.
+    returned: after its last silence, how long that was and what became of its tasks. note, by:
+    what was said when it was disabled or paused, and by whom; until: when a pause ends. tasks_left:
+    attempts on it that have not ended, as the master counts them.
     """
 
     agent: str
@@ -262,6 +288,28 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
     badges: list[str] = []
     last_beat_at: str | None = None
     returned: str = ""
+    note: str = ""
+    by: str = ""
+    until: str | None = None
+    tasks_left: int = 0
+
+
+class SilentRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One that `agent.forget` deletes, or would. connected: it has been, at least once."""
+
+    agent: str
+    group: str
+    status: str
+    silent_since: str
+    connected: bool
+
+
+class ForgetAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """applied: they are deleted. cursor: pass it to get the next page; None: there is no more."""
+
+    agents: list[SilentRecord]
+    applied: bool
+    cursor: str | None = None
 
 
 class GroupRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -29,7 +29,11 @@ class CertificateEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
 
 class AgentEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """certificates: newest last. connected: it has completed a handshake at least once."""
+    """certificates: newest last. connected: it has completed a handshake at least once.
+
+    admin_until: when a pause ends, 0 for none. seen_at: when it was last heard before it was given
+    up; 0 while it is live.
+    """
 
     name: Label
     group: Label
@@ -38,9 +42,12 @@ class AgentEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     admin: Label = "enabled"
     admin_since: Timestamp = 0.0
     admin_by: Label = ""
+    admin_note: Label = ""
+    admin_until: Timestamp = 0.0
     token: TokenEntry | None = None
     certificates: list[CertificateEntry] = []
     connected: bool = False
+    seen_at: Timestamp = 0.0
 
 
 class ClientEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

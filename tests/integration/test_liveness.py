@@ -156,7 +156,7 @@ async def test_disabled_agent_finishes_gets_nothing_new_and_is_enabled_again(
     await admin.ask("agent", "disable", AgentDisable(name="web-1"), Done)
     disabled = await mesh.wait_status("web-1", "disabled")
     async with asyncio.timeout(5):  # how many run, its next beat says
-        while disabled.reason != "disabled by admin, 1 tasks left":
+        while disabled.reason != "disabled by admin, 1 task left":
             disabled = await shown(admin)
     assert disabled.next == "mesh agent enable web-1"
     assert (await group(admin, "web")).status == "inactive"
@@ -193,7 +193,7 @@ async def test_disabled_and_silent_shows_disabled(mesh: MeshProcesses, admin: Me
             await asyncio.sleep(0.05)
     await admin.ask("agent", "enable", NameQuery(name="web-1"), Done)
     assert record.status == "disabled"
-    assert record.reason in ("disabled by admin, silent", "disabled by admin, 1 tasks left")
+    assert record.reason in ("disabled by admin, silent", "disabled by admin, 1 task left")
     assert (await shown(admin)).status == "no_response"
     await agent.start()
     await mesh.wait_status("web-1", "active")

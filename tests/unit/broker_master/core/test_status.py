@@ -8,6 +8,7 @@ import pytest
 from broker_master.core.liveness import Presence
 from broker_master.core.status import (
     Verdict,
+    admin_shown,
     agent_status,
     badges,
     certificate_warning,
@@ -35,9 +36,13 @@ def presence(liveness: Liveness = Liveness.LIVE, **fields: Any) -> Presence:  # 
 
 
 def verdict(
-    entry: AgentEntry = ENTRY, seen: Presence | None = None, *, at: float = EPOCH + 1
+    entry: AgentEntry = ENTRY,
+    seen: Presence | None = None,
+    *,
+    at: float = EPOCH + 1,
+    left: int = 0,
 ) -> Verdict:
-    return agent_status(entry, seen, at=at, given_up_in_s=40.0)
+    return agent_status(entry, seen, at=at, given_up_in_s=40.0, tasks_left=left)
 
 
 def changed(**fields: Any) -> AgentEntry:  # noqa: ANN401
@@ -90,18 +95,50 @@ def test_agent_that_was_never_connected_awaits_its_setup(
 
 @pytest.mark.parametrize("admin", [Admin.DISABLED, Admin.DRAINING])
 @pytest.mark.parametrize(
-    ("seen", "said"),
+    ("seen", "left", "said"),
     [
-        (presence(), "disabled by ops, live"),
-        (presence(Liveness.SILENT), "disabled by ops, silent"),
-        (presence(running=2), "disabled by ops, 2 tasks left"),
+        (presence(), 0, "disabled by ops (new disk), live"),
+        (presence(Liveness.SILENT), 0, "disabled by ops (new disk), silent"),
+        (presence(), 1, "disabled by ops (new disk), 1 task left"),
+        (presence(Liveness.SILENT), 2, "disabled by ops (new disk), 2 tasks left"),
     ],
 )
 def test_what_the_operator_wants_is_shown_whether_it_is_heard_or_not(
-    admin: Admin, seen: Presence, said: str
+    admin: Admin, seen: Presence, left: int, said: str
 ) -> None:
-    shown = verdict(changed(admin=admin, admin_by="ops"), seen)
+    shown = verdict(changed(admin=admin, admin_by="ops", admin_note="new disk"), seen, left=left)
     assert shown == Verdict(AgentStatus.DISABLED, said, "mesh agent enable web-1")
+
+
+def test_paused_agent_says_who_why_and_until_when() -> None:
+    entry = changed(admin=Admin.PAUSED, admin_by="ops", admin_until=EPOCH + 600)
+    assert verdict(entry, presence(), left=3) == Verdict(
+        AgentStatus.DISABLED,
+        "paused by ops, 3 tasks left",
+        f"enabled at {rfc3339(EPOCH + 600)}, or before: mesh agent enable web-1",
+    )
+
+
+def test_deleted_agent_is_shown_until_none_of_its_tasks_can_run() -> None:
+    entry = changed(admin=Admin.DELETED, admin_by="ops")
+    assert verdict(entry, presence(Liveness.SILENT), left=1) == Verdict(
+        AgentStatus.DISABLED,
+        "deleted by ops, 1 task of it may still run",
+        f"gone once that is over, not before {rfc3339(EPOCH + 41)}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("admin", "left", "shown"),
+    [
+        (Admin.DISABLED, 0, "disabled"),
+        (Admin.DISABLED, 1, "draining"),
+        (Admin.PAUSED, 1, "paused"),
+        (Admin.ENABLED, 1, "enabled"),
+    ],
+)
+def test_disabled_agent_drains_while_tasks_are_left(admin: Admin, left: int, shown: str) -> None:
+    assert admin_shown(changed(admin=admin), left) == shown
 
 
 def test_revoked_agent_is_disabled_and_says_how_to_readmit_it() -> None:
@@ -119,6 +156,7 @@ def test_live_reconciled_agent_is_active() -> None:
 def test_draining_agent_is_active_and_says_so() -> None:
     shown = verdict(ENTRY, presence(draining=True))
     assert shown == Verdict(AgentStatus.ACTIVE, "stopping: takes no new work", "ends by itself")
+    assert verdict(ENTRY, presence(draining=True), left=1).reason == f"{shown.reason}, 1 task left"
     assert badges(presence(draining=True, full=True), at=EPOCH) == ["spool full", "draining"]
 
 

@@ -1,0 +1,108 @@
+"""`mesh agent disable` and `pause`: nothing new for an agent, and what it still runs."""
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from broker_client.cli.options import SHARED, Shared
+from broker_client.cli.report import print_json, print_lines, say
+from broker_client.cli.session import call
+from broker_client.cli.spans import check_span, span_s
+from broker_client.cli.tables import in_local_time
+from schemas.faults import Expired
+from schemas.messages.api import AgentDisable, AgentPause, AgentRecord, Done, NameQuery
+
+if TYPE_CHECKING:
+    from broker_client.api import MeshClient
+
+Name = Annotated[str, Parameter(help="Name of the agent.")]
+Now = Annotated[
+    bool, Parameter(negative="", help="End what runs there instead of letting it finish.")
+]
+Note = Annotated[str, Parameter(help="Why, for others to read.")]
+Wait = Annotated[
+    bool, Parameter(negative="", help="Return when nothing runs there any more; say what is left.")
+]
+Within = Annotated[
+    str | None,
+    Parameter(help="How long to wait at most: 90s, 15m, 2h.", validator=check_span),
+]
+_LOOK_S = 0.5
+
+
+def disable(
+    name: Name,
+    /,
+    *,
+    now: Now = False,
+    note: Note = "",
+    wait: Wait = False,
+    within: Within = None,
+    shared: Shared = SHARED,
+) -> None:
+    """Give an agent no new commands; what runs there finishes."""
+    request = AgentDisable(name=name, now=now, note=note)
+    _drain(shared, "disable", request, wait=wait, within=within)
+
+
+def pause(
+    name: Name,
+    /,
+    *,
+    for_: Annotated[
+        str,
+        Parameter(
+            name="--for",
+            help="How long: 90s, 15m, 2h, 3d; then it is enabled.",
+            validator=check_span,
+        ),
+    ],
+    now: Now = False,
+    note: Note = "",
+    wait: Wait = False,
+    within: Within = None,
+    shared: Shared = SHARED,
+) -> None:
+    """Give an agent no new commands for a while; what runs there finishes."""
+    request = AgentPause(name=name, for_s=span_s(for_), now=now, note=note)
+    _drain(shared, "pause", request, wait=wait, within=within)
+
+
+def _drain(
+    shared: Shared,
+    verb: str,
+    request: AgentDisable | AgentPause,
+    *,
+    wait: bool,
+    within: str | None,
+) -> None:
+    limit_s = None if within is None else span_s(within)
+
+    async def drain(mesh: "MeshClient") -> Done:
+        done = await mesh.ask("agent", verb, request, Done)
+        if wait or limit_s is not None:
+            await _wait_empty(mesh, request.name, limit_s)
+        return done
+
+    done = call(shared, drain)
+    if shared.output == "json":
+        print_json(done)
+    else:
+        print_lines(shared, [in_local_time(done.message)])
+
+
+async def _wait_empty(mesh: "MeshClient", name: str, limit_s: float | None) -> None:
+    """Until no task is left; Expired (`wait_timeout`) after `limit_s`, with what is left."""
+    left = -1
+    try:
+        async with asyncio.timeout(limit_s):
+            while left:
+                record = await mesh.ask("agent", "show", NameQuery(name=name), AgentRecord)
+                if record.tasks_left != left:
+                    left = record.tasks_left
+                    say(f"{name}: {left} task{'' if left == 1 else 's'} left")
+                if left:
+                    await asyncio.sleep(_LOOK_S)
+    except TimeoutError as error:
+        raise Expired("wait_timeout", f"agent {name} is not empty yet: {left} left") from error

@@ -1,0 +1,100 @@
+"""What an operator wants of an agent: the moves between the admin states, and what ends them.
+
+enabled ◀──enable, or its time has passed── paused
+   ▲ │                                         ▲
+   │ └──disable──▶ disabled      enabled ──pause
+   └────enable────────┘          any ──revoke──▶ revoked     any ──delete──▶ deleted ─▶ (gone)
+"""
+
+import msgspec
+
+from broker_master.core.liveness import Presence
+from schemas.faults import Refused
+from schemas.messages.registry import AgentEntry
+from schemas.states import BARRED, Admin, Liveness
+
+
+def enable(entry: AgentEntry, *, by: str, at: float) -> AgentEntry:
+    """Give it work again; one that is enabled stays as it is."""
+    _check_admitted(entry)
+    if entry.admin == Admin.ENABLED:
+        return entry
+    return _moved(entry, Admin.ENABLED, by, at)
+
+
+def disable(entry: AgentEntry, *, by: str, at: float, note: str = "") -> AgentEntry:
+    """Give it nothing new until somebody enables it; also ends the end of a pause."""
+    _check_admitted(entry)
+    if entry.admin == Admin.DISABLED and note in ("", entry.admin_note):
+        return entry
+    return _moved(entry, Admin.DISABLED, by, at, note)
+
+
+def pause(entry: AgentEntry, *, by: str, at: float, until: float, note: str = "") -> AgentEntry:
+    """Give it nothing new until `until`. What was disabled for good is not enabled by this."""
+    _check_admitted(entry)
+    if entry.admin == Admin.DISABLED:
+        raise Refused("agent_disabled", f"agent {entry.name} is disabled, with no end")
+    return _moved(entry, Admin.PAUSED, by, at, note or entry.admin_note, until)
+
+
+def bar(entry: AgentEntry, admin: Admin, *, by: str, at: float) -> AgentEntry:
+    """Revoke or delete it. What is being deleted stays so."""
+    if entry.admin in (admin, Admin.DELETED):
+        return entry
+    return _moved(entry, admin, by, at)
+
+
+def end_pause(entry: AgentEntry, *, at: float) -> AgentEntry:
+    """Enabled again if its pause is over; whoever paused it said so beforehand."""
+    if not is_pause_over(entry, at=at):
+        return entry
+    return _moved(entry, Admin.ENABLED, entry.admin_by, at)
+
+
+def is_pause_over(entry: AgentEntry, *, at: float) -> bool:
+    return entry.admin == Admin.PAUSED and entry.admin_until <= at
+
+
+def _check_admitted(entry: AgentEntry) -> None:
+    if entry.admin == Admin.DELETED:
+        raise Refused("agent_leaving", f"agent {entry.name} is being deleted")
+    if entry.admin in BARRED:
+        raise Refused("agent_revoked", f"agent {entry.name} is revoked")
+
+
+def _moved(
+    entry: AgentEntry, admin: Admin, by: str, at: float, note: str = "", until: float = 0.0
+) -> AgentEntry:
+    return msgspec.structs.replace(
+        entry, admin=admin, admin_by=by, admin_since=at, admin_note=note, admin_until=until
+    )
+
+
+def silent_since(
+    entry: AgentEntry, presence: Presence | None, *, at: float, started_at: float
+) -> float | None:
+    """When an agent was last heard; None for one that lives or may still be set up.
+
+    started_at: the master's start. Nobody has been silent for longer than is known for sure: what
+    a master that was ended has heard, it has not told.
+    """
+    newest = max((each.issued_at for each in entry.certificates), default=0.0)
+    if presence is not None and presence.liveness is Liveness.LIVE:
+        return None
+    heard_at = presence.heard_at if presence is not None else 0.0
+    if entry.connected or heard_at:
+        return max(heard_at or entry.seen_at or started_at, newest)
+    token = entry.token
+    if token is not None and not token.used_key and token.expires_at > at:
+        return None
+    return max(entry.created_at, newest, entry.admin_since, token.expires_at if token else 0.0)
+
+
+def seen(entry: AgentEntry, presence: Presence, *, started_at: float) -> AgentEntry:
+    """The entry with when its agent was last heard, if that has to outlive this master."""
+    if presence.liveness is Liveness.LIVE and presence.reconciled:
+        return msgspec.structs.replace(entry, seen_at=0.0) if entry.seen_at else entry
+    if not presence.given_up or (entry.seen_at and entry.seen_at >= presence.heard_at):
+        return entry
+    return msgspec.structs.replace(entry, seen_at=presence.heard_at or started_at)

@@ -1,0 +1,114 @@
+"""What ends by itself: pauses, and agents that are deleted while tasks of them may still run."""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from broker_master.core import admin
+from broker_master.plane import Plane
+from broker_master.services.presence import PresenceService
+from broker_master.services.revoke import Revoker
+from schemas.faults import MeshError
+from schemas.messages.registry import AgentEntry
+from schemas.states import Admin
+
+log = structlog.get_logger()
+
+Change = Callable[[AgentEntry], AgentEntry]
+
+# Changes of one look; a fleet that fell silent at once is written down over several.
+_WRITES = 50
+
+
+class Terms:
+    """Looks at every agent once per beat. What it decides is in the registry: a successor goes on.
+
+    on_change: called with the group of an agent that has changed.
+    """
+
+    name = "terms"
+
+    def __init__(self, plane: Plane, presence: PresenceService, revoker: Revoker) -> None:
+        self._plane = plane
+        self._presence = presence
+        self._revoker = revoker
+        self.on_change: Callable[[str], None] = lambda _: None
+
+    async def run(self, ready: asyncio.Event) -> None:
+        ready.set()
+        while True:
+            await asyncio.sleep(self._plane.timers.beat_s)
+            if self._plane.link.is_connected:
+                await self._look()
+
+    async def _look(self) -> None:
+        """What is due, as far as the broker takes it; the rest is due at the next look."""
+        writes = 0
+        for entry in list(self._plane.registry.agents.values()):
+            if writes >= _WRITES:
+                return
+            try:
+                writes += await self._see_to(entry)
+            except MeshError as error:
+                log.warning("term_delayed", agent=entry.name, error=str(error))
+                return
+
+    async def _see_to(self, entry: AgentEntry) -> bool:
+        """Do what is due with one agent; returns whether anything was."""
+        plane, at = self._plane, self._plane.clock.now()
+        if entry.admin == Admin.DELETED:
+            if self.has_tasks(entry.name):
+                return False
+            await self._revoker.revoke(entry.name, entry.certificates)
+            return await self.depart(entry.name)
+        if admin.is_pause_over(entry, at=at):
+            await self.change(entry.name, lambda current: admin.end_pause(current, at=at))
+            log.info("pause_ended", agent=entry.name, by=entry.admin_by)
+            return True
+        presence = plane.roster.get(entry.name)
+        if presence is None or not entry.connected:
+            return False
+        started_at = plane.started_at
+        if admin.seen(entry, presence, started_at=started_at) is entry:
+            return False
+        await plane.registry.change_agent(
+            entry.name, lambda current: admin.seen(current, presence, started_at=started_at)
+        )
+        return True
+
+    # -- deleted agents
+
+    def has_tasks(self, agent: str) -> bool:
+        """Whether an attempt on `agent` is open: it may run, or its end is being recorded."""
+        if self._plane.dispatcher.load(agent):
+            return True
+        return any(
+            attempt is not None and attempt.agent == agent
+            for attempt in (command.open_attempt for command in self._plane.book)
+        )
+
+    async def depart(self, agent: str) -> bool:
+        """Forget a deleted agent, unless a task of it may still run. Returns whether it is gone.
+
+        Its credentials are revoked already, so nobody speaks in its name any more. What the lease
+        says of its tasks, the roster says: that is why it stays there until they are over.
+        """
+        if self.has_tasks(agent):
+            return False
+        group = self._plane.registry.agent(agent).group
+        await self._plane.registry.delete_agent(agent)
+        self._plane.roster.remove(agent)
+        self._plane.dispatcher.remove_member(agent)
+        self.on_change(group)
+        log.info("agent_deleted", agent=agent)
+        return True
+
+    async def change(self, name: str, change: Change) -> AgentEntry:
+        """Change an entry, and let everybody know who has a part in it."""
+        changed = await self._plane.registry.change_agent(name, change)
+        self.on_change(changed.group)
+        presence = self._plane.roster.get(name)
+        if presence is not None:
+            self._presence.sync_member(presence)
+        return changed
