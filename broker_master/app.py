@@ -18,6 +18,7 @@ from broker_client.runtime.logs import bind_process
 from broker_client.runtime.streams import Streams
 from broker_client.runtime.supervise import Service, TaskSet, supervise
 from broker_master.api.agents import AgentOperations
+from broker_master.api.audit import AuditOperations, AuditTrail
 from broker_master.api.clients import ClientOperations
 from broker_master.api.commands import CommandOperations
 from broker_master.api.deadletters import DeadLetterOperations
@@ -37,6 +38,7 @@ from broker_master.metrics.system import Surroundings
 from broker_master.plane import Plane
 from broker_master.services.addresses import Addresses
 from broker_master.services.assign import Assigner
+from broker_master.services.audit import Auditor
 from broker_master.services.cancel import Canceller
 from broker_master.services.checkpoint import Checkpointer
 from broker_master.services.enrolment import Enrolment
@@ -61,8 +63,9 @@ from broker_master.services.terms import Terms
 from broker_master.services.transmit import Transmitter
 from broker_master.services.upstream import Upstream
 from broker_master.services.views import Views
+from broker_master.services.whereabouts import Whereabouts
 from broker_master.settings import MasterSettings
-from broker_master.store.facts import EVENTS, HISTORY, REGISTRY, FactStore, ensure_streams
+from broker_master.store.facts import AUDIT, EVENTS, HISTORY, REGISTRY, FactStore, ensure_streams
 from broker_master.store.readmodel import ReadModel
 from broker_master.store.registry import Registry
 from schemas.faults import MeshError, Refused
@@ -158,8 +161,9 @@ class Control:
             )
             events = BatchWriter(streams, EVENTS)
             history = BatchWriter(streams, HISTORY)
+            audit = BatchWriter(streams, AUDIT)
             plane = await self._plane(link, streams, events, readmodel, tasks)
-            services = await self._services(plane, streams, events, history, system)
+            services = await self._services(plane, streams, events, history, audit, system)
             await self._supervise(services, ready, url)
         finally:
             await tasks.aclose(self._settings.timers.grace_s / 2)
@@ -242,6 +246,7 @@ class Control:
         streams: Streams,
         events: BatchWriter,
         history: BatchWriter,
+        audit: BatchWriter,
         system_link: Link,
     ) -> list[Service]:
         """Wire the parts together, bring the book to where the facts say, and put all in order."""
@@ -268,7 +273,10 @@ class Control:
         events.on_stalled = intake.on_stalled
         output = OutputReader(plane, streams)
         issuer = self._mesh.issuer
-        operations = Operations()
+        whereabouts = Whereabouts(system)
+        auditor = Auditor(plane, audit, whereabouts)
+        operations = Operations(AuditTrail(plane, auditor.record).audited)
+        AuditOperations(streams).register(operations)
         commands = CommandOperations(plane, canceller, output)
         commands.register(operations)
         DeadLetterOperations(plane, commands, intake).register(operations)
@@ -296,6 +304,9 @@ class Control:
         return [
             events,
             history,
+            audit,
+            whereabouts,
+            auditor,
             historian,
             Checkpointer(plane, streams),
             transmitter,

@@ -23,6 +23,7 @@ from broker_master.settings import MasterSettings
 from broker_master.store.facts import FactStore
 from broker_master.store.readmodel import ReadModel
 from broker_master.store.registry import Registry
+from schemas.messages.audit import DETAIL_LEN, Actor, AuditEntry, Result
 from schemas.timers import Timers
 
 log = structlog.get_logger()
@@ -50,6 +51,8 @@ class Plane:
     measures: Measures = field(default_factory=Measures)
     ended: list[Callable[[Command], None]] = field(default_factory=list)
     waiters: dict[str, list["asyncio.Future[None]"]] = field(default_factory=dict)
+    # Who is told of what belongs into the audit trail.
+    noted: list[Callable[[AuditEntry], None]] = field(default_factory=list)
 
     @property
     def timers(self) -> Timers:
@@ -65,6 +68,46 @@ class Plane:
         began_s = self.clock.elapsed()
         yield
         self.measures.store_writes[operation].observe(self.clock.elapsed() - began_s)
+
+    def note(
+        self,
+        action: str,
+        target: str = "",
+        *,
+        by: str = "master",
+        actor: Actor = "master",
+        result: Result = "done",
+        code: str = "",
+        detail: str = "",
+    ) -> None:
+        """Put an act or an alarm into the audit trail; returns at once and never fails.
+
+        action: `noun.what`, from a closed set, such as `agent.enrolled`. detail: no secret.
+        """
+        entry = AuditEntry(
+            at=self.clock.now(),
+            by=by,
+            actor=actor,
+            action=action,
+            target=target,
+            group=self.group_of(action, target),
+            result=result,
+            code=code,
+            detail=detail[:DETAIL_LEN],
+            epoch=self.epoch,
+        )
+        for tell in self.noted:
+            tell(entry)
+
+    def group_of(self, action: str, target: str) -> str:
+        """The group that the target of an act is, or belongs to; empty if there is none."""
+        noun = action.partition(".")[0]
+        if noun == "group":
+            return target
+        if noun == "agent" and target in self.registry.agents:
+            return self.registry.agents[target].group
+        command = self.book.get(target) if noun in ("command", "deadletter") else None
+        return command.accepted.group if command is not None else ""
 
     def count(self, *name: str) -> None:
         """Count an occurrence; the names are closed sets, so the table stays small."""

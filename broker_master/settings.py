@@ -40,6 +40,7 @@ class RetentionSettings(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_s: Annotated[float, Meta(gt=0)] = 60.0
     history_days: Annotated[float, Meta(gt=0)] = 90.0
     output_days: Annotated[float, Meta(gt=0)] = 14.0
+    audit_days: Annotated[float, Meta(gt=0)] = 365.0
 
 
 class CertificateSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -84,6 +84,15 @@ SCOPES: Final[dict[str, Scope]] = {
 CLIENT_ROLES: Final = ("viewer", "operator", "admin")
 
 
+# What such a verb does is look: it changes nothing, so it needs no entry in the audit trail.
+_LOOKING: Final = frozenset({"show", "list", "wait", "logs", "status"})
+
+
+def is_audited(noun: str, verb: str) -> bool:
+    """Whether a call changes something that history does not record anyway."""
+    return verb not in _LOOKING and (noun, verb) != ("command", "submit")
+
+
 def may_call(role: str, noun: str, verb: str) -> bool:
     """Whether a client of `role` may call `noun.verb`: the master's own check of the same data."""
     scope = SCOPES.get(role)

@@ -16,6 +16,7 @@ ENROL_ALL: Final = f"{PREFIX}.enrol.*"
 FACT_ALL: Final = f"{PREFIX}.fact.*.*.*"
 LOG_ALL: Final = f"{PREFIX}.up.*.*.log.*.*.*"
 HISTORY_ALL: Final = f"{PREFIX}.history.*"
+AUDIT_ALL: Final = f"{PREFIX}.audit.*"
 
 # Upper case, so that no agent and no client can have it as its own.
 MASTER_INBOX: Final = "_INBOX_MASTER"
@@ -75,6 +76,10 @@ def fact(command: str, attempt: int, kind: str) -> str:
 
 def history(group: str) -> str:
     return f"{PREFIX}.history.{group}"
+
+
+def audit(noun: str) -> str:
+    return f"{PREFIX}.audit.{noun}"
 
 
 def api(client: str, noun: str, verb: str) -> str:

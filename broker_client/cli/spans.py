@@ -1,6 +1,8 @@
-"""Lengths of time as people write them."""
+"""Lengths of time, and moments, as people write them."""
 
 import re
+import time
+from datetime import UTC, datetime
 from typing import Final
 
 _UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
@@ -19,3 +21,24 @@ def check_span(_type: object, value: str | None) -> None:
     """For parameters that are such a length."""
     if value is not None:
         span_s(value)
+
+
+def moment_of(text: str, now: float | None = None) -> float:
+    """Unix time of a date, or of so long ago; a time without a zone is one of this host's zone.
+
+    ValueError if it is neither.
+    """
+    try:
+        return (time.time() if now is None else now) - span_s(text)
+    except ValueError:
+        pass
+    try:
+        return datetime.fromisoformat(text).astimezone(UTC).timestamp()
+    except (ValueError, OverflowError):
+        raise ValueError("give a date, or how long ago: 2026-01-31, 12h, 30d") from None
+
+
+def check_moment(_type: object, value: str | None) -> None:
+    """For parameters that are such a moment."""
+    if value is not None:
+        moment_of(value)

@@ -50,6 +50,7 @@ COMMANDS: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("agent", "revoke", "agent:revoke", "Refuse an agent's credentials from now on."),
     ("agent", "delete", "agent:delete", "Remove an agent; its credentials are refused."),
     ("agent", "forget", "forget:forget", "Delete agents that have been silent for long."),
+    ("audit", "list", "audit:list_", "List who did what to what, from where, when."),
     ("client", "create", "client:create", "Make keys and credentials for a new client."),
     ("client", "list", "client:list_", "List clients."),
     ("client", "revoke", "client:revoke", "Refuse a client's credentials from now on."),

@@ -10,6 +10,7 @@ NOUNS: Final = {
     "deadletter": "Commands that no agent has acknowledged.",
     "group": "Named sets of agents that share work.",
     "agent": "The processes that run programs on hosts.",
+    "audit": "Who did what, from where, when.",
     "client": "Who may submit commands.",
 }
 HELP_FLAGS: Final = frozenset({"-h", "--help"})

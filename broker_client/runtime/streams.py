@@ -62,6 +62,7 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     allow_direct: bool = True
     allow_rollup: bool = False
     deny_delete: bool = False
+    deny_purge: bool = False
 
     def to_api(self) -> dict[str, Any]:
         return {
@@ -81,6 +82,7 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
             "allow_direct": self.allow_direct,
             "allow_rollup_hdrs": self.allow_rollup,
             "deny_delete": self.deny_delete,
+            "deny_purge": self.deny_purge,
         }
 
 

@@ -31,6 +31,7 @@ _DESCRIPTION = "commands, agents and groups of one mesh"
 # whoever only asks cannot take the place of others, or of the master's own work.
 _REQUESTS_MAX = 4000
 _REQUESTS_PER_CLIENT = 1000
+_ATTEMPTS = frozenset({"forbidden", "client_disabled", "reply_forbidden"})
 
 
 class _Stats(msgspec.Struct):
@@ -80,6 +81,7 @@ class NatsApi:
         if not msg.reply.startswith(subjects.inbox_prefix(api.client) + "."):
             # An answer there could reach somebody else: the broker lets masters publish anywhere.
             self._plane.count("reply_forbidden")
+            self._note_refusal(api, Refused("reply_forbidden", "an answer to somebody else"))
             return
         stats = self._stats.get(_key(api), self._unknown)
         stats.requests += 1
@@ -88,7 +90,7 @@ class NatsApi:
             check_right(caller, api.noun, api.verb)
             if api.noun == "command" and api.verb == "submit":
                 trace = tracing.of_headers(msg.headers) if msg.raw_headers else ""
-                answer = self._answer_to(msg.reply, stats)
+                answer = self._answer_to(msg.reply, stats, api)
                 self._intake.submit(caller, msg.data, answer, "nats", trace)
                 return
             operation = self._operations.find(api.noun, api.verb)
@@ -100,6 +102,19 @@ class NatsApi:
             self._under_way[caller.name] += 1
         except MeshError as error:
             self._refuse(msg.reply, error, stats)
+            self._note_refusal(api, error)
+
+    def _note_refusal(self, api: subjects.Api, error: MeshError) -> None:
+        """Whoever tries what he may not do is worth an entry in the audit trail."""
+        if error.code in _ATTEMPTS:
+            self._plane.note(
+                f"{api.noun}.{api.verb}",
+                by=api.client,
+                actor="client",
+                result="refused",
+                code=error.code,
+                detail=error.message,
+            )
 
     def _caller(self, name: str) -> ClientEntry:
         caller = self._plane.registry.clients.get(name)
@@ -130,10 +145,11 @@ class NatsApi:
             self._under_way[caller.name] -= 1
         stats.spent_s += self._plane.clock.elapsed() - began_s
 
-    def _answer_to(self, reply: str, stats: _Stats) -> Answer:
+    def _answer_to(self, reply: str, stats: _Stats, api: subjects.Api) -> Answer:
         def answer(result: SubmitAnswer | MeshError) -> None:
             if isinstance(result, MeshError):
                 self._refuse(reply, result, stats)
+                self._note_refusal(api, result)
             else:
                 self._publish(reply, codec.encode(result))
 

@@ -7,7 +7,7 @@ import msgspec
 
 from schemas.faults import Refused
 from schemas.messages.registry import ClientEntry
-from schemas.permissions import may_call
+from schemas.permissions import is_audited, may_call
 
 Handler = Callable[[ClientEntry, Any], Awaitable[msgspec.Struct]]
 
@@ -19,13 +19,22 @@ class Operation(msgspec.Struct, frozen=True):
     handler: Handler
 
 
-class Operations:
-    """The table of verbs; each part of the api adds its own."""
+Wrap = Callable[[str, str, Handler], Handler]
 
-    def __init__(self) -> None:
+
+class Operations:
+    """The table of verbs; each part of the api adds its own.
+
+    audited: what each changing verb's handler is replaced by, whichever way it is called.
+    """
+
+    def __init__(self, audited: Wrap = lambda _noun, _verb, handler: handler) -> None:
         self._table: dict[tuple[str, str], Operation] = {}
+        self._audited = audited
 
     def add(self, noun: str, verb: str, request: type[msgspec.Struct], handler: Handler) -> None:
+        if is_audited(noun, verb):
+            handler = self._audited(noun, verb, handler)
         self._table[noun, verb] = Operation(noun, verb, request, handler)
 
     def find(self, noun: str, verb: str) -> Operation:

@@ -14,6 +14,7 @@ from schemas import codec, subjects
 from schemas.faults import MeshError, Refused, Unreachable
 from schemas.messages.enrol import EnrolAnswer, EnrolRequest
 from schemas.messages.registry import AgentEntry, CertificateEntry
+from schemas.moments import rfc3339
 from schemas.states import BARRED
 
 log = structlog.get_logger()
@@ -55,10 +56,21 @@ class Enrolment:
         except MeshError as error:
             self._plane.count("enrolment", error.code)
             log.warning("enrolment_refused", agent=agent, code=error.code)
+            self._plane.note(
+                "agent.enrol",
+                agent,
+                by=agent,
+                actor="token",
+                result="refused",
+                code=error.code,
+                detail=error.message,
+            )
             self._answer(msg.reply, codec.encode(error.body()), error)
             return
         self._plane.count("enrolment", "done")
         log.info("agent_enrolled", agent=agent, serial=answer.serial)
+        until = f"certificate {answer.serial} until {rfc3339(answer.not_after)}"
+        self._plane.note("agent.enrol", agent, by=agent, actor="token", detail=until)
         self._answer(msg.reply, codec.encode(answer), None)
 
     async def _enrol(self, agent: str, request: EnrolRequest) -> EnrolAnswer:

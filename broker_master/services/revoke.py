@@ -31,4 +31,9 @@ class Revoker:
         for connection in await self._system.connections():
             if connection.user in users:
                 await self._system.kick(connection)
+                self._plane.note(
+                    "connection.kick",
+                    name,
+                    detail=f"from {connection.address}: its credentials were revoked",
+                )
         log.info("credentials_revoked", name=name, keys=len(users))

@@ -1,6 +1,8 @@
 """The master's second link, as the user that may see and cut connections and update the account."""
 
 import asyncio
+import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -31,6 +33,24 @@ class BrokerSystem:
         self._link = link
         self._account = account
         self._request_s = request_s
+
+    async def watch(
+        self, on_change: Callable[[str, dict[str, Any]], None], on_back: Callable[[], None]
+    ) -> None:
+        """Hear of every connection of the account that is made (`CONNECT`) or ends (`DISCONNECT`).
+
+        on_change: gets which, and the broker's advisory. on_back: the link was away for a moment,
+        and what happened meanwhile was not told.
+        """
+
+        def take(msg: Msg) -> None:
+            with contextlib.suppress(Corrupt):
+                on_change(msg.subject.rpartition(".")[2], _json(msg.data))
+
+        for kind in ("CONNECT", "DISCONNECT"):
+            self._link.subscribe(f"$SYS.ACCOUNT.{self._account}.{kind}", take)
+        await self._link.flush()
+        self._link.on_connected(on_back)
 
     async def update_account(self, token: str) -> None:
         """Publish the account's token; the broker then drops whom it no longer admits.

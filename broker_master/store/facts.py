@@ -14,13 +14,23 @@ from schemas import codec, limits, subjects
 from schemas.faults import MeshError
 from schemas.messages.facts import FACTS, Fact
 
-__all__ = ["EVENTS", "HISTORY", "LOGS", "REGISTRY", "Conflict", "FactStore", "stream_configs"]
+__all__ = [
+    "AUDIT",
+    "EVENTS",
+    "HISTORY",
+    "LOGS",
+    "REGISTRY",
+    "Conflict",
+    "FactStore",
+    "stream_configs",
+]
 
 log = structlog.get_logger()
 
 EVENTS: Final = "MESH_EVENTS"
 HISTORY: Final = "MESH_HISTORY"
 LOGS: Final = "MESH_LOGS"
+AUDIT: Final = "MESH_AUDIT"
 REGISTRY: Final = "mesh_registry"
 
 _DAY_S = 86_400.0
@@ -54,6 +64,16 @@ def stream_configs(settings: MasterSettings) -> list[StreamConfig]:
             max_msg_size=limits.PAYLOAD_BYTES,
             replicas=replicas,
             discard_new=False,
+        ),
+        # Written once: nothing in it can be deleted or purged before its time.
+        StreamConfig(
+            name=AUDIT,
+            subjects=(subjects.AUDIT_ALL,),
+            max_age_s=retention.audit_days * _DAY_S,
+            max_msg_size=limits.PAYLOAD_BYTES,
+            replicas=replicas,
+            deny_delete=True,
+            deny_purge=True,
         ),
     ]
 

@@ -20,6 +20,7 @@ from schemas.messages.fields import (
     Labels,
     Name,
     Text,
+    Timestamp,
 )
 
 # What becomes of a command whose attempt is lost: it ends so, is run again, or waits for a word.
@@ -345,6 +346,50 @@ class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 class ClientsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     clients: list[ClientRecord]
+
+
+class AuditQuery(_Request, frozen=True, kw_only=True):
+    """`audit.list`, the newest first. Each filter narrows it down.
+
+    action: `noun.verb`, or a noun for all of its verbs. since, until: unix times. cursor: as the
+    page before gave it.
+    """
+
+    by: Label | None = None
+    action: Label | None = None
+    target: Label | None = None
+    group: Name | None = None
+    result: Label | None = None
+    since: Timestamp | None = None
+    until: Timestamp | None = None
+    limit: Annotated[int, Meta(ge=1, le=500)] = 50
+    cursor: Count | None = None
+
+
+class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One act: when, by whom (`actor` says what that is), from which hosts, and what to what."""
+
+    seq: int
+    at: str
+    by: str
+    actor: str
+    address: str
+    action: str
+    target: str
+    group: str
+    result: str
+    code: str
+    detail: str
+
+
+class AuditPage(msgspec.Struct, frozen=True, kw_only=True):
+    """cursor: pass it to get the next page, which may hold more; None: there is no more.
+
+    A page may be short, or empty, and have a cursor: so much of the trail is searched at a time.
+    """
+
+    entries: list[AuditRecord]
+    cursor: int | None = None
 
 
 class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from msgspec import inspect
 
 from schemas import limits
 from schemas.faults import FAULTS, FaultBody
-from schemas.messages import api, enrol, facts, fields, liveness, registry, work
+from schemas.messages import api, audit, enrol, facts, fields, liveness, registry, work
 from schemas.messages.actions import ACTIONS
 from schemas.messages.facts import FACTS
 from schemas.permissions import CLIENT_ROLES, SCOPES, may_call
@@ -66,6 +66,7 @@ VERBS: Final[dict[str, Verb]] = {
     "client.create": Verb(api.ClientCreate, api.IdentityAnswer, "sign keys for a new client"),
     "client.list": Verb(api.NoQuery, api.ClientsAnswer, "clients by name"),
     "client.revoke": Verb(api.NameQuery, api.Done, "take its credentials away"),
+    "audit.list": Verb(api.AuditQuery, api.AuditPage, "who did what, the newest first"),
     "mesh.status": Verb(api.NoQuery, api.StatusAnswer, "the mesh at a glance"),
 }
 # Roles may hold these already, so that the verb can come without new credentials.
@@ -290,6 +291,7 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
         api.AgentForget,
         api.GroupCreate,
         api.ClientCreate,
+        api.AuditQuery,
     ),
     "answers": messages(
         api.SubmitAnswer,
@@ -312,6 +314,8 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
         api.TokenAnswer,
         api.IdentityAnswer,
         api.StatusAnswer,
+        api.AuditPage,
+        api.AuditRecord,
         api.Done,
     ),
     "actions": messages(*ACTIONS.values()),
@@ -342,6 +346,7 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
     ),
     "fact-kinds": fact_kinds,
     "facts": messages(*dict.fromkeys(FACTS.values()), facts.HistoryRecord),
+    "audit": messages(audit.AuditEntry),
     "registry": messages(
         registry.MeshEntry,
         registry.GroupEntry,

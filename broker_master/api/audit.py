@@ -1,0 +1,164 @@
+"""`audit.list`, and the entry that every changing call leaves in the trail."""
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import msgspec
+
+from broker_client.runtime.streams import Stored, Streams
+from broker_master.api.operations import Handler, Operations
+from broker_master.plane import Plane
+from broker_master.store.facts import AUDIT
+from schemas import codec
+from schemas.faults import MeshError
+from schemas.messages.api import AuditPage, AuditQuery, AuditRecord, Done
+from schemas.messages.audit import DETAIL_LEN, AuditEntry, Result
+from schemas.messages.registry import ClientEntry
+from schemas.moments import rfc3339
+
+Record = Callable[[AuditEntry], Awaitable[None]]
+
+# What of a request may be told. Names only, so that no key, token or argument can slip in.
+_TOLD: Final = (
+    "group", "agent", "groups", "role", "now", "decision", "new_id", "ttl_s", "note", "until_s",
+    "step", "force", "silent_for_s", "dry_run", "slots",
+)  # fmt: skip
+_TARGETS: Final = ("name", "id", "agent", "group", "step")
+_PAGE: Final = 500
+# How much of the trail one request may read; the cursor leads on from there.
+_PAGES_MAX: Final = 10
+_ANSWER_BYTES: Final = 200 * 1024
+
+
+class AuditTrail:
+    def __init__(self, plane: Plane, record: Record) -> None:
+        self._plane = plane
+        self._record = record
+
+    def audited(self, noun: str, verb: str, handler: Handler) -> Handler:
+        """The handler, with an entry for each call, durable before its answer is known."""
+
+        async def handle(caller: ClientEntry, request: msgspec.Struct) -> msgspec.Struct:
+            entry = self._entry(f"{noun}.{verb}", caller, request)
+            try:
+                answer = await handler(caller, request)
+            except MeshError as error:
+                result: Result = "failed" if error.effect == "unknown" else "refused"
+                await self._record(_told(entry, result, error.message, error.code))
+                raise
+            await self._record(_answered(entry, answer))
+            return answer
+
+        return handle
+
+    def _entry(self, action: str, caller: ClientEntry, request: msgspec.Struct) -> AuditEntry:
+        """Before the call, since it may delete what its target belongs to."""
+        plane = self._plane
+        target = _target(request)
+        return AuditEntry(
+            at=plane.clock.now(),
+            by=caller.name,
+            action=action,
+            target=target,
+            group=getattr(request, "group", None) or plane.group_of(action, target),
+            detail=_asked(request),
+            epoch=plane.epoch,
+        )
+
+
+def _target(request: msgspec.Struct) -> str:
+    return next((str(v) for f in _TARGETS if (v := getattr(request, f, None))), "")
+
+
+def _asked(request: msgspec.Struct) -> str:
+    """What was asked for beside the target: the fields that differ from their defaults."""
+    target = _target(request)
+    fields = {name: getattr(request, name, None) for name in _TOLD}
+    return ", ".join(
+        f"{name}={_spelled(value)}" for name, value in fields.items() if value and value != target
+    )
+
+
+def _spelled(value: object) -> str:
+    return "+".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _answered(entry: AuditEntry, answer: msgspec.Struct) -> AuditEntry:
+    if not isinstance(answer, Done):
+        return entry
+    return _told(entry, "done" if answer.changed else "unchanged", answer.message)
+
+
+def _told(entry: AuditEntry, result: Result, said: str, code: str = "") -> AuditEntry:
+    detail = "; ".join(part for part in (entry.detail, said) if part)[:DETAIL_LEN]
+    return msgspec.structs.replace(entry, result=result, code=code, detail=detail)
+
+
+class AuditOperations:
+    def __init__(self, streams: Streams) -> None:
+        self._streams = streams
+
+    def register(self, operations: Operations) -> None:
+        operations.add("audit", "list", AuditQuery, self.find)
+
+    async def find(self, caller: ClientEntry, wanted: AuditQuery) -> AuditPage:
+        """Read the stream backwards, page by page, from the cursor on."""
+        info = await self._streams.info(AUDIT)
+        end = info.last_seq if wanted.cursor is None else min(wanted.cursor - 1, info.last_seq)
+        found: list[AuditRecord] = []
+        size_bytes = 0
+        for _ in range(_PAGES_MAX):
+            for stored in reversed(await self._before(end, info.first_seq)):
+                entry = codec.decode_trusted(AuditEntry, stored.data)
+                if wanted.since is not None and entry.at < wanted.since:
+                    return AuditPage(entries=found)
+                if _matches(entry, wanted, caller):
+                    size_bytes += len(stored.data) + 200
+                    found.append(_record(stored.seq, entry))
+                if len(found) == wanted.limit or size_bytes > _ANSWER_BYTES:
+                    return _page(found, stored.seq, info.first_seq)
+            end -= _PAGE
+            if end < info.first_seq:
+                return AuditPage(entries=found)
+        return _page(found, end + 1, info.first_seq)
+
+    async def _before(self, end: int, first: int) -> list[Stored]:
+        """Up to a page of messages that ends with sequence `end`."""
+        start = max(end - _PAGE + 1, first)
+        if end < start:
+            return []
+        page = await self._streams.read_from(AUDIT, start, batch=end - start + 1)
+        return [stored for stored in page.messages if stored.seq <= end]
+
+
+def _page(found: list[AuditRecord], last: int, first: int) -> AuditPage:
+    return AuditPage(entries=found, cursor=last if last > first else None)
+
+
+def _matches(entry: AuditEntry, wanted: AuditQuery, caller: ClientEntry) -> bool:
+    if caller.groups and entry.group not in caller.groups:
+        return False
+    return (
+        wanted.by in (None, entry.by)
+        and wanted.action in (None, entry.action, entry.action.partition(".")[0])
+        and wanted.target in (None, entry.target)
+        and wanted.group in (None, entry.group)
+        and wanted.result in (None, entry.result)
+        and (wanted.until is None or entry.at <= wanted.until)
+    )
+
+
+def _record(seq: int, entry: AuditEntry) -> AuditRecord:
+    return AuditRecord(
+        seq=seq,
+        at=rfc3339(entry.at),
+        by=entry.by,
+        actor=entry.actor,
+        address=entry.address,
+        action=entry.action,
+        target=entry.target,
+        group=entry.group,
+        result=entry.result,
+        code=entry.code,
+        detail=entry.detail,
+    )

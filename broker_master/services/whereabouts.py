@@ -1,0 +1,114 @@
+"""From which hosts each identity is connected, as the broker tells it at the moment it happens."""
+
+import asyncio
+import base64
+from collections import OrderedDict
+from collections.abc import Collection
+from typing import Any, Final
+
+import msgspec
+import structlog
+
+from broker_master.services.system import BrokerSystem
+from schemas.faults import MeshError
+
+log = structlog.get_logger()
+
+# Ended connections that are still remembered: a command line has often gone when it is asked about.
+_ENDED_MAX: Final = 1000
+_HOSTS_SHOWN: Final = 4
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """One connection. user: its public broker key. name: what its token says."""
+
+    user: str
+    host: str
+    name: str = ""
+
+
+class Whereabouts:
+    """Answers from memory; `refresh` asks the broker, should it not know."""
+
+    name = "whereabouts"
+
+    def __init__(self, system: BrokerSystem) -> None:
+        self._system = system
+        self._live: dict[tuple[str, int], Seen] = {}
+        self._by_user: dict[str, set[tuple[str, int]]] = {}
+        self._ended: OrderedDict[str, Seen] = OrderedDict()
+        self._missed = asyncio.Event()
+
+    async def run(self, ready: asyncio.Event) -> None:
+        await self._system.watch(self.on_event, self._missed.set)
+        self._missed.set()
+        ready.set()
+        while True:
+            await self._missed.wait()
+            self._missed.clear()
+            try:
+                await self.refresh()
+            except MeshError as error:
+                # Entries of the trail lack their address until the link is back.
+                log.info("whereabouts_unknown", error=str(error))
+
+    def hosts(self, users: Collection[str]) -> str:
+        """The hosts from which these broker keys are connected, or were last; empty if unknown."""
+        places = [place for user in users for place in self._by_user.get(user, ())]
+        found = [self._live[place].host for place in places]
+        return _listed(found or [self._ended[user].host for user in users if user in self._ended])
+
+    def hosts_of_strangers(self, name: str, known: Collection[str]) -> str:
+        """Of those whose token says `name`, with other keys than the known: bearers of tokens."""
+        seen = [*self._live.values(), *self._ended.values()]
+        return _listed([s.host for s in seen if s.name == name and s.user not in known][:1])
+
+    async def refresh(self) -> None:
+        """Take over what the broker has now: what was heard of before may be out of date."""
+        connections = await self._system.connections()
+        names = {seen.user: seen.name for seen in self._live.values()}
+        self._live.clear()
+        self._by_user.clear()
+        for each in connections:
+            host = each.address.rpartition(":")[0]
+            self._enter((each.server, each.cid), Seen(each.user, host, names.get(each.user, "")))
+
+    def on_event(self, kind: str, body: dict[str, Any]) -> None:
+        client = body.get("client", {})
+        place = (str(body.get("server", {}).get("id", "")), int(client.get("id", 0)))
+        if kind == "DISCONNECT":
+            self._leave(place)
+        elif client.get("user"):
+            name = _name_in(str(client.get("jwt", "")))
+            self._enter(place, Seen(str(client["user"]), str(client.get("host", "")), name))
+
+    def _enter(self, place: tuple[str, int], seen: Seen) -> None:
+        self._live[place] = seen
+        self._by_user.setdefault(seen.user, set()).add(place)
+
+    def _leave(self, place: tuple[str, int]) -> None:
+        seen = self._live.pop(place, None)
+        if seen is None:
+            return
+        places = self._by_user[seen.user]
+        places.discard(place)
+        if not places:
+            del self._by_user[seen.user]
+        self._ended[seen.user] = seen
+        self._ended.move_to_end(seen.user)
+        if len(self._ended) > _ENDED_MAX:
+            self._ended.popitem(last=False)
+
+
+def _listed(hosts: Collection[str]) -> str:
+    return ", ".join(sorted(set(hosts))[:_HOSTS_SHOWN])
+
+
+def _name_in(token: str) -> str:
+    """What a token that the broker has let in says of its bearer's name."""
+    try:
+        body = token.split(".")[1]
+        claims = msgspec.json.decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+        return str(claims["name"])
+    except (ValueError, KeyError, IndexError, TypeError, msgspec.MsgspecError):
+        return ""
