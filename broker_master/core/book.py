@@ -26,6 +26,8 @@ class Attempt(msgspec.Struct, kw_only=True):
     """One try on one agent.
 
     hidden: the state that stood before the agent fell silent. token: of the newest transmission.
+    elsewhere_s: until then an earlier start of the agent may still run it, which the present one
+    has no memory of; a reading of the clock that is never set. elsewhere_at: the same for people.
     """
 
     number: int
@@ -43,6 +45,8 @@ class Attempt(msgspec.Struct, kw_only=True):
     late: bool = False
     hidden: State | None = None
     token: str = ""
+    elsewhere_s: float = 0.0
+    elsewhere_at: float = 0.0
 
     @property
     def is_open(self) -> bool:
@@ -261,8 +265,10 @@ def _fold_started(command: Command, number: int, body: Started) -> None:
         return
     attempt.accepted_at, attempt.started_at = body.accepted_at, body.started_at
     attempt.sent = max(attempt.sent, body.sent)
-    if attempt.state is not State.STOPPING:
-        command.move(attempt, State.RUNNING, body.started_at)
+    if attempt.state is State.STOPPING:
+        return
+    state = State.RUNNING if body.started_at else State.ACCEPTED
+    command.move(attempt, state, body.started_at or body.accepted_at)
 
 
 def _fold_outcome(command: Command, number: int, body: Outcome) -> None:

@@ -26,6 +26,7 @@ FLAPPING_S = 300.0
 _CONTESTS_MAX = 3
 _FLAPS_MAX = 3
 
+_SHUT_DOWN = "shut down"
 # How many ended incarnations of one agent are remembered, so that their late beats are ignored.
 _INCARNATIONS_KEPT = 8
 
@@ -36,7 +37,8 @@ class Presence(msgspec.Struct, kw_only=True):
     reconciled: the handshake of this incarnation with this master's epoch is complete. deaf: its
     beats arrive, but it says that it has not heard ours for long. since: wall time of `liveness`.
     hosts: by incarnation. contests: when a superseded session was heard beside its successor.
-    changes: when it came or went lately.
+    changes: when it came or went lately. predecessor_s: when the incarnation before the present one
+    was heard last; None if there was none, or it has said goodbye.
     """
 
     agent: str
@@ -71,6 +73,7 @@ class Presence(msgspec.Struct, kw_only=True):
     is_contested: bool = False
     frozen: bool = False
     changes: list[float] = []
+    predecessor_s: float | None = None
 
     @property
     def is_dispatchable(self) -> bool:
@@ -110,6 +113,8 @@ class Roster:
         """Enter an agent. One that has been connected before counts as silent until it is heard."""
         presence = Presence(agent=agent, group=group, since=at, heard_s=now_s)
         if connected:
+            # Whom the master before this one has heard, and until when, nobody knows any more.
+            presence.predecessor_s = now_s
             presence.liveness, presence.reason = (
                 Liveness.SILENT,
                 "not heard since the master started",
@@ -159,6 +164,8 @@ class Roster:
             return []
         first = not presence.incarnation
         if not first:
+            has_left = presence.reason == _SHUT_DOWN
+            presence.predecessor_s = None if has_left else presence.heard_s
             presence.older = [*presence.older, presence.incarnation][-_INCARNATIONS_KEPT:]
         presence.incarnation = incarnation
         presence.is_contested = False
@@ -187,7 +194,7 @@ class Roster:
 
     def _on_goodbye(self, presence: Presence, at: float) -> list[Change]:
         presence.liveness, presence.since = Liveness.SILENT, at
-        presence.reason = "shut down"
+        presence.reason = _SHUT_DOWN
         presence.draining = False
         presence.reconciled = presence.greeted = False
         return [Change(presence.agent, "goodbye")]
@@ -243,7 +250,7 @@ class Roster:
                 changes.append(Change(presence.agent, "suspected"))
             if self._is_given_up(presence, silence, now_s):
                 presence.given_up = True
-                if presence.reason != "shut down":
+                if presence.reason != _SHUT_DOWN:
                     presence.reason = f"lost: no beat for {self.timers.lost_s:g} s"
                 changes.append(Change(presence.agent, "given_up"))
         return changes

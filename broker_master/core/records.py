@@ -119,6 +119,8 @@ def _reason(command: Command) -> str:
     match command.state:
         case State.QUEUED:
             return f"waits for a free slot of {command.accepted.agent or command.accepted.group}"
+        case State.UNKNOWN if attempt is not None and attempt.elsewhere_at:
+            return f"{attempt.agent} came back without any memory of it; it may still run elsewhere"
         case State.UNKNOWN if attempt is not None and attempt.is_open:
             return f"{attempt.agent} does not respond; it was {attempt.hidden or 'sent'} before"
         case State.STOPPING:
@@ -138,6 +140,8 @@ def _next(command: Command, timers: Timers) -> str:
                 f"mesh command decide {command.id} fail, or rerun;"
                 f" it fails at {rfc3339(command.since + timers.decide_s)} by itself"
             )
+        case State.UNKNOWN if attempt is not None and attempt.elsewhere_at:
+            return f"given up at {rfc3339(attempt.elsewhere_at)}: by then it runs nowhere"
         case State.UNKNOWN if attempt is not None:
             silent_s = timers.lost_after_s(command.accepted.kill_after_s) - timers.suspect_s
             return f"given up at {rfc3339(attempt.since + silent_s)} unless the agent returns"

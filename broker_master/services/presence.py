@@ -12,10 +12,10 @@ from broker_master.core.measures import missed_beats
 from broker_master.plane import Plane
 from broker_master.services.assign import Assigner
 from broker_master.services.cancel import Canceller
+from broker_master.services.forgotten import Forgotten
 from broker_master.services.settle import Settler
 from schemas import codec, subjects
 from schemas.faults import MeshError, Unreachable
-from schemas.messages.facts import Outcome
 from schemas.messages.liveness import (
     PROTOCOL,
     Beat,
@@ -69,6 +69,7 @@ class PresenceService:
         self._assigner = assigner
         self._canceller = canceller
         self._want_address = want_address
+        self._forgotten = Forgotten(plane, settler)
         # Agents that are given up, with tasks that may outlive that.
         self._held: set[str] = set()
         self._meetings: dict[str, _Meeting] = {}
@@ -152,7 +153,7 @@ class PresenceService:
             timers=plane.timers,
             decisions=[self._decide(up.agent, task) for task in hello.tasks],
         )
-        self._forget_unlisted(presence, hello)
+        self._forgotten.judge(presence, hello, self._open_attempts(up.agent))
         self._publish(up, "welcome", codec.encode(welcome))
 
     def _on_done(self, up: subjects.Up, hello: Hello) -> None:
@@ -204,33 +205,6 @@ class PresenceService:
         is_running = task.state != "accepted"
         state = State.RUNNING if is_running else State.ACCEPTED
         command.move(attempt, state, self._plane.clock.now())
-
-    def _forget_unlisted(self, presence: Presence, hello: Hello) -> None:
-        """Judge the attempts that the master thinks are there and a complete list does not name.
-
-        An acknowledged one is lost: its journal is gone, and it may have run. One that was never
-        acknowledged was never journalled, and is sent again once the handshake is done.
-        """
-        if not hello.complete:
-            return
-        listed = {(task.command, task.attempt) for task in hello.tasks}
-        for command, attempt in self._open_attempts(presence.agent):
-            if (command.id, attempt.number) in listed or command.settling:
-                continue
-            if attempt.accepted_at or attempt.started_at:
-                self._settler.settle(
-                    command,
-                    attempt.number,
-                    Outcome(
-                        state=State.LOST,
-                        at=self._plane.clock.now(),
-                        agent=attempt.agent,
-                        accepted_at=attempt.accepted_at,
-                        started_at=attempt.started_at,
-                        sent=attempt.sent,
-                        reason=f"{attempt.agent} came back without any memory of it",
-                    ),
-                )
 
     # -- what a change means
 
@@ -295,7 +269,7 @@ class PresenceService:
             log.info("agent_returned", agent=presence.agent, story=presence.returned)
         now = self._plane.clock.now()
         for command, attempt in self._open_attempts(presence.agent):
-            if command.settling:
+            if command.settling or attempt.elsewhere_s:
                 continue
             if attempt.state is State.UNKNOWN:
                 command.move(attempt, attempt.hidden or State.SENT, now)
@@ -343,6 +317,7 @@ class PresenceService:
                 roster.on_rejoined(now_s=now_s)
             looked_s = now_s
             self._apply(roster.tick(now_s=now_s, at=clock.now()))
+            self._forgotten.tick()
             for agent in list(self._held):
                 presence = roster.get(agent)
                 if presence is None or not presence.given_up:

@@ -127,6 +127,7 @@ class Stage:
         for agent in beats:
             beat(self.plane, agent)
         self.transmitter.tick()
+        self.presence._forgotten.tick()
         self.presence._apply(
             self.plane.roster.tick(now_s=self.clock.elapsed(), at=self.clock.now())
         )
@@ -189,6 +190,9 @@ class Stage:
             self._say(agent, "hello", self.presence.on_hello, said)
         await self.rest()
         return codec.decode(Welcome, self.sent(agent, "welcome")[-1])
+
+    def goodbye(self, agent: str) -> None:
+        beat(self.plane, agent, goodbye=True)
 
     def _say(self, agent: str, kind: str, hear: Any, said: msgspec.Struct, *rest: str) -> None:  # noqa: ANN401
         hear(subjects.Up("web", agent, kind, rest), codec.encode(said))

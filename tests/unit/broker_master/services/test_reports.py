@@ -160,15 +160,6 @@ async def test_attempt_that_was_never_acknowledged_is_sent_again_after_the_hands
     assert {run.attempt for run in stage.runs()} == {1}
 
 
-async def test_attempt_that_was_acknowledged_and_is_unknown_to_the_agent_is_lost() -> None:
-    stage = Stage("web-1")
-    command = await stage.submit()
-    await stage.reply("web-1", "c1", "accepted")
-    await stage.hello("web-1", incarnation="i2")
-    assert states(command) == [State.LOST, State.LOST]
-    assert command.reason == "web-1 came back without any memory of it"
-
-
 async def test_silence_of_lost_s_gives_up_what_ran_and_not_before() -> None:
     stage = Stage("web-1")
     command = await stage.submit()

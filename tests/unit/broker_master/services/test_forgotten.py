@@ -1,0 +1,106 @@
+"""An agent that comes back without its memory: what it forgot may still run elsewhere."""
+
+from broker_master.core.records import command_record
+from schemas.states import State
+from tests.unit.broker_master.deeds import replayed
+from tests.unit.broker_master.stage import Stage, attempt_of, states
+
+FORGOTTEN = "web-1 came back without any memory of it"
+
+
+async def taken_on(stage: Stage, command_id: str = "c1", **fields: str | float) -> None:
+    await stage.submit(command_id, **fields)
+    await stage.reply("web-1", command_id, "accepted")
+
+
+async def test_what_is_forgotten_is_lost_when_the_lease_of_the_one_before_has_run_out() -> None:
+    stage = Stage("web-1")
+    await taken_on(stage)
+    command = stage.plane.book.get("c1")
+    assert command is not None
+    await stage.hello("web-1", incarnation="i2")
+    assert states(command) == [State.UNKNOWN, State.UNKNOWN]
+    record = command_record(command, stage.timers)
+    assert record.reason == f"{FORGOTTEN}; it may still run elsewhere"
+    assert record.next.startswith("given up at ")
+    await stage.later(stage.timers.lost_s - 0.1)
+    assert states(command)[0] is State.UNKNOWN
+    await stage.later(0.1)
+    assert states(command) == [State.LOST, State.LOST]
+    assert command.reason == FORGOTTEN
+
+
+async def test_it_is_not_sent_again_cancelled_or_brought_back_while_that_lasts() -> None:
+    stage = Stage("web-1")
+    await taken_on(stage)
+    command = stage.plane.book.get("c1")
+    assert command is not None
+    sent = len(stage.runs())
+    for _ in range(2):
+        await stage.hello("web-1", incarnation="i2")
+    await stage.canceller.cancel(command, "ops")
+    await stage.later(stage.timers.ack_s)
+    assert (len(stage.runs()), stage.sent("web-1", "control")) == (sent, [])
+    assert states(command)[0] is State.UNKNOWN
+    await stage.later(stage.timers.lost_s)
+    assert states(command)[0] is State.LOST
+
+
+async def test_longer_leave_of_the_one_before_is_waited_out() -> None:
+    stage = Stage("web-1")
+    await taken_on(stage, kill_after_s=500.0)
+    command = stage.plane.book.get("c1")
+    assert command is not None
+    await stage.hello("web-1", incarnation="i2")
+    for _ in range(50):
+        await stage.later(10, beats=())
+        await stage.hello("web-1", incarnation="i2")
+    assert states(command)[0] is State.UNKNOWN
+    await stage.later(stage.timers.lost_after_s(500.0) - 500)
+    assert states(command)[0] is State.LOST
+
+
+async def test_what_is_safe_to_repeat_is_run_again_afterwards_and_not_before() -> None:
+    stage = Stage("web-1")
+    await taken_on(stage, on_lost="rerun")
+    command = stage.plane.book.get("c1")
+    assert command is not None
+    await stage.hello("web-1", incarnation="i2")
+    await stage.later(stage.timers.lost_s - 1)
+    assert len(command.attempts) == 1
+    await stage.hello("web-1", incarnation="i2")
+    await stage.later(1)
+    await stage.later(0)
+    assert states(command)[1:] == [State.LOST, State.SENT]
+
+
+async def test_one_that_has_said_goodbye_runs_nothing_any_more() -> None:
+    stage = Stage("web-1")
+    await taken_on(stage)
+    command = stage.plane.book.get("c1")
+    assert command is not None
+    stage.goodbye("web-1")
+    await stage.hello("web-1", incarnation="i2")
+    assert states(command) == [State.LOST, State.LOST]
+
+
+async def test_who_forgets_one_may_have_forgotten_another_that_it_never_acknowledged() -> None:
+    stage = Stage("web-1")
+    await taken_on(stage)
+    unanswered = await stage.submit("c2")
+    await stage.hello("web-1", incarnation="i2")
+    assert states(unanswered)[0] is State.UNKNOWN
+    assert [run.command for run in stage.runs()] == ["c1", "c2"]
+    await stage.later(stage.timers.lost_s)
+    assert states(unanswered)[0] is State.LOST
+
+
+async def test_master_that_starts_meanwhile_knows_that_it_was_taken_on() -> None:
+    stage = Stage("web-1")
+    await taken_on(stage)
+    await stage.hello("web-1", incarnation="i2")
+    assert stage.facts.kinds("c1") == ["0.accepted", "1.assigned", "1.started"]
+    again = replayed(*stage.facts.stored.items()).get("c1")
+    assert again is not None
+    assert attempt_of(again).accepted_at
+    assert states(again) == [State.ACCEPTED, State.ACCEPTED]
