@@ -72,6 +72,9 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "id_conflict": FaultKind(
         409, "never", 6, "this id was used for another command: choose a new one"
     ),
+    "step_refused": FaultKind(
+        409, "never", 6, "see `mesh ca show` for the step that is due, and for whom to wait"
+    ),
     "not_undecided": FaultKind(409, "never", 6, "it waits for no word: see `mesh command show ID`"),
     "command_ended": FaultKind(409, "never", 6, "it has ended: see `mesh command show ID`"),
     # who asks

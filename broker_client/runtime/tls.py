@@ -4,6 +4,7 @@ Keys, requests and certificates travel as PEM bytes. X.509 is imported where it 
 that is enrolled needs a context only, and the import costs memory for as long as it runs.
 """
 
+import hashlib
 import ssl
 import tempfile
 from pathlib import Path
@@ -18,12 +19,16 @@ MINIMUM: Final = ssl.TLSVersion.TLSv1_2
 
 
 class CertificateFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """serial: lower-case hex. name: the subject's common name. Times: whole unix seconds."""
+    """serial: lower-case hex. name: the subject's common name. Times: whole unix seconds.
+
+    fingerprint: SHA-256 of the certificate, lower-case hex, as brokers tell it.
+    """
 
     serial: str
     name: str
     not_before: int
     not_after: int
+    fingerprint: str
 
 
 def client_context(ca_file: Path, cert_file: Path, key_file: Path) -> ssl.SSLContext:
@@ -97,6 +102,7 @@ def make_csr(name: str, key_pem: bytes) -> bytes:
 def certificate_facts(cert_pem: bytes) -> CertificateFacts:
     """What the first certificate of `cert_pem` says; raises Corrupt if it is none."""
     from cryptography import x509
+    from cryptography.hazmat.primitives.hashes import SHA256
 
     try:
         certificate = x509.load_pem_x509_certificate(cert_pem)
@@ -108,4 +114,10 @@ def certificate_facts(cert_pem: bytes) -> CertificateFacts:
         name=str(names[0].value) if names else "",
         not_before=int(certificate.not_valid_before_utc.timestamp()),
         not_after=int(certificate.not_valid_after_utc.timestamp()),
+        fingerprint=certificate.fingerprint(SHA256()).hex(),
     )
+
+
+def trust_digest(ca_pem: bytes) -> str:
+    """A short name for what somebody trusts: the same bytes have the same."""
+    return hashlib.sha256(ca_pem).hexdigest()[:16]

@@ -113,7 +113,9 @@ class AgentOperations:
         answer = TokenAnswer(
             agent=name, group=group, token=issued.text, expires_at=rfc3339(issued.expires_at)
         )
-        return answer, TokenEntry(hash=issued.secret_hash, expires_at=issued.expires_at)
+        return answer, TokenEntry(
+            hash=issued.secret_hash, expires_at=issued.expires_at, user=issued.user
+        )
 
     def _track(self, entry: AgentEntry) -> None:
         clock = self._plane.clock

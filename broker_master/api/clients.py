@@ -3,6 +3,7 @@
 import msgspec
 
 from broker_client.runtime.clock import Clock
+from broker_client.runtime.tls import trust_digest
 from broker_master.api.operations import Operations
 from broker_master.ca.issuer import Issuer
 from broker_master.plane import Plane
@@ -20,7 +21,7 @@ from schemas.messages.api import (
     NoQuery,
     StatusAnswer,
 )
-from schemas.messages.registry import CertificateEntry, ClientEntry
+from schemas.messages.registry import ClientEntry
 from schemas.moments import rfc3339
 from schemas.permissions import CLIENT_ROLES
 
@@ -53,12 +54,6 @@ class ClientOperations:
         issued = self._issuer.issue(
             request.role, name, request.csr_pem.encode(), request.user_nkey, not_after
         )
-        certificate = CertificateEntry(
-            serial=issued.serial,
-            not_after=issued.not_after,
-            user_nkey=issued.user,
-            issued_at=clock.now(),
-        )
         await plane.registry.create_client(
             ClientEntry(
                 name=name,
@@ -66,7 +61,8 @@ class ClientOperations:
                 created_at=clock.now(),
                 created_by=caller.name,
                 groups=groups,
-                certificates=[certificate],
+                certificates=[issued.entry(clock.now())],
+                trust=trust_digest(issued.ca_pem),
             )
         )
         return IdentityAnswer(

@@ -7,19 +7,26 @@
 
 The broker accepts nothing that a root key has signed directly (`strict_signing_key_usage`), and
 nothing from a scoped key but its template: who steals the agents' key can make agents, no more.
+The keys that sign users can be replaced, each by itself (`rotation.json`): for a while both sign.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Self
 
+import msgspec
+
+from broker_client.runtime import failpoints
 from broker_client.runtime.files import (
     make_private_directory,
+    read_bytes,
     read_text,
     write_private,
 )
 from broker_client.runtime.nkeys import KeyPair, Kind, check_public
 from broker_master.ca.claims import Claims, decode_jwt, encode_jwt
+from broker_master.ca.rotations import numbered, read_rotations, write_rotations
+from broker_master.core.rotation import Rotation, advance
 from schemas.faults import Corrupt
 from schemas.permissions import SCOPES, Scope
 
@@ -27,11 +34,13 @@ _KEYS: Final[dict[str, Kind]] = {
     "operator": "operator",
     "operator-signing": "operator",
     "account": "account",
-    "master": "account",
     "system": "account",
     "system-signing": "account",
-    **{f"scope-{role}": "account" for role in SCOPES},
 }
+_ENDS: Final = "revoked.json"
+_ENDED_S: Final = 600.0
+# Whose signing keys may be replaced.
+ROTATED: Final = (*SCOPES, "master")
 _NO_LIMITS: Final = {
     "subs": -1,
     "data": -1,
@@ -57,9 +66,10 @@ _STREAMS: Final = {
 class Accounts:
     """Keys and tokens of one mesh, kept as files of `folder`, the keys 0600."""
 
-    def __init__(self, folder: Path, keys: Mapping[str, KeyPair]) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._keys = keys
+        self._rotations = read_rotations(folder)
+        self._keys: dict[str, KeyPair] = {}
         self.operator_jwt = ""
         self.system_jwt = ""
         self.account_jwt = ""
@@ -68,11 +78,9 @@ class Accounts:
     def create(cls, folder: Path, *, mesh: str, now: int) -> Self:
         """Make what is missing in `folder` and leave what is there: also after a crash half-way."""
         make_private_directory(folder)
-        for name, kind in _KEYS.items():
-            path = folder / f"{name}.nk"
-            if not path.exists():
-                write_private(path, f"{KeyPair.create(kind).seed}\n".encode())
-        accounts = cls(folder, _read_keys(folder))
+        accounts = cls(folder)
+        for name, kind in accounts._key_files().items():
+            _make_key(folder / f"{name}.nk", kind)
         accounts._settle(mesh, now)
         return accounts
 
@@ -82,7 +90,7 @@ class Accounts:
 
         Tokens are brought up to date with this release's permissions.
         """
-        accounts = cls(folder, _read_keys(folder))
+        accounts = cls(folder)
         read_text(folder / "account.jwt")
         accounts._settle(mesh, now)
         return accounts
@@ -103,8 +111,41 @@ class Accounts:
 
     def signing_key(self, role: str) -> KeyPair:
         """The key that signs users of `role`: a scope's, `master` or `system`."""
-        special = {"master": "master", "system": "system-signing"}
-        return self._keys[special.get(role, f"scope-{role}")]
+        if role == "system":
+            return self._keys["system-signing"]
+        return self._keys[_key_name(role, self.generation(role))]
+
+    def generation(self, role: str) -> int:
+        """Of the key that signs users of `role` now."""
+        return self.rotation(role).active
+
+    def rotation(self, role: str) -> Rotation:
+        return self._rotations.get(role, Rotation())
+
+    def signer_of(self, role: str, public: str) -> int:
+        """The generation of the key of `role` with this public half; 0 for none of them."""
+        keys = {self._keys[_key_name(role, n)].public: n for n in self.rotation(role).trusted}
+        return keys.get(public, 0)
+
+    def rotate(self, role: str, step: str, *, now: float) -> str:
+        """Take one step with the signing key of `role`, one of ROTATED; returns the account token.
+
+        The broker learns of it when the system user publishes the token. Taken again, a step
+        changes nothing. Raises Refused (`step_refused`).
+        """
+        before = self.rotation(role)
+        rotation = advance(before, step, at=now)
+        if rotation != before:
+            if rotation.newest > before.newest:
+                name = _key_name(role, rotation.newest)
+                _make_key(self._folder / f"{name}.nk", "account")
+                failpoints.reach("master.key_made")
+            rotations = {**self._rotations, role: rotation}
+            write_rotations(self._folder, rotations)
+            failpoints.reach("master.key_stepped")
+            self._rotations = rotations
+        self._settle_account(int(now))
+        return self.account_jwt
 
     def set_revocations(self, revocations: Mapping[str, int], *, now: int) -> str:
         """Make and keep an account token that refuses exactly these users; returns it.
@@ -122,16 +163,67 @@ class Accounts:
         self.account_jwt = token
         return token
 
+    def revoke(self, ends: Mapping[str, float], *, now: float) -> str:
+        """Refuse these users as well, and drop those whose credentials have ended by themselves.
+
+        ends: public user key -> when its credentials end. Returns the account token, as
+        `set_revocations` does; the ends are kept beside it, in `revoked.json`.
+        """
+        known = {**self._read_ends(), **ends}
+        revoked = {**self.revocations, **dict.fromkeys(ends, int(now) + 1)}
+        # Somewhat longer than they are good for: clocks differ.
+        kept = {user: at for user, at in revoked.items() if known.get(user, now) + _ENDED_S > now}
+        ends = {user: known[user] for user in kept if user in known}
+        write_private(self._folder / _ENDS, msgspec.json.encode(ends))
+        return self.set_revocations(kept, now=int(now))
+
+    def _read_ends(self) -> dict[str, float]:
+        path = self._folder / _ENDS
+        if not path.exists():
+            return {}
+        try:
+            return msgspec.json.decode(read_bytes(path), type=dict[str, float])
+        except msgspec.MsgspecError as error:
+            raise Corrupt("state_corrupt", f"{path}: {error}") from error
+
     def _settle(self, mesh: str, now: int) -> None:
         """Read the tokens; make those that are missing or say something else than they should."""
+        self._read_keys()
         self.operator_jwt = self._token("operator", "operator", self._operator_claims(mesh), now)
         signer = "operator-signing"
         self.system_jwt = self._token("system", signer, self._system_claims(), now)
+        self._settle_account(now)
+
+    def _settle_account(self, now: int) -> None:
+        self._read_keys()
         self.account_jwt = self._read_token("account")
         if not self.account_jwt:
             self.set_revocations({}, now=now)
         elif not self._says(self.account_jwt, self._account_claims(self.revocations)):
             self.set_revocations(self.revocations, now=now)
+        for role, rotation in self._rotations.items():
+            for generation in range(1, rotation.newest):
+                if generation not in rotation.trusted:
+                    name = _key_name(role, generation)
+                    (self._folder / f"{name}.nk").unlink(missing_ok=True)
+
+    def _key_files(self) -> dict[str, Kind]:
+        """The keys that there have to be, by name."""
+        rotated: dict[str, Kind] = {
+            _key_name(role, each): "account"
+            for role in ROTATED
+            for each in self.rotation(role).trusted
+        }
+        return {**_KEYS, **rotated}
+
+    def _read_keys(self) -> None:
+        keys = {}
+        for name, kind in self._key_files().items():
+            key = KeyPair.from_seed(read_text(self._folder / f"{name}.nk").strip())
+            if key.kind != kind:
+                raise Corrupt("state_corrupt", f"{self._folder / name}.nk is a key of another kind")
+            keys[name] = key
+        self._keys = keys
 
     def _token(self, name: str, signer: str, claims: Claims, now: int) -> str:
         token = self._read_token(name)
@@ -177,22 +269,21 @@ class Accounts:
             },
         }
 
+    def _signing_keys(self, role: str) -> list[str]:
+        return [self._keys[_key_name(role, each)].public for each in self.rotation(role).trusted]
+
     def _account_claims(self, revocations: Mapping[str, int]) -> Claims:
         scoped = [
-            {
-                "kind": "user_scope",
-                "key": self._keys[f"scope-{role}"].public,
-                "role": role,
-                "template": _template(scope),
-            }
+            {"kind": "user_scope", "key": key, "role": role, "template": _template(scope)}
             for role, scope in SCOPES.items()
+            for key in self._signing_keys(role)
         ]
         nats: Claims = {
             "type": "account",
             "version": 2,
             "limits": {**_NO_LIMITS, **_STREAMS},
             "default_permissions": {"pub": {}, "sub": {}},
-            "signing_keys": [*scoped, self._keys["master"].public],
+            "signing_keys": [*scoped, *self._signing_keys("master")],
         }
         if revocations:
             nats["revocations"] = dict(revocations)
@@ -211,24 +302,23 @@ def _template(scope: Scope) -> Claims:
 
 
 def _lost_keys(kept: Claims, wanted: Claims) -> bool:
-    """Whether a role has another key than its users were signed with: its file was lost."""
-    keys = {
-        key["role"]: key["key"]
-        for key in wanted["nats"].get("signing_keys", [])
-        if isinstance(key, dict)
-    }
-    return any(
-        keys.get(key["role"], key["key"]) != key["key"]
-        for key in kept["nats"].get("signing_keys", [])
-        if isinstance(key, dict)
-    )
+    """Whether a role has no key any more that its users were signed with: its file was lost."""
+    now = _keys_of_roles(wanted)
+    return any(role in now and not keys & now[role] for role, keys in _keys_of_roles(kept).items())
 
 
-def _read_keys(folder: Path) -> dict[str, KeyPair]:
-    keys = {}
-    for name, kind in _KEYS.items():
-        key = KeyPair.from_seed(read_text(folder / f"{name}.nk").strip())
-        if key.kind != kind:
-            raise Corrupt("state_corrupt", f"{folder / name}.nk is a key of another kind")
-        keys[name] = key
+def _keys_of_roles(claims: Claims) -> dict[str, set[str]]:
+    keys: dict[str, set[str]] = {}
+    for key in claims["nats"].get("signing_keys", []):
+        if isinstance(key, dict):
+            keys.setdefault(key["role"], set()).add(key["key"])
     return keys
+
+
+def _key_name(role: str, generation: int) -> str:
+    return numbered("master" if role == "master" else f"scope-{role}", generation)
+
+
+def _make_key(path: Path, kind: Kind) -> None:
+    if not path.exists():
+        write_private(path, f"{KeyPair.create(kind).seed}\n".encode())

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final, Self
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
@@ -41,12 +41,13 @@ class Authority:
         self._key = key
 
     @classmethod
-    def create(cls, mesh: str, *, now: int) -> Self:
+    def create(cls, mesh: str, *, now: int, generation: int = 1) -> Self:
+        """A fresh one. generation: each has a name of its own, so that no chain is ambiguous."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name(
             [
                 x509.NameAttribute(NameOID.ORGANIZATION_NAME, mesh),
-                x509.NameAttribute(NameOID.COMMON_NAME, f"mesh {mesh}"),
+                x509.NameAttribute(NameOID.COMMON_NAME, _common_name(mesh, generation)),
             ]
         )
         builder = _builder(name, key.public_key(), now - CA_BACKDATE_S, now + CA_LIFETIME_S)
@@ -87,6 +88,18 @@ class Authority:
     def not_after(self) -> int:
         return int(self._certificate.not_valid_after_utc.timestamp())
 
+    @property
+    def serial(self) -> str:
+        return f"{self._certificate.serial_number:x}"
+
+    def has_signed(self, cert_pem: bytes) -> bool:
+        """Whether it has issued this certificate; False for what is none."""
+        try:
+            x509.load_pem_x509_certificate(cert_pem).verify_directly_issued_by(self._certificate)
+        except (ValueError, TypeError, InvalidSignature):
+            return False
+        return True
+
     def sign_client(
         self, csr_pem: bytes, kind: str, name: str, *, not_before: int, not_after: int
     ) -> bytes:
@@ -126,6 +139,10 @@ class Authority:
             .add_extension(issuer, critical=False)
         )
         return builder.sign(self._key, SHA256()).public_bytes(Encoding.PEM)
+
+
+def _common_name(mesh: str, generation: int) -> str:
+    return f"mesh {mesh}" if generation == 1 else f"mesh {mesh} {generation}"
 
 
 def certified_hosts(cert_pem: bytes) -> tuple[str, ...]:

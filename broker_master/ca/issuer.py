@@ -9,17 +9,23 @@ import msgspec
 from broker_client.runtime.nkeys import check_public
 from broker_client.runtime.tls import certificate_facts
 from broker_master.ca.accounts import Accounts
-from broker_master.ca.authority import BACKDATE_S, Authority
+from broker_master.ca.authorities import Authorities
+from broker_master.ca.authority import BACKDATE_S
 from broker_master.ca.claims import encode_jwt
 from schemas.faults import Corrupt, Misused, Refused
 from schemas.ids import check_name
+from schemas.messages.registry import CertificateEntry
 from schemas.permissions import CLIENT_ROLES, SCOPES
 
 DEFAULT_LIFETIME_S: Final = 90 * 86_400
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody gets for their request. serial: lower-case hex; times: whole unix seconds."""
+    """What somebody gets for their request. serial: lower-case hex; times: whole unix seconds.
+
+    ca_pem: the authorities to trust. fingerprint: of the certificate. authority, signer: the
+    generations of what has signed certificate and token.
+    """
 
     cert_pem: bytes
     ca_pem: bytes
@@ -28,13 +34,28 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     serial: str
     not_before: int
     not_after: int
+    fingerprint: str = ""
+    authority: int = 1
+    signer: int = 1
+
+    def entry(self, at: float) -> CertificateEntry:
+        """What the registry keeps of it."""
+        return CertificateEntry(
+            serial=self.serial,
+            not_after=self.not_after,
+            user_nkey=self.user,
+            issued_at=at,
+            fingerprint=self.fingerprint,
+            authority=self.authority,
+            signer=self.signer,
+        )
 
 
 class Issuer:
     """Signs for one mesh. Checks every name and key before anything is built from it."""
 
     def __init__(
-        self, authority: Authority, accounts: Accounts, *, now: Callable[[], float] = time.time
+        self, authority: Authorities, accounts: Accounts, *, now: Callable[[], float] = time.time
     ) -> None:
         self._authority = authority
         self._accounts = accounts
@@ -42,7 +63,18 @@ class Issuer:
 
     @property
     def ca_pem(self) -> bytes:
+        """The authorities that whoever gets something from here has to trust."""
         return self._authority.ca_pem
+
+    @property
+    def broker_ca_pem(self) -> bytes:
+        """The one authority by which the broker is known now."""
+        return self._authority.active_pem
+
+    def is_current(self, role: str, entry: CertificateEntry) -> bool:
+        """Whether the present authority and signing key of `role` have issued it."""
+        current = (self._authority.generation, self._accounts.generation(role))
+        return (entry.authority, entry.signer) == current
 
     def issue(
         self,
@@ -119,14 +151,18 @@ class Issuer:
             "exp": not_after,
             "nats": {"type": "user", "version": 2, **part},
         }
+        facts = certificate_facts(cert_pem)
         return Credentials(
             cert_pem=cert_pem,
             ca_pem=self._authority.ca_pem,
             jwt=encode_jwt(claims, self._accounts.signing_key(role), issued_at=now),
             user=user_nkey,
-            serial=certificate_facts(cert_pem).serial,
+            serial=facts.serial,
             not_before=not_before,
             not_after=not_after,
+            fingerprint=facts.fingerprint,
+            authority=self._authority.generation,
+            signer=self._accounts.generation(role),
         )
 
 

@@ -1,7 +1,7 @@
 """One mesh in a master's state directory: `broker-master init` makes it, `serve` opens it.
 
     mesh.toml            which mesh this is, and under which hosts its broker is reached
-    ca/                  ca.pem, ca.key
+    ca/                  ca.pem, ca.key, trusted.pem; see `authorities`
     nats/                *.nk (keys), *.jwt (tokens)
     broker/              server.pem, server.key, and what the broker keeps
     master/, system/     the master's own two identities
@@ -14,10 +14,11 @@ import time
 import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
+from broker_client.runtime import failpoints
 from broker_client.runtime.context import Context, read_context, write_context
 from broker_client.runtime.files import (
     lock_directory,
@@ -29,6 +30,8 @@ from broker_client.runtime.files import (
     write_public,
 )
 from broker_client.runtime.identity import (
+    CA_FILE,
+    CERT_FILE,
     NewIdentity,
     new_identity,
     read_identity,
@@ -37,7 +40,9 @@ from broker_client.runtime.identity import (
 from broker_client.runtime.tls import certificate_facts, make_csr, new_private_key
 from broker_master.broker_config import BrokerFiles, BrokerTrust
 from broker_master.ca.accounts import Accounts
-from broker_master.ca.authority import BACKDATE_S, Authority, certified_hosts, check_host
+from broker_master.ca.authorities import Authorities
+from broker_master.ca.authority import BACKDATE_S, certified_hosts, check_host
+from broker_master.ca.claims import decode_jwt
 from broker_master.ca.issuer import DEFAULT_LIFETIME_S, Credentials, Issuer
 from broker_master.ca.marker import Marker, make_marker, read_marker, refuse_foreign
 from schemas.faults import Corrupt, MeshError, Refused
@@ -45,10 +50,18 @@ from schemas.faults import Corrupt, MeshError, Refused
 LOCAL_HOSTS: Final = ("localhost", "127.0.0.1")
 DEFAULT_PORT: Final = 4222
 ADMIN: Final = "admin"
-# The broker and the master renew theirs when half of it is over, at each start.
+# The broker and the master renew theirs when half of it is over.
 OWN_LIFETIME_S: Final = 5 * 365 * 86_400
 
 Clock = Callable[[], float]
+
+
+class Renewed(NamedTuple):
+    """Which of the mesh's own certificates were made anew."""
+
+    server: bool
+    master: bool
+    system: bool
 
 
 class Mesh:
@@ -58,7 +71,7 @@ class Mesh:
         self,
         directory: Path,
         marker: Marker,
-        authority: Authority,
+        authority: Authorities,
         accounts: Accounts,
         now: Clock,
     ) -> None:
@@ -99,7 +112,7 @@ class Mesh:
     def broker_files(self) -> BrokerFiles:
         folder = self.broker_directory
         return BrokerFiles(
-            ca=self.directory / "ca" / "ca.pem",
+            ca=self.authority.trusted_file,
             cert=folder / "server.pem",
             key=folder / "server.key",
             resolver=folder / "resolver",
@@ -135,10 +148,10 @@ def init_mesh(directory: Path, hosts: Sequence[str] = (), *, now: Clock = time.t
     make_private_directory(directory)
     with lock_directory(directory), os_errors(directory, "open"):
         marker = make_marker(directory, checked)
-        authority = _made_authority(directory / "ca", marker, int(now()))
+        authority = Authorities.create(directory / "ca", marker.mesh, now=int(now()))
         accounts = Accounts.create(directory / "nats", mesh=marker.mesh, now=int(now()))
         mesh = Mesh(directory, marker, authority, accounts, now)
-        _renew_own(mesh)
+        renew_own(mesh)
         _make_admin(mesh)
         return mesh
 
@@ -153,11 +166,11 @@ def open_mesh(directory: Path, *, now: Clock = time.time) -> Mesh:
     if marker is None:
         raise Refused("state_missing", f"there is no mesh in {directory}")
     with os_errors(directory, "open"):
-        authority = _read_authority(directory / "ca", marker)
+        authority = Authorities.load(directory / "ca", marker.mesh)
         accounts = Accounts.load(directory / "nats", mesh=marker.mesh, now=int(now()))
         mesh = Mesh(directory, marker, authority, accounts, now)
         read_text(mesh.admin_context)
-        _renew_own(mesh)
+        renew_own(mesh)
     return mesh
 
 
@@ -172,65 +185,69 @@ def update_context_urls(directory: Path, urls: Sequence[str]) -> None:
             write_context(path, msgspec.structs.replace(context, urls=tuple(urls)))
 
 
-def _made_authority(folder: Path, marker: Marker, now: int) -> Authority:
-    """The certificate is written last: until it is there, nothing was signed with the key."""
-    make_private_directory(folder)
-    if not (folder / "ca.pem").exists():
-        authority = Authority.create(marker.mesh, now=now)
-        write_private(folder / "ca.key", authority.key_pem)
-        write_public(folder / "ca.pem", authority.ca_pem)
-    return _read_authority(folder, marker)
+def renew_own(mesh: Mesh) -> Renewed:
+    """Make the broker's and the master's own certificates anew where that is due; says which.
 
-
-def _read_authority(folder: Path, marker: Marker) -> Authority:
-    authority = Authority.from_pem(read_bytes(folder / "ca.pem"), read_bytes(folder / "ca.key"))
-    if authority.mesh != marker.mesh:
-        raise Refused("state_foreign", f"{folder} is the authority of mesh {authority.mesh}")
-    return authority
-
-
-def _renew_own(mesh: Mesh) -> None:
-    _renew_server(mesh)
+    Due is what is half over, what another authority or signing key has issued than would now, and
+    a broker's certificate that lacks a host.
+    """
     issue = mesh.issuer
-    _renew_identity(mesh, mesh.master_directory, "master", issue.issue_master)
-    _renew_identity(mesh, mesh.system_directory, "master-system", issue.issue_system)
+    server = _renew_server(mesh)
+    master = _renew_identity(mesh, mesh.master_directory, "master", issue.issue_master)
+    system = _renew_identity(mesh, mesh.system_directory, "master-system", issue.issue_system)
+    return Renewed(server, master, system)
 
 
-def _renew_server(mesh: Mesh) -> None:
-    """The broker's certificate, made anew if it lacks a host or half of its life is over."""
+def _renew_server(mesh: Mesh) -> bool:
     folder = mesh.broker_directory
     make_private_directory(folder)
     hosts = tuple(dict.fromkeys((*LOCAL_HOSTS, *mesh.marker.hosts)))
     cert, key = folder / "server.pem", folder / "server.key"
     if cert.exists() and key.exists():
         pem = read_bytes(cert)
-        if set(hosts) <= set(certified_hosts(pem)) and not _is_half_over(mesh, pem):
-            return
+        if set(hosts) <= set(certified_hosts(pem)) and not _is_due(mesh, pem):
+            return False
     now = int(mesh.now())
     key_pem = read_bytes(key) if key.exists() else new_private_key()
     write_private(key, key_pem)
-    signed = mesh.authority.sign_server(
+    signed = mesh.authority.active.sign_server(
         make_csr("broker", key_pem),
         hosts,
         not_before=now - BACKDATE_S,
         not_after=min(now + OWN_LIFETIME_S, mesh.authority.not_after),
     )
+    failpoints.reach("master.server_signed")
     write_public(cert, signed)
+    return True
 
 
-def _is_half_over(mesh: Mesh, cert_pem: bytes) -> bool:
+def _is_due(mesh: Mesh, cert_pem: bytes) -> bool:
+    """Whether half of its life is over, or it is not of the authority that signs now."""
     facts = certificate_facts(cert_pem)
-    return mesh.now() > (facts.not_before + facts.not_after) / 2
+    half = (facts.not_before + facts.not_after) / 2
+    return mesh.now() > half or not mesh.authority.active.has_signed(cert_pem)
 
 
 def _renew_identity(
     mesh: Mesh, folder: Path, name: str, issue: Callable[[str, bytes, str, int], Credentials]
-) -> None:
-    if _is_whole(folder) and not _is_half_over(mesh, read_bytes(folder / "cert.pem")):
-        return
+) -> bool:
+    if _is_whole(folder) and not _is_due(mesh, read_bytes(folder / CERT_FILE)):
+        role = "system" if folder == mesh.system_directory else "master"
+        signed_by = decode_jwt(read_identity(folder).creds.jwt)["iss"]
+        if signed_by == mesh.accounts.signing_key(role).public:
+            _trust(mesh, folder)
+            return False
     keys = new_identity(name)
     not_after = int(mesh.now()) + OWN_LIFETIME_S
     _write(folder, keys, issue(name, keys.csr_pem, keys.user, not_after))
+    return True
+
+
+def _trust(mesh: Mesh, folder: Path) -> None:
+    """Have a folder of our own trust what is trusted now."""
+    path = folder / CA_FILE
+    if read_bytes(path) != mesh.authority.ca_pem:
+        write_public(path, mesh.authority.ca_pem)
 
 
 def _is_whole(folder: Path) -> bool:
@@ -249,7 +266,7 @@ def _make_admin(mesh: Mesh) -> None:
     """The first client; whoever may run init may have its credentials renewed by it."""
     folder = mesh.directory / "contexts" / ADMIN
     make_private_directory(folder.parent)
-    if not _is_whole(folder) or _is_half_over(mesh, read_bytes(folder / "cert.pem")):
+    if not _is_whole(folder) or _is_due(mesh, read_bytes(folder / CERT_FILE)):
         keys = new_identity(ADMIN)
         not_after = int(mesh.now()) + DEFAULT_LIFETIME_S
         _write(folder, keys, mesh.issuer.issue("admin", ADMIN, keys.csr_pem, keys.user, not_after))

@@ -45,7 +45,8 @@ def issue_token(
         urls=tuple(urls),
         agent=agent,
         group=group,
-        ca_pem=issued.ca_pem,
+        # The broker that it will meet is certified by this one; a token has room for no more.
+        ca_pem=issuer.broker_ca_pem,
         cert_pem=issued.cert_pem,
         key_pem=keys.key_pem,
         jwt=issued.jwt,

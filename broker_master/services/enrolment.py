@@ -7,13 +7,14 @@ import structlog
 
 from broker_client.runtime.frames import Msg
 from broker_client.runtime.rates import TokenBucket
+from broker_client.runtime.tls import trust_digest
 from broker_master.ca.issuer import Credentials, Issuer
 from broker_master.ca.tokens import is_secret
 from broker_master.plane import Plane
 from schemas import codec, subjects
 from schemas.faults import MeshError, Refused, Unreachable
 from schemas.messages.enrol import EnrolAnswer, EnrolRequest
-from schemas.messages.registry import AgentEntry, CertificateEntry
+from schemas.messages.registry import AgentEntry
 from schemas.moments import rfc3339
 from schemas.states import BARRED
 
@@ -144,12 +145,7 @@ class Enrolment:
 
 def _spent(entry: AgentEntry, request: EnrolRequest, issued: Credentials, at: float) -> AgentEntry:
     assert entry.token is not None  # noqa: S101 - checked by whoever calls
-    certificate = CertificateEntry(
-        serial=issued.serial,
-        not_after=issued.not_after,
-        user_nkey=request.user_nkey,
-        issued_at=at,
-    )
+    certificate = issued.entry(at)
     # Whatever is still valid stays known, or a later revocation would leave it out.
     kept = [
         each
@@ -160,4 +156,5 @@ def _spent(entry: AgentEntry, request: EnrolRequest, issued: Credentials, at: fl
         entry,
         token=msgspec.structs.replace(entry.token, used_key=request.user_nkey),
         certificates=[*kept, certificate],
+        trust=trust_digest(issued.ca_pem),
     )

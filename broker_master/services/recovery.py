@@ -1,11 +1,16 @@
 """Brings a starting master to where the facts say it is."""
 
+from pathlib import Path
+
+import msgspec
 import structlog
 
 from broker_client.runtime.files import read_bytes
-from broker_client.runtime.identity import CERT_FILE, read_identity
+from broker_client.runtime.identity import CA_FILE, CERT_FILE, read_identity
+from broker_client.runtime.nkeys import decode_user_jwt
 from broker_client.runtime.streams import Streams
-from broker_client.runtime.tls import certificate_facts
+from broker_client.runtime.tls import certificate_facts, trust_digest
+from broker_master.ca.claims import decode_jwt
 from broker_master.ca.mesh import ADMIN, Mesh
 from broker_master.core.book import Attempt, Command
 from broker_master.core.records import command_record
@@ -71,14 +76,20 @@ async def replay_facts(plane: Plane, historian: Historian) -> None:
 
 
 async def enter_admin(plane: Plane, mesh: Mesh) -> None:
-    """The registry's entry of the client that `init` made without any master."""
+    """The registry's entry of the client that `init` made, or renewed, without any master."""
+    folder = mesh.admin_context.with_suffix("")
+    certificate = _certificate_in(folder, mesh)
+    trust = trust_digest(read_bytes(folder / CA_FILE))
     if ADMIN in plane.registry.clients:
+
+        def renewed(entry: ClientEntry) -> ClientEntry:
+            if certificate in entry.certificates:
+                return entry
+            kept = [each for each in entry.certificates if each.serial != certificate.serial]
+            return msgspec.structs.replace(entry, certificates=[*kept, certificate], trust=trust)
+
+        await plane.registry.change_client(ADMIN, renewed)
         return
-    identity = read_identity(mesh.admin_context.with_suffix(""))
-    facts = certificate_facts(read_bytes(mesh.admin_context.with_suffix("") / CERT_FILE))
-    certificate = CertificateEntry(
-        serial=facts.serial, not_after=facts.not_after, user_nkey=identity.claims.user
-    )
     await plane.registry.create_client(
         ClientEntry(
             name=ADMIN,
@@ -86,7 +97,25 @@ async def enter_admin(plane: Plane, mesh: Mesh) -> None:
             created_at=plane.clock.now(),
             created_by="init",
             certificates=[certificate],
+            trust=trust,
         )
+    )
+
+
+def _certificate_in(folder: Path, mesh: Mesh) -> CertificateEntry:
+    """What the registry has to know of credentials that were made without it."""
+    creds = read_identity(folder).creds
+    cert_pem = read_bytes(folder / CERT_FILE)
+    facts = certificate_facts(cert_pem)
+    signed_by = decode_jwt(creds.jwt)["iss"]
+    return CertificateEntry(
+        serial=facts.serial,
+        not_after=facts.not_after,
+        user_nkey=decode_user_jwt(creds.jwt).user,
+        issued_at=facts.not_before,
+        fingerprint=facts.fingerprint,
+        authority=mesh.authority.signer_of(cert_pem),
+        signer=mesh.accounts.signer_of(ADMIN, signed_by),
     )
 
 

@@ -23,10 +23,8 @@ class Revoker:
         restarted broker refuses them too. Keys whose certificates have ended are dropped from it.
         """
         now = self._plane.clock.now()
-        users = {certificate.user_nkey for certificate in certificates}
-        revoked = dict(self._accounts.revocations)
-        revoked |= {user: int(now) + 1 for user in users}
-        token = self._accounts.set_revocations(revoked, now=int(now))
+        users = {certificate.user_nkey: certificate.not_after for certificate in certificates}
+        token = self._accounts.revoke(users, now=now)
         await self._system.update_account(token)
         for connection in await self._system.connections():
             if connection.user in users:

@@ -10,6 +10,7 @@ import structlog
 
 from broker_client.runtime.frames import Msg
 from broker_client.runtime.link import Link
+from broker_client.runtime.nkeys import from_base64url
 from schemas.faults import Corrupt, Refused, Unreachable
 
 log = structlog.get_logger()
@@ -17,15 +18,25 @@ log = structlog.get_logger()
 # A cluster's nodes answer one by one; this long after the last answer there are no more.
 _GATHER_S = 0.15
 _PAGE = 1024
+_JWT_PARTS = 3
 
 
 class Connection(msgspec.Struct, frozen=True):
-    """One live connection. user: its public broker key."""
+    """One live connection. user: its public broker key.
+
+    name: in its token. issuer: the public key that has signed the token. certificate: SHA-256 of
+    what it has shown, lower-case hex; subject: whom that names. Empty is what the broker does not
+    tell.
+    """
 
     server: str
     cid: int
     user: str
     address: str
+    name: str = ""
+    issuer: str = ""
+    certificate: str = ""
+    subject: str = ""
 
 
 class BrokerSystem:
@@ -83,6 +94,23 @@ class BrokerSystem:
             f"$SYS.REQ.SERVER.{connection.server}.KICK", payload, self._request_s
         )
 
+    async def reload(self) -> int:
+        """Have every node read its files again; returns how many there are.
+
+        Certificates and trusted authorities are taken over, and nobody is cut off. Raises Refused
+        (`store_unavailable`) with a node's own words if it cannot; it goes on as it was then.
+        """
+        answers = await self._gather("$SYS.REQ.SERVER.PING.IDZ", {})
+        servers = {str(_json(each.data).get("id", "")) for each in answers}
+        for server in servers - {""}:
+            subject = f"$SYS.REQ.SERVER.{server}.RELOAD"
+            body = _json((await self._link.request(subject, b"", self._request_s)).data)
+            if "error" in body:
+                detail = body["error"].get("description", "no reason given")
+                raise Refused("store_unavailable", f"a broker was not reloaded: {detail}")
+        log.info("broker_reloaded", nodes=len(servers))
+        return len(servers)
+
     async def _gather(self, subject: str, query: dict[str, Any]) -> list[Msg]:
         answers: list[Msg] = []
         more = asyncio.Event()
@@ -119,9 +147,30 @@ def _json(data: bytes) -> dict[str, Any]:
 
 def _connections(body: dict[str, Any]) -> list[Connection]:
     server = body.get("server", {}).get("id", "")
-    return [
-        Connection(
-            server, entry["cid"], entry.get("authorized_user", ""), f"{entry['ip']}:{entry['port']}"
-        )
-        for entry in body.get("data", {}).get("connections", [])
-    ]
+    return [_connection(server, entry) for entry in body.get("data", {}).get("connections", [])]
+
+
+def _connection(server: str, entry: dict[str, Any]) -> Connection:
+    claims = _claims(entry.get("jwt", ""))
+    shown = (entry.get("tls_peer_certs") or [{}])[0]
+    return Connection(
+        server,
+        entry["cid"],
+        entry.get("authorized_user", ""),
+        f"{entry['ip']}:{entry['port']}",
+        str(claims.get("name", "")),
+        str(claims.get("iss", "")),
+        shown.get("cert_sha256", ""),
+        shown.get("subject", ""),
+    )
+
+
+def _claims(token: str) -> dict[str, Any]:
+    """Of a token that the broker has admitted; whether it is signed has been seen to."""
+    parts = token.split(".")
+    if len(parts) != _JWT_PARTS:
+        return {}
+    try:
+        return _json(from_base64url(parts[1]))
+    except (ValueError, Corrupt):
+        return {}

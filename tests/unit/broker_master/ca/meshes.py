@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from broker_master.ca.accounts import Accounts
-from broker_master.ca.authority import Authority
+from broker_master.ca.authorities import Authorities
 from broker_master.ca.issuer import Issuer
 
 MESH = "0123456789abcdef"
@@ -14,7 +14,7 @@ MESH = "0123456789abcdef"
 def made_issuer(now: int | None = None) -> Issuer:
     """An issuer of a fresh mesh whose files are gone already."""
     at = now or int(time.time())
-    authority = Authority.create(MESH, now=at)
     with tempfile.TemporaryDirectory() as folder:
+        authority = Authorities.create(Path(folder) / "ca", MESH, now=at)
         accounts = Accounts.create(Path(folder), mesh=MESH, now=at)
     return Issuer(authority, accounts, now=lambda: at)

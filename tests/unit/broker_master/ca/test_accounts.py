@@ -1,12 +1,15 @@
+import contextlib
 import stat
 from pathlib import Path
 
 import pytest
 
+from broker_client.runtime import failpoints
 from broker_client.runtime.nkeys import KeyPair
 from broker_master.ca import accounts as module
 from broker_master.ca.accounts import Accounts
 from broker_master.ca.claims import decode_jwt
+from broker_master.core.rotation import STEPS
 from schemas import limits
 from schemas.faults import Corrupt, MeshError
 from schemas.permissions import SCOPES, Scope
@@ -103,3 +106,70 @@ def test_unfinished_folder_is_not_loaded(tmp_path: Path) -> None:
     with pytest.raises(MeshError) as caught:
         Accounts.load(tmp_path, mesh="m", now=1000)
     assert caught.value.code == "state_missing"
+
+
+def role_keys(accounts: Accounts, role: str) -> list[str]:
+    keys = decode_jwt(accounts.account_jwt)["nats"]["signing_keys"]
+    return [key["key"] for key in keys if isinstance(key, dict) and key["role"] == role]
+
+
+def test_a_signing_key_is_replaced_with_both_admitted_in_between(tmp_path: Path) -> None:
+    accounts = Accounts.create(tmp_path, mesh="m", now=1000)
+    others = {role: role_keys(accounts, role) for role in SCOPES if role != "agent"}
+    first = accounts.signing_key("agent").public
+    accounts.rotate("agent", "prepare", now=1001)
+    assert accounts.signing_key("agent").public == first
+    assert len(role_keys(accounts, "agent")) == 2
+    accounts.rotate("agent", "activate", now=1002)
+    second = accounts.signing_key("agent").public
+    assert role_keys(accounts, "agent") == [first, second]
+    assert (accounts.signer_of("agent", first), accounts.signer_of("agent", second)) == (1, 2)
+    accounts.rotate("agent", "taint", now=1003)
+    accounts.rotate("agent", "revoke", now=1004)
+    assert role_keys(accounts, "agent") == [second]
+    assert accounts.signer_of("agent", first) == 0
+    assert {role: role_keys(accounts, role) for role in others} == others
+    again = Accounts.load(tmp_path, mesh="m", now=2000)
+    assert again.account_jwt == accounts.account_jwt
+    assert again.signing_key("agent").public == second
+    assert not (tmp_path / "scope-agent.nk").exists()
+
+
+@pytest.mark.parametrize("place", ["master.key_made", "master.key_stepped"])
+@pytest.mark.parametrize("count", range(4))
+def test_a_cut_short_step_of_a_signing_key_is_completed(
+    tmp_path: Path, count: int, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Crash(Exception):
+        pass
+
+    def crash(name: str) -> None:
+        if name == place:
+            raise Crash
+
+    accounts = Accounts.create(tmp_path, mesh="m", now=1000)
+    for step in STEPS[:count]:
+        accounts.rotate("master", step, now=1001)
+    with monkeypatch.context() as patch, contextlib.suppress(Crash):
+        patch.setattr(failpoints, "reach", crash)
+        accounts.rotate("master", STEPS[count], now=1002)
+    again = Accounts.load(tmp_path, mesh="m", now=1003)
+    token = again.rotate("master", STEPS[count], now=1004)
+    keys = decode_jwt(token)["nats"]["signing_keys"]
+    assert again.signing_key("master").public in keys
+    assert len([key for key in keys if isinstance(key, str)]) == (1 if count == 3 else 2)
+
+
+def test_a_lost_key_is_noticed_and_the_list_of_the_refused_is_pruned(tmp_path: Path) -> None:
+    accounts = Accounts.create(tmp_path, mesh="m", now=1000)
+    users = [KeyPair.create("user").public for _ in range(3)]
+    accounts.revoke({users[0]: 2000.0, users[1]: 9000.0}, now=1000)
+    assert set(accounts.revocations) == set(users[:2])
+    accounts.revoke({users[2]: 9000.0}, now=1500)
+    assert set(accounts.revocations) == set(users)
+    again = Accounts.load(tmp_path, mesh="m", now=1500)
+    again.revoke({}, now=2601)
+    assert set(again.revocations) == set(users[1:])
+    (tmp_path / "scope-agent.nk").unlink()
+    with pytest.raises(Corrupt):
+        Accounts.create(tmp_path, mesh="m", now=3000)

@@ -1,0 +1,140 @@
+"""The authority that signs, and the one beside it while one takes the other's place.
+
+ca.pem, ca.key        the first authority
+ca-2.pem, ca-2.key    the next one, and so on
+trusted.pem           the certificates of those that are trusted: what the broker reads
+rotation.json         which they are; missing until the first rotation
+"""
+
+from pathlib import Path
+from typing import Final, Self
+
+from broker_client.runtime import failpoints
+from broker_client.runtime.files import (
+    make_private_directory,
+    read_bytes,
+    write_private,
+    write_public,
+)
+from broker_client.runtime.tls import trust_digest
+from broker_master.ca.authority import Authority
+from broker_master.ca.rotations import numbered, read_rotations, write_rotations
+from broker_master.core.rotation import Rotation, advance
+from schemas.faults import Refused
+
+AUTHORITY: Final = "authority"
+TRUSTED: Final = "trusted.pem"
+
+
+class Authorities:
+    """Signs like one authority; trusts what either has signed."""
+
+    def __init__(self, folder: Path, mesh: str, rotation: Rotation) -> None:
+        self._folder = folder
+        self.mesh = mesh
+        self.rotation = rotation
+        self._loaded: dict[int, Authority] = {}
+        self._settle()
+
+    @classmethod
+    def create(cls, folder: Path, mesh: str, *, now: int) -> Self:
+        """Make the first authority unless it is there; a folder of any later state is opened."""
+        make_private_directory(folder)
+        if not read_rotations(folder):
+            _make(folder, mesh, 1, now)
+        return cls.load(folder, mesh)
+
+    @classmethod
+    def load(cls, folder: Path, mesh: str) -> Self:
+        """Raises Refused (`state_missing`, `state_foreign`) or Corrupt (`state_corrupt`)."""
+        return cls(folder, mesh, read_rotations(folder).get(AUTHORITY, Rotation()))
+
+    @property
+    def trusted_file(self) -> Path:
+        return self._folder / TRUSTED
+
+    @property
+    def active(self) -> Authority:
+        return self._loaded[self.rotation.active]
+
+    @property
+    def generation(self) -> int:
+        """Of the authority that signs."""
+        return self.rotation.active
+
+    @property
+    def ca_pem(self) -> bytes:
+        """The certificates of all that are trusted, the oldest first."""
+        return b"".join(self._loaded[each].ca_pem for each in self.rotation.trusted)
+
+    @property
+    def digest(self) -> str:
+        """By which a holder of `ca_pem` says that it has it."""
+        return trust_digest(self.ca_pem)
+
+    @property
+    def active_pem(self) -> bytes:
+        return self.active.ca_pem
+
+    @property
+    def not_after(self) -> int:
+        return self.active.not_after
+
+    def of(self, generation: int) -> Authority:
+        return self._loaded[generation]
+
+    def sign_client(
+        self, csr_pem: bytes, kind: str, name: str, *, not_before: int, not_after: int
+    ) -> bytes:
+        return self.active.sign_client(
+            csr_pem, kind, name, not_before=not_before, not_after=not_after
+        )
+
+    def signer_of(self, cert_pem: bytes) -> int:
+        """The generation of the authority that has issued a certificate; 0 for none of them."""
+        return next((n for n, each in self._loaded.items() if each.has_signed(cert_pem)), 0)
+
+    def rotate(self, step: str, *, now: float) -> None:
+        """Take one step; taken again, it changes nothing. Raises Refused (`step_refused`)."""
+        rotation = advance(self.rotation, step, at=now)
+        if rotation != self.rotation:
+            if rotation.newest > self.rotation.newest:
+                _make(self._folder, self.mesh, rotation.newest, int(now))
+                failpoints.reach("master.ca_made")
+            write_rotations(self._folder, {AUTHORITY: rotation})
+            failpoints.reach("master.ca_stepped")
+            self.rotation = rotation
+        self._settle()
+
+    def _settle(self) -> None:
+        """Load what is trusted, say so to the broker's file, and forget the keys of the rest."""
+        self._loaded = {each: self._load(each) for each in self.rotation.trusted}
+        trusted = self.ca_pem
+        path = self.trusted_file
+        if not path.exists() or read_bytes(path) != trusted:
+            write_public(path, trusted)
+        for generation in range(1, self.rotation.newest):
+            if generation not in self.rotation.trusted:
+                (self._folder / f"{numbered('ca', generation)}.key").unlink(missing_ok=True)
+
+    def _load(self, generation: int) -> Authority:
+        cert, key = _files(self._folder, generation)
+        authority = Authority.from_pem(read_bytes(cert), read_bytes(key))
+        if authority.mesh != self.mesh:
+            raise Refused("state_foreign", f"{cert} is the authority of mesh {authority.mesh}")
+        return authority
+
+
+def _make(folder: Path, mesh: str, generation: int, now: int) -> None:
+    """The certificate is written last: until it is there, nothing was signed with the key."""
+    cert, key = _files(folder, generation)
+    if cert.exists():
+        return
+    authority = Authority.create(mesh, now=now, generation=generation)
+    write_private(key, authority.key_pem)
+    write_public(cert, authority.ca_pem)
+
+
+def _files(folder: Path, generation: int) -> tuple[Path, Path]:
+    name = numbered("ca", generation)
+    return folder / f"{name}.pem", folder / f"{name}.key"
