@@ -43,6 +43,7 @@ from schemas.messages.api import (
     GroupsAnswer,
     Loss,
     NoQuery,
+    OnInactive,
     OnLost,
     RetryRequest,
     StatusAnswer,
@@ -76,8 +77,9 @@ class SubmitFields(TypedDict, total=False):
     loss: what its agent does with it while its master is silent: `kill`, `hold` it for `hold_s`
     seconds, or `continue`. on_lost: what becomes of it once it is lost: `error`, `rerun`, which is
     for what is safe to repeat, or `wait` for a word (`MeshClient.decide`). with_output: small
-    output comes with the result. require_active: refuse rather than queue while no agent of the
-    target is active.
+    output comes with the result. on_inactive: `queue`, or `refuse` while no agent
+    of the target is active. priority: 0 to 4, the greater goes first. tags: what an agent of the
+    group must have.
     """
 
     id: str | None
@@ -90,7 +92,9 @@ class SubmitFields(TypedDict, total=False):
     on_lost: OnLost
     labels: dict[str, str]
     with_output: bool
-    require_active: bool
+    on_inactive: OnInactive
+    priority: int
+    tags: dict[str, str]
 
 
 class MeshClient:

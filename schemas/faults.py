@@ -53,7 +53,10 @@ FAULTS: Final[dict[str, FaultKind]] = {
         409,
         "later",
         6,
-        "see `mesh group show NAME`, or submit without `require_active`",
+        "see `mesh group show NAME`, or submit with `on_inactive: queue`",
+    ),
+    "tags_unmatched": FaultKind(
+        409, "later", 6, "see `mesh agent list`, or tag one: `mesh agent set NAME --tag K=V`"
     ),
     "agent_unknown": FaultKind(404, "never", 3, _LIST_AGENTS),
     "agent_exists": FaultKind(

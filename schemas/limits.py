@@ -13,6 +13,7 @@ MAP_LEN: Final = 1024
 TEXT_LEN: Final = 4096
 LABELS: Final = 32
 LABEL_LEN: Final = 256
+TAGS: Final = 16
 INLINE_OUTPUT_BYTES: Final = 32 * 1024
 # Two of them fill the largest answer to a reader.
 CHUNK_BYTES: Final = 96 * 1024

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from broker_client.cli.options import SHARED, Common, Shared, check_seconds
+from broker_client.cli.options import SHARED, Common, Shared, check_seconds, pairs
 from broker_client.cli.report import print_json, print_lines, print_table, say
 from broker_client.cli.session import call
 from broker_client.cli.tables import (
@@ -21,6 +21,7 @@ from schemas.ids import check_name
 from schemas.messages.api import (
     AgentCreate,
     AgentRecord,
+    AgentSet,
     CertificateRecord,
     Done,
     NameQuery,
@@ -33,6 +34,19 @@ Ttl = Annotated[
     Parameter(name="--ttl", help="Seconds for which the token works.", validator=check_seconds),
 ]
 Status = Literal["awaiting_setup", "no_response", "active", "disabled"]
+Tag = Annotated[
+    list[str] | None,
+    Parameter(negative="", help="NAME=VALUE that commands can ask for; repeatable."),
+]
+Weight = Annotated[
+    int | None, Parameter(help="1 to 100 (1): its part in a group balanced by weight.")
+]
+Priority = Annotated[
+    int | None, Parameter(help="0 to 4 (2): the greater is used first if balanced by priority.")
+]
+Limit = Annotated[
+    int | None, Parameter(help="Commands at once, if less than its slots; 0: its slots.")
+]
 TOKEN_TTL_S = 3600.0
 
 
@@ -42,11 +56,17 @@ def create(
     *,
     group: Annotated[str, Parameter(help="Group the agent belongs to.")],
     ttl: Ttl = TOKEN_TTL_S,
+    tag: Tag = None,
+    weight: Weight = None,
+    priority: Priority = None,
+    limit: Limit = None,
     shared: Shared = SHARED,
 ) -> None:
     """Create an agent and print the token it is set up with, once."""
     check_name("an agent", name)
-    request = AgentCreate(name=name, group=group, ttl_s=ttl)
+    given = {"weight": weight, "priority": priority, "limit": limit}
+    traits = {key: value for key, value in given.items() if value is not None}
+    request = AgentCreate(name=name, group=group, ttl_s=ttl, tags=pairs("--tag", tag), **traits)
     _print_token(
         call(shared, lambda mesh: mesh.ask("agent", "create", request, TokenAnswer)), shared
     )
@@ -58,6 +78,35 @@ def token(name: Name, /, *, ttl: Ttl = TOKEN_TTL_S, shared: Shared = SHARED) -> 
     _print_token(
         call(shared, lambda mesh: mesh.ask("agent", "token", request, TokenAnswer)), shared
     )
+
+
+def set_(
+    name: Name,
+    /,
+    *,
+    tag: Tag = None,
+    untag: Annotated[
+        list[str] | None, Parameter(negative="", help="Name of a tag to take away; repeatable.")
+    ] = None,
+    weight: Weight = None,
+    priority: Priority = None,
+    limit: Limit = None,
+    shared: Shared = SHARED,
+) -> None:
+    """Change what commands and groups choose an agent by."""
+    request = AgentSet(
+        name=name,
+        tags=pairs("--tag", tag),
+        untag=untag or [],
+        weight=weight,
+        priority=priority,
+        limit=limit,
+    )
+    record = call(shared, lambda mesh: mesh.ask("agent", "set", request, AgentRecord))
+    if shared.output == "json":
+        print_json(record)
+    else:
+        print_lines(shared, [f"agent {name}: {_traits(record)}"])
 
 
 def list_(
@@ -159,6 +208,7 @@ def _described(agent: AgentRecord) -> list[str]:
             ("liveness", agent.liveness),
             ("last beat", local_and_utc(agent.last_beat_at)),
             ("running", f"{agent.running} of {agent.slots} slots"),
+            ("chosen by", _traits(agent)),
             ("certificate", _certificate(certificate) if certificate else "none"),
             ("address", details.ip),
             ("host", details.host),
@@ -167,6 +217,13 @@ def _described(agent: AgentRecord) -> list[str]:
             ("version", details.version),
         ]
     )
+
+
+def _traits(agent: AgentRecord) -> str:
+    """`tags site=berlin gpu=1, weight 1, priority 2, limit 3`."""
+    tags = " ".join(f"{name}={value}" for name, value in sorted(agent.tags.items()))
+    limit = f", limit {agent.limit}" if agent.limit else ""
+    return f"tags {tags or 'none'}, weight {agent.weight}, priority {agent.priority}{limit}"
 
 
 def _certificate(certificate: CertificateRecord) -> str:

@@ -1,6 +1,6 @@
 """`mesh group …`."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 from cyclopts import Parameter
 
@@ -9,8 +9,11 @@ from broker_client.cli.options import SHARED, Shared
 from broker_client.cli.report import print_json, print_lines, print_table
 from broker_client.cli.session import call
 from broker_client.cli.tables import Column, facts, local_and_utc, local_time
+from schemas.faults import Refused
 from schemas.ids import check_name
-from schemas.messages.api import Done, GroupCreate, GroupRecord, NameQuery
+from schemas.messages import registry
+from schemas.messages.api import Done, GroupCreate, GroupRecord, GroupSet, NameQuery
+from schemas.messages.registry import DEFAULT_POLICY, Policy
 
 if TYPE_CHECKING:
     from broker_client.api import MeshClient
@@ -18,16 +21,80 @@ if TYPE_CHECKING:
 Name = Annotated[str, Parameter(help="Name of the group.")]
 
 
-def create(name: Name, /, *, shared: Shared = SHARED) -> None:
+Balance = Annotated[
+    str | None,
+    Parameter(
+        help="Who gets the next command: least_load (what groups do unless told otherwise),"
+        " round_robin, priority, weighted, or sticky:LABEL."
+    ),
+]
+Limit = Annotated[
+    int | None, Parameter(help="Commands at once in the whole group; 0: no limit of its own.")
+]
+QueueLimit = Annotated[
+    int | None, Parameter(help="Commands that may wait in it; 0: no limit of its own.")
+]
+
+
+def create(
+    name: Name,
+    /,
+    *,
+    balance: Balance = None,
+    limit: Limit = None,
+    queue_limit: QueueLimit = None,
+    shared: Shared = SHARED,
+) -> None:
     """Create a group."""
     check_name("a group", name)
-    record = call(
-        shared, lambda mesh: mesh.ask("group", "create", GroupCreate(name=name), GroupRecord)
+    given = _change(name, balance, limit, queue_limit)
+    policy = Policy(
+        balance=given.balance or DEFAULT_POLICY.balance,
+        sticky_label=given.sticky_label or "",
+        limit=limit or 0,
+        queue_limit=queue_limit or 0,
     )
+    request = GroupCreate(name=name, policy=policy)
+    record = call(shared, lambda mesh: mesh.ask("group", "create", request, GroupRecord))
     if shared.output == "json":
         print_json(record)
     else:
         print(f"group {record.group} created")
+
+
+def set_(
+    name: Name,
+    /,
+    *,
+    balance: Balance = None,
+    limit: Limit = None,
+    queue_limit: QueueLimit = None,
+    shared: Shared = SHARED,
+) -> None:
+    """Change how a group shares its work."""
+    request = _change(name, balance, limit, queue_limit)
+    record = call(shared, lambda mesh: mesh.ask("group", "set", request, GroupRecord))
+    if shared.output == "json":
+        print_json(record)
+    else:
+        print_lines(shared, [f"group {name}: {_policy(record.policy)}"])
+
+
+def _change(name: str, balance: str | None, limit: int | None, queue_limit: int | None) -> GroupSet:
+    """What the options ask for; of `sticky:LABEL` the part behind the colon is the label."""
+    how, _, label = (balance or "").partition(":")
+    if balance is not None and how not in get_args(registry.Balance):
+        known = ", ".join(get_args(registry.Balance))
+        raise Refused("field_invalid", f"--balance takes one of {known}, not {how[:64]!a}")
+    if (how == "sticky") != bool(label):
+        raise Refused("field_invalid", "--balance sticky takes a label, sticky:LABEL")
+    return GroupSet(
+        name=name,
+        balance=cast("registry.Balance", how) if balance is not None else None,
+        sticky_label=label if balance is not None else None,
+        limit=limit,
+        queue_limit=queue_limit,
+    )
 
 
 def list_(*, shared: Shared = SHARED) -> None:
@@ -99,8 +166,17 @@ def _described(group: GroupRecord) -> list[str]:
             ("agents", _counted(group)),
             ("queued", str(group.queued)),
             ("running", str(group.running)),
+            ("balance", _policy(group.policy)),
         ]
     )
+
+
+def _policy(policy: Policy) -> str:
+    """`sticky:customer, at most 50 at once, at most 1000 waiting`."""
+    label = f":{policy.sticky_label}" if policy.sticky_label else ""
+    limit = f", at most {policy.limit} at once" if policy.limit else ""
+    waiting = f", at most {policy.queue_limit} waiting" if policy.queue_limit else ""
+    return f"{policy.balance}{label}{limit}{waiting}"
 
 
 def _counted(group: GroupRecord) -> str:

@@ -1,11 +1,13 @@
 """The options that every command takes, before or after its name."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final
 
 from cyclopts import Parameter
 
 from broker_client.cli.words import Output
+from schemas.faults import Refused
 
 LONGEST_S: Final = 30 * 86_400.0
 # Long enough for a broker that elects a new leader meanwhile (5.4 s measured), and then some.
@@ -43,6 +45,17 @@ class Shared(Common):
             help="Seconds to wait for the broker, and for each answer.", validator=check_seconds
         ),
     ] = TIMEOUT_S
+
+
+def pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
+    """What repeated options of the form NAME=VALUE give; raises `field_invalid`."""
+    found = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise Refused("field_invalid", f"{option} takes NAME=VALUE, not {text[:64]!a}")
+        found[name] = value
+    return found
 
 
 COMMON: Final = Common()

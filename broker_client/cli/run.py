@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from cyclopts import Parameter
 
 from broker_client.cli.attend import attend, leave_now
-from broker_client.cli.options import COMMON, Common, check_seconds
+from broker_client.cli.options import COMMON, Common, check_seconds, pairs
 from broker_client.cli.outcomes import (
     ADVICE,
     INTERRUPTED,
@@ -20,8 +20,8 @@ from broker_client.cli.session import call
 from schemas import limits
 from schemas.faults import Refused
 from schemas.messages.actions import ProcessArgs
-from schemas.messages.api import Loss, OnLost
-from schemas.messages.facts import CommandRecord
+from schemas.messages.api import Loss, OnInactive, OnLost
+from schemas.messages.facts import DEFAULT_TERMS, CommandRecord
 
 if TYPE_CHECKING:
     from broker_client.api import MeshClient, SubmitFields
@@ -62,6 +62,18 @@ def run(  # noqa: PLR0913  (one option of the command line each)
     on_lost: Annotated[
         OnLost, Parameter(help="Once it is lost: end, run again (if that is safe), or wait.")
     ] = "error",
+    on_inactive: Annotated[
+        OnInactive, Parameter(help="While no agent is active: wait for one, or be refused.")
+    ] = "queue",
+    priority: Annotated[
+        int | None, Parameter(help="0 to 4 (2): among what waits, the greater goes first.")
+    ] = None,
+    tag: Annotated[
+        list[str] | None, Parameter(negative="", help="NAME=VALUE its agent must have; repeatable.")
+    ] = None,
+    label: Annotated[
+        list[str] | None, Parameter(negative="", help="NAME=VALUE to keep with it; repeatable.")
+    ] = None,
     stdin: Annotated[
         bool, Parameter(negative="", help="Send what is on stdin to the program.")
     ] = False,
@@ -73,7 +85,7 @@ def run(  # noqa: PLR0913  (one option of the command line each)
         return print_usage(problem, "see `mesh run --help`", common.output)
     work = ProcessArgs(
         argv=[*program],
-        env=_environment(env or []),
+        env=pairs("--env", env),
         cwd=cwd,
         stdin=_read_stdin() if stdin else b"",
         timeout_s=timeout,
@@ -87,6 +99,10 @@ def run(  # noqa: PLR0913  (one option of the command line each)
         "hold_s": hold,
         "on_lost": on_lost,
         "with_output": not detach,
+        "on_inactive": on_inactive,
+        "priority": DEFAULT_TERMS.priority if priority is None else priority,
+        "tags": pairs("--tag", tag),
+        "labels": pairs("--label", label),
     }
 
     async def submit_only(mesh: "MeshClient") -> int:
@@ -135,16 +151,6 @@ def _loss_problem(loss: Loss | None, hold_s: float | None) -> str:
     if loss in ("kill", "continue") and hold_s is not None:
         return f"--hold says nothing with --loss {loss}"
     return ""
-
-
-def _environment(pairs: list[str]) -> dict[str, str]:
-    env = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not equals or not name:
-            raise Refused("field_invalid", f"--env takes NAME=VALUE, not {pair[:64]!a}")
-        env[name] = value
-    return env
 
 
 def _read_stdin() -> bytes:

@@ -1,4 +1,4 @@
-"""`agent.*`: create, token, show, list, enable, disable, pause, revoke, delete, forget."""
+"""`agent.*`: create, token, set, show, list, enable, disable, pause, revoke, delete, forget."""
 
 import msgspec
 import structlog
@@ -14,6 +14,7 @@ from broker_master.services.presence import PresenceService
 from broker_master.services.revoke import Revoker
 from broker_master.services.terms import Change, Terms
 from broker_master.services.views import Views
+from schemas import limits
 from schemas.faults import Refused
 from schemas.ids import check_name
 from schemas.messages.api import (
@@ -24,13 +25,14 @@ from schemas.messages.api import (
     AgentPause,
     AgentRecord,
     AgentsAnswer,
+    AgentSet,
     Done,
     ForgetAnswer,
     NameQuery,
     SilentRecord,
     TokenAnswer,
 )
-from schemas.messages.registry import AgentEntry, ClientEntry, TokenEntry
+from schemas.messages.registry import DEFAULT_TRAITS, AgentEntry, ClientEntry, TokenEntry, Traits
 from schemas.moments import rfc3339
 from schemas.states import Admin
 
@@ -59,6 +61,7 @@ class AgentOperations:
     def register(self, operations: Operations) -> None:
         operations.add("agent", "create", AgentCreate, self.create)
         operations.add("agent", "token", AgentCreate, self.token)
+        operations.add("agent", "set", AgentSet, self.set)
         operations.add("agent", "show", NameQuery, self.show)
         operations.add("agent", "list", AgentList, self.list)
         operations.add("agent", "enable", NameQuery, self.enable)
@@ -85,6 +88,14 @@ class AgentOperations:
             created_at=self._plane.clock.now(),
             created_by=caller.name,
             token=token,
+            traits=_traits(
+                Traits(
+                    tags=request.tags,
+                    weight=request.weight,
+                    priority=request.priority,
+                    limit=request.limit,
+                )
+            ),
         )
         await self._plane.registry.create_agent(entry)
         self._track(entry)
@@ -123,6 +134,26 @@ class AgentOperations:
             entry.group, entry.name, connected=False, at=clock.now(), now_s=clock.elapsed()
         )
         self._presence.sync_member(presence)
+
+    async def set(self, caller: ClientEntry, request: AgentSet) -> AgentRecord:
+        """Change what commands and policies choose it by, from the next command on."""
+        agent = self._agent(caller, request.name)
+        given = {
+            name: value
+            for name in ("weight", "priority", "limit")
+            if (value := getattr(request, name)) is not None
+        }
+
+        def changed(entry: AgentEntry) -> AgentEntry:
+            tags = {**entry.traits.tags, **request.tags}
+            tags = {name: value for name, value in tags.items() if name not in request.untag}
+            if len(tags) > limits.TAGS:
+                raise Refused("field_invalid", f"tags: more than {limits.TAGS}")
+            traits = msgspec.structs.replace(entry.traits, tags=tags, **given)
+            return msgspec.structs.replace(entry, traits=_traits(traits))
+
+        await self._terms.change(agent.name, changed)
+        return self._views.agent(self._plane.registry.agent(agent.name))
 
     # -- looking
 
@@ -262,3 +293,8 @@ class AgentOperations:
         agent = self._plane.registry.agent(name)
         check_group(caller, agent.group)
         return agent
+
+
+def _traits(traits: Traits) -> Traits:
+    """The very object that entries leave out, if they are what they are by default."""
+    return DEFAULT_TRAITS if traits == DEFAULT_TRAITS else traits

@@ -1,12 +1,22 @@
-"""`group.*`: create, show, list, delete."""
+"""`group.*`: create, set, show, list, delete."""
+
+import msgspec
 
 from broker_master.api.operations import Operations, check_group, may_see
 from broker_master.plane import Plane
 from broker_master.services.views import Views
 from schemas.faults import Refused
 from schemas.ids import check_name
-from schemas.messages.api import Done, GroupCreate, GroupRecord, GroupsAnswer, NameQuery, NoQuery
-from schemas.messages.registry import ClientEntry, GroupEntry
+from schemas.messages.api import (
+    Done,
+    GroupCreate,
+    GroupRecord,
+    GroupsAnswer,
+    GroupSet,
+    NameQuery,
+    NoQuery,
+)
+from schemas.messages.registry import DEFAULT_POLICY, ClientEntry, GroupEntry, Policy
 
 
 class GroupOperations:
@@ -16,6 +26,7 @@ class GroupOperations:
 
     def register(self, operations: Operations) -> None:
         operations.add("group", "create", GroupCreate, self.create)
+        operations.add("group", "set", GroupSet, self.set)
         operations.add("group", "show", NameQuery, self.show)
         operations.add("group", "list", NoQuery, self.list)
         operations.add("group", "delete", NameQuery, self.delete)
@@ -23,10 +34,34 @@ class GroupOperations:
     async def create(self, caller: ClientEntry, request: GroupCreate) -> GroupRecord:
         name = check_name("a group", request.name)
         check_group(caller, name)
+        policy = _checked(request.policy)
         await self._plane.registry.create_group(
-            GroupEntry(name=name, created_at=self._plane.clock.now(), created_by=caller.name)
+            GroupEntry(
+                name=name,
+                created_at=self._plane.clock.now(),
+                created_by=caller.name,
+                policy=policy,
+            )
         )
         return self._views.group(name)
+
+    async def set(self, caller: ClientEntry, request: GroupSet) -> GroupRecord:
+        """Change how the group shares its work, from the next command on."""
+        check_group(caller, request.name)
+        given = {
+            name: value
+            for name in Policy.__struct_fields__
+            if (value := getattr(request, name)) is not None
+        }
+        if request.balance not in (None, "sticky") and request.sticky_label is None:
+            given["sticky_label"] = ""
+
+        def changed(entry: GroupEntry) -> GroupEntry:
+            policy = _checked(msgspec.structs.replace(entry.policy, **given))
+            return msgspec.structs.replace(entry, policy=policy)
+
+        await self._plane.registry.change_group(request.name, changed)
+        return self._views.group(request.name)
 
     async def show(self, caller: ClientEntry, query: NameQuery) -> GroupRecord:
         check_group(caller, query.name)
@@ -45,3 +80,10 @@ class GroupOperations:
             raise Refused("group_not_empty", f"group {group.name} still has open commands")
         await self._plane.registry.delete_group(group.name)
         return Done(message=f"group {group.name} deleted")
+
+
+def _checked(policy: Policy) -> Policy:
+    """A policy that can be carried out; a default one is the very object that entries leave out."""
+    if (policy.balance == "sticky") != bool(policy.sticky_label):
+        raise Refused("field_invalid", "sticky_label: the balance sticky needs one, others none")
+    return DEFAULT_POLICY if policy == DEFAULT_POLICY else policy

@@ -19,7 +19,7 @@ from schemas import codec, subjects
 from schemas.faults import MeshError, Refused, Unreachable
 from schemas.messages.actions import decode_args
 from schemas.messages.api import SubmitAnswer, SubmitRequest
-from schemas.messages.facts import Accepted
+from schemas.messages.facts import DEFAULT_TERMS, Accepted, Terms
 from schemas.messages.registry import ClientEntry
 from schemas.states import BARRED, State
 
@@ -87,9 +87,11 @@ class Intake:
             raise Refused("deadline_passed", "the deadline of the request has passed")
         group = self._target_group(caller, request)
         args = msgspec.Raw(_deterministic.encode(decode_args(request.action, request.args)))
-        ttl_s = request.queue_ttl_s
-        limits = (request.on_lost, request.loss, request.hold_s, ttl_s, request.labels)
-        body = (group, request.agent, request.action, args, *limits)
+        limits = (request.on_lost, request.loss, request.hold_s, request.queue_ttl_s)
+        body: tuple[object, ...] = (group, request.agent, request.action, args, *limits)
+        body = (*body, request.labels)
+        if request.tags or request.priority != DEFAULT_TERMS.priority:
+            body = (*body, request.priority, request.tags)
         return Accepted(
             id=request.id or secrets.token_hex(12),
             client=caller.name,
@@ -99,13 +101,23 @@ class Intake:
             args=args,
             digest=blake2b(_deterministic.encode(body), digest_size=16).digest(),
             submitted_at=now,
-            queue_ttl_s=self._plane.timers.queue_ttl_s if ttl_s is None else ttl_s,
-            on_lost=request.on_lost,
-            kill_after_s=self._kill_after_s(request),
+            terms=self._terms(request),
             labels={**request.labels, tracing.HEADER: trace} if trace else request.labels,
             with_output=request.with_output,
             source=source,
         )
+
+    def _terms(self, request: SubmitRequest) -> Terms:
+        ttl_s = request.queue_ttl_s
+        terms = Terms(
+            queue_ttl_s=self._plane.timers.queue_ttl_s if ttl_s is None else ttl_s,
+            on_lost=request.on_lost,
+            kill_after_s=self._kill_after_s(request),
+            priority=request.priority,
+            tags=request.tags,
+        )
+        # The very object is what is left out of the fact.
+        return DEFAULT_TERMS if terms == DEFAULT_TERMS else terms
 
     def _kill_after_s(self, request: SubmitRequest) -> float:
         """How long the task may outlive its master's silence; 0 for the usual."""
@@ -132,7 +144,7 @@ class Intake:
             if not registry.has_agents(group):
                 raise Refused("group_empty", f"group {group} has no agents")
             ready = self._plane.dispatcher.has_ready(group)
-        if request.require_active and not ready:
+        if request.on_inactive == "refuse" and not ready:
             raise Refused("group_inactive", f"no agent of {request.agent or group} is active")
         return group
 

@@ -68,6 +68,10 @@ class Views:
             by=entry.admin_by,
             until=rfc3339_or_none(entry.admin_until),
             tasks_left=tasks_left,
+            tags=entry.traits.tags,
+            weight=entry.traits.weight,
+            priority=entry.traits.priority,
+            limit=entry.traits.limit,
         )
 
     def group(self, name: str) -> GroupRecord:
@@ -85,6 +89,7 @@ class Views:
             agents={str(status): counts.get(str(status), 0) for status in AgentStatus},
             queued=self._plane.dispatcher.waiting(name),
             running=self._plane.dispatcher.group_load(name),
+            policy=self._plane.registry.groups[name].policy,
         )
 
     def note_group(self, name: str) -> None:

@@ -16,7 +16,7 @@ from schemas.faults import Refused
 from schemas.messages.registry import AgentEntry, ClientEntry, GroupEntry, MeshEntry
 from schemas.states import Admin
 
-E = TypeVar("E", AgentEntry, ClientEntry)
+E = TypeVar("E", AgentEntry, ClientEntry, GroupEntry)
 
 _TRIES = 5
 _MESH_KEY = "mesh"
@@ -101,6 +101,13 @@ class Registry:
         await self._create(f"group.{entry.name}", entry, "group_exists")
         self.groups[entry.name] = entry
 
+    async def change_group(
+        self, name: str, change: Callable[[GroupEntry], GroupEntry]
+    ) -> GroupEntry:
+        changed = await self._change(f"group.{name}", self.group, name, change)
+        self.groups[name] = changed
+        return changed
+
     async def delete_group(self, name: str) -> None:
         await self._delete(f"group.{name}")
         self.groups.pop(name, None)
@@ -175,7 +182,7 @@ class Registry:
             return changed
         raise Refused("store_unavailable", f"{key} is being changed by others")
 
-    async def _refresh(self, key: str, kind: type[AgentEntry] | type[ClientEntry]) -> None:
+    async def _refresh(self, key: str, kind: type[E]) -> None:
         entry = await self._bucket.get(key)
         if entry is None:
             raise Refused("agent_unknown", f"{key} was deleted meanwhile")
@@ -183,5 +190,7 @@ class Registry:
         current = codec.decode_trusted(kind, entry.value)
         if isinstance(current, AgentEntry):
             self._put_agent(current)
-        else:
+        elif isinstance(current, ClientEntry):
             self.clients[current.name] = current
+        else:
+            self.groups[current.name] = current

@@ -19,15 +19,22 @@ from schemas.messages.fields import (
     Label,
     Labels,
     Name,
+    Priority,
+    Tags,
     Text,
     Timestamp,
 )
+from schemas.messages.registry import DEFAULT_POLICY, Balance, Policy, Weight
 
 # What becomes of a command whose attempt is lost: it ends so, is run again, or waits for a word.
 OnLost = Literal["error", "rerun", "wait"]
 # What an agent does with the task when its master stays silent: end it, let it go on for `hold_s`,
 # or let it go on for as long as the mesh allows.
 Loss = Literal["kill", "hold", "continue"]
+
+
+# What becomes of a command while no agent of its target is active: it waits, or is refused.
+OnInactive = Literal["queue", "refuse"]
 
 
 class _Request(
@@ -42,7 +49,8 @@ class SubmitRequest(_Request, frozen=True, kw_only=True):
     id: the dedup id; without one the master makes one. deadline: unix time after which the
     submitter no longer wants it accepted, since a client's buffer may deliver late. loss, hold_s:
     what becomes of the task while its master is silent. with_output: small output comes with the
-    result. require_active: refuse rather than queue while no agent of the target is active.
+    result. on_inactive: wait, or be refused, while no agent of the target is active. priority: of
+    the commands that wait, the greater goes first. tags: what an agent of the group must have.
     """
 
     id: CommandId | None = None
@@ -57,15 +65,23 @@ class SubmitRequest(_Request, frozen=True, kw_only=True):
     hold_s: Annotated[float, Meta(gt=0, le=limits.TIMEOUT_MAX_S)] | None = None
     labels: Labels = {}
     with_output: bool = False
-    require_active: bool = False
+    on_inactive: OnInactive = "queue"
+    priority: Priority = 2
+    tags: Tags = {}
 
 
 class SubmitAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The command is durable when this arrives. duplicate: the id was already known."""
+    """The command is durable when this arrives. duplicate: the id was already known.
+
+    target: whether any agent that may take it is active. next: what it waits for, and until when,
+    if none is.
+    """
 
     id: str
     state: str
     duplicate: bool = False
+    target: Literal["active", "inactive"] = "active"
+    next: str = ""
 
 
 class CommandQuery(_Request, frozen=True, kw_only=True):
@@ -164,6 +180,17 @@ class NoQuery(_Request, frozen=True, kw_only=True):
 
 class GroupCreate(_Request, frozen=True, kw_only=True):
     name: Name
+    policy: Policy = DEFAULT_POLICY
+
+
+class GroupSet(_Request, frozen=True, kw_only=True):
+    """`group.set`: change what is given of a group's policy."""
+
+    name: Name
+    balance: Balance | None = None
+    sticky_label: Label | None = None
+    limit: Count | None = None
+    queue_limit: Count | None = None
 
 
 class AgentCreate(_Request, frozen=True, kw_only=True):
@@ -172,6 +199,24 @@ class AgentCreate(_Request, frozen=True, kw_only=True):
     name: Name
     group: Name | None = None
     ttl_s: Annotated[float, Meta(ge=1, le=86_400)] = 3600.0
+    tags: Tags = {}
+    weight: Weight = 1
+    priority: Priority = 2
+    limit: Count = 0
+
+
+class AgentSet(_Request, frozen=True, kw_only=True):
+    """`agent.set`: change what is given of an agent's traits.
+
+    tags: to add, or to change. untag: names of tags to take away.
+    """
+
+    name: Name
+    tags: Tags = {}
+    untag: Annotated[list[Label], Meta(max_length=limits.TAGS)] = []
+    weight: Weight | None = None
+    priority: Priority | None = None
+    limit: Count | None = None
 
 
 class AgentList(_Request, frozen=True, kw_only=True):
@@ -293,6 +338,10 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
     by: str = ""
     until: str | None = None
     tasks_left: int = 0
+    tags: dict[str, str] = {}
+    weight: int = 1
+    priority: int = 2
+    limit: int = 0
 
 
 class SilentRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -313,8 +362,22 @@ class ForgetAnswer(msgspec.Struct, frozen=True, kw_only=True):
     cursor: str | None = None
 
 
+class SpreadRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What one agent got of the group's commands in the last hour, and what the policy expects.
+
+    Counted are those that any member might have got, while it was there to get them.
+    """
+
+    agent: str
+    expected: float
+    actual: int
+
+
 class GroupRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """agents: counts by status. queued, running: its open commands."""
+    """agents: counts by status. queued, running: its open commands. badges: what is worth a look.
+
+    next: what would change an inactive group. spread: in `group.show` only.
+    """
 
     group: str
     status: str
@@ -323,6 +386,10 @@ class GroupRecord(msgspec.Struct, frozen=True, kw_only=True):
     agents: dict[str, int]
     queued: int = 0
     running: int = 0
+    badges: list[str] = []
+    next: str = ""
+    policy: Policy = DEFAULT_POLICY
+    spread: list[SpreadRecord] = []
 
 
 class AgentsAnswer(msgspec.Struct, frozen=True, kw_only=True):

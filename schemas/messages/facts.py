@@ -15,6 +15,8 @@ from schemas.messages.fields import (
     Duration,
     Label,
     Labels,
+    Priority,
+    Tags,
     Text,
     Timestamp,
 )
@@ -28,6 +30,23 @@ class Assigned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     at: Timestamp
     epoch: Count
     why: Text = ""
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """On which terms a command waits and runs, as its submitter has asked.
+
+    priority: among waiting commands the greater goes first. tags: what its agent must have.
+    kill_after_s: silence of the master that its task may outlive; 0: the usual.
+    """
+
+    queue_ttl_s: Duration = 900.0
+    on_lost: Label = "error"
+    kill_after_s: Duration = 0.0
+    priority: Priority = 2
+    tags: Tags = {}
+
+
+DEFAULT_TERMS: Final = Terms()
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -45,13 +64,23 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     args: msgspec.Raw
     digest: bytes = b""
     submitted_at: Timestamp
-    queue_ttl_s: Duration = 900.0
-    on_lost: Label = "error"
-    kill_after_s: Duration = 0.0
+    terms: Terms = DEFAULT_TERMS
     labels: Labels = {}
     with_output: bool = False
     source: Label = "nats"
     first: Assigned | None = None
+
+    @property
+    def queue_ttl_s(self) -> float:
+        return self.terms.queue_ttl_s
+
+    @property
+    def on_lost(self) -> str:
+        return self.terms.on_lost
+
+    @property
+    def kill_after_s(self) -> float:
+        return self.terms.kill_after_s
 
 
 class Started(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -14,6 +14,12 @@ Token = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
 Text = Annotated[str, Meta(max_length=limits.TEXT_LEN)]
 Label = Annotated[str, Meta(max_length=limits.LABEL_LEN)]
 Labels = Annotated[dict[Label, Label], Meta(max_length=limits.LABELS)]
+# What agents have and commands ask for; plain enough for `tag:site=berlin` in a filter.
+_TagName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$(?!\n)")]
+_TagValue = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_./:-]{0,63}$(?!\n)")]
+Tags = Annotated[dict[_TagName, _TagValue], Meta(max_length=limits.TAGS)]
+# The greater goes first.
+Priority = Annotated[int, Meta(ge=0, le=4)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
 AttemptNumber = Annotated[int, Meta(ge=0, le=999_999_999)]
 # Unix seconds, UTC: for people and history only, never for a deadline.

@@ -1,14 +1,52 @@
 """What the registry holds of groups, agents and clients (key-value bucket `mesh_registry`)."""
 
-import msgspec
+from typing import Annotated, Final, Literal
 
-from schemas.messages.fields import Count, Label, Timestamp
+import msgspec
+from msgspec import Meta
+
+from schemas.messages.fields import Count, Label, Priority, Tags, Timestamp
+
+Balance = Literal["least_load", "round_robin", "priority", "weighted", "sticky"]
+Weight = Annotated[int, Meta(ge=1, le=100)]
+
+
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """How a group shares its work.
+
+    sticky_label: with `sticky`, commands with the same value of this label go to the same agent.
+    limit: commands at once in the whole group. queue_limit: how many may wait. 0: none of its own.
+    """
+
+    balance: Balance = "least_load"
+    sticky_label: Label = ""
+    limit: Count = 0
+    queue_limit: Count = 0
+
+
+class Traits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What an operator says of an agent, for whoever chooses among agents.
+
+    tags: what commands may ask for. weight: its part with the balance `weighted`. priority: of
+    members that are free, those with the greatest are used first with the balance `priority`.
+    limit: commands at once, where that is less than its slots; 0: its slots.
+    """
+
+    tags: Tags = {}
+    weight: Weight = 1
+    priority: Priority = 2
+    limit: Count = 0
+
+
+DEFAULT_POLICY: Final = Policy()
+DEFAULT_TRAITS: Final = Traits()
 
 
 class GroupEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: Label
     created_at: Timestamp
     created_by: Label = ""
+    policy: Policy = DEFAULT_POLICY
 
 
 class TokenEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -60,6 +98,7 @@ class AgentEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     connected: bool = False
     seen_at: Timestamp = 0.0
     trust: Label = ""
+    traits: Traits = DEFAULT_TRAITS
 
 
 class ClientEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

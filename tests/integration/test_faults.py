@@ -295,9 +295,9 @@ async def test_group_whose_agents_are_all_away_queues_unless_one_is_asked_for(
     await admin.ask("agent", "create", AgentCreate(name="idle-1", group="idle"), TokenAnswer)
     before = await inside.held()
     with refused("group_inactive"):
-        await admin.submit(["true"], group="idle", require_active=True)
+        await admin.submit(["true"], group="idle", on_inactive="refuse")
     with refused("group_inactive"):
-        await admin.submit(["true"], agent="idle-1", require_active=True)
+        await admin.submit(["true"], agent="idle-1", on_inactive="refuse")
     assert await inside.held() == before
     queued = await admin.submit(["true"], group="idle")
     assert (await admin.show(queued.id)).state == "queued"

@@ -161,7 +161,7 @@ async def test_disabled_agent_finishes_gets_nothing_new_and_is_enabled_again(
     assert disabled.next == "mesh agent enable web-1"
     assert (await group(admin, "web")).status == "inactive"
     with refused("group_inactive"):
-        await admin.submit(["true"], group="web", require_active=True)
+        await admin.submit(["true"], group="web", on_inactive="refuse")
     queued = await admin.submit(["true"], group="web")
     assert (await admin.wait(running.id, timeout_s=10)).state == "succeeded"
     assert (await admin.show(queued.id)).state == "queued"

@@ -13,17 +13,20 @@ from schemas.messages.facts import (
     Fact,
     Outcome,
     Started,
+    Terms,
 )
 from schemas.states import State
 from tests.fake_clock import EPOCH
 
 Deed = tuple[subjects.Fact, Fact]
+_TERMS = Terms.__struct_fields__
 NO_ARGS = msgspec.Raw(msgspec.msgpack.encode({}))
 
 
-def accepted(command_id: str = "c1", **fields: Any) -> Deed:  # noqa: ANN401  fields of Accepted
+def accepted(command_id: str = "c1", **fields: Any) -> Deed:  # noqa: ANN401  of Accepted or Terms
     made = {"client": "ops", "group": "web", "action": "noop", "args": NO_ARGS}
-    body = Accepted(id=command_id, **{**made, "submitted_at": EPOCH, **fields})
+    terms = Terms(**{name: fields.pop(name) for name in (*fields,) if name in _TERMS})
+    body = Accepted(id=command_id, **{**made, "submitted_at": EPOCH, "terms": terms, **fields})
     return subjects.Fact(command_id, 0, "accepted"), body
 
 
