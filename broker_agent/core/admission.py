@@ -43,8 +43,16 @@ def _rejected(code: str, message: str) -> Admission:
     return Admission("rejected", code=code, message=message)
 
 
+def is_foreign(run: Run, standing: Standing) -> bool:
+    """Whether it was meant for another session of this identity: an earlier start, or a copy.
+
+    A refusal of ours would be taken for the word of that one, which may have accepted it.
+    """
+    return run.incarnation != standing.incarnation and not standing.known
+
+
 def judge(run: Run, standing: Standing) -> Admission:
-    """Decide on `run`. A master that was replaced is refused whatever it asks for.
+    """Decide on `run`, which is no foreign one. A master that was replaced is refused.
 
     What is known is answered before anything else is asked, so that a request sent again gets the
     answer that got lost, also from an agent that is full or draining by now.
@@ -53,8 +61,6 @@ def judge(run: Run, standing: Standing) -> Admission:
         return _rejected("epoch_stale", f"epoch {run.epoch}, the agent has seen {standing.epoch}")
     if standing.known:
         return Admission("duplicate", state=standing.known)
-    if run.incarnation != standing.incarnation:
-        return _rejected("attempt_stale", "meant for an earlier start of this agent")
     if standing.refused:
         return _rejected("attempt_stale", "cancelled before it came")
     if standing.age_s is None or standing.age_s > standing.start_before_s:

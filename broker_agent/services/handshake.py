@@ -139,6 +139,8 @@ class Handshake:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._lease.timers.grace_s + END_S):
                 await self._runner.wait_idle()
+                await self._runner.wait_told()
+        self._reporter.say_last()
         raise Refused(SUPERSEDED, welcome.reason or OUTCAST[SUPERSEDED])
 
     def _conclude(self, welcome: Welcome) -> None:

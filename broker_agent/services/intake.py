@@ -12,7 +12,7 @@ journal, one write to the socket and one report.
 from collections.abc import Callable
 from typing import Final
 
-from broker_agent.core.admission import Admission, Standing, judge
+from broker_agent.core.admission import Admission, Standing, is_foreign, judge
 from broker_agent.core.tasks import Entry, Phase
 from broker_agent.executors import noop
 from broker_agent.services.reporter import Reporter
@@ -56,13 +56,16 @@ class Intake:
         self.rejected = 0
 
     def on_run(self, payload: bytes) -> None:
-        """Raises Refused for what is no run request; whatever else is wrong is answered."""
+        """Raises Refused for what is no run request of ours; whatever else is wrong is answered."""
         run = codec.decode_sized(Run, payload)
         reply_to = self._address.reply(run.token)
         if reply_to is None:
             raise Refused("malformed", "a token that cannot be part of a subject")
         is_noop = run.action == noop.NAME
-        admission = judge(run, self._standing(run, is_noop=is_noop))
+        standing = self._standing(run, is_noop=is_noop)
+        if is_foreign(run, standing):
+            raise Refused("attempt_stale", "meant for another session of this identity")
+        admission = judge(run, standing)
         if admission.answer != "accepted":
             self._answer(reply_to, run, admission)
             return

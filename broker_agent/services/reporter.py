@@ -107,6 +107,11 @@ class Reporter:
             pending.sent_at = _NEVER
         self._wake.set()
 
+    def say_last(self) -> None:
+        """Send all that is pending, though nothing is agreed with the master: this session ends."""
+        if self._wire.is_connected:
+            self._send(list(self._pending))
+
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()
         while True:

@@ -92,6 +92,7 @@ class Runner:
         self._active: dict[Key, _Active] = {}
         self._starting: deque[tuple[str, _Active]] = deque()
         self._idle = asyncio.Event()
+        self._told = asyncio.Event()
         self._settled = asyncio.Event()
         self.is_draining = False
         self.on_free: Callable[[], None] = lambda: None
@@ -245,6 +246,7 @@ class Runner:
             failpoints.reach("agent.ended_not_reported")
             entry.phase, entry.state = Phase.ENDED, State(report.state)
             self._reporter.add_encoded(entry.key, report.seq, raw, is_end=True)
+            self._told.set()
 
         self._journal.ended(self._row(entry, report, raw, shipped=True), recorded)
 
@@ -288,6 +290,12 @@ class Runner:
         while self._book.running:
             self._idle.clear()
             await self._idle.wait()
+
+    async def wait_told(self) -> None:
+        """Until the reporter knows how each task has ended."""
+        while any(entry.phase is not Phase.ENDED for entry in self._book):
+            self._told.clear()
+            await self._told.wait()
 
     # Stops.
 

@@ -83,6 +83,11 @@ class Presence(msgspec.Struct, kw_only=True):
             and not (self.deaf or self.draining or self.full or self.frozen)
         )
 
+    @property
+    def has_left(self) -> bool:
+        """Its session has said goodbye, or was given up: another one may take its place."""
+        return self.liveness is Liveness.SILENT and (self.given_up or self.reason == _SHUT_DOWN)
+
     def is_unstable(self, at: float) -> bool:
         """Whether it has come and gone several times in the last minutes."""
         return sum(at - t < FLAPPING_S for t in self.changes) > _FLAPS_MAX
@@ -123,8 +128,9 @@ class Roster:
         return presence
 
     def is_superseded(self, agent: str, incarnation: str) -> bool:
+        """Whether a newer session has taken over from this one, and has not left since."""
         presence = self._presences.get(agent)
-        return presence is not None and incarnation in presence.older
+        return presence is not None and incarnation in presence.older and not presence.has_left
 
     def remove(self, agent: str) -> None:
         self._presences.pop(agent, None)
@@ -144,6 +150,7 @@ class Roster:
         presence = self._presences.get(agent)
         if presence is None:
             return []
+        self._readmit(presence, beat.incarnation)
         if beat.incarnation in presence.older:
             return [] if beat.goodbye else self._on_rival(presence, at)
         if beat.incarnation == presence.incarnation and beat.seq <= presence.beat_seq:
@@ -158,6 +165,11 @@ class Roster:
         if beat.goodbye:
             return [*changes, *self._on_goodbye(presence, at)]
         return [*changes, *self._on_lease_age(presence, beat.lease_age_s)]
+
+    def _readmit(self, presence: Presence, incarnation: str) -> None:
+        """A superseded session that outlives its successor is the agent again."""
+        if incarnation in presence.older and presence.has_left:
+            presence.older = [each for each in presence.older if each != incarnation]
 
     def _adopt(self, presence: Presence, incarnation: str) -> list[Change]:
         if incarnation == presence.incarnation:
@@ -209,7 +221,10 @@ class Roster:
     def on_hello(self, agent: str, hello: Hello, *, now_s: float, at: float) -> list[Change]:
         """Take the first step of a handshake in; the answer is the caller's."""
         presence = self._presences.get(agent)
-        if presence is None or hello.incarnation in presence.older:
+        if presence is None:
+            return []
+        self._readmit(presence, hello.incarnation)
+        if hello.incarnation in presence.older:
             return []
         changes = self._adopt(presence, hello.incarnation)
         presence.greeted, presence.reconciled = True, False

@@ -73,7 +73,7 @@ def shown_status(
         return AgentStatus.AWAITING_SETUP
     if entry.admin != Admin.ENABLED:
         return AgentStatus.DISABLED
-    if certificate is not None and certificate.not_after <= at:
+    if presence.frozen or (certificate is not None and certificate.not_after <= at):
         return AgentStatus.NO_RESPONSE
     if presence.liveness is Liveness.LIVE and presence.reconciled and not presence.deaf:
         return AgentStatus.ACTIVE

@@ -19,6 +19,7 @@ from schemas.faults import MeshError, Unreachable
 from schemas.messages.liveness import (
     PROTOCOL,
     Beat,
+    Details,
     Echo,
     Hello,
     TaskDecision,
@@ -124,7 +125,7 @@ class PresenceService:
         elif entry.admin in BARRED:
             self._refuse(up, hello, "agent_revoked", f"agent {up.agent} is {entry.admin}")
         elif self._plane.roster.is_superseded(up.agent, hello.incarnation):
-            self._refuse(up, hello, "superseded", "a newer session of this identity is connected")
+            self._refuse(up, hello, "superseded", self._successor(up.agent))
         elif hello.done:
             self._on_done(up, hello)
         else:
@@ -170,6 +171,13 @@ class PresenceService:
             epoch=self._plane.epoch, incarnation=hello.incarnation, refused=code, reason=reason
         )
         self._publish(up, "welcome", codec.encode(welcome))
+
+    def _successor(self, agent: str) -> str:
+        """For a session that was superseded: where the newer one runs."""
+        presence = self._plane.roster.get(agent)
+        said = presence.details if presence is not None else Details()
+        where = f"{said.host or 'an unknown host'} (pid {said.pid})"
+        return f"a newer session of {agent} runs on {where}"
 
     def _entry(self, up: subjects.Up) -> AgentEntry | None:
         """The registry's entry of the speaker, whose group must be the one it speaks for."""
@@ -229,6 +237,27 @@ class PresenceService:
                 self._give_up_due(presence)
             elif change.event == "returned":
                 self._on_returned(presence)
+            elif change.event == "duplicate":
+                self._on_duplicate(presence)
+
+    def _on_duplicate(self, presence: Presence) -> None:
+        """The alarm: one identity lives in two places, and one of them is a copy or a thief."""
+        agent = presence.agent
+        here, there = presence.details.host or "an unknown host", presence.rival_host
+        frozen = "; it gets no work while they supersede each other" if presence.frozen else ""
+        self._plane.count("duplicate_identity")
+        log.warning(
+            "duplicate_identity", agent=agent, newer=here, older=there, frozen=presence.frozen
+        )
+        self._plane.note(
+            "agent.duplicate",
+            agent,
+            by=agent,
+            actor="agent",
+            result="alarm",
+            detail=f"its identity lives on {here} (newer) and on {there}{frozen}; stop one, or"
+            f" shut both out and set one up: mesh agent revoke {agent}, mesh agent token {agent}",
+        )
 
     def sync_member(self, presence: Presence) -> None:
         """Tell the dispatcher whether this agent may be given work, and how much."""

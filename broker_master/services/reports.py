@@ -119,13 +119,19 @@ class Reports:
         report = codec.decode_sized(Report, payload)
         failpoints.reach("master.report_received")
         presence = self._plane.roster.get(up.agent)
-        if presence is not None and report.incarnation in presence.older:
-            # A newer process has this identity, and tells of what its journal holds.
-            self._plane.count("stale_incarnation")
-            return
+        is_old = presence is not None and report.incarnation in presence.older
         for item in report.items:
+            if is_old and not self._is_elsewhere(item):
+                # A newer process has this identity, and tells of what its journal holds.
+                self._plane.count("stale_incarnation")
+                continue
             self._on_item(up, item)
         self.flush()
+
+    def _is_elsewhere(self, item: AttemptReport) -> bool:
+        command = self._plane.book.get(item.command)
+        attempt = command.find(item.attempt) if command is not None else None
+        return attempt is not None and attempt.elsewhere_s > 0
 
     def _on_item(self, up: subjects.Up, item: AttemptReport) -> None:
         command = self._plane.book.get(item.command)

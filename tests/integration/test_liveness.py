@@ -226,9 +226,10 @@ async def test_second_incarnation_of_an_identity_fences_the_first(
             await asyncio.sleep(0.05)
     assert (await shown(admin, "twin")).status == "active"
     assert (await admin.show(held.id)).state == "unknown"
-    lost = await admin.wait(held.id, timeout_s=15)
-    assert (lost.state, lost.reason) == ("lost", "twin came back without any memory of it")
+    ended = await admin.wait(held.id, timeout_s=15)
     assert [each for each in sleepers if each.is_running()] == []
+    # The last word of the one that leaves, or, if that gets lost, what its lease says.
+    assert ended.state in ("killed_fenced", "lost")
     assert (await shown(admin, "twin")).status == "active"
     first.kill()
     record = await admin.run(["sh", "-c", "echo $PPID"], agent="twin", timeout_s=10)

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from broker_agent.core.admission import ACCEPTED, Standing, judge
+from broker_agent.core.admission import ACCEPTED, Standing, is_foreign, judge
 from broker_agent.core.tasks import REFUSALS_KEPT, Entry, Phase, TaskBook
 from schemas.faults import FAULTS
 from schemas.messages.work import Run
@@ -41,7 +41,6 @@ def test_free_agent_accepts() -> None:
     ("request_", "standing", "code"),
     [
         (run(epoch=2), FREE, "epoch_stale"),
-        (run(incarnation="old"), FREE, "attempt_stale"),
         (run(), FREE._replace(refused=True), "attempt_stale"),
         (run(), FREE._replace(age_s=60.1), "attempt_stale"),
         (run(), FREE._replace(age_s=None), "attempt_stale"),
@@ -73,6 +72,12 @@ def test_what_cannot_run_is_rejected_with_its_code(
 def test_known_attempt_is_a_duplicate_whatever_the_agent_is_doing(standing: Standing) -> None:
     admission = judge(run(incarnation="old"), standing._replace(known="running"))
     assert (admission.answer, admission.state) == ("duplicate", "running")
+
+
+def test_request_for_another_session_of_the_identity_is_not_ours_to_answer() -> None:
+    assert is_foreign(run(incarnation="old"), FREE)
+    assert not is_foreign(run(incarnation="old"), FREE._replace(known="running"))
+    assert not is_foreign(run(), FREE)
 
 
 def test_replaced_master_learns_nothing_of_what_is_known() -> None:

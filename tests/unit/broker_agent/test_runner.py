@@ -222,7 +222,6 @@ async def test_program_that_cannot_start_is_a_failed_attempt(
         ({"args": {"argv": ["true"], "shell": True}}, "argument_unknown"),
         ({"args": {"argv": []}}, "field_invalid"),
         ({"epoch": 0}, "epoch_stale"),
-        ({"incarnation": "old"}, "attempt_stale"),
         ({"beat_seq": 10**9}, "attempt_stale"),
     ],
 )
@@ -233,6 +232,14 @@ async def test_bad_request_is_rejected_with_its_code(
     reply = await rig.reply_to("c1")
     assert (reply.answer, reply.code) == ("rejected", code)
     assert await journalled(rig) == []
+
+
+async def test_request_for_another_session_of_the_identity_is_left_to_that_one(rig: Rig) -> None:
+    """A refusal by a copy would be taken for the word of the one that may run it."""
+    rig.run("c1", ["true"], incarnation="of-a-copy")
+    rig.run("c2", ["true"])
+    assert (await rig.reply_to("c2")).answer == "accepted"
+    assert rig.replies("c1") == []
 
 
 async def test_token_that_is_no_token_is_never_answered(rig: Rig) -> None:

@@ -1,6 +1,7 @@
 """An agent that comes back without its memory: what it forgot may still run elsewhere."""
 
 from broker_master.core.records import command_record
+from schemas.messages.liveness import TaskStatus
 from schemas.states import State
 from tests.unit.broker_master.deeds import replayed
 from tests.unit.broker_master.stage import Stage, attempt_of, states
@@ -104,3 +105,24 @@ async def test_master_that_starts_meanwhile_knows_that_it_was_taken_on() -> None
     assert again is not None
     assert attempt_of(again).accepted_at
     assert states(again) == [State.ACCEPTED, State.ACCEPTED]
+
+
+async def test_last_word_of_a_superseded_session_counts_for_what_only_it_knows() -> None:
+    stage = Stage("web-1")
+    await taken_on(stage)
+    command = stage.plane.book.get("c1")
+    assert command is not None
+    await stage.hello("web-1", incarnation="i2")
+    await stage.report("web-1", "c1", "killed_fenced", incarnation="i1")
+    assert states(command) == [State.KILLED_FENCED, State.KILLED_FENCED]
+
+
+async def test_superseded_session_says_nothing_of_what_its_successor_knows() -> None:
+    stage = Stage("web-1")
+    await taken_on(stage)
+    command = stage.plane.book.get("c1")
+    assert command is not None
+    going_on = TaskStatus(command="c1", attempt=1, state="running")
+    await stage.hello("web-1", going_on, incarnation="i2")
+    await stage.report("web-1", "c1", "failed", incarnation="i1")
+    assert states(command) == [State.RUNNING, State.RUNNING]
