@@ -1,16 +1,14 @@
 """`mesh agent …`."""
 
 import time
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated
 
 from cyclopts import Parameter
 
-from broker_client.cli.options import SHARED, Common, Shared, check_seconds, pairs
-from broker_client.cli.report import print_json, print_lines, print_table, say
+from broker_client.cli.options import SHARED, Shared, check_seconds, pairs
+from broker_client.cli.report import print_json, print_lines, say
 from broker_client.cli.session import call
 from broker_client.cli.tables import (
-    Column,
     duration,
     facts,
     in_local_time,
@@ -33,7 +31,6 @@ Ttl = Annotated[
     float,
     Parameter(name="--ttl", help="Seconds for which the token works.", validator=check_seconds),
 ]
-Status = Literal["awaiting_setup", "no_response", "active", "disabled"]
 Tag = Annotated[
     list[str] | None,
     Parameter(negative="", help="NAME=VALUE that commands can ask for; repeatable."),
@@ -109,20 +106,6 @@ def set_(
         print_lines(shared, [f"agent {name}: {_traits(record)}"])
 
 
-def list_(
-    *,
-    group: Annotated[str | None, Parameter(help="Only agents of this group.")] = None,
-    status: Annotated[Status | None, Parameter(help="Only agents with this status.")] = None,
-    shared: Shared = SHARED,
-) -> None:
-    """List agents with status, since when and why."""
-    agents = call(shared, lambda mesh: mesh.agents(group=group, status=status))
-    if shared.output == "json":
-        print_json([*agents])
-    else:
-        print_agents(shared, agent_rows(agents))
-
-
 def show(name: Name, /, *, shared: Shared = SHARED) -> None:
     """Show one agent: status and why, certificate, host and process."""
     record = call(shared, lambda mesh: mesh.ask("agent", "show", NameQuery(name=name), AgentRecord))
@@ -149,46 +132,6 @@ def delete(name: Name, /, *, shared: Shared = SHARED) -> None:
     agent is still listed.
     """
     _change(shared, "delete", NameQuery(name=name))
-
-
-def agent_rows(agents: Sequence[AgentRecord]) -> list[tuple[str, ...]]:
-    return [
-        (
-            agent.agent,
-            agent.group,
-            agent.status,
-            local_time(agent.since),
-            _why(agent),
-            f"{agent.running}/{agent.slots}",
-            _certificate_days(agent.certificate),
-            agent.details.host,
-            agent.details.version,
-        )
-        for agent in agents
-    ]
-
-
-def print_agents(common: Common, rows: Sequence[Sequence[str]]) -> None:
-    columns = (
-        Column("AGENT"),
-        Column("GROUP"),
-        Column("STATUS"),
-        Column("SINCE"),
-        Column("REASON", least=20),
-        Column("RUNNING", 2, right=True),
-        Column("CERT", 3, right=True),
-        Column("HOST", 4),
-        Column("VERSION", 5),
-    )
-    print_table(common, columns, rows, nothing="no agents: `mesh agent create NAME --group GROUP`")
-
-
-def _why(agent: AgentRecord) -> str:
-    return "; ".join(text for text in (agent.reason, *agent.badges) if text)
-
-
-def _certificate_days(certificate: CertificateRecord | None) -> str:
-    return f"{certificate.days_left:.0f}d" if certificate is not None else ""
 
 
 def _described(agent: AgentRecord) -> list[str]:

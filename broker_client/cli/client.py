@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 import msgspec
 from cyclopts import Parameter
 
-from broker_client.cli.options import SHARED, Shared
-from broker_client.cli.report import print_json, print_table
+from broker_client.cli.options import LISTING, SHARED, Listing, Shared
+from broker_client.cli.report import print_json, print_list, screen_width
 from broker_client.cli.session import call
-from broker_client.cli.tables import Column, local_time
+from broker_client.cli.tables import Column, fit, local_time
 from schemas.messages.api import (
     ClientCreate,
     ClientRecord,
@@ -59,21 +59,23 @@ def create(
         print(f"client {name} ({role}) until {until}: --context {out / 'context.toml'}")
 
 
-def list_(*, shared: Shared = SHARED) -> None:
+def list_(*, shared: Listing = LISTING) -> None:
     """List clients with role, groups and the end of their certificates."""
     answer = call(shared, lambda mesh: mesh.ask("client", "list", NoQuery(), ClientsAnswer))
-    if shared.output == "json":
-        print_json(answer.clients)
-        return
     columns = (
         Column("CLIENT"),
         Column("ROLE"),
-        Column("GROUPS"),
+        Column("GROUPS", least=16),
         Column("UNTIL", 1),
         Column("CREATED", 2),
     )
     rows = [_row(client) for client in answer.clients]
-    print_table(shared, columns, rows, nothing="no clients")
+    print_list(
+        shared,
+        answer.clients,
+        lambda: fit(columns, rows, screen_width()),
+        nothing="no clients",
+    )
 
 
 def revoke(name: Name, /, *, shared: Shared = SHARED) -> None:

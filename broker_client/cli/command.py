@@ -5,7 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from broker_client.cli.listing import check_limit, list_commands
-from broker_client.cli.options import COMMON, SHARED, Common, Shared, check_seconds
+from broker_client.cli.options import (
+    COMMON,
+    LISTING,
+    SHARED,
+    Common,
+    Listing,
+    Shared,
+    check_seconds,
+)
 from broker_client.cli.outcomes import exit_code
 from broker_client.cli.report import output_json, print_json, print_lines, record_json
 from broker_client.cli.run import conclude
@@ -43,7 +51,7 @@ def list_(
     agent: Annotated[str | None, Parameter(help="Only commands of this agent.")] = None,
     state: Annotated[State | None, Parameter(help="Only commands in this state.")] = None,
     limit: Annotated[int, Parameter(help="At most this many.", validator=check_limit)] = 50,
-    shared: Shared = SHARED,
+    shared: Listing = LISTING,
 ) -> None:
     """List commands, open ones first, the newest first."""
     list_commands(

@@ -5,7 +5,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from broker_client.cli.listing import check_limit, list_commands
-from broker_client.cli.options import SHARED, Shared
+from broker_client.cli.options import LISTING, SHARED, Listing, Shared
 from broker_client.cli.report import print_json, say
 from broker_client.cli.session import call
 from broker_client.cli.story import print_command
@@ -21,7 +21,7 @@ def list_(
     group: Annotated[str | None, Parameter(help="Only those of this group.")] = None,
     agent: Annotated[str | None, Parameter(help="Only those of this agent.")] = None,
     limit: Annotated[int, Parameter(help="At most this many.", validator=check_limit)] = 50,
-    shared: Shared = SHARED,
+    shared: Listing = LISTING,
 ) -> None:
     """List commands that no agent has acknowledged, the last one first. They never ran."""
     list_commands(

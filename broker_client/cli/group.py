@@ -1,14 +1,16 @@
 """`mesh group …`."""
 
+import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 from cyclopts import Parameter
 
-from broker_client.cli.agent import agent_rows, print_agents
-from broker_client.cli.options import SHARED, Shared
-from broker_client.cli.report import print_json, print_lines, print_table
+from broker_client.cli.agents import print_agents
+from broker_client.cli.options import LISTING, SHARED, Listing, Shared
+from broker_client.cli.report import print_json, print_lines, print_list, screen_width
 from broker_client.cli.session import call
-from broker_client.cli.tables import Column, facts, local_and_utc, local_time
+from broker_client.cli.tables import Column, Table, facts, fit, local_and_utc, short_time
 from schemas.faults import Refused
 from schemas.ids import check_name
 from schemas.messages import registry
@@ -97,34 +99,37 @@ def _change(name: str, balance: str | None, limit: int | None, queue_limit: int 
     )
 
 
-def list_(*, shared: Shared = SHARED) -> None:
+def list_(*, shared: Listing = LISTING) -> None:
     """List groups with status, reason and counts."""
     groups = call(shared, lambda mesh: mesh.groups())
-    if shared.output == "json":
-        print_json([*groups])
-        return
+    nothing = "no group yet: `mesh group create NAME`"
+    print_list(shared, groups, lambda: table_of(groups), nothing=nothing)
+
+
+def table_of(groups: Sequence[GroupRecord]) -> Table:
+    """Groups as a table for this screen."""
     columns = (
         Column("GROUP"),
         Column("STATUS"),
-        Column("AGENTS"),
+        Column("SINCE"),
         Column("QUEUED", 3, right=True),
         Column("RUNNING", 3, right=True),
-        Column("SINCE", 2),
-        Column("REASON", 1, least=20),
+        Column("AGENTS", least=16),
+        Column("REASON", 1, least=16),
     )
     rows = [
         (
             group.group,
             group.status,
-            _counted(group),
+            short_time(group.since, time.time()),
             str(group.queued),
             str(group.running),
-            local_time(group.since),
+            _counted(group),
             group.reason,
         )
         for group in groups
     ]
-    print_table(shared, columns, rows, nothing="no group yet: `mesh group create NAME`")
+    return fit(columns, rows, screen_width())
 
 
 def show(name: Name, /, *, shared: Shared = SHARED) -> None:
@@ -143,7 +148,7 @@ def show(name: Name, /, *, shared: Shared = SHARED) -> None:
         print_lines(shared, _described(group))
         if agents:
             print()
-            print_agents(shared, agent_rows(agents))
+            print_agents(shared, agents)
 
     call(shared, both)
 

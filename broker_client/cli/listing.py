@@ -1,15 +1,16 @@
 """Lists of commands: as many pages as it takes, as one table."""
 
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from broker_client.cli.options import Common, Shared
+from broker_client.cli.options import Listing
 from broker_client.cli.outcomes import program_code
-from broker_client.cli.report import print_json, print_table, say
+from broker_client.cli.report import print_list, say, screen_width
 from broker_client.cli.session import call
-from broker_client.cli.tables import Column, local_time
+from broker_client.cli.tables import Column, Table, fit, short_time
 from schemas.messages.api import CommandList, CommandPage
 from schemas.messages.facts import CommandRecord
 
@@ -28,7 +29,7 @@ def check_limit(_type: object, value: int) -> None:
 
 
 def list_commands(
-    shared: Shared, ask: Ask, wanted: CommandList, limit: int, *, nothing: str
+    shared: Listing, ask: Ask, wanted: CommandList, limit: int, *, nothing: str
 ) -> None:
     """Print at most `limit` commands, page by page; says on stderr if there are more."""
 
@@ -36,10 +37,7 @@ def list_commands(
         return await read_pages(lambda query: ask(mesh, query), wanted, limit)
 
     commands, is_more = call(shared, pages)
-    if shared.output == "json":
-        print_json(commands)
-    else:
-        _print(shared, commands, nothing)
+    print_list(shared, commands, lambda: table_of(commands, time.time()), nothing=nothing)
     if is_more:
         say(f"there may be more than these {limit}: see --limit")
 
@@ -75,30 +73,25 @@ def exit_of(record: CommandRecord) -> str:
     return "" if code is None else str(code)
 
 
-def _print(common: Common, commands: list[CommandRecord], nothing: str) -> None:
+def table_of(commands: Sequence[CommandRecord], now: float) -> Table:
+    """Commands as a table for this screen; now: unix time."""
     columns = (
         Column("ID"),
         Column("STATE"),
         Column("EXIT", 2, right=True),
-        Column("GROUP", 3),
-        Column("AGENT"),
+        Column("ON"),
         Column("SUBMITTED", 1),
-        Column("REASON", 4, least=12),
-        Column("CLIENT", 5),
-        Column("ACTION", 6),
+        Column("REASON", least=10),
     )
     rows = [
         (
             record.id,
             record.state,
             exit_of(record),
-            record.group,
-            agent_of(record),
-            local_time(record.submitted_at),
+            agent_of(record) or f"any of {record.group}",
+            short_time(record.submitted_at, now),
             record.reason,
-            record.client,
-            record.action,
         )
         for record in commands
     ]
-    print_table(common, columns, rows, nothing=nothing)
+    return fit(columns, rows, screen_width())

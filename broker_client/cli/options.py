@@ -20,6 +20,11 @@ def check_seconds(_type: object, value: float | None) -> None:
         raise ValueError(f"give seconds, more than 0 and at most {LONGEST_S:.0f}")
 
 
+def _check_output(_type: object, value: Output) -> None:
+    if value not in ("table", "json"):
+        raise ValueError(f"{value} is for lists: use table or json")
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Common:
@@ -29,7 +34,13 @@ class Common:
         str | None, Parameter(help="Context: a file, or a name below the contexts directory.")
     ] = None
     output: Annotated[
-        Output, Parameter(name=["--output", "-o"], help="Form of what is printed.")
+        Output,
+        Parameter(
+            name=["--output", "-o"],
+            help="Form of what is printed: table or json.",
+            show_choices=False,
+            validator=_check_output,
+        ),
     ] = "table"
     no_color: Annotated[
         bool, Parameter(negative="", help="No colours, as NO_COLOR in the environment.")
@@ -58,5 +69,16 @@ def pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
     return found
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Listing(Shared):
+    """Of commands that print a list: a record per line as well."""
+
+    output: Annotated[
+        Output, Parameter(name=["--output", "-o"], help="Form of what is printed.")
+    ] = "table"
+
+
 COMMON: Final = Common()
 SHARED: Final = Shared()
+LISTING: Final = Listing()

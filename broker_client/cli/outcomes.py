@@ -15,16 +15,6 @@ MESH_EXITS: Final[dict[str, int]] = {
     State.REJECTED: 125,
     State.KILLED_FENCED: 126,
 }
-WORDS: Final[dict[str, str]] = {
-    State.LOST: "is lost",
-    State.UNDELIVERABLE: "is undeliverable",
-    State.EXPIRED: "has expired",
-    State.CANCELLED: "was cancelled",
-    State.TIMED_OUT: "has timed out",
-    State.REJECTED: "was rejected",
-    State.KILLED_FENCED: "was ended by its agent",
-    State.FAILED: "has failed",
-}
 ADVICE: Final[dict[str, str]] = {
     State.LOST: "the agent fell silent: it may or may not have run; see `mesh command show ID`",
     State.UNDELIVERABLE: "no agent took it and it never ran: `mesh deadletter retry ID`",

@@ -1,22 +1,24 @@
 """What is said, and where: data on stdout, words and faults on stderr."""
 
+import csv
 import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import msgspec
 
 from broker_client.cli.options import Common
-from broker_client.cli.tables import PIPE_WIDTH, Column, fit
+from broker_client.cli.tables import PIPE_WIDTH, Column, Table, fit
 from broker_client.cli.terminal import shown
 from broker_client.cli.words import Output as Form
 from schemas.faults import MeshError
 from schemas.messages.facts import CommandRecord
 from schemas.messages.work import Output
 
+_LEAST_WIDTH: Final = 20
 # Select Graphic Rendition of ECMA-48; an own table, since a library for it loads for as long as an
 # answer takes.
 _BOLD, _RED, _GREEN, _YELLOW, _CYAN = 1, 31, 32, 33, 36
@@ -81,7 +83,54 @@ def print_table(
     if not rows:
         say(nothing)
         return
-    table = fit(columns, rows, screen_width())
+    print_fitted(common, fit(columns, rows, screen_width()))
+
+
+def print_list(
+    common: Common,
+    records: Sequence[msgspec.Struct],
+    table: Callable[[], Table],
+    *,
+    nothing: str,
+) -> None:
+    """Print `records` in the form that is asked for; the line `nothing` on stderr if there is none.
+
+    As JSON lines and CSV, records come one per line; columns of CSV are the fields of JSON.
+    """
+    if common.output == "json":
+        print_json([*records])
+    elif common.output == "jsonl":
+        for record in records:
+            print(json.dumps(plain(record)))
+    elif common.output == "csv":
+        print_csv([msgspec.to_builtins(record) for record in records])
+    elif records:
+        print_fitted(common, table())
+    else:
+        say(nothing)
+
+
+def print_csv(records: Sequence[dict[str, object]]) -> None:
+    """A heading and a line per record; a field of a field is `certificate.not_after`."""
+    flat = [dict(_flat(record)) for record in records]
+    names = [*dict.fromkeys(name for record in flat for name in record)]
+    writer = csv.DictWriter(sys.stdout, names, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+
+
+def _flat(fields: dict[str, object], above: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in fields.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{above}{name}.")
+        elif isinstance(value, list):
+            texts = [each if isinstance(each, str) else json.dumps(plain(each)) for each in value]
+            yield above + name, shown(";".join(texts))
+        else:
+            yield above + name, "" if value is None or value == {} else shown(str(value))
+
+
+def print_fitted(common: Common, table: Table) -> None:
     print_lines(common, table.lines, heading=True)
     if table.hidden:
         say(f"hidden for lack of width: {', '.join(table.hidden)} (see --output json)")
@@ -89,28 +138,36 @@ def print_table(
 
 def print_lines(common: Common, lines: Sequence[str], *, heading: bool = False) -> None:
     """Print lines that are safe to show; on a terminal with colours for what matters."""
-    plain_wanted = common.no_color or os.environ.get("NO_COLOR")
-    if not sys.stdout.isatty() or plain_wanted or os.environ.get("TERM") == "dumb":
-        print("\n".join(lines))
-        return
+    coloured = has_colours(common)
     for index, line in enumerate(lines):
-        print(_styled(line, _BOLD) if heading and index == 0 else _coloured(line))
+        is_bold = coloured and heading and index == 0
+        print(styled(line, _BOLD) if is_bold else colour(line) if coloured else line)
 
 
-def _coloured(line: str) -> str:
-    return _WORDS.sub(lambda found: _styled(found.group(), _COLOURS[found.group()]), line)
+def has_colours(common: Common) -> bool:
+    """Whether stdout is a terminal that shows colours, and nobody has said no."""
+    is_unwanted = common.no_color or os.environ.get("NO_COLOR")
+    return sys.stdout.isatty() and not is_unwanted and os.environ.get("TERM") != "dumb"
 
 
-def _styled(text: str, style: int) -> str:
+def colour(line: str) -> str:
+    """`line` with the states in it in their colours."""
+    return _WORDS.sub(lambda found: styled(found.group(), _COLOURS[found.group()]), line)
+
+
+def styled(text: str, style: int = _BOLD) -> str:
     return f"\x1b[{style}m{text}\x1b[0m"
 
 
 def screen_width() -> int:
-    """Cells of a line: the terminal's, or 80 for a pipe or a file."""
+    """Cells of a line: COLUMNS where it is set, the terminal's, or 80 for a pipe or a file."""
+    given = os.environ.get("COLUMNS", "")
+    if given.isascii() and given.isdigit() and int(given):
+        return max(_LEAST_WIDTH, int(given))
     if not sys.stdout.isatty():
         return PIPE_WIDTH
     try:
-        return max(20, os.get_terminal_size(sys.stdout.fileno()).columns)
+        return max(_LEAST_WIDTH, os.get_terminal_size(sys.stdout.fileno()).columns)
     except OSError:
         return PIPE_WIDTH
 

@@ -10,7 +10,6 @@ from broker_client.cli.options import COMMON, Common, check_seconds, pairs
 from broker_client.cli.outcomes import (
     ADVICE,
     INTERRUPTED,
-    WORDS,
     exit_code,
     is_verdict,
 )
@@ -132,9 +131,8 @@ def conclude(record: CommandRecord, common: Common) -> int:
     code = exit_code(record)
     if not is_verdict(record):
         return code
-    message = f"command {record.id} {WORDS.get(record.state, 'has ended')}"
-    if record.reason:
-        message += f": {record.reason}"
+    # The state stands at the end, as the code of any fault does.
+    message = f"command {record.id}" + (f": {record.reason}" if record.reason else " has ended")
     advice = ADVICE.get(record.state, "see `mesh command show ID`").replace("ID", record.id)
     return print_problem(record.state, message, advice, code, common.output)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from broker_client.cli.agent import agent_rows, print_agents
+from broker_client.cli.agents import print_agents
 from broker_client.cli.options import SHARED, Shared
 from broker_client.cli.report import print_json, print_lines
 from broker_client.cli.session import call
@@ -33,7 +33,7 @@ def status(*, shared: Shared = SHARED) -> None:
     absent = [agent for agent in agents if agent.status != AgentStatus.ACTIVE]
     if absent:
         print()
-        print_agents(shared, agent_rows(absent))
+        print_agents(shared, absent)
 
 
 def _described(answer: StatusAnswer) -> list[str]:

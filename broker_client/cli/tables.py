@@ -1,6 +1,11 @@
-"""Plain aligned tables that fit the screen: columns that do not fit are left out, and named."""
+"""Plain aligned tables that fit the screen.
+
+Texts are broken into lines where that helps; columns that do not fit even so are left out and
+named.
+"""
 
 import re
+import textwrap
 import unicodedata
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -12,11 +17,13 @@ from broker_client.cli.terminal import shown
 
 PIPE_WIDTH: Final = 80
 GAP: Final = "  "
+# A text in a cell takes at most so many lines; `show` has all of it.
+_LINES: Final = 4
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
 class Column(msgspec.Struct, frozen=True):
-    """head: its heading. least: cells to which its texts may be cut before others must go; 0: none.
+    """head: its heading. least: texts may be broken into lines of so many cells; 0: they may not.
 
     rank: columns with the highest are left out first when space is short; 0 never.
     """
@@ -28,7 +35,10 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Table(msgspec.Struct, frozen=True):
-    """lines: heading and rows, each at most as wide as asked. hidden: headings left out."""
+    """lines: the heading, then rows of one line or more, each at most as wide as asked.
+
+    hidden: headings left out.
+    """
 
     lines: list[str]
     hidden: list[str]
@@ -37,8 +47,8 @@ class Table(msgspec.Struct, frozen=True):
 def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> Table:
     """Lay `rows` out in at most `width` cells a line.
 
-    Texts that may be cut are, then columns are left out by their rank, and at last the widest cells
-    are cut whatever they are. Cells are made safe to show here, so that no caller can forget it.
+    Texts that may be broken are, then columns are left out by their rank, and at last the widest
+    cells are cut whatever they are. Cells are made safe to show here, so that no caller forgets it.
     """
     cells = [[shown(cell) for cell in row] for row in rows]
     widths = [
@@ -50,9 +60,8 @@ def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) ->
     while _total(widths, kept) > width and any(columns[index].rank for index in kept):
         kept.remove(max(kept, key=lambda index: (columns[index].rank, index)))
     _narrow(widths, kept, width)
-    lines = [
-        _line(columns, widths, kept, row) for row in [[column.head for column in columns], *cells]
-    ]
+    head = [column.head for column in columns]
+    lines = [line for row in (head, *cells) for line in _lines(columns, widths, kept, row)]
     return Table(lines, [columns[index].head for index in range(len(columns)) if index not in kept])
 
 
@@ -104,15 +113,38 @@ def _narrow(widths: list[int], kept: Sequence[int], width: int) -> None:
         widths[widest] = max(1, min(widths[widest] - 1, max(second, widths[widest] - excess)))
 
 
-def _line(
+def _lines(
     columns: Sequence[Column], widths: Sequence[int], kept: Sequence[int], row: Sequence[str]
-) -> str:
-    parts = []
-    for index in kept:
-        text = cut(row[index], widths[index])
-        padding = " " * (widths[index] - cells_of(text))
-        parts.append(padding + text if columns[index].right else text + padding)
-    return GAP.join(parts).rstrip()
+) -> list[str]:
+    """One row: as many lines as its longest text takes, and one at least."""
+    parts = [
+        broken(row[index], widths[index])
+        if columns[index].least
+        else [cut(row[index], widths[index])]
+        for index in kept
+    ]
+    lines = []
+    for number in range(max((len(part) for part in parts), default=0)):
+        cells = [
+            _padded(part[number] if number < len(part) else "", widths[index], columns[index].right)
+            for index, part in zip(kept, parts, strict=True)
+        ]
+        lines.append(GAP.join(cells).rstrip())
+    return lines
+
+
+def broken(text: str, width: int) -> list[str]:
+    """`text` in lines of at most `width` cells, between words where it can be; one at least."""
+    characters = width if cells_of(text) == len(text) else max(1, width // 2)
+    lines = [cut(line, width) for line in textwrap.wrap(text, characters)] or [""]
+    if len(lines) > _LINES:
+        lines[_LINES - 1 :] = [cut(" ".join(lines[_LINES - 1 :]), width)]
+    return lines
+
+
+def _padded(text: str, width: int, right: bool) -> str:  # noqa: FBT001  (a column's own field)
+    padding = " " * (width - cells_of(text))
+    return padding + text if right else text + padding
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> list[str]:
@@ -128,6 +160,20 @@ def local_time(text: str | None) -> str:
     if moment is None:
         return text or ""
     return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def short_time(text: str | None, now: float) -> str:
+    """A moment in the reader's time zone, short: the time of today, or the day and the minute.
+
+    now: unix time. Full moments are in `show` and in JSON.
+    """
+    moment = _moment(text)
+    if moment is None:
+        return text or ""
+    local, today = moment.astimezone(), datetime.fromtimestamp(now, UTC).astimezone()
+    if local.date() == today.date():
+        return f"{local:%H:%M:%S}"
+    return f"{local:%m-%d %H:%M}" if local.year == today.year else f"{local:%Y-%m-%d}"
 
 
 def local_and_utc(text: str | None) -> str:

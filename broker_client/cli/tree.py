@@ -44,7 +44,7 @@ COMMANDS: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("agent", "create", "agent:create", "Create an agent and print its activation token."),
     ("agent", "token", "agent:token", "Print a new activation token for an agent."),
     ("agent", "set", "agent:set_", "Change an agent's tags, weight, priority or limit."),
-    ("agent", "list", "agent:list_", "List agents, with status and reason."),
+    ("agent", "list", "agents:list_", "List agents, with status and reason."),
     ("agent", "show", "agent:show", "Show one agent."),
     ("agent", "enable", "agent:enable", "Let an agent take commands again."),
     ("agent", "disable", "drain:disable", "Give an agent no new commands."),

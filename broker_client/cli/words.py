@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Final, Literal
 
-Output = Literal["table", "json"]
+# `jsonl` and `csv` are for lists: one record per line.
+Output = Literal["table", "json", "jsonl", "csv"]
 
 NOUNS: Final = {
     "command": "What was submitted, and what became of it.",
@@ -55,5 +56,5 @@ def asked_output(tokens: Sequence[str]) -> Output:
         name, equals, value = word.partition("=")
         if name in {"--output", "-o"}:
             given = value if equals else "".join(tokens[index + 1 : index + 2])
-            return "json" if given == "json" else "table"
+            return "json" if given in {"json", "jsonl"} else "table"
     return "table"

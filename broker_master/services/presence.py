@@ -15,6 +15,7 @@ from broker_master.services.cancel import Canceller
 from broker_master.services.forgotten import Forgotten
 from broker_master.services.settle import Settler
 from schemas import codec, subjects
+from schemas.counting import counted
 from schemas.faults import MeshError, Unreachable
 from schemas.messages.liveness import (
     PROTOCOL,
@@ -46,9 +47,9 @@ class _Meeting(msgspec.Struct):
 
     def told(self) -> str:
         parts = [f"returned after {self.silence_s:.0f} s"]
-        parts.append(f"{self.going_on} tasks went on, {self.ended} ended")
+        parts.append(f"{counted(self.going_on, 'task')} went on, {self.ended} ended")
         if self.spool_bytes:
-            parts.append(f"{self.spool_bytes} bytes to fetch")
+            parts.append(f"{counted(self.spool_bytes, 'byte')} to fetch")
         return ": ".join(parts[:2]) + "".join(f", {part}" for part in parts[2:])
 
 

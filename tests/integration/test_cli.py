@@ -298,6 +298,34 @@ async def test_text_in_a_pipe_fits_80_columns(
     assert ran.code == 0
     assert ran.out
     assert max(len(line) for line in ran.out.splitlines()) <= 80
+    assert ran.err == "", "a usual table hides nothing"
+
+
+async def test_agents_are_filtered_sorted_and_printed_line_by_line(mesh: MeshProcesses) -> None:
+    listed = await mesh.cli("agent", "list", "status:active", "web-*", "--output", "jsonl")
+    assert [json.loads(line)["agent"] for line in listed.out.splitlines()] == ["web-1"]
+    table = await mesh.cli("agent", "list", "expires:>1d", "--columns", "name,uptime,host")
+    assert table.out.splitlines()[0].split() == ["AGENT", "UPTIME", "HOST"]
+    rows = (await mesh.cli("agent", "list", "--sort", "-uptime", "-o", "csv")).out.splitlines()
+    assert rows[0].startswith("agent,group,status,")
+    assert rows[1].startswith("web-1,web,active,")
+    nobody = await mesh.cli("agent", "list", "status:disabled")
+    assert (nobody.out, nobody.err) == ("", "mesh: no agent passes the filter\n")
+    for wrong in (["colour:red"], ["--sort", "colour"], ["--columns", "colour"]):
+        refused = await mesh.cli("agent", "list", *wrong)
+        assert (refused.code, "colour" in refused.err) == (2, True), wrong
+
+
+async def test_watched_list_is_shown_again_until_interrupted(mesh: MeshProcesses) -> None:
+    process = started(mesh, "agent", "list", "--watch", "--every", "0.1")
+    assert process.stdout is not None
+    async with asyncio.timeout(20):
+        while (await asyncio.to_thread(process.stdout.readline)).split()[:1] != [b"web-1"]:
+            pass
+        while (await asyncio.to_thread(process.stdout.readline)).split()[:1] != [b"web-1"]:
+            pass
+    process.send_signal(signal.SIGINT)
+    assert (await ended(process))[0] == 130
 
 
 async def test_doctor_finds_nothing_wrong_here_and_a_closed_port_there(

@@ -130,7 +130,7 @@ async def test_unknown_is_told_as_it_is_and_the_return_too(mesh: MeshProcesses) 
         assert moment.timestamp() - time.time() > 40, "60 s and what it takes to end it"
         await state_reached(client, "quiet", "running")
         agents = await mesh.cli("agent", "show", "web-1")
-        assert re.search(r"^returned +after \d+ s: 1 tasks went on", agents.out, re.MULTILINE)
+        assert re.search(r"^returned +after \d+ s: 1 task went on", agents.out, re.MULTILINE)
         await client.cancel("quiet")
         assert (await client.wait("quiet")).state == "cancelled"
 

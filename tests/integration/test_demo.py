@@ -107,7 +107,7 @@ def test_demo_loss_shows_both_countdowns_and_loses_nothing(
     assert re.search(r"^ +\d+\.\d s +suspect, .* fence in \d+\.\d s", said, re.MULTILINE)
     assert re.search(r" unknown, given up in \d+\.\d s$", said, re.MULTILINE)
     assert re.search(r"^state +unknown since \d{4}-", said, re.MULTILINE)
-    silence = re.search(r"^returned +after (\d+) s: 1 tasks went on, 0 ended", said, re.MULTILINE)
+    silence = re.search(r"^returned +after (\d+) s: 1 task went on, 0 ended", said, re.MULTILINE)
     assert silence is not None, said
     assert int(silence[1]) >= 8
     assert said.count("\n  yes  ") == 5

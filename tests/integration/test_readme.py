@@ -35,6 +35,7 @@ ANYTHING: Final = "…"
 VARYING: Final = (
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( [+-]\d{4})?"), "TIME"),
     (re.compile(r"\(\d\d:\d\d:\d\d UTC\)"), "(TIME)"),
+    (re.compile(r"\b\d\d:\d\d:\d\d\b"), "TIME"),
     (re.compile(r"\b[0-9a-f]{16}(-\d+)?\b"), "ID"),
     (re.compile(r"127\.0\.0\.1:\d+"), "ADDRESS"),
     (re.compile(r"/\S*/mesh\b"), "MESH"),

@@ -108,8 +108,7 @@ def test_verdict_of_the_mesh_is_explained(state: str, capsys: pytest.CaptureFixt
     assert conclude(record(state, reason="because"), Common()) == MESH_EXITS[state]
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith("mesh: command c1 ")
-    assert lines[0].endswith(f": because ({state})")
+    assert lines[0] == f"mesh: command c1: because ({state})"
 
 
 def test_program_that_could_not_be_started_is_explained(

@@ -4,7 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_client.cli.tables import Column, cells_of, cut, duration, facts, fit, local_and_utc
+from broker_client.cli.tables import (
+    Column,
+    cells_of,
+    cut,
+    duration,
+    facts,
+    fit,
+    local_and_utc,
+    short_time,
+)
 
 COLUMNS = (
     Column("AGENT"),
@@ -25,16 +34,30 @@ def test_wide_screen_shows_all_columns_aligned() -> None:
     ]
 
 
-def test_texts_are_cut_before_columns_are_left_out() -> None:
+def test_texts_are_broken_into_lines_before_columns_are_left_out() -> None:
     table = fit(COLUMNS, [ROW], 55)
     assert table.hidden == []
-    assert table.lines[1] == "web-1  active  beats arrive and…      0/8  host.example"
+    assert table.lines[1:] == [
+        "web-1  active  beats arrive and       0/8  host.example",
+        "               are answered",
+    ]
+
+
+def test_text_takes_four_lines_at_most() -> None:
+    lines = fit((Column("A"), Column("WHY", least=4)), [("a", "one two six ten and more")], 7).lines
+    assert lines == ["A  WHY", "a  one", "   two", "   six", "   ten…"]
 
 
 def test_columns_are_left_out_by_rank_and_named() -> None:
     table = fit(COLUMNS, [ROW], 30)
     assert table.hidden == ["RUNNING", "HOST"]
-    assert table.lines == ["AGENT  STATUS  REASON", "web-1  active  beats arr…"]
+    assert table.lines == [
+        "AGENT  STATUS  REASON",
+        "web-1  active  beats",
+        "               arrive and",
+        "               are",
+        "               answered",
+    ]
 
 
 @given(
@@ -44,7 +67,7 @@ def test_columns_are_left_out_by_rank_and_named() -> None:
 def test_no_line_is_wider_than_the_screen(rows: list[tuple[str, ...]], width: int) -> None:
     table = fit(COLUMNS, rows, width)
     assert max(cells_of(line) for line in table.lines) <= width
-    assert len(table.lines) == len(rows) + 1
+    assert len(table.lines) >= len(rows) + 1
     assert "\n" not in "".join(table.lines)
 
 
@@ -90,3 +113,19 @@ def test_time_is_local_with_utc_beside_it(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("text", ["", "nonsense", "2025-11-21T20:00:00"])
 def test_what_is_no_moment_stays_as_it_is(text: str) -> None:
     assert local_and_utc(text) == text
+
+
+def test_short_time_is_of_today_or_names_the_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    now = 1763755200.0  # 2025-11-21 20:00:00
+    try:
+        assert short_time("2025-11-21T19:59:58.500Z", now) == "19:59:58"
+        assert short_time("2025-11-20T19:59:58Z", now) == "11-20 19:59"
+        assert short_time("2024-11-21T19:59:58Z", now) == "2024-11-21"
+        assert short_time("", now) == ""
+    finally:
+        monkeypatch.delenv("TZ")
+        time.tzset()

@@ -1,0 +1,141 @@
+"""Agents in lists: filters, order and columns."""
+
+import pytest
+
+from broker_client.cli.filters import parse
+from broker_client.cli.report import print_csv
+from broker_client.cli.roster import TRAITS, USUAL, columns_of, in_order, rows_of
+from broker_client.cli.tables import fit
+from schemas.messages.api import AgentRecord, CertificateRecord, DetailsRecord
+
+NOW = 1763755200.0  # 2025-11-21T20:00:00Z
+
+
+def agent(
+    name: str,
+    *,
+    status: str = "active",
+    ends: str | None = "2026-02-19T20:00:00.000Z",
+    uptime_s: float = 60.0,
+    running: int = 0,
+    version: str = "1.4",
+) -> AgentRecord:
+    certificate = None
+    if ends:
+        certificate = CertificateRecord(serial="1", not_after=ends, days_left=1.0)
+    return AgentRecord(
+        agent=name,
+        group=name.partition("-")[0],
+        status=status,
+        reason="beats arrive and are answered",
+        since="2025-11-21T19:00:00.000Z",
+        next="",
+        admin="enabled",
+        liveness="live",
+        certificate=certificate,
+        details=DetailsRecord(id=name, host="h.example", uptime_s=uptime_s, version=version),
+        running=running,
+        slots=8,
+        tags={"site": "a"} if name == "web-1" else {},
+    )
+
+
+FLEET = [
+    agent("web-1", uptime_s=7200.0, running=3),
+    agent("web-2", ends="2025-12-01T20:00:00.000Z", version="1.3"),
+    agent("db-1", status="no_response", uptime_s=0.0),
+    agent("db-2", status="awaiting_setup", ends=None),
+]
+
+
+def passing(*words: str) -> list[str]:
+    test = parse(words)
+    return [each.agent for each in FLEET if test(each, NOW)]
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ((), ["web-1", "web-2", "db-1", "db-2"]),
+        (("status:no_response",), ["db-1"]),
+        (("status:no_response,awaiting_setup",), ["db-1", "db-2"]),
+        (("!status:active",), ["db-1", "db-2"]),
+        (("group:web",), ["web-1", "web-2"]),
+        (("name:web-*",), ["web-1", "web-2"]),
+        (("*-1",), ["web-1", "db-1"]),
+        (("expires:<14d",), ["web-2"]),
+        (("expires:>=14d",), ["web-1", "db-1"]),
+        (("uptime:>1h",), ["web-1"]),
+        (("running:>0",), ["web-1"]),
+        (("running:3",), ["web-1"]),
+        (("version:!=1.4",), ["web-2"]),
+        (("since:>59m", "since:<=1h"), ["web-1", "web-2", "db-1", "db-2"]),
+        (("group:web running:0",), ["web-2"]),
+        (("reason:*answered",), ["web-1", "web-2", "db-1", "db-2"]),
+        (("tag:site=a",), ["web-1"]),
+        (("tag:site",), ["web-1"]),
+        (("!tag:site=b*",), ["web-1", "web-2", "db-1", "db-2"]),
+    ],
+    ids=str,
+)
+def test_filter_keeps_what_all_its_words_hold_for(words: tuple[str, ...], names: list[str]) -> None:
+    assert passing(*words) == names
+
+
+@pytest.mark.parametrize(
+    "word", ["colour:red", "expires:<soon", "status:<3", "running:>many", "status:", "!nope:1"]
+)
+def test_wrong_word_of_a_filter_is_named(word: str) -> None:
+    with pytest.raises(ValueError, match=word.strip("!").partition(":")[0]):
+        parse([word])
+
+
+@pytest.mark.parametrize(
+    ("by", "names"),
+    [
+        ("agent", ["db-1", "db-2", "web-1", "web-2"]),
+        ("-agent", ["web-2", "web-1", "db-2", "db-1"]),
+        ("-uptime", ["web-1", "db-2", "web-2", "db-1"]),
+        ("expires", ["web-2", "db-1", "web-1", "db-2"]),
+        ("-running", ["web-1", "db-1", "db-2", "web-2"]),
+    ],
+)
+def test_order_by_any_column_puts_what_is_not_known_last(by: str, names: list[str]) -> None:
+    found = [each.agent for each in in_order(FLEET, by, NOW)]
+    if by == "-running":
+        assert found[0] == "web-1"
+    else:
+        assert found == names
+
+
+@pytest.mark.parametrize("by", sorted(TRAITS))
+def test_every_column_can_be_sorted_by(by: str) -> None:
+    assert {each.agent for each in in_order(FLEET, by, NOW)} == {each.agent for each in FLEET}
+
+
+def test_usual_columns_fit_80_cells_with_nothing_left_out() -> None:
+    fleet = [agent("a-rather-long-name-1", status="awaiting_setup", running=8), *FLEET]
+    table = fit([TRAITS[name].column for name in USUAL], rows_of(fleet, USUAL, NOW), 80)
+    assert table.hidden == []
+    assert max(map(len, table.lines)) <= 80
+    assert "…" not in "".join(table.lines)
+
+
+def test_all_columns_on_a_narrow_screen_say_what_was_left_out() -> None:
+    names = columns_of("all")
+    table = fit([TRAITS[name].column for name in names], rows_of(FLEET, names, NOW), 80)
+    assert table.hidden
+    assert max(map(len, table.lines)) <= 80
+
+
+def test_columns_are_chosen_by_name_and_a_wrong_one_is_named() -> None:
+    assert columns_of("name,host,host") == ("agent", "host")
+    with pytest.raises(ValueError, match="nope"):
+        columns_of("agent,nope")
+
+
+def test_csv_has_the_fields_of_json_with_nothing_that_breaks_a_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_csv([{"a": "x,y\n", "b": {"c": 1, "d": ["p", "q"]}}, {"a": None, "e": {}}])
+    assert capsys.readouterr().out == 'a,b.c,b.d,e\n"x,y\\n",1,p;q,\n,,,\n'
