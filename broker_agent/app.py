@@ -45,6 +45,7 @@ from broker_client.runtime.clock import SystemClock
 from broker_client.runtime.files import lock_directory, make_private_directory, os_errors
 from broker_client.runtime.link import Link, LinkIdentity
 from broker_client.runtime.logs import bind_process
+from broker_client.runtime.notify import Notices, ServiceManager
 from broker_client.runtime.supervise import Service, supervise
 from schemas import subjects
 from schemas.faults import MeshError, Refused
@@ -67,11 +68,16 @@ log = structlog.get_logger(__name__)
 
 
 async def run_agent(
-    state_dir: Path, settings: AgentSettings, on_ready: Callable[[AgentFacts], None], version: str
+    state_dir: Path,
+    settings: AgentSettings,
+    on_ready: Callable[[AgentFacts], None],
+    version: str,
+    manager: ServiceManager,
 ) -> None:
     """Run until SIGTERM or SIGINT, drained; a second one ends what still runs.
 
-    on_ready: called once, when the master counts this agent as active. Raises MeshError if the
+    on_ready: called once, when the master counts this agent as active. manager: told that it runs,
+    which it does without a master as well. Raises MeshError if the
     state directory (an absolute path) cannot be used, and whatever made a service fail.
     """
     with os_errors(state_dir, "read"):
@@ -90,7 +96,7 @@ async def run_agent(
         journal = open_journal(state_dir / "journal.db", remember_s=settings.remember_s)
         journal.start(asyncio.get_running_loop().call_soon_threadsafe)
         try:
-            agent = Agent(state_dir, settings, facts, slots, journal, on_ready, version)
+            agent = Agent(state_dir, settings, facts, slots, journal, on_ready, version, manager)
             await agent.run()
         finally:
             await asyncio.to_thread(journal.close, JOURNAL_CLOSE_S)
@@ -108,6 +114,7 @@ class Agent:
         journal: Journal,
         on_ready: Callable[[AgentFacts], None],
         version: str,
+        manager: ServiceManager,
     ) -> None:
         loop = asyncio.get_running_loop()
         clock = SystemClock()
@@ -118,6 +125,7 @@ class Agent:
         self._version = version
         self._journal = journal
         self._on_ready = on_ready
+        self._manager = manager
         self._is_ready = False
         self.link = Link(
             settings.urls or facts.urls,
@@ -294,6 +302,7 @@ class Agent:
             self.beats,
             self.hearing,
             *self._endpoint(),
+            Notices(self._manager, self._standing),
         ]
         try:
             async with asyncio.TaskGroup() as group:
@@ -307,6 +316,13 @@ class Agent:
             self.folders.close()
             self._cells.sweep()
             self.table.close()
+
+    def _standing(self) -> str:
+        """One line for whoever asks the service manager."""
+        running = f"{self.station.book.running} tasks running"
+        if self.runner.is_draining:
+            return f"stopping, {running}"
+        return f"{self.station.lease.phase.lower()}, {running}"
 
     def _endpoint(self) -> list[Service]:
         port = self._settings.metrics_port
@@ -358,6 +374,7 @@ class Agent:
         """Wait for the order to stop, then for the tasks and their reports, each within a bound."""
         await stop.wait()
         self.runner.is_draining = True
+        self._manager.tell("STOPPING=1", f"STATUS={self._standing()}")
         self.beats.send()
         self.status.write()
         log.info("draining", running=self.station.book.running)

@@ -67,6 +67,7 @@ def run(
     config: Path | None = None,
     print_config: bool = False,
     log_level: str | None = None,
+    token_file: Path | None = None,
 ) -> None:
     """Run the agent until it is asked to stop. Prints one line when the master counts on it.
 
@@ -84,6 +85,8 @@ def run(
         Print every setting with its source, and end.
     log_level
         debug, info, warning or error.
+    token_file
+        A file with an activation token, with which the agent is set up if the folder holds none.
     """
     from broker_agent.settings import load_agent_settings
     from broker_client.runtime import failpoints
@@ -95,6 +98,8 @@ def run(
         sys.stdout.write(loaded.render())
         return
     folder = state_dir.absolute()
+    if token_file is not None:
+        _set_up_once(folder, token_file)
     if not folder.is_dir():
         raise Refused("state_missing", f"{state_dir} does not exist")
     # The same process goes on without what a command line needs: a sixth of its memory.
@@ -104,7 +109,25 @@ def run(
     os.execv(program[0], program)  # noqa: S606  (ourselves)
 
 
-def status(*, state_dir: Path, output: Literal["table", "json"] = "table") -> None:
+def _set_up_once(folder: Path, token_file: Path) -> None:
+    """For hosts and containers that come up by themselves. An agent that is there stays."""
+    import asyncio
+
+    from broker_agent.services.enrolment import enrol
+    from broker_agent.store.identity import Slots
+    from broker_client.runtime.clock import SystemClock
+    from broker_client.runtime.files import read_text
+    from broker_client.runtime.logs import configure_logs
+
+    if folder.is_dir() and Slots(folder).facts() is not None:
+        return
+    configure_logs("error")
+    asyncio.run(enrol(folder, read_text(token_file).strip(), SystemClock()))
+
+
+def status(
+    *, state_dir: Path, output: Literal["table", "json"] = "table", check: bool = False
+) -> None:
     """Show who the agent in a folder is, and whether it runs and is linked.
 
     Parameters
@@ -113,15 +136,20 @@ def status(*, state_dir: Path, output: Literal["table", "json"] = "table") -> No
         The folder that `setup` made.
     output
         A table for people, or JSON.
+    check
+        End with 7 unless it runs and is linked to its master.
     """
     facts = _describe(state_dir.absolute())
     if output == "json":
         print(json.dumps(facts, indent=2))
-        return
-    width = max(len(name) for name in facts)
-    for name, value in facts.items():
-        shown = "-" if value is None or value == "" else value
-        print(f"{name:<{width}}  {shown}")
+    else:
+        width = max(len(name) for name in facts)
+        for name, value in facts.items():
+            shown = "-" if value is None or value == "" else value
+            print(f"{name:<{width}}  {shown}")
+    if check and not (facts["running"] and facts["reconciled"]):
+        what = "is not linked to its master" if facts["running"] else "does not run"
+        raise Refused("not_ready", f"agent {facts['agent']} {what}")
 
 
 def _describe(state_dir: Path) -> dict[str, Any]:
@@ -203,6 +231,7 @@ def _run_agent(state_dir: Path, order: dict[str, Any]) -> None:
     from broker_agent.settings import load_agent_settings
     from broker_client.runtime import failpoints
     from broker_client.runtime.logs import configure_logs
+    from broker_client.runtime.notify import ServiceManager
 
     failpoints.arm(os.environ)
     config = Path(order["config"]) if order["config"] else None
@@ -211,7 +240,8 @@ def _run_agent(state_dir: Path, order: dict[str, Any]) -> None:
     # Modules live for ever: the collector need not look at them again and again.
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
-    asyncio.run(run_agent(state_dir, settings, _say_ready, product_version()))
+    manager = ServiceManager.take_from(os.environ)
+    asyncio.run(run_agent(state_dir, settings, _say_ready, product_version(), manager))
 
 
 def _say_ready(facts: "AgentFacts") -> None:

@@ -15,6 +15,7 @@ from broker_client.runtime.identity import read_identity
 from broker_client.runtime.kv import Bucket
 from broker_client.runtime.link import Link, LinkIdentity
 from broker_client.runtime.logs import bind_process
+from broker_client.runtime.notify import Notices, ServiceManager
 from broker_client.runtime.streams import Streams
 from broker_client.runtime.supervise import Service, TaskSet, supervise
 from broker_master.api.agents import AgentOperations
@@ -74,14 +75,19 @@ from schemas.subjects import MASTER_INBOX, inbox_prefix
 log = structlog.get_logger()
 
 _START_S = 60.0
+# How long a master waits for its broker, and for reading what that holds.
+_BROKER_S = 60.0
+_RECOVERY_S = 600.0
 _LOOPBACK_S = 2.0
 _TASKS_MAX = 2000
 
 Ready = Callable[[str, str], None]
 
 
-async def serve(settings: MasterSettings, on_ready: Ready) -> None:
+async def serve(settings: MasterSettings, on_ready: Ready, manager: ServiceManager) -> None:
     """Run a master until SIGTERM or SIGINT; `on_ready` gets the broker's and the console's address.
+
+    manager: told when it is ready as well.
 
     Raises MeshError if it cannot start; nothing on disk is overwritten then.
     """
@@ -109,8 +115,10 @@ async def serve(settings: MasterSettings, on_ready: Ready) -> None:
             )
             services.append(broker)
         services.append(Control(settings, mesh, broker, on_ready))
-        await supervise(services, stop, start_timeout_s=_START_S)
+        services.append(Notices(manager, lambda: f"mesh {mesh.id}"))
+        await supervise(services, stop, start_timeout_s=2 * _BROKER_S + _RECOVERY_S)
     finally:
+        manager.tell("STOPPING=1")
         lock.release()
 
 
@@ -197,7 +205,7 @@ class Control:
             return LinkIdentity(tls=found.context, jwt=found.creds.jwt, seed=found.creds.seed)
 
         return await Link.connect(
-            [url], identity, name, inbox, loopback_s=loopback_s, wait_s=_START_S
+            [url], identity, name, inbox, loopback_s=loopback_s, wait_s=_BROKER_S
         )
 
     async def _plane(

@@ -11,6 +11,12 @@ from typing import Final
 
 import msgspec
 
+from broker_client.runtime.files import (
+    make_private_directory,
+    read_bytes,
+    write_private,
+    write_public,
+)
 from schemas import limits
 
 # An atomic batch is one group commit of a master: the server's own ceilings, 50 batches per stream
@@ -62,8 +68,12 @@ def render_config(
     files: BrokerFiles,
     trust: BrokerTrust,
     limit: BrokerLimits | None = None,
+    monitor: tuple[str, int] | None = None,
 ) -> str:
-    """The text of a nats-server.conf for a broker that listens at `host` and `port`, TLS only."""
+    """The text of a nats-server.conf for a broker that listens at `host` and `port`, TLS only.
+
+    monitor: where it answers questions for its health, to whoever asks.
+    """
     limit = limit or BrokerLimits()
     return "\n".join(
         [
@@ -71,6 +81,7 @@ def render_config(
             f"host: {_text(host)}",
             f"port: {port}",
             *_optional(files),
+            *([] if monitor is None else [f"http: {_text(f'{monitor[0]}:{monitor[1]}')}"]),
             _tls(files),
             _trust(trust, files),
             _jetstream(files, limit),
@@ -86,6 +97,25 @@ def render_config(
             "",
         ]
     )
+
+
+def with_own_files(files: BrokerFiles, folder: Path) -> BrokerFiles:
+    """Copy what a broker must have into a folder of its own, and say where that is.
+
+    Source and target may be on different hosts or belong to different users, so nothing is linked.
+    """
+    make_private_directory(folder)
+    own = BrokerFiles(
+        ca=folder / "ca.pem",
+        cert=folder / "server.pem",
+        key=folder / "server.key",
+        resolver=folder / "resolver",
+        store=folder / "jetstream",
+    )
+    write_public(own.ca, read_bytes(files.ca))
+    write_private(own.key, read_bytes(files.key))
+    write_public(own.cert, read_bytes(files.cert))
+    return own
 
 
 def _text(value: str | Path) -> str:

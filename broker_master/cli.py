@@ -5,6 +5,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -22,6 +23,8 @@ app = App(
     version=VERSION,
     result_action="return_value",
 )
+
+_CHECK_S = 5.0
 
 StateDir = Annotated[Path, Parameter(help="The mesh's folder: keys, registry cache, broker state.")]
 
@@ -103,6 +106,7 @@ def serve(
 
 
 def _run(settings: "MasterSettings") -> None:
+    from broker_client.runtime.notify import ServiceManager
     from broker_master.app import serve as run
 
     # Thousands of records live for a moment only: looking through all of them for cycles after each
@@ -115,8 +119,9 @@ def _run(settings: "MasterSettings") -> None:
         pass
     else:
         loop_factory = uvloop.new_event_loop
+    manager = ServiceManager.take_from(os.environ)
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(run(settings, _say_ready))
+        runner.run(run(settings, _say_ready, manager))
 
 
 def _say_ready(nats: str, http: str) -> None:
@@ -124,24 +129,80 @@ def _say_ready(nats: str, http: str) -> None:
 
 
 @app.command
-def broker_config(*, state_dir: StateDir, listen: str = "0.0.0.0:4222") -> None:
-    """Print a nats-server.conf for an own server or cluster that trusts this mesh."""
-    from broker_master.broker_config import render_config
+def broker_config(
+    *,
+    state_dir: StateDir,
+    listen: str = "0.0.0.0:4222",
+    monitor: str = "",
+    out: Path | None = None,
+) -> None:
+    """Print a nats-server.conf for an own server or cluster that trusts this mesh.
+
+    Parameters
+    ----------
+    state_dir
+        The folder that `init` made.
+    listen
+        HOST:PORT for clients.
+    monitor
+        HOST:PORT of the server's own health page; keep it on loopback.
+    out
+        A folder of the broker's own, for another host or user: gets nats.conf, certificate, key and
+        CA, and nothing else of the mesh. The configuration names them by this path.
+    """
+    from broker_client.runtime.files import write_public
+    from broker_master.broker_config import render_config, with_own_files
     from broker_master.ca.mesh import open_mesh
 
-    host, _, port = listen.rpartition(":")
-    if not port.isdigit():
-        raise Refused("settings_invalid", f"--listen {listen!a} is not HOST:PORT")
+    host, port = _address("--listen", listen)
     mesh = open_mesh(state_dir)
-    sys.stdout.write(
-        render_config(
-            host=host,
-            port=int(port),
-            name=f"mesh-{mesh.id}",
-            files=mesh.broker_files(),
-            trust=mesh.broker_trust(),
-        )
+    files = mesh.broker_files()
+    text = render_config(
+        host=host,
+        port=port,
+        name=f"mesh-{mesh.id}",
+        files=files if out is None else with_own_files(files, out.absolute()),
+        trust=mesh.broker_trust(),
+        monitor=_address("--monitor", monitor) if monitor else None,
     )
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        write_public(out.absolute() / "nats.conf", text.encode())
+        print(f"start it:  nats-server --config {out.absolute() / 'nats.conf'}")
+
+
+@app.command
+def check(*, http: str = "127.0.0.1:8080") -> None:
+    """Ask a running master whether it is ready: exit code 0, or 7.
+
+    Parameters
+    ----------
+    http
+        HOST:PORT of its console.
+    """
+    from http.client import HTTPConnection, HTTPException
+
+    host, port = _address("--http", http)
+    connection = HTTPConnection(host, port, timeout=_CHECK_S)
+    try:
+        connection.request("GET", "/readyz")
+        answer = connection.getresponse()
+        said = answer.read(200).decode(errors="replace").strip()
+    except (OSError, HTTPException) as error:
+        raise Refused("not_ready", f"no master answers at {http}: {error}") from error
+    finally:
+        connection.close()
+    if answer.status != HTTPStatus.OK:
+        raise Refused("not_ready", f"the master at {http} is not ready: {said}")
+    print(said)
+
+
+def _address(option: str, text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    if not port.isdigit():
+        raise Refused("settings_invalid", f"{option} {text!a} is not HOST:PORT")
+    return host, int(port)
 
 
 def main() -> NoReturn:

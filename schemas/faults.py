@@ -105,6 +105,7 @@ FAULTS: Final[dict[str, FaultKind]] = {
     ),
     "store_full": FaultKind(507, "later", 75, "give the broker more disk, or raise its limits"),
     "broker_unreachable": FaultKind(503, "later", 7, "is the broker up, and its address right?"),
+    "not_ready": FaultKind(503, "later", 7, "is it started, and its broker up? see its log"),
     "credentials_rejected": FaultKind(403, "never", 77, "renew them: setup, or a new client"),
     # an agent's answer to one attempt
     "agent_full": FaultKind(429, "elsewhere", 75, "wait for a free slot, or add agents"),

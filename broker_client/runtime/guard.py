@@ -469,6 +469,10 @@ class GuardedClient(Client):
         self._fail(self._reason("closed by the client library"))
 
 
+class Untrusted(Unreachable):
+    """Something answered, but it is not a broker of this mesh: waiting will not change that."""
+
+
 async def _ignore(_error: Exception) -> None:
     """nats-py reports each failure twice; it is also raised."""
 
@@ -494,7 +498,7 @@ def _opening_fault(endpoint: Endpoint, error: Exception) -> MeshError:
     if isinstance(error, TimeoutError):
         text = "no answer in time"
     elif isinstance(error, ssl.SSLCertVerificationError):
-        return Unreachable(
+        return Untrusted(
             "broker_unreachable",
             f"{endpoint.url}: its certificate is not trusted: {error.verify_message}",
             effect="none",

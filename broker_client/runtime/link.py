@@ -32,6 +32,7 @@ from broker_client.runtime.guard import (
     GuardedClient,
     GuardEvents,
     LinkIdentity,
+    Untrusted,
 )
 from broker_client.runtime.rates import TokenBucket
 from schemas.faults import MeshError, Misused, Refused, Unreachable
@@ -118,6 +119,7 @@ class Link:
         self._keeper: asyncio.Task[None] | None = None
         self._loopback_heard = True
         self._patience_s = 0.0
+        self._tried = 0
         self.reconnects = 0
         self.callback_failures = 0
         self.permission_errors = 0
@@ -147,8 +149,8 @@ class Link:
         identity: read anew at every attempt, so that rotated files are picked up; it may raise a
         MeshError, which counts as a failed attempt. inbox_prefix: without a final dot.
         loopback_s: send a message to itself this often and reconnect when one is not heard; for
-        processes that may publish to their own inbox. Refused credentials do not wait, unless
-        `wait_s` is None.
+        processes that may publish to their own inbox. Refused credentials do not wait, and neither
+        does a certificate that is not trusted, unless `wait_s` is None.
         """
         link = cls(
             urls, identity, name, inbox_prefix, clock=clock, chance=chance, loopback_s=loopback_s
@@ -175,8 +177,8 @@ class Link:
         try:
             while not self._connected.is_set():
                 left = None if deadline is None else max(0.0, deadline - self._clock.elapsed())
-                if deadline is not None and isinstance(self.last_error, Refused):
-                    raise self.last_error
+                if deadline is not None and self._is_hopeless():
+                    raise self.last_error or self._down()
                 if left == 0:
                     raise self.last_error or Unreachable(
                         "broker_unreachable", "no connection in time", effect="none"
@@ -185,6 +187,12 @@ class Link:
                 await asyncio.wait({waiter}, timeout=None if left is None else min(left, 0.05))
         finally:
             waiter.cancel()
+
+    def _is_hopeless(self) -> bool:
+        """Whether to wait is no use. Another of several brokers may have the right certificate."""
+        if isinstance(self.last_error, Untrusted):
+            return self._tried >= len(self._endpoints)
+        return isinstance(self.last_error, Refused)
 
     async def close(self, deadline_s: float = 3.0) -> None:
         """Unsubscribe, flush, end; takes no longer than `deadline_s`, whatever the network does."""
@@ -388,6 +396,7 @@ class Link:
 
     async def _live_once(self) -> MeshError:
         """Connect to the next endpoint and stay until it is over; why it is over."""
+        self._tried += 1
         try:
             client = await self._open(self._next_endpoint())
             self._client = client

@@ -31,7 +31,7 @@ class ServiceEnded(Exception):
 async def supervise(
     services: Sequence[Service], stop: asyncio.Event, *, start_timeout_s: float
 ) -> None:
-    """Start `services` in order, stop them in reverse once `stop` is set.
+    """Start `services` in order, stop them in reverse once `stop` is set, also during the start.
 
     Each is ready before the next is started, and gone before the one before it is asked to go.
     If any fails or returns early, all are cancelled at once and an ExceptionGroup with the failure
@@ -46,11 +46,21 @@ async def supervise(
             ready = asyncio.Event()
             running.append(group.create_task(_until_cancelled(service, ready), name=service.name))
             async with asyncio.timeout(start_timeout_s):
-                await ready.wait()
+                await _first_of(ready, stop)
         await stop.wait()
         for task in reversed(running):
             task.cancel()
             await asyncio.wait({task})
+
+
+async def _first_of(*events: asyncio.Event) -> None:
+    """Until one of them is set."""
+    waiters = [asyncio.ensure_future(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for waiter in waiters:
+            waiter.cancel()
 
 
 async def _until_cancelled(service: Service, ready: asyncio.Event) -> None:

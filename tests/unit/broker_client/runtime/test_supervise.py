@@ -115,6 +115,21 @@ async def test_stop_during_the_start_starts_no_more() -> None:
     assert events == ["a starts", "b starts", "b ends", "a ends"]
 
 
+async def test_stop_ends_a_start_that_does_not_come_to_an_end() -> None:
+    """A master that waits for its broker, and is told to stop."""
+    events: list[str] = []
+    stop = asyncio.Event()
+
+    class Stopper(Recorder):
+        async def run(self, ready: asyncio.Event) -> None:
+            asyncio.get_running_loop().call_soon(stop.set)
+            await super().run(ready)
+
+    waiting = Stopper("b", events, never_ready=True)
+    await supervise([Recorder("a", events), waiting], stop, start_timeout_s=START_S)
+    assert events == ["a starts", "b starts", "b ends", "a ends"]
+
+
 async def test_outer_cancel_ends_all_services() -> None:
     events: list[str] = []
     services = [Recorder("a", events), Recorder("b", events)]
