@@ -220,7 +220,7 @@ class Agent:
         echoes = Echoes(
             station,
             on_linked=self._on_linked,
-            on_unagreed=self.handshake.ask,
+            on_unagreed=self.handshake.on_unagreed,
             on_epoch=self._on_epoch,
             on_renewed=self.post.tell,
         )

@@ -20,8 +20,8 @@ HOLD_S: Final = 25.0
 class OutputPart(msgspec.Struct, frozen=True):
     """Bytes of one stream (`stdout` or `stderr`) of one attempt, from `offset` on.
 
-    A gap before `offset` is output that was not kept. cut: the attempt wrote more than its limit,
-    and what is missing follows these bytes, which may be none.
+    A gap before `offset` is output that was not kept. cut: these bytes, which may be none, are the
+    last, and not all that the attempt wrote was kept: it is missing in a gap, or after them.
     """
 
     attempt: int

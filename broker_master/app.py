@@ -273,6 +273,7 @@ class Control:
         )
         addresses = Addresses(plane, system)
         presence = PresenceService(plane, settler, assigner, canceller, addresses.want)
+        plane.link.on_connected(presence.call)
         revoker = Revoker(plane, self._mesh.accounts, system)
         terms = Terms(plane, presence, revoker)
         views = Views(plane)

@@ -67,11 +67,22 @@ class Handshake:
         self._wanted = asyncio.Event()
         self._welcome: Welcome | None = None
         self._welcomed = asyncio.Event()
+        self._said_seq = 0
         self.refused = ""
 
     def ask(self) -> None:
         """A handshake is needed; harmless while one is under way."""
         self._wanted.set()
+
+    def on_unagreed(self, seq: int) -> None:
+        """The master is heard and wants a handshake; `seq` is the beat that it names.
+
+        If that is not the one that went before our hello, it knows nothing of the hello, which went
+        to nobody while the master was away: another goes now, and not when this round is over.
+        """
+        self._wanted.set()
+        if seq != self._said_seq:
+            self._welcomed.set()
 
     def on_welcome(self, payload: bytes) -> None:
         welcome = codec.decode(Welcome, payload)
@@ -98,6 +109,7 @@ class Handshake:
         is_fencing = self._lease.phase is LeasePhase.FENCING
         if self._wire.is_connected and not is_fencing:
             self._beats.send()
+            self._said_seq = self._lease.seq
             self._say(self._hello())
         try:
             async with asyncio.timeout(self._lease.timers.handshake_s):

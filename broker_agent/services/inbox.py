@@ -56,8 +56,8 @@ class Inbox:
 class Echoes:
     """Renews the lease. on_linked: after an echo that found agent and master agreed.
 
-    on_unagreed: after one that asks for a handshake. on_epoch: a new master, to be remembered.
-    on_renewed: after each that renewed the lease, before the others.
+    on_unagreed: after one that asks for a handshake, with the beat that it names. on_epoch: a new
+    master, to be remembered. on_renewed: after each that renewed the lease, before the others.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Echoes:
         station: Station,
         *,
         on_linked: Callable[[], None],
-        on_unagreed: Callable[[], None],
+        on_unagreed: Callable[[int], None],
         on_epoch: Callable[[int], None],
         on_renewed: Callable[[], None] = lambda: None,
     ) -> None:
@@ -85,6 +85,6 @@ class Echoes:
         if self._lease.epoch != epoch:
             self._on_epoch(self._lease.epoch)
         if not self._lease.reconciled:
-            self._on_unagreed()
+            self._on_unagreed(echo.seq)
         elif echo.reconciled and self._lease.is_linked:
             self._on_linked()

@@ -61,16 +61,26 @@ class WardenPost:
         self.tell()
         try:
             while True:
-                life = self._start()
                 try:
-                    ready.set()
-                    await self._wait_end()
-                finally:
-                    os.close(life)
-                log.error("warden_ended", pid=self.pid)
+                    await self._keep_one(ready)
+                    log.error("warden_ended", pid=self.pid)
+                except OSError as error:
+                    if not self.starts:
+                        raise
+                    # The host is out of processes, memory or descriptors, which may have ended the
+                    # last one as well. The tasks are not to be ended for that: it is tried again.
+                    log.exception("warden_not_started", error=str(error))
                 await asyncio.sleep(RESTART_S)
         finally:
             self._let_go()
+
+    async def _keep_one(self, ready: asyncio.Event) -> None:
+        life = self._start()
+        try:
+            ready.set()
+            await self._wait_end()
+        finally:
+            os.close(life)
 
     def _start(self) -> int:
         """Start it; its life ends with the descriptor that is returned, or soon after."""

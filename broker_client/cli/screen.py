@@ -94,7 +94,7 @@ class Writer:
         if part.data:
             await self._sink.write(part.stream, part.data)
         if part.cut:
-            self._sink.note("the output went beyond its limit: the rest was not kept")
+            self._sink.note("the output went beyond its limit: not all of it was kept")
 
     async def write_whole(self, output: Output) -> None:
         """Small output that came with the record."""

@@ -95,8 +95,17 @@ class PresenceService:
         if presence is None or presence.incarnation != beat.incarnation or beat.goodbye:
             return
         self.sync_member(presence)
+        self._echo(up, presence)
+
+    def call(self) -> None:
+        """The master is back from a cut: who has missed it says so now, not with its next beat."""
+        for presence in self._plane.roster:
+            if presence.incarnation:
+                self._echo(subjects.Up(presence.group, presence.agent, "beat", ()), presence)
+
+    def _echo(self, up: subjects.Up, presence: Presence) -> None:
         echo = Echo(
-            epoch=plane.epoch,
+            epoch=self._plane.epoch,
             incarnation=presence.incarnation,
             seq=presence.beat_seq,
             reconciled=presence.reconciled,

@@ -43,7 +43,8 @@ DETECT_S: Final = 1.0
 ACTIVE_S: Final = 5.0
 START_S: Final = 5.0
 KILL_S: Final = 1.0
-OUTLIVE_S: Final = 5.0
+# An end is told when nothing is left of the task; a killed process is gone a moment later.
+OUTLIVE_S: Final = 0.5
 # A silence that is longer than a deadline by so much has surely made it pass.
 SURE_S: Final = 0.5
 MASTER_RSS: Final = 300 * 1024 * 1024
@@ -179,6 +180,11 @@ class Run:
         held = float(submit.get("hold_s") or 0) if submit.get("loss") == "hold" else 0.0
         return max(self.unrecoverable_s, held)
 
+    def lost_after_s(self, id: str) -> float:
+        """After how much silence the master may give it up."""
+        ended_s = self.kill_after_s(id) + self.timers["grace_s"] + self.timers["beat_s"]
+        return max(self.timers["lost_s"], ended_s)
+
     def agent_of(self, id: str, attempt: int) -> str:
         for event in self.starts.get(id, []):
             if event["attempt"] == attempt:
@@ -196,6 +202,13 @@ class Run:
             elif event["status"] == wanted:
                 return True
         return shown == wanted
+
+    def status_at(self, agent: str, moment: float) -> str:
+        shown = ""
+        for event in self.by_kind["status"]:
+            if event["agent"] == agent and event["mono"] <= moment:
+                shown = event["status"]
+        return shown
 
     def program(self, id: str) -> str:
         return str(self.submits.get(id, {}).get("program", ""))
@@ -295,6 +308,8 @@ def every_byte_once_and_in_order(run: Run) -> Iterator[Look]:
             yield Look(f"{what} could not be read: {event['error']}")
         elif local is None:
             continue
+        elif event.get("differs"):
+            yield Look(f"{what}: {event['differs']} bytes are told that were not written there")
         elif event["truncated"] or event["gaps"]:
             missing = sum(gap[1] - gap[0] for gap in event["gaps"])
             is_told = event["truncated"] or size + missing == local
@@ -315,7 +330,9 @@ def nothing_outlives_its_time(run: Run) -> Iterator[Look]:
         what = f"process {process.pid} of {process.id}.{process.attempt}"
         end = run.first_ends.get(process.id)
         if end is not None:
-            is_late = min(process.gone, run.last) > end["mono"] + OUTLIVE_S + SIGHT_S
+            # What is given up must not run at all: somebody else may begin it now.
+            outlive_s = 0.0 if end["state"] == State.LOST else OUTLIVE_S
+            is_late = min(process.gone, run.last) > end["mono"] + outlive_s + SIGHT_S
             yield Look(f"{what} lived on after it was told as {end['state']}" * is_late)
         for silence in run.silences:
             if silence.agent != agent or not process.lives_at(silence.began):
@@ -379,6 +396,21 @@ def what_is_shown_is_true(run: Run) -> Iterator[Look]:
         if record and record["state"] == "succeeded" and run.program(id) and not run.starts[id]:
             yield Look(f"{id} is succeeded and never began")
     yield from _silent_ones_are_unknown(run)
+    yield from _losses_are_certain(run)
+
+
+def _losses_are_certain(run: Run) -> Iterator[Look]:
+    """Nobody is called lost before its agent must have ended it, whether or not it has."""
+    for id, end in run.first_ends.items():
+        agents = {start["agent"] for start in run.starts.get(id, [])}
+        if end["state"] != State.LOST:
+            continue
+        for silence in run.silences:
+            if silence.agent not in agents or not silence.began < end["mono"] < silence.healed:
+                continue
+            after_s = end["mono"] - silence.began + run.timers["beat_s"] * BEAT_JITTER
+            wrong = f"{id} was given up {after_s:.1f} s after the last beat, or sooner"
+            yield Look(wrong if after_s < run.lost_after_s(id) else "")
 
 
 def _silent_ones_are_unknown(run: Run) -> Iterator[Look]:
@@ -462,9 +494,15 @@ def silence_is_noticed(run: Run) -> Iterator[Look]:
 
 @rule("T2")
 def healed_agents_are_active(run: Run) -> Iterator[Look]:
+    """By an answer that was asked for after the healing: what was shown before says nothing."""
     for silence in run.silences:
         by = silence.healed + ACTIVE_S
-        if run.status_within(silence.agent, "active", silence.healed, by + SIGHT_S):
+        answers = [
+            look["mono"]
+            for look in run.by_kind["looked"]
+            if silence.healed < look["asked"] <= by + SIGHT_S
+        ]
+        if any(run.status_at(silence.agent, answered) == "active" for answered in answers):
             yield Look()
         elif by <= run.last and not _silent_again(run, silence, by):
             yield Look(f"{silence.agent} was not Active {ACTIVE_S:g} s after healing")

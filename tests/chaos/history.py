@@ -11,6 +11,7 @@ refused   id, code
 state     id, state, attempts: as a question about it was answered; on change
 result    id, state: a result message
 status    agent, status, reason, running: as the list of agents had it; on change
+looked    asked: the list of agents was asked for then, and is answered
 silence   agent, cut, safe: the two stopped hearing each other. cut `both`, `down`, `up`, `master`,
           `agent`, `broker` or `host`
 healed    agent: they could hear each other again, if they want to
@@ -19,7 +20,7 @@ end       id, attempt, pid, mono: a task said that it came to its end
 seen      id, attempt, pid, start, mono: a process of a task was found
 gone      id, attempt, pid, start, mono: and was found no more
 process   name, event, pid: one of the mesh was started, killed, found alive, dead or stumbled
-output    id, attempt, stream, size, sha, local_size, local_sha, gaps, truncated
+output    id, attempt, stream, size, sha, local_size, local_sha, gaps, truncated, differs
 final     the record of a command when all was over, or none
 usage     phase, name, rss, fds, threads
 epoch     epoch

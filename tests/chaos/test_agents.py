@@ -186,6 +186,25 @@ async def test_f41_full_spool(world_of: MakeWorld, seed: int) -> None:
         unavailable("F41", seed, "no right to mount a tmpfs")
 
 
+async def test_f41b_more_output_than_is_kept(world_of: MakeWorld) -> None:
+    """Printed beyond the link's loss and beyond its limit: head and tail, the rest is marked."""
+    small = {"MESH_LIMITS__OUTPUT_BYTES_PER_ATTEMPT": "400000"}
+    async with world_of(timers=PATIENT, master_env=small) as world:
+        id = await world.submit(world.witness.printer(40_000, pause_s=0.1, every=1000))
+        await world.wait_started(id)
+        await world.wait_state(id, "running")
+        world.cut("a1")
+        await passes(world.chance.uniform(1.5, 2.5))
+        world.heal("a1")
+        record = await world.wait_state(id, "succeeded", within_s=30)
+        parts = [part async for part in world.client.logs(id, attempt=1) if part.data]
+        assert record.truncated
+        assert parts[0].data.startswith(f"{id} line 1 ".encode())
+        assert f"{id} line 40000 ".encode() in parts[-1].data
+        assert sum(len(part.data) for part in parts) < record.stdout_bytes
+        await keeps_its_promises(world, "I1", "I4", "I6", "T2")
+
+
 async def test_f57_out_of_file_descriptors(world_of: MakeWorld) -> None:
     async with world_of(agents=2, timers=CALM) as world:
         ids = await working(world, runs_s=6)

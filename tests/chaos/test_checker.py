@@ -55,7 +55,8 @@ class Story:
         if healed > began + 1:
             self.at(began + 1, "status", agent="a1", status="no_response", reason="", running=0)
         self.at(healed, "healed", agent="a1")
-        return self.at(healed + 1, "status", agent="a1", status="active", reason="", running=0)
+        self.at(healed + 1, "status", agent="a1", status="active", reason="", running=0)
+        return self.at(healed + 1, "looked", asked=healed + 0.9)
 
     def without(self, kind: str, **fields: object) -> "Story":
         self.events = [
@@ -139,6 +140,16 @@ def lived_on() -> Story:
     return fenced().without("gone").gone("c1", 8)
 
 
+def given_up_too_early() -> Story:
+    return fenced().without("state", state="lost").at(4, "state", id="c1", state="lost", reason="")
+
+
+def given_up_on_a_guess() -> Story:
+    """It was gone by then, but nobody could know."""
+    story = fenced().without("state", state="lost").without("gone").gone("c1", 4)
+    return story.at(4.5, "state", id="c1", state="lost", reason="")
+
+
 def lived_on_after_its_end() -> Story:
     return survived().at(2, "seen", id="c1", attempt=1, pid=200, start=2)
 
@@ -201,6 +212,13 @@ def not_active_again() -> Story:
     return story.at(0, "status", agent="a1", status="active", reason="", running=0)
 
 
+def nobody_could_be_asked() -> Story:
+    """Shown as active from before the silence on, because no answer has come since."""
+    story = Story().submitted("c1", 1).began("c1", 1)
+    story.at(2, "silence", agent="a1", cut="master").at(4, "healed", agent="a1")
+    return story.came_to_end("c1", 8).told("c1", 8, "succeeded").at(30, "note")
+
+
 def slow_start() -> Story:
     story = survived().submitted("c2", 3, probe=True).at(10, "start", id="c2", attempt=1)
     for event in story.events:
@@ -234,20 +252,24 @@ def killed_too_late() -> Story:
         ("I4", lambda: output(size=4)),
         ("I4", lambda: output(size=3, gaps=[(3, 4)])),
         ("I4", lambda: output(error="no answer")),
+        ("I4", lambda: output(size=3, truncated=True, differs=3)),
         ("I5", lived_on),
         ("I5", lived_on_after_its_end),
+        ("I5", given_up_too_early),
         ("I6", killed_in_vain),
         ("I6", run_again_in_vain),
         ("I7", older_master),
         ("I8", untrue_success),
         ("I8", untrue_loss),
         ("I8", shown_as_running),
+        ("I8", given_up_on_a_guess),
         ("I9", elsewhere),
         ("I10", too_fat),
         ("I10", leaking),
         ("up", dead),
         ("T1", unnoticed),
         ("T2", not_active_again),
+        ("T2", nobody_could_be_asked),
         ("T3", slow_start),
         ("T4", killed_too_early),
         ("T4", killed_too_late),

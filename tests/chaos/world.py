@@ -30,6 +30,7 @@ import psutil
 
 from broker_client.api import MeshClient, SubmitFields
 from broker_client.context import load_context
+from broker_client.output import OutputPart
 from broker_master.broker_child import choose_port
 from broker_master.broker_config import BrokerLimits, render_config
 from broker_master.ca.mesh import open_mesh
@@ -495,11 +496,18 @@ class World:
         async with asyncio.timeout(within_s):
             while waiting:
                 with contextlib.suppress(MeshError):
-                    for record in await self._all_agents():
-                        self._note_status(record)
+                    for record in await self._look_at_agents():
                         if record.status == "active":
                             waiting.discard(record.agent)
                 await asyncio.sleep(POLL_S)
+
+    async def _look_at_agents(self) -> list[AgentRecord]:
+        asked = now()
+        found = await self._all_agents()
+        for record in found:
+            self._note_status(record)
+        self.history.add("looked", asked=asked)
+        return found
 
     async def _all_agents(self) -> list[AgentRecord]:
         found: list[AgentRecord] = []
@@ -531,8 +539,7 @@ class World:
         while True:
             with contextlib.suppress(MeshError, TimeoutError):
                 async with asyncio.timeout(ASK_S):
-                    for record in await self._all_agents():
-                        self._note_status(record)
+                    await self._look_at_agents()
             await asyncio.sleep(POLL_S)
 
     def _note_status(self, record: AgentRecord) -> None:
@@ -658,17 +665,19 @@ class World:
         gaps: dict[str, list[tuple[int, int]]] = {stream: [] for stream in STREAMS}
         ends = dict.fromkeys(STREAMS, 0)
         error, cut = "", record.truncated
+        folder = self.mesh.agent_dir(attempt.agent) / "tasks" / f"{record.id}.{attempt.attempt}"
+        differs = dict.fromkeys(STREAMS, 0)
         try:
             async with asyncio.timeout(READY_S):
                 async for part in self.client.logs(record.id, attempt=attempt.attempt):
                     if part.offset > ends[part.stream]:
                         gaps[part.stream].append((ends[part.stream], part.offset))
                     found[part.stream] += part.data
+                    differs[part.stream] += _differs(folder, part)
                     ends[part.stream] = part.offset + len(part.data)
                     cut = cut or part.cut
         except (MeshError, TimeoutError) as fault:
             error = repr(fault)
-        folder = self.mesh.agent_dir(attempt.agent) / "tasks" / f"{record.id}.{attempt.attempt}"
         for stream in STREAMS:
             local = folder / f"{stream}.log"
             data = await asyncio.to_thread(local.read_bytes) if local.exists() else None
@@ -683,6 +692,7 @@ class World:
                 local_sha=None if data is None else hashlib.sha256(data).hexdigest(),
                 gaps=gaps[stream],
                 truncated=cut,
+                differs=differs[stream],
                 error=error,
             )
 
@@ -696,6 +706,23 @@ class World:
             if "Traceback (most recent call last)" in child.stderr:
                 words = child.stderr[child.stderr.index("Traceback (most") :][:1500]
                 self.history.add("process", name=name, event="stumbled", pid=0, words=words)
+
+
+def _differs(folder: Path, part: OutputPart) -> int:
+    """How many bytes were told that the task's own file does not have there; 0 without a file.
+
+    What was told and given up later, for its tail, is zeros there: tasks print none.
+    """
+    try:
+        with (folder / f"{part.stream}.log").open("rb") as file:
+            file.seek(part.offset)
+            written = file.read(len(part.data))
+    except OSError:
+        return 0
+    if written == part.data:
+        return 0
+    pairs = zip(written.ljust(len(part.data), b"\0"), part.data, strict=True)
+    return sum(there not in (0, told) for there, told in pairs)
 
 
 def _fds(pid: int) -> int:

@@ -172,7 +172,7 @@ class Rig:
         echoes = Echoes(
             self.station,
             on_linked=lambda: None,
-            on_unagreed=self.handshake.ask,
+            on_unagreed=self.handshake.on_unagreed,
             on_epoch=self.journal.note_epoch,
         )
         self.inbox = Inbox(

@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from broker_agent.core.lease import Phase
@@ -62,6 +63,23 @@ async def test_hello_is_sent_again_until_it_is_answered(rig: Rig) -> None:
     await eventually(lambda: rig.lease.reconciled, WAIT_S)
     assert rig.hellos()[-1].done
     await eventually(lambda: rig.journal.epoch == 1, WAIT_S)
+
+
+async def test_hello_that_nobody_heard_is_said_anew_when_the_master_is_heard_again(
+    rig: Rig,
+) -> None:
+    """And not when its time is over; an echo to the beat that went before it says nothing new."""
+    rig.lease.timers = msgspec.structs.replace(rig.timers, handshake_s=60)
+    rig.serve(rig.handshake)
+    rig.handshake.ask()
+    await eventually(rig.hellos, WAIT_S)
+    last_heard, inc = rig.lease.beat(rig.clock.elapsed()), rig.lease.incarnation
+    rig.send("echo", Echo(epoch=1, incarnation=inc, seq=1, reconciled=False))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert len(rig.hellos()) == 1
+    rig.send("echo", Echo(epoch=1, incarnation=inc, seq=last_heard, reconciled=False))
+    await eventually(lambda: len(rig.hellos()) == 2, WAIT_S)
 
 
 async def test_nothing_runs_before_handshake_and_echo(rig: Rig) -> None:

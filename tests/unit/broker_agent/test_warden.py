@@ -280,6 +280,23 @@ async def test_warden_that_was_killed_has_a_successor_that_knows_all(post: Post)
     await eventually(gone(pid), WAIT_S)
 
 
+async def test_host_that_has_no_process_left_for_a_successor_is_asked_again(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent and its tasks go on: they are not at fault."""
+    first, start, refused = post.post.pid, post.post._start, []
+
+    def cannot() -> int:
+        refused.append(1)
+        monkeypatch.setattr(post.post, "_start", start)
+        raise BlockingIOError("no process is left")
+
+    monkeypatch.setattr(post.post, "_start", cannot)
+    os.kill(first, signal.SIGKILL)
+    await eventually(lambda: post.post.pid != first and is_alive(post.post.pid), WAIT_S)
+    assert refused
+
+
 async def test_it_is_not_ended_by_who_ends_the_agents_processes(post: Post) -> None:
     await eventually(lambda: ignores_term(post.post.pid), WAIT_S)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

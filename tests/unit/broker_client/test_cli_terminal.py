@@ -151,7 +151,7 @@ async def test_gaps_cuts_and_new_attempts_are_told() -> None:
     assert notes.notes == [
         "5 bytes of stdout are missing here",
         "attempt 2 begins",
-        "the output went beyond its limit: the rest was not kept",
+        "the output went beyond its limit: not all of it was kept",
     ]
 
 

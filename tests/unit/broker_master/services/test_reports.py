@@ -2,10 +2,12 @@
 
 import pytest
 
+from schemas import codec
 from schemas.faults import Refused
 from schemas.messages.facts import Outcome
-from schemas.messages.liveness import TaskStatus
+from schemas.messages.liveness import Echo, TaskStatus
 from schemas.states import State
+from tests.planes import add_agent
 from tests.unit.broker_master.stage import Stage, attempt_of, states
 
 
@@ -158,6 +160,21 @@ async def test_attempt_that_was_never_acknowledged_is_sent_again_after_the_hands
     assert command.state is State.SENT
     assert len(stage.runs()) == sent + 1
     assert {run.attempt for run in stage.runs()} == {1}
+
+
+async def test_master_that_was_cut_off_calls_all_whom_it_has_heard() -> None:
+    stage = Stage("web-1", "web-2")
+    add_agent(stage.plane, "web-3", "web")
+    stage.presence.call()
+    echoes = [
+        (agent, codec.decode(Echo, payload))
+        for agent in ("web-1", "web-2", "web-3")
+        for payload in stage.sent(agent, "echo")
+    ]
+    assert [(agent, echo.seq, echo.reconciled) for agent, echo in echoes] == [
+        ("web-1", 1, True),
+        ("web-2", 1, True),
+    ]
 
 
 async def test_silence_of_lost_s_gives_up_what_ran_and_not_before() -> None:
