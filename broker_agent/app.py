@@ -28,6 +28,7 @@ from broker_agent.services.handshake import Handshake
 from broker_agent.services.hearing import Hearing
 from broker_agent.services.inbox import Echoes, Inbox
 from broker_agent.services.intake import Intake
+from broker_agent.services.renewal import Renewer
 from broker_agent.services.reporter import Reporter
 from broker_agent.services.room import Room
 from broker_agent.services.runner import Runner
@@ -43,7 +44,7 @@ from broker_agent.store.journal import Journal, Row, open_journal
 from broker_agent.warden.table import Table
 from broker_client.runtime.clock import SystemClock
 from broker_client.runtime.files import lock_directory, make_private_directory, os_errors
-from broker_client.runtime.link import Link, LinkIdentity
+from broker_client.runtime.link import Link
 from broker_client.runtime.logs import bind_process
 from broker_client.runtime.notify import Notices, ServiceManager
 from broker_client.runtime.supervise import Service, supervise
@@ -121,7 +122,6 @@ class Agent:
         self._settings = settings
         self._facts = facts
         bind_process(agent=facts.agent, group=facts.group)
-        self._slots = slots
         self._version = version
         self._journal = journal
         self._on_ready = on_ready
@@ -129,7 +129,7 @@ class Agent:
         self._is_ready = False
         self.link = Link(
             settings.urls or facts.urls,
-            self._identity,
+            lambda: self.renewer.identity(),  # noqa: PLW0108  (it is made later)
             f"agent {facts.agent}",
             subjects.inbox_prefix(facts.agent),
             clock=clock,
@@ -169,6 +169,8 @@ class Agent:
             first_seq=journal.boots << SEQ_BITS,
             table=self.table,
         )
+        self.renewer = Renewer(station, slots, chance=random.random, on_change=self._on_certificate)
+        self.renewer.use(self.link)
         self._turn = 0
         self.room = Room(
             state_dir,
@@ -185,6 +187,7 @@ class Agent:
             shipper=self.shipper,
             chance=random.random,
             room=self.room,
+            renewal=lambda: self.renewer.failed,
         )
         self.handshake = Handshake(
             station,
@@ -192,7 +195,7 @@ class Agent:
             reporter=self.reporter,
             beats=self.beats,
             details=_details(version),
-            certificate=(facts.serial, facts.not_after),
+            certificate=self._certificate,
             on_epoch=self._on_epoch,
         )
         self.watchdog = Watchdog(station, self.runner)
@@ -204,7 +207,15 @@ class Agent:
             cells=self._cells.prefix,
             others=self.processes.kinship.others,
         )
-        self.status = StatusFile(state_dir, facts, station, self.runner, self.handshake, self.room)
+        self.status = StatusFile(
+            state_dir,
+            facts,
+            station,
+            self.runner,
+            self.handshake,
+            self.room,
+            trouble=lambda: self.renewer.trouble,
+        )
         self._connect_parts()
 
     def _connect_parts(self) -> None:
@@ -215,6 +226,7 @@ class Agent:
             runner=runner,
             reporter=self.reporter,
             room=self.room,
+            valid_until=lambda: self.renewer.facts.not_after,
         )
         self.intake = intake
         echoes = Echoes(
@@ -231,7 +243,9 @@ class Agent:
                 "release": runner.on_release,
                 "echo": echoes.on_echo,
                 "welcome": self.handshake.on_welcome,
-                "control": Controls(station, runner).on_control,
+                "control": Controls(station, runner, self.renewer.order).on_control,
+                # Heard on a connection that is being tried, and of no interest here.
+                "selftest": lambda _payload: None,
             },
             self.watchdog.check,
         )
@@ -262,11 +276,14 @@ class Agent:
         if self._turn % SWEEP_TURNS == 0:
             self._cells.sweep()
 
-    def _identity(self) -> LinkIdentity:
-        """Read anew for each connection, so that rotated files are picked up."""
-        identity = self._slots.identity()
-        creds = identity.creds
-        return LinkIdentity(tls=identity.context, jwt=creds.jwt, seed=creds.seed)
+    def _certificate(self) -> tuple[str, float]:
+        facts = self.renewer.facts
+        return facts.serial, facts.not_after
+
+    def _on_certificate(self) -> None:
+        """A new one is in use, or the present one could not be renewed."""
+        self.beats.send()
+        self.status.write()
 
     def _on_connected(self) -> None:
         self.hearing.on_connected()
@@ -301,6 +318,7 @@ class Agent:
             self.handshake,
             self.beats,
             self.hearing,
+            self.renewer,
             *self._endpoint(),
             Notices(self._manager, self._standing),
         ]
@@ -331,7 +349,7 @@ class Agent:
         # Loaded where it is wanted only: agents are small.
         from broker_agent.services.local_metrics import LocalMetrics, local_endpoint
 
-        facts, version = self._facts, self._version
+        version = self._version
         return [
             local_endpoint(
                 port,
@@ -341,7 +359,7 @@ class Agent:
                     self.intake,
                     self.reporter,
                     version=version,
-                    not_after=facts.not_after,
+                    not_after=lambda: self.renewer.facts.not_after,
                 ),
             )
         ]

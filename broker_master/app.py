@@ -27,6 +27,7 @@ from broker_master.api.groups import GroupOperations
 from broker_master.api.http import HttpServer
 from broker_master.api.nats import NatsApi
 from broker_master.api.operations import Operations
+from broker_master.api.rotation import RotationOperations
 from broker_master.ca.marker import read_marker, refuse_foreign
 from broker_master.ca.mesh import Mesh, open_mesh, update_context_urls
 from broker_master.console.overview import Overview
@@ -46,6 +47,7 @@ from broker_master.services.enrolment import Enrolment
 from broker_master.services.historian import Historian
 from broker_master.services.intake import Intake
 from broker_master.services.late import LateResults
+from broker_master.services.orders import Orders
 from broker_master.services.output import OutputReader
 from broker_master.services.presence import PresenceService
 from broker_master.services.recovery import (
@@ -56,6 +58,7 @@ from broker_master.services.recovery import (
     replay_facts,
     resume,
 )
+from broker_master.services.renewal import Renewals
 from broker_master.services.reports import Reports
 from broker_master.services.revoke import Revoker
 from broker_master.services.settle import Settler
@@ -266,6 +269,8 @@ class Control:
         settler.on_ended = historian.add
         late = LateResults(plane, settler, historian)
         reports = Reports(plane, settler, transmitter, late)
+        orders = Orders(plane)
+        reports.on_order_reply = orders.on_reply
         system = BrokerSystem(
             system_link,
             account=self._mesh.accounts.account,
@@ -293,6 +298,7 @@ class Control:
         AgentOperations(plane, views, issuer, presence, canceller, revoker, terms).register(
             operations
         )
+        RotationOperations(plane, orders).register(operations)
         ClientOperations(plane, views, issuer, revoker).register(operations)
         await rebuild_readmodel(plane, streams)
         await replay_facts(plane, historian)
@@ -325,6 +331,7 @@ class Control:
             Upstream(plane, presence, reports),
             addresses,
             Enrolment(plane, issuer),
+            Renewals(plane, issuer, revoker, presence),
             NatsApi(plane, operations, intake),
             survey,
             Pulse(survey.findings, scraper.look),

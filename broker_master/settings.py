@@ -44,11 +44,16 @@ class RetentionSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CertificateSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Lifetimes. warning_days: how long before its end alerts speak of a certificate."""
+    """Lifetimes. warning_days: how long before its end alerts speak of a certificate.
+
+    agent_days, client_days: of what is issued from now on; parts of a day are fine. candidate_s:
+    how long an agent may take to put a renewed certificate to use.
+    """
 
     agent_days: Annotated[float, Meta(gt=0)] = 90.0
     client_days: Annotated[float, Meta(gt=0)] = 365.0
     warning_days: Annotated[float, Meta(gt=0)] = 30.0
+    candidate_s: Annotated[float, Meta(gt=0)] = 86_400.0
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -66,6 +66,7 @@ FAULTS: Final[dict[str, FaultKind]] = {
         409, "later", 75, "wait until its tasks are over: `mesh agent show NAME` says when"
     ),
     "agent_revoked": FaultKind(409, "never", 6, "give the agent a new token and set it up again"),
+    "agent_silent": FaultKind(409, "later", 6, "see `mesh agent show NAME` for why it is silent"),
     "agent_disabled": FaultKind(409, "later", 6, "enable it with `mesh agent enable NAME`"),
     "client_exists": FaultKind(409, "never", 6, "choose another name"),
     "client_unknown": FaultKind(404, "never", 3, "see `mesh client list`"),
@@ -93,6 +94,15 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "request_invalid": FaultKind(
         400, "never", 77, "run `broker-agent setup` again with a new token"
     ),
+    "renewal_refused": FaultKind(
+        403, "later", 77, "see `mesh agent show NAME`; `mesh agent token NAME` sets it up anew"
+    ),
+    "renewal_failed": FaultKind(
+        503, "later", 75, "what was in use stays in use, and it is tried again by itself"
+    ),
+    "certificate_expired": FaultKind(
+        403, "never", 77, "`mesh agent token NAME`, then `broker-agent setup`: all else is kept"
+    ),
     "rate_limited": FaultKind(429, "later", 75, "wait a minute and try again"),
     # limits and states of the mesh
     "queue_full": FaultKind(429, "later", 75, "wait until commands have ended, or raise the limit"),
@@ -110,6 +120,7 @@ FAULTS: Final[dict[str, FaultKind]] = {
     # an agent's answer to one attempt
     "agent_full": FaultKind(429, "elsewhere", 75, "wait for a free slot, or add agents"),
     "agent_draining": FaultKind(409, "elsewhere", 75, "the agent takes no new work"),
+    "agent_expired": FaultKind(409, "elsewhere", 75, "the agent's certificate has ended"),
     "agent_unleased": FaultKind(409, "elsewhere", 75, "the agent has lost its master"),
     "attempt_stale": FaultKind(410, "elsewhere", 75, "the request came too late to be run"),
     "epoch_stale": FaultKind(409, "never", 75, "a newer master is in charge"),

@@ -12,7 +12,8 @@ class Standing(NamedTuple):
     known: the state of this attempt if the agent has it, else empty.
     refused: the attempt was cancelled before it came.
     full: no slot is free, or too much is kept that the master has not taken yet. why_full: what
-    else there is no room for: disk, output, descriptors; empty if there is.
+    else there is no room for: disk, output, descriptors; empty if there is. expired: the agent's
+    certificate has ended.
     """
 
     epoch: int
@@ -25,6 +26,7 @@ class Standing(NamedTuple):
     known: str = ""
     refused: bool = False
     why_full: str = ""
+    expired: bool = False
 
 
 class Admission(NamedTuple):
@@ -65,6 +67,8 @@ def judge(run: Run, standing: Standing) -> Admission:
         return _rejected("attempt_stale", "cancelled before it came")
     if standing.age_s is None or standing.age_s > standing.start_before_s:
         return _rejected("attempt_stale", f"may be older than {standing.start_before_s:g} s")
+    if standing.expired:
+        return _rejected("agent_expired", "the agent's certificate has ended")
     if not standing.linked or run.epoch > standing.epoch:
         return _rejected("agent_unleased", "the agent and this master are not reconciled")
     return _judge_room(standing)

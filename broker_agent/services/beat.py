@@ -30,7 +30,9 @@ class Beats:
         shipper: Shipper,
         chance: Callable[[], float],
         room: Room | None = None,
+        renewal: Callable[[], str] = lambda: "",
     ) -> None:
+        self._renewal = renewal
         self._wire = station.wire
         self._address = station.address
         self._lease = station.lease
@@ -83,6 +85,7 @@ class Beats:
             full=self._book.is_full or self._reporter.is_backlogged or self._lacks_room,
             goodbye=goodbye,
             at=self._clock.now(),
+            renewal=self._renewal(),
         )
         try:
             self._wire.publish_nowait(self._address.beat, codec.encode(beat))

@@ -1,4 +1,6 @@
-"""Orders of the master that are no work: cancel, drain, resume."""
+"""Orders of the master that are no work: cancel, drain, resume, rotate."""
+
+from collections.abc import Callable
 
 from broker_agent.services.runner import Runner
 from broker_agent.services.wire import Station
@@ -9,7 +11,12 @@ from schemas.states import State
 
 
 class Controls:
-    def __init__(self, station: Station, runner: Runner) -> None:
+    """rotate: begins to renew the certificate."""
+
+    def __init__(
+        self, station: Station, runner: Runner, rotate: Callable[[], None] = lambda: None
+    ) -> None:
+        self._rotate = rotate
         self._wire = station.wire
         self._address = station.address
         self._lease = station.lease
@@ -36,6 +43,8 @@ class Controls:
             )
         elif control.kind in {"drain", "resume"}:
             self._runner.is_draining = control.kind == "drain"
+        elif control.kind == "rotate":
+            self._rotate()
         else:
             code, message = "verb_unknown", f"no order {control.kind[:64]!a}"
         return ControlReply(

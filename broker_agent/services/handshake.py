@@ -48,7 +48,7 @@ class Handshake:
         reporter: Reporter,
         beats: Beats,
         details: Details,
-        certificate: tuple[str, float],
+        certificate: Callable[[], tuple[str, float]],
         on_epoch: Callable[[int], None],
     ) -> None:
         self._wire = station.wire
@@ -60,7 +60,7 @@ class Handshake:
         self._reporter = reporter
         self._beats = beats
         self._details = details
-        self._serial, self._not_after = certificate
+        self._certificate = certificate
         self._on_epoch = on_epoch
         self._began_at = station.clock.elapsed()
         self._started_at = station.clock.now()
@@ -184,6 +184,7 @@ class Handshake:
     def _hello(self) -> Hello:
         now = self._clock.elapsed()
         tasks = [_status(entry) for entry in self._tasks_to_name()]
+        serial, not_after = self._certificate()
         return Hello(
             incarnation=self._lease.incarnation,
             epoch=self._lease.epoch,
@@ -192,8 +193,8 @@ class Handshake:
             uptime_s=now - self._began_at,
             slots=self._book.slots,
             details=self._details,
-            certificate_serial=self._serial,
-            certificate_not_after=self._not_after,
+            certificate_serial=serial,
+            certificate_not_after=not_after,
             tasks=tasks,
             complete=len(tasks) == len(self._book),
         )

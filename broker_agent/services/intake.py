@@ -41,7 +41,9 @@ class Intake:
         runner: Runner,
         reporter: Reporter,
         room: Room | None = None,
+        valid_until: Callable[[], float] = lambda: float("inf"),
     ) -> None:
+        self._valid_until = valid_until
         self._wire = station.wire
         self._address = station.address
         self._lease = station.lease
@@ -97,6 +99,7 @@ class Intake:
             start_before_s=lease.timers.start_before_s,
             known=book.known_state(run.command, run.attempt),
             refused=book.is_refused(run.command, run.attempt),
+            expired=self._clock.now() >= self._valid_until(),
             why_full="" if self._room is None or is_noop else self._room.refusal(),
         )
 

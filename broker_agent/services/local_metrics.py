@@ -4,7 +4,7 @@ All names begin with `mesh_local_`: the master tells of agents too, and sums mus
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from broker_agent.services.intake import Intake
@@ -32,7 +32,7 @@ class LocalMetrics:
         reporter: Reporter,
         *,
         version: str,
-        not_after: float,
+        not_after: Callable[[], float],
     ) -> None:
         self._station = station
         self._link = link
@@ -66,7 +66,7 @@ class LocalMetrics:
         yield _one("task_slots", "gauge", "Tasks it takes at once", book.slots)
         pending = self._reporter.pending_bytes
         yield _one("log_buffer_bytes", "gauge", "Reports not yet stored by the master", pending)
-        ends = self._not_after
+        ends = self._not_after()
         name = "certificate_not_after_timestamp_seconds"
         yield _one(name, "gauge", "When the certificate in use ends", ends)
         answers = {

@@ -1,6 +1,7 @@
 """What a person on the host can see of the running agent: `<state>/status.json`."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -21,8 +22,9 @@ log = structlog.get_logger(__name__)
 
 
 class AgentState(msgspec.Struct, frozen=True, kw_only=True):
-    """link: the lease's phase. since: when anything here changed last. reason: of a refusal.
+    """link: the lease's phase. since: when anything here changed last.
 
+    reason: of a refusal, or what is wrong with the certificate.
     full: why no task is taken, if there is no room for one.
     lease_age_s: at `read_s` of the clock that goes on while the host is suspended. fence_after_s:
     the age at which tasks are ended, but those with an agreement of their own.
@@ -65,7 +67,9 @@ class StatusFile:
         runner: Runner,
         handshake: Handshake,
         room: Room,
+        trouble: Callable[[], str] = lambda: "",
     ) -> None:
+        self._trouble = trouble
         self._path = state_dir / STATUS_FILE
         self._facts = facts
         self._station = station
@@ -82,9 +86,13 @@ class StatusFile:
             lease.reconciled,
             station.wire.is_connected,
             self._runner.is_draining,
-            self._handshake.refused,
+            self._reason,
             tuple(self._room.lacks),
         )
+
+    @property
+    def _reason(self) -> str:
+        return self._handshake.refused or self._trouble()
 
     def write_if_changed(self) -> None:
         if self._key() != self._written:
@@ -102,7 +110,7 @@ class StatusFile:
             reconciled=lease.reconciled,
             draining=self._runner.is_draining,
             full="; ".join(self._room.lacks.values()),
-            reason=self._handshake.refused,
+            reason=self._reason,
             since=rfc3339(self._station.clock.now()),
             read_s=now_s,
             lease_age_s=lease.age_s(now_s),

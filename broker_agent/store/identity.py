@@ -1,8 +1,11 @@
-"""Who this agent is: identity slots `<state>/identity/current/` and `next/`.
+"""Who this agent is: identity slots `<state>/identity/current/`, `next/` and `old/`.
 
 A slot holds the keys, what the master gave for them, and `identity.toml`, which is written last: a
 slot without it is not whole. A new identity is made in `next` and takes the place of `current` by
 renames; a crash between them leaves `next` whole, and it is taken from there.
+
+A renewed identity is a candidate first, its facts in `candidate.toml`: it is used once it has been
+tried. What it replaces stays in `old` until the master has confirmed.
 """
 
 import json
@@ -13,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from broker_client.runtime import failpoints
 from broker_client.runtime.files import (
     make_private_directory,
     os_errors,
@@ -32,7 +36,11 @@ from broker_client.runtime.identity import (
 from schemas.faults import Corrupt, Refused
 
 FACTS_FILE: Final = "identity.toml"
+CANDIDATE_FILE: Final = "candidate.toml"
 _PENDING_FILE: Final = "request.json"
+
+
+_ANSWERED: Final = (FACTS_FILE, CANDIDATE_FILE)
 
 
 class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +61,7 @@ class Slots:
         self._root = state_dir / "identity"
         self.current = self._root / "current"
         self.next = self._root / "next"
+        self.old = self._root / "old"
 
     def facts(self) -> AgentFacts | None:
         """Who the agent is; None if it was never set up. Raises Corrupt for what cannot be read."""
@@ -65,10 +74,7 @@ class Slots:
 
     def identity(self) -> Identity:
         """The keys in use; raises Refused (`state_missing`) if there are none."""
-        slot = self._whole()
-        if slot is None:
-            raise Refused("state_missing", f"{self._root} holds no identity")
-        return read_identity(slot)
+        return read_identity(self.in_use())
 
     def _whole(self) -> Path | None:
         for slot in (self.current, self.next):
@@ -80,7 +86,7 @@ class Slots:
     def pending(self) -> NewIdentity | None:
         """Keys that were made for a request whose answer never came, to be used again."""
         path = self.next / _PENDING_FILE
-        if not path.exists() or (self.next / FACTS_FILE).exists():
+        if not path.exists() or any((self.next / name).exists() for name in _ANSWERED):
             return None
         try:
             parts = msgspec.json.decode(read_bytes(path), type=dict[str, str])
@@ -107,28 +113,94 @@ class Slots:
         self, keys: NewIdentity, facts: AgentFacts, *, cert_pem: bytes, ca_pem: bytes, jwt: str
     ) -> None:
         """Make what was begun the identity in use."""
+        self._store(keys, facts, FACTS_FILE, cert_pem=cert_pem, ca_pem=ca_pem, jwt=jwt)
+        self.settle()
+        self.drop_old()
+
+    def _store(
+        self,
+        keys: NewIdentity,
+        facts: AgentFacts,
+        name: str,
+        *,
+        cert_pem: bytes,
+        ca_pem: bytes,
+        jwt: str,
+    ) -> None:
         write_identity(self.next, keys, cert_pem=cert_pem, ca_pem=ca_pem, jwt=jwt)
         lines = (
             f"{name} = {json.dumps(value, ensure_ascii=False)}\n"
             for name, value in msgspec.to_builtins(facts).items()
         )
-        write_private(self.next / FACTS_FILE, "".join(lines).encode())
+        write_private(self.next / name, "".join(lines).encode())
         with os_errors(self.next, "write"):
             (self.next / _PENDING_FILE).unlink(missing_ok=True)
-        self.settle()
 
     def settle(self) -> None:
-        """Let a whole `next` become `current`; nothing to do otherwise."""
+        """Let a whole `next` become `current`, which is kept as `old`; else nothing to do."""
         if not (self.next / FACTS_FILE).exists():
             return
-        old = self._root / "old"
         with os_errors(self.current, "replace"):
-            shutil.rmtree(old, ignore_errors=True)
             if self.current.exists():
-                self.current.rename(old)
+                shutil.rmtree(self.old, ignore_errors=True)
+                self.current.rename(self.old)
+            failpoints.reach("agent.renewal_settling")
             self.next.rename(self.current)
             sync_directory(self._root)
-            shutil.rmtree(old, ignore_errors=True)
+
+    # renewal
+
+    def in_use(self) -> Path:
+        """The slot of the identity in use; raises Refused (`state_missing`) if there is none."""
+        slot = self._whole()
+        if slot is None:
+            raise Refused("state_missing", f"{self._root} holds no identity")
+        return slot
+
+    def hold(
+        self, keys: NewIdentity, facts: AgentFacts, *, cert_pem: bytes, ca_pem: bytes, jwt: str
+    ) -> None:
+        """Keep what was begun as a candidate, to be tried."""
+        self._store(keys, facts, CANDIDATE_FILE, cert_pem=cert_pem, ca_pem=ca_pem, jwt=jwt)
+
+    def candidate(self) -> AgentFacts | None:
+        path = self.next / CANDIDATE_FILE
+        return _read_facts(path) if path.exists() else None
+
+    def promote(self) -> None:
+        """The candidate was tried and is used from now on."""
+        with os_errors(self.next, "replace"):
+            (self.next / CANDIDATE_FILE).rename(self.next / FACTS_FILE)
+            sync_directory(self.next)
+        self.settle()
+
+    def restore_old(self) -> None:
+        """The identity in use is refused for good, and what it has replaced is not."""
+        with os_errors(self.old, "restore"):
+            shutil.rmtree(self.current, ignore_errors=True)
+            self.old.rename(self.current)
+            sync_directory(self._root)
+
+    def discard_next(self) -> None:
+        """The candidate, or the keys for one, are of no use."""
+        shutil.rmtree(self.next, ignore_errors=True)
+
+    @property
+    def is_unconfirmed(self) -> bool:
+        """Whether the master may not know yet that the identity in use has replaced `old`."""
+        return self.old.exists()
+
+    def drop_old(self) -> None:
+        shutil.rmtree(self.old, ignore_errors=True)
+
+    def ways_in(self) -> list[Path]:
+        """Slots with which the broker may let us in, the one in use first."""
+        slots = [self.in_use()]
+        if (self.old / FACTS_FILE).exists():
+            slots.append(self.old)
+        if (self.next / CANDIDATE_FILE).exists():
+            slots.append(self.next)
+        return slots
 
 
 def _read_facts(path: Path) -> AgentFacts:

@@ -131,7 +131,7 @@ class FrameReader:
     """
 
     def __init__(self, routes: Mapping[bytes, Callable[[Msg], object]], events: Events) -> None:
-        self._routes = routes
+        self.routes = routes
         self._events = events
         self._rest = b""
         self.malformed = 0
@@ -184,7 +184,7 @@ class FrameReader:
         else:
             self.malformed += 1
             return end + 2
-        route = self._routes.get(fields[2])
+        route = self.routes.get(fields[2])
         if route is None:
             self.unrouted += 1
             return end + 2

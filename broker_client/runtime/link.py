@@ -12,7 +12,7 @@ import functools
 import itertools
 import random
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Self
 
 import structlog
@@ -35,9 +35,10 @@ from broker_client.runtime.guard import (
     Untrusted,
 )
 from broker_client.runtime.rates import TokenBucket
+from broker_client.runtime.succession import Overlap, Routes, Trial
 from schemas.faults import MeshError, Misused, Refused, Unreachable
 
-__all__ = ["Endpoint", "Link", "LinkIdentity", "Msg", "NoResponders", "Subscription"]
+__all__ = ["Endpoint", "Link", "LinkIdentity", "Msg", "NoResponders", "Subscription", "Trial"]
 
 Callback = Callable[[Msg], object]
 
@@ -52,6 +53,10 @@ FLUSH_S: Final = 5.0
 # What a broker allows unless its configuration says otherwise; for as long as none was asked.
 DEFAULT_MAX_PAYLOAD: Final = 1024 * 1024
 CLOSE_FLUSH_S: Final = 1.0
+# What an old connection may take to bring and to take all that is under way, and how long both are
+# kept, for the nodes of a cluster to learn of the new one.
+DRAIN_S: Final = 10.0
+OVERLAP_S: Final = 0.1
 
 log = structlog.get_logger(__name__)
 
@@ -212,31 +217,83 @@ class Link:
             await client.close(min(CLOSE_FLUSH_S, deadline_s))
         self._routes.clear()
 
-    async def renew(self) -> None:
-        """Move to a new connection with a fresh identity, and drop the old one after that.
+    async def renew(
+        self,
+        identity: LinkIdentity | None = None,
+        test: Callable[[Trial], Awaitable[None]] | None = None,
+    ) -> None:
+        """Move to a new connection and close the old one after that, without a gap.
 
-        Both are subscribed for a moment: nothing is lost, plain subscriptions may hear a message
-        twice. Raises the fault of the new connection, in which case the old one stays; and
-        Unreachable if there is none to be renewed: the next one has the fresh identity anyway.
+        identity: of the new connection, by default a fresh one. test: tries the new connection
+        before it is used, and raises if it is not fit. Both are subscribed for a moment; every
+        message is delivered once, and all that was published over the old one is taken by the
+        broker before that is closed.
+
+        Raises the fault of the new connection or of its test, in which case the old one stays; and
+        Unreachable if there is none to be renewed, or if it was lost meanwhile.
         """
         old = self._client
         if old is None or not self._is_up:
             raise self._down()
-        client = await self._open(old.endpoint or self._endpoints[0])
+        overlap = Overlap(self._routes)
+        client: GuardedClient | None = None
+        old.reader.routes = overlap.old()
+        try:
+            client = await self._open_beside(old, overlap, identity, test)
+            if self._client is not old:
+                raise Unreachable("broker_unreachable", "the connection was lost meanwhile")
+            self._client = client
+            self._note_up(client)
+            await self._leave_old(old)
+        except BaseException:
+            if client is not None and self._client is not client:
+                client.abort("not renewed")
+            raise
+        finally:
+            old.reader.routes = self._routes
+            if client is not None:
+                client.reader.routes = self._routes
+
+    async def _open_beside(
+        self,
+        old: GuardedClient,
+        overlap: Overlap,
+        identity: LinkIdentity | None,
+        test: Callable[[Trial], Awaitable[None]] | None,
+    ) -> GuardedClient:
+        refused: list[str] = []
+
+        def note(text: str) -> None:
+            if not refused:
+                refused.append(text)
+            self._note_refused_line(text)
+
+        client = await self._open(
+            old.endpoint or self._endpoints[0],
+            identity=identity or self._identity(),
+            routes=overlap.new(),
+            refused_line=note,
+        )
         try:
             await self._subscribe_all(client)
+            if test is not None:
+                await test(Trial(client, overlap, refused))
         except BaseException:
             client.abort("not renewed")
             raise
-        if self._client is not old:
-            client.abort("the old connection was lost meanwhile")
-            return
-        self._client = client
-        self._note_up(client)
-        with contextlib.suppress(MeshError):
-            for sid in self._subscriptions:
-                old.unsubscribe_nowait(sid)
-        await old.close(CLOSE_FLUSH_S)
+        return client
+
+    async def _leave_old(self, old: GuardedClient) -> None:
+        """What the broker had sent there before it knew of the new one has come when it answers."""
+        try:
+            with contextlib.suppress(MeshError):  # it may be lost by now
+                await old.flush(DRAIN_S)
+                await asyncio.sleep(OVERLAP_S)
+                for sid in self._subscriptions:
+                    old.unsubscribe_nowait(sid)
+            await old.close(DRAIN_S)
+        finally:
+            old.abort("replaced")
 
     def rebuild(self, reason: str) -> None:
         """Give the present connection up and begin a new one: it is not what it seems to be."""
@@ -422,18 +479,26 @@ class Link:
         self._set_down(reason)
         return reason
 
-    async def _open(self, endpoint: Endpoint) -> GuardedClient:
+    async def _open(
+        self,
+        endpoint: Endpoint,
+        *,
+        identity: LinkIdentity | None = None,
+        routes: Routes | None = None,
+        refused_line: Callable[[str], None] | None = None,
+    ) -> GuardedClient:
         client = GuardedClient(
-            self._routes,
+            self._routes if routes is None else routes,
             GuardEvents(
-                refused_line=self._note_refused_line,
+                refused_line=refused_line or self._note_refused_line,
                 callback_failed=self._note_callback_failed,
                 leaving=self._leave,
             ),
             patience_s=self._patience_s,
         )
         try:
-            await client.open(endpoint, self._identity(), name=self._name, timeout_s=CONNECT_S)
+            who = identity or self._identity()
+            await client.open(endpoint, who, name=self._name, timeout_s=CONNECT_S)
         except MeshError:
             self._patience_s = PATIENCE_S if client.is_encrypted else 0.0
             raise

@@ -8,12 +8,15 @@ import hashlib
 import ssl
 import tempfile
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from broker_client.runtime.files import os_errors, write_private
 from schemas.faults import Corrupt
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 MINIMUM: Final = ssl.TLSVersion.TLSv1_2
 
@@ -81,12 +84,29 @@ def new_private_key() -> bytes:
 def make_csr(name: str, key_pem: bytes) -> bytes:
     """A request for a certificate. The issuer takes nothing but the public key from it."""
     from cryptography import x509
-    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
     from cryptography.hazmat.primitives.hashes import SHA256
-    from cryptography.hazmat.primitives.serialization import (
-        Encoding,
-        load_pem_private_key,
-    )
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    key = _load_key(name, key_pem)
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, SHA256())
+    return request.public_bytes(Encoding.PEM)
+
+
+def sign_text(key_pem: bytes, text: bytes) -> bytes:
+    """Sign `text` by the key of a certificate; raises Corrupt for what is no P-256 key.
+
+    The broker never gets such a signature from TLS, whatever it sends: those are of other texts.
+    """
+    from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+    from cryptography.hazmat.primitives.hashes import SHA256
+
+    return _load_key("the certificate in use", key_pem).sign(text, ECDSA(SHA256()))
+
+
+def _load_key(name: str, key_pem: bytes) -> "EllipticCurvePrivateKey":
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
         key = load_pem_private_key(key_pem, password=None)
@@ -94,9 +114,7 @@ def make_csr(name: str, key_pem: bytes) -> bytes:
         raise Corrupt("state_corrupt", f"the private key of {name} is damaged") from error
     if not isinstance(key, EllipticCurvePrivateKey):
         raise Corrupt("state_corrupt", f"the private key of {name} is of another kind")
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    request = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, SHA256())
-    return request.public_bytes(Encoding.PEM)
+    return key
 
 
 def certificate_facts(cert_pem: bytes) -> CertificateFacts:

@@ -109,9 +109,28 @@ class Authority:
         """
         public = _requested_key(csr_pem)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        identity = x509.UniformResourceIdentifier(f"mesh://{self.mesh}/{kind}/{name}")
+        identity = x509.UniformResourceIdentifier(_identity(self.mesh, kind, name))
         builder = _builder(subject, public, not_before, not_after)
         return self._sign_leaf(builder, [identity], ExtendedKeyUsageOID.CLIENT_AUTH)
+
+    def client_key(self, cert_pem: bytes, kind: str, name: str) -> ec.EllipticCurvePublicKey:
+        """The key of a certificate that this authority has given to `name` of `kind`.
+
+        Raises Refused (`request_invalid`) for any other. When it ends is not looked at.
+        """
+        try:
+            certificate = x509.load_pem_x509_certificate(cert_pem)
+            certificate.verify_directly_issued_by(self._certificate)
+            names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+            key = certificate.public_key()
+        except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
+            raise Refused("request_invalid", "not a certificate of this mesh") from error
+        whose = names.value.get_values_for_type(x509.UniformResourceIdentifier)
+        if whose != [_identity(self.mesh, kind, name)]:
+            raise Refused("request_invalid", f"not a certificate of {kind} {name}")
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise Refused("request_invalid", "the certificate's key is not a P-256 key")
+        return key
 
     def sign_server(
         self, csr_pem: bytes, hosts: Sequence[str], *, not_before: int, not_after: int
@@ -143,6 +162,10 @@ class Authority:
 
 def _common_name(mesh: str, generation: int) -> str:
     return f"mesh {mesh}" if generation == 1 else f"mesh {mesh} {generation}"
+
+
+def _identity(mesh: str, kind: str, name: str) -> str:
+    return f"mesh://{mesh}/{kind}/{name}"
 
 
 def certified_hosts(cert_pem: bytes) -> tuple[str, ...]:

@@ -5,8 +5,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+from cryptography.hazmat.primitives.hashes import SHA256
 
-from broker_client.runtime.nkeys import check_public
+from broker_client.runtime.nkeys import check_public, verify
 from broker_client.runtime.tls import certificate_facts
 from broker_master.ca.accounts import Accounts
 from broker_master.ca.authorities import Authorities
@@ -15,6 +18,7 @@ from broker_master.ca.claims import encode_jwt
 from schemas.faults import Corrupt, Misused, Refused
 from schemas.ids import check_name
 from schemas.messages.registry import CertificateEntry
+from schemas.messages.renewal import RenewalRequest, proof_text
 from schemas.permissions import CLIENT_ROLES, SCOPES
 
 DEFAULT_LIFETIME_S: Final = 90 * 86_400
@@ -75,6 +79,32 @@ class Issuer:
         """Whether the present authority and signing key of `role` have issued it."""
         current = (self._authority.generation, self._accounts.generation(role))
         return (entry.authority, entry.signer) == current
+
+    def trust_of(self, entry: CertificateEntry) -> str:
+        """The digest of what came with a certificate to be trusted; empty if that has changed."""
+        return self._authority.digest if entry.issued_at >= self._authority.rotation.since else ""
+
+    def check_proof(self, role: str, name: str, request: RenewalRequest) -> str:
+        """The serial of the certificate by which `name` has proved to be itself, and its new keys.
+
+        role: as for `issue`. That the serial is good yet, the caller knows. Raises Refused
+        (`request_invalid`).
+        """
+        kind = "client" if role in CLIENT_ROLES else role
+        cert_pem = request.cert_pem.encode()
+        signer = self._authority.signer_of(cert_pem)
+        if not signer:
+            raise Refused("request_invalid", "not a certificate of this mesh")
+        key = self._authority.of(signer).client_key(cert_pem, kind, name)
+        text = proof_text(name, request.user_nkey, request.csr_pem.encode())
+        _check_user(request.user_nkey)
+        try:
+            key.verify(request.signature, text, ECDSA(SHA256()))
+        except InvalidSignature as error:
+            raise Refused("request_invalid", "not signed by the certificate in use") from error
+        if not verify(request.user_nkey, text, request.user_signature):
+            raise Refused("request_invalid", "not signed by the new broker key")
+        return certificate_facts(cert_pem).serial
 
     def issue(
         self,

@@ -18,7 +18,15 @@ from schemas.states import Liveness
 from schemas.timers import Timers
 
 Event = Literal[
-    "suspected", "given_up", "returned", "goodbye", "incarnation", "deaf", "hears", "duplicate"
+    "suspected",
+    "given_up",
+    "returned",
+    "goodbye",
+    "incarnation",
+    "deaf",
+    "hears",
+    "duplicate",
+    "expired",
 ]
 
 CONTEST_S = 60.0
@@ -38,7 +46,8 @@ class Presence(msgspec.Struct, kw_only=True):
     beats arrive, but it says that it has not heard ours for long. since: wall time of `liveness`.
     hosts: by incarnation. contests: when a superseded session was heard beside its successor.
     changes: when it came or went lately. predecessor_s: when the incarnation before the present one
-    was heard last; None if there was none, or it has said goodbye.
+    was heard last; None if there was none, or it has said goodbye. valid_until: wall time at which
+    the certificate in use ends, 0 while that is not known. renewal: why it could not be renewed.
     """
 
     agent: str
@@ -66,6 +75,8 @@ class Presence(msgspec.Struct, kw_only=True):
     details: Details = msgspec.field(default_factory=Details)
     address: str = ""
     certificate_serial: str = ""
+    valid_until: float = 0.0
+    renewal: str = ""
     older: list[str] = []
     returned: str = ""
     hosts: dict[str, str] = {}
@@ -161,6 +172,7 @@ class Roster:
         presence.uptime_s, presence.running = beat.uptime_s, beat.running
         presence.slots, presence.spool_bytes = beat.slots, beat.spool_bytes
         presence.draining, presence.full = beat.draining, beat.full
+        presence.renewal = beat.renewal
         presence.rtt_s, presence.clock_skew_s = beat.rtt_s, beat.at - at if beat.at else 0.0
         if beat.goodbye:
             return [*changes, *self._on_goodbye(presence, at)]
@@ -257,11 +269,11 @@ class Roster:
             silence = now_s - presence.heard_s
             if presence.frozen and at - presence.contests[-1] >= CONTEST_S:
                 presence.frozen = presence.is_contested = False
+            if presence.liveness is Liveness.LIVE and 0 < presence.valid_until <= at:
+                _fall_silent(presence, "certificate expired", at)
+                changes.append(Change(presence.agent, "expired"))
             if presence.liveness is Liveness.LIVE and silence >= self.timers.suspect_s:
-                presence.liveness, presence.since = Liveness.SILENT, at
-                presence.reason = f"no beat for {self.timers.suspect_s:g} s"
-                presence.changes = [t for t in presence.changes if at - t < FLAPPING_S] + [at]
-                presence.reconciled = presence.greeted = False
+                _fall_silent(presence, f"no beat for {self.timers.suspect_s:g} s", at)
                 changes.append(Change(presence.agent, "suspected"))
             if self._is_given_up(presence, silence, now_s):
                 presence.given_up = True
@@ -302,3 +314,20 @@ class Roster:
         """Ask every agent for a new handshake."""
         for presence in self._presences.values():
             presence.reconciled = presence.greeted = False
+
+    def next_expiry(self) -> float:
+        """When the next certificate of a live agent ends; wall time, infinite if none is known."""
+        return min(
+            (
+                presence.valid_until
+                for presence in self._presences.values()
+                if presence.liveness is Liveness.LIVE and presence.valid_until
+            ),
+            default=float("inf"),
+        )
+
+
+def _fall_silent(presence: Presence, reason: str, at: float) -> None:
+    presence.liveness, presence.since, presence.reason = Liveness.SILENT, at, reason
+    presence.changes = [t for t in presence.changes if at - t < FLAPPING_S] + [at]
+    presence.reconciled = presence.greeted = False

@@ -5,6 +5,7 @@ Every status comes with why, and with what happens next.
 
 import msgspec
 
+from broker_master.core.certificates import newest_confirmed
 from broker_master.core.liveness import Presence
 from schemas.messages.registry import AgentEntry, CertificateEntry
 from schemas.moments import rfc3339
@@ -143,12 +144,12 @@ def _silent(presence: Presence, at: float, given_up_in_s: float) -> Verdict:
 
 
 def current_certificate(entry: AgentEntry, presence: Presence | None) -> CertificateEntry | None:
-    """The certificate in use, or else the newest that was issued."""
+    """The certificate in use, or else the newest that was confirmed."""
     if presence is not None and presence.certificate_serial:
         for certificate in reversed(entry.certificates):
             if certificate.serial == presence.certificate_serial:
                 return certificate
-    return entry.certificates[-1] if entry.certificates else None
+    return newest_confirmed(entry.certificates)
 
 
 def certificate_warning(certificate: CertificateEntry, at: float) -> str:
@@ -182,6 +183,8 @@ def badges(presence: Presence | None, *, at: float) -> list[str]:
         marks.append("draining")
     if presence.is_unstable(at):
         marks.append("unstable")
+    if presence.renewal:
+        marks.append(f"renewal failed: {presence.renewal}")
     if presence.is_contested:
         marks.append(f"second session on {presence.rival_host}")
     if abs(presence.clock_skew_s) > _CLOCK_OFF_S:

@@ -11,8 +11,9 @@ from broker_client.runtime.tls import trust_digest
 from broker_master.ca.issuer import Credentials, Issuer
 from broker_master.ca.tokens import is_secret
 from broker_master.plane import Plane
+from broker_master.services.answers import send_answer
 from schemas import codec, subjects
-from schemas.faults import MeshError, Refused, Unreachable
+from schemas.faults import MeshError, Refused
 from schemas.messages.enrol import EnrolAnswer, EnrolRequest
 from schemas.messages.registry import AgentEntry
 from schemas.moments import rfc3339
@@ -66,13 +67,13 @@ class Enrolment:
                 code=error.code,
                 detail=error.message,
             )
-            self._answer(msg.reply, codec.encode(error.body()), error)
+            send_answer(self._plane, msg.reply, error, "enrol")
             return
         self._plane.count("enrolment", "done")
         log.info("agent_enrolled", agent=agent, serial=answer.serial)
         until = f"certificate {answer.serial} until {rfc3339(answer.not_after)}"
         self._plane.note("agent.enrol", agent, by=agent, actor="token", detail=until)
-        self._answer(msg.reply, codec.encode(answer), None)
+        send_answer(self._plane, msg.reply, answer, "enrol")
 
     async def _enrol(self, agent: str, request: EnrolRequest) -> EnrolAnswer:
         """Spend the token; of many who try at once exactly one wins, by the registry's revision.
@@ -128,19 +129,6 @@ class Enrolment:
             int(self._plane.clock.now() + lifetime_s),
             entry.group,
         )
-
-    def _answer(self, reply: str, payload: bytes, error: MeshError | None) -> None:
-        headers = None
-        if error is not None:
-            headers = {
-                "Nats-Service-Error": error.message,
-                "Nats-Service-Error-Code": str(error.kind.number),
-            }
-        try:
-            self._plane.link.publish_nowait(reply, payload, headers=headers)
-        except Unreachable:
-            # The agent asks again with the same keys and gets the same answer.
-            self._plane.count("publish_failed", "enrol")
 
 
 def _spent(entry: AgentEntry, request: EnrolRequest, issued: Credentials, at: float) -> AgentEntry:

@@ -9,6 +9,7 @@ import structlog
 from broker_master.core.book import Attempt, Command
 from broker_master.core.liveness import Change, Presence
 from broker_master.core.measures import missed_beats
+from broker_master.core.status import current_certificate
 from broker_master.plane import Plane
 from broker_master.services.assign import Assigner
 from broker_master.services.cancel import Canceller
@@ -34,6 +35,7 @@ from schemas.states import BARRED, Admin, Liveness, State
 log = structlog.get_logger()
 
 _TICKS_PER_BEAT = 5
+_SOON_S = 0.01
 _OPEN = frozenset({"accepted", "running", "stopping"})
 
 
@@ -134,6 +136,8 @@ class PresenceService:
             self._refuse(up, hello, "protocol", reason)
         elif entry.admin in BARRED:
             self._refuse(up, hello, "agent_revoked", f"agent {up.agent} is {entry.admin}")
+        elif self._has_expired(entry, hello.certificate_serial):
+            self._refuse(up, hello, "certificate_expired", f"that of {up.agent} has ended")
         elif self._plane.roster.is_superseded(up.agent, hello.incarnation):
             self._refuse(up, hello, "superseded", self._successor(up.agent))
         elif hello.done:
@@ -158,6 +162,8 @@ class PresenceService:
         presence = plane.roster.get(up.agent)
         if presence is None or presence.incarnation != hello.incarnation:
             return
+        entry = plane.registry.agent(up.agent)
+        self.note_certificate(presence, entry, hello.certificate_serial)
         welcome = Welcome(
             epoch=plane.epoch,
             incarnation=hello.incarnation,
@@ -196,6 +202,17 @@ class PresenceService:
             self._plane.count("unknown_agent")
             return None
         return entry
+
+    def _has_expired(self, entry: AgentEntry, serial: str) -> bool:
+        """By the master's clock, whatever the agent's own says."""
+        now = self._plane.clock.now()
+        return any(each.serial == serial and each.not_after <= now for each in entry.certificates)
+
+    def note_certificate(self, presence: Presence, entry: AgentEntry, serial: str) -> None:
+        """The agent uses the certificate of this serial from now on."""
+        presence.certificate_serial = serial
+        certificate = current_certificate(entry, presence)
+        presence.valid_until = certificate.not_after if certificate is not None else 0.0
 
     # -- the decisions of the handshake
 
@@ -241,7 +258,7 @@ class PresenceService:
             plane.measures.on_change(change, presence, plane.timers, plane.clock.elapsed())
             self.sync_member(presence)
             self.on_change(presence.group)
-            if change.event in ("suspected", "goodbye"):
+            if change.event in ("suspected", "goodbye", "expired"):
                 self._on_silent(presence)
             elif change.event == "given_up":
                 self._give_up_due(presence)
@@ -348,7 +365,9 @@ class PresenceService:
         clock, roster, timers = self._plane.clock, self._plane.roster, self._plane.timers
         looked_s = clock.elapsed()
         while True:
-            await asyncio.sleep(timers.beat_s / _TICKS_PER_BEAT)
+            # Whoever's certificate ends is given nothing more from that moment on.
+            ends_s = max(_SOON_S, roster.next_expiry() - clock.now())
+            await asyncio.sleep(min(timers.beat_s / _TICKS_PER_BEAT, ends_s))
             now_s = clock.elapsed()
             if now_s - looked_s >= timers.suspect_s and not roster.is_cut_off:
                 # This process was stopped, or its host suspended: the silence is its own.

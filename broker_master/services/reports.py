@@ -5,6 +5,7 @@ of another agent is refused and counted.
 """
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 import structlog
@@ -35,6 +36,8 @@ class Reports:
         self._settler = settler
         self._transmitter = transmitter
         self._releases: dict[tuple[str, str], list[Released]] = {}
+        # Given agent, token and answer: whether it is one that somebody waits for.
+        self.on_order_reply: Callable[[str, str, ControlReply], bool] = lambda *_: False
 
     # -- answers to requests
 
@@ -95,6 +98,8 @@ class Reports:
         )
 
     def _on_control_reply(self, up: subjects.Up, reply: ControlReply) -> None:
+        if self.on_order_reply(up.agent, up.rest[0], reply):
+            return
         if reply.kind != "cancel" or reply.known:
             return
         found = self._find(up.agent, reply.command, reply.attempt)

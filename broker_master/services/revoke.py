@@ -16,6 +16,11 @@ class Revoker:
         self._accounts = accounts
         self._system = system
 
+    @property
+    def refused(self) -> set[str]:
+        """The broker keys on the list."""
+        return set(self._accounts.revocations)
+
     async def revoke(self, name: str, certificates: list[CertificateEntry]) -> None:
         """Refuse these keys from now on, and cut whoever is connected with one of them.
 

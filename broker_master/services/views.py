@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+import msgspec
+
 from broker_master import VERSION
 from broker_master.api.operations import may_see
 from broker_master.core.liveness import Presence
@@ -57,7 +59,7 @@ class Views:
             next=verdict.next,
             admin=admin_shown(entry, tasks_left),
             liveness=presence.liveness if presence else Liveness.NEVER,
-            certificate=certificate_record(certificate, at) if certificate else None,
+            certificate=_certificate(certificate, presence, at) if certificate else None,
             details=_details(entry.name, presence),
             running=presence.running if presence else 0,
             slots=presence.slots if presence else 0,
@@ -138,6 +140,18 @@ def certificate_record(entry: CertificateEntry, at: float) -> CertificateRecord:
         days_left=round(max(0.0, entry.not_after - at) / _DAY_S, 2),
         warning=certificate_warning(entry, at),
     )
+
+
+def _certificate(
+    entry: CertificateEntry, presence: Presence | None, at: float
+) -> CertificateRecord:
+    """Also says that the agent could not renew it."""
+    record = certificate_record(entry, at)
+    if presence is None or not presence.renewal:
+        return record
+    failed = f"renewal failed: {presence.renewal}"
+    warning = f"{record.warning}; {failed}" if record.warning else failed
+    return msgspec.structs.replace(record, warning=warning)
 
 
 def _details(name: str, presence: Presence | None) -> DetailsRecord:

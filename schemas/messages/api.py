@@ -291,7 +291,7 @@ class TokenAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CertificateRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """warning: empty, `soon` (30 days), `very_soon` (7 days), or `expired`."""
+    """warning: empty, how soon it ends, `expired`, or why it could not be renewed."""
 
     serial: str
     not_after: str
@@ -397,6 +397,21 @@ class AgentsAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     agents: list[AgentRecord]
     cursor: str | None = None
+
+
+class Passed(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent that an order for its group did not reach, and why."""
+
+    agent: str
+    reason: str
+
+
+class RotateAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """ordered: agents that renew their certificates now. passed: the others of the group."""
+
+    group: str
+    ordered: list[str]
+    passed: list[Passed] = []
 
 
 class GroupsAnswer(msgspec.Struct, frozen=True, kw_only=True):

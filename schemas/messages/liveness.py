@@ -26,7 +26,8 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     seq counts from 1 in each incarnation. lease_age_s is how long ago the newest echoed beat was
     sent, so that the master learns when the agent cannot hear it. rtt_s: from the newest echoed
-    beat to its echo, 0 if it is not known. goodbye: the process is ending.
+    beat to its echo, 0 if it is not known. goodbye: the process is ending. renewal: why its
+    certificate could not be renewed, empty unless that is so.
     """
 
     incarnation: Token
@@ -42,6 +43,7 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     full: bool = False
     goodbye: bool = False
     at: Timestamp = 0.0
+    renewal: Label = ""
 
 
 class Echo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

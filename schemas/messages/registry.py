@@ -66,6 +66,8 @@ class CertificateEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
     fingerprint: its SHA-256, lower-case hex; empty if it was issued before this was kept.
     authority, signer: generations of the authority and of the signing key that issued it.
+    candidate_until: unless it is confirmed before that, it is withdrawn; 0 once it is confirmed.
+    retired_at: its successor is in use since then, and it is refused; 0 while it is good.
     """
 
     serial: Label
@@ -75,6 +77,8 @@ class CertificateEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     fingerprint: Label = ""
     authority: Count = 1
     signer: Count = 1
+    candidate_until: Timestamp = 0.0
+    retired_at: Timestamp = 0.0
 
 
 class AgentEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -65,7 +65,10 @@ class RunReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """cancel: end one attempt. drain: take nothing new. resume: take work again."""
+    """cancel: end one attempt. drain: take nothing new. resume: take work again.
+
+    rotate: get a new certificate now.
+    """
 
     kind: Label
     epoch: Count

@@ -163,7 +163,7 @@ class Rig:
             reporter=self.reporter,
             beats=self.beats,
             details=Details(),
-            certificate=("1", 2e9),
+            certificate=lambda: ("1", 2e9),
             on_epoch=self.journal.note_epoch,
         )
         self.watchdog = Watchdog(self.station, self.runner)

@@ -16,7 +16,17 @@ from msgspec import inspect
 
 from schemas import limits
 from schemas.faults import FAULTS, FaultBody
-from schemas.messages import api, audit, enrol, facts, fields, liveness, registry, work
+from schemas.messages import (
+    api,
+    audit,
+    enrol,
+    facts,
+    fields,
+    liveness,
+    registry,
+    renewal,
+    work,
+)
 from schemas.messages.actions import ACTIONS
 from schemas.messages.facts import FACTS
 from schemas.permissions import CLIENT_ROLES, SCOPES, may_call
@@ -58,12 +68,16 @@ VERBS: Final[dict[str, Verb]] = {
     "agent.disable": Verb(api.AgentDisable, api.Done, "give it nothing new"),
     "agent.pause": Verb(api.AgentPause, api.Done, "as `agent.disable`, for a time"),
     "agent.forget": Verb(api.AgentForget, api.ForgetAnswer, "delete those silent for long"),
+    "agent.rotate": Verb(api.NameQuery, api.Done, "have it renew its certificate now"),
     "agent.revoke": Verb(api.NameQuery, api.Done, "take its credentials away"),
     "agent.delete": Verb(api.NameQuery, api.Done, "revoke it and forget it"),
     "group.create": Verb(api.GroupCreate, api.GroupRecord, "make a group"),
     "group.set": Verb(api.GroupSet, api.GroupRecord, "change how it shares its work"),
     "group.show": Verb(api.NameQuery, api.GroupRecord, "one group"),
     "group.list": Verb(api.NoQuery, api.GroupsAnswer, "groups by name"),
+    "group.rotate": Verb(
+        api.NameQuery, api.RotateAnswer, "have all of its agents renew their certificates"
+    ),
     "group.delete": Verb(api.NameQuery, api.Done, "delete an empty group"),
     "client.create": Verb(api.ClientCreate, api.IdentityAnswer, "sign keys for a new client"),
     "client.list": Verb(api.NoQuery, api.ClientsAnswer, "clients by name"),
@@ -315,6 +329,8 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
         api.GroupRecord,
         api.SpreadRecord,
         api.GroupsAnswer,
+        api.RotateAnswer,
+        api.Passed,
         api.ClientRecord,
         api.ClientsAnswer,
         api.TokenAnswer,
@@ -329,6 +345,7 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
     "fault-body": messages(FaultBody),
     "faults": faults,
     "enrolment": messages(enrol.EnrolRequest, enrol.EnrolAnswer),
+    "renewal": messages(renewal.RenewalRequest, renewal.SelfTest, renewal.Confirmed),
     "liveness": messages(
         liveness.Beat,
         liveness.Echo,

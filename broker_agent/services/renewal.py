@@ -1,0 +1,308 @@
+"""Renews this agent's certificate, its broker key and its token, without a gap.
+
+The new ones are made here, signed by the master, and tried over a second connection; the first one
+is closed after everything has moved. What was in use is kept until the master has confirmed.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+import msgspec
+import structlog
+
+from broker_agent.core.renewal import Renewal, Step
+from broker_agent.services.wire import Station
+from broker_agent.store.identity import AgentFacts, Slots
+from broker_client.runtime import failpoints
+from broker_client.runtime.files import read_bytes
+from broker_client.runtime.frames import Msg
+from broker_client.runtime.identity import (
+    CERT_FILE,
+    KEY_FILE,
+    Identity,
+    NewIdentity,
+    new_identity,
+    read_identity,
+)
+from broker_client.runtime.link import Link, LinkIdentity, Trial
+from broker_client.runtime.renewal import renewal_request
+from schemas import codec, subjects
+from schemas.faults import FaultBody, MeshError, Refused, Unreachable
+from schemas.messages.enrol import EnrolAnswer
+from schemas.messages.renewal import Confirmed, SelfTest
+
+M = TypeVar("M", bound=msgspec.Struct)
+
+# One question to the master, and how often it is asked: the master may just be restarting.
+ANSWER_S: Final = 5.0
+ASKED: Final = 3
+# The calendar is looked at this often: clocks are set, and hosts sleep.
+LOOK_S: Final = 30.0
+# How often is looked whether what still runs has ended, once the certificate has.
+EXPIRED_LOOK_S: Final = 1.0
+# Below these nobody listens: they only show what the broker lets through.
+PROBED: Final = ("beat", "hello", "report", "renew", "confirm", "reply.token", "log.command")
+_ERROR_HEADER: Final = "Nats-Service-Error-Code"
+
+log = structlog.get_logger(__name__)
+
+
+class Renewer:
+    """The owner of the identity in use. on_change: after each new certificate or failure."""
+
+    name = "renewer"
+
+    def __init__(
+        self,
+        station: Station,
+        slots: Slots,
+        *,
+        chance: Callable[[], float],
+        on_change: Callable[[], None],
+    ) -> None:
+        self._station = station
+        self._clock = station.clock
+        self._slots = slots
+        self._chance = chance
+        self._on_change = on_change
+        self._wake = asyncio.Event()
+        self._link: Link
+        self._way: Path | None = None
+        self._refusals = 0
+        self.facts = _facts(slots)
+        issued_at = slots.identity().claims.issued_at
+        self._renewal = Renewal(
+            issued_at, self.facts.not_after, chance=chance(), step=_left_at(slots)
+        )
+
+    @property
+    def failed(self) -> str:
+        """Why the certificate could not be renewed; empty unless that is so."""
+        return self._renewal.failed
+
+    @property
+    def trouble(self) -> str:
+        """What a person on this host should know; empty if all is well."""
+        if self._renewal.has_expired(self._clock.now()):
+            return "certificate_expired"
+        return f"renewal failed: {self.failed}" if self.failed else ""
+
+    def order(self) -> None:
+        """The master wants a new certificate now."""
+        self._renewal.order()
+        self._on_change()
+        self._wake.set()
+
+    # -- which identity to connect with
+
+    def use(self, link: Link) -> None:
+        """From now on this is the link that is renewed."""
+        self._link = link
+        link.on_connected(self._on_connected)
+
+    def identity(self) -> LinkIdentity:
+        """Read anew for each connection. What the broker has refused gives way to what else is."""
+        is_refused = isinstance(self._link.last_error, Refused)
+        self._refusals = self._refusals + 1 if is_refused else 0
+        ways = self._slots.ways_in()
+        self._way = ways[self._refusals % len(ways)]
+        return _as_link(read_identity(self._way))
+
+    def _on_connected(self) -> None:
+        """What let us in is what is in use."""
+        self._refusals = 0
+        if self._way == self._slots.old:
+            log.warning("certificate_given_up", serial=self.facts.serial)
+            self._slots.restore_old()
+            self._take_over(Step.REST)
+        elif self._way == self._slots.next and self._slots.candidate() is not None:
+            self._slots.promote()
+            self._take_over(Step.CONFIRM)
+        self._wake.set()
+
+    def _take_over(self, step: Step) -> None:
+        """Another identity than expected is in use."""
+        self.facts = _facts(self._slots)
+        issued_at = self._slots.identity().claims.issued_at
+        self._renewal = Renewal(issued_at, self.facts.not_after, chance=self._chance(), step=step)
+        self._on_change()
+
+    # -- the loop
+
+    async def run(self, ready: asyncio.Event) -> None:
+        ready.set()
+        while True:
+            self._wake.clear()
+            pause_s = self._pause_s()
+            if pause_s > 0:
+                await self._sleep(pause_s)
+            else:
+                await self._take_step()
+
+    async def _sleep(self, pause_s: float) -> None:
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _pause_s(self) -> float:
+        """How long until a step can be taken; 0 for now. Raises Refused if none ever can."""
+        now = self._clock.now()
+        if self._renewal.has_expired(now):
+            self._check_expired()
+            return EXPIRED_LOOK_S
+        left_s = min(self._renewal.next_at(), self._renewal.not_after) - now
+        if self._link.is_connected:
+            return min(LOOK_S, max(0.0, left_s))
+        return min(LOOK_S, self._renewal.not_after - now)
+
+    def _check_expired(self) -> None:
+        """Nothing of this process can connect ever again: end, so that it can be set up anew.
+
+        The broker's word, and not our clock's alone; and not while a task may still go on.
+        """
+        if self._refusals <= len(self._slots.ways_in()) or self._station.book.running:
+            return
+        agent = self.facts.agent
+        raise Refused("certificate_expired", f"the certificate of agent {agent} has expired")
+
+    async def _take_step(self) -> None:
+        step = self._renewal.begin()
+        try:
+            if step is Step.ASK:
+                await self._ask()
+            elif step is Step.MOVE:
+                await self._move()
+            else:
+                await self._confirm()
+        except MeshError as error:
+            await self._fail(step, error)
+
+    async def _fail(self, step: Step, error: MeshError) -> None:
+        """What was in use stays in use; what the other side has refused is made anew."""
+        is_unfit = isinstance(error, Refused) and error.retry == "never"
+        is_unfit = is_unfit or (step is Step.MOVE and isinstance(error, Refused))
+        if is_unfit and step is not Step.CONFIRM:
+            await asyncio.to_thread(self._slots.discard_next)
+        self._renewal.on_failed(f"{step}: {error}", self._clock.now(), is_unfit=is_unfit)
+        log.warning("renewal_failed", step=step, code=error.code, error=error.message)
+        self._on_change()
+
+    # -- the steps
+
+    async def _ask(self) -> None:
+        keys, payload = await asyncio.to_thread(self._make_request)
+        failpoints.reach("agent.renewal_keys_made")
+        answer = await self._question("renew", payload, EnrolAnswer)
+        failpoints.reach("agent.renewal_answered")
+        if (answer.agent, answer.mesh) != (self.facts.agent, self.facts.mesh):
+            raise Refused("request_invalid", f"the answer is for agent {answer.agent}")
+        facts = msgspec.structs.replace(
+            self.facts,
+            group=answer.group,
+            urls=tuple(answer.urls) or self.facts.urls,
+            serial=answer.serial,
+            not_after=answer.not_after,
+        )
+        await asyncio.to_thread(
+            self._slots.hold,
+            keys,
+            facts,
+            cert_pem=answer.cert_pem.encode(),
+            ca_pem=answer.ca_pem.encode(),
+            jwt=answer.jwt,
+        )
+        self._renewal.on_answered()
+        failpoints.reach("agent.renewal_stored")
+
+    def _make_request(self) -> tuple[NewIdentity, bytes]:
+        keys = self._slots.pending()
+        if keys is None:
+            keys = new_identity(self.facts.agent)
+            self._slots.begin(keys)
+        slot = self._slots.in_use()
+        request = renewal_request(
+            self.facts.agent,
+            keys,
+            cert_pem=read_bytes(slot / CERT_FILE),
+            key_pem=read_bytes(slot / KEY_FILE),
+        )
+        return keys, codec.encode(request)
+
+    async def _move(self) -> None:
+        identity = await asyncio.to_thread(read_identity, self._slots.next)
+        await self._link.renew(_as_link(identity), self._test)
+        failpoints.reach("agent.renewal_moved")
+        await asyncio.to_thread(self._slots.promote)
+        self.facts = _facts(self._slots)
+        self._renewal.on_moved(
+            identity.claims.issued_at, self.facts.not_after, chance=self._chance()
+        )
+        log.info("certificate_in_use", serial=self.facts.serial)
+        self._on_change()
+        failpoints.reach("agent.renewal_promoted")
+
+    async def _test(self, trial: Trial) -> None:
+        """Every subject of ours may be used, and the master is heard over the new connection."""
+        address = self._station.address
+        group, agent = address.group, address.agent
+        for kind in PROBED:
+            trial.publish_nowait(subjects.up(group, agent, f"{kind}.probe"), b"")
+        payload = codec.encode(SelfTest(token=secrets.token_hex(8)))
+        with trial.listening(subjects.down(group, agent, "selftest"), payload) as heard:
+            trial.publish_nowait(subjects.up(group, agent, "selftest"), payload)
+            await trial.flush(ANSWER_S)
+            await trial.hears(heard, ANSWER_S)
+        failpoints.reach("agent.renewal_tested")
+
+    async def _confirm(self) -> None:
+        payload = codec.encode(Confirmed(serial=self.facts.serial))
+        await self._question("confirm", payload, Confirmed)
+        failpoints.reach("agent.renewal_confirmed")
+        await asyncio.to_thread(self._slots.drop_old)
+        self._renewal.on_confirmed()
+        log.info("certificate_confirmed", serial=self.facts.serial)
+        self._on_change()
+
+    async def _question(self, kind: str, payload: bytes, answer: type[M]) -> M:
+        """Ask the master; the same question may be asked again."""
+        address = self._station.address
+        subject = subjects.up(address.group, address.agent, kind)
+        for turn in range(ASKED):
+            try:
+                return _read(await self._link.request(subject, payload, ANSWER_S), answer)
+            except Unreachable:
+                if turn == ASKED - 1:
+                    raise
+                await asyncio.sleep(self._chance())
+        raise Unreachable("no_answer", f"no answer to {kind}")
+
+
+def _facts(slots: Slots) -> AgentFacts:
+    facts = slots.facts()
+    if facts is None:
+        raise Refused("state_missing", "there is no identity any more")
+    return facts
+
+
+def _left_at(slots: Slots) -> Step:
+    if slots.candidate() is not None:
+        return Step.MOVE
+    if slots.is_unconfirmed:
+        return Step.CONFIRM
+    return Step.ASK if slots.pending() is not None else Step.REST
+
+
+def _as_link(identity: Identity) -> LinkIdentity:
+    creds = identity.creds
+    return LinkIdentity(tls=identity.context, jwt=creds.jwt, seed=creds.seed)
+
+
+def _read(msg: Msg, kind: type[M]) -> M:
+    if _ERROR_HEADER in msg.headers:
+        raise Refused.from_body(codec.decode(FaultBody, msg.data))
+    return codec.decode(kind, msg.data)

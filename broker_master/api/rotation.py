@@ -1,0 +1,58 @@
+"""`agent.rotate` and `group.rotate`: have agents renew their certificates now."""
+
+import asyncio
+
+import structlog
+
+from broker_master.api.operations import Operations, check_group
+from broker_master.plane import Plane
+from broker_master.services.orders import Orders
+from schemas.faults import MeshError
+from schemas.messages.api import Done, NameQuery, Passed, RotateAnswer
+from schemas.messages.registry import ClientEntry
+
+log = structlog.get_logger()
+
+
+class RotationOperations:
+    def __init__(self, plane: Plane, orders: Orders) -> None:
+        self._plane = plane
+        self._orders = orders
+
+    def register(self, operations: Operations) -> None:
+        operations.add("agent", "rotate", NameQuery, self.rotate)
+        operations.add("group", "rotate", NameQuery, self.rotate_group)
+
+    async def rotate(self, caller: ClientEntry, query: NameQuery) -> Done:
+        """Order it; the agent has agreed when this returns, and begins at once."""
+        agent = self._plane.registry.agent(query.name)
+        check_group(caller, agent.group)
+        await self._orders.give(agent.name, "rotate")
+        log.info("rotation_ordered", agent=agent.name, by=caller.name)
+        return Done(message=f"agent {agent.name} renews its certificate")
+
+    async def rotate_group(self, caller: ClientEntry, query: NameQuery) -> RotateAnswer:
+        """Order it of all members that are connected; the others are named."""
+        check_group(caller, query.name)
+        group = self._plane.registry.group(query.name).name
+        members = sorted(
+            agent.name for agent in self._plane.registry.agents.values() if agent.group == group
+        )
+        faults = await asyncio.gather(*(self._try(name) for name in members))
+        log.info("rotation_ordered", group=group, by=caller.name)
+        return RotateAnswer(
+            group=group,
+            ordered=[name for name, fault in zip(members, faults, strict=True) if fault is None],
+            passed=[
+                Passed(agent=name, reason=fault.message)
+                for name, fault in zip(members, faults, strict=True)
+                if fault is not None
+            ],
+        )
+
+    async def _try(self, name: str) -> MeshError | None:
+        try:
+            await self._orders.give(name, "rotate")
+        except MeshError as error:
+            return error
+        return None

@@ -1,0 +1,69 @@
+"""The certificates of one holder: which are good, which is next, which have been replaced.
+
+    candidate ──confirmed──▶ in use ──its successor is confirmed──▶ retired ──not_after──▶ forgotten
+        └──not confirmed in time──▶ retired
+
+Both the one in use and a candidate are good: whoever holds them may connect with either.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from schemas.messages.registry import CertificateEntry
+
+Entries = Sequence[CertificateEntry]
+
+
+def is_good(entry: CertificateEntry, at: float) -> bool:
+    return not entry.retired_at and entry.not_after > at
+
+
+def find_good(entries: Entries, serial: str, at: float) -> CertificateEntry | None:
+    """The entry of this serial, if it may still be used."""
+    return next((each for each in entries if each.serial == serial and is_good(each, at)), None)
+
+
+def newest_confirmed(entries: Entries) -> CertificateEntry | None:
+    """What is in use as far as is known here; else the newest of all."""
+    confirmed = [each for each in entries if not each.candidate_until and not each.retired_at]
+    return confirmed[-1] if confirmed else (entries[-1] if entries else None)
+
+
+def with_candidate(entries: Entries, new: CertificateEntry, at: float) -> list[CertificateEntry]:
+    """Add a candidate. One that was made for the same key gives way to it; others are retired."""
+    kept = [
+        _retired(each, at) if each.candidate_until and not each.retired_at else each
+        for each in entries
+        if each.not_after > at and each.user_nkey != new.user_nkey
+    ]
+    return [*kept, new]
+
+
+def with_confirmed(entries: Entries, serial: str, at: float) -> list[CertificateEntry]:
+    """The one of this serial is in use: all that were issued before it are retired."""
+    place = next(n for n, each in enumerate(entries) if each.serial == serial)
+    return [
+        *(_retired(each, at) for each in entries[:place] if each.not_after > at),
+        msgspec.structs.replace(entries[place], candidate_until=0.0),
+        *entries[place + 1 :],
+    ]
+
+
+def without_late_candidates(entries: Entries, in_use: str, at: float) -> list[CertificateEntry]:
+    """Retire candidates that were not confirmed in time. in_use: a serial that somebody uses."""
+    return [
+        _retired(each, at)
+        if 0 < each.candidate_until <= at and not each.retired_at and each.serial != in_use
+        else each
+        for each in entries
+    ]
+
+
+def to_be_refused(entries: Entries, at: float) -> list[CertificateEntry]:
+    """What is retired and would be admitted by the broker if nobody had told it."""
+    return [each for each in entries if each.retired_at and each.not_after > at]
+
+
+def _retired(entry: CertificateEntry, at: float) -> CertificateEntry:
+    return entry if entry.retired_at else msgspec.structs.replace(entry, retired_at=at)

@@ -1,0 +1,27 @@
+"""Answers to agents, and to those who will be: a message, or a fault with its headers."""
+
+import msgspec
+
+from broker_master.plane import Plane
+from schemas import codec
+from schemas.faults import MeshError, Unreachable
+
+
+def send_answer(plane: Plane, reply: str, answer: msgspec.Struct | MeshError, what: str) -> None:
+    """Send it to a subject that was checked to be the asker's own. Lost ones are asked for again.
+
+    what: the kind of question, for the count of answers that could not be sent.
+    """
+    headers = None
+    if isinstance(answer, MeshError):
+        payload = codec.encode(answer.body())
+        headers = {
+            "Nats-Service-Error": answer.message,
+            "Nats-Service-Error-Code": str(answer.kind.number),
+        }
+    else:
+        payload = codec.encode(answer)
+    try:
+        plane.link.publish_nowait(reply, payload, headers=headers)
+    except Unreachable:
+        plane.count("publish_failed", what)

@@ -1,0 +1,66 @@
+"""Orders to agents whose answers somebody waits for."""
+
+import asyncio
+from typing import Final
+
+from broker_master.plane import Plane
+from schemas import codec, subjects
+from schemas.faults import Refused, Unreachable
+from schemas.messages.work import Control, ControlReply
+from schemas.states import Liveness
+
+# Tells these tokens from those of the transmitter, whose answers nobody waits for.
+_PREFIX: Final = "o-"
+
+
+class Orders:
+    """Sends one `control` and, like a run, sends it again until it is answered."""
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+        self._waiting: dict[tuple[str, str], asyncio.Future[ControlReply]] = {}
+        self._count = 0
+
+    async def give(self, agent: str, kind: str) -> ControlReply:
+        """The agent's answer to an order that may be repeated.
+
+        Raises Refused: `agent_silent`, or the agent's own fault; Unreachable (`no_answer`).
+        """
+        presence = self._plane.roster.get(agent)
+        if presence is None or presence.liveness is not Liveness.LIVE:
+            raise Refused("agent_silent", f"agent {agent} is not connected")
+        self._count += 1
+        token = f"{_PREFIX}{self._count:x}"
+        control = Control(kind=kind, epoch=self._plane.epoch, token=token)
+        payload = codec.encode(control)
+        answer: asyncio.Future[ControlReply] = asyncio.get_running_loop().create_future()
+        self._waiting[agent, token] = answer
+        try:
+            for _ in range(1 + self._plane.timers.resends):
+                self._send(presence.group, agent, payload)
+                done, _ = await asyncio.wait({answer}, timeout=self._plane.timers.ack_s)
+                if done:
+                    return _checked(answer.result())
+        finally:
+            del self._waiting[agent, token]
+        raise Unreachable("no_answer", f"agent {agent} does not answer")
+
+    def _send(self, group: str, agent: str, payload: bytes) -> None:
+        try:
+            self._plane.link.publish_nowait(subjects.down(group, agent, "control"), payload)
+        except Unreachable:
+            self._plane.count("publish_failed", "control")
+
+    def on_reply(self, agent: str, token: str, reply: ControlReply) -> bool:
+        """Whether somebody was waiting for this answer of this agent."""
+        answer = self._waiting.get((agent, token))
+        if answer is None or answer.done():
+            return False
+        answer.set_result(reply)
+        return True
+
+
+def _checked(reply: ControlReply) -> ControlReply:
+    if reply.code:
+        raise Refused(reply.code, reply.message)
+    return reply

@@ -1,0 +1,252 @@
+"""Gives agents their next certificates, and takes the replaced ones away.
+
+An agent asks over the connection that it has, so its identity is that of the subject; that it
+holds the certificate in use, too, its request proves. What is issued is a candidate until the agent
+says, over a connection made with it, that it is in use.
+"""
+
+import asyncio
+from typing import Final
+
+import msgspec
+import structlog
+
+from broker_client.runtime import failpoints
+from broker_client.runtime.frames import Msg
+from broker_client.runtime.rates import TokenBucket
+from broker_master.ca.issuer import Credentials, Issuer
+from broker_master.core import certificates
+from broker_master.core.liveness import Presence
+from broker_master.plane import Plane
+from broker_master.services.answers import send_answer
+from broker_master.services.presence import PresenceService
+from broker_master.services.revoke import Revoker
+from schemas import codec, subjects
+from schemas.faults import MeshError, Refused
+from schemas.messages.enrol import EnrolAnswer
+from schemas.messages.registry import AgentEntry
+from schemas.messages.renewal import Confirmed, RenewalRequest, SelfTest
+from schemas.moments import rfc3339
+from schemas.states import BARRED
+
+log = structlog.get_logger()
+
+_DAY_S: Final = 86_400
+_TRIES_PER_S: Final = 1.0
+_TRIES_BURST: Final = 5
+# Agents of one group confirm within moments of each other: their old keys are refused in one go.
+_GATHER_S: Final = 0.25
+# How often candidates are looked at that nobody has confirmed; also the wait after a failure.
+_LOOK_S: Final = 30.0
+
+
+class Renewals:
+    name = "renewals"
+
+    def __init__(
+        self, plane: Plane, issuer: Issuer, revoker: Revoker, presence: PresenceService
+    ) -> None:
+        self._plane = plane
+        self._issuer = issuer
+        self._revoker = revoker
+        self._presence = presence
+        self._tries: dict[str, TokenBucket] = {}
+        self._wake = asyncio.Event()
+
+    async def run(self, ready: asyncio.Event) -> None:
+        link = self._plane.link
+        link.subscribe(subjects.up("*", "*", "renew"), self._on_question)
+        link.subscribe(subjects.up("*", "*", "confirm"), self._on_question)
+        link.subscribe(subjects.up("*", "*", "selftest"), self._on_self_test)
+        await link.flush()
+        ready.set()
+        while True:
+            try:
+                await self._clear_up()
+            except MeshError as error:
+                # Nothing is forgotten: it is all still in the registry at the next turn.
+                log.warning("retiring_failed", error=str(error))
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(_LOOK_S):
+                    await self._wake.wait()
+                await asyncio.sleep(_GATHER_S)
+            except TimeoutError:
+                pass
+
+    # -- questions
+
+    def _on_question(self, msg: Msg) -> None:
+        up = subjects.parse_up(msg.subject)
+        if up is None or not msg.reply.startswith(subjects.inbox_prefix(up.agent) + "."):
+            self._plane.count("reply_forbidden")
+            return
+        try:
+            self._plane.spawn(self._serve(up, msg))
+        except Refused:
+            # Too many at once: the agent asks again.
+            self._plane.count("renewal", "busy")
+
+    async def _serve(self, up: subjects.Up, msg: Msg) -> None:
+        answer: msgspec.Struct | MeshError
+        try:
+            if up.kind == "renew":
+                answer = await self._renew(up, codec.decode(RenewalRequest, msg.data))
+            else:
+                answer = await self._confirm(up, codec.decode(Confirmed, msg.data))
+        except MeshError as error:
+            log.warning("renewal_refused", agent=up.agent, step=up.kind, code=error.code)
+            self._plane.count("renewal", error.code)
+            self._plane.note(
+                f"agent.{up.kind}",
+                up.agent,
+                by=up.agent,
+                actor="agent",
+                result="refused",
+                code=error.code,
+                detail=error.message,
+            )
+            answer = error
+        send_answer(self._plane, msg.reply, answer, up.kind)
+
+    def _on_self_test(self, msg: Msg) -> None:
+        """The answer goes to the agent's own subject, which is what is being tested."""
+        up = subjects.parse_up(msg.subject)
+        if up is None:
+            return
+        try:
+            payload = codec.encode(codec.decode(SelfTest, msg.data))
+            self._plane.link.publish_nowait(subjects.down(up.group, up.agent, "selftest"), payload)
+        except MeshError as error:
+            self._plane.count("renewal", error.code)
+
+    # -- a candidate
+
+    async def _renew(self, up: subjects.Up, request: RenewalRequest) -> EnrolAnswer:
+        """Sign the new keys; the same keys again get a certificate in place of the one before."""
+        self._count_try(up.agent)
+        proved = self._issuer.check_proof("agent", up.agent, request)
+        self._check(self._entry(up), proved)
+        issued = self._sign(self._entry(up), request)
+
+        def enter(entry: AgentEntry) -> AgentEntry:
+            # Checked again on what the registry holds at the moment of writing.
+            self._check(entry, proved)
+            return self._with_candidate(entry, proved, issued)
+
+        entry = await self._plane.registry.change_agent(up.agent, enter)
+        failpoints.reach("master.renewal_signed")
+        self._plane.count("renewal", "signed")
+        until = f"certificate {issued.serial} until {rfc3339(issued.not_after)}"
+        self._plane.note("agent.renew", up.agent, by=up.agent, actor="agent", detail=until)
+        log.info("certificate_renewed", agent=up.agent, serial=issued.serial, replaces=proved)
+        self._wake.set()
+        return EnrolAnswer(
+            mesh=self._plane.mesh,
+            agent=up.agent,
+            group=entry.group,
+            urls=self._plane.urls,
+            cert_pem=issued.cert_pem.decode(),
+            ca_pem=issued.ca_pem.decode(),
+            jwt=issued.jwt,
+            serial=issued.serial,
+            not_after=issued.not_after,
+        )
+
+    def _count_try(self, agent: str) -> None:
+        bucket = self._tries.setdefault(agent, TokenBucket(per_s=_TRIES_PER_S, burst=_TRIES_BURST))
+        if not bucket.take(self._plane.clock.elapsed()):
+            raise Refused("rate_limited", f"agent {agent} renews too often")
+
+    def _entry(self, up: subjects.Up) -> AgentEntry:
+        entry = self._plane.registry.agent(up.agent)
+        if entry.group != up.group:
+            raise Refused("renewal_refused", f"agent {up.agent} is in group {entry.group}")
+        return entry
+
+    def _check(self, entry: AgentEntry, proved: str) -> None:
+        if entry.admin in BARRED:
+            raise Refused("agent_revoked", f"agent {entry.name} is {entry.admin}")
+        if certificates.find_good(entry.certificates, proved, self._plane.clock.now()) is None:
+            raise Refused("renewal_refused", f"certificate {proved} is not good any more")
+
+    def _sign(self, entry: AgentEntry, request: RenewalRequest) -> Credentials:
+        lifetime_s = self._plane.settings.certificates.agent_days * _DAY_S
+        return self._issuer.issue(
+            "agent",
+            entry.name,
+            request.csr_pem.encode(),
+            request.user_nkey,
+            int(self._plane.clock.now() + lifetime_s),
+            entry.group,
+        )
+
+    def _with_candidate(self, entry: AgentEntry, proved: str, issued: Credentials) -> AgentEntry:
+        """Who holds a certificate's key uses it: the one that proved the request is confirmed."""
+        at = self._plane.clock.now()
+        until = at + self._plane.settings.certificates.candidate_s
+        candidate = msgspec.structs.replace(issued.entry(at), candidate_until=until)
+        confirmed = certificates.with_confirmed(entry.certificates, proved, at)
+        return msgspec.structs.replace(
+            entry, certificates=certificates.with_candidate(confirmed, candidate, at)
+        )
+
+    # -- its confirmation
+
+    async def _confirm(self, up: subjects.Up, wanted: Confirmed) -> Confirmed:
+        """Retire all that came before it. May be asked again, also for one confirmed long ago."""
+        self._check(self._entry(up), wanted.serial)
+
+        def retire(entry: AgentEntry) -> AgentEntry:
+            at = self._plane.clock.now()
+            self._check(entry, wanted.serial)
+            confirmed = certificates.with_confirmed(entry.certificates, wanted.serial, at)
+            in_use = next(each for each in confirmed if each.serial == wanted.serial)
+            trust = self._issuer.trust_of(in_use) or entry.trust
+            return msgspec.structs.replace(entry, certificates=confirmed, trust=trust)
+
+        entry = await self._plane.registry.change_agent(up.agent, retire)
+        failpoints.reach("master.renewal_confirmed")
+        self._plane.count("renewal", "confirmed")
+        detail = f"certificate {wanted.serial} is in use"
+        self._plane.note("agent.confirm", up.agent, by=up.agent, actor="agent", detail=detail)
+        log.info("certificate_confirmed", agent=up.agent, serial=wanted.serial)
+        presence = self._plane.roster.get(up.agent)
+        if presence is not None:
+            self._presence.note_certificate(presence, entry, wanted.serial)
+        self._wake.set()
+        return wanted
+
+    # -- what was replaced
+
+    async def _clear_up(self) -> None:
+        """Refuse what is retired, and candidates that were never confirmed."""
+        at = self._plane.clock.now()
+        for name, entry in list(self._plane.registry.agents.items()):
+            if any(0 < each.candidate_until <= at for each in entry.certificates):
+                await self._withdraw(name)
+        known = self._revoker.refused
+        retired = [
+            each
+            for entry in self._plane.registry.agents.values()
+            for each in certificates.to_be_refused(entry.certificates, at)
+            if each.user_nkey not in known
+        ]
+        if retired:
+            await self._revoker.revoke("replaced certificates", retired)
+
+    async def _withdraw(self, name: str) -> None:
+        def withdraw(entry: AgentEntry) -> AgentEntry:
+            in_use = _serial_of(self._plane.roster.get(name))
+            late = certificates.without_late_candidates(
+                entry.certificates, in_use, self._plane.clock.now()
+            )
+            return msgspec.structs.replace(entry, certificates=late)
+
+        changed = await self._plane.registry.change_agent(name, withdraw)
+        self._plane.note("agent.withdraw", name, detail="its renewed certificate was never used")
+        log.info("candidate_withdrawn", agent=name, kept=len(changed.certificates))
+
+
+def _serial_of(presence: Presence | None) -> str:
+    return presence.certificate_serial if presence is not None else ""
