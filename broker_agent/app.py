@@ -142,6 +142,7 @@ class Agent:
             clock=clock,
             book=TaskBook(settings.task_slots),
         )
+        journal.is_patient = lambda: station.book.is_full
         self.folders = Folders(state_dir / "tasks", keep=settings.keep_folders)
         self._cell_parent = find_parent()
         self._cells = Cells(self._cell_parent, facts.agent, incarnation)

@@ -83,6 +83,8 @@ _BROKER_S = 60.0
 _RECOVERY_S = 600.0
 _LOOPBACK_S = 2.0
 _TASKS_MAX = 2000
+# So many commands that wait for a free slot are served no sooner by hurried writes.
+_BACKLOG = 64
 
 Ready = Callable[[str, str], None]
 
@@ -285,6 +287,7 @@ class Control:
         presence.on_change = terms.on_change = views.note_group
         intake = Intake(plane, assigner, historian.lag_s, lambda: events.stalled_since)
         events.on_stalled = intake.on_stalled
+        events.is_patient = lambda: plane.dispatcher.backlog() >= _BACKLOG
         output = OutputReader(plane, streams)
         issuer = self._mesh.issuer
         whereabouts = Whereabouts(system)

@@ -231,6 +231,8 @@ class Runner:
                     stdout=folder.read(0, sizes[0], 0), stderr=folder.read(1, sizes[1], 0)
                 )
             folder.close()
+            if sizes == (0, 0) and self._folders.reuse(folder.path):
+                entry.has_folder = False
         entry.has_output = sizes != (0, 0)
         report = self._end_report(active, ending, ended_at, sizes, output)
         self._active.pop(entry.key, None)

@@ -105,11 +105,14 @@ class Folders:
         except OSError:
             return None
 
+    def reuse(self, path: str) -> bool:
+        """The task has ended and printed nothing: whether its folder was kept for another."""
+        return self._spares.put(path)
+
     def retire(self, path: str, *, empty: bool) -> None:
-        """The task was released: keep its folder for a while, use it again, or remove it."""
+        """The task was released: keep its folder for a while, or remove it."""
         if empty or self._keep == 0:
-            if not (empty and self._spares.put(path)):
-                remove_folder(path)
+            remove_folder(path)
             return
         self._kept.append(path)
         while len(self._kept) > self._keep:

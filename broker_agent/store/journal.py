@@ -11,12 +11,14 @@ at least `remember_s` are always there.
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from broker_client.runtime.clock import SystemClock
+from broker_client.runtime.rates import Gathering
 from schemas.faults import Corrupt, MeshError, Unreachable
 from schemas.messages.work import AttemptReport
 
@@ -28,6 +30,11 @@ _UPGRADES: Final = {
 REMEMBER_S: Final = 86_400.0
 # Kept in the write-ahead file between checkpoints, in pages of 4 KiB.
 CHECKPOINT_PAGES: Final = 2000
+# Under load a commit waits so long for company, which then shares its fsync; and so long while all
+# slots are taken, when no task could start any sooner.
+GATHER_S: Final = 0.008
+PATIENT_S: Final = 0.03
+_GATHER_STEPS: Final = 3
 
 # Writes that nobody waits for go with the next that somebody does, or when this much is over.
 LAZY_S: Final = 0.2
@@ -50,16 +57,22 @@ _RELEASED: Final = (
     "CREATE TABLE IF NOT EXISTS {} (command TEXT NOT NULL, attempt INTEGER NOT NULL,"
     " state TEXT NOT NULL, PRIMARY KEY (command, attempt)) WITHOUT ROWID"
 )
-_INSERT: Final = (
-    "INSERT INTO attempts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
+_INSERT: Final = "INSERT INTO attempts VALUES {}"
 _RUNNING: Final = (
     "UPDATE attempts SET state = 'running', started_at = ?, pid = ?, pid_start = ? WHERE row = ?"
 )
 _ENDED: Final = (
-    "UPDATE attempts SET state = ?, seq = ?, started_at = ?, ended_at = ?, exit_code = ?,"
-    " reason = ?, stdout_bytes = ?, stderr_bytes = ?, shipped = ?, report = ? WHERE row = ?"
+    "WITH ends (row, state, seq, started_at, ended_at, exit_code, reason, stdout_bytes,"
+    " stderr_bytes, shipped, report) AS (VALUES {})"
+    " UPDATE attempts SET state = ends.state, seq = ends.seq, started_at = ends.started_at,"
+    " ended_at = ends.ended_at, exit_code = ends.exit_code, reason = ends.reason,"
+    " stdout_bytes = ends.stdout_bytes, stderr_bytes = ends.stderr_bytes, shipped = ends.shipped,"
+    " report = ends.report FROM ends WHERE attempts.row = ends.row"
 )
+_RELEASE: Final = "INSERT OR REPLACE INTO {} VALUES {}"
+_DROP: Final = "DELETE FROM attempts WHERE row IN (SELECT value FROM json_each(?))"
+# Rows of one statement; each of these sizes is compiled once.
+_BULKS: Final = (64, 16, 4, 1)
 
 
 class Row(NamedTuple):
@@ -133,9 +146,14 @@ class _Batch:
         self.epoch: int | None = None
 
     @property
+    def urgent(self) -> int:
+        """How many wait for it."""
+        return len(self.accepts) + len(self.callbacks)
+
+    @property
     def is_urgent(self) -> bool:
         """Whether somebody waits for it; the rest may wait for company, within bounds."""
-        return bool(self.accepts or self.callbacks) or len(self.releases) >= LAZY_ITEMS
+        return self.urgent > 0 or len(self.releases) >= LAZY_ITEMS
 
     def __bool__(self) -> bool:
         return bool(self.is_urgent or self.runs or self.releases or self.epoch is not None)
@@ -159,11 +177,14 @@ class Journal:
         self._db = database
         self._remember_s = remember_s
         self._elapsed = elapsed or SystemClock().elapsed
+        self._gathering = Gathering(wait_s=GATHER_S, patient_s=PATIENT_S)
         self._lock = threading.Lock()  # guards _next and _closing
         self._wake = threading.Condition(self._lock)
         self._next = _Batch()
         self._closing = False
         self._notify: Notify | None = None
+        # Asked by the writer's thread.
+        self.is_patient: Callable[[], bool] = lambda: False
         self._thread: threading.Thread | None = None
         self.boots = 0
         self.epoch = 0
@@ -251,6 +272,7 @@ class Journal:
 
     def ended(self, row: Row, done: Done) -> None:
         end = (
+            row.row,
             row.state,
             row.seq,
             row.started_at,
@@ -261,7 +283,6 @@ class Journal:
             row.stderr_bytes,
             row.shipped,
             row.report,
-            row.row,
         )
         with self._lock:
             self._next.ends.append(end)
@@ -324,10 +345,25 @@ class Journal:
                     self._wake.wait()
                 if not self._next.is_urgent and not self._closing:
                     self._wake.wait_for(self._is_due, LAZY_S)
+            self._gather()
+            with self._lock:
                 batch, self._next = self._next, _Batch()
                 if not batch and self._closing:
                     return
             self._settle(batch)
+
+    def _gather(self) -> None:
+        """Wait a moment for more, if that is what the last moments promise."""
+        gathering, before = self._gathering, self._next.urgent
+        wait_s = gathering.wait_s(before, time.monotonic(), patient=self.is_patient())
+        if wait_s:
+            for _ in range(_GATHER_STEPS):
+                time.sleep(wait_s / _GATHER_STEPS)
+                if self._next.urgent >= gathering.enough or self._closing:
+                    break
+            else:
+                gathering.note_wait(self._next.urgent - before, time.monotonic())
+        gathering.note_write(self._next.urgent, time.monotonic())
 
     def _is_due(self) -> bool:
         return self._next.is_urgent or self._closing
@@ -363,15 +399,12 @@ class Journal:
         if batch.releases:
             self._release(batch.releases)
         known = self._released([row for row, _ in batch.accepts])
-        if known:
-            new = [row for row, _ in batch.accepts if (row.command, row.attempt) not in known]
-            db.executemany(_INSERT, new)
-        elif batch.accepts:
-            db.executemany(_INSERT, [row for row, _ in batch.accepts])
+        new = [row for row, _ in batch.accepts if (row.command, row.attempt) not in known]
+        self._in_bulk(_INSERT, new)
         if batch.runs:
             db.executemany(_RUNNING, batch.runs)
-        if batch.ends:
-            db.executemany(_ENDED, batch.ends)
+        # Of two ends of one attempt the second counts: output was stored between them.
+        self._in_bulk(_ENDED, list({end[0]: end for end in batch.ends}.values()))
         if batch.epoch is not None:
             self._set_meta("epoch", batch.epoch)
         db.execute("COMMIT")
@@ -395,13 +428,22 @@ class Journal:
     def _release(self, releases: list[tuple[int, str, int, str]]) -> None:
         self._take_turns()
         table = f"released_{self._young}"
-        self._db.executemany(
-            f"INSERT OR REPLACE INTO {table} VALUES (?, ?, ?)",  # noqa: S608  (two fixed names)
-            [item[1:] for item in releases],
-        )
-        self._db.executemany(
-            "DELETE FROM attempts WHERE row = ?", [(item[0],) for item in releases]
-        )
+        self._in_bulk(_RELEASE.format(table, "{}"), [item[1:] for item in releases])
+        self._db.execute(_DROP, (json.dumps([item[0] for item in releases]),))
+
+    def _in_bulk(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Many rows by few statements: each step lets go of the interpreter and must win it back.
+
+        With one step a row, the loop and this thread would hand it to each other all the time.
+        """
+        start = 0
+        for size in _BULKS:
+            while len(rows) - start >= size:
+                part = rows[start : start + size]
+                start += size
+                one = f"({', '.join('?' * len(part[0]))})"
+                values = [value for row in part for value in row]
+                self._db.execute(statement.format(", ".join([one] * size)), values)
 
     def _take_turns(self) -> None:
         """Let the older table go once the younger one covers `remember_s`.

@@ -29,7 +29,7 @@ class Spare(NamedTuple):
 
 
 class Spares:
-    """`put` is called by one thread, `take` by another."""
+    """For one thread: system calls side by side with another would fight for the interpreter."""
 
     def __init__(self) -> None:
         self._spares: deque[Spare] = deque()

@@ -33,7 +33,7 @@ from broker_client.runtime.commits import (
     find_writes,
 )
 from broker_client.runtime.frames import check_subject
-from broker_client.runtime.rates import EventRate
+from broker_client.runtime.rates import Gathering
 from broker_client.runtime.streams import (
     ApiError,
     SequenceConflict,
@@ -49,10 +49,6 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _GATHER_STEPS = 3
-# Fewer than this are not worth a wait.
-_FEW = 4
-# After a wait that brought little, none for this long.
-_VAIN_S = 1.0
 
 
 class WriterLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,8 +56,8 @@ class WriterLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     batch_*: the largest write. queue_*: what may wait; more is refused. answer_s: how long the
     broker may take for one write before its outcome is unknown. singles: up to so many messages
-    are sent one by one, which is quicker for few. gather_*: how many are worth no further wait, and
-    how long to wait for them at most.
+    are sent one by one, which is quicker for few. gather_s, patient_s: how long a write may wait
+    for company in a steady stream, and while `is_patient`.
     """
 
     batch_messages: int = 500
@@ -70,8 +66,8 @@ class WriterLimits(msgspec.Struct, frozen=True, kw_only=True):
     queue_bytes: int = 128 * 1024 * 1024
     answer_s: float = 5.0
     singles: int = 8
-    gather_messages: int = 32
     gather_s: float = 0.008
+    patient_s: float = 0.06
 
 
 class BatchWriter:
@@ -104,12 +100,13 @@ class BatchWriter:
         self._commit: Commit | None = None
         self._last_seq = 0
         self._is_open = True
-        self._rate = EventRate()
-        self._gather_from = 0.0
+        self._gathering = Gathering(wait_s=self._limits.gather_s, patient_s=self._limits.patient_s)
         self._link.on_disconnected(self._lose_commit)
         self.stalled_since: float | None = None
         # Called once when writes begin to get no answer, for those who would rather not wait on.
         self.on_stalled: Callable[[], object] = lambda: None
+        # Whether so much waits elsewhere that a write may take its time.
+        self.is_patient: Callable[[], bool] = lambda: False
         self.stored = 0
         self.writes = 0
         self.conflicts = 0
@@ -193,25 +190,16 @@ class BatchWriter:
             self._abandon(groups, self._queue)
 
     async def _gather(self) -> None:
-        """Wait a moment for more, if that is what the last moments promise.
-
-        A write costs the broker about as much for one message as for thirty. Where a steady
-        stream comes in, waiting for company halves the cost; where everybody waits for us, nothing
-        more would come, which the first vain wait shows.
-        """
-        limits, now = self._limits, self._clock.elapsed()
-        expected = self._rate.per_s * limits.gather_s
-        if self._queued >= limits.gather_messages or now < self._gather_from:
+        """Wait a moment for more, if that is what the last moments promise."""
+        gathering, before = self._gathering, self._queued
+        wait_s = gathering.wait_s(before, self._clock.elapsed(), patient=self.is_patient())
+        if not wait_s:
             return
-        if expected < _FEW:
-            return
-        before = self._queued
         for _ in range(_GATHER_STEPS):
-            await asyncio.sleep(limits.gather_s / _GATHER_STEPS)
-            if self._queued >= limits.gather_messages:
+            await asyncio.sleep(wait_s / _GATHER_STEPS)
+            if self._queued >= gathering.enough:
                 return
-        if self._queued - before < expected / 2:
-            self._gather_from = self._clock.elapsed() + _VAIN_S
+        gathering.note_wait(self._queued - before, self._clock.elapsed())
 
     def _abandon(self, sent: Iterable[Group], queued: Iterable[Group]) -> None:
         why = f"the {self.name} was stopped"
@@ -277,7 +265,8 @@ class BatchWriter:
             if not group.tries:
                 group.since = self._last_seq
         self.writes += 1
-        self._rate.note(sum(len(group.entries) for group in groups), self._clock.elapsed())
+        count = sum(len(group.entries) for group in groups)
+        self._gathering.note_write(count, self._clock.elapsed())
         commit = self._commit = Commit(self._link, self._limits.answer_s)
         try:
             if len(groups) <= self._limits.singles and all(

@@ -137,6 +137,10 @@ class Dispatcher:
         )
         return len(self._pool(group).queue) + own
 
+    def backlog(self) -> int:
+        """Commands that wait for a free slot, in all groups."""
+        return sum(len(pool.queue) for pool in self._pools.values())
+
     def withdraw(self, group: str, agent: str, command_id: str) -> None:
         """Take a command that ended while it waited out of its queue."""
         queue = self._queue(group, agent)

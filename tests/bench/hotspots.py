@@ -18,7 +18,7 @@ WATCH_S = 6
 FRAME_PATH_PARTS = 3
 # Enough to last longer than the watch; one copy is as long as the limit of output lets it be.
 COUNTS = {"noop": 30_000, "process": 4_000, "copy": 1}
-AT_ONCE = {"noop": SLOTS, "process": process.AT_ONCE, "copy": 4}
+AT_ONCE = {"noop": SLOTS, "process": process.SLOTS, "copy": 4}
 
 
 async def profile(directory: Path, who: str, load: str, in_flight: int) -> str:

@@ -10,8 +10,8 @@ AT_ONCE = 16
 COUNT = 4000
 # Each command waits for the disk three times, so more of them are under way than programs run; and
 # enough are submitted ahead that no slot waits for the next one.
-SLOTS = 64
-IN_FLIGHT = 128
+SLOTS = 128
+IN_FLIGHT = 512
 
 
 async def measure(directory: Path, rounds: int) -> list[Row]:

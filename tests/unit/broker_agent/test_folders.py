@@ -24,7 +24,8 @@ def retired(folders: Folders, command: str, output: bytes = b"") -> None:
     if output:
         os.write(folder.stdout, output)
     folder.close()
-    folders.retire(folder.path, empty=not output)
+    if output or not folders.reuse(folder.path):
+        folders.retire(folder.path, empty=not output)
 
 
 def test_folder_and_files_are_the_owners_alone(folders: Folders, tmp_path: Path) -> None:
@@ -69,6 +70,7 @@ def test_folder_that_is_not_as_new_is_removed(folders: Folders, tmp_path: Path) 
     os.link(tmp_path / "c3.1" / "stdout.log", tmp_path / "elsewhere")
     for folder in (first, second, third):
         folder.close()
+        assert not folders.reuse(folder.path)
         folders.retire(folder.path, empty=True)
     assert names(tmp_path) == ["elsewhere"]
 
@@ -80,6 +82,7 @@ def test_folder_into_which_somebody_can_still_write_is_not_used_again(
     folder = folders.make("c1", 1)
     escaped = subprocess.Popen(["sleep", "60"], stdout=folder.stdout, start_new_session=True)
     folder.close()
+    assert not folders.reuse(folder.path)
     folders.retire(folder.path, empty=True)
     assert names(tmp_path) == []
     escaped.kill()

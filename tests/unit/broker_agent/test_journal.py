@@ -107,6 +107,24 @@ async def test_end_replaces_what_was_accepted(journal: Journal, path: Path) -> N
     again.close()
 
 
+async def test_ends_of_a_burst_are_each_its_own(journal: Journal, path: Path) -> None:
+    entries = [row(journal, f"c{number}") for number in range(150)]
+    ends = [
+        entry._replace(state="failed", seq=entry.row, exit_code=entry.row % 7, report=b"raw")
+        for entry in entries
+    ]
+    for entry, end in zip(entries, ends, strict=True):
+        journal.accept(entry, lambda _: None)
+        journal.ended(end._replace(seq=0, report=b"without its output"), lambda _: None)
+        journal.ended(end, lambda _: None)
+    start(journal)
+    await flush(journal)
+    assert journal.commits <= 2
+    again = reopened(journal, path)
+    assert again.rows == ends
+    again.close()
+
+
 async def test_released_id_stays_known_although_its_row_is_gone(
     journal: Journal, path: Path
 ) -> None:
