@@ -7,7 +7,7 @@ STARTED ──exit──▶ group empty? ──yes──▶ ended
 A task has ended when nothing of it is left, also of what has left its group and its session. Where
 this process inherits orphans, a program can leave nothing behind unseen: it would be our child now.
 
-No coroutine per task: a pidfd wakes the loop when the program has ended.
+No coroutine per task: an epoll of pidfds wakes the loop when the program has ended.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from typing import Final
 
 from broker_agent.executors.base import Ending, Job, OnEnd
 from broker_agent.executors.cells import Cells
+from broker_agent.executors.exits import Exits
 from broker_agent.executors.groups import Kinship, group_lives, process_start, signal_group
 from broker_agent.executors.spawn import CannotStart, Files, spawn
 from broker_agent.warden import cell
@@ -68,11 +69,11 @@ class ProcessTask:
         if isinstance(args, ProcessArgs) and args.timeout_s is not None:
             reason = f"ran longer than timeout_s ({args.timeout_s:g})"
             self._limit = self._loop.call_later(args.timeout_s, self.stop, State.TIMED_OUT, reason)
-        self._pidfd = os.pidfd_open(pid)
-        self._loop.add_reader(self._pidfd, self._on_exit)
+        self._is_reaped = False
+        owner.exits.watch(pid, self._on_exit)
 
     def enclose(self) -> None:
-        if self._pidfd >= 0:
+        if not self._is_reaped:
             self._cell = self._owner.cells.enclose(self.name, self.pid, self._marks)
 
     def stop(self, state: State, reason: str, grace_s: float | None = None) -> None:
@@ -126,7 +127,7 @@ class ProcessTask:
 
     def _members(self, *, since: float = 0.0) -> list[Process]:
         """All that lives of it."""
-        if self._pidfd >= 0 and not self._start:
+        if not self._is_reaped and not self._start:
             self._start = process_start(self.pid)
         owner, pid = self._owner, self.pid
         # Reaped without a look at its start: its number is its own while a group bears it.
@@ -145,9 +146,7 @@ class ProcessTask:
     def _on_exit(self) -> None:
         if self._stop is not None and not self._start:
             self._start = process_start(self.pid)
-        self._loop.remove_reader(self._pidfd)
-        os.close(self._pidfd)
-        self._pidfd = -1
+        self._is_reaped = True
         try:
             self._status = os.waitpid(self.pid, 0)[1]
         except ChildProcessError:
@@ -238,6 +237,7 @@ class ProcessExecutor:
         cells: Cells | None = None,
     ) -> None:
         self.loop = loop
+        self.exits = Exits(loop)
         self.grace_s = grace_s
         incarnation = marks.get("MESH_INCARNATION", "")
         self.kinship = Kinship(f"MESH_INCARNATION={incarnation}".encode() if incarnation else b"")
@@ -297,6 +297,7 @@ class ProcessExecutor:
             task.kill()
 
     def close(self) -> None:
+        self.exits.close()
         self.kinship.close()
         with suppress(OSError):
             os.close(self._null)
