@@ -48,6 +48,7 @@ from broker_client.runtime.link import Link
 from broker_client.runtime.logs import bind_process
 from broker_client.runtime.notify import Notices, ServiceManager
 from broker_client.runtime.supervise import Service, supervise
+from broker_client.runtime.tls import trust_digest
 from schemas import subjects
 from schemas.faults import MeshError, Refused
 from schemas.messages.liveness import Details
@@ -121,6 +122,7 @@ class Agent:
         clock = SystemClock()
         self._settings = settings
         self._facts = facts
+        self._slots = slots
         bind_process(agent=facts.agent, group=facts.group)
         self._version = version
         self._journal = journal
@@ -198,6 +200,7 @@ class Agent:
             details=_details(version),
             certificate=self._certificate,
             on_epoch=self._on_epoch,
+            trust=lambda: trust_digest(slots.ca_pem()),
         )
         self.watchdog = Watchdog(station, self.runner)
         self.hearing = Hearing(station)
@@ -244,7 +247,9 @@ class Agent:
                 "release": runner.on_release,
                 "echo": echoes.on_echo,
                 "welcome": self.handshake.on_welcome,
-                "control": Controls(station, runner, self.renewer.order).on_control,
+                "control": Controls(
+                    station, runner, self.renewer.order, self._slots.trust
+                ).on_control,
                 # Heard on a connection that is being tried, and of no interest here.
                 "selftest": lambda _payload: None,
             },

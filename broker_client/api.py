@@ -20,12 +20,14 @@ from typing import Final, Literal, Self, TypedDict, TypeVar, Unpack
 import msgspec
 
 from broker_client.asking import ANSWER_S, Asker, is_passing
-from broker_client.context import Context, context_identity, load_context
+from broker_client.context import Context, load_context
 from broker_client.output import Output, OutputPart
+from broker_client.renewing import SelfRenewal
 from broker_client.results import Reader, Results, Waiter
 from broker_client.runtime.backoff import Backoff
 from broker_client.runtime.link import Link, LinkIdentity
 from broker_client.runtime.logs import keep_out_of_the_way
+from broker_client.runtime.renewed import ContextFiles
 from broker_client.runtime.supervise import TaskSet
 from schemas import codec
 from schemas.faults import Expired, MeshError, Misused
@@ -110,6 +112,7 @@ class MeshClient:
         self._asker = Asker(link, name, role, answer_s=answer_s)
         self._results = Results(self._asker)
         self._tasks = TaskSet(f"mesh client {name}", limit=READERS)
+        self._renewal: SelfRenewal | None = None
         # Ids need no secrecy, only to be new: one random part per client, then a count.
         self._id_prefix = secrets.token_hex(8)
         self._submitted = 0
@@ -141,6 +144,7 @@ class MeshClient:
         )
         try:
             client = cls(link, name=context.name, role=context.role, answer_s=timeout_s)
+            client._renewal = SelfRenewal(context, link, client._asker)
             await link.flush(timeout_s)
             async with client.running():
                 yield client
@@ -151,10 +155,15 @@ class MeshClient:
     async def running(self) -> AsyncIterator[Self]:
         """Keep the results complete for the length of the block; `connect` does this itself."""
         catch_up = self._tasks.spawn(self._results.catch_up())
+        renewal = None if self._renewal is None else self._tasks.spawn(self._renewal.run())
         try:
             yield self
+            if self._renewal is not None:
+                await self._renewal.settle()
         finally:
             catch_up.cancel()
+            if renewal is not None:
+                renewal.cancel()
             await self._tasks.aclose(0)
 
     @property
@@ -165,6 +174,17 @@ class MeshClient:
     def link(self) -> Link:
         """The connection: its state, counters and listeners."""
         return self._link
+
+    async def renew(self) -> str:
+        """Renew this client's own credentials now; returns until when the new ones are good.
+
+        They renew themselves as well, when two thirds of their time are over. The files of the
+        context are replaced, and the connection moves without a gap. Raises the fault that
+        hindered it; nothing has changed then.
+        """
+        if self._renewal is None:
+            raise Misused("context_invalid", "a client that was made without a context")
+        return await self._renewal.renew(now=True)
 
     # commands
 
@@ -404,9 +424,10 @@ def _not_yet(command: str, timeout_s: float | None) -> Expired:
 
 def _identity_of(context: Context) -> Callable[[], LinkIdentity]:
     """Reads the files of a context anew at each call, so that renewed ones are picked up."""
+    files = ContextFiles(context)
 
     def read() -> LinkIdentity:
-        identity = context_identity(context)
+        identity = files.identity()
         return LinkIdentity(tls=identity.context, jwt=identity.creds.jwt, seed=identity.creds.seed)
 
     return read

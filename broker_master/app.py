@@ -20,6 +20,7 @@ from broker_client.runtime.streams import Streams
 from broker_client.runtime.supervise import Service, TaskSet, supervise
 from broker_master.api.agents import AgentOperations
 from broker_master.api.audit import AuditOperations, AuditTrail
+from broker_master.api.authority import AuthorityOperations
 from broker_master.api.clients import ClientOperations
 from broker_master.api.commands import CommandOperations
 from broker_master.api.deadletters import DeadLetterOperations
@@ -33,7 +34,7 @@ from broker_master.ca.mesh import Mesh, open_mesh, update_context_urls
 from broker_master.console.overview import Overview
 from broker_master.core.liveness import Roster
 from broker_master.embedded import ChildSettings, EmbeddedBroker
-from broker_master.metrics.endpoint import certificate_ends, own_endpoint
+from broker_master.metrics.endpoint import own_endpoint
 from broker_master.metrics.scrape import Scraper
 from broker_master.metrics.survey import Pulse, Survey
 from broker_master.metrics.system import Surroundings
@@ -43,6 +44,8 @@ from broker_master.services.assign import Assigner
 from broker_master.services.audit import Auditor
 from broker_master.services.cancel import Canceller
 from broker_master.services.checkpoint import Checkpointer
+from broker_master.services.comparison import Comparison
+from broker_master.services.custody import Custody
 from broker_master.services.enrolment import Enrolment
 from broker_master.services.historian import Historian
 from broker_master.services.intake import Intake
@@ -61,6 +64,7 @@ from broker_master.services.recovery import (
 from broker_master.services.renewal import Renewals
 from broker_master.services.reports import Reports
 from broker_master.services.revoke import Revoker
+from broker_master.services.rotator import Rotator
 from broker_master.services.settle import Settler
 from broker_master.services.system import BrokerSystem
 from broker_master.services.terms import Terms
@@ -303,6 +307,10 @@ class Control:
         )
         RotationOperations(plane, orders).register(operations)
         ClientOperations(plane, views, issuer, revoker).register(operations)
+        custody = Custody(plane, self._mesh, system, {"master": plane.link, "system": system_link})
+        rotator = Rotator(plane, self._mesh, system, custody, orders)
+        presence.on_trust = rotator.note_trust
+        AuthorityOperations(plane, custody, rotator).register(operations)
         await rebuild_readmodel(plane, streams)
         await replay_facts(plane, historian)
         for command in resume(plane):
@@ -315,8 +323,8 @@ class Control:
             Surroundings(
                 findings=survey.findings,
                 history_lag_s=historian.lag_s,
-                authorities={"mesh": self._mesh.authority.not_after},
-                servers=certificate_ends(self._mesh),
+                authorities=custody.authorities,
+                servers=custody.servers,
             ),
         )
         return [
@@ -335,6 +343,9 @@ class Control:
             addresses,
             Enrolment(plane, issuer),
             Renewals(plane, issuer, revoker, presence),
+            custody,
+            rotator,
+            Comparison(plane, self._mesh.accounts, system, custody.own_users),
             NatsApi(plane, operations, intake),
             survey,
             Pulse(survey.findings, scraper.look),

@@ -47,13 +47,17 @@ class CertificateSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Lifetimes. warning_days: how long before its end alerts speak of a certificate.
 
     agent_days, client_days: of what is issued from now on; parts of a day are fine. candidate_s:
-    how long an agent may take to put a renewed certificate to use.
+    how long an agent may take to put a renewed certificate to use. compare_s: how often each live
+    connection is compared with what was issued. look_s: how often the mesh looks which certificates
+    are about to end, and renews its own.
     """
 
     agent_days: Annotated[float, Meta(gt=0)] = 90.0
     client_days: Annotated[float, Meta(gt=0)] = 365.0
     warning_days: Annotated[float, Meta(gt=0)] = 30.0
     candidate_s: Annotated[float, Meta(gt=0)] = 86_400.0
+    compare_s: Annotated[float, Meta(gt=0)] = 30.0
+    look_s: Annotated[float, Meta(gt=0)] = 3600.0
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):

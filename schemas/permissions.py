@@ -20,8 +20,8 @@ _READ: Final = {
     "deadletter": ("list", "show"),
     "agent": ("show", "list"),
     "group": ("show", "list"),
-    "client": (),
-    "certificate": ("list",),
+    "client": ("renew",),
+    "certificate": ("list", "trust"),
     "mesh": ("status",),
 }
 _OPERATE: Final = {
@@ -85,7 +85,7 @@ CLIENT_ROLES: Final = ("viewer", "operator", "admin")
 
 
 # What such a verb does is look: it changes nothing, so it needs no entry in the audit trail.
-_LOOKING: Final = frozenset({"show", "list", "wait", "logs", "status"})
+_LOOKING: Final = frozenset({"show", "list", "wait", "logs", "status", "trust"})
 
 
 def is_audited(noun: str, verb: str) -> bool:

@@ -1,21 +1,26 @@
-"""Orders of the master that are no work: cancel, drain, resume, rotate."""
+"""Orders of the master that are no work: cancel, drain, resume, rotate, trust."""
 
 from collections.abc import Callable
 
 from broker_agent.services.runner import Runner
 from broker_agent.services.wire import Station
 from schemas import codec
-from schemas.faults import Refused, Unreachable
+from schemas.faults import MeshError, Refused, Unreachable
 from schemas.messages.work import Control, ControlReply
 from schemas.states import State
 
 
 class Controls:
-    """rotate: begins to renew the certificate."""
+    """rotate: begins to renew the certificate. trust: trusts the authorities it is given."""
 
     def __init__(
-        self, station: Station, runner: Runner, rotate: Callable[[], None] = lambda: None
+        self,
+        station: Station,
+        runner: Runner,
+        rotate: Callable[[], None] = lambda: None,
+        trust: Callable[[bytes], None] = lambda _: None,
     ) -> None:
+        self._trust = trust
         self._rotate = rotate
         self._wire = station.wire
         self._address = station.address
@@ -33,6 +38,14 @@ class Controls:
         except Unreachable:
             return  # the master asks again
 
+    def _learn(self, ca_pem: str) -> tuple[str, str]:
+        """Code and words of the fault that keeps this agent from trusting them, or empty."""
+        try:
+            self._trust(ca_pem.encode())
+        except MeshError as error:
+            return error.code, error.message
+        return "", ""
+
     def _carry_out(self, control: Control) -> ControlReply:
         known, code, message = True, "", ""
         if control.epoch < self._lease.epoch:
@@ -45,6 +58,8 @@ class Controls:
             self._runner.is_draining = control.kind == "drain"
         elif control.kind == "rotate":
             self._rotate()
+        elif control.kind == "trust":
+            code, message = self._learn(control.ca_pem)
         else:
             code, message = "verb_unknown", f"no order {control.kind[:64]!a}"
         return ControlReply(

@@ -50,7 +50,9 @@ class Handshake:
         details: Details,
         certificate: Callable[[], tuple[str, float]],
         on_epoch: Callable[[int], None],
+        trust: Callable[[], str] = lambda: "",
     ) -> None:
+        self._trust = trust
         self._wire = station.wire
         self._address = station.address
         self._lease = station.lease
@@ -197,6 +199,7 @@ class Handshake:
             certificate_not_after=not_after,
             tasks=tasks,
             complete=len(tasks) == len(self._book),
+            trust=self._trust(),
         )
 
     def _tasks_to_name(self) -> list[Entry]:

@@ -24,15 +24,18 @@ from broker_client.runtime.files import (
     read_text,
     sync_directory,
     write_private,
+    write_public,
 )
 from broker_client.runtime.identity import (
     CA_FILE,
+    CERT_FILE,
     KEY_FILE,
     Identity,
     NewIdentity,
     read_identity,
     write_identity,
 )
+from broker_client.runtime.tls import client_context_of
 from schemas.faults import Corrupt, Refused
 
 FACTS_FILE: Final = "identity.toml"
@@ -180,6 +183,14 @@ class Slots:
             shutil.rmtree(self.current, ignore_errors=True)
             self.old.rename(self.current)
             sync_directory(self._root)
+
+    def trust(self, ca_pem: bytes) -> None:
+        """Trust these authorities, with whichever slot; raises Corrupt if they are none."""
+        slots = self.ways_in()
+        key = read_bytes(slots[0] / KEY_FILE)
+        client_context_of(ca_pem, read_bytes(slots[0] / CERT_FILE), key)
+        for slot in slots:
+            write_public(slot / CA_FILE, ca_pem)
 
     def discard_next(self) -> None:
         """The candidate, or the keys for one, are of no use."""

@@ -87,6 +87,15 @@ def revoke(name: Name, /, *, shared: Shared = SHARED) -> None:
         print(f"client {name} revoked")
 
 
+def renew(*, shared: Shared = SHARED) -> None:
+    """Renew the credentials of the context in use now; they do so by themselves as well."""
+    until = call(shared, lambda mesh: mesh.renew())
+    if shared.output == "json":
+        print_json({"not_after": until})
+    else:
+        print(f"renewed until {local_time(until)}")
+
+
 def _row(client: ClientRecord) -> tuple[str, ...]:
     until = local_time(client.certificate.not_after) if client.certificate else ""
     groups = ", ".join(client.groups) or "all"

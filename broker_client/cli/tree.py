@@ -55,8 +55,12 @@ COMMANDS: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("agent", "delete", "agent:delete", "Remove an agent; its credentials are refused."),
     ("agent", "forget", "forget:forget", "Delete agents that have been silent for long."),
     ("audit", "list", "audit:list_", "List who did what to what, from where, when."),
+    ("certificate", "list", "certificate:list_", "List certificates by when they end."),
+    ("ca", "show", "ca:show", "Show the authority, the signing keys and who holds them up."),
+    ("ca", "rotate", "ca:rotate", "Replace the authority or a signing key, step by step."),
     ("client", "create", "client:create", "Make keys and credentials for a new client."),
     ("client", "list", "client:list_", "List clients."),
+    ("client", "renew", "client:renew", "Renew the credentials of the context in use."),
     ("client", "revoke", "client:revoke", "Refuse a client's credentials from now on."),
 )
 

@@ -13,6 +13,8 @@ NOUNS: Final = {
     "agent": "The processes that run programs on hosts.",
     "audit": "Who did what, from where, when.",
     "client": "Who may submit commands.",
+    "certificate": "What was issued, and until when it holds.",
+    "ca": "The mesh's authority and its signing keys.",
 }
 HELP_FLAGS: Final = frozenset({"-h", "--help"})
 _TAKES_VALUE: Final = frozenset({"--context", "--output", "-o", "--timeout"})

@@ -5,7 +5,7 @@ import msgspec
 from broker_client.runtime.clock import Clock
 from broker_client.runtime.tls import trust_digest
 from broker_master.api.operations import Operations
-from broker_master.ca.issuer import Issuer
+from broker_master.ca.issuer import Credentials, Issuer
 from broker_master.plane import Plane
 from broker_master.services.revoke import Revoker
 from broker_master.services.views import Views, certificate_record
@@ -22,10 +22,13 @@ from schemas.messages.api import (
     StatusAnswer,
 )
 from schemas.messages.registry import ClientEntry
+from schemas.messages.renewal import RenewalRequest
 from schemas.moments import rfc3339
 from schemas.permissions import CLIENT_ROLES
 
 _DAY_S = 86_400
+# Certificates of one client that may be good at a time.
+_KEPT = 16
 
 
 class ClientOperations:
@@ -39,6 +42,7 @@ class ClientOperations:
         operations.add("client", "create", ClientCreate, self.create)
         operations.add("client", "list", NoQuery, self.list)
         operations.add("client", "revoke", NameQuery, self.revoke)
+        operations.add("client", "renew", RenewalRequest, self.renew)
         operations.add("mesh", "status", NoQuery, self.status)
 
     async def create(self, caller: ClientEntry, request: ClientCreate) -> IdentityAnswer:
@@ -50,9 +54,8 @@ class ClientOperations:
         _check_no_wider(caller, groups)
         self._plane.registry.check_free(name)
         clock, plane = self._plane.clock, self._plane
-        not_after = int(clock.now() + plane.settings.certificates.client_days * _DAY_S)
         issued = self._issuer.issue(
-            request.role, name, request.csr_pem.encode(), request.user_nkey, not_after
+            request.role, name, request.csr_pem.encode(), request.user_nkey, self._lifetime_end()
         )
         await plane.registry.create_client(
             ClientEntry(
@@ -65,17 +68,53 @@ class ClientOperations:
                 trust=trust_digest(issued.ca_pem),
             )
         )
+        return self._identity(name, request.role, issued)
+
+    def _identity(self, name: str, role: str, issued: Credentials) -> IdentityAnswer:
         return IdentityAnswer(
-            mesh=plane.mesh,
+            mesh=self._plane.mesh,
             name=name,
-            role=request.role,
-            urls=plane.urls,
+            role=role,
+            urls=self._plane.urls,
             cert_pem=issued.cert_pem.decode(),
             ca_pem=issued.ca_pem.decode(),
             jwt=issued.jwt,
             serial=issued.serial,
             not_after=rfc3339(issued.not_after),
         )
+
+    def _lifetime_end(self) -> int:
+        plane = self._plane
+        return int(plane.clock.now() + plane.settings.certificates.client_days * _DAY_S)
+
+    async def renew(self, caller: ClientEntry, request: RenewalRequest) -> IdentityAnswer:
+        """Sign new keys for the caller itself; what it has stays good until its own end.
+
+        It is a candidate until the caller says that it uses it (`certificate.trust`).
+        """
+        clock, settings = self._plane.clock, self._plane.settings.certificates
+        proved = self._issuer.check_proof(caller.role, caller.name, request)
+        _check_good(caller, proved, clock.now())
+        issued = self._issuer.issue(
+            caller.role,
+            caller.name,
+            request.csr_pem.encode(),
+            request.user_nkey,
+            self._lifetime_end(),
+        )
+        candidate = msgspec.structs.replace(
+            issued.entry(clock.now()), candidate_until=clock.now() + settings.candidate_s
+        )
+
+        def enter(entry: ClientEntry) -> ClientEntry:
+            _check_good(entry, proved, clock.now())
+            kept = [each for each in entry.certificates if each.not_after > clock.now()]
+            if len(kept) >= _KEPT:
+                raise Refused("rate_limited", f"client {entry.name} has {len(kept)} certificates")
+            return msgspec.structs.replace(entry, certificates=[*kept, candidate])
+
+        await self._plane.registry.change_client(caller.name, enter)
+        return self._identity(caller.name, caller.role, issued)
 
     async def list(self, _caller: ClientEntry, _query: NoQuery) -> ClientsAnswer:
         clients = sorted(self._plane.registry.clients.items())
@@ -93,6 +132,11 @@ class ClientOperations:
 
     async def status(self, caller: ClientEntry, _query: NoQuery) -> StatusAnswer:
         return self._views.status(caller)
+
+
+def _check_good(entry: ClientEntry, serial: str, at: float) -> None:
+    if not any(each.serial == serial and each.not_after > at for each in entry.certificates):
+        raise Refused("renewal_refused", f"certificate {serial} of {entry.name} is not good")
 
 
 def _check_no_wider(caller: ClientEntry, groups: list[str]) -> None:

@@ -16,7 +16,7 @@ from broker_client.runtime.files import (
     write_private,
     write_public,
 )
-from broker_client.runtime.tls import trust_digest
+from broker_client.runtime.tls import certificate_facts, trust_digest
 from broker_master.ca.authority import Authority
 from broker_master.ca.rotations import numbered, read_rotations, write_rotations
 from broker_master.core.rotation import Rotation, advance
@@ -75,6 +75,11 @@ class Authorities:
     @property
     def active_pem(self) -> bytes:
         return self.active.ca_pem
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the certificate of the one that signs, as brokers tell it."""
+        return certificate_facts(self.active_pem).fingerprint
 
     @property
     def not_after(self) -> int:

@@ -200,7 +200,8 @@ AUTH_FAILURES = Family(
     "mesh_auth_failures_total",
     "counter",
     ("reason",),
-    "Turned away by the master: permission, name_mismatch, revoked, expired, token",
+    "Turned away by the master: permission, name_mismatch, revoked, expired, token,"
+    " certificate_mismatch (of token and certificate), unregistered (token not issued here)",
 )
 ENROLMENTS = Family("mesh_enrolments_total", "counter", ("outcome",), "Requests to enrol")
 CA_ENDS = Family(

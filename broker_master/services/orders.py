@@ -21,7 +21,7 @@ class Orders:
         self._waiting: dict[tuple[str, str], asyncio.Future[ControlReply]] = {}
         self._count = 0
 
-    async def give(self, agent: str, kind: str) -> ControlReply:
+    async def give(self, agent: str, kind: str, *, ca_pem: str = "") -> ControlReply:
         """The agent's answer to an order that may be repeated.
 
         Raises Refused: `agent_silent`, or the agent's own fault; Unreachable (`no_answer`).
@@ -31,7 +31,7 @@ class Orders:
             raise Refused("agent_silent", f"agent {agent} is not connected")
         self._count += 1
         token = f"{_PREFIX}{self._count:x}"
-        control = Control(kind=kind, epoch=self._plane.epoch, token=token)
+        control = Control(kind=kind, epoch=self._plane.epoch, token=token, ca_pem=ca_pem)
         payload = codec.encode(control)
         answer: asyncio.Future[ControlReply] = asyncio.get_running_loop().create_future()
         self._waiting[agent, token] = answer

@@ -81,6 +81,8 @@ class PresenceService:
         self._silences: dict[str, float] = {}
         # Called with the group of an agent whose status may have changed.
         self.on_change: Callable[[str], None] = lambda _: None
+        # Given an agent and the digest of the authorities that it trusts.
+        self.on_trust: Callable[[str, str], None] = lambda _agent, _digest: None
 
     # -- from the wire
 
@@ -164,6 +166,7 @@ class PresenceService:
             return
         entry = plane.registry.agent(up.agent)
         self.note_certificate(presence, entry, hello.certificate_serial)
+        self.on_trust(up.agent, hello.trust)
         welcome = Welcome(
             epoch=plane.epoch,
             incarnation=hello.incarnation,

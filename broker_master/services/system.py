@@ -25,8 +25,8 @@ class Connection(msgspec.Struct, frozen=True):
     """One live connection. user: its public broker key.
 
     name: in its token. issuer: the public key that has signed the token. certificate: SHA-256 of
-    what it has shown, lower-case hex; subject: whom that names. Empty is what the broker does not
-    tell.
+    what it has shown, lower-case hex; subject: whom that names; authority: SHA-256 of that of who
+    has issued it. Empty is what the broker does not tell.
     """
 
     server: str
@@ -37,6 +37,7 @@ class Connection(msgspec.Struct, frozen=True):
     issuer: str = ""
     certificate: str = ""
     subject: str = ""
+    authority: str = ""
 
 
 class BrokerSystem:
@@ -152,7 +153,7 @@ def _connections(body: dict[str, Any]) -> list[Connection]:
 
 def _connection(server: str, entry: dict[str, Any]) -> Connection:
     claims = _claims(entry.get("jwt", ""))
-    shown = (entry.get("tls_peer_certs") or [{}])[0]
+    shown, *chain = entry.get("tls_peer_certs") or [{}]
     return Connection(
         server,
         entry["cid"],
@@ -162,6 +163,7 @@ def _connection(server: str, entry: dict[str, Any]) -> Connection:
         str(claims.get("iss", "")),
         shown.get("cert_sha256", ""),
         shown.get("subject", ""),
+        chain[-1].get("cert_sha256", "") if chain else "",
     )
 
 

@@ -86,7 +86,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     tasks: all that run, then as many of those that ended and are not released as fit; `complete`
     says whether that is all of them. done: the agent has carried out the welcome's decisions, and
-    work may flow. Step one is sent again until a welcome comes; every step may be repeated.
+    work may flow. Step one is sent again until a welcome comes; every step may be repeated. trust:
+    the digest of the authorities that it trusts.
     """
 
     incarnation: Token
@@ -102,6 +103,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tasks: Annotated[list[TaskStatus], Meta(max_length=limits.HELLO_TASKS)] = []
     complete: bool = True
     done: bool = False
+    trust: Label = ""
 
 
 Verdict = Literal["keep", "kill", "release", "report"]

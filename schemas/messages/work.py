@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from schemas import limits
+from schemas.messages.enrol import Pem
 from schemas.messages.fields import (
     AttemptNumber,
     CommandId,
@@ -67,7 +68,7 @@ class RunReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """cancel: end one attempt. drain: take nothing new. resume: take work again.
 
-    rotate: get a new certificate now.
+    rotate: get a new certificate now. trust: trust the authorities of `ca_pem` and no others.
     """
 
     kind: Label
@@ -75,6 +76,7 @@ class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     token: Token
     command: Label = ""
     attempt: AttemptNumber = 0
+    ca_pem: Pem = ""
 
 
 class ControlReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -38,6 +38,7 @@ REQUIRED = {
     ("agent", "rotate"): ["web-1"],
     ("agent", "revoke"): ["web-1"],
     ("agent", "delete"): ["web-1"],
+    ("ca", "rotate"): ["prepare"],
     ("client", "create"): ["ann", "--role", "viewer", "--out", "ann"],
     ("client", "revoke"): ["ann"],
 }

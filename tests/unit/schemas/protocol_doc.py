@@ -83,10 +83,21 @@ VERBS: Final[dict[str, Verb]] = {
     "client.list": Verb(api.NoQuery, api.ClientsAnswer, "clients by name"),
     "client.revoke": Verb(api.NameQuery, api.Done, "take its credentials away"),
     "audit.list": Verb(api.AuditQuery, api.AuditPage, "who did what, the newest first"),
+    "client.renew": Verb(
+        renewal.RenewalRequest, api.IdentityAnswer, "a new certificate for the caller itself"
+    ),
+    "certificate.list": Verb(
+        api.CertificateList, api.CertificatesAnswer, "what was issued, the first to end first"
+    ),
+    "certificate.trust": Verb(
+        api.TrustQuery, api.TrustAnswer, "whom to trust, and whether to renew now"
+    ),
+    "ca.show": Verb(api.NoQuery, api.CaAnswer, "the authority and the signing keys"),
+    "ca.rotate": Verb(api.CaRotate, api.CaAnswer, "one step of the replacement of one of them"),
     "mesh.status": Verb(api.NoQuery, api.StatusAnswer, "the mesh at a glance"),
 }
 # Roles may hold these already, so that the verb can come without new credentials.
-RESERVED: Final = ("certificate.list",)
+RESERVED: Final[tuple[str, ...]] = ()
 
 _SHAPES: Final = (
     (inspect.type_info(fields.Name), "name"),
@@ -311,6 +322,9 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
         registry.Policy,
         api.ClientCreate,
         api.AuditQuery,
+        api.CertificateList,
+        api.TrustQuery,
+        api.CaRotate,
     ),
     "answers": messages(
         api.SubmitAnswer,
@@ -339,6 +353,11 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
         api.AuditPage,
         api.AuditRecord,
         api.Done,
+        api.CertificatesAnswer,
+        api.HoldingRecord,
+        api.TrustAnswer,
+        api.CaAnswer,
+        api.RotationRecord,
     ),
     "actions": messages(*ACTIONS.values()),
     "states": states,

@@ -1,0 +1,137 @@
+"""A client keeps its own credentials good: trusts new authorities in time, renews before the end.
+
+Nothing here may fail a caller's work: what goes wrong is logged, and tried again in a while.
+"""
+
+import asyncio
+import time
+from typing import Final
+
+import structlog
+
+from broker_client.asking import Asker
+from broker_client.runtime.context import Context
+from broker_client.runtime.identity import NewIdentity
+from broker_client.runtime.link import Link, LinkIdentity
+from broker_client.runtime.renewed import ContextFiles
+from broker_client.runtime.tls import trust_digest
+from schemas.faults import MeshError
+from schemas.messages.api import IdentityAnswer, TrustAnswer, TrustQuery
+from schemas.messages.renewal import RenewalRequest
+
+# How often the master is asked whether anything has changed; short lives are looked at more often.
+LOOK_S: Final = 3600.0
+_LOOKS_PER_LIFE: Final = 30
+SETTLE_S: Final = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+class SelfRenewal:
+    """Of one connected client. Only one at a time works on the files of a context."""
+
+    def __init__(self, context: Context, link: Link, asker: Asker) -> None:
+        self._files = ContextFiles(context)
+        self._name = context.name
+        self._link = link
+        self._asker = asker
+        self._busy = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Look now and then, for as long as the connection is used; the first time when due."""
+        while True:
+            every_s = self._look_every_s()
+            await asyncio.sleep(max(0.0, every_s - self._files.looked_s_ago))
+            await self.look()
+            # Files that are not ours have no stamp to go by.
+            await asyncio.sleep(every_s)
+
+    async def settle(self) -> None:
+        """Let what is under way come to its end, if that is soon."""
+        try:
+            async with asyncio.timeout(SETTLE_S), self._busy:
+                pass
+        except TimeoutError:
+            log.warning("client_renewal_cut_short", client=self._name)
+
+    async def look(self) -> None:
+        """Ask whom to trust, and renew if it is time; a failure is logged and forgotten."""
+        try:
+            if self._files.note_look():
+                await self.renew(now=False)
+        except MeshError as error:
+            log.warning(
+                "client_renewal_failed", client=self._name, code=error.code, error=str(error)
+            )
+
+    async def renew(self, *, now: bool) -> str:
+        """Renew if it is time, or `now`. Returns until when it is good (RFC 3339), or "".
+
+        Raises the fault that hindered it; the credentials in use stay as they are then.
+        """
+        async with self._busy:
+            lock = await asyncio.to_thread(self._files.lock)
+            try:
+                return await self._renew(now=now)
+            finally:
+                lock.release()
+                self._files.clear()
+
+    async def _renew(self, *, now: bool) -> str:
+        told = await self._ask_trust()
+        if told.ca_pem:
+            await asyncio.to_thread(self._files.trust, told.ca_pem.encode())
+            told = await self._ask_trust()
+        if not (now or told.renew or self._files.is_due(self._files.claims(), time.time())):
+            return ""
+        keys, answer = await self._request()
+        await self._link.renew(await asyncio.to_thread(_link_identity, keys, answer))
+        await asyncio.to_thread(self._store, keys, answer)
+        await self._ask_trust()
+        log.info("client_renewed", client=self._name, not_after=answer.not_after)
+        return answer.not_after
+
+    async def _request(self) -> tuple[NewIdentity, IdentityAnswer]:
+        # What makes keys and proofs is loaded for who renews only.
+        from broker_client.runtime.identity import new_identity
+        from broker_client.runtime.renewal import renewal_request
+
+        def prepare() -> tuple[NewIdentity, RenewalRequest]:
+            keys = new_identity(self._name)
+            cert_pem, key_pem = self._files.pems()
+            return keys, renewal_request(self._name, keys, cert_pem=cert_pem, key_pem=key_pem)
+
+        keys, request = await asyncio.to_thread(prepare)
+        return keys, await self._asker.ask("client", "renew", request, IdentityAnswer)
+
+    async def _ask_trust(self) -> TrustAnswer:
+        query = await asyncio.to_thread(self._query)
+        return await self._asker.ask("certificate", "trust", query, TrustAnswer)
+
+    def _query(self) -> TrustQuery:
+        from broker_client.runtime.tls import certificate_facts
+
+        cert_pem, _ = self._files.pems()
+        return TrustQuery(
+            known=trust_digest(self._files.ca_pem()), serial=certificate_facts(cert_pem).serial
+        )
+
+    def _store(self, keys: NewIdentity, answer: IdentityAnswer) -> None:
+        self._files.store(
+            keys, cert_pem=answer.cert_pem.encode(), ca_pem=answer.ca_pem.encode(), jwt=answer.jwt
+        )
+
+    def _look_every_s(self) -> float:
+        try:
+            claims = self._files.claims()
+        except MeshError:
+            return LOOK_S
+        life_s = claims.expires_at - claims.not_before
+        return min(LOOK_S, life_s / _LOOKS_PER_LIFE) if life_s > 0 else LOOK_S
+
+
+def _link_identity(keys: NewIdentity, answer: IdentityAnswer) -> LinkIdentity:
+    from broker_client.runtime.tls import client_context_of
+
+    tls = client_context_of(answer.ca_pem.encode(), answer.cert_pem.encode(), keys.key_pem)
+    return LinkIdentity(tls=tls, jwt=answer.jwt, seed=keys.seed)

@@ -1,0 +1,146 @@
+"""Puts renewed files in the place of a context's, so that every reader sees the old or the new.
+
+    user.creds.new/    key.pem, cert.pem, ca.pem, and user.creds last: from then on it counts
+
+Then the files are copied to where the context has them, and the folder is taken away, its creds
+first: from then on the context's own count, which are the same. What a crash leaves of it, readers
+use and the next writer completes.
+"""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Final
+
+from broker_client.runtime import failpoints
+from broker_client.runtime.context import Context, context_identity
+from broker_client.runtime.creds import decode_creds
+from broker_client.runtime.files import (
+    Lock,
+    lock_directory,
+    make_private_directory,
+    os_errors,
+    read_bytes,
+    write_private,
+    write_public,
+)
+from broker_client.runtime.identity import (
+    CA_FILE,
+    CERT_FILE,
+    CREDS_FILE,
+    KEY_FILE,
+    Identity,
+    NewIdentity,
+    read_identity,
+    write_identity,
+)
+from broker_client.runtime.nkeys import UserClaims, decode_user_jwt
+from broker_client.runtime.tls import client_context_of
+from schemas.faults import MeshError
+
+# Clients renew when two thirds of their time are over.
+_DUE: Final = 2 / 3
+
+
+class ContextFiles:
+    """The identity files that one context names."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._creds = Path(context.creds)
+        self._stage = self._creds.with_name(f"{self._creds.name}.new")
+
+    def identity(self) -> Identity:
+        """Raises as `identity.read_identity`. Files that are being replaced are read once more."""
+        try:
+            return self._read()
+        except MeshError:
+            return self._read()
+
+    def _read(self) -> Identity:
+        if (self._stage / CREDS_FILE).exists():
+            return read_identity(self._stage)
+        return context_identity(self._context)
+
+    def claims(self) -> UserClaims:
+        """What the token in use says."""
+        staged = self._stage / CREDS_FILE
+        creds = decode_creds(read_bytes(staged if staged.exists() else self._creds))
+        return decode_user_jwt(creds.jwt)
+
+    def is_due(self, claims: UserClaims, now: float) -> bool:
+        """Whether two thirds of its life are over."""
+        life_s = claims.expires_at - claims.not_before
+        return claims.expires_at > 0 and now > claims.not_before + life_s * _DUE
+
+    def pems(self) -> tuple[bytes, bytes]:
+        """Certificate and key, to prove a request by; call it with the lock held."""
+        return read_bytes(Path(self._context.cert)), read_bytes(Path(self._context.key))
+
+    def ca_pem(self) -> bytes:
+        return read_bytes(Path(self._context.ca))
+
+    # -- replacing
+
+    def lock(self) -> Lock:
+        """Hold it while anything is replaced. Raises Refused (`state_locked`, `state_unreadable`).
+
+        What an earlier replacement has left undone is done then.
+        """
+        make_private_directory(self._stage)
+        lock = lock_directory(self._stage)
+        try:
+            self._install()
+        except BaseException:
+            lock.release()
+            raise
+        return lock
+
+    def store(self, keys: NewIdentity, *, cert_pem: bytes, ca_pem: bytes, jwt: str) -> None:
+        """Have every reader use these from now on; the lock is held."""
+        write_identity(self._stage, keys, cert_pem=cert_pem, ca_pem=ca_pem, jwt=jwt)
+        failpoints.reach("client.renewed_staged")
+        self._install()
+
+    def trust(self, ca_pem: bytes) -> None:
+        """Trust these authorities. Raises Corrupt if they are none; nothing changes then."""
+        client_context_of(ca_pem, *self.pems())
+        write_public(Path(self._context.ca), ca_pem)
+
+    def _install(self) -> None:
+        if not (self._stage / CREDS_FILE).exists():
+            return
+        named = self._context
+        write_private(Path(named.key), read_bytes(self._stage / KEY_FILE))
+        failpoints.reach("client.renewed_half")
+        write_public(Path(named.cert), read_bytes(self._stage / CERT_FILE))
+        write_public(Path(named.ca), read_bytes(self._stage / CA_FILE))
+        write_private(self._creds, read_bytes(self._stage / CREDS_FILE))
+        with os_errors(self._stage, "clear"):
+            (self._stage / CREDS_FILE).unlink()
+            for name in (KEY_FILE, CERT_FILE, CA_FILE):
+                (self._stage / name).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Take the empty folder away again; call it after the lock is released."""
+        if not (self._stage / CREDS_FILE).exists():
+            shutil.rmtree(self._stage, ignore_errors=True)
+
+    # -- how long ago somebody looked whether anything is to be renewed
+
+    @property
+    def looked_s_ago(self) -> float:
+        """By the time stamp of the file of authorities, which no one else needs."""
+        try:
+            return max(0.0, time.time() - Path(self._context.ca).stat().st_mtime)
+        except OSError:
+            return 0.0
+
+    def note_look(self) -> bool:
+        """False if the files are not ours to change: then nothing can be renewed here."""
+        try:
+            os.utime(self._context.ca)
+        except OSError:
+            return False
+        return os.access(self._creds.parent, os.W_OK)

@@ -1,0 +1,141 @@
+"""`certificate.*` and `ca.*`: what was issued and until when it holds, and by which keys."""
+
+import msgspec
+
+from broker_master.api.operations import Operations, may_see
+from broker_master.core.rotation import SETTLED, Rotation
+from broker_master.core.validity import Holding, Order, page
+from broker_master.plane import Plane
+from broker_master.services.custody import Custody
+from broker_master.services.rotator import KEYS, Rotator
+from schemas.faults import Refused
+from schemas.messages.api import (
+    CaAnswer,
+    CaRotate,
+    CertificateList,
+    CertificatesAnswer,
+    HoldingRecord,
+    NoQuery,
+    RotationRecord,
+    TrustAnswer,
+    TrustQuery,
+)
+from schemas.messages.registry import CertificateEntry, ClientEntry
+from schemas.moments import rfc3339
+
+_DAY_S = 86_400.0
+_NAMED = 50
+_EXTERNAL = (
+    "this broker is not the master's own: give each node ca/trusted.pem and a server certificate"
+    " of your own making, and reload it"
+)
+
+
+class AuthorityOperations:
+    def __init__(self, plane: Plane, custody: Custody, rotator: Rotator) -> None:
+        self._plane = plane
+        self._custody = custody
+        self._rotator = rotator
+
+    def register(self, operations: Operations) -> None:
+        operations.add("certificate", "list", CertificateList, self.list)
+        operations.add("certificate", "trust", TrustQuery, self.trust)
+        operations.add("ca", "show", NoQuery, self.show)
+        operations.add("ca", "rotate", CaRotate, self.rotate)
+
+    async def list(self, caller: ClientEntry, wanted: CertificateList) -> CertificatesAnswer:
+        at = self._plane.clock.now()
+        until = None if wanted.expiring_s is None else at + wanted.expiring_s
+        after = None if wanted.cursor is None else _order(wanted.cursor)
+        seen = (each for each in self._custody.holdings() if _may_see(caller, each))
+        found, more = page(seen, until=until, after=after, limit=wanted.limit)
+        return CertificatesAnswer(
+            certificates=[_record(each, at) for each in found],
+            cursor=_cursor(found[-1].order) if more else None,
+        )
+
+    async def trust(self, caller: ClientEntry, query: TrustQuery) -> TrustAnswer:
+        """Whom to trust, and whether to renew now; notes what the caller trusts and uses."""
+        trust = self._rotator.trust
+
+        def note(entry: ClientEntry) -> ClientEntry:
+            held = [_confirmed(each, query.serial) for each in entry.certificates]
+            trusts = trust if query.known == trust else entry.trust
+            return msgspec.structs.replace(entry, certificates=held, trust=trusts)
+
+        caller = await self._plane.registry.change_client(caller.name, note)
+        known = query.known == trust
+        return TrustAnswer(
+            ca_pem="" if known else self._rotator.ca_pem.decode(),
+            renew=self._rotator.has_to_renew(caller),
+        )
+
+    async def show(self, _caller: ClientEntry, _query: NoQuery) -> CaAnswer:
+        return self._answer()
+
+    async def rotate(self, caller: ClientEntry, request: CaRotate) -> CaAnswer:
+        if caller.groups:
+            raise Refused("forbidden", f"client {caller.name} is limited to groups")
+        await self._rotator.rotate(request.key, request.step, force=request.force)
+        return self._answer()
+
+    def _answer(self) -> CaAnswer:
+        external = bool(self._plane.settings.nats_url)
+        under_way = self._rotator.rotation(KEYS[0]).stage != SETTLED
+        return CaAnswer(
+            rotations=[self._rotation(key) for key in KEYS],
+            note=_EXTERNAL if external and under_way else "",
+        )
+
+    def _rotation(self, key: str) -> RotationRecord:
+        rotation: Rotation = self._rotator.rotation(key)
+        waiting = self._rotator.waiting_for(key, rotation.next_step)
+        not_after = self._rotator.not_after(key)
+        return RotationRecord(
+            key=key,
+            stage=rotation.stage,
+            since=rfc3339(rotation.since) if rotation.since else None,
+            next=rotation.next_step,
+            active=rotation.active,
+            other=rotation.other,
+            not_after=None if not_after is None else rfc3339(not_after),
+            waiting_for=waiting[:_NAMED],
+            waiting=len(waiting),
+        )
+
+
+def _confirmed(entry: CertificateEntry, serial: str) -> CertificateEntry:
+    return entry if entry.serial != serial else msgspec.structs.replace(entry, candidate_until=0.0)
+
+
+def _may_see(caller: ClientEntry, holding: Holding) -> bool:
+    if holding.kind == "agent":
+        return may_see(caller, holding.group)
+    return holding.kind != "client" or not caller.groups or holding.name == caller.name
+
+
+def _record(holding: Holding, at: float) -> HoldingRecord:
+    entry = holding.entry
+    return HoldingRecord(
+        kind=holding.kind,
+        name=holding.name,
+        group=holding.group,
+        serial=entry.serial,
+        not_after=rfc3339(entry.not_after),
+        days_left=round(max(0.0, entry.not_after - at) / _DAY_S, 2),
+        warning=holding.warning(at),
+        authority=entry.authority,
+    )
+
+
+def _cursor(order: Order) -> str:
+    return "/".join([f"{order[0]:.6f}", *order[1:]])
+
+
+def _order(cursor: str) -> Order:
+    parts = cursor.split("/")
+    try:
+        end, kind, name, serial = parts
+        return (float(end), kind, name, serial)
+    except ValueError:
+        raise Refused("field_invalid", "cursor: not one of a page before") from None

@@ -1,0 +1,69 @@
+"""Who depends on a key that is being replaced: who would be cut off by the next step, and why."""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from broker_master.core.certificates import newest_confirmed
+from schemas.messages.registry import AgentEntry, CertificateEntry, ClientEntry
+from schemas.states import BARRED
+
+AUTHORITY: Final = "authority"
+
+Holder = AgentEntry | ClientEntry
+
+
+class Present(msgspec.Struct, frozen=True, kw_only=True):
+    """What is in force now. key: which is replaced; generation: of the one that signs.
+
+    trust: the digest of all authorities that are trusted.
+    """
+
+    key: str
+    generation: int
+    trust: str
+
+
+def holders(
+    key: str, agents: Iterable[AgentEntry], clients: Iterable[ClientEntry], at: float
+) -> list[Holder]:
+    """All who are admitted and hold something of this key, as far as it has not ended."""
+    found: list[Holder] = []
+    if key in (AUTHORITY, "agent"):
+        found += [each for each in agents if each.admin not in BARRED]
+    found += [each for each in clients if not each.revoked and key in (AUTHORITY, each.role)]
+    return [each for each in found if (held := in_use(each)) and held.not_after > at]
+
+
+def in_use(holder: Holder) -> CertificateEntry | None:
+    return newest_confirmed(holder.certificates)
+
+
+def is_of_old(holder: Holder, present: Present) -> bool:
+    """Whether what it uses was not issued by what signs now."""
+    held = in_use(holder)
+    if held is None:
+        return False
+    issued_by = held.authority if present.key == AUTHORITY else held.signer
+    return issued_by != present.generation
+
+
+def held_up(step: str, found: Sequence[Holder], present: Present) -> list[str]:
+    """Who would be cut off by `step`, as `agent web-1`.
+
+    Before a new authority signs, all have to trust it; before the old one goes, nobody may hold a
+    certificate of it. The broker knows of signing keys at once, so there only the second counts.
+    """
+    if step == "activate" and present.key == AUTHORITY:
+        stuck = [each for each in found if each.trust != present.trust]
+    elif step == "revoke":
+        stuck = [each for each in found if is_of_old(each, present)]
+    else:
+        stuck = []
+    return sorted(named(each) for each in stuck)
+
+
+def named(holder: Holder) -> str:
+    kind = "agent" if isinstance(holder, AgentEntry) else "client"
+    return f"{kind} {holder.name}"

@@ -1,0 +1,65 @@
+"""Which certificates there are, until when they hold, and which of them somebody should look at."""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal
+
+import msgspec
+
+from broker_master.core.status import certificate_warning
+from schemas.messages.registry import CertificateEntry
+
+Kind = Literal["agent", "client", "broker", "master", "authority"]
+Order = tuple[float, str, str, str]
+
+
+class Holding(msgspec.Struct, frozen=True, kw_only=True):
+    """A certificate and whose it is. group: an agent's. failed: why it could not be renewed."""
+
+    kind: Kind
+    name: str
+    entry: CertificateEntry
+    group: str = ""
+    failed: str = ""
+
+    @property
+    def order(self) -> Order:
+        """The first to end comes first; no two have the same place."""
+        return (self.entry.not_after, self.kind, self.name, self.entry.serial)
+
+    def warning(self, at: float) -> str:
+        """Empty, or what is wrong: how soon it ends, and whether its renewal has failed."""
+        told = [
+            certificate_warning(self.entry, at),
+            self.failed and f"renewal failed: {self.failed}",
+        ]
+        return "; ".join(each for each in told if each)
+
+
+def page(
+    holdings: Iterable[Holding], *, until: float | None, after: Order | None, limit: int
+) -> tuple[list[Holding], bool]:
+    """The first `limit` that end before `until`, behind `after`; and whether there are more."""
+    found = sorted(
+        (
+            each
+            for each in holdings
+            if (until is None or each.entry.not_after <= until or each.failed)
+            and (after is None or each.order > after)
+        ),
+        key=lambda each: each.order,
+    )
+    return found[:limit], len(found) > limit
+
+
+def fresh_warnings(
+    holdings: Iterable[Holding], told: Mapping[str, str], at: float
+) -> tuple[list[tuple[Holding, str]], dict[str, str]]:
+    """Warnings that nobody has been told of, and all that there are, by serial."""
+    warnings = {each.entry.serial: (each, each.warning(at)) for each in holdings}
+    now = {serial: text for serial, (_, text) in warnings.items() if text}
+    fresh = [
+        (each, text)
+        for serial, (each, text) in warnings.items()
+        if text and told.get(serial) != text
+    ]
+    return fresh, now

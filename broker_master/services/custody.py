@@ -1,0 +1,144 @@
+"""Looks after certificates: renews the mesh's own while it runs, and tells which end soon."""
+
+import asyncio
+from collections.abc import Iterator
+
+import structlog
+
+from broker_client.runtime.files import read_bytes
+from broker_client.runtime.identity import CERT_FILE, read_identity
+from broker_client.runtime.link import Link
+from broker_client.runtime.nkeys import decode_user_jwt
+from broker_client.runtime.tls import certificate_facts
+from broker_master.ca.mesh import Mesh, renew_own
+from broker_master.core.certificates import newest_confirmed
+from broker_master.core.validity import Holding, Kind, fresh_warnings
+from broker_master.metrics.endpoint import certificate_ends
+from broker_master.plane import Plane
+from broker_master.services.system import BrokerSystem
+from schemas.faults import MeshError
+from schemas.messages.registry import CertificateEntry
+from schemas.moments import rfc3339
+from schemas.states import BARRED
+
+log = structlog.get_logger()
+
+
+class Custody:
+    """links: the master's two, by the role of the user that each connects as.
+
+    authorities, servers: when their certificates end, for the metrics; kept up to date.
+    """
+
+    name = "custody"
+
+    def __init__(
+        self, plane: Plane, mesh: Mesh, system: BrokerSystem, links: dict[str, Link]
+    ) -> None:
+        self._plane = plane
+        self._mesh = mesh
+        self._system = system
+        self._links = links
+        self._told: dict[str, str] | None = None
+        self._lock = asyncio.Lock()
+        self.authorities: dict[str, float] = {}
+        self.servers: dict[str, float] = {}
+        self._note_ends()
+
+    async def run(self, ready: asyncio.Event) -> None:
+        ready.set()
+        while True:
+            try:
+                await self.renew()
+            except MeshError as error:
+                log.warning("own_renewal_failed", code=error.code, error=str(error))
+                self._plane.note("master.renew", result="failed", code=error.code)
+            self._warn()
+            await asyncio.sleep(self._plane.settings.certificates.look_s)
+
+    async def renew(self, *, reload: bool = False) -> None:
+        """Make anew what is due of the mesh's own, and put it to use without cutting anybody off.
+
+        reload: have the broker read its files again in any case. Raises MeshError if that fails:
+        what is in use stays so, and the files are read at the next start or turn.
+        """
+        async with self._lock:
+            renewed = renew_own(self._mesh)
+            if renewed.server or reload:
+                await self._system.reload()
+            for role, is_new in (("master", renewed.master), ("system", renewed.system)):
+                if is_new:
+                    await self._links[role].renew()
+            self._note_ends()
+            if any(renewed):
+                log.info("own_certificates_renewed", **renewed._asdict())
+                what = ", ".join(name for name, is_new in renewed._asdict().items() if is_new)
+                self._plane.note("master.renew", detail=what)
+
+    def own_users(self) -> dict[str, str]:
+        """The broker keys of the master itself, with its name."""
+        folder = self._mesh.master_directory
+        claims = decode_user_jwt(read_identity(folder).creds.jwt)
+        return {claims.user: claims.name}
+
+    def holdings(self) -> Iterator[Holding]:
+        """Every certificate that is in use, and the mesh's own; not those of whoever is barred."""
+        yield from self._own()
+        for agent in self._plane.registry.agents.values():
+            held = newest_confirmed(agent.certificates)
+            if held is not None and agent.admin not in BARRED:
+                presence = self._plane.roster.get(agent.name)
+                failed = presence.renewal if presence is not None else ""
+                yield Holding(
+                    kind="agent", name=agent.name, group=agent.group, entry=held, failed=failed
+                )
+        for client in self._plane.registry.clients.values():
+            held = newest_confirmed(client.certificates)
+            if held is not None and not client.revoked:
+                yield Holding(kind="client", name=client.name, entry=held)
+
+    def _own(self) -> Iterator[Holding]:
+        authority, mesh = self._mesh.authority, self._mesh
+        for generation in authority.rotation.trusted:
+            pem = authority.of(generation).ca_pem
+            yield _holding("authority", mesh.id, pem, generation)
+        files = {
+            "broker": mesh.broker_directory / "server.pem",
+            "master": mesh.master_directory / CERT_FILE,
+        }
+        for kind, path in files.items():
+            pem = read_bytes(path)
+            yield _holding(
+                "broker" if kind == "broker" else "master", kind, pem, authority.signer_of(pem)
+            )
+
+    def _warn(self) -> None:
+        """Put each warning into the audit trail when it first holds; at a start, into the log."""
+        at = self._plane.clock.now()
+        fresh, now = fresh_warnings(self.holdings(), self._told or {}, at)
+        if self._told is None and fresh:
+            log.warning("certificates_end_soon", count=len(fresh))
+        for holding, warning in fresh if self._told is not None else []:
+            detail = f"{holding.kind} certificate {holding.entry.serial}: {warning}"
+            until = f"valid until {rfc3339(holding.entry.not_after)}"
+            self._plane.note(
+                "certificate.warning", holding.name, result="alarm", detail=f"{detail}, {until}"
+            )
+        self._told = now
+
+    def _note_ends(self) -> None:
+        self.authorities["mesh"] = self._mesh.authority.not_after
+        self.servers.update(certificate_ends(self._mesh))
+
+
+def _holding(kind: Kind, name: str, pem: bytes, authority: int) -> Holding:
+    facts = certificate_facts(pem)
+    entry = CertificateEntry(
+        serial=facts.serial,
+        not_after=facts.not_after,
+        user_nkey="",
+        issued_at=facts.not_before,
+        fingerprint=facts.fingerprint,
+        authority=authority,
+    )
+    return Holding(kind=kind, name=name, entry=entry)

@@ -1,0 +1,201 @@
+"""Replaces the mesh's authority or a signing key, step by step, and tells everybody concerned.
+
+A step is taken on disk first and then carried out; asked for again, it is carried out again. What
+takes long - that agents learn whom to trust, and renew what is of the old key - goes on by itself.
+"""
+
+import asyncio
+from typing import Final
+
+import msgspec
+import structlog
+
+from broker_master.ca.accounts import ROTATED
+from broker_master.ca.mesh import Mesh
+from broker_master.core import succession
+from broker_master.core.rotation import STEPS, TAINTED, Rotation, advance, is_again
+from broker_master.core.succession import AUTHORITY, Holder, Present
+from broker_master.plane import Plane
+from broker_master.services.custody import Custody
+from broker_master.services.orders import Orders
+from broker_master.services.system import BrokerSystem
+from schemas.faults import MeshError, Refused
+from schemas.messages.registry import AgentEntry
+from schemas.states import Liveness
+
+log = structlog.get_logger()
+
+KEYS: Final = (AUTHORITY, *ROTATED)
+# Who is told something at once; a fleet is told in turns.
+_AT_ONCE: Final = 32
+# How often those are reminded who have not renewed yet, or do not trust yet.
+_REMIND_S: Final = 30.0
+_NAMED: Final = 5
+
+
+class Rotator:
+    name = "rotator"
+
+    def __init__(
+        self, plane: Plane, mesh: Mesh, system: BrokerSystem, custody: Custody, orders: Orders
+    ) -> None:
+        self._plane = plane
+        self._mesh = mesh
+        self._system = system
+        self._custody = custody
+        self._orders = orders
+        self._lock = asyncio.Lock()
+        self._wake = asyncio.Event()
+
+    async def run(self, ready: asyncio.Event) -> None:
+        ready.set()
+        while True:
+            await self._spread()
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(_REMIND_S):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    # -- looking
+
+    def rotation(self, key: str) -> Rotation:
+        """Raises Refused (`field_invalid`) for what is no key that can be replaced."""
+        if key not in KEYS:
+            raise Refused("field_invalid", f"key: one of {', '.join(KEYS)}")
+        return (
+            self._mesh.authority.rotation if key == AUTHORITY else self._mesh.accounts.rotation(key)
+        )
+
+    def waiting_for(self, key: str, step: str) -> list[str]:
+        """Who would be cut off by `step`."""
+        return succession.held_up(step, self._holders(key), self._present(key))
+
+    def not_after(self, key: str) -> float | None:
+        return self._mesh.authority.not_after if key == AUTHORITY else None
+
+    @property
+    def trust(self) -> str:
+        """The digest of the authorities that everybody should trust."""
+        return self._mesh.authority.digest
+
+    @property
+    def ca_pem(self) -> bytes:
+        return self._mesh.authority.ca_pem
+
+    def has_to_renew(self, holder: Holder) -> bool:
+        """Whether it holds something of a key that is tainted."""
+        return any(
+            succession.is_of_old(holder, self._present(key))
+            for key in KEYS
+            if self.rotation(key).stage == TAINTED and holder in self._holders(key)
+        )
+
+    def _present(self, key: str) -> Present:
+        return Present(key=key, generation=self.rotation(key).active, trust=self.trust)
+
+    def _holders(self, key: str) -> list[Holder]:
+        registry = self._plane.registry
+        return succession.holders(
+            key, registry.agents.values(), registry.clients.values(), self._plane.clock.now()
+        )
+
+    # -- a step
+
+    async def rotate(self, key: str, step: str, *, force: bool) -> None:
+        """Take a step, or complete it. Raises Refused: `step_refused`, or as the broker answers."""
+        async with self._lock:
+            rotation = self.rotation(key)
+            advance(rotation, step, at=0.0)
+            waiting = [] if is_again(rotation, step) else self.waiting_for(key, step)
+            if waiting and not force:
+                raise Refused("step_refused", f"{step} would cut off {_listed(waiting)}")
+            await self._take(key, step)
+            log.info("key_rotated", key=key, step=step, forced=bool(waiting))
+        self._wake.set()
+
+    async def _take(self, key: str, step: str) -> None:
+        now = self._plane.clock.now()
+        if key == AUTHORITY:
+            self._mesh.authority.rotate(step, now=now)
+            await self._custody.renew(reload=True)
+            if step == STEPS[-1]:
+                await self._cut_off_old()
+        else:
+            token = self._mesh.accounts.rotate(key, step, now=now)
+            if step != STEPS[-1]:
+                await self._system.update_account(token)
+                await self._custody.renew()
+            else:
+                # First the master's own, which would be dropped with the rest.
+                await self._custody.renew()
+                await self._system.update_account(token)
+
+    async def _cut_off_old(self) -> None:
+        """Connections outlive the authority that admitted them; those are ended here."""
+        present = self._mesh.authority.fingerprint
+        for connection in await self._system.connections():
+            if connection.authority and connection.authority != present:
+                await self._system.kick(connection)
+
+    # -- what goes on by itself
+
+    def note_trust(self, agent: str, digest: str) -> None:
+        """An agent has said which authorities it trusts."""
+        entry = self._plane.registry.agents.get(agent)
+        if entry is not None and (digest != self.trust or entry.trust != digest):
+            self._plane.spawn(self._teach(agent, digest))
+
+    async def _spread(self) -> None:
+        """Tell the live ones: whom to trust, and to renew what is of a tainted key."""
+        registry, roster = self._plane.registry, self._plane.roster
+        live = [
+            entry
+            for name, entry in registry.agents.items()
+            if (found := roster.get(name)) is not None and found.liveness is Liveness.LIVE
+        ]
+        places = asyncio.Semaphore(_AT_ONCE)
+        trust = self.trust
+        tainted = {
+            each.name
+            for key in KEYS
+            if self.rotation(key).stage == TAINTED
+            for each in self._holders(key)
+            if succession.is_of_old(each, self._present(key))
+        }
+
+        async def see_to(entry: AgentEntry) -> None:
+            async with places:
+                if entry.trust != trust:
+                    await self._teach(entry.name, "")
+                if entry.name in tainted:
+                    await self._give(entry.name, "rotate")
+
+        await asyncio.gather(*(see_to(entry) for entry in live))
+
+    async def _teach(self, agent: str, digest: str) -> None:
+        """Have an agent trust what is trusted now, and write down that it does."""
+        trust = self.trust
+        if digest != trust and not await self._give(agent, "trust", self.ca_pem.decode()):
+            return
+        try:
+            await self._plane.registry.change_agent(
+                agent, lambda entry: msgspec.structs.replace(entry, trust=trust)
+            )
+        except MeshError as error:
+            log.warning("trust_not_noted", agent=agent, code=error.code)
+
+    async def _give(self, agent: str, kind: str, ca_pem: str = "") -> bool:
+        try:
+            await self._orders.give(agent, kind, ca_pem=ca_pem)
+        except MeshError as error:
+            # It is told again: at its next handshake, or in a while.
+            log.warning("order_not_followed", agent=agent, kind=kind, code=error.code)
+            return False
+        return True
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,83 @@
+from collections.abc import Mapping
+
+import pytest
+
+from broker_master.core.identities import Finding, Known, Shown
+from schemas.messages.registry import AgentEntry, CertificateEntry, ClientEntry, TokenEntry
+
+
+def certificate(name: str, *, fingerprint: str = "") -> CertificateEntry:
+    return CertificateEntry(
+        serial=f"s-{name}", not_after=9.0, user_nkey=f"U-{name}", fingerprint=fingerprint
+    )
+
+
+AGENTS = {
+    "web-1": AgentEntry(
+        name="web-1",
+        group="web",
+        created_at=1.0,
+        certificates=[certificate("web-1", fingerprint="f-web-1"), certificate("web-1-next")],
+    ),
+    "new-1": AgentEntry(
+        name="new-1",
+        group="web",
+        created_at=1.0,
+        token=TokenEntry(hash="h", expires_at=9.0, user="U-token"),
+    ),
+}
+CLIENTS = {
+    "ann": ClientEntry(
+        name="ann",
+        role="admin",
+        created_at=1.0,
+        certificates=[certificate("ann", fingerprint="f-ann")],
+    )
+}
+KNOWN = Known(AGENTS, CLIENTS, {"U-master": "master"})
+
+
+def judged(*shown: str, refused: Mapping[str, int] | None = None) -> Finding | None:
+    return KNOWN.judge(Shown(*shown), refused or {})
+
+
+@pytest.mark.parametrize(
+    "shown",
+    [
+        ("U-web-1", "web-1", "f-web-1", "CN=web-1"),
+        ("U-web-1-next", "web-1", "f-web-1", "CN=web-1"),
+        ("U-web-1-next", "web-1", "f-unknown", "CN=web-1"),
+        ("U-ann", "ann", "f-ann", "CN=ann"),
+        ("U-ann", "ann"),
+        ("U-token", "new-1", "f-token", "CN=new-1"),
+        ("U-master", "master", "f-master", "CN=master"),
+    ],
+)
+def test_who_shows_what_was_issued_is_left_alone(shown: tuple[str, ...]) -> None:
+    assert judged(*shown) is None
+
+
+@pytest.mark.parametrize(
+    ("shown", "kind", "kick"),
+    [
+        (("U-web-1", "web-1", "f-ann", "CN=ann"), "mismatch", True),
+        (("U-web-1", "web-1", "f-unknown", "CN=ann"), "mismatch", True),
+        (("U-web-1", "ann", "", ""), "mismatch", True),
+        (("U-stolen", "web-1", "f-web-1", "CN=web-1"), "unregistered", True),
+        (("U-stolen", "web-1", "f-unknown", "CN=web-1"), "unregistered", False),
+        (("U-stolen", "ghost", "", ""), "unregistered", False),
+    ],
+)
+def test_what_does_not_belong_together_is_found(
+    shown: tuple[str, ...], kind: str, kick: bool
+) -> None:
+    finding = judged(*shown)
+    assert finding is not None
+    assert (finding.kind, finding.kick) == (kind, kick)
+    assert shown[1] in finding.reason
+
+
+def test_a_revoked_key_that_is_connected_is_cut() -> None:
+    finding = judged("U-web-1", "web-1", "f-web-1", "CN=web-1", refused={"U-web-1": 5})
+    assert finding is not None
+    assert (finding.kind, finding.kick) == ("revoked", True)
