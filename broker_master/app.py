@@ -53,6 +53,7 @@ from broker_master.services.late import LateResults
 from broker_master.services.orders import Orders
 from broker_master.services.output import OutputReader
 from broker_master.services.presence import PresenceService
+from broker_master.services.probe import Prober
 from broker_master.services.recovery import (
     enter_admin,
     enter_agents,
@@ -289,6 +290,8 @@ class Control:
         terms = Terms(plane, presence, revoker)
         views = Views(plane)
         presence.on_change = terms.on_change = views.note_group
+        transmitter.on_untaken = presence.on_untaken
+        reports.on_took = presence.on_took
         intake = Intake(plane, assigner, historian.lag_s, lambda: events.stalled_since)
         events.on_stalled = intake.on_stalled
         events.is_patient = lambda: plane.dispatcher.backlog() >= _BACKLOG
@@ -338,6 +341,7 @@ class Control:
             transmitter,
             assigner,
             presence,
+            Prober(plane, presence.on_untaken),
             terms,
             Upstream(plane, presence, reports),
             addresses,

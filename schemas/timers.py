@@ -20,7 +20,8 @@ class Timers(msgspec.Struct, frozen=True, kw_only=True):
     command may wait for an agent. adopt_s: after its start the master judges nobody for this long.
     handshake_s: deadline of one step of the handshake. stop_s: how long a process may take to stop.
     continue_s: how long a task that may go on without its master does so at most. decide_s: how
-    long a lost attempt waits for an operator's word. strict: tasks end as soon as the master is
+    long a lost attempt waits for an operator's word. probe_s: an agent that took no work for so
+    long gets a no-op, to see whether it would. strict: tasks end as soon as the master is
     suspect, without any re-send being waited for.
     """
 
@@ -37,6 +38,7 @@ class Timers(msgspec.Struct, frozen=True, kw_only=True):
     adopt_s: Seconds = 50.0
     handshake_s: Seconds = 5.0
     stop_s: Seconds = 30.0
+    probe_s: Seconds = 60.0
     strict: bool = False
 
     @property

@@ -43,6 +43,7 @@ class GroupOperations:
                 policy=policy,
             )
         )
+        self._plane.dispatcher.set_policy(name, policy)
         return self._views.group(name)
 
     async def set(self, caller: ClientEntry, request: GroupSet) -> GroupRecord:
@@ -60,12 +61,15 @@ class GroupOperations:
             policy = _checked(msgspec.structs.replace(entry.policy, **given))
             return msgspec.structs.replace(entry, policy=policy)
 
-        await self._plane.registry.change_group(request.name, changed)
+        entry = await self._plane.registry.change_group(request.name, changed)
+        self._plane.dispatcher.set_policy(entry.name, entry.policy)
         return self._views.group(request.name)
 
     async def show(self, caller: ClientEntry, query: NameQuery) -> GroupRecord:
         check_group(caller, query.name)
-        return self._views.group(self._plane.registry.group(query.name).name)
+        name = self._plane.registry.group(query.name).name
+        spread = self._views.spread(name)
+        return msgspec.structs.replace(self._views.group(name), spread=spread)
 
     async def list(self, caller: ClientEntry, _query: NoQuery) -> GroupsAnswer:
         names = sorted(name for name in self._plane.registry.groups if may_see(caller, name))

@@ -1,189 +1,327 @@
 """Who gets the next command: queues, loads and the choice.
 
-A command waits in the queue of its target, a group or one agent, in the order of its acceptance.
-The choice is the ready member with the smallest load per slot; equal ones take turns.
+A command waits in the queue of its target, a group or one agent: the greater priority first, and
+clients in turn. How a group chooses among its members that are free, its policy says.
 """
 
-from collections import deque
+from collections.abc import Collection
+from typing import Final, NamedTuple
 
 import msgspec
 
+from broker_master.core.balance import Member, reason
+from broker_master.core.fairness import FairQueue, Turns, Waiting
+from broker_master.core.pool import Pool, Tags
+from schemas.messages.facts import DEFAULT_TERMS, Accepted
+from schemas.messages.registry import DEFAULT_TRAITS, Policy, Traits
 
-class Member(msgspec.Struct, kw_only=True):
-    """An agent as the choice sees it. load: attempts sent, accepted or running on it."""
+# Different sets of tags that commands may wait with, in one group.
+LANES_MAX: Final = 256
 
-    agent: str
+
+class Wish(NamedTuple):
+    """What a command wants of the choice. agent: the only one that may run it, or empty.
+
+    sticky: the key that keeps it with others of its kind, or empty.
+    """
+
     group: str
-    slots: int = 0
-    load: int = 0
-    ready: bool = False
+    agent: str = ""
+    client: str = ""
+    priority: int = DEFAULT_TERMS.priority
+    tags: Tags = ()
+    sticky: str = ""
 
-    @property
-    def free(self) -> int:
-        return self.slots - self.load if self.ready else 0
+
+def tags_of(tags: dict[str, str]) -> Tags:
+    return tuple(sorted(tags.items())) if tags else ()
 
 
 class Choice(msgspec.Struct, frozen=True):
+    """shared: any member might have got it, so it counts for the spread of the group."""
+
     agent: str
     why: str
+    shared: bool = False
 
 
-class _Pool:
-    """A group: its members in a fixed order, whose turn it is, and what waits for any of them."""
-
-    def __init__(self) -> None:
-        self.members: list[Member] = []
-        self.turn = 0
-        self.queue: deque[str] = deque()
+class _Place(NamedTuple):
+    pool: Pool
+    queue: FairQueue
+    waiting: Waiting
 
 
 class Dispatcher:
     def __init__(self) -> None:
         self._members: dict[str, Member] = {}
-        self._pools: dict[str, _Pool] = {}
-        self._agent_queues: dict[str, deque[str]] = {}
+        self._pools: dict[str, Pool] = {}
+        self._own: dict[str, FairQueue] = {}
+        self._places: dict[str, _Place] = {}
 
     # -- members
 
-    def set_member(self, group: str, agent: str, *, slots: int, ready: bool) -> None:
-        """Enter an agent or say what is now true of it; its load stays."""
+    def set_policy(self, group: str, policy: Policy) -> None:
+        self.pool(group).set_policy(policy)
+
+    def set_member(
+        self,
+        group: str,
+        agent: str,
+        *,
+        slots: int,
+        ready: bool,
+        traits: Traits = DEFAULT_TRAITS,
+        part: float = 1.0,
+    ) -> None:
+        """Enter an agent or say what is now true of it; its load stays.
+
+        part: of its share, less than 1 for an agent that comes and goes.
+        """
         member = self._members.get(agent)
         if member is not None and member.group != group:
             self.remove_member(agent)
             member = None
+        pool = self.pool(group)
         if member is None:
-            member = self._members[agent] = Member(agent=agent, group=group)
-            self._pool(group).members.append(member)
-        member.slots, member.ready = slots, ready
+            member = self._members[agent] = Member(agent=agent, group=group, stamp=-1)
+            pool.add(member)
+            pool.settle_lanes(member)
+        elif (slots, ready, part) == (member.slots, member.ready, member.part) and (
+            traits is member.traits or traits == member.traits
+        ):
+            return
+        if ready != member.ready:
+            pool.ready += 1 if ready else -1
+            pool.is_unsettled = True
+        has_new_tags = traits.tags != member.traits.tags
+        member.slots, member.ready, member.part, member.traits = slots, ready, part, traits
+        if has_new_tags:
+            pool.settle_lanes(member)
+        pool.on_standing(member)
 
     def remove_member(self, agent: str) -> None:
         member = self._members.pop(agent, None)
         if member is not None:
-            self._pools[member.group].members.remove(member)
+            self._pools[member.group].remove(member)
+
+    def hold(self, agent: str, *, held: bool) -> None:
+        """Give it nothing for a while, or again: it says itself that it has no room."""
+        member = self._members.get(agent)
+        if member is not None and member.held != held:
+            member.held = held
+            self._pools[member.group].touch(member)
 
     def is_ready(self, agent: str) -> bool:
         member = self._members.get(agent)
         return member is not None and member.ready
 
-    def has_ready(self, group: str) -> bool:
-        return any(member.ready for member in self._pool(group).members)
+    def has_ready(self, group: str, tags: Tags = (), *, avoid: Collection[str] = ()) -> bool:
+        """Whether anybody with these tags, but none of `avoid`, may be given work."""
+        pool = self.pool(group)
+        if not tags and not avoid:
+            return pool.ready > 0
+        return any(
+            member.ready and member.agent not in avoid and member.has(tags)
+            for member in pool.members.values()
+        )
+
+    def has_member(self, group: str, tags: Tags) -> bool:
+        """Whether anybody, ready or not, has these tags."""
+        pool = self.pool(group)
+        lane = pool.lanes.get(tags)
+        members = pool.members if lane is None else lane.members
+        return any(member.has(tags) for member in members.values())
 
     def load(self, agent: str) -> int:
         member = self._members.get(agent)
         return member.load if member is not None else 0
 
     def group_load(self, group: str) -> int:
-        return sum(member.load for member in self._pool(group).members)
+        return self.pool(group).load
 
-    def take(self, agent: str) -> None:
+    def take(self, agent: str, *, shared: bool = False) -> None:
         """Count one more attempt on `agent`; every `take` is followed by one `give_back`."""
         member = self._members.get(agent)
         if member is not None:
-            member.load += 1
+            pool = self._pools[member.group]
+            pool.take(member)
+            if shared:
+                pool.spread.note(agent)
 
     def give_back(self, agent: str) -> None:
         member = self._members.get(agent)
         if member is not None and member.load > 0:
-            member.load -= 1
+            self._pools[member.group].give_back(member)
 
     # -- the choice
 
-    def choose(self, group: str, agent: str, *, avoid: str = "") -> Choice | None:
+    def choose(self, wish: Wish, *, avoid: Collection[str] = ()) -> Choice | None:
         """The member to send to now, or None if the command has to wait.
 
-        agent: the only one that may be chosen, or empty. avoid: one that has just refused it,
-        taken only if no other has a free slot.
+        avoid: those that have refused it.
         """
-        if agent:
-            member = self._members.get(agent)
+        pool = self.pool(wish.group)
+        if pool.is_full:
+            return None
+        if wish.agent:
+            member = self._members.get(wish.agent)
+            if member is None or member.free <= 0 or wish.agent in avoid:
+                return None
+            return Choice(wish.agent, "the only target")
+        if wish.sticky and pool.policy.balance == "sticky":
+            member = pool.owner(wish.sticky, wish.tags, avoid)
             if member is None or member.free <= 0:
                 return None
-            return Choice(agent, "the only target")
-        return self._least_loaded(self._pool(group), avoid)
-
-    def _least_loaded(self, pool: _Pool, avoid: str) -> Choice | None:
-        count = len(pool.members)
-        best: Member | None = None
-        best_index = 0
-        for step in range(count):
-            index = (pool.turn + step) % count
-            member = pool.members[index]
-            if member.free <= 0:
-                continue
-            if best is None or _is_better(member, best, avoid):
-                best, best_index = member, index
-                if member.load == 0 and member.agent != avoid:
-                    break
-        if best is None:
+            return Choice(member.agent, _sticky_reason(pool))
+        member = (pool.lane(wish.tags) if wish.tags else pool.any).best(avoid)
+        if member is None:
             return None
-        pool.turn = (best_index + 1) % count
-        return Choice(best.agent, f"least loaded: {best.load} of {best.slots} slots taken")
+        why = reason(member, pool.policy)
+        if wish.tags:
+            return Choice(member.agent, f"{why}; has the tags that are asked for")
+        return Choice(member.agent, why, shared=True)
 
     # -- waiting
 
-    def enqueue(self, group: str, agent: str, command_id: str, *, first: bool = False) -> None:
+    def wish(self, accepted: Accepted) -> Wish:
+        terms, label = accepted.terms, self.pool(accepted.group).policy.sticky_label
+        return Wish(
+            accepted.group,
+            accepted.agent,
+            accepted.client,
+            terms.priority,
+            tags_of(terms.tags),
+            accepted.labels.get(label, "") if label else "",
+        )
+
+    def enqueue(self, wish: Wish, command_id: str, *, first: bool = False) -> None:
         """Let a command wait; `first` for one that has waited before and lost its agent."""
-        queue = self._queue(group, agent)
-        if first:
-            queue.appendleft(command_id)
-        else:
-            queue.append(command_id)
+        pool = self.pool(wish.group)
+        self.withdraw(command_id)
+        queue = self._queue(pool, wish)
+        waiting = queue.put(
+            command_id, wish.client, wish.priority, first=first, sticky=wish.sticky, tags=wish.tags
+        )
+        pool.waiting += 1
+        self._places[command_id] = _Place(pool, queue, waiting)
+
+    @property
+    def has_waiting(self) -> bool:
+        return bool(self._places)
 
     def waiting(self, group: str) -> int:
-        own = sum(
-            len(self._agent_queues[member.agent])
-            for member in self._pool(group).members
-            if member.agent in self._agent_queues
-        )
-        return len(self._pool(group).queue) + own
+        return self.pool(group).waiting
 
     def backlog(self) -> int:
         """Commands that wait for a free slot, in all groups."""
-        return sum(len(pool.queue) for pool in self._pools.values())
+        return len(self._places)
 
-    def withdraw(self, group: str, agent: str, command_id: str) -> None:
+    def withdraw(self, command_id: str) -> None:
         """Take a command that ended while it waited out of its queue."""
-        queue = self._queue(group, agent)
-        if command_id in queue:
-            queue.remove(command_id)
+        place = self._places.get(command_id)
+        if place is not None:
+            place.queue.remove(place.waiting)
+            self._left(command_id)
 
     def next_for(self, agent: str) -> str | None:
         """Take the command that `agent` may start now, or None if it is full or nothing waits."""
         member = self._members.get(agent)
         if member is None or member.free <= 0:
             return None
-        own = self._agent_queues.get(agent)
-        if own:
-            return own.popleft()
-        pool = self._pool(member.group)
-        return pool.queue.popleft() if pool.queue else None
+        pool = self._pools[member.group]
+        if not pool.waiting or pool.is_full:
+            return None
+        best: tuple[tuple[int, int, float, int], FairQueue] | None = None
+        for is_shared, queue in self._queues_of(member, pool):
+            head = queue.head()
+            if head is not None:
+                order = (head[0], is_shared, head[1], head[2])
+                if best is None or order < best[0]:
+                    best = (order, queue)
+        return self._taken(best[1]) if best is not None else None
 
-    def is_waiting(self, group: str) -> bool:
-        """Whether a command waits for any member of `group`."""
-        return bool(self._pool(group).queue)
+    def next_beside(self, agent: str) -> tuple[str, Choice] | None:
+        """Take a command that another member may start now that `agent` has ended one.
+
+        Without a limit of the group's own nobody waits while somebody is free, so there is none.
+        """
+        member = self._members.get(agent)
+        pool = self._pools[member.group] if member is not None else None
+        if pool is None or not pool.policy.limit or not pool.waiting or pool.is_full:
+            return None
+        heads = [(head, lane) for lane in pool.lanes.values() if (head := lane.queue.head())]
+        for _, lane in sorted(heads, key=lambda each: each[0]):
+            member = lane.best()
+            if member is not None:
+                choice = Choice(member.agent, reason(member, pool.policy), shared=not lane.tags)
+                return self._taken(lane.queue), choice
+        return None
+
+    def is_waiting(self, wish: Wish) -> bool:
+        """Whether others wait that go before such a command."""
+        pool = self.pool(wish.group)
+        return bool(pool.waiting) and bool(self._queue(pool, wish))
+
+    def is_crowded(self, group: str, tags: Tags) -> bool:
+        """Whether too many different sets of tags are waited with already for one more."""
+        pool = self.pool(group)
+        return bool(tags) and tags not in pool.lanes and pool.lanes_waiting() >= LANES_MAX
 
     def idle_agents_with_work(self) -> list[str]:
         """Agents with a free slot for which something waits."""
         return [
             member.agent
-            for member in self._members.values()
-            if member.free > 0
-            and (self._agent_queues.get(member.agent) or self._pools[member.group].queue)
+            for pool in self._pools.values()
+            if pool.waiting and not pool.is_full
+            for member in pool.members.values()
+            if member.free > 0 and any(queue for _, queue in self._queues_of(member, pool))
         ]
 
-    def _queue(self, group: str, agent: str) -> deque[str]:
-        if agent:
-            return self._agent_queues.setdefault(agent, deque())
-        return self._pool(group).queue
+    def settle_sticky(self) -> None:
+        """Sticky commands whose agent went, or came back, change their queue."""
+        for pool in self._pools.values():
+            if pool.is_unsettled and (pool.sticky or pool.orphans):
+                for waiting, queue in pool.settle_sticky():
+                    self._places[waiting.command] = _Place(pool, queue, waiting)
 
-    def _pool(self, group: str) -> _Pool:
+    def rotate_spread(self) -> None:
+        for pool in self._pools.values():
+            pool.spread.rotate()
+
+    def pool(self, group: str) -> Pool:
         pool = self._pools.get(group)
         if pool is None:
-            pool = self._pools[group] = _Pool()
+            pool = self._pools[group] = Pool(group)
         return pool
 
+    def _queue(self, pool: Pool, wish: Wish) -> FairQueue:
+        if wish.agent:
+            return self._own.setdefault(wish.agent, FairQueue(Turns()))
+        if wish.sticky and pool.policy.balance == "sticky":
+            return pool.sticky_queue(wish.sticky, wish.tags)
+        return pool.lane(wish.tags).queue if wish.tags else pool.any.queue
 
-def _is_better(member: Member, best: Member, avoid: str) -> bool:
-    if (member.agent == avoid) != (best.agent == avoid):
-        return best.agent == avoid
-    return member.load * best.slots < best.load * member.slots
+    def _queues_of(self, member: Member, pool: Pool) -> list[tuple[int, FairQueue]]:
+        """What it may take from: 0 for what is meant for it alone, 1 for what is shared."""
+        queues = [(1, each.queue) for each in pool.lanes.values() if member.agent in each.members]
+        own, sticky = self._own.get(member.agent), pool.sticky.get(member.agent)
+        if own is not None:
+            queues.append((0, own))
+        if sticky is not None:
+            queues.append((1, sticky))
+        return queues
+
+    def _taken(self, queue: FairQueue) -> str:
+        command_id = queue.take().command
+        self._left(command_id)
+        return command_id
+
+    def _left(self, command_id: str) -> None:
+        pool = self._places.pop(command_id).pool
+        pool.waiting -= 1
+        if not pool.waiting:
+            pool.turns.forget()
+
+
+def _sticky_reason(pool: Pool) -> str:
+    return f"sticky: its {pool.policy.sticky_label} belongs to it"

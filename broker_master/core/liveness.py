@@ -27,10 +27,13 @@ Event = Literal[
     "hears",
     "duplicate",
     "expired",
+    "stuck",
+    "takes",
 ]
 
 CONTEST_S = 60.0
 FLAPPING_S = 300.0
+UNSTABLE_S = 900.0
 _CONTESTS_MAX = 3
 _FLAPS_MAX = 3
 
@@ -48,6 +51,8 @@ class Presence(msgspec.Struct, kw_only=True):
     changes: when it came or went lately. predecessor_s: when the incarnation before the present one
     was heard last; None if there was none, or it has said goodbye. valid_until: wall time at which
     the certificate in use ends, 0 while that is not known. renewal: why it could not be renewed.
+    unstable_until: wall time until which it counts as one that comes and goes. took_s: when it last
+    took work, or a probe. stuck: it beats, but takes none.
     """
 
     agent: str
@@ -85,13 +90,16 @@ class Presence(msgspec.Struct, kw_only=True):
     frozen: bool = False
     changes: list[float] = []
     predecessor_s: float | None = None
+    unstable_until: float = 0.0
+    took_s: float = 0.0
+    stuck: bool = False
 
     @property
     def is_dispatchable(self) -> bool:
         return (
             self.liveness is Liveness.LIVE
             and self.reconciled
-            and not (self.deaf or self.draining or self.full or self.frozen)
+            and not (self.deaf or self.draining or self.full or self.frozen or self.stuck)
         )
 
     @property
@@ -100,8 +108,14 @@ class Presence(msgspec.Struct, kw_only=True):
         return self.liveness is Liveness.SILENT and (self.given_up or self.reason == _SHUT_DOWN)
 
     def is_unstable(self, at: float) -> bool:
-        """Whether it has come and gone several times in the last minutes."""
-        return sum(at - t < FLAPPING_S for t in self.changes) > _FLAPS_MAX
+        """Whether it has come and gone several times within minutes, and lately."""
+        return at < self.unstable_until
+
+    def note_change(self, at: float) -> None:
+        """It has come, or gone."""
+        self.changes = [t for t in self.changes if at - t < FLAPPING_S] + [at]
+        if len(self.changes) > _FLAPS_MAX:
+            self.unstable_until = at + UNSTABLE_S
 
     @property
     def rival_host(self) -> str:
@@ -257,8 +271,28 @@ class Roster:
         presence.reconciled, presence.given_up, presence.deaf = True, False, False
         presence.heard_s, presence.heard_at = now_s, at
         presence.liveness, presence.since, presence.reason = Liveness.LIVE, at, ""
-        presence.changes = [t for t in presence.changes if at - t < FLAPPING_S] + [at]
+        presence.stuck, presence.took_s = False, now_s
+        presence.note_change(at)
         return [Change(agent, "returned")]
+
+    def on_took(self, agent: str, *, now_s: float, at: float) -> list[Change]:
+        """It has answered a request to run something."""
+        presence = self._presences.get(agent)
+        if presence is None:
+            return []
+        presence.took_s = now_s
+        if not presence.stuck:
+            return []
+        presence.stuck, presence.since = False, at
+        return [Change(agent, "takes")]
+
+    def on_untaken(self, agent: str, *, at: float) -> list[Change]:
+        """It has left several requests to run something unanswered, while it goes on beating."""
+        presence = self._presences.get(agent)
+        if presence is None or presence.stuck or presence.liveness is not Liveness.LIVE:
+            return []
+        presence.stuck, presence.since = True, at
+        return [Change(agent, "stuck")]
 
     def tick(self, *, now_s: float, at: float) -> list[Change]:
         """Judge silence. Nobody is judged while the master itself is cut off, or has just begun."""
@@ -329,5 +363,5 @@ class Roster:
 
 def _fall_silent(presence: Presence, reason: str, at: float) -> None:
     presence.liveness, presence.since, presence.reason = Liveness.SILENT, at, reason
-    presence.changes = [t for t in presence.changes if at - t < FLAPPING_S] + [at]
+    presence.note_change(at)
     presence.reconciled = presence.greeted = False

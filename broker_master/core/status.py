@@ -3,6 +3,8 @@
 Every status comes with why, and with what happens next.
 """
 
+from collections.abc import Iterable, Sequence
+
 import msgspec
 
 from broker_master.core.certificates import newest_confirmed
@@ -13,6 +15,7 @@ from schemas.states import Admin, AgentStatus, GroupStatus, Liveness
 
 _DAY_S = 86_400.0
 _CLOCK_OFF_S = 2.0
+_GROUP_WARNING_S = 30 * _DAY_S
 _WARNINGS = ((1, "1 day"), (7, "7 days"), (14, "14 days"), (30, "30 days"), (90, "90 days"))
 
 
@@ -54,6 +57,12 @@ def agent_status(
             f"duplicate identity: it lives on {hosts}, in turn",
             f"stop one of them, or give it an identity of its own: mesh agent token {entry.name}",
         )
+    if presence.stuck and presence.liveness is Liveness.LIVE:
+        return Verdict(
+            AgentStatus.NO_RESPONSE,
+            "not taking work: it beats, but answers no request to run anything",
+            "active again as soon as it answers one; if it does not, restart it",
+        )
     if presence.liveness is Liveness.LIVE and presence.reconciled and not presence.deaf:
         if presence.draining:
             left = f", {counted(tasks_left, 'task')} left" if tasks_left else ""
@@ -76,7 +85,12 @@ def shown_status(
         return AgentStatus.DISABLED
     if presence.frozen or (certificate is not None and certificate.not_after <= at):
         return AgentStatus.NO_RESPONSE
-    if presence.liveness is Liveness.LIVE and presence.reconciled and not presence.deaf:
+    if (
+        presence.liveness is Liveness.LIVE
+        and presence.reconciled
+        and not presence.deaf
+        and not presence.stuck
+    ):
         return AgentStatus.ACTIVE
     return AgentStatus.NO_RESPONSE
 
@@ -192,17 +206,57 @@ def badges(presence: Presence | None, *, at: float) -> list[str]:
     return marks
 
 
-def group_status(counts: dict[str, int]) -> tuple[GroupStatus, str]:
+class GroupVerdict(msgspec.Struct, frozen=True):
+    status: GroupStatus
+    reason: str
+    next: str
+
+
+def group_status(counts: dict[str, int]) -> GroupVerdict:
     """A group is active while at least one of its agents is; else the reason says why not."""
     total = sum(counts.values())
     active = counts.get(AgentStatus.ACTIVE, 0)
     if active:
         alone = "; a single agent: no load balancing" if active == 1 else ""
-        return GroupStatus.ACTIVE, f"{active} of {total} agents active{alone}"
+        return GroupVerdict(GroupStatus.ACTIVE, f"{active} of {total} agents active{alone}", "")
     if not total:
-        return GroupStatus.INACTIVE, "no agents: mesh agent create NAME --group GROUP"
-    if counts.get(AgentStatus.AWAITING_SETUP, 0) == total:
-        return GroupStatus.INACTIVE, "no agent is set up yet"
-    if counts.get(AgentStatus.DISABLED, 0) == total:
-        return GroupStatus.INACTIVE, "all agents are disabled"
-    return GroupStatus.INACTIVE, "no agent responds"
+        return _inactive("no agents", "mesh agent create NAME --group GROUP")
+    new, disabled = counts.get(AgentStatus.AWAITING_SETUP, 0), counts.get(AgentStatus.DISABLED, 0)
+    silent = total - new - disabled
+    if new == total:
+        return _inactive("no agent is set up yet", "set one up: broker-agent setup")
+    if disabled == total:
+        return _inactive("all agents are disabled", "mesh agent enable NAME")
+    if not silent:
+        reason = f"{disabled} of {total} agents are disabled, {new} not set up yet"
+        return _inactive(reason, "mesh agent enable NAME")
+    rest = f" ({disabled} disabled, {new} not set up yet)" if disabled or new else ""
+    return _inactive(
+        f"no agent responds{rest}", "active again with the first that returns: mesh agent list"
+    )
+
+
+def _inactive(reason: str, what_next: str) -> GroupVerdict:
+    return GroupVerdict(GroupStatus.INACTIVE, reason, what_next)
+
+
+def group_badges(
+    counts: dict[str, int], presences: Iterable[Presence], ends_at: Sequence[float], *, at: float
+) -> list[str]:
+    """What is worth a second look in a group whatever its status is.
+
+    presences, ends_at: of its active agents, and when their certificates end.
+    """
+    marks = []
+    total, active = sum(counts.values()), counts.get(AgentStatus.ACTIVE, 0)
+    if active == 1:
+        marks.append("single agent")
+    if active < total:
+        marks.append(f"{active} of {total} active")
+    versions = {each.details.version for each in presences}
+    if len(versions) > 1:
+        marks.append(f"profile drift: {len(versions)} versions")
+    if ends_at and max(ends_at) - at <= _GROUP_WARNING_S:
+        days = max(0, int((max(ends_at) - at) / _DAY_S))
+        marks.append(f"certificates ending: the last one in {days} days")
+    return marks

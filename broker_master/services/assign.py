@@ -7,17 +7,24 @@ import structlog
 
 from broker_master.core.book import Command, fold
 from broker_master.core.dispatch import Choice
+from broker_master.core.holds import Holds
+from broker_master.core.refusals import refusers
+from broker_master.core.spread import PART_S
 from broker_master.plane import Plane
 from broker_master.services.settle import Settler
 from broker_master.services.transmit import Transmitter
 from broker_master.store.facts import Conflict
 from schemas import subjects
-from schemas.messages.facts import Assigned, Outcome
+from schemas.messages.facts import Accepted, Assigned, Outcome
 from schemas.states import State
 
 log = structlog.get_logger()
 
 _TICK_S = 0.25
+# What looking through all open commands may take of the time, however many there are.
+_LOOK_PART = 0.05
+# Commands that an agent has refused for good, looked past for it at once.
+_SKIPPED_MAX = 16
 
 
 def cancelled(command: Command, agent: str, at: float) -> Outcome:
@@ -38,18 +45,23 @@ class Assigner:
         self._transmitter = transmitter
         settler.on_slot_free = self.fill
         settler.on_requeue = self._on_requeue
+        settler.on_refused = self._on_refused
+        self._holds = Holds()
+        self._look_due_s = 0.0
+        self._rotate_due_s = plane.clock.elapsed() + PART_S
 
-    def reserve(self, group: str, agent: str) -> Choice | None:
+    def reserve(self, accepted: Accepted) -> Choice | None:
         """Choose for a command that is just being accepted; None if others wait before it.
 
         The slot is taken at once, so that two commands never get the same one.
         """
         dispatcher = self._plane.dispatcher
-        if not agent and dispatcher.is_waiting(group):
+        wish = dispatcher.wish(accepted)
+        if dispatcher.is_waiting(wish):
             return None
-        choice = dispatcher.choose(group, agent)
+        choice = dispatcher.choose(wish)
         if choice is not None:
-            dispatcher.take(choice.agent)
+            dispatcher.take(choice.agent, shared=choice.shared)
         return choice
 
     def assigned(self, choice: Choice) -> Assigned:
@@ -63,23 +75,56 @@ class Assigner:
     def wait(self, command: Command) -> None:
         """Let an accepted command wait, unless an agent can take it now."""
         accepted = command.accepted
-        choice = self.reserve(accepted.group, accepted.agent)
+        choice = self.reserve(accepted)
         if choice is not None:
             self._assign(command, choice)
         else:
             clock = self._plane.clock
             _ = command.start_waiting(now_s=clock.elapsed(), at=clock.now())
-            self._plane.dispatcher.enqueue(accepted.group, accepted.agent, command.id)
+            dispatcher = self._plane.dispatcher
+            dispatcher.enqueue(dispatcher.wish(accepted), command.id)
 
     def fill(self, agent: str) -> None:
         """Give `agent` waiting commands while it has free slots."""
         dispatcher = self._plane.dispatcher
-        while (command_id := dispatcher.next_for(agent)) is not None:
-            command = self._plane.book.get(command_id)
-            if command is None or command.state is not State.QUEUED or command.settling:
+        if not dispatcher.has_waiting:
+            return
+        skipped: list[Command] = []
+        while len(skipped) < _SKIPPED_MAX:
+            command_id = dispatcher.next_for(agent)
+            if command_id is None:
+                break
+            command = self._waiting(command_id)
+            if command is not None and agent in refusers(command):
+                skipped.append(command)
+            elif command is not None:
+                terms = command.accepted.terms
+                shared = not (command.accepted.agent or terms.tags)
+                dispatcher.take(agent, shared=shared)
+                self._assign(command, Choice(agent, "its slot became free", shared))
+        for command in skipped:
+            dispatcher.enqueue(dispatcher.wish(command.accepted), command.id, first=True)
+        self._fill_limited(agent)
+
+    def _fill_limited(self, agent: str) -> None:
+        """Where a group's own limit holds commands back, another member may be the one to go on."""
+        dispatcher = self._plane.dispatcher
+        while (found := dispatcher.next_beside(agent)) is not None:
+            command_id, choice = found
+            command = self._waiting(command_id)
+            if command is None:
                 continue
-            dispatcher.take(agent)
-            self._assign(command, Choice(agent, "its slot became free"))
+            if choice.agent in refusers(command):
+                dispatcher.enqueue(dispatcher.wish(command.accepted), command_id, first=True)
+                return
+            dispatcher.take(choice.agent, shared=choice.shared)
+            self._assign(command, choice)
+
+    def _waiting(self, command_id: str) -> Command | None:
+        command = self._plane.book.get(command_id)
+        if command is None or command.state is not State.QUEUED or command.settling:
+            return None
+        return command
 
     def _assign(self, command: Command, choice: Choice) -> None:
         number = len(command.attempts) + 1
@@ -111,10 +156,9 @@ class Assigner:
         log.warning("assignment_refused", command_id=command.id, error=str(error))
         attempt = command.attempts.pop()
         command.state = State.QUEUED
-        self._plane.dispatcher.give_back(attempt.agent)
-        self._plane.dispatcher.enqueue(
-            command.accepted.group, command.accepted.agent, command.id, first=True
-        )
+        dispatcher = self._plane.dispatcher
+        dispatcher.give_back(attempt.agent)
+        dispatcher.enqueue(dispatcher.wish(command.accepted), command.id, first=True)
 
     def send(self, command: Command) -> None:
         """Send the newest attempt, or end it if a cancel came before it was sent."""
@@ -132,13 +176,19 @@ class Assigner:
 
     def _on_requeue(self, command: Command, avoid: str) -> None:
         """A command whose attempt ended without an end of its own: try the next agent."""
-        accepted, dispatcher = command.accepted, self._plane.dispatcher
-        choice = dispatcher.choose(accepted.group, accepted.agent, avoid=avoid)
-        if choice is not None and choice.agent != avoid:
-            dispatcher.take(choice.agent)
+        dispatcher = self._plane.dispatcher
+        wish = dispatcher.wish(command.accepted)
+        choice = dispatcher.choose(wish, avoid={avoid, *refusers(command)})
+        if choice is not None:
+            dispatcher.take(choice.agent, shared=choice.shared)
             self._assign(command, choice)
         else:
-            dispatcher.enqueue(accepted.group, accepted.agent, command.id, first=True)
+            dispatcher.enqueue(wish, command.id, first=True)
+
+    def _on_refused(self, agent: str) -> None:
+        """It has no room just now, although it should have: it is left alone for a while."""
+        self._holds.refuse(agent, self._plane.clock.elapsed())
+        self._plane.dispatcher.hold(agent, held=True)
 
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()
@@ -148,7 +198,22 @@ class Assigner:
 
     def tick(self) -> None:
         """End what has waited too long; fill slots that a change of status has opened."""
-        now, now_s = self._plane.clock.now(), self._plane.clock.elapsed()
+        dispatcher, now_s = self._plane.dispatcher, self._plane.clock.elapsed()
+        if now_s >= self._look_due_s:
+            self._look(now_s)
+            self._look_due_s = now_s + (self._plane.clock.elapsed() - now_s) / _LOOK_PART
+        if now_s >= self._rotate_due_s:
+            self._rotate_due_s = now_s + PART_S
+            dispatcher.rotate_spread()
+        for agent in self._holds.ended(now_s):
+            dispatcher.hold(agent, held=False)
+        if dispatcher.has_waiting:
+            dispatcher.settle_sticky()
+            for agent in dispatcher.idle_agents_with_work():
+                self.fill(agent)
+
+    def _look(self, now_s: float) -> None:
+        now = self._plane.clock.now()
         for command in self._plane.book.waiting():
             if command.settling:
                 continue
@@ -168,5 +233,3 @@ class Assigner:
                 self._settler.end_unassigned(
                     command, State.LOST, f"{command.reason}; nobody decided what to do about it"
                 )
-        for agent in self._plane.dispatcher.idle_agents_with_work():
-            self.fill(agent)

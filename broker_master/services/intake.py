@@ -11,7 +11,7 @@ import structlog
 
 from broker_client.runtime import failpoints, tracing
 from broker_master.core.book import Command, fold
-from broker_master.core.dispatch import Choice
+from broker_master.core.dispatch import LANES_MAX, Choice, tags_of
 from broker_master.plane import Plane
 from broker_master.services.assign import Assigner
 from broker_master.store.facts import Conflict
@@ -21,6 +21,7 @@ from schemas.messages.actions import decode_args
 from schemas.messages.api import SubmitAnswer, SubmitRequest
 from schemas.messages.facts import DEFAULT_TERMS, Accepted, Terms
 from schemas.messages.registry import ClientEntry
+from schemas.moments import rfc3339
 from schemas.states import BARRED, State
 
 log = structlog.get_logger()
@@ -127,6 +128,20 @@ class Intake:
             return request.hold_s
         return self._plane.timers.continue_s if request.loss == "continue" else 0.0
 
+    def _check_tags(self, group: str, agent: str | None, tags: dict[str, str]) -> None:
+        wanted = tags_of(tags)
+        text = ", ".join(f"{name}={value}" for name, value in wanted)
+        if agent is not None:
+            own = self._plane.registry.agent(agent).traits.tags
+            if any(own.get(name) != value for name, value in wanted):
+                raise Refused("tags_unmatched", f"agent {agent} has not {text}")
+        elif not self._plane.dispatcher.has_member(group, wanted):
+            raise Refused("tags_unmatched", f"no agent of group {group} has {text}")
+        elif self._plane.dispatcher.is_crowded(group, wanted):
+            raise Refused(
+                "queue_full", f"commands of group {group} wait for {LANES_MAX} sets of tags already"
+            )
+
     def _target_group(self, caller: ClientEntry, request: SubmitRequest) -> str:
         registry = self._plane.registry
         if (request.group is None) == (request.agent is None):
@@ -143,7 +158,9 @@ class Intake:
             _check_group_right(caller, group)
             if not registry.has_agents(group):
                 raise Refused("group_empty", f"group {group} has no agents")
-            ready = self._plane.dispatcher.has_ready(group)
+            ready = self._plane.dispatcher.has_ready(group, tags_of(request.tags))
+        if request.tags:
+            self._check_tags(group, request.agent, request.tags)
         if request.on_inactive == "refuse" and not ready:
             raise Refused("group_inactive", f"no agent of {request.agent or group} is active")
         return group
@@ -174,6 +191,11 @@ class Intake:
         limit = self._plane.settings.limits.open_commands_per_group
         if self._plane.book.open_in(group) >= limit:
             raise Refused("queue_full", f"group {group} has {limit} open commands, its limit")
+        waiting = self._plane.dispatcher.pool(group).policy.queue_limit
+        if waiting and self._plane.dispatcher.waiting(group) >= waiting:
+            raise Refused(
+                "queue_full", f"{waiting} commands wait in group {group}, its queue_limit"
+            )
         lag_s, window_s = self._history_lag_s(), self._plane.settings.retention.facts_s
         if lag_s > window_s * _LAG_PART:
             raise Refused("master_lagging", f"history is {lag_s:.0f} s behind")
@@ -191,7 +213,7 @@ class Intake:
                 answer(_unsure(command_id))
 
     def _store(self, accepted: Accepted, answer: Answer) -> None:
-        choice = self._assigner.reserve(accepted.group, accepted.agent)
+        choice = self._assigner.reserve(accepted)
         if choice is not None:
             # One fact and one wait for the disk instead of two.
             first = self._assigner.assigned(choice)
@@ -216,12 +238,31 @@ class Intake:
         self._plane.measures.on_submitted(command.accepted, self._plane.clock.now())
         command.facts[subjects.fact(command.id, 0, "accepted")] = stored.result()
         failpoints.reach("master.stored_not_answered")
+        said = self._answer(command, choice)
         for index, answer in enumerate(answers):
-            answer(SubmitAnswer(id=command.id, state=State.QUEUED, duplicate=index > 0))
+            answer(said if not index else msgspec.structs.replace(said, duplicate=True))
         if choice is not None:
             self._assigner.send(command)
         elif command.state is State.QUEUED and not command.settling:
             self._assigner.wait(command)
+
+    def _answer(self, command: Command, choice: Choice | None) -> SubmitAnswer:
+        if choice is not None or self._has_ready(command.accepted):
+            return SubmitAnswer(id=command.id, state=State.QUEUED)
+        accepted = command.accepted
+        return SubmitAnswer(
+            id=command.id,
+            state=State.QUEUED,
+            target="inactive",
+            next=f"waits for an agent of {accepted.agent or accepted.group} to be active,"
+            f" until {rfc3339(command.expires_at)}",
+        )
+
+    def _has_ready(self, accepted: Accepted) -> bool:
+        dispatcher = self._plane.dispatcher
+        if accepted.agent:
+            return dispatcher.is_ready(accepted.agent)
+        return dispatcher.has_ready(accepted.group, tags_of(accepted.terms.tags))
 
     def _on_refused(
         self, command: Command, choice: Choice | None, error: BaseException, answers: list[Answer]

@@ -36,6 +36,8 @@ log = structlog.get_logger()
 
 _TICKS_PER_BEAT = 5
 _SOON_S = 0.01
+# Of its share of the work, for an agent that comes and goes.
+_UNSTABLE_PART = 0.5
 _OPEN = frozenset({"accepted", "running", "stopping"})
 
 
@@ -267,6 +269,8 @@ class PresenceService:
                 self._give_up_due(presence)
             elif change.event == "returned":
                 self._on_returned(presence)
+            elif change.event == "takes":
+                self._assigner.fill(presence.agent)
             elif change.event == "duplicate":
                 self._on_duplicate(presence)
 
@@ -295,9 +299,22 @@ class PresenceService:
         if entry is None:
             return
         ready = presence.is_dispatchable and entry.admin == Admin.ENABLED
+        unstable = presence.is_unstable(self._plane.clock.now())
         self._plane.dispatcher.set_member(
-            presence.group, presence.agent, slots=presence.slots, ready=ready
+            presence.group,
+            presence.agent,
+            slots=presence.slots,
+            ready=ready,
+            traits=entry.traits,
+            part=_UNSTABLE_PART if unstable else 1.0,
         )
+
+    def on_took(self, agent: str) -> None:
+        plane = self._plane
+        self._apply(plane.roster.on_took(agent, now_s=plane.clock.elapsed(), at=plane.clock.now()))
+
+    def on_untaken(self, agent: str) -> None:
+        self._apply(self._plane.roster.on_untaken(agent, at=self._plane.clock.now()))
 
     def _on_silent(self, presence: Presence) -> None:
         now = self._plane.clock.now()

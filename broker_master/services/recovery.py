@@ -122,6 +122,8 @@ def _certificate_in(folder: Path, mesh: Mesh) -> CertificateEntry:
 def enter_agents(plane: Plane) -> None:
     """Everybody whom the registry knows is silent until heard."""
     clock = plane.clock
+    for group in plane.registry.groups.values():
+        plane.dispatcher.set_policy(group.name, group.policy)
     for entry in plane.registry.agents.values():
         plane.roster.add(
             entry.group,
@@ -131,7 +133,9 @@ def enter_agents(plane: Plane) -> None:
             at=clock.now(),
             now_s=clock.elapsed(),
         )
-        plane.dispatcher.set_member(entry.group, entry.name, slots=0, ready=False)
+        plane.dispatcher.set_member(
+            entry.group, entry.name, slots=0, ready=False, traits=entry.traits
+        )
 
 
 def resume(plane: Plane) -> list[Command]:
@@ -147,7 +151,7 @@ def resume(plane: Plane) -> list[Command]:
             cancelled.append(command)
         attempt = command.open_attempt
         if command.state is State.QUEUED:
-            plane.dispatcher.enqueue(command.accepted.group, command.accepted.agent, command.id)
+            plane.dispatcher.enqueue(plane.dispatcher.wish(command.accepted), command.id)
         elif attempt is not None and plane.roster.get(attempt.agent) is not None:
             plane.dispatcher.take(attempt.agent)
     return cancelled

@@ -12,6 +12,8 @@ import structlog
 
 from broker_client.runtime import failpoints
 from broker_master.core.book import Attempt, Command
+from broker_master.core.dispatch import tags_of
+from broker_master.core.refusals import is_passing, refusers
 from broker_master.plane import Plane
 from broker_master.services.late import LateResults
 from broker_master.services.settle import Settler, is_final
@@ -19,10 +21,21 @@ from broker_master.services.transmit import Transmitter
 from schemas import codec, limits, subjects
 from schemas.faults import Unreachable
 from schemas.messages.facts import Outcome
-from schemas.messages.work import AttemptReport, ControlReply, Release, Released, Report, RunReply
+from schemas.messages.work import (
+    PROBE_ATTEMPT,
+    AttemptReport,
+    ControlReply,
+    Release,
+    Released,
+    Report,
+    RunReply,
+)
 from schemas.states import AGENT_ENDS, State
 
 log = structlog.get_logger()
+
+# Agents that may refuse a command for good before nobody else is asked.
+_REFUSALS_MAX = 3
 
 _ENDS = {str(state): state for state in AGENT_ENDS}
 
@@ -38,6 +51,8 @@ class Reports:
         self._releases: dict[tuple[str, str], list[Released]] = {}
         # Given agent, token and answer: whether it is one that somebody waits for.
         self.on_order_reply: Callable[[str, str, ControlReply], bool] = lambda *_: False
+        # Called with an agent that has answered a request to run something.
+        self.on_took: Callable[[str], None] = lambda _: None
 
     # -- answers to requests
 
@@ -48,6 +63,7 @@ class Reports:
             return
         reply = codec.decode_sized(RunReply, payload)
         failpoints.reach("master.sent_not_recorded")
+        self.on_took(up.agent)
         found = self._find(up.agent, reply.command, reply.attempt)
         if found is None:
             return
@@ -78,8 +94,9 @@ class Reports:
     def _on_rejected(self, command: Command, attempt: Attempt, reply: RunReply) -> None:
         """It never ran there. Another member may take it, unless only this one may."""
         self._plane.count("rejected", reply.code)
-        # A target of one agent, or a request that no agent will take, ends here.
-        final = bool(command.accepted.agent) and reply.code not in ("agent_full", "agent_unleased")
+        if is_passing(reply.code):
+            self._settler.on_refused(attempt.agent)
+        final = self._is_refused_for_good(command, reply.code)
         if command.cancel_by:
             state, final = State.CANCELLED, True
         else:
@@ -95,6 +112,20 @@ class Reports:
                 reason=f"{reply.code}: {reply.message}",
                 final=final,
             ),
+        )
+
+    def _is_refused_for_good(self, command: Command, code: str) -> bool:
+        """A target of one agent, or a request that no agent will take, ends here."""
+        accepted = command.accepted
+        if accepted.agent:
+            return code not in ("agent_full", "agent_unleased")
+        if is_passing(code):
+            return False
+        refused = {*refusers(command), *(each.agent for each in command.attempts[-1:])}
+        if len(refused) >= _REFUSALS_MAX:
+            return True
+        return not self._plane.dispatcher.has_ready(
+            accepted.group, tags_of(accepted.terms.tags), avoid=refused
         )
 
     def _on_control_reply(self, up: subjects.Up, reply: ControlReply) -> None:
@@ -139,6 +170,10 @@ class Reports:
         return attempt is not None and attempt.elsewhere_s > 0
 
     def _on_item(self, up: subjects.Up, item: AttemptReport) -> None:
+        if item.attempt == PROBE_ATTEMPT:
+            self.on_took(up.agent)
+            self._release(up, item)
+            return
         command = self._plane.book.get(item.command)
         if command is None:
             self._on_ended_command(up, item)
@@ -148,6 +183,8 @@ class Reports:
             self._plane.count("forged_report")
             log.warning("report_refused", agent=up.agent, command_id=item.command)
             return
+        if attempt.state is State.SENT:
+            self.on_took(up.agent)
         if item.kind == "started":
             self._on_started(up, command, attempt, item)
         elif attempt.is_open and not command.settling:

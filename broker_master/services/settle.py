@@ -25,7 +25,8 @@ Done = Callable[[], None]
 class Settler:
     """Writes outcomes. Afterwards the result goes to the client and the command to history.
 
-    on_slot_free, on_requeue and on_ended are set by whoever assigns work and writes history.
+    on_slot_free, on_requeue, on_refused and on_ended are set by whoever assigns work and writes
+    history.
     """
 
     def __init__(self, plane: Plane) -> None:
@@ -33,6 +34,7 @@ class Settler:
         self._chronicle = Chronicle(plane)
         self.on_slot_free: Callable[[str], None]
         self.on_requeue: Callable[[Command, str], None]
+        self.on_refused: Callable[[str], None]
         self.on_ended: Callable[[Command, CommandRecord], None]
 
     def settle(
@@ -135,8 +137,7 @@ class Settler:
 
     def end_unassigned(self, command: Command, state: State, reason: str) -> None:
         """End a command that waits for an agent."""
-        accepted = command.accepted
-        self._plane.dispatcher.withdraw(accepted.group, accepted.agent, command.id)
+        self._plane.dispatcher.withdraw(command.id)
         self.settle(command, 0, Outcome(state=state, at=self._plane.clock.now(), reason=reason))
 
     def give_up(self, command: Command, attempt: Attempt) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 
 import structlog
 
@@ -16,6 +17,9 @@ from schemas.messages.work import Control, Run
 from schemas.states import Liveness, State
 
 log = structlog.get_logger()
+
+# Transmissions without an answer after which an agent gets nothing else until it answers one.
+_UNANSWERED = 2
 
 
 class Transmitter:
@@ -32,6 +36,8 @@ class Transmitter:
         self._due: deque[tuple[float, str, int, int]] = deque()
         self._token = 0
         self._is_cut_off = False
+        # Called with an agent that beats and leaves transmissions unanswered.
+        self.on_untaken: Callable[[str], None] = lambda _: None
 
     def send(self, command: Command, attempt: Attempt) -> None:
         """Transmit an attempt whose `assigned` is durable, and watch for its acknowledgement."""
@@ -141,6 +147,8 @@ class Transmitter:
             return
         if attempt.sent <= self._plane.timers.resends:
             self._plane.count("resent")
+            if attempt.sent >= _UNANSWERED:
+                self.on_untaken(attempt.agent)
             self.send(command, attempt)
             return
         self._settler.settle(

@@ -13,6 +13,7 @@ from broker_master.core.status import (
     badges,
     certificate_warning,
     current_certificate,
+    group_badges,
     group_status,
 )
 from broker_master.plane import Plane
@@ -21,11 +22,12 @@ from schemas.messages.api import (
     CertificateRecord,
     DetailsRecord,
     GroupRecord,
+    SpreadRecord,
     StatusAnswer,
 )
 from schemas.messages.registry import AgentEntry, CertificateEntry, ClientEntry
 from schemas.moments import rfc3339, rfc3339_or_none
-from schemas.states import AgentStatus, Liveness, State
+from schemas.states import AgentStatus, GroupStatus, Liveness, State
 
 _DAY_S = 86_400.0
 
@@ -78,7 +80,8 @@ class Views:
 
     def group(self, name: str) -> GroupRecord:
         counts = Counter(str(status) for status in self._statuses(name))
-        status, reason = group_status(counts)
+        verdict = group_status(counts)
+        status = verdict.status
         kept = self._since.get(("group", name))
         if kept is None or kept[0] != status:
             kept = (status, self._plane.clock.now())
@@ -86,18 +89,47 @@ class Views:
         return GroupRecord(
             group=name,
             status=status,
-            reason=reason,
+            reason=verdict.reason,
             since=rfc3339(kept[1]),
             agents={str(status): counts.get(str(status), 0) for status in AgentStatus},
             queued=self._plane.dispatcher.waiting(name),
             running=self._plane.dispatcher.group_load(name),
             policy=self._plane.registry.groups[name].policy,
+            badges=self._group_badges(name, counts),
+            next=verdict.next,
         )
 
     def note_group(self, name: str) -> None:
         """Notice a change of the group's status when it happens, not when somebody looks."""
+        kept = self._since.get(("group", name))
+        if kept is not None and (kept[0] == GroupStatus.ACTIVE) == self._plane.dispatcher.has_ready(
+            name
+        ):
+            # Nothing to look for: hundreds come back at once, and each look is at all of them.
+            return
         if name in self._plane.registry.groups:
             self.group(name)
+
+    def spread(self, name: str) -> list[SpreadRecord]:
+        """What each agent of a group got in the last hour, beside what its policy expects."""
+        pool = self._plane.dispatcher.pool(name)
+        found = []
+        for agent in sorted(pool.members):
+            due = pool.spread.of(agent)
+            found.append(
+                SpreadRecord(agent=agent, expected=round(due.expected, 1), actual=due.actual)
+            )
+        return found
+
+    def _group_badges(self, name: str, counts: Counter[str]) -> list[str]:
+        plane, presences, ends_at = self._plane, [], []
+        for entry in plane.registry.agents.values():
+            presence = plane.roster.get(entry.name)
+            if entry.group == name and presence is not None and presence.is_dispatchable:
+                presences.append(presence)
+                certificate = current_certificate(entry, presence)
+                ends_at += [certificate.not_after] if certificate is not None else []
+        return group_badges(counts, presences, ends_at, at=plane.clock.now())
 
     def _statuses(self, group: str) -> list[AgentStatus]:
         return [

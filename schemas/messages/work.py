@@ -1,6 +1,6 @@
 """What master and agent say to each other about attempts."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -50,6 +50,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     trace: Label = ""
     kill_after_s: Duration = 0.0
 
+
+# Attempts are numbered from 1; this one is a probe of an agent, which belongs to no command.
+PROBE_ATTEMPT: Final = 0
 
 RunAnswer = Literal["accepted", "duplicate", "rejected"]
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_master.core.dispatch import Choice, Dispatcher
+from broker_master.core.dispatch import Choice, Dispatcher, Wish
 
 
 def dispatcher(slots: dict[str, int], group: str = "web") -> Dispatcher:
@@ -14,8 +14,8 @@ def dispatcher(slots: dict[str, int], group: str = "web") -> Dispatcher:
     return made
 
 
-def taken(made: Dispatcher, group: str = "web", avoid: str = "") -> str:
-    choice = made.choose(group, "", avoid=avoid)
+def taken(made: Dispatcher, group: str = "web", avoid: tuple[str, ...] = ()) -> str:
+    choice = made.choose(Wish(group), avoid=avoid)
     if choice is None:
         return ""
     made.take(choice.agent)
@@ -46,7 +46,7 @@ def test_load_counts_in_proportion_to_slots() -> None:
     made = dispatcher({"small": 2, "large": 8})
     counts = Counter(taken(made) for _ in range(10))
     assert counts == {"small": 2, "large": 8}
-    assert made.choose("web", "") is None
+    assert made.choose(Wish("web")) is None
 
 
 def test_least_loaded_member_is_chosen_and_the_reason_says_so() -> None:
@@ -54,36 +54,39 @@ def test_least_loaded_member_is_chosen_and_the_reason_says_so() -> None:
     for _ in range(3):
         made.take("web-1")
     made.take("web-2")
-    assert made.choose("web", "") == Choice("web-2", "least loaded: 1 of 4 slots taken")
+    assert made.choose(Wish("web")) == Choice(
+        "web-2", "least loaded: 1 of 4 slots taken", shared=True
+    )
 
 
 def test_member_that_is_not_ready_or_has_no_slot_gets_nothing() -> None:
     made = dispatcher({"web-1": 4, "web-2": 0})
     made.set_member("web", "web-1", slots=4, ready=False)
-    assert made.choose("web", "") is None
-    assert made.choose("web", "web-1") is None
+    assert made.choose(Wish("web")) is None
+    assert made.choose(Wish("web", "web-1")) is None
     assert not made.has_ready("none")
 
 
 def test_named_agent_is_the_only_target() -> None:
     made = dispatcher({"web-1": 1, "web-2": 9})
-    assert made.choose("web", "web-1") == Choice("web-1", "the only target")
+    assert made.choose(Wish("web", "web-1")) == Choice("web-1", "the only target")
     made.take("web-1")
-    assert made.choose("web", "web-1") is None
-    assert made.choose("web", "stranger") is None
+    assert made.choose(Wish("web", "web-1")) is None
+    assert made.choose(Wish("web", "stranger")) is None
 
 
-def test_member_that_refused_is_taken_only_if_no_other_is_free() -> None:
+def test_member_that_refused_is_not_chosen_even_if_no_other_is_free() -> None:
     made = dispatcher({"web-1": 4, "web-2": 4})
     made.take("web-2")
-    assert taken(made, avoid="web-1") == "web-2"
+    assert taken(made, avoid=("web-1",)) == "web-2"
     made.set_member("web", "web-2", slots=4, ready=False)
-    assert taken(made, avoid="web-1") == "web-1"
+    assert taken(made, avoid=("web-1",)) == ""
+    assert taken(made) == "web-1"
 
 
 def test_avoided_member_is_avoided_wherever_the_turn_stands() -> None:
     made = dispatcher({f"web-{n}": 100 for n in range(3)})
-    assert {taken(made, avoid="web-1") for _ in range(30)} == {"web-0", "web-2"}
+    assert {taken(made, avoid=("web-1",)) for _ in range(30)} == {"web-0", "web-2"}
 
 
 def test_groups_do_not_meet() -> None:
@@ -98,7 +101,7 @@ def test_load_is_what_was_taken_less_what_was_given_back(moves: list[str]) -> No
     made = dispatcher({"web-1": 5})
     expected, ready = 0, True
     for move in moves:
-        if move == "take" and made.choose("web", "") is not None:
+        if move == "take" and made.choose(Wish("web")) is not None:
             made.take("web-1")
             expected += 1
         elif move == "back":
@@ -108,7 +111,7 @@ def test_load_is_what_was_taken_less_what_was_given_back(moves: list[str]) -> No
             ready = move == "ready"
             made.set_member("web", "web-1", slots=5, ready=ready)
         assert made.load("web-1") == expected <= 5
-        assert (made.choose("web", "") is not None) == (ready and expected < 5)
+        assert (made.choose(Wish("web")) is not None) == (ready and expected < 5)
 
 
 def test_removed_member_is_forgotten_and_given_back_without_harm() -> None:
@@ -125,22 +128,22 @@ def test_agent_that_changes_its_group_starts_there_without_load() -> None:
     made = dispatcher({"web-1": 4})
     made.take("web-1")
     made.set_member("db", "web-1", slots=4, ready=True)
-    assert (made.choose("web", ""), made.load("web-1")) == (None, 0)
-    assert made.choose("db", "") is not None
+    assert (made.choose(Wish("web")), made.load("web-1")) == (None, 0)
+    assert made.choose(Wish("db")) is not None
 
 
 def test_queue_keeps_its_order_and_lets_those_who_lost_their_agent_in_first() -> None:
     made = dispatcher({"web-1": 9})
     for command in ("a", "b", "c"):
-        made.enqueue("web", "", command)
-    made.enqueue("web", "", "again", first=True)
+        made.enqueue(Wish("web"), command)
+    made.enqueue(Wish("web"), "again", first=True)
     assert [made.next_for("web-1") for _ in range(5)] == ["again", "a", "b", "c", None]
 
 
 def test_command_for_one_agent_waits_for_that_agent_and_goes_before_the_group() -> None:
     made = dispatcher({"web-1": 9, "web-2": 9})
-    made.enqueue("web", "", "any")
-    made.enqueue("web", "web-2", "own")
+    made.enqueue(Wish("web"), "any")
+    made.enqueue(Wish("web", "web-2"), "own")
     assert made.waiting("web") == 2
     assert made.next_for("web-2") == "own"
     assert made.next_for("web-1") == "any"
@@ -149,14 +152,14 @@ def test_command_for_one_agent_waits_for_that_agent_and_goes_before_the_group() 
 
 def test_own_queue_of_an_agent_does_not_hold_the_group_up() -> None:
     made = dispatcher({"web-1": 1, "web-2": 1})
-    made.enqueue("web", "web-1", "own")
-    assert not made.is_waiting("web")
+    made.enqueue(Wish("web", "web-1"), "own")
+    assert not made.is_waiting(Wish("web"))
 
 
 def test_full_agent_takes_nothing_from_the_queue() -> None:
     made = dispatcher({"web-1": 1})
     made.take("web-1")
-    made.enqueue("web", "", "a")
+    made.enqueue(Wish("web"), "a")
     assert made.next_for("web-1") is None
     assert made.idle_agents_with_work() == []
     made.give_back("web-1")
@@ -165,10 +168,10 @@ def test_full_agent_takes_nothing_from_the_queue() -> None:
 
 def test_withdrawn_command_is_gone_and_withdrawing_twice_is_no_harm() -> None:
     made = dispatcher({"web-1": 1})
-    made.enqueue("web", "", "a")
-    made.enqueue("web", "web-1", "b")
+    made.enqueue(Wish("web"), "a")
+    made.enqueue(Wish("web", "web-1"), "b")
     for _ in range(2):
-        made.withdraw("web", "", "a")
-        made.withdraw("web", "web-1", "b")
+        made.withdraw("a")
+        made.withdraw("b")
     assert made.waiting("web") == 0
     assert made.idle_agents_with_work() == []

@@ -13,8 +13,10 @@ from broker_master.core.status import (
     badges,
     certificate_warning,
     current_certificate,
+    group_badges,
     group_status,
 )
+from schemas.messages.liveness import Details
 from schemas.messages.registry import AgentEntry, CertificateEntry, TokenEntry
 from schemas.moments import rfc3339
 from schemas.states import Admin, AgentStatus, GroupStatus, Liveness
@@ -245,7 +247,7 @@ def test_nothing_is_noted_of_an_agent_in_good_order() -> None:
 @pytest.mark.parametrize(
     ("counts", "status", "reason"),
     [
-        ({}, GroupStatus.INACTIVE, "no agents: mesh agent create NAME --group GROUP"),
+        ({}, GroupStatus.INACTIVE, "no agents"),
         (
             {"active": 1},
             GroupStatus.ACTIVE,
@@ -254,11 +256,47 @@ def test_nothing_is_noted_of_an_agent_in_good_order() -> None:
         ({"active": 2, "no_response": 1}, GroupStatus.ACTIVE, "2 of 3 agents active"),
         ({"awaiting_setup": 2}, GroupStatus.INACTIVE, "no agent is set up yet"),
         ({"disabled": 2}, GroupStatus.INACTIVE, "all agents are disabled"),
-        ({"disabled": 1, "no_response": 1}, GroupStatus.INACTIVE, "no agent responds"),
-        ({"awaiting_setup": 1, "no_response": 1}, GroupStatus.INACTIVE, "no agent responds"),
+        (
+            {"disabled": 1, "no_response": 1},
+            GroupStatus.INACTIVE,
+            "no agent responds (1 disabled, 0 not set up yet)",
+        ),
+        (
+            {"disabled": 1, "awaiting_setup": 1},
+            GroupStatus.INACTIVE,
+            "1 of 2 agents are disabled, 1 not set up yet",
+        ),
+        (
+            {"awaiting_setup": 1, "no_response": 1},
+            GroupStatus.INACTIVE,
+            "no agent responds (0 disabled, 1 not set up yet)",
+        ),
     ],
 )
 def test_group_is_active_while_one_of_its_agents_is(
     counts: dict[str, int], status: GroupStatus, reason: str
 ) -> None:
-    assert group_status(counts) == (status, reason)
+    verdict = group_status(counts)
+    assert (verdict.status, verdict.reason) == (status, reason)
+    assert bool(verdict.next) == (status is GroupStatus.INACTIVE)
+
+
+def test_badges_of_a_group_name_what_its_status_does_not_say() -> None:
+    counts = {"active": 2, "disabled": 1}
+    both = [presence(), presence(details=Details(version="9"))]
+    soon, later = EPOCH + 5 * DAY_S, EPOCH + 20 * DAY_S
+    assert group_badges(counts, both, [soon, later], at=EPOCH) == [
+        "2 of 3 active",
+        "profile drift: 2 versions",
+        "certificates ending: the last one in 20 days",
+    ]
+    alone = group_badges({"active": 1}, [presence()], [EPOCH + 90 * DAY_S], at=EPOCH)
+    assert alone == ["single agent"]
+    assert group_badges({"active": 2}, [presence(), presence()], [], at=EPOCH) == []
+
+
+def test_agent_that_beats_and_takes_nothing_does_not_respond() -> None:
+    found = verdict(ENTRY, presence(stuck=True))
+    assert found.status is AgentStatus.NO_RESPONSE
+    assert found.reason.startswith("not taking work")
+    assert found.next

@@ -1,0 +1,42 @@
+"""How long an agent is left alone that says it has no room, although it should have.
+
+Its next refusal doubles the time, so that what waits is not sent to it again and again; a refusal
+long after the last one begins anew.
+"""
+
+from typing import Final
+
+import msgspec
+
+FIRST_S: Final = 0.25
+LONGEST_S: Final = 8.0
+
+
+class _Hold(msgspec.Struct):
+    until_s: float
+    length_s: float
+    over: bool = False
+
+
+class Holds:
+    def __init__(self) -> None:
+        self._holds: dict[str, _Hold] = {}
+
+    def refuse(self, agent: str, now_s: float) -> None:
+        """`agent` has refused. Several refusals during one hold are one: they were under way."""
+        hold = self._holds.get(agent)
+        if hold is not None and not hold.over:
+            return
+        length_s = FIRST_S if hold is None else min(LONGEST_S, hold.length_s * 2)
+        self._holds[agent] = _Hold(now_s + length_s, length_s)
+
+    def ended(self, now_s: float) -> list[str]:
+        """Agents whose hold ends now. It is remembered for twice its length after that."""
+        ended = []
+        for agent, hold in list(self._holds.items()):
+            if not hold.over and hold.until_s <= now_s:
+                hold.over = True
+                ended.append(agent)
+            elif hold.over and hold.until_s + 2 * hold.length_s <= now_s:
+                del self._holds[agent]
+        return ended

@@ -1,0 +1,210 @@
+"""A group as the dispatcher sees it: members by rank, and what waits for any of them.
+
+A lane is for commands that ask for the same tags, and holds the members that have them in a heap.
+Entries of a heap are never changed: a member whose load changes gets a new stamp and a new entry,
+and entries with an older stamp are dropped when they come to the top. So each command costs a few
+steps of a heap, however many members and waiting commands there are.
+"""
+
+import heapq
+from collections.abc import Collection
+from typing import Final
+
+from broker_master.core.balance import Member, Ring, rank, share, tier
+from broker_master.core.fairness import FairQueue, Turns, Waiting
+from broker_master.core.spread import Spread
+from schemas.messages.registry import DEFAULT_POLICY, Policy
+
+Tags = tuple[tuple[str, str], ...]
+_Entry = tuple[tuple[int, float, float], int, Member]
+
+_GONE: Final = -1
+_SLACK: Final = 64
+# Kept for different tags although nothing waits in them; more are made anew when they are needed.
+_LANES_KEPT: Final = 64
+
+
+class Lane:
+    def __init__(self, tags: Tags, turns: Turns) -> None:
+        self.tags = tags
+        self.members: dict[str, Member] = {}
+        self.queue = FairQueue(turns)
+        self._heap: list[_Entry] = []
+
+    def offer(self, entry: _Entry) -> None:
+        heapq.heappush(self._heap, entry)
+        if len(self._heap) > 2 * len(self.members) + _SLACK:
+            self._heap = [each for each in self._heap if each[1] == each[2].stamp]
+            heapq.heapify(self._heap)
+
+    def best(self, avoid: Collection[str] = ()) -> Member | None:
+        """The member that is free and ranks first, but none of `avoid`."""
+        heap, aside = self._heap, []
+        found = None
+        while heap:
+            _, stamp, member = heap[0]
+            if stamp != member.stamp:
+                heapq.heappop(heap)
+            elif member.agent in avoid:
+                aside.append(heapq.heappop(heap))
+            else:
+                found = member
+                break
+        for entry in aside:
+            heapq.heappush(heap, entry)
+        return found
+
+
+class Pool:
+    """waiting: commands that wait for it or for one of its members by name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.policy: Policy = DEFAULT_POLICY
+        self.members: dict[str, Member] = {}
+        self.turns = Turns()
+        self.lanes: dict[Tags, Lane] = {}
+        self.any = self.lane(())
+        self.spread = Spread()
+        self.load = 0
+        self.ready = 0
+        self.waiting = 0
+        # Sticky commands: by the agent that their key belongs to, and those of nobody.
+        self.sticky: dict[str, FairQueue] = {}
+        self.orphans = FairQueue(self.turns)
+        self.is_unsettled = False
+        self._ring: Ring | None = None
+        self._turn = 0.0
+        self._stamps = 0
+
+    @property
+    def is_full(self) -> bool:
+        return bool(self.policy.limit) and self.load >= self.policy.limit
+
+    # -- members
+
+    def add(self, member: Member) -> None:
+        self.members[member.agent] = member
+        member.spent = self._turn
+        self._on_members()
+
+    def remove(self, member: Member) -> None:
+        del self.members[member.agent]
+        self.load -= member.load
+        self.ready -= member.ready
+        member.stamp = _GONE
+        for lane in self.lanes.values():
+            lane.members.pop(member.agent, None)
+        self.spread.remove(member.agent)
+        self._on_members()
+
+    def settle_lanes(self, member: Member) -> None:
+        """Enter it where its tags are asked for, and nowhere else."""
+        for lane in self.lanes.values():
+            if member.has(lane.tags):
+                lane.members[member.agent] = member
+            else:
+                lane.members.pop(member.agent, None)
+
+    def on_standing(self, member: Member) -> None:
+        """Its readiness, its size or its traits have changed."""
+        balance = self.policy.balance
+        due = share(member, balance) if member.ready else 0.0
+        self.spread.set_share(member.agent, due, tier(member, balance))
+        self.touch(member)
+
+    def touch(self, member: Member) -> None:
+        """What it is ranked by has changed: only what is said from now on counts."""
+        self._stamps += 1
+        member.stamp = self._stamps
+        # Who was away, or full, gets no turns for it afterwards.
+        floor = self._turn - 1.0 / share(member, self.policy.balance)
+        member.spent = max(member.spent, floor)
+        if member.free <= 0:
+            return
+        entry = (rank(member, self.policy.balance), member.stamp, member)
+        for lane in self.lanes.values():
+            if member.agent in lane.members:
+                lane.offer(entry)
+
+    def take(self, member: Member) -> None:
+        member.load += 1
+        self.load += 1
+        self._turn = max(self._turn, member.spent)
+        member.spent += 1.0 / share(member, self.policy.balance)
+        self.touch(member)
+
+    def give_back(self, member: Member) -> None:
+        member.load -= 1
+        self.load -= 1
+        self.touch(member)
+
+    def set_policy(self, policy: Policy) -> None:
+        if policy == self.policy:
+            return
+        if policy.balance != self.policy.balance:
+            # Turns were counted by other shares.
+            self._turn = 0.0
+            for member in self.members.values():
+                member.spent = 0.0
+        self.policy = policy
+        self._on_members()
+        for member in self.members.values():
+            self.on_standing(member)
+
+    def _on_members(self) -> None:
+        self._ring, self.is_unsettled = None, True
+
+    # -- lanes
+
+    def lane(self, tags: Tags) -> Lane:
+        """The lane for these tags, made if it is not there."""
+        lane = self.lanes.get(tags)
+        if lane is not None:
+            return lane
+        if len(self.lanes) >= _LANES_KEPT:
+            for idle in [each for each in self.lanes.values() if each.tags and not each.queue]:
+                del self.lanes[idle.tags]
+        lane = self.lanes[tags] = Lane(tags, self.turns)
+        for member in self.members.values():
+            if member.has(tags):
+                lane.members[member.agent] = member
+                if member.free > 0:
+                    lane.offer((rank(member, self.policy.balance), member.stamp, member))
+        return lane
+
+    def lanes_waiting(self) -> int:
+        return sum(bool(lane.queue) for lane in self.lanes.values())
+
+    # -- sticky keys
+
+    def owner(self, key: str, tags: Tags, avoid: Collection[str] = ()) -> Member | None:
+        """The member that a key belongs to: a ready one, and one only."""
+        if self._ring is None:
+            self._ring = Ring(self.members)
+
+        def wanted(agent: str) -> bool:
+            member = self.members[agent]
+            return member.ready and agent not in avoid and member.has(tags)
+
+        return self.members.get(self._ring.find(key, wanted))
+
+    def sticky_queue(self, key: str, tags: Tags) -> FairQueue:
+        """Where a command with this key has to wait."""
+        owner = self.owner(key, tags)
+        if owner is None:
+            return self.orphans
+        return self.sticky.setdefault(owner.agent, FairQueue(self.turns))
+
+    def settle_sticky(self) -> list[tuple[Waiting, FairQueue]]:
+        """Give sticky commands to whom their keys belong by now; returns where each one waits."""
+        self.is_unsettled = False
+        queues = [*self.sticky.values(), self.orphans]
+        moved = []
+        for waiting in [each for queue in queues for each in queue.drain()]:
+            is_sticky = self.policy.balance == "sticky"
+            tags = waiting.tags
+            queue = self.sticky_queue(waiting.sticky, tags) if is_sticky else self.lane(tags).queue
+            queue.put_back(waiting)
+            moved.append((waiting, queue))
+        return moved
