@@ -19,6 +19,7 @@ JITTER: Final = 0.1
 RETRY_S: Final = 3600.0
 # Of a short life: so many tries fit into what is left of it.
 RETRIES: Final = 20
+SPREAD_S: Final = 5.0
 REASON_LEN: Final = 200
 
 
@@ -90,6 +91,11 @@ class Renewal:
         if is_unfit and self.step is Step.MOVE:
             self.step = Step.ASK
         self._retry_at = now + min(RETRY_S, self._life_s / RETRIES)
+
+    def on_reconnected(self, now: float, *, chance: float) -> None:
+        """What was under way when the connection was lost goes on soon, not all at once."""
+        if self.step is not Step.REST:
+            self._retry_at = min(self._retry_at, now + chance * SPREAD_S)
 
     def has_expired(self, now: float) -> bool:
         return now >= self.not_after

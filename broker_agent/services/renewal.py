@@ -121,6 +121,7 @@ class Renewer:
         elif self._way == self._slots.next and self._slots.candidate() is not None:
             self._slots.promote()
             self._take_over(Step.CONFIRM)
+        self._renewal.on_reconnected(self._clock.now(), chance=self._chance())
         self._wake.set()
 
     def _take_over(self, step: Step) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from broker_client.runtime.link import Link, LinkIdentity
+from broker_client.runtime.link import Link, LinkIdentity, Trial
 from schemas.faults import Refused, Unreachable
 from tests.servers import TestCredentials, mesh_broker, plain_server
 from tests.waiting import eventually
@@ -186,3 +186,60 @@ async def test_agent_is_told_which_subject_it_may_not_use(tmp_path: Path) -> Non
         await link.flush()
         assert link.reconnects == 0
         await link.close(1)
+
+
+async def test_renewed_link_delivers_each_message_once_and_loses_none(tmp_path: Path) -> None:
+    """Both connections are subscribed for a moment, while messages flow both ways."""
+    got: list[int] = []
+    heard: list[int] = []
+    async with mesh_broker(tmp_path) as broker:
+        master = await link_of(broker.issue("master", "master-1"))
+        agent = await link_of(broker.issue("agent", "web-1", "web"))
+        agent.subscribe("mesh.v1.down.web.web-1.>", lambda m: got.append(int(m.data)))
+        master.subscribe("mesh.v1.up.web.web-1.report", lambda m: heard.append(int(m.data)))
+        await agent.flush()
+        await master.flush()
+        sent = 0
+
+        async def talk(until: asyncio.Event) -> None:
+            nonlocal sent
+            while not until.is_set():
+                master.publish_nowait("mesh.v1.down.web.web-1.echo", b"%d" % sent)
+                agent.publish_nowait("mesh.v1.up.web.web-1.report", b"%d" % sent)
+                sent += 1
+                await asyncio.sleep(0.001)
+
+        ended = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(talk(ended))
+            for _ in range(5):
+                fresh = broker.issue("agent", "web-1", "web")
+                await agent.renew(identity_of(fresh))
+            ended.set()
+        await agent.flush()
+        await eventually(lambda: len(heard) == sent and len(got) == sent, within_s=5)
+        assert got == list(range(sent))
+        assert sorted(heard) == list(range(sent))
+        assert agent.reconnects == 0
+        await agent.close(1)
+        await master.close(1)
+
+
+async def test_connection_that_fails_its_test_is_given_up_and_the_old_one_stays(
+    tmp_path: Path,
+) -> None:
+    async with mesh_broker(tmp_path) as broker:
+        agent = await link_of(broker.issue("agent", "web-1", "web"))
+        fresh = identity_of(broker.issue("agent", "web-1", "web"))
+
+        async def test(trial: Trial) -> None:
+            trial.publish_nowait("mesh.v1.up.web.web-2.beat", b"")
+            await trial.flush(5)
+
+        with pytest.raises(Refused) as caught:
+            await agent.renew(fresh, test)
+        assert caught.value.code == "renewal_refused"
+        assert "web-2" in caught.value.message
+        await agent.flush()
+        assert (agent.is_connected, agent.reconnects) == (True, 0)
+        await agent.close(1)
