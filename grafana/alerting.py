@@ -520,6 +520,25 @@ ALERTS: Final[tuple[Alert, ...]] = (
         settle_s=6 * MINUTE,
     ),
     Alert(
+        name="MeshForeignCredentials",
+        expr=(
+            "sum by (job, reason) (increase("
+            'mesh_auth_failures_total{reason=~"unregistered|certificate_mismatch"}[15m])) > 0'
+        ),
+        for_s=0,
+        severity="critical",
+        summary="Somebody is connected with credentials that do not belong to them",
+        description=(
+            "{{ $labels.reason }}: a token that this mesh has not issued, or one with the"
+            " certificate of somebody else. A signing key or an agent's files may be stolen."
+        ),
+        board="mesh-certificates",
+        story=(counter(f'mesh_auth_failures_total{{{JOB},reason="unregistered"}}', 0, 1), _UP),
+        labels={"job": "mesh-master", "reason": "unregistered"},
+        fault_s=16 * MINUTE,
+        settle_s=16 * MINUTE,
+    ),
+    Alert(
         name="MeshEventLoopLag",
         expr="max_over_time(mesh_event_loop_lag_seconds[5m]) > 0.5",
         for_s=5 * MINUTE,
