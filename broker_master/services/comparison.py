@@ -7,8 +7,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
 import structlog
 
+from broker_client.runtime.nkeys import from_base64url
 from broker_master.ca.accounts import Accounts
 from broker_master.core.identities import Finding, Known, Shown
 from broker_master.plane import Plane
@@ -19,6 +21,17 @@ log = structlog.get_logger()
 
 # Connections that were told of: each once, and not more of them than this.
 _TOLD_MAX: Final = 10_000
+# Connections that are judged in one go.
+_TURN: Final = 100
+
+_Key = tuple[str, int]
+
+
+class _Token(msgspec.Struct):
+    """name: whom it speaks for. issuer: the public key that has signed it."""
+
+    name: str = ""
+    issuer: str = msgspec.field(default="", name="iss")
 
 
 class Comparison:
@@ -37,7 +50,8 @@ class Comparison:
         self._accounts = accounts
         self._system = system
         self._own = own
-        self._told: set[tuple[str, int]] = set()
+        self._told: set[_Key] = set()
+        self._tokens: dict[_Key, _Token] = {}
 
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()
@@ -56,8 +70,11 @@ class Comparison:
         refused = self._accounts.revocations
         live = {(each.server, each.cid) for each in connections}
         self._told &= live
-        for connection in connections:
-            finding = known.judge(_shown(connection), refused)
+        self._tokens = {key: each for key, each in self._tokens.items() if key in live}
+        for turn, connection in enumerate(connections):
+            if turn % _TURN == 0:
+                await asyncio.sleep(0)  # thousands are judged without holding anybody up
+            finding = known.judge(self._shown(connection), refused)
             if finding is not None:
                 await self._act(connection, finding)
 
@@ -77,13 +94,30 @@ class Comparison:
             kind=finding.kind,
             reason=finding.reason,
             address=connection.address,
-            issuer=connection.issuer,
+            issuer=self._token(connection).issuer,
             kicked=finding.kick,
         )
         did = "cut" if finding.kick else "not cut: mesh ca rotate prepare --key ROLE"
         detail = f"{finding.reason}; from {connection.address}; {did}"
-        plane.note(f"connection.{finding.kind}", connection.name, result="alarm", detail=detail)
+        name = self._token(connection).name
+        plane.note(f"connection.{finding.kind}", name, result="alarm", detail=detail)
+
+    def _shown(self, connection: Connection) -> Shown:
+        name = self._token(connection).name
+        return Shown(connection.user, name, connection.certificate, connection.subject)
+
+    def _token(self, connection: Connection) -> "_Token":
+        """What the token of a connection says; it has the same for as long as it lives."""
+        key = (connection.server, connection.cid)
+        token = self._tokens.get(key)
+        if token is None:
+            token = self._tokens[key] = _read_token(connection.token)
+        return token
 
 
-def _shown(connection: Connection) -> Shown:
-    return Shown(connection.user, connection.name, connection.certificate, connection.subject)
+def _read_token(token: str) -> _Token:
+    """Of a token that the broker has admitted: whether it is signed has been seen to."""
+    try:
+        return msgspec.json.decode(from_base64url(token.split(".")[1]), type=_Token)
+    except (IndexError, ValueError, msgspec.MsgspecError, MeshError):
+        return _Token()

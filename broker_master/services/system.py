@@ -10,7 +10,6 @@ import structlog
 
 from broker_client.runtime.frames import Msg
 from broker_client.runtime.link import Link
-from broker_client.runtime.nkeys import from_base64url
 from schemas.faults import Corrupt, Refused, Unreachable
 
 log = structlog.get_logger()
@@ -18,26 +17,52 @@ log = structlog.get_logger()
 # A cluster's nodes answer one by one; this long after the last answer there are no more.
 _GATHER_S = 0.15
 _PAGE = 1024
-_JWT_PARTS = 3
 
 
 class Connection(msgspec.Struct, frozen=True):
-    """One live connection. user: its public broker key.
+    """One live connection. user: its public broker key; token: what it has shown for that.
 
-    name: in its token. issuer: the public key that has signed the token. certificate: SHA-256 of
-    what it has shown, lower-case hex; subject: whom that names; authority: SHA-256 of that of who
-    has issued it. Empty is what the broker does not tell.
+    certificate: SHA-256 of its certificate, lower-case hex; subject: whom that names; authority:
+    SHA-256 of that of who has issued it. Empty is what the broker does not tell.
     """
 
     server: str
     cid: int
     user: str
     address: str
-    name: str = ""
-    issuer: str = ""
+    token: str = ""
     certificate: str = ""
     subject: str = ""
     authority: str = ""
+
+
+class _Shown(msgspec.Struct):
+    subject: str = ""
+    cert_sha256: str = ""
+
+
+class _Entry(msgspec.Struct):
+    cid: int
+    ip: str = ""
+    port: int = 0
+    authorized_user: str = ""
+    jwt: str = ""
+    tls_peer_certs: list[_Shown] = []
+
+
+class _Server(msgspec.Struct):
+    id: str = ""
+
+
+class _Entries(msgspec.Struct):
+    connections: list[_Entry] = []
+
+
+class _Connz(msgspec.Struct):
+    """As much of the broker's answer as is of use: thousands of entries are read at a time."""
+
+    server: _Server = msgspec.field(default_factory=_Server)
+    data: _Entries = msgspec.field(default_factory=_Entries)
 
 
 class BrokerSystem:
@@ -83,7 +108,7 @@ class BrokerSystem:
         while True:
             query = {"auth": True, "acc": self._account, "limit": _PAGE, "offset": offset}
             answers = await self._gather("$SYS.REQ.SERVER.PING.CONNZ", query)
-            pages = [_connections(_json(answer.data)) for answer in answers]
+            pages = [_connections(answer.data) for answer in answers]
             found += [connection for page in pages for connection in page]
             if not any(len(page) == _PAGE for page in pages):
                 return found
@@ -146,33 +171,23 @@ def _json(data: bytes) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _connections(body: dict[str, Any]) -> list[Connection]:
-    server = body.get("server", {}).get("id", "")
-    return [_connection(server, entry) for entry in body.get("data", {}).get("connections", [])]
+def _connections(data: bytes) -> list[Connection]:
+    try:
+        body = msgspec.json.decode(data, type=_Connz)
+    except msgspec.MsgspecError as error:
+        raise Corrupt("store_unavailable", "the broker's answer is not what it was") from error
+    return [_connection(body.server.id, entry) for entry in body.data.connections]
 
 
-def _connection(server: str, entry: dict[str, Any]) -> Connection:
-    claims = _claims(entry.get("jwt", ""))
-    shown, *chain = entry.get("tls_peer_certs") or [{}]
+def _connection(server: str, entry: _Entry) -> Connection:
+    shown, *chain = entry.tls_peer_certs or [_Shown()]
     return Connection(
         server,
-        entry["cid"],
-        entry.get("authorized_user", ""),
-        f"{entry['ip']}:{entry['port']}",
-        str(claims.get("name", "")),
-        str(claims.get("iss", "")),
-        shown.get("cert_sha256", ""),
-        shown.get("subject", ""),
-        chain[-1].get("cert_sha256", "") if chain else "",
+        entry.cid,
+        entry.authorized_user,
+        f"{entry.ip}:{entry.port}",
+        entry.jwt,
+        shown.cert_sha256,
+        shown.subject,
+        chain[-1].cert_sha256 if chain else "",
     )
-
-
-def _claims(token: str) -> dict[str, Any]:
-    """Of a token that the broker has admitted; whether it is signed has been seen to."""
-    parts = token.split(".")
-    if len(parts) != _JWT_PARTS:
-        return {}
-    try:
-        return _json(from_base64url(parts[1]))
-    except (ValueError, Corrupt):
-        return {}
