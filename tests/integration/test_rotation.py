@@ -190,9 +190,10 @@ async def test_f36_agent_killed_at_any_step_of_a_renewal_comes_back(tmp_path: Pa
     names = {f"a{number}": place for number, place in enumerate(PLACES)}
     async with MeshProcesses(tmp_path, env=CALM_TIMERS) as mesh, mesh.client() as admin:
         await mesh.add_group("web")
-        for name, place in names.items():
-            orders = {"MESH_FAILPOINTS": f"{place}=kill", "MESH_ALLOW_FAILPOINTS": "tests"}
-            await mesh.add_agent(name, group="web", slots=2, env=orders)
+        async with asyncio.TaskGroup() as group:
+            for name, place in names.items():
+                orders = {"MESH_FAILPOINTS": f"{place}=kill", "MESH_ALLOW_FAILPOINTS": "tests"}
+                group.create_task(mesh.add_agent(name, group="web", slots=2, env=orders))
         before = {name: serial(await shown(admin, name)) for name in names}
         ran = await mesh.cli("group", "rotate", "web")
         assert ran.code == 0, ran.err
