@@ -31,7 +31,7 @@ def build() -> "App":
         version=product_version,
         result_action="return_value",
     )
-    for command in (setup, run, status):
+    for command in (setup, run, status, doctor):
         app.command(command)
     return app
 
@@ -150,6 +150,45 @@ def status(
     if check and not (facts["running"] and facts["reconciled"]):
         what = "is not linked to its master" if facts["running"] else "does not run"
         raise Refused("not_ready", f"agent {facts['agent']} {what}")
+
+
+def doctor(
+    *,
+    state_dir: Path,
+    config: Path | None = None,
+    timeout: float = 10.0,
+    output: Literal["table", "json"] = "table",
+) -> None:
+    """Check the way from this host's disk to the broker; exit code 1 if a check fails.
+
+    Parameters
+    ----------
+    state_dir
+        The folder that `setup` made.
+    config
+        A TOML file with settings, if `run` is given one.
+    timeout
+        Seconds to wait for each answer.
+    output
+        Numbered findings for people, or JSON.
+    """
+    import msgspec
+
+    from broker_agent.services.doctor import examine
+    from broker_agent.settings import load_agent_settings
+    from broker_client.cli.findings import lines_of
+    from broker_client.runtime.logs import configure_logs
+
+    configure_logs("error")
+    settings = load_agent_settings(os.environ, {}, config).value
+    findings = examine(state_dir.absolute(), settings, timeout)
+    if output == "json":
+        told = [msgspec.to_builtins(finding) for finding in findings]
+        print(json.dumps({"ok": not findings.is_failed, "findings": told}, indent=2))
+    else:
+        print("\n".join(line for finding in findings for line in lines_of(finding)))
+    if findings.is_failed:
+        sys.exit(1)
 
 
 def _describe(state_dir: Path) -> dict[str, Any]:

@@ -50,6 +50,7 @@ from broker_master.services.enrolment import Enrolment
 from broker_master.services.historian import Historian
 from broker_master.services.intake import Intake
 from broker_master.services.late import LateResults
+from broker_master.services.notes import notes
 from broker_master.services.orders import Orders
 from broker_master.services.output import OutputReader
 from broker_master.services.presence import PresenceService
@@ -321,6 +322,7 @@ class Control:
         for command, attempt in orphans(plane):
             settler.give_up(command, attempt)
         survey = Survey(plane, streams, self._mesh.directory)
+        views.notes = lambda: notes(plane, survey.findings, historian.lag_s())
         scraper = Scraper(
             plane,
             Surroundings(

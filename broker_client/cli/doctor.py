@@ -7,22 +7,23 @@ from pathlib import Path
 from typing import Final
 
 from broker_client.api import MeshClient
-from broker_client.cli.findings import Finding, Findings, Trouble
+from broker_client.asking import fault_of
+from broker_client.cli import way
+from broker_client.cli.findings import Findings, Trouble, lines_of
 from broker_client.cli.options import SHARED, Shared
-from broker_client.cli.probe import reach, resolve, shake_hands
 from broker_client.cli.report import print_json, print_lines
-from broker_client.cli.tables import duration, local_and_utc
-from broker_client.cli.terminal import shown
 from broker_client.context import Context, context_identity, load_context
 from broker_client.runtime.files import read_bytes
 from broker_client.runtime.identity import Identity
 from broker_client.runtime.logs import configure_logs
-from broker_client.runtime.tls import certificate_facts
+from schemas import subjects
+from schemas.faults import Unreachable
 from schemas.messages.api import StatusAnswer
-from schemas.moments import rfc3339
+from schemas.permissions import SCOPES
 
-SOON_S: Final = 14 * 86_400
 SLOW_S: Final = 1.0
+# The one byte that msgpack leaves unused.
+_NONSENSE: Final = b"\xc1"
 _ASK_ADMIN: Final = "ask an admin for new credentials: `mesh client create`"
 
 
@@ -33,7 +34,7 @@ def doctor(*, shared: Shared = SHARED) -> int:
     if shared.output == "json":
         print_json({"ok": not findings.is_failed, "findings": [*findings]})
     else:
-        print_lines(shared, [line for finding in findings for line in _lines(finding)])
+        print_lines(shared, [line for finding in findings for line in lines_of(finding)])
     return 1 if findings.is_failed else 0
 
 
@@ -45,10 +46,12 @@ def examine(given: str | None, timeout_s: float) -> Findings:
     findings.look("certificate and clock", _certificate, context if identity else None)
     # One broker that can be reached is enough to go on, but each of them is looked at.
     urls = context.urls if context else ()
-    reached = [url for url in urls if _is_reached(findings, url, identity, timeout_s)]
-    way = (context, timeout_s) if context and identity and reached else None
-    accepted = findings.look("login at the broker", _log_in, way)
+    reached = way.reached(findings, urls, identity, timeout_s)
+    link_way = (context, timeout_s) if context and identity and reached else None
+    accepted = findings.look("login at the broker", _log_in, link_way)
     answer = findings.look("answer of the master", _ask, accepted)
+    findings.look("clock", _clock, answer if answer and answer.at else None)
+    findings.look("permissions", _permissions, accepted if answer else None)
     for note in answer.notes if answer else ():
         findings.note("note of the master", "warning", note)
     return findings
@@ -72,45 +75,21 @@ def _identity(context: Context) -> tuple[str, Identity]:
 
 
 def _certificate(context: Context) -> tuple[str, str]:
-    """Both ends against this host's clock: a wrong clock looks like a wrong certificate."""
-    facts = certificate_facts(read_bytes(Path(context.cert)))
-    now = time.time()
-    until = f"valid until {local_and_utc(rfc3339(facts.not_after))}"
-    if now < facts.not_before:
-        raise Trouble(
-            f"not valid before {local_and_utc(rfc3339(facts.not_before))}",
-            f"this host's clock is at least {duration(facts.not_before - now)} behind the mesh's",
-            "set the clock: `timedatectl` shows it",
-        )
-    if now >= facts.not_after:
-        ago = duration(now - facts.not_after)
-        raise Trouble(f"it ended {ago} ago", "or this host's clock is ahead", _ASK_ADMIN)
-    if facts.not_after - now < SOON_S:
-        left = duration(facts.not_after - now)
-        raise Trouble(until, f"it ends in {left}", _ASK_ADMIN, state="warning")
-    return until, facts.serial
+    return way.certificate(read_bytes(Path(context.cert)), _ASK_ADMIN)
 
 
-def _is_reached(findings: Findings, url: str, identity: Identity | None, timeout_s: float) -> bool:
-    host = findings.look(f"address of {url}", resolve, url)
-    port = findings.look(f"port of {url}", lambda _: reach(url, timeout_s), host)
-    tls = identity.context if identity is not None and port is not None else None
-    hands = findings.look(f"TLS with {url}", lambda tls: shake_hands(url, tls, timeout_s), tls)
-    return hands is not None
-
-
-def _log_in(way: tuple[Context, float]) -> tuple[str, tuple[Context, float]]:
-    context, timeout_s = way
+def _log_in(given: tuple[Context, float]) -> tuple[str, tuple[Context, float]]:
+    context, timeout_s = given
 
     async def connect() -> str | None:
         async with MeshClient.connect(context, timeout_s=timeout_s) as mesh:
             return mesh.link.connected_url
 
-    return f"accepted by {asyncio.run(connect())}", way
+    return f"accepted by {asyncio.run(connect())}", given
 
 
-def _ask(way: tuple[Context, float]) -> tuple[str, StatusAnswer]:
-    context, timeout_s = way
+def _ask(given: tuple[Context, float]) -> tuple[str, StatusAnswer]:
+    context, timeout_s = given
 
     async def ask() -> tuple[StatusAnswer, float]:
         async with MeshClient.connect(context, timeout_s=timeout_s) as mesh:
@@ -129,10 +108,49 @@ def _ask(way: tuple[Context, float]) -> tuple[str, StatusAnswer]:
     return found, answer
 
 
-def _lines(finding: Finding) -> list[str]:
-    head = f"{finding.number:>2}  {finding.state:<7}  {shown(finding.check)}"
-    lines = [f"{head}: {shown(finding.found)}"]
-    for name, text in (("cause", finding.cause), ("cure", finding.cure)):
-        if text:
-            lines.append(f"             {name}: {shown(text)}")
-    return lines
+def _permissions(given: tuple[Context, float]) -> tuple[str, Context]:
+    """Every subject of the role: at the broker by trying, in the master by asking for nonsense.
+
+    A request that is no map is refused before anything is done, by whoever may do it.
+    """
+    context, timeout_s = given
+
+    async def look() -> list[tuple[str, str]]:
+        async with MeshClient.connect(context, timeout_s=timeout_s) as mesh:
+            scope = SCOPES[context.role]
+            refused = await way.permitted(mesh.link, context.name, scope, "", timeout_s)
+            verbs = [subject.split(".")[-2:] for subject in _calls(context.role)]
+            answers = await asyncio.gather(
+                *(_is_let(mesh, noun, verb, timeout_s) for noun, verb in verbs)
+            )
+            calls = [".".join(verb) for verb, let in zip(verbs, answers, strict=True) if not let]
+            return [*refused, *(("call", call) for call in calls)]
+
+    refused = asyncio.run(look())
+    if refused:
+        raise Trouble(
+            f"may not {', '.join(f'{what} {subject}' for what, subject in refused[:6])}",
+            "the broker or the master goes by other permissions than this release",
+            "restart the master, which renews them at the broker; or ask for new credentials",
+        )
+    return f"all of a {context.role}: {len(_calls(context.role))} verbs tried", context
+
+
+def _calls(role: str) -> list[str]:
+    """The verbs that have a subject of their own; an admin may call those of an operator, too."""
+    scope = SCOPES["operator" if role == "admin" else role]
+    return [subject for subject in scope.publish if ".api." in subject]
+
+
+async def _is_let(mesh: MeshClient, noun: str, verb: str, timeout_s: float) -> bool:
+    subject = subjects.api(mesh.name, noun, verb)
+    try:
+        answer = await mesh.link.request(subject, _NONSENSE, timeout_s)
+    except Unreachable:
+        return False
+    error = fault_of(answer)
+    return error is not None and error.code in ("malformed", "verb_unknown")
+
+
+def _clock(answer: StatusAnswer) -> tuple[str, float]:
+    return way.clock_against(answer.at)

@@ -5,6 +5,7 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
+from broker_client.cli.terminal import shown
 from schemas.faults import MeshError
 
 A = TypeVar("A")
@@ -23,6 +24,16 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     found: str
     cause: str = ""
     cure: str = ""
+
+
+def lines_of(finding: Finding) -> list[str]:
+    """For people; what others wrote is made safe to show."""
+    head = f"{finding.number:>2}  {finding.state:<7}  {shown(finding.check)}"
+    lines = [f"{head}: {shown(finding.found)}"]
+    for name, text in (("cause", finding.cause), ("cure", finding.cure)):
+        if text:
+            lines.append(f"             {name}: {shown(text)}")
+    return lines
 
 
 class Trouble(Exception):

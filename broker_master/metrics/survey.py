@@ -1,6 +1,7 @@
 """Looks now and then at what a scrape must not wait for: the broker, its streams, the disk."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ import structlog
 
 from broker_client.runtime.streams import Streams
 from broker_master.plane import Plane
-from broker_master.store.facts import EVENTS, HISTORY, LOGS, REGISTRY
+from broker_master.store.facts import AUDIT, EVENTS, HISTORY, LOGS, REGISTRY
 from schemas.faults import MeshError
 
 log = structlog.get_logger()
@@ -31,13 +32,17 @@ class StreamSize(msgspec.Struct, frozen=True):
 
 @dataclass
 class Findings:
-    """What the last look has found. loop_lag_s: the worst since it was read; set it back then."""
+    """What the last look has found. loop_lag_s: the worst since it was read; set it back then.
+
+    disk_free: the share of the state directory's disk, 0 to 1; None if it was not looked at yet.
+    """
 
     streams: dict[str, StreamSize] = field(default_factory=dict)
     broker_rtt_s: float | None = None
     readmodel_bytes: int = 0
     readmodel_rows: int | None = None
     loop_lag_s: float = 0.0
+    disk_free: float | None = None
 
 
 class Survey:
@@ -69,10 +74,11 @@ class Survey:
         await self._plane.link.flush(RTT_S)
         findings.broker_rtt_s = clock.elapsed() - began_s
         found = {}
-        for name in (EVENTS, HISTORY, LOGS, f"KV_{REGISTRY}"):
+        for name in (EVENTS, HISTORY, LOGS, AUDIT, f"KV_{REGISTRY}"):
             info = await self._streams.info(name)
             found[name] = StreamSize(info.messages, info.size_bytes)
         findings.streams = found
+        findings.disk_free = await asyncio.to_thread(_disk_free, self._readmodel.parent)
         findings.readmodel_bytes = await asyncio.to_thread(_size, self._readmodel)
         if clock.elapsed() >= self._rows_due_s:
             findings.readmodel_rows = await self._plane.readmodel.count()
@@ -99,6 +105,12 @@ class Pulse:
             pulses += 1
             if pulses % 10 == 0:
                 self._look()
+
+
+def _disk_free(folder: Path) -> float:
+    """The share of its disk that is free, 0 to 1."""
+    found = os.statvfs(folder)
+    return found.f_bavail / found.f_blocks if found.f_blocks else 1.0
 
 
 def _size(database: Path) -> int:

@@ -1,6 +1,7 @@
 """Agents, groups and the mesh as users see them, put together from registry, roster and book."""
 
 from collections import Counter
+from collections.abc import Callable
 
 import msgspec
 
@@ -37,6 +38,8 @@ class Views:
 
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
+        # What is wrong with the mesh as a whole, for those who ask for its status.
+        self.notes: Callable[[], list[str]] = list
         self._since: dict[tuple[str, str], tuple[str, float]] = {}
 
     def agent(self, entry: AgentEntry) -> AgentRecord:
@@ -162,6 +165,8 @@ class Views:
             groups={status: groups.get(status, 0) for status in ("active", "inactive")},
             commands={str(state): commands[state] for state in State if commands[state]},
             broker="connected" if plane.link.is_connected else "disconnected",
+            notes=self.notes(),
+            at=rfc3339(plane.clock.now()),
         )
 
 

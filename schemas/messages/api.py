@@ -564,7 +564,7 @@ class AuditPage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """`mesh.status`: the mesh at a glance."""
+    """`mesh.status`: the mesh at a glance. at: the master's time of day. notes: what is wrong."""
 
     mesh: str
     version: str
@@ -576,6 +576,7 @@ class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
     broker: str
     history_lag_s: float = 0.0
     notes: Annotated[list[Text], Meta(max_length=64)] = []
+    at: str = ""
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,0 +1,220 @@
+"""`broker-agent doctor`: from this host's disk to the broker and the master, step by step.
+
+It connects beside an agent that runs and says nothing in its name: no beat, no greeting.
+"""
+
+import asyncio
+import os
+import sqlite3
+import tempfile
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from broker_agent.services.status import AgentState, read_status
+from broker_agent.settings import AgentSettings
+from broker_agent.store.identity import AgentFacts, Slots
+from broker_client.cli import way
+from broker_client.cli.findings import Findings, Trouble
+from broker_client.runtime.files import lock_directory, os_errors, read_bytes
+from broker_client.runtime.identity import CERT_FILE, Identity
+from broker_client.runtime.link import Link
+from schemas.faults import Refused
+from schemas.permissions import AGENT
+from schemas.subjects import inbox_prefix
+
+SLOW_S: Final = 0.5
+_SET_UP: Final = "set it up again: `mesh agent token NAME`, then `broker-agent setup`"
+_OTHERS: Final = 0o077
+_PAGE: Final = b"\0" * 4096
+
+
+def examine(state_dir: Path, settings: AgentSettings, timeout_s: float) -> Findings:
+    """All checks in order. What builds on a failed one is skipped, and says so."""
+    findings = Findings()
+    folder = findings.look("state directory", _folder, state_dir)
+    findings.look("mode", _mode, folder)
+    facts = findings.look("identity", _facts, folder)
+    findings.look("disk", lambda path: _disk(path, settings.disk_free), folder)
+    findings.look("journal", _journal, folder)
+    identity = findings.look("credentials", lambda facts: _identity(state_dir, facts), facts)
+    held = Slots(state_dir).current / CERT_FILE if identity else None
+    findings.look("certificate and clock", lambda p: way.certificate(read_bytes(p), _SET_UP), held)
+    urls = settings.urls or (facts.urls if facts else ())
+    reached = way.reached(findings, urls, identity, timeout_s)
+    visit = _Visit(facts, identity, urls, timeout_s) if facts and identity and reached else None
+    seen = findings.look("login at the broker", _log_in, visit)
+    findings.look("permissions", _permissions, seen)
+    findings.look("round trip", _round_trip, seen)
+    findings.look("agent process", _process, folder)
+    return findings
+
+
+class _Visit(NamedTuple):
+    facts: AgentFacts
+    identity: Identity
+    urls: Sequence[str]
+    timeout_s: float
+
+
+class _Seen(NamedTuple):
+    """What a visit at the broker has shown. refused: which permissions are missing."""
+
+    refused: list[tuple[str, str]]
+    round_trip_s: float
+
+
+def _folder(path: Path) -> tuple[str, Path]:
+    with os_errors(path, "read"):
+        os.scandir(path).close()
+    return str(path), path
+
+
+def _mode(path: Path) -> tuple[str, int]:
+    mode = path.stat().st_mode
+    if mode & _OTHERS:
+        raise Trouble(
+            f"{path} is open to others (mode {mode & 0o777:o})",
+            "its keys are for the agent's own user",
+            f"chmod 700 {path}",
+            state="warning",
+        )
+    return "for its owner only", mode
+
+
+def _facts(path: Path) -> tuple[str, AgentFacts]:
+    facts = Slots(path).facts()
+    if facts is None:
+        raise Refused("state_missing", f"{path} holds no identity of an agent")
+    return f"agent {facts.agent} of group {facts.group}, mesh {facts.mesh}", facts
+
+
+def _disk(path: Path, least: float) -> tuple[str, float]:
+    """Room, and whether what is written gets there."""
+    with os_errors(path, "write"), tempfile.TemporaryFile(dir=path) as file:
+        file.write(_PAGE)
+        file.flush()
+        os.fsync(file.fileno())
+    found = os.statvfs(path)
+    free = found.f_bavail / found.f_blocks if found.f_blocks else 1.0
+    said = (
+        f"{free:.0%} free ({found.f_bavail * found.f_frsize / 1e9:.1f} GB), and it can be written"
+    )
+    if free < least:
+        raise Trouble(
+            said,
+            f"below {least:.0%} the agent takes no tasks (disk_free)",
+            "free some space, or move the state directory",
+        )
+    return said, free
+
+
+def _journal(path: Path) -> tuple[str, int]:
+    journal = path / "journal.db"
+    if not journal.exists():
+        return "none yet: the agent has not run here", 0
+    try:
+        with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as database:
+            told = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.Error as error:
+        told = str(error)
+    if told != "ok":
+        raise Trouble(
+            f"{journal}: {told}",
+            "the file is damaged, or another user's",
+            "look at its disk; with the file moved away, tasks that ran here end as lost",
+        )
+    return "whole", 1
+
+
+def _identity(path: Path, facts: AgentFacts) -> tuple[str, Identity]:
+    identity = Slots(path).identity()
+    if identity.claims.name != facts.agent:
+        raise Trouble(
+            f"the token is one of {identity.claims.name}, and the folder is of {facts.agent}",
+            "files of two agents were mixed",
+            _SET_UP,
+        )
+    return "readable, and they belong together", identity
+
+
+def _log_in(visit: _Visit) -> tuple[str, _Seen]:
+    """Beside the agent that may be running, under a name of its own in the broker's list."""
+    facts, timeout_s = visit.facts, visit.timeout_s
+
+    async def look() -> tuple[str, _Seen]:
+        link = await Link.connect(
+            list(visit.urls),
+            lambda: way.link_identity(visit.identity),
+            f"{facts.agent}-doctor",
+            inbox_prefix(facts.agent),
+            wait_s=timeout_s,
+        )
+        try:
+            refused = await way.permitted(link, facts.agent, AGENT, facts.group, timeout_s)
+            seen = _Seen(refused, await way.round_trip_s(link, timeout_s))
+            return f"accepted by {link.connected_url}", seen
+        finally:
+            await link.close()
+
+    return asyncio.run(look())
+
+
+def _permissions(seen: _Seen) -> tuple[str, bool]:
+    if seen.refused:
+        raise Trouble(
+            f"may not {', '.join(f'{what} {subject}' for what, subject in seen.refused)}",
+            "the broker knows other permissions than this release, or the group has changed",
+            "restart the master, which renews them at the broker; or " + _SET_UP,
+        )
+    return f"all of an agent: {len(AGENT.publish) + len(AGENT.subscribe)} subjects tried", True
+
+
+def _round_trip(seen: _Seen) -> tuple[str, float]:
+    said = f"{seen.round_trip_s * 1e3:.1f} ms to the broker and back"
+    if seen.round_trip_s > SLOW_S:
+        raise Trouble(
+            said,
+            "the network or the broker is slow: beats may come late",
+            "see the load of the broker's host, and the way there",
+            state="warning",
+        )
+    return said, seen.round_trip_s
+
+
+def _process(path: Path) -> tuple[str, AgentState]:
+    """Whether the agent runs here, and whether it and the master agree."""
+    try:
+        lock_directory(path).release()
+    except Refused as error:
+        if error.code != "state_locked":
+            raise
+    else:
+        raise Trouble(
+            "no agent runs on this folder",
+            "it was stopped, has ended, or was never started",
+            f"broker-agent run --state-dir {path}",
+            state="warning",
+        )
+    state = read_status(path)
+    if state is None:
+        raise Trouble(
+            "it is just starting, or cannot write its status",
+            "status.json is missing",
+            "look again in a moment, and at its log",
+            state="warning",
+        )
+    if state.reconciled and state.connected and not state.reason:
+        return f"pid {state.pid}, {state.link}, agreed with master epoch {state.epoch}", state
+    raise Trouble(
+        f"pid {state.pid}, {state.link} since {state.since}",
+        _why(state),
+        "see its log; `mesh agent show NAME` has the master's side",
+    )
+
+
+def _why(state: AgentState) -> str:
+    if state.reason:
+        return f"the master has refused it: {state.reason}"
+    return "no master is heard" if state.connected else "the broker is not connected"

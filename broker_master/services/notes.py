@@ -1,0 +1,35 @@
+"""What is wrong with the mesh as a whole: a line each, for `mesh status` and `mesh doctor`."""
+
+from typing import Final
+
+from broker_master.metrics.survey import Findings
+from broker_master.plane import Plane
+from broker_master.store.facts import EVENTS
+
+_DISK_FREE: Final = 0.1
+_FULL: Final = 0.9
+_LAG_S: Final = 30.0
+_NAMED: Final = 3
+
+
+def notes(plane: Plane, findings: Findings, history_lag_s: float) -> list[str]:
+    """From what was found lately; nothing is asked for it."""
+    said = []
+    if findings.disk_free is not None and findings.disk_free < _DISK_FREE:
+        said.append(f"the master's disk is {1 - findings.disk_free:.0%} full: free some space")
+    size = findings.streams.get(EVENTS)
+    if size is not None and size.size_bytes > _FULL * plane.settings.limits.event_bytes:
+        said.append(f"stream {EVENTS} is nearly full: raise limits.event_bytes")
+    if history_lag_s > _LAG_S:
+        said.append(f"history is {history_lag_s:.0f} s behind: see the broker's disk")
+    if lost := plane.counters.get(("audit", "lost"), 0):
+        said.append(f"{lost} entries of the audit trail are in the master's log only")
+    return [*said, *_duplicates(plane)]
+
+
+def _duplicates(plane: Plane) -> list[str]:
+    twice = sorted(presence.agent for presence in plane.roster if presence.is_contested)
+    if not twice:
+        return []
+    named = ", ".join(twice[:_NAMED]) + (" …" if len(twice) > _NAMED else "")
+    return [f"two hosts with one identity: {named}; see mesh audit list --result alarm"]
