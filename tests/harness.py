@@ -20,11 +20,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
+from urllib.request import urlopen
 
 from broker_client.api import MeshClient
 from schemas.messages.api import (
@@ -35,6 +36,7 @@ from schemas.messages.api import (
     NameQuery,
     TokenAnswer,
 )
+from tests.canaries import Canaries
 from tests.children import Child, end_now, processes_below
 from tests.servers import server_binary
 
@@ -42,6 +44,8 @@ CLI_S: Final = 30.0
 CONNECT_S: Final = 15.0
 STOP_S: Final = 20.0
 STEP_S: Final = 0.02
+METRICS_S: Final = 2.0
+SAID_MAX: Final = 500
 # Everything that takes seconds in production takes tenths, in the proportions that must hold.
 FAST_TIMERS: Final[Mapping[str, str]] = {
     "MESH_TIMERS__BEAT_S": "0.2",
@@ -86,7 +90,10 @@ class MeshProcesses:
         self.directory = directory.absolute()
         self.state_dir = self.directory / "master"
         self.logs = self.directory / "logs"
-        self.env = {**_clean_environment(), **(env or {})}
+        # Secrets that must not come to light anywhere; looked for when the mesh is closed.
+        self.canaries = Canaries(self.directory)
+        self.env = {**_clean_environment(), **self.canaries.environment, **(env or {})}
+        self._said: list[str] = []
         self.nats_url = nats_url
         self.http_url = ""
         self.agents: dict[str, Child] = {}
@@ -132,7 +139,11 @@ class MeshProcesses:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """End everything, in order where it obeys; nothing of it runs when this returns."""
+        """End everything, in order where it obeys; nothing of it runs when this returns.
+
+        AssertionError if a secret of the mesh is found in what its processes have said.
+        """
+        metrics = await asyncio.to_thread(self._metrics)
         try:
             for agent in reversed(self.agents.values()):
                 agent.kill()
@@ -142,6 +153,23 @@ class MeshProcesses:
                 child.kill()
                 child.end_orphans()
             end_now(processes_below(self.directory))
+        leaks = await asyncio.to_thread(self._leaks, metrics)
+        if leaks:
+            raise AssertionError(f"secrets came to light: {leaks}")
+
+    def _leaks(self, metrics: str) -> list[str]:
+        """Once: a mesh may be closed again after it was searched."""
+        texts = {"metrics": metrics, "words of command lines": "\n".join(self._said)}
+        return self.canaries.leaks(texts) if self.directory.exists() else []
+
+    def _metrics(self) -> str:
+        """What Prometheus would read now; empty if the master does not run."""
+        if not (self.http_url and self.master.is_running):
+            return ""
+        with suppress(OSError), urlopen(f"{self.http_url}/metrics", timeout=METRICS_S) as page:
+            body: bytes = page.read()
+            return body.decode(errors="replace")
+        return ""
 
     # parts
 
@@ -184,6 +212,7 @@ class MeshProcesses:
         async with self.client() as client:
             request = AgentCreate(name=name, group=group)
             answer = await client.ask("agent", "create", request, TokenAnswer)
+        self.canaries.note(f"token of {name}", answer.token)
         state_dir = self.agent_dir(name)
         where = ("--state-dir", str(state_dir))
         ran = await self._run("broker-agent", "setup", *where, "--token=-", stdin=answer.token)
@@ -250,6 +279,7 @@ class MeshProcesses:
                 timeout=within_s,
                 check=False,
             )
+            self._said = [*self._said[-SAID_MAX:], done.stderr]
             return Ran(done.returncode, done.stdout, done.stderr)
 
         return await asyncio.to_thread(run)

@@ -128,7 +128,7 @@ async def test_token_makes_an_identity_for_its_agent_and_group(
     assert (record.status, record.reason) == ("awaiting_setup", "enrolled, not connected yet")
 
 
-async def test_token_works_once_but_the_same_keys_may_ask_again(
+async def test_sec_s03_token_works_once_but_the_same_keys_may_ask_again(
     admin: MeshClient, bearers: Bearers
 ) -> None:
     issued = await created(admin, "once")
@@ -143,7 +143,7 @@ async def test_token_works_once_but_the_same_keys_may_ask_again(
     assert certificate_facts(again.cert_pem.encode()).serial == again.serial
 
 
-async def test_of_fifty_who_use_one_token_at_once_exactly_one_wins(
+async def test_sec_s03_of_fifty_who_use_one_token_at_once_exactly_one_wins(
     admin: MeshClient, bearers: Bearers
 ) -> None:
     issued = await created(admin, "rush")
@@ -160,7 +160,7 @@ async def test_of_fifty_who_use_one_token_at_once_exactly_one_wins(
     assert all(isinstance(answer, EnrolAnswer) for answer in again)
 
 
-async def test_expired_token_is_refused_by_master_and_broker(
+async def test_sec_s03_expired_token_is_refused_by_master_and_broker(
     mesh: MeshProcesses, admin: MeshClient, bearers: Bearers, tmp_path: Path
 ) -> None:
     issued = await created(admin, "late", ttl_s=1)
@@ -200,7 +200,7 @@ async def test_expired_token_is_refused_by_the_master_alone_too(
     assert answer.code == "token_expired"
 
 
-async def test_token_of_one_agent_is_nothing_for_another(
+async def test_sec_s03_token_of_one_agent_is_nothing_for_another(
     admin: MeshClient, bearers: Bearers, mesh: MeshProcesses
 ) -> None:
     mine, _ = await created(admin, "mine"), await created(admin, "other")
@@ -224,7 +224,7 @@ async def test_names_in_the_request_are_not_believed(admin: MeshClient, bearers:
     assert answer.agent == "plain"
 
 
-async def test_guessing_is_slowed_down_and_harms_no_other_agent(
+async def test_sec_s03_guessing_is_slowed_down_and_harms_no_other_agent(
     admin: MeshClient, bearers: Bearers
 ) -> None:
     issued, other = await created(admin, "guessed"), await created(admin, "spared")

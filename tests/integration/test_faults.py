@@ -407,7 +407,7 @@ async def test_client_that_the_registry_does_not_know_is_refused(mesh: MeshProce
     "reply",
     ["_INBOX_web-1.x", "_INBOX_adminx.y", "_INBOX_admin", "mesh.v1.down.web.web-1.run", "_INBOX"],
 )
-async def test_nobody_is_answered_at_an_inbox_that_is_not_theirs(
+async def test_sec_s05_nobody_is_answered_at_an_inbox_that_is_not_theirs(
     mesh: MeshProcesses, plain: Client, inside: Behind, reply: str
 ) -> None:
     victim = await inside.client.subscribe(reply)
@@ -470,7 +470,7 @@ async def test_malformed_words_of_an_agent_harm_nobody(
     assert after["KV_mesh_registry"] == before["KV_mesh_registry"]
 
 
-async def test_agent_cannot_speak_of_another_agents_attempt(
+async def test_sec_s04_agent_cannot_speak_of_another_agents_attempt(
     mesh: MeshProcesses, admin: MeshClient, rogue: Client
 ) -> None:
     answer = await admin.submit(["sleep", "60"], agent="web-1")

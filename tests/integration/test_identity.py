@@ -171,7 +171,48 @@ async def test_certificate_without_a_token_is_refused(broker: MeshBroker) -> Non
     assert "Authorization Violation" in await refusal(valid, user_jwt_cb=None, signature_cb=None)
 
 
-async def test_expired_certificate_and_expired_token_are_each_refused(broker: MeshBroker) -> None:
+@pytest.mark.parametrize(
+    "kept",
+    [
+        ("certificate",),
+        ("token",),
+        ("seed",),
+        ("certificate", "token"),
+        ("certificate", "seed"),
+        ("token", "seed"),
+    ],
+)
+async def test_sec_s02_no_part_of_an_identity_is_enough(
+    broker: MeshBroker, kept: tuple[str, ...]
+) -> None:
+    """Whoever has stolen these parts fills in the rest with what he can make himself."""
+    stolen = broker.issue("agent", "web-1", "web")
+    bare = ssl.create_default_context(cafile=str(stolen.folder / "ca.pem"))
+    now, keys = int(time.time()), new_identity("web-1")
+    foreign = Authority.create(broker.mesh.id, now=now)
+    cert = foreign.sign_client(
+        keys.csr_pem, "agent", "web-1", not_before=now - 60, not_after=now + 600
+    )
+    own_context = client_context_of(broker.mesh.authority.ca_pem, cert, keys.key_pem)
+    for context in (own_context, bare):
+        mixed = dataclasses.replace(
+            stolen,
+            context=stolen.context if "certificate" in kept else context,
+            jwt=stolen.jwt if "token" in kept else _self_signed(stolen),
+            seed=stolen.seed if "seed" in kept else KeyPair.create("user").seed,
+        )
+        assert await refusal(mixed)
+    assert await refusal(stolen) == "", "all three together are an identity"
+
+
+def _self_signed(stolen: TestCredentials) -> str:
+    claims = user_claims(stolen, issuer_account=KeyPair.create("account").public)
+    return encode_jwt(claims, KeyPair.create("account"), issued_at=int(time.time()))
+
+
+async def test_sec_s24_expired_certificate_and_expired_token_are_each_refused(
+    broker: MeshBroker,
+) -> None:
     valid = broker.issue("agent", "web-1", "web")
     expired = broker.issue("agent", "web-1", "web", lifetime_s=-1)
     assert "Authorization Violation" in await refusal(
@@ -181,7 +222,9 @@ async def test_expired_certificate_and_expired_token_are_each_refused(broker: Me
     await logged(broker, "certificate has expired or is not yet valid")
 
 
-async def test_certificate_and_token_of_tomorrow_are_each_refused(broker: MeshBroker) -> None:
+async def test_sec_s24_certificate_and_token_of_tomorrow_are_each_refused(
+    broker: MeshBroker,
+) -> None:
     valid = broker.issue("agent", "web-1", "web")
     early = broker.issue("agent", "web-1", "web", not_before=int(time.time()) + 600)
     assert "Authorization Violation" in await refusal(
@@ -191,7 +234,7 @@ async def test_certificate_and_token_of_tomorrow_are_each_refused(broker: MeshBr
     await logged(broker, "certificate has expired or is not yet valid")
 
 
-async def test_connection_ends_when_its_token_does(broker: MeshBroker) -> None:
+async def test_sec_s24_connection_ends_when_its_token_does(broker: MeshBroker) -> None:
     credentials = broker.issue("agent", "web-1", "web", lifetime_s=2)
     watched = await Watched.connect(credentials)
     other = await Watched.connect(broker.issue("agent", "web-2", "web"))
@@ -202,7 +245,7 @@ async def test_connection_ends_when_its_token_does(broker: MeshBroker) -> None:
     await other.client.close()
 
 
-async def test_plain_text_is_not_spoken(broker: MeshBroker) -> None:
+async def test_sec_s26_plain_text_is_not_spoken(broker: MeshBroker) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", broker.broker.port)
     assert b'"tls_required":true' in await reader.readline()
     writer.write(b'CONNECT {"verbose":false}\r\nPING\r\n')
@@ -507,7 +550,7 @@ NOUNS = {
 
 
 @pytest.mark.parametrize("role", CLIENT_ROLES)
-async def test_client_calls_what_its_role_may_under_its_own_name(
+async def test_sec_s13_client_calls_what_its_role_may_under_its_own_name(
     broker: MeshBroker, master: Watched, role: str
 ) -> None:
     client = await Watched.connect(broker.issue(role, "bob"))

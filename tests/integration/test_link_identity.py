@@ -128,7 +128,7 @@ async def test_certificate_that_the_broker_does_not_know_is_a_clear_refusal(
         assert caught.value.code == "credentials_rejected"
 
 
-async def test_secrets_are_never_sent_to_a_broker_without_tls(tmp_path: Path) -> None:
+async def test_sec_s26_secrets_are_never_sent_to_a_broker_without_tls(tmp_path: Path) -> None:
     """A plain listener at a `tls://` address: the stock client would go on in clear text."""
     seen = bytearray()
 

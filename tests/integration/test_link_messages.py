@@ -108,7 +108,9 @@ async def test_request_in_flight_fails_when_the_connection_is_lost(tmp_path: Pat
 
 
 @pytest.mark.parametrize("kind", POISON_HEADERS)
-async def test_poison_header_does_not_stop_what_comes_after_it(tmp_path: Path, kind: str) -> None:
+async def test_sec_s07_poison_header_does_not_stop_what_comes_after_it(
+    tmp_path: Path, kind: str
+) -> None:
     """Each of these ends the stock client's read loop, while it still says that it is connected."""
     got: list[Msg] = []
     async with plain_server(tmp_path) as server, connected(server.url) as link:

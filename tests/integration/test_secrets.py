@@ -134,7 +134,7 @@ def logs_of(mesh: MeshProcesses) -> dict[str, str]:
     return texts
 
 
-async def test_twelve_kinds_of_secrets_are_found_nowhere(seeded: Seeded) -> None:
+async def test_sec_s20_twelve_kinds_of_secrets_are_found_nowhere(seeded: Seeded) -> None:
     assert len(seeded.canaries) >= 12, sorted(seeded.canaries)
     assert all(len(canary) >= 12 for canary in seeded.canaries.values())
     mesh = seeded.mesh
@@ -173,3 +173,29 @@ async def test_the_search_would_find_a_secret_that_was_told(seeded: Seeded, tmp_
         assert any(seeded.canaries["argument"] in text for text in logs_of(seeded.mesh).values())
     finally:
         leak.unlink()
+
+
+async def test_sec_s20_mesh_with_a_secret_in_a_log_cannot_be_closed_without_a_failure(
+    tmp_path: Path,
+) -> None:
+    """What holds for every mesh of every test: each kind of secret, in each kind of place."""
+    async with MeshProcesses(tmp_path / "clean", env=FAST_TIMERS) as mesh:
+        await mesh.add_group("web")
+        await mesh.add_agent("web-1", group="web")
+        kinds = mesh.canaries.kinds()
+    assert len(kinds) >= 12, sorted(kinds)
+    assert mesh.canaries.leaks() == []
+    assert mesh.canaries.leaks({"metrics": "up 1"}) == []
+    log = mesh.logs / "agent-web-1.err"
+    before = log.read_text()
+    for kind, secret in kinds.items():
+        log.write_text(f"{before}{{'event': 'x', 'password': '{secret}'}}\n")
+        found = mesh.canaries.leaks()
+        log.write_text(before)
+        assert f"{kind}: {log}" in found
+        found = mesh.canaries.leaks({"metrics": f'x{{a="{secret}"}} 1'})
+        assert f"{kind}: metrics" in found
+    log.write_text(f"{before}{kinds['token of web-1']}\n")
+    with pytest.raises(AssertionError, match="secrets came to light"):
+        await mesh.aclose()
+    log.write_text(before)

@@ -140,7 +140,7 @@ def test_corpus_is_as_large_as_promised() -> None:
 
 
 @every_payload
-def test_nothing_but_a_refusal_comes_out_whatever_the_type(name: str) -> None:
+def test_sec_s08_nothing_but_a_refusal_comes_out_whatever_the_type(name: str) -> None:
     """And a refusal it must be where the bytes can be no message, whatever the type."""
     for kind in KINDS.values():
         for payload in CORPUS[name](kind):
@@ -158,7 +158,7 @@ def test_nothing_but_a_refusal_comes_out_of_a_request(name: str) -> None:
 
 @pytest.mark.serial
 @every_payload
-def test_payload_takes_at_most_5_ms(name: str) -> None:
+def test_sec_s08_payload_takes_at_most_5_ms(name: str) -> None:
     slow = [
         (kind.__name__, payload[:20], least)
         for read, kind in FROM_THE_WIRE
@@ -169,7 +169,7 @@ def test_payload_takes_at_most_5_ms(name: str) -> None:
 
 
 @every_payload
-def test_payload_takes_at_most_4_mb(name: str) -> None:
+def test_sec_s08_payload_takes_at_most_4_mb(name: str) -> None:
     tracemalloc.start()
     try:
         large = [
