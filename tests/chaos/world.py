@@ -608,7 +608,7 @@ class World:
         await self._wait_empty()
         with contextlib.suppress(TimeoutError):
             running = [name for name in self.names if name in self._expected]
-            await self.wait_status(*running, within_s=ACTIVE_S)
+            await self.wait_reconnected(*running, within_s=ACTIVE_S)
         records = {id: await self._final(id) for id in sorted(self.accepted)}
         for record in records.values():
             if record is not None and (record.stdout_bytes or record.stderr_bytes):
