@@ -97,7 +97,8 @@ class Forgotten:
         now_s = self._plane.clock.elapsed()
         for (command_id, number), attempt in list(self._waiting.items()):
             command = self._plane.book.get(command_id)
-            if command is None or command.find(number) is not attempt or not attempt.is_open:
+            is_same = command is not None and command.find(number) is attempt
+            if command is None or not is_same or not attempt.is_open or not attempt.elsewhere_s:
                 del self._waiting[command_id, number]
             elif attempt.elsewhere_s <= now_s and not command.settling:
                 self._lose(command, attempt)

@@ -239,6 +239,7 @@ class PresenceService:
         if attempt.state is State.STOPPING or command.settling:
             return
         attempt.hidden, attempt.sent = None, max(attempt.sent, 1)
+        attempt.elsewhere_s = attempt.elsewhere_at = 0.0
         # The hello may be older than a report that has overtaken it: nothing runs backwards.
         if attempt.state is State.RUNNING:
             return

@@ -3,6 +3,7 @@
 from broker_master.core.records import command_record
 from schemas.messages.liveness import TaskStatus
 from schemas.states import State
+from tests.planes import beat
 from tests.unit.broker_master.deeds import replayed
 from tests.unit.broker_master.stage import Stage, attempt_of, states
 
@@ -125,4 +126,20 @@ async def test_superseded_session_says_nothing_of_what_its_successor_knows() -> 
     going_on = TaskStatus(command="c1", attempt=1, state="running")
     await stage.hello("web-1", going_on, incarnation="i2")
     await stage.report("web-1", "c1", "failed", incarnation="i1")
+    assert states(command) == [State.RUNNING, State.RUNNING]
+
+
+async def test_who_took_it_on_may_be_the_one_who_is_left() -> None:
+    """The later session has gone, and the one before, which is heard again, still runs it."""
+    stage = Stage("web-1")
+    await taken_on(stage)
+    command = stage.plane.book.get("c1")
+    assert command is not None
+    await stage.hello("web-1", incarnation="i2")
+    assert states(command)[0] is State.UNKNOWN
+    beat(stage.plane, "web-1", incarnation="i2", goodbye=True)
+    running = TaskStatus(command="c1", attempt=1, state="running")
+    await stage.hello("web-1", running)
+    for _ in range(20):
+        await stage.later(stage.timers.beat_s, beats=("web-1",))
     assert states(command) == [State.RUNNING, State.RUNNING]
