@@ -213,15 +213,20 @@ _KINDS = {
     "assigned": 2,
     "started": 3,
     "outcome": 4,
-    "late": 5,
-    "decided": 6,
+    "decided": 5,
+    "late": 6,
 }
 
 
 def _place(fact: subjects.Fact) -> tuple[int, int, int]:
-    """Where a fact belongs among those of its command; an end without an attempt comes last."""
+    """Where a fact belongs among those of its command.
+
+    An end without an attempt comes after all attempts. A late word comes last: what it would amend
+    is over then, so that whatever was decided had been decided before it came.
+    """
     kind = _KINDS.get(fact.kind, len(_KINDS))
-    return (int(fact.kind == "outcome" and fact.attempt == 0), fact.attempt, kind)
+    after = 2 if fact.kind == "late" else int(fact.kind == "outcome" and fact.attempt == 0)
+    return after, fact.attempt, kind
 
 
 def fold(command: Command, fact: subjects.Fact, body: Fact) -> None:
