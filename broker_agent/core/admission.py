@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from broker_agent.core.tasks import Refusal
 from schemas.messages.work import Run, RunAnswer
 
 
@@ -10,7 +11,7 @@ class Standing(NamedTuple):
 
     age_s: the most that the request can be old, None if it names a beat too old to be known.
     known: the state of this attempt if the agent has it, else empty.
-    refused: the attempt was cancelled before it came.
+    refused: what was said against the attempt before: it was cancelled, or turned away.
     full: no slot is free, or too much is kept that the master has not taken yet. why_full: what
     else there is no room for: disk, output, descriptors; empty if there is. expired: the agent's
     certificate has ended.
@@ -24,7 +25,7 @@ class Standing(NamedTuple):
     age_s: float | None
     start_before_s: float
     known: str = ""
-    refused: bool = False
+    refused: Refusal | None = None
     why_full: str = ""
     expired: bool = False
 
@@ -57,14 +58,15 @@ def judge(run: Run, standing: Standing) -> Admission:
     """Decide on `run`, which is no foreign one. A master that was replaced is refused.
 
     What is known is answered before anything else is asked, so that a request sent again gets the
-    answer that got lost, also from an agent that is full or draining by now.
+    answer that got lost, also from an agent that is full or draining by now. So does one that was
+    rejected, when there is room by now: the master may have given it to somebody else.
     """
     if run.epoch < standing.epoch:
         return _rejected("epoch_stale", f"epoch {run.epoch}, the agent has seen {standing.epoch}")
     if standing.known:
         return Admission("duplicate", state=standing.known)
-    if standing.refused:
-        return _rejected("attempt_stale", "cancelled before it came")
+    if standing.refused is not None:
+        return _rejected(*standing.refused)
     if standing.age_s is None or standing.age_s > standing.start_before_s:
         return _rejected("attempt_stale", f"may be older than {standing.start_before_s:g} s")
     if standing.expired:

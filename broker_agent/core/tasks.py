@@ -3,14 +3,23 @@
 from collections import OrderedDict
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from schemas.states import State
 
-# Cancelled before they came. The oldest are forgotten first; by then their requests are stale.
+# Cancelled before they came, or turned away. The oldest are forgotten first; by then their requests
+# are stale.
 REFUSALS_KEPT: Final = 4096
 
 Key = tuple[str, int]
+
+
+class Refusal(NamedTuple):
+    code: str
+    message: str
+
+
+CANCELLED: Final = Refusal("attempt_stale", "cancelled before it came")
 
 
 class Phase(StrEnum):
@@ -91,7 +100,7 @@ class TaskBook:
         self.slots = slots
         self.running = 0
         self._entries: dict[Key, Entry] = {}
-        self._refused: OrderedDict[Key, None] = OrderedDict()
+        self._refused: OrderedDict[Key, Refusal] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -110,8 +119,9 @@ class TaskBook:
         entry = self._entries.get((command, attempt))
         return entry.state if entry is not None else ""
 
-    def is_refused(self, command: str, attempt: int) -> bool:
-        return (command, attempt) in self._refused
+    def refusal(self, command: str, attempt: int) -> Refusal | None:
+        """Why this attempt must not start; None if nothing was said against it."""
+        return self._refused.get((command, attempt))
 
     def add(self, entry: Entry, *, holds_slot: bool) -> None:
         entry.holds_slot = holds_slot
@@ -128,9 +138,9 @@ class TaskBook:
         self.running -= entry.holds_slot
         entry.holds_slot = False
 
-    def refuse(self, command: str, attempt: int) -> None:
-        """Never start this attempt, which has not come yet."""
-        self._refused[command, attempt] = None
+    def refuse(self, command: str, attempt: int, why: Refusal = CANCELLED) -> None:
+        """Never start this attempt. The first reason stays: it may have been told."""
+        self._refused.setdefault((command, attempt), why)
         while len(self._refused) > REFUSALS_KEPT:
             self._refused.popitem(last=False)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final
 
 from broker_agent.core.admission import Admission, Standing, is_foreign, judge
-from broker_agent.core.tasks import Entry, Phase
+from broker_agent.core.tasks import Entry, Phase, Refusal
 from broker_agent.executors import noop
 from broker_agent.services.reporter import Reporter
 from broker_agent.services.room import Room
@@ -98,7 +98,7 @@ class Intake:
             age_s=None if sent_at is None else now - sent_at,
             start_before_s=lease.timers.start_before_s,
             known=book.known_state(run.command, run.attempt),
-            refused=book.is_refused(run.command, run.attempt),
+            refused=book.refusal(run.command, run.attempt),
             expired=self._clock.now() >= self._valid_until(),
             why_full="" if self._room is None or is_noop else self._room.refusal(),
         )
@@ -189,6 +189,10 @@ class Intake:
             self.duplicates += 1
         else:
             self.rejected += 1
+            # But by a master that was replaced: its successor may ask for the same attempt.
+            if admission.code != "epoch_stale":
+                refusal = Refusal(admission.code, admission.message)
+                self._book.refuse(run.command, run.attempt, refusal)
         reply = RunReply(
             command=run.command,
             attempt=run.attempt,

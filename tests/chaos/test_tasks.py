@@ -124,13 +124,19 @@ class Repeat:
         self._world.history.add("deliver", id=run.command, attempt=run.attempt, times=10)
 
     async def all_again(self, *, anew: bool = False) -> None:
-        """anew: as if they were meant for the agent that runs now."""
+        """anew: as if what was run before were meant for the agent that runs now.
+
+        What that one has turned away, and nobody but us would send again, it has not recorded.
+        """
+        ran = {(each.id, each.attempt) for each in self._world.witness.sightings()}
         state = await self._world.mesh._run(
             "broker-agent",
             "status",
             *("--state-dir", str(self._world.mesh.agent_dir("a1")), "--output", "json"),
         )
         for subject, run in self._runs:
+            if anew and (run.command, run.attempt) not in ran:
+                continue
             now = {"incarnation": state.json["incarnation"], "epoch": state.json["epoch"]}
             again = msgspec.structs.replace(run, beat_seq=1, **now) if anew else run
             await self._repeat(subject, again)

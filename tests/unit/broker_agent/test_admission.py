@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from broker_agent.core.admission import ACCEPTED, Standing, is_foreign, judge
-from broker_agent.core.tasks import REFUSALS_KEPT, Entry, Phase, TaskBook
+from broker_agent.core.tasks import CANCELLED, REFUSALS_KEPT, Entry, Phase, TaskBook
 from schemas.faults import FAULTS
 from schemas.messages.work import Run
 from schemas.states import State
@@ -41,7 +41,7 @@ def test_free_agent_accepts() -> None:
     ("request_", "standing", "code"),
     [
         (run(epoch=2), FREE, "epoch_stale"),
-        (run(), FREE._replace(refused=True), "attempt_stale"),
+        (run(), FREE._replace(refused=CANCELLED), "attempt_stale"),
         (run(), FREE._replace(age_s=60.1), "attempt_stale"),
         (run(), FREE._replace(age_s=None), "attempt_stale"),
         (run(), FREE._replace(linked=False), "agent_unleased"),
@@ -116,6 +116,6 @@ def test_refusals_are_bounded_and_the_oldest_goes_first() -> None:
     book = TaskBook(slots=1)
     for number in range(REFUSALS_KEPT + 1):
         book.refuse(f"c{number}", 1)
-    assert not book.is_refused("c0", 1)
-    assert book.is_refused("c1", 1)
-    assert not book.is_refused("c1", 2)
+    assert book.refusal("c0", 1) is None
+    assert book.refusal("c1", 1) == CANCELLED
+    assert book.refusal("c1", 2) is None

@@ -156,6 +156,30 @@ async def test_same_request_twice_at_once_runs_once(rig: Rig, tmp_path: Path) ->
     assert ran.read_text() == "x\n"
 
 
+async def test_what_was_turned_away_stays_away_when_it_comes_again(rig: Rig) -> None:
+    """The master may have given it to somebody else by then; a new attempt is welcome."""
+    rig.lease.on_disconnected()
+    rig.run("c1", ["true"])
+    rig.run("c2", ["true"], epoch=0)
+    rig.link()
+    for _ in range(2):
+        rig.run("c1", ["true"])
+    rig.run("c2", ["true"])
+    rig.run("c1", ["true"], attempt=2)
+    await rig.end_of("c1")
+    assert [(r.attempt, r.answer, r.code) for r in rig.replies("c1")] == [
+        (1, "rejected", "agent_unleased"),
+        (1, "rejected", "agent_unleased"),
+        (1, "rejected", "agent_unleased"),
+        (2, "accepted", ""),
+    ]
+    # That one was turned away for its master, which was replaced: the successor may ask again.
+    assert [(r.answer, r.code) for r in rig.replies("c2")] == [
+        ("rejected", "epoch_stale"),
+        ("accepted", ""),
+    ]
+
+
 async def test_full_agent_rejects_and_has_a_slot_again_when_a_task_has_ended(
     tmp_path: Path,
 ) -> None:
