@@ -21,6 +21,7 @@ import msgspec
 
 from broker_client.asking import ANSWER_S, Asker, is_passing
 from broker_client.context import Context, load_context
+from broker_client.fanouts import Fanouts
 from broker_client.output import Output, OutputPart
 from broker_client.renewing import SelfRenewal
 from broker_client.results import Reader, Results, Waiter
@@ -111,6 +112,7 @@ class MeshClient:
         self._link = link
         self._asker = Asker(link, name, role, answer_s=answer_s)
         self._results = Results(self._asker)
+        self.fanouts = Fanouts(self._asker)
         self._tasks = TaskSet(f"mesh client {name}", limit=READERS)
         self._renewal: SelfRenewal | None = None
         # Ids need no secrecy, only to be new: one random part per client, then a count.

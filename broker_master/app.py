@@ -24,6 +24,7 @@ from broker_master.api.authority import AuthorityOperations
 from broker_master.api.clients import ClientOperations
 from broker_master.api.commands import CommandOperations
 from broker_master.api.deadletters import DeadLetterOperations
+from broker_master.api.fanouts import FanoutOperations
 from broker_master.api.groups import GroupOperations
 from broker_master.api.http import HttpServer
 from broker_master.api.nats import NatsApi
@@ -47,6 +48,8 @@ from broker_master.services.checkpoint import Checkpointer
 from broker_master.services.comparison import Comparison
 from broker_master.services.custody import Custody
 from broker_master.services.enrolment import Enrolment
+from broker_master.services.fanout import BUCKET as FANOUTS
+from broker_master.services.fanout import Fanouts
 from broker_master.services.historian import Historian
 from broker_master.services.intake import Intake
 from broker_master.services.late import LateResults
@@ -268,7 +271,7 @@ class Control:
         audit: BatchWriter,
         system_link: Link,
     ) -> list[Service]:
-        """Wire the parts together, bring the book to where the facts say, and put all in order."""
+        """Wire the parts together, recover, and put all in order."""
         settler = Settler(plane)
         transmitter = Transmitter(plane, settler)
         assigner = Assigner(plane, settler, transmitter)
@@ -305,6 +308,8 @@ class Control:
         commands = CommandOperations(plane, canceller, output)
         commands.register(operations)
         DeadLetterOperations(plane, commands, intake).register(operations)
+        fanouts = Fanouts(plane, Bucket(streams, FANOUTS), intake, views)
+        FanoutOperations(plane, fanouts, canceller).register(operations)
         GroupOperations(plane, views).register(operations)
         AgentOperations(plane, views, issuer, presence, canceller, revoker, terms).register(
             operations
@@ -315,12 +320,8 @@ class Control:
         rotator = Rotator(plane, self._mesh, system, custody, orders)
         presence.on_trust = rotator.note_trust
         AuthorityOperations(plane, custody, rotator).register(operations)
-        await rebuild_readmodel(plane, streams)
-        await replay_facts(plane, historian)
-        for command in resume(plane):
-            canceller.carry_out(command)
-        for command, attempt in orphans(plane):
-            settler.give_up(command, attempt)
+        await _recover(plane, streams, historian, canceller, settler)
+        await fanouts.load()
         survey = Survey(plane, streams, self._mesh.directory)
         views.notes = lambda: notes(plane, survey.findings, historian.lag_s())
         scraper = Scraper(
@@ -346,6 +347,7 @@ class Control:
             Prober(plane, presence.on_untaken),
             terms,
             Upstream(plane, presence, reports),
+            fanouts,
             addresses,
             Enrolment(plane, issuer),
             Renewals(plane, issuer, revoker, presence),
@@ -358,6 +360,22 @@ class Control:
             *own_endpoint(self._settings.metrics_http, scraper),
             HttpServer(plane, scraper, Overview(plane, views), self._settings.http),
         ]
+
+
+async def _recover(
+    plane: Plane,
+    streams: Streams,
+    historian: Historian,
+    canceller: Canceller,
+    settler: Settler,
+) -> None:
+    """Bring the book to where the facts say, and carry on with what was asked for."""
+    await rebuild_readmodel(plane, streams)
+    await replay_facts(plane, historian)
+    for command in resume(plane):
+        canceller.carry_out(command)
+    for command, attempt in orphans(plane):
+        settler.give_up(command, attempt)
 
 
 class _Announce:

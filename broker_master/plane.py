@@ -50,6 +50,7 @@ class Plane:
     counters: dict[tuple[str, ...], int] = field(default_factory=dict)
     measures: Measures = field(default_factory=Measures)
     ended: list[Callable[[Command], None]] = field(default_factory=list)
+    fanout_ids: set[str] = field(default_factory=set)
     waiters: dict[str, list["asyncio.Future[None]"]] = field(default_factory=dict)
     # Who is told of what belongs into the audit trail.
     noted: list[Callable[[AuditEntry], None]] = field(default_factory=list)

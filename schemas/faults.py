@@ -72,6 +72,7 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "client_unknown": FaultKind(404, "never", 3, "see `mesh client list`"),
     "name_taken": FaultKind(409, "never", 6, "choose a name that no agent or client has"),
     "command_unknown": FaultKind(404, "never", 3, "see `mesh command list`"),
+    "fanout_unknown": FaultKind(404, "never", 3, "see `mesh fanout list`"),
     "attempt_unknown": FaultKind(404, "never", 3, "see `mesh command show ID` for its attempts"),
     "id_conflict": FaultKind(
         409, "never", 6, "this id was used for another command: choose a new one"

@@ -18,6 +18,7 @@ GROUP: Final = "{{tag(group)}}"
 _READ: Final = {
     "command": ("show", "list", "wait", "logs"),
     "deadletter": ("list", "show"),
+    "fanout": ("show", "list", "wait"),
     "agent": ("show", "list"),
     "group": ("show", "list"),
     "client": ("renew",),
@@ -27,6 +28,7 @@ _READ: Final = {
 _OPERATE: Final = {
     "command": ("submit", "cancel", "decide"),
     "deadletter": ("retry",),
+    "fanout": ("submit", "cancel"),
     "agent": ("enable", "disable", "pause"),
 }
 

@@ -34,7 +34,7 @@ async def attend(
     Ctrl-C asks for its end and goes on showing; a second one leaves.
     """
     try:
-        with _interrupts() as interrupted:
+        with interrupts() as interrupted:
             async with asyncio.TaskGroup() as group:
                 showing = group.create_task(_show(mesh, command, waiter, sink))
                 others = (
@@ -110,7 +110,7 @@ async def _tell_why_it_waits(mesh: "MeshClient", command: str) -> None:
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[asyncio.Event]:
+def interrupts() -> Iterator[asyncio.Event]:
     """An event that each Ctrl-C sets, in place of the KeyboardInterrupt it would raise."""
     event = asyncio.Event()
     loop = asyncio.get_running_loop()

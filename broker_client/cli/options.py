@@ -20,6 +20,11 @@ def check_seconds(_type: object, value: float | None) -> None:
         raise ValueError(f"give seconds, more than 0 and at most {LONGEST_S:.0f}")
 
 
+def check_positive(_type: object, value: int | None) -> None:
+    if value is not None and value < 1:
+        raise ValueError("give 1 or more")
+
+
 def _check_output(_type: object, value: Output) -> None:
     if value not in ("table", "json"):
         raise ValueError(f"{value} is for lists: use table or json")

@@ -24,6 +24,8 @@ ADVICE: Final[dict[str, str]] = {
     State.REJECTED: "no agent would run it: see `mesh command show ID`",
     State.KILLED_FENCED: "the agent had lost the mesh and ended it: see `mesh command show ID`",
 }
+# Of a fan-out that has not succeeded on every agent.
+PARTIAL: Final = 5
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 from cyclopts import Parameter
 
 from broker_client.cli.attend import attend, leave_now
-from broker_client.cli.options import COMMON, Common, check_seconds, pairs
+from broker_client.cli.fanout import Wanted, run_on_many
+from broker_client.cli.options import COMMON, Common, check_positive, check_seconds, pairs
 from broker_client.cli.outcomes import (
     ADVICE,
     INTERRUPTED,
@@ -24,6 +25,7 @@ from schemas.messages.facts import DEFAULT_TERMS, CommandRecord
 
 if TYPE_CHECKING:
     from broker_client.api import MeshClient, SubmitFields
+    from broker_client.fanouts import FanoutFields
 
 # Room for the rest of the request beside what is read from stdin.
 STDIN_BYTES: Final = limits.PAYLOAD_BYTES - 32 * 1024
@@ -32,7 +34,21 @@ STDIN_BYTES: Final = limits.PAYLOAD_BYTES - 32 * 1024
 def run(  # noqa: PLR0913  (one option of the command line each)
     *program: Annotated[str, Parameter(allow_leading_hyphen=True, help="Program and arguments.")],
     group: Annotated[str | None, Parameter(help="Run it on one agent of this group.")] = None,
-    agent: Annotated[str | None, Parameter(help="Run it on this agent.")] = None,
+    agent: Annotated[
+        list[str] | None,
+        Parameter(negative="", help="Run it on this agent; on each of them if repeated."),
+    ] = None,
+    all: Annotated[
+        bool, Parameter(negative="", help="Run it on every agent of --group, with every --tag.")
+    ] = False,
+    batch: Annotated[
+        int | None,
+        Parameter(help="Of many agents: so many at the same time.", validator=check_positive),
+    ] = None,
+    max_failures: Annotated[
+        int | None,
+        Parameter(help="Of many agents: ask no more once more than this many have failed."),
+    ] = None,
     id: Annotated[
         str | None, Parameter(help="Id of the command: the same one never runs twice.")
     ] = None,
@@ -79,7 +95,12 @@ def run(  # noqa: PLR0913  (one option of the command line each)
     common: Common = COMMON,
 ) -> int:
     """Run a program on an agent, show its output as it comes, end with its exit code."""
-    problem = _problem(program, group, agent) or _loss_problem(loss, hold)
+    agents, many = agent or [], all or len(agent or []) > 1
+    problem = (
+        _problem(program, group, agents, tag, is_all=all)
+        or _loss_problem(loss, hold)
+        or ("" if many else _many_problem(batch, max_failures))
+    )
     if problem:
         return print_usage(problem, "see `mesh run --help`", common.output)
     work = ProcessArgs(
@@ -92,7 +113,7 @@ def run(  # noqa: PLR0913  (one option of the command line each)
     fields: SubmitFields = {
         "id": id,
         "group": group,
-        "agent": agent,
+        "agent": agents[0] if agents else None,
         "queue_ttl_s": queue_ttl,
         "loss": loss or ("kill" if hold is None else "hold"),
         "hold_s": hold,
@@ -103,6 +124,26 @@ def run(  # noqa: PLR0913  (one option of the command line each)
         "tags": pairs("--tag", tag),
         "labels": pairs("--label", label),
     }
+
+    if many:
+        wanted = Wanted(
+            id=id,
+            group=group,
+            agents=agents,
+            tags=pairs("--tag", tag),
+            at_once=batch or 0,
+            max_failures=max_failures,
+        )
+        each: FanoutFields = {
+            "queue_ttl_s": queue_ttl,
+            "loss": fields["loss"],
+            "hold_s": hold,
+            "on_lost": on_lost,
+            "with_output": not detach,
+            "priority": fields["priority"],
+            "labels": fields["labels"],
+        }
+        return run_on_many(common, work, wanted, each, detach=detach)
 
     async def submit_only(mesh: "MeshClient") -> int:
         answer = await mesh.submit(work, **fields)
@@ -137,10 +178,27 @@ def conclude(record: CommandRecord, common: Common) -> int:
     return print_problem(record.state, message, advice, code, common.output)
 
 
-def _problem(program: tuple[str, ...], group: str | None, agent: str | None) -> str:
-    if (group is None) == (agent is None):
-        return "one of --group and --agent is needed"
+def _problem(
+    program: tuple[str, ...],
+    group: str | None,
+    agents: list[str],
+    tags: list[str] | None,
+    *,
+    is_all: bool,
+) -> str:
+    if is_all and not (group or tags):
+        return "--all needs --group or --tag: all of which?"
+    if is_all and agents:
+        return "--all chooses the agents: leave --agent out"
+    if not is_all and (group is None) == (not agents):
+        return "one of --group and --agent is needed; --all runs it on every agent of a group"
     return "" if program else "a program is needed, behind --"
+
+
+def _many_problem(batch: int | None, max_failures: int | None) -> str:
+    if batch is not None or max_failures is not None:
+        return "--batch and --max-failures are for many agents: add --all, or more of --agent"
+    return ""
 
 
 def _loss_problem(loss: Loss | None, hold_s: float | None) -> str:

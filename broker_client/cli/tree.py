@@ -24,7 +24,7 @@ Every command takes --context, --output table|json, --timeout and --no-color.
 
 # Noun or command, verb, function, one line of help.
 COMMANDS: Final[tuple[tuple[str, str, str, str], ...]] = (
-    ("run", "", "run:run", "Run a program on an agent and show its output as it comes."),
+    ("run", "", "run:run", "Run a program on an agent, or on many, and show its output."),
     ("status", "", "status:status", "Show the mesh at a glance."),
     ("doctor", "", "doctor:doctor", "Check the way from here to the master, step by step."),
     ("command", "list", "command:list_", "List commands, newest first."),
@@ -33,6 +33,10 @@ COMMANDS: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("command", "cancel", "command:cancel", "End a command and its program."),
     ("command", "logs", "command:logs", "Write a command's output as it was printed."),
     ("command", "decide", "command:decide", "Say what becomes of a command that waits for it."),
+    ("fanout", "list", "fanout:list_", "List fan-outs, newest first."),
+    ("fanout", "show", "fanout:show", "Show a fan-out and what became of it on each agent."),
+    ("fanout", "wait", "fanout:wait", "Wait until a fan-out has ended."),
+    ("fanout", "cancel", "fanout:cancel", "Ask no more agents, and end what runs."),
     ("deadletter", "list", "deadletter:list_", "List dead letters, the last one first."),
     ("deadletter", "show", "deadletter:show", "Show a dead letter and its timeline."),
     ("deadletter", "retry", "deadletter:retry", "Submit a dead letter again, under a new id."),

@@ -8,6 +8,7 @@ Output = Literal["table", "json", "jsonl", "csv"]
 
 NOUNS: Final = {
     "command": "What was submitted, and what became of it.",
+    "fanout": "One command for many agents, and what became of it on each.",
     "deadletter": "Commands that no agent has acknowledged.",
     "group": "Named sets of agents that share work.",
     "agent": "The processes that run programs on hosts.",

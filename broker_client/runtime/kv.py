@@ -38,7 +38,7 @@ class Bucket:
         self._prefix = f"$KV.{name}."
 
     async def ensure(
-        self, *, history: int = 1, replicas: int = 1, max_bytes: int = -1
+        self, *, history: int = 1, replicas: int = 1, max_bytes: int = -1, max_age_s: float = 0
     ) -> StreamInfo:
         """Make the bucket, or change it into this; look at `is_new`, as with any stream."""
         return await self._streams.ensure_stream(
@@ -47,6 +47,7 @@ class Bucket:
                 subjects=(f"{self._prefix}>",),
                 max_msgs_per_subject=history,
                 max_bytes=max_bytes,
+                max_age_s=max_age_s,
                 replicas=replicas,
                 allow_rollup=True,
                 deny_delete=True,

@@ -329,6 +329,17 @@ class Roster:
         due = max(presence.heard_s + self.timers.lost_s, self._judge_from_s)
         return max(0.0, due - now_s)
 
+    def is_undecided(self, presence: Presence, *, now_s: float) -> bool:
+        """Whether it may well be alive though it is not active.
+
+        A master that has just started or come back has not heard it yet; one that is heard is
+        about to complete its handshake.
+        """
+        if presence.liveness is Liveness.LIVE:
+            return not (presence.reconciled or presence.deaf or presence.frozen)
+        unheard = presence.liveness is Liveness.SILENT and not presence.heard_at
+        return self._cut_off or (unheard and now_s < self._judge_from_s)
+
     @property
     def is_cut_off(self) -> bool:
         return self._cut_off

@@ -64,6 +64,10 @@ class Intake:
         request = codec.decode_request(SubmitRequest, payload)
         self.take_in(self._accepted(caller, request, source, trace), answer)
 
+    def take(self, caller: ClientEntry, request: SubmitRequest, answer: Answer) -> None:
+        """As `submit`, for a request that the master makes itself in the name of `caller`."""
+        self.take_in(self._accepted(caller, request, "fanout", ""), answer)
+
     def take_in(self, accepted: Accepted, answer: Answer) -> None:
         """As `submit`, for a command that has been checked before."""
         known = self._known(accepted)
@@ -174,6 +178,8 @@ class Intake:
         else:
             ended = self._plane.readmodel.known(accepted.id)
             if ended is None:
+                if accepted.id in self._plane.fanout_ids:
+                    raise Refused("id_conflict", f"id {accepted.id} belongs to a fan-out")
                 return None
             client, digest, state = ended.client, ended.digest, ended.state
         if client != accepted.client or digest != accepted.digest:

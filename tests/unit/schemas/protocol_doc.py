@@ -21,6 +21,7 @@ from schemas.messages import (
     audit,
     enrol,
     facts,
+    fanouts,
     fields,
     liveness,
     registry,
@@ -59,6 +60,17 @@ VERBS: Final[dict[str, Verb]] = {
     "deadletter.list": Verb(api.CommandList, api.CommandPage, "commands nobody acknowledged"),
     "deadletter.show": Verb(api.CommandQuery, facts.CommandRecord, "one of them"),
     "deadletter.retry": Verb(api.RetryRequest, api.SubmitAnswer, "submit one of them again"),
+    "fanout.submit": Verb(
+        fanouts.FanoutSubmit, fanouts.FanoutRecord, "one command for many agents"
+    ),
+    "fanout.show": Verb(fanouts.FanoutQuery, fanouts.FanoutRecord, "a fan-out as it stands"),
+    "fanout.list": Verb(fanouts.FanoutList, fanouts.FanoutsAnswer, "the newest fan-outs"),
+    "fanout.wait": Verb(
+        fanouts.FanoutQuery, fanouts.FanoutRecord, "its record once it has ended, or later"
+    ),
+    "fanout.cancel": Verb(
+        fanouts.FanoutQuery, fanouts.FanoutRecord, "ask nobody else, and end what is open"
+    ),
     "agent.create": Verb(api.AgentCreate, api.TokenAnswer, "enter an agent, get its token"),
     "agent.token": Verb(api.AgentCreate, api.TokenAnswer, "a new token for an agent"),
     "agent.set": Verb(api.AgentSet, api.AgentRecord, "change its tags, weight, priority, limit"),
@@ -325,6 +337,15 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
         api.CertificateList,
         api.TrustQuery,
         api.CaRotate,
+    ),
+    "fanouts": messages(
+        fanouts.FanoutSubmit,
+        fanouts.FanoutQuery,
+        fanouts.FanoutList,
+        fanouts.FanoutRecord,
+        fanouts.FanoutMember,
+        fanouts.FanoutsAnswer,
+        fanouts.FanoutEntry,
     ),
     "answers": messages(
         api.SubmitAnswer,

@@ -1,0 +1,116 @@
+"""Fan-outs of a client: one command for many agents."""
+
+import asyncio
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Final, TypedDict, Unpack
+
+import msgspec
+
+from broker_client.asking import Asker
+from schemas import codec
+from schemas.faults import Expired
+from schemas.ids import check_command_id
+from schemas.messages.actions import NoopArgs, ProcessArgs
+from schemas.messages.api import Loss, OnLost, SubmitRequest
+from schemas.messages.fanouts import (
+    FanoutList,
+    FanoutMember,
+    FanoutQuery,
+    FanoutRecord,
+    FanoutsAnswer,
+    FanoutSubmit,
+)
+
+# How long the master may hold a question back; it allows 60.
+HOLD_S: Final = 30.0
+
+
+class FanoutFields(TypedDict, total=False):
+    """How each command of a fan-out is to run; see `SubmitFields`."""
+
+    queue_ttl_s: float | None
+    loss: Loss
+    hold_s: float | None
+    on_lost: OnLost
+    labels: dict[str, str]
+    with_output: bool
+    priority: int
+
+
+class Fanouts:
+    """What a client may do with fan-outs. They live in the master: a client may come and go."""
+
+    def __init__(self, asker: Asker) -> None:
+        self._asker = asker
+
+    async def submit(
+        self,
+        action: str,
+        args: ProcessArgs | NoopArgs,
+        *,
+        id: str | None = None,
+        group: str | None = None,
+        agents: Sequence[str] = (),
+        tags: Mapping[str, str] | None = None,
+        at_once: int = 0,
+        max_failures: int | None = None,
+        **fields: Unpack[FanoutFields],
+    ) -> FanoutRecord:
+        """Have the mesh run an action on each agent that all of the choices hold for.
+
+        The fan-out is durable when this returns, and goes on without this client. at_once: how many
+        agents work on it at the same time, 0 for all. max_failures: once more have failed, nobody
+        else is asked. Agents that do not respond are skipped, unless `queue_ttl_s` says how long
+        to wait for them. While nobody answers it is asked again with the same id, which is safe.
+        """
+        command = SubmitRequest(action=action, args=msgspec.Raw(codec.encode(args)), **fields)
+        request = FanoutSubmit(
+            id=check_command_id(id or secrets.token_hex(8)),
+            group=group,
+            agents=[*agents],
+            tags=dict(tags or {}),
+            command=command,
+            at_once=at_once,
+            max_failures=max_failures,
+        )
+        answer = await self._asker.ask_until_answered("fanout", "submit", request, FanoutRecord)
+        return answer if id else msgspec.structs.replace(answer, duplicate=False)
+
+    async def show(self, id: str) -> FanoutRecord:
+        """A fan-out as it stands, with all its members."""
+        query = FanoutQuery(id=check_command_id(id))
+        members: list[FanoutMember] = []
+        while True:
+            page = await self._asker.ask_until_answered("fanout", "show", query, FanoutRecord)
+            members += page.members
+            if page.cursor is None:
+                return msgspec.structs.replace(page, members=members)
+            query = msgspec.structs.replace(query, cursor=page.cursor)
+
+    async def wait(self, id: str, *, timeout_s: float | None = None) -> FanoutRecord:
+        """As `show`, once it has ended. Raises Expired (`wait_timeout`) after `timeout_s`."""
+        query = FanoutQuery(id=check_command_id(id), timeout_s=HOLD_S)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while (await self.look(query)).state == "running":
+                    pass
+        except TimeoutError as error:
+            raise Expired("wait_timeout", f"fan-out {id} goes on") from error
+        return await self.show(id)
+
+    async def look(self, query: FanoutQuery) -> FanoutRecord:
+        """Its record without members, once it has ended or `query.timeout_s` has passed."""
+        return await self._asker.ask_until_answered(
+            "fanout", "wait", query, FanoutRecord, wait_s=query.timeout_s
+        )
+
+    async def cancel(self, id: str) -> FanoutRecord:
+        """Ask nobody else, and end what is open. Raises `fanout_unknown` or `command_ended`."""
+        query = FanoutQuery(id=check_command_id(id))
+        return await self._asker.ask("fanout", "cancel", query, FanoutRecord)
+
+    async def list(self, *, limit: int = 50) -> Sequence[FanoutRecord]:
+        """The newest fan-outs, without their members."""
+        answer = await self._asker.ask("fanout", "list", FanoutList(limit=limit), FanoutsAnswer)
+        return answer.fanouts

@@ -1,0 +1,215 @@
+"""`fanout.*`: submit, show, list, wait, cancel."""
+
+import contextlib
+import secrets
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+
+from broker_master.api.operations import Operations, check_group, may_see
+from broker_master.core.fanout import (
+    CANCELLED_BY,
+    RUNNING,
+    SKIPPED,
+    WAITING,
+    child_id,
+    reason_of,
+    skip_reason,
+)
+from broker_master.core.records import command_record
+from broker_master.plane import Plane
+from broker_master.services.cancel import Canceller
+from broker_master.services.fanout import Fanouts
+from schemas import codec
+from schemas.faults import Refused
+from schemas.messages.actions import decode_args
+from schemas.messages.fanouts import (
+    FanoutEntry,
+    FanoutList,
+    FanoutMember,
+    FanoutQuery,
+    FanoutRecord,
+    FanoutsAnswer,
+    FanoutSubmit,
+)
+from schemas.messages.registry import AgentEntry, ClientEntry
+from schemas.moments import rfc3339, rfc3339_or_none
+
+# Below what the broker takes, with room for every agent to be noted as skipped.
+_ENTRY_BYTES: Final = 300 * 1024
+_SKIP_BYTES: Final = 24
+# Members of a page: with the longest reasons it may fill an answer, so reasons are cut.
+_REASON_SHOWN: Final = 160
+_deterministic = msgspec.msgpack.Encoder(order="deterministic")
+
+
+class FanoutOperations:
+    def __init__(self, plane: Plane, fanouts: Fanouts, canceller: Canceller) -> None:
+        self._plane = plane
+        self._fanouts = fanouts
+        self._canceller = canceller
+
+    def register(self, operations: Operations) -> None:
+        operations.add("fanout", "submit", FanoutSubmit, self.submit)
+        operations.add("fanout", "show", FanoutQuery, self.show)
+        operations.add("fanout", "list", FanoutList, self.list)
+        operations.add("fanout", "wait", FanoutQuery, self.wait)
+        operations.add("fanout", "cancel", FanoutQuery, self.cancel)
+
+    async def submit(self, caller: ClientEntry, request: FanoutSubmit) -> FanoutRecord:
+        """Durable when this answers, with the agents that were chosen."""
+        fanout = request.id or secrets.token_hex(12)
+        digest = blake2b(_body(request), digest_size=16).digest()
+        known = self._fanouts.known(fanout)
+        if known is not None:
+            if (known.client, known.digest) != (caller.name, digest):
+                raise Refused("id_conflict", f"id {fanout} belongs to another fan-out")
+            return msgspec.structs.replace(self._record(known), duplicate=True)
+        if self._plane.book.get(fanout) or self._plane.readmodel.known(fanout):
+            raise Refused("id_conflict", f"id {fanout} belongs to a command")
+        agents = self._chosen(caller, request)
+        entry = FanoutEntry(
+            id=fanout,
+            client=caller.name,
+            digest=digest,
+            submitted_at=self._plane.clock.now(),
+            groups=sorted({agent.group for agent in agents}),
+            agents=sorted(agent.name for agent in agents),
+            command=request.command,
+            at_once=request.at_once,
+            max_failures=request.max_failures,
+        )
+        _check_size(entry)
+        await self._fanouts.begin(entry)
+        return self._record(entry)
+
+    def _chosen(self, caller: ClientEntry, request: FanoutSubmit) -> list[AgentEntry]:
+        command, registry = request.command, self._plane.registry
+        if command.id or command.group or command.agent or command.tags:
+            raise Refused("field_invalid", "command: the fan-out names its agents, not the command")
+        decode_args(command.action, command.args)
+        if request.group is None and not request.agents and not request.tags:
+            raise Refused("field_invalid", "name a group, agents or tags")
+        if request.group is not None:
+            check_group(caller, registry.group(request.group).name)
+        names = set(request.agents)
+        for name in sorted(names):
+            check_group(caller, registry.agent(name).group)
+        found = [
+            agent
+            for agent in registry.agents.values()
+            if request.group in (None, agent.group)
+            and (not names or agent.name in names)
+            and request.tags.items() <= agent.traits.tags.items()
+            and may_see(caller, agent.group)
+        ]
+        if not found:
+            raise Refused("tags_unmatched", "no agent is in the group, on the list and so tagged")
+        return found
+
+    async def show(self, caller: ClientEntry, query: FanoutQuery) -> FanoutRecord:
+        entry = await self._whole(caller, query.id)
+        left = [name for name in entry.agents if query.cursor is None or name > query.cursor]
+        shown = left[: query.limit]
+        members = [await self._member(entry, agent) for agent in shown]
+        cursor = shown[-1] if len(left) > len(shown) else None
+        return msgspec.structs.replace(self._record(entry), members=members, cursor=cursor)
+
+    async def list(self, caller: ClientEntry, wanted: FanoutList) -> FanoutsAnswer:
+        entries = [fanout.entry for fanout in self._fanouts.all_running()]
+        entries += self._fanouts.summaries.values()
+        seen = [entry for entry in entries if all(may_see(caller, each) for each in entry.groups)]
+        seen.sort(key=lambda entry: entry.submitted_at, reverse=True)
+        return FanoutsAnswer(fanouts=[self._record(entry) for entry in seen[: wanted.limit]])
+
+    async def wait(self, caller: ClientEntry, query: FanoutQuery) -> FanoutRecord:
+        """The record, without members, once it has ended, or as it stands after `timeout_s`."""
+        entry = self._visible(caller, query.id)
+        await self._fanouts.wait_ended(entry.id, query.timeout_s)
+        return self._record(self._visible(caller, query.id))
+
+    async def cancel(self, caller: ClientEntry, query: FanoutQuery) -> FanoutRecord:
+        entry = self._visible(caller, query.id)
+        fanout = self._fanouts.running(entry.id)
+        if fanout is None:
+            raise Refused("command_ended", f"fan-out {entry.id} has {entry.state}")
+        for child in await self._fanouts.stop(fanout, f"{CANCELLED_BY}{caller.name}"):
+            command = self._plane.book.get(child)
+            if command is not None:
+                with contextlib.suppress(Refused):  # it has ended meanwhile
+                    await self._canceller.cancel(command, caller.name)
+        return self._record(fanout.entry)
+
+    # -- records
+
+    def _visible(self, caller: ClientEntry, id: str) -> FanoutEntry:
+        entry = self._fanouts.known(id)
+        if entry is None:
+            raise Refused("fanout_unknown", f"no fan-out {id}")
+        for group in entry.groups:
+            check_group(caller, group)
+        return entry
+
+    async def _whole(self, caller: ClientEntry, id: str) -> FanoutEntry:
+        self._visible(caller, id)
+        entry = await self._fanouts.entry(id)
+        if entry is None:
+            raise Refused("fanout_unknown", f"no fan-out {id} any more")
+        return entry
+
+    def _record(self, entry: FanoutEntry) -> FanoutRecord:
+        counts, fanout = entry.counts, self._fanouts.running(entry.id)
+        if fanout is not None:
+            counts = fanout.counts(self._fanouts.open_states(fanout))
+        elif entry.state == RUNNING:
+            counts = {WAITING: len(entry.agents)}
+        return FanoutRecord(
+            id=entry.id,
+            client=entry.client,
+            state=entry.state,
+            reason=reason_of(entry),
+            submitted_at=rfc3339(entry.submitted_at),
+            ended_at=rfc3339_or_none(entry.ended_at),
+            agents=sum(counts.values()),
+            counts=counts,
+            at_once=entry.at_once,
+            max_failures=entry.max_failures,
+        )
+
+    async def _member(self, entry: FanoutEntry, agent: str) -> FanoutMember:
+        child = child_id(entry.id, agent)
+        if agent in entry.skipped:
+            reason = skip_reason(entry, agent)
+            return FanoutMember(agent=agent, command=child, state=SKIPPED, reason=reason)
+        command = self._plane.book.get(child)
+        if command is not None:
+            record = command_record(command, self._plane.timers)
+        else:
+            history = await self._plane.readmodel.get(child)
+            if history is None:
+                state = SKIPPED if entry.stopped else WAITING
+                reason = skip_reason(entry, agent) if entry.stopped else "waits for its turn"
+                return FanoutMember(agent=agent, command=child, state=state, reason=reason)
+            record = history.record
+        codes = [each.exit_code for each in record.attempts if each.exit_code is not None]
+        return FanoutMember(
+            agent=agent,
+            command=child,
+            state=record.state,
+            exit_code=codes[-1] if codes else None,
+            reason=record.reason[:_REASON_SHOWN],
+            ended_at=record.ended_at,
+        )
+
+
+def _body(request: FanoutSubmit) -> bytes:
+    """What makes two requests the same, whatever their id."""
+    plain = msgspec.structs.replace(request, id=None, agents=sorted(set(request.agents)))
+    return _deterministic.encode(plain)
+
+
+def _check_size(entry: FanoutEntry) -> None:
+    skips = sum(len(agent) + _SKIP_BYTES for agent in entry.agents)
+    if len(codec.encode(entry)) + skips > _ENTRY_BYTES:
+        raise Refused("too_large", f"{len(entry.agents)} agents and these arguments are too much")

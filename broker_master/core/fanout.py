@@ -1,0 +1,176 @@
+"""One command for many agents: whose turn it is, when to stop, and how it ended."""
+
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+
+from schemas.counting import counted
+from schemas.messages.fanouts import FanoutEntry
+from schemas.states import TERMINAL, State
+
+RUNNING: Final = "running"
+SUCCEEDED: Final = "succeeded"
+PARTIAL: Final = "partial"
+FAILED: Final = "failed"
+CANCELLED: Final = "cancelled"
+WAITING: Final = "waiting"
+SKIPPED: Final = "skipped"
+FAILURES: Final = "failures"
+CANCELLED_BY: Final = "cancelled by "
+
+SILENT: Final = "no_response"
+# An obstacle that passes or turns into another before long: the agent's turn is put off.
+HELD: Final = "held"
+# Why an agent was not asked, for people. What is not here is the code of a fault.
+WHY: Final = {
+    SILENT: "silent: it does not respond",
+    "disabled": "not asked: it is disabled",
+    "awaiting_setup": "not asked: it has never connected",
+    "deleted": "not asked: it was deleted meanwhile",
+}
+_ID_LEN: Final = 64
+_HEAD_LEN: Final = 40
+
+
+def child_id(fanout: str, agent: str) -> str:
+    """The id of an agent's command: the same each time, and no other agent's or fan-out's.
+
+    Names of agents have no underscore, so the last one in the id is where they are joined.
+    """
+    plain = f"{fanout}_{agent}"
+    if len(plain) <= _ID_LEN:
+        return plain
+    return f"{fanout[:_HEAD_LEN]}_{blake2b(plain.encode(), digest_size=11).hexdigest()}"
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """start: whom to ask now. skip: whom not to ask, and why. stop: ask nobody else, and why.
+
+    done: nothing is open, and nobody will be asked any more. held: somebody's turn is put off.
+    """
+
+    start: list[str]
+    skip: dict[str, str]
+    stop: str
+    done: bool
+    held: bool = False
+
+
+class Fanout:
+    """Where each agent of one fan-out stands.
+
+    states: of the commands that there are already, by agent; None or missing: not asked yet.
+    """
+
+    def __init__(self, entry: FanoutEntry, states: Mapping[str, State | None]) -> None:
+        self.entry = entry
+        self.ended: dict[str, State] = {}
+        self.open: set[str] = set()
+        self._waiting: dict[str, None] = {}
+        for agent in entry.agents:
+            state = states.get(agent)
+            if state is None:
+                if agent not in entry.skipped:
+                    self._waiting[agent] = None
+            elif state in TERMINAL:
+                self.ended[agent] = state
+            else:
+                self.open.add(agent)
+
+    @property
+    def failures(self) -> int:
+        """Who did not succeed, or is silent; whom nobody wanted to be asked is none of them."""
+        silent = sum(why == SILENT for why in self.entry.skipped.values())
+        return silent + sum(state is not State.SUCCEEDED for state in self.ended.values())
+
+    def decide(self, obstacle: Callable[[str], str]) -> Decision:
+        """What is to be done now; obstacle: why an agent cannot be asked, or an empty text."""
+        entry, skip, start = self.entry, dict[str, str](), list[str]()
+        stop = entry.stopped
+        room = (entry.at_once or len(entry.agents)) - len(self.open)
+        silent, is_held = 0, False
+        for agent in self._waiting:
+            stop = stop or self._limit_reached(silent)
+            if stop or not room:
+                break
+            why = obstacle(agent)
+            if why == HELD:
+                is_held = True
+            elif why:
+                skip[agent] = why
+                silent += why == SILENT
+            else:
+                start.append(agent)
+                room -= 1
+        stop = stop or (self._limit_reached(silent) if self._waiting else "")
+        left = 0 if stop else len(self._waiting) - len(skip)
+        done = not (left or start or self.open)
+        return Decision(start=start, skip=skip, stop=stop, done=done, held=is_held)
+
+    def _limit_reached(self, more: int) -> str:
+        limit = self.entry.max_failures
+        return FAILURES if limit is not None and self.failures + more > limit else ""
+
+    def on_started(self, agent: str) -> None:
+        self._waiting.pop(agent, None)
+        self.open.add(agent)
+
+    def on_ended(self, agent: str, state: State) -> None:
+        self._waiting.pop(agent, None)
+        self.open.discard(agent)
+        self.ended[agent] = state
+
+    def on_put_back(self, agent: str) -> None:
+        """It could not be asked just now: it is its turn again."""
+        self.open.discard(agent)
+        self._waiting = {agent: None, **self._waiting}
+
+    def on_changed(self, entry: FanoutEntry) -> None:
+        """Who is skipped now, or that nobody else is asked."""
+        self.entry = entry
+        for agent in entry.skipped:
+            self._waiting.pop(agent, None)
+            self.open.discard(agent)
+
+    def counts(self, open_states: Mapping[str, State]) -> dict[str, int]:
+        """How many agents are in each state; those that never ran are `skipped`."""
+        states: list[str] = [str(state) for state in self.ended.values()]
+        states += [str(open_states.get(agent, State.QUEUED)) for agent in self.open]
+        states += [SKIPPED] * len(self.entry.skipped)
+        states += [SKIPPED if self.entry.stopped else WAITING] * len(self._waiting)
+        return _tally(states)
+
+
+def _tally(states: Iterable[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for state in sorted(states):
+        found[state] = found.get(state, 0) + 1
+    return found
+
+
+def verdict(entry: FanoutEntry, counts: Mapping[str, int]) -> str:
+    """The state of a fan-out of which nothing is open any more."""
+    if entry.stopped.startswith(CANCELLED_BY):
+        return CANCELLED
+    succeeded = counts.get(SUCCEEDED, 0)
+    if succeeded == len(entry.agents):
+        return SUCCEEDED
+    return PARTIAL if succeeded else FAILED
+
+
+def reason_of(entry: FanoutEntry) -> str:
+    """Why nobody else is asked, for people."""
+    if entry.stopped != FAILURES:
+        return entry.stopped
+    limit = counted(entry.max_failures or 0, "failure")
+    return f"stopped: more than the {limit} that may be"
+
+
+def skip_reason(entry: FanoutEntry, agent: str) -> str:
+    """Why `agent` was not asked, for people."""
+    why = entry.skipped.get(agent)
+    if why is not None:
+        return WHY.get(why, f"refused: {why}")
+    return f"not asked: {reason_of(entry)}"

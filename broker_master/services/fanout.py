@@ -1,0 +1,346 @@
+"""Carries fan-outs out: asks agents in turn, survives restarts, and knows how each ended."""
+
+import asyncio
+import contextlib
+from functools import partial
+from typing import Final
+
+import msgspec
+import structlog
+
+from broker_client.runtime.kv import Bucket
+from broker_client.runtime.streams import SequenceConflict
+from broker_client.runtime.supervise import TaskSet
+from broker_master.core.fanout import HELD, RUNNING, SILENT, Decision, Fanout, child_id, verdict
+from broker_master.plane import Plane
+from broker_master.services.intake import Intake
+from broker_master.services.views import Views
+from schemas import codec
+from schemas.faults import MeshError, Refused, Unreachable
+from schemas.messages.api import SubmitAnswer, SubmitRequest
+from schemas.messages.fanouts import LABEL, FanoutEntry
+from schemas.messages.registry import ClientEntry
+from schemas.states import STATES, TERMINAL, AgentStatus, State
+
+log = structlog.get_logger()
+
+BUCKET: Final = "mesh_fanouts"
+OPEN_MAX: Final = 256
+# Between two tries of what was refused for the moment.
+_RETRY_S: Final = 1.0
+# Between two looks at agents whose turn is put off.
+_HELD_S: Final = 0.25
+_DAY_S: Final = 86_400.0
+_OBSTACLES: Final = {
+    AgentStatus.AWAITING_SETUP: "awaiting_setup",
+    AgentStatus.NO_RESPONSE: SILENT,
+    AgentStatus.DISABLED: "disabled",
+}
+
+
+class Fanouts:
+    """The durable entry says who was chosen; how far each is, its command says.
+
+    So an agent is asked once, however often a master is restarted: its command has the same id.
+    """
+
+    name = "fanouts"
+
+    def __init__(self, plane: Plane, bucket: Bucket, intake: Intake, views: Views) -> None:
+        self._plane = plane
+        self._bucket = bucket
+        self._intake = intake
+        self._views = views
+        self._tasks = TaskSet("fanouts", limit=OPEN_MAX)
+        self._revisions: dict[str, int] = {}
+        self._running: dict[str, Fanout] = {}
+        self._wakes: dict[str, asyncio.Event] = {}
+        self._ended: dict[str, asyncio.Event] = {}
+        self._beginning: set[str] = set()
+        # Why somebody wants a fan-out to be stopped, until that is durable.
+        self._stops: dict[str, tuple[str, asyncio.Event]] = {}
+        # Ended ones without their agents and their command, which the bucket has.
+        self.summaries: dict[str, FanoutEntry] = {}
+
+    async def load(self) -> None:
+        """Read what there is; call it once the book and the read model are complete."""
+        settings = self._plane.settings
+        await self._bucket.ensure(
+            replicas=settings.broker.replicas, max_age_s=settings.retention.history_days * _DAY_S
+        )
+        for key, found in (await self._bucket.items()).items():
+            entry = codec.decode_trusted(FanoutEntry, found.value)
+            self._revisions[key] = found.revision
+            if entry.state == RUNNING:
+                states = {agent: self._state(child_id(key, agent)) for agent in entry.agents}
+                self._enter(Fanout(entry, states))
+            else:
+                self.summaries[key] = summary(entry)
+            self._plane.fanout_ids.add(key)
+
+    async def run(self, ready: asyncio.Event) -> None:
+        for fanout in self._running.values():
+            for agent in fanout.open:
+                self._watch(fanout, agent)
+            _ = self._tasks.spawn(self._drive(fanout))
+        ready.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self._tasks.aclose(0)
+
+    # -- for the api
+
+    def known(self, id: str) -> FanoutEntry | None:
+        """A fan-out that runs, whole, or the summary of one that has ended."""
+        fanout = self._running.get(id)
+        return fanout.entry if fanout is not None else self.summaries.get(id)
+
+    def running(self, id: str) -> Fanout | None:
+        return self._running.get(id)
+
+    def all_running(self) -> list[Fanout]:
+        return [*self._running.values()]
+
+    async def entry(self, id: str) -> FanoutEntry | None:
+        """The whole of it, from the bucket if it has ended."""
+        fanout = self._running.get(id)
+        if fanout is not None:
+            return fanout.entry
+        found = await self._bucket.get(id) if id in self.summaries else None
+        return None if found is None else codec.decode_trusted(FanoutEntry, found.value)
+
+    async def begin(self, entry: FanoutEntry) -> None:
+        """Durable when this returns. Raises `queue_full` or `id_conflict`."""
+        if len(self._running) + len(self._beginning) >= OPEN_MAX:
+            raise Refused("queue_full", f"{OPEN_MAX} fan-outs are running, the limit")
+        if entry.id in self._beginning:
+            raise Unreachable("store_unavailable", f"fan-out {entry.id} is being stored")
+        self._beginning.add(entry.id)
+        try:
+            entry = await self._store(entry)
+        finally:
+            self._beginning.discard(entry.id)
+        self._plane.fanout_ids.add(entry.id)
+        fanout = Fanout(entry, {})
+        self._enter(fanout)
+        _ = self._tasks.spawn(self._drive(fanout))
+        log.info("fanout_accepted", fanout=entry.id, client=entry.client, agents=len(entry.agents))
+
+    async def _store(self, entry: FanoutEntry) -> FanoutEntry:
+        """What the bucket holds now: this, or the same as an earlier try has left it."""
+        try:
+            self._revisions[entry.id] = await self._bucket.create(entry.id, codec.encode(entry))
+        except SequenceConflict as error:
+            found = await self._bucket.get(entry.id)
+            before = None if found is None else codec.decode_trusted(FanoutEntry, found.value)
+            if found is None or before is None or before.digest != entry.digest:
+                raise Refused("id_conflict", f"id {entry.id} is in use already") from error
+            self._revisions[entry.id] = found.revision
+            return before
+        return entry
+
+    async def stop(self, fanout: Fanout, why: str) -> list[str]:
+        """Ask nobody else. Durable when this returns; the commands that are open.
+
+        The fan-out's own task writes it, so that of two changes at once none is lost.
+        """
+        name = fanout.entry.id
+        if not fanout.entry.stopped:
+            noted = self._stops.setdefault(name, (why, asyncio.Event()))[1]
+            self._wakes[name].set()
+            try:
+                await asyncio.wait_for(noted.wait(), self._plane.settings.broker.request_s)
+            except TimeoutError as error:
+                message = f"fan-out {name} may be cancelled or not: the broker does not answer"
+                raise Unreachable("store_unavailable", message) from error
+        return [child_id(fanout.entry.id, agent) for agent in sorted(fanout.open)]
+
+    async def wait_ended(self, id: str, timeout_s: float) -> None:
+        ended = self._ended.get(id)
+        if ended is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), timeout_s)
+
+    def open_states(self, fanout: Fanout) -> dict[str, State]:
+        found = {
+            agent: self._plane.book.get(child_id(fanout.entry.id, agent)) for agent in fanout.open
+        }
+        return {agent: command.state for agent, command in found.items() if command is not None}
+
+    # -- one fan-out
+
+    def _enter(self, fanout: Fanout) -> None:
+        name = fanout.entry.id
+        self._running[name] = fanout
+        self._wakes[name], self._ended[name] = asyncio.Event(), asyncio.Event()
+
+    async def _drive(self, fanout: Fanout) -> None:
+        wake = self._wakes[fanout.entry.id]
+        wait_s: float | None
+        while True:
+            wake.clear()
+            try:
+                decision = await self._step(fanout)
+            except MeshError as error:
+                log.warning("fanout_delayed", fanout=fanout.entry.id, error=str(error))
+                wait_s = _RETRY_S
+            else:
+                if decision.done:
+                    return
+                wait_s = _HELD_S if decision.held else None
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(wake.wait(), wait_s)
+
+    async def _step(self, fanout: Fanout) -> Decision:
+        """Do what is to be done now. Raises what may pass by itself."""
+        await self._note_stop(fanout)
+        decision = fanout.decide(lambda agent: self._obstacle(fanout.entry, agent))
+        await self._note(fanout, decision)
+        for agent in decision.start:
+            fanout.on_started(agent)
+        refusals = await asyncio.gather(*(self._ask(fanout, agent) for agent in decision.start))
+        passing: MeshError | None = None
+        skip = {}
+        for agent, refusal in zip(decision.start, refusals, strict=True):
+            if refusal is None:
+                continue
+            if refusal.retry == "never":
+                skip[agent] = refusal.code
+            else:
+                passing = refusal
+                fanout.on_put_back(agent)
+        if skip:
+            kept = {**fanout.entry.skipped, **skip}
+            await self._save(fanout, msgspec.structs.replace(fanout.entry, skipped=kept))
+            self._wakes[fanout.entry.id].set()
+        if passing is not None:
+            raise passing
+        if decision.done:
+            await self._finish(fanout)
+        return decision
+
+    async def _note_stop(self, fanout: Fanout) -> None:
+        entry = fanout.entry
+        wish = self._stops.get(entry.id)
+        if wish is not None:
+            if not entry.stopped:
+                await self._save(fanout, msgspec.structs.replace(entry, stopped=wish[0]))
+            del self._stops[entry.id]
+            wish[1].set()
+
+    async def _note(self, fanout: Fanout, decision: Decision) -> None:
+        entry = fanout.entry
+        if decision.skip or decision.stop != entry.stopped:
+            skipped = {**entry.skipped, **decision.skip}
+            stopped = decision.stop
+            await self._save(
+                fanout, msgspec.structs.replace(entry, skipped=skipped, stopped=stopped)
+            )
+
+    def _obstacle(self, entry: FanoutEntry, agent: str) -> str:
+        found = self._plane.registry.agents.get(agent)
+        if found is None:
+            return "deleted"
+        status = self._views.status_of(found)
+        if status is AgentStatus.NO_RESPONSE and entry.command.queue_ttl_s is not None:
+            return ""  # its submitter has said how long to wait for it
+        presence = self._plane.roster.get(agent)
+        if status is AgentStatus.NO_RESPONSE and presence is not None:
+            now_s = self._plane.clock.elapsed()
+            return HELD if self._plane.roster.is_undecided(presence, now_s=now_s) else SILENT
+        return _OBSTACLES.get(status, "")
+
+    async def _ask(self, fanout: Fanout, agent: str) -> MeshError | None:
+        """Submit the agent's command, as its client would; the refusal, if it was refused."""
+        entry = fanout.entry
+        answered: asyncio.Future[SubmitAnswer | MeshError]
+        answered = asyncio.get_running_loop().create_future()
+        self._watch(fanout, agent)
+        try:
+            request = child_request(entry, agent)
+            self._intake.take(self._caller(entry), request, partial(_answer, answered))
+            answer = await answered
+        except MeshError as error:
+            answer = error
+        if isinstance(answer, MeshError):
+            return answer
+        state = STATES.get(answer.state, State.QUEUED)
+        if state in TERMINAL:
+            fanout.on_ended(agent, state)
+            self._wakes[entry.id].set()
+        return None
+
+    def _caller(self, entry: FanoutEntry) -> ClientEntry:
+        caller = self._plane.registry.clients.get(entry.client)
+        if caller is None or caller.revoked:
+            raise Refused("client_disabled", f"client {entry.client} may not submit any more")
+        return caller
+
+    def _watch(self, fanout: Fanout, agent: str) -> None:
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        child = child_id(fanout.entry.id, agent)
+        self._plane.waiters.setdefault(child, []).append(ended)
+        ended.add_done_callback(partial(self._on_ended, fanout, agent, child))
+
+    def _on_ended(
+        self, fanout: Fanout, agent: str, child: str, ended: "asyncio.Future[None]"
+    ) -> None:
+        state = self._state(child)
+        if not ended.cancelled() and state is not None and state in TERMINAL:
+            fanout.on_ended(agent, state)
+            self._wakes[fanout.entry.id].set()
+
+    def _state(self, child: str) -> State | None:
+        command = self._plane.book.get(child)
+        if command is not None:
+            return command.state
+        known = self._plane.readmodel.known(child)
+        return None if known is None else STATES.get(known.state)
+
+    async def _finish(self, fanout: Fanout) -> None:
+        entry, counts = fanout.entry, fanout.counts({})
+        ended = msgspec.structs.replace(
+            entry,
+            state=verdict(entry, counts),
+            ended_at=self._plane.clock.now(),
+            counts=counts,
+        )
+        await self._save(fanout, ended)
+        self.summaries[entry.id] = summary(ended)
+        del self._running[entry.id], self._wakes[entry.id], self._revisions[entry.id]
+        wish = self._stops.pop(entry.id, None)
+        if wish is not None:
+            wish[1].set()
+        self._ended.pop(entry.id).set()
+        log.info("fanout_ended", fanout=entry.id, state=ended.state, counts=counts)
+
+    async def _save(self, fanout: Fanout, entry: FanoutEntry) -> None:
+        """Durable first, then memory follows."""
+        revision = self._revisions[entry.id]
+        self._revisions[entry.id] = await self._bucket.update(
+            entry.id, codec.encode(entry), revision
+        )
+        fanout.on_changed(entry)
+
+
+def _answer(
+    answered: "asyncio.Future[SubmitAnswer | MeshError]", result: SubmitAnswer | MeshError
+) -> None:
+    if not answered.done():  # it is, if the master is stopping
+        answered.set_result(result)
+
+
+def child_request(entry: FanoutEntry, agent: str) -> SubmitRequest:
+    return msgspec.structs.replace(
+        entry.command,
+        id=child_id(entry.id, agent),
+        group=None,
+        agent=agent,
+        deadline=None,
+        labels={**entry.command.labels, LABEL: entry.id},
+    )
+
+
+def summary(entry: FanoutEntry) -> FanoutEntry:
+    return msgspec.structs.replace(entry, agents=[], skipped={}, command=SubmitRequest())
