@@ -114,7 +114,7 @@ def table_of(groups: Sequence[GroupRecord]) -> Table:
         Column("SINCE"),
         Column("QUEUED", 3, right=True),
         Column("RUNNING", 3, right=True),
-        Column("AGENTS", least=16),
+        Column("ACTIVE", right=True),
         Column("REASON", 1, least=16),
     )
     rows = [
@@ -124,7 +124,7 @@ def table_of(groups: Sequence[GroupRecord]) -> Table:
             short_time(group.since, time.time()),
             str(group.queued),
             str(group.running),
-            _counted(group),
+            f"{group.agents.get('active', 0)}/{sum(group.agents.values())}",
             group.reason,
         )
         for group in groups

@@ -151,9 +151,10 @@ def check_columns(_type: object, value: str | None) -> None:
     columns_of(value)
 
 
-def check_sort(_type: object, value: str) -> None:
+def check_sort(_type: object, value: str | None) -> None:
     """For parameters that are such a column."""
-    sort_key(value)
+    if value is not None:
+        sort_key(value)
 
 
 def sort_key(text: str) -> tuple[str, bool]:

@@ -25,6 +25,8 @@ Every command takes --context, --output table|json, --timeout and --no-color.
 # Noun or command, verb, function, one line of help.
 COMMANDS: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("run", "", "run:run", "Run a program on an agent, or on many, and show its output."),
+    ("top", "", "top:top", "Show mesh, groups, agents and open commands, live."),
+    ("completion", "", "completion:completion", "Print what a shell needs to complete `mesh`."),
     ("status", "", "status:status", "Show the mesh at a glance."),
     ("doctor", "", "doctor:doctor", "Check the way from here to the master, step by step."),
     ("command", "list", "command:list_", "List commands, newest first."),

@@ -1,0 +1,112 @@
+"""`mesh completion`: what a shell needs to complete nouns, verbs and options."""
+
+from typing import Annotated, Final, Literal
+
+from cyclopts import Parameter
+
+from broker_client.cli.options import SHARED, Shared
+from broker_client.cli.report import print_json
+from broker_client.cli.tree import COMMANDS, build
+from broker_client.cli.words import NOUNS
+
+Shell = Annotated[Literal["bash", "zsh", "fish"], Parameter(help="Which shell.")]
+
+_BASH: Final = """\
+# bash completion of mesh: source <(mesh completion bash)
+_mesh() {
+    local current=${COMP_WORDS[COMP_CWORD]} noun=${COMP_WORDS[1]} verb=${COMP_WORDS[2]}
+    local -a words=()
+    local i
+    COMPREPLY=()
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        [[ ${COMP_WORDS[i]} == -- ]] && return 0
+    done
+    if ((COMP_CWORD == 1)); then
+        words=(@FIRST@)
+    else
+        case "$noun $verb" in
+@CASES@
+        esac
+        if ((${#words[@]} == 0)); then
+            case "$noun" in
+@NOUNS@
+            esac
+        fi
+    fi
+    mapfile -t COMPREPLY < <(compgen -W "${words[*]}" -- "$current")
+}
+complete -o default -F _mesh mesh
+"""
+_ZSH: Final = "#compdef mesh\n# zsh completion of mesh: source <(mesh completion zsh)\n"
+_ZSH_HEAD: Final = (
+    "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n"
+)
+
+
+def completion(shell: Shell, /, *, shared: Shared = SHARED) -> None:
+    """Print a script that completes nouns, verbs and options in a shell."""
+    text = {"bash": bash, "zsh": zsh, "fish": fish}[shell]()
+    if shared.output == "json":
+        print_json({"shell": shell, "script": text})
+    else:
+        print(text, end="")
+
+
+def options() -> dict[tuple[str, str], list[str]]:
+    """The long options of each command, as its parser has them."""
+    app = build(())
+    found: dict[tuple[str, str], list[str]] = {}
+    for noun, verb, _, _ in COMMANDS:
+        command = app[noun][verb] if verb else app[noun]
+        names = [name for each in command.assemble_argument_collection() for name in each.names]
+        found[noun, verb] = sorted({*(n for n in names if n.startswith("--")), "--help"})
+    return found
+
+
+def first_words() -> list[str]:
+    return sorted({noun for noun, _, _, _ in COMMANDS})
+
+
+def verbs_of(noun: str) -> list[str]:
+    return sorted(verb for each, verb, _, _ in COMMANDS if each == noun)
+
+
+def bash() -> str:
+    cases, nouns = list[str](), list[str]()
+    for (noun, verb), names in sorted(options().items()):
+        if verb:
+            cases.append(
+                f'        "{noun} {verb}") ((COMP_CWORD > 2)) && words=({" ".join(names)}) ;;'
+            )
+        else:
+            nouns.append(f"            {noun}) words=({' '.join(names)}) ;;")
+    nouns += [f"            {noun}) words=({' '.join(verbs_of(noun))}) ;;" for noun in NOUNS]
+    text = _BASH.replace("@FIRST@", " ".join(first_words()))
+    return text.replace("@CASES@", "\n".join(cases)).replace("@NOUNS@", "\n".join(sorted(nouns)))
+
+
+def zsh() -> str:
+    """Zsh runs functions made for bash."""
+    return _ZSH + _ZSH_HEAD + bash().partition("\n")[2]
+
+
+def fish() -> str:
+    lines = ["# fish completion of mesh: mesh completion fish | source", "complete -c mesh -f"]
+    for noun in first_words():
+        about = NOUNS.get(noun) or next(text for each, _, _, text in COMMANDS if each == noun)
+        lines.append(f"complete -c mesh -n __fish_use_subcommand -a {noun} -d {_quoted(about)}")
+    for noun, verb, _, text in COMMANDS:
+        if verb:
+            seen = f"__fish_seen_subcommand_from {noun}; and not __fish_seen_subcommand_from"
+            known = " ".join(verbs_of(noun))
+            lines.append(f"complete -c mesh -n '{seen} {known}' -a {verb} -d {_quoted(text)}")
+    for (noun, verb), names in sorted(options().items()):
+        seen = f"__fish_seen_subcommand_from {noun}"
+        if verb:
+            seen += f"; and __fish_seen_subcommand_from {verb}"
+        lines += [f"complete -c mesh -n '{seen}' -l {name[2:]}" for name in names]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

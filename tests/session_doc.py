@@ -1,0 +1,126 @@
+"""The recorded session of the README: real commands on a real mesh, and what they said.
+
+    python -m tests.session_doc --write
+
+records it anew and puts it between the markers; a test records one and compares their shapes.
+"""
+
+import asyncio
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from tests.harness import FAST_TIMERS, STEP_S, MeshProcesses
+
+README: Final = Path(__file__).parents[1] / "README.md"
+BEGIN: Final = "<!-- session: python -m tests.session_doc --write -->"
+END: Final = "<!-- end of session -->"
+# What is typed; the agents web-3 and then web-2 are taken away meanwhile.
+COMMANDS: Final = (
+    ("mesh", "group", "list"),
+    ("mesh", "run", "--group", "db", "--", "echo", "hello from one agent"),
+    (
+        "mesh",
+        "run",
+        "--id",
+        "patch",
+        "--all",
+        "--group",
+        "web",
+        "--batch",
+        "1",
+        "--",
+        "echo",
+        "patched",
+    ),
+    ("mesh", "fanout", "show", "patch"),
+    ("mesh", "agent", "list", "!status:active"),
+    ("mesh", "agent", "disable", "web-2", "--note", "new disk"),
+    ("mesh", "run", "--detach", "--id", "long", "--agent", "web-1", "--", "sleep", "600"),
+    ("mesh", "top", "--once"),
+)
+STARTED_S: Final = 20.0
+VARYING: Final = (
+    (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( [+-]\d{4})?"), "TIME"),
+    (re.compile(r"\d\d:\d\d:\d\d(?: [+-]\d{4})?"), "TIME"),
+    (re.compile(r"\b[0-9a-f]{16}(-\d+)?\b"), "ID"),
+    (re.compile(r"\d+(\.\d+)?( ?[smhd]\b| ms\b)( \d+s)?"), "SPAN"),
+    (re.compile(r"\s+"), " "),
+)
+
+
+async def record() -> list[str]:
+    """Lines of the session: each command behind `$`, what it printed below."""
+    lines: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="mesh-session-") as folder:
+        async with MeshProcesses(Path(folder), env=FAST_TIMERS) as mesh:
+            for group, count in (("web", 3), ("db", 1)):
+                await mesh.add_group(group)
+                for number in range(1, count + 1):
+                    name = f"{group}-{number}"
+                    await mesh.add_agent(name, group=group, slots=4)
+                    await mesh.wait_status(name, "active")
+            mesh.agents["web-3"].kill()
+            await _wait_lost(mesh, "web-3")
+            for command in COMMANDS:
+                lines += await _typed(mesh, command)
+                if "--detach" in command:
+                    await _wait_running(mesh, "web-1")
+            await mesh.cli("command", "cancel", "long")
+    return lines
+
+
+async def _wait_running(mesh: MeshProcesses, name: str) -> None:
+    """Until the agent's own beat says so."""
+    async with mesh.client() as client, asyncio.timeout(STARTED_S):
+        while not any(each.agent == name and each.running for each in await client.agents()):
+            await asyncio.sleep(STEP_S)
+
+
+async def _wait_lost(mesh: MeshProcesses, name: str) -> None:
+    """Until the master has given it up, so that the reason is always the same."""
+    async with mesh.client() as client, asyncio.timeout(STARTED_S):
+        while not any(
+            each.agent == name and each.reason.startswith("lost") for each in await client.agents()
+        ):
+            await asyncio.sleep(STEP_S)
+
+
+async def _typed(mesh: MeshProcesses, command: tuple[str, ...]) -> list[str]:
+    words = (f"'{word}'" if re.search(r"[ !*<>]", word) else word for word in command)
+    ran = await mesh.cli(*command[1:])
+    said = [line.rstrip() for line in (ran.out + ran.err).splitlines()]
+    code = ["$ echo $?", str(ran.code)] if ran.code else []
+    return [f"$ {' '.join(words)}", *said, *code]
+
+
+def shape(lines: list[str]) -> list[str]:
+    """The lines without what differs from run to run."""
+    found = []
+    for line in lines:
+        for pattern, word in VARYING:
+            line = pattern.sub(word, line)  # noqa: PLW2901  (one after the other)
+        found.append(line.strip())
+    return [line for line in found if line]
+
+
+def shown(text: str) -> list[str]:
+    """The session as a page has it."""
+    block = text.partition(BEGIN)[2].partition(END)[0].strip().splitlines()
+    return block[1:-1]
+
+
+def main() -> None:
+    text, lines = README.read_text(), asyncio.run(record())
+    if "--write" not in sys.argv[1:]:
+        sys.stdout.write("\n".join([*lines, ""]))
+        return
+    before, _, rest = text.partition(BEGIN)
+    block = "\n".join(["```text", *lines, "```"])
+    README.write_text(f"{before}{BEGIN}\n{block}\n{END}{rest.partition(END)[2]}")
+
+
+if __name__ == "__main__":
+    main()
