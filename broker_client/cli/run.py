@@ -100,6 +100,7 @@ def run(  # noqa: PLR0913  (one option of the command line each)
         _problem(program, group, agents, tag, is_all=all)
         or _loss_problem(loss, hold)
         or ("" if many else _many_problem(batch, max_failures))
+        or ("--on-inactive refuse is for one agent" if many and on_inactive == "refuse" else "")
     )
     if problem:
         return print_usage(problem, "see `mesh run --help`", common.output)

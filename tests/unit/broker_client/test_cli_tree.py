@@ -136,6 +136,7 @@ def test_every_command_refuses_what_it_does_not_know(
         ["run", "--all", "--agent", "a", "--group", "web", "--", "true"],
         ["run", "--all", "--group", "web", "--batch", "0", "--", "true"],
         ["run", "--group", "web", "--batch", "2", "--", "true"],
+        ["run", "--all", "--group", "web", "--on-inactive", "refuse", "--", "true"],
         ["run", "--agent", "web-1", "--max-failures", "2", "--", "true"],
         ["run", "--group", "web", "--loss", "hold", "--", "true"],
         ["agent", "pause", "web-1"],
