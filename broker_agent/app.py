@@ -75,8 +75,10 @@ async def run_agent(
     on_ready: Callable[[AgentFacts], None],
     version: str,
     manager: ServiceManager,
-) -> None:
+) -> bool:
     """Run until SIGTERM or SIGINT, drained; a second one ends what still runs.
+
+    Returns whether it is to be started again, as it belongs to another group now.
 
     on_ready: called once, when the master counts this agent as active. manager: told that it runs,
     which it does without a master as well. Raises MeshError if the
@@ -100,6 +102,7 @@ async def run_agent(
         try:
             agent = Agent(state_dir, settings, facts, slots, journal, on_ready, version, manager)
             await agent.run()
+            return agent.is_relocated
         finally:
             await asyncio.to_thread(journal.close, JOURNAL_CLOSE_S)
 
@@ -129,6 +132,7 @@ class Agent:
         self._on_ready = on_ready
         self._manager = manager
         self._is_ready = False
+        self.is_relocated = False
         self.link = Link(
             settings.urls or facts.urls,
             lambda: self.renewer.identity(),  # noqa: PLW0108  (it is made later)
@@ -312,6 +316,12 @@ class Agent:
         _allow_many_files()
         self._recover()
         stop, stop_now = asyncio.Event(), asyncio.Event()
+
+        def relocate() -> None:
+            self.is_relocated = True
+            stop.set()
+
+        self.renewer.on_relocated = relocate
         ended = asyncio.Event()
         _on_signals(stop, stop_now)
         self.link.start()

@@ -280,7 +280,11 @@ def _run_agent(state_dir: Path, order: dict[str, Any]) -> None:
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
     manager = ServiceManager.take_from(os.environ)
-    asyncio.run(run_agent(state_dir, settings, _say_ready, product_version(), manager))
+    if asyncio.run(run_agent(state_dir, settings, _say_ready, product_version(), manager)):
+        # The same process, for whoever watches it; a new start of the agent, for its master.
+        manager.give_to(os.environ)
+        program = [sys.executable, "-m", "broker_agent", str(state_dir), json.dumps(order)]
+        os.execv(program[0], program)  # noqa: S606  (ourselves)
 
 
 def _say_ready(facts: "AgentFacts") -> None:

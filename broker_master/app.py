@@ -291,7 +291,7 @@ class Control:
         presence = PresenceService(plane, settler, assigner, canceller, addresses.want)
         plane.link.on_connected(presence.call)
         revoker = Revoker(plane, self._mesh.accounts, system)
-        terms = Terms(plane, presence, revoker)
+        terms = Terms(plane, presence, revoker, orders)
         views = Views(plane)
         presence.on_change = terms.on_change = views.note_group
         transmitter.on_untaken = presence.on_untaken

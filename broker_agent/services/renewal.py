@@ -68,6 +68,8 @@ class Renewer:
         self._slots = slots
         self._chance = chance
         self._on_change = on_change
+        # Called when this agent belongs to another group from its next start on.
+        self.on_relocated: Callable[[], None] = lambda: None
         self._wake = asyncio.Event()
         self._link: Link
         self._way: Path | None = None
@@ -219,6 +221,17 @@ class Renewer:
         )
         self._renewal.on_answered()
         failpoints.reach("agent.renewal_stored")
+        await self._relocate_if_due()
+
+    async def _relocate_if_due(self) -> None:
+        """A candidate for another group is of use to another start of this agent only."""
+        candidate = self._slots.candidate()
+        if candidate is None or candidate.group == self.facts.group:
+            return
+        await asyncio.to_thread(self._slots.promote)
+        log.info("relocating", group=candidate.group)
+        self.on_relocated()
+        await asyncio.Event().wait()
 
     def _make_request(self) -> tuple[NewIdentity, bytes]:
         keys = self._slots.pending()
@@ -235,6 +248,7 @@ class Renewer:
         return keys, codec.encode(request)
 
     async def _move(self) -> None:
+        await self._relocate_if_due()
         identity = await asyncio.to_thread(read_identity, self._slots.next)
         await self._link.renew(_as_link(identity), self._test)
         failpoints.reach("agent.renewal_moved")

@@ -11,7 +11,7 @@ from broker_client.cli.session import call
 from broker_client.cli.spans import check_span, span_s
 from broker_client.cli.tables import in_local_time
 from schemas.faults import Expired
-from schemas.messages.api import AgentDisable, AgentPause, AgentRecord, Done, NameQuery
+from schemas.messages.api import AgentDisable, AgentMove, AgentPause, AgentRecord, Done, NameQuery
 
 if TYPE_CHECKING:
     from broker_client.api import MeshClient
@@ -67,6 +67,47 @@ def pause(
     """Give an agent no new commands for a while; what runs there finishes."""
     request = AgentPause(name=name, for_s=span_s(for_), now=now, note=note)
     _drain(shared, "pause", request, wait=wait, within=within)
+
+
+def move(
+    name: Name,
+    /,
+    *,
+    group: Annotated[str, Parameter(help="The group it is to belong to.")],
+    wait: Annotated[bool, Parameter(negative="", help="Return when it works there.")] = False,
+    within: Within = None,
+    shared: Shared = SHARED,
+) -> None:
+    """Move an agent to another group, with its identity and history, once it is empty."""
+    request = AgentMove(name=name, group=group)
+    limit_s = None if within is None else span_s(within)
+
+    async def relocate(mesh: "MeshClient") -> Done:
+        done = await mesh.ask("agent", "move", request, Done)
+        if wait or limit_s is not None:
+            await _wait_there(mesh, name, group, limit_s)
+        return done
+
+    done = call(shared, relocate)
+    if shared.output == "json":
+        print_json(done)
+    else:
+        print_lines(shared, [done.message])
+
+
+async def _wait_there(mesh: "MeshClient", name: str, group: str, limit_s: float | None) -> None:
+    """Until it works there; Expired (`wait_timeout`) after `limit_s`, with how it stands."""
+    reason = ""
+    try:
+        async with asyncio.timeout(limit_s):
+            while True:
+                record = await mesh.ask("agent", "show", NameQuery(name=name), AgentRecord)
+                if (record.group, record.status) == (group, "active"):
+                    return
+                reason = record.reason
+                await asyncio.sleep(_LOOK_S)
+    except TimeoutError as error:
+        raise Expired("wait_timeout", f"agent {name} has not moved yet: {reason}") from error
 
 
 def _drain(

@@ -57,6 +57,7 @@ COMMANDS: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("agent", "disable", "drain:disable", "Give an agent no new commands."),
     ("agent", "pause", "drain:pause", "Give an agent no new commands for a while."),
     ("agent", "rotate", "rotate:agent", "Have an agent renew its certificate now."),
+    ("agent", "move", "drain:move", "Move an agent to another group once it is empty."),
     ("agent", "revoke", "agent:revoke", "Refuse an agent's credentials from now on."),
     ("agent", "delete", "agent:delete", "Remove an agent; its credentials are refused."),
     ("agent", "forget", "forget:forget", "Delete agents that have been silent for long."),

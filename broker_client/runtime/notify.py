@@ -32,6 +32,13 @@ class ServiceManager:
         watched = microseconds.isdigit() and pid in ("", str(os.getpid()))
         return cls(address, int(microseconds) / 1e6 if watched else 0.0)
 
+    def give_to(self, environ: MutableMapping[str, str]) -> None:
+        """For the program that this process turns into."""
+        if self._address:
+            environ["NOTIFY_SOCKET"] = self._address.replace("\0", "@", 1)
+        if self.watchdog_s:
+            environ["WATCHDOG_USEC"] = str(int(self.watchdog_s * 1e6))
+
     def tell(self, *lines: str) -> None:
         """Say it once. Whether anybody listens makes no difference to us."""
         if not self._address:

@@ -22,6 +22,7 @@ from schemas.messages.api import (
     AgentDisable,
     AgentForget,
     AgentList,
+    AgentMove,
     AgentPause,
     AgentRecord,
     AgentsAnswer,
@@ -67,6 +68,7 @@ class AgentOperations:
         operations.add("agent", "enable", NameQuery, self.enable)
         operations.add("agent", "disable", AgentDisable, self.disable)
         operations.add("agent", "pause", AgentPause, self.pause)
+        operations.add("agent", "move", AgentMove, self.move)
         operations.add("agent", "forget", AgentForget, self.forget)
         operations.add("agent", "revoke", NameQuery, self.revoke)
         operations.add("agent", "delete", NameQuery, self.delete)
@@ -213,6 +215,18 @@ class AgentOperations:
         if now:
             await self._cancel_all(name, caller.name)
         return Done(changed=changed, message=f"agent {name} {did}, {counted(left, 'task')} left")
+
+    async def move(self, caller: ClientEntry, request: AgentMove) -> Done:
+        """Into another group: it drains, and then gets credentials of that group."""
+        agent = self._agent(caller, request.name)
+        group = self._plane.registry.group(request.group).name
+        check_group(caller, group)
+        changed = await self._move(agent.name, lambda entry: admin.move(entry, group))
+        if group == agent.group:
+            return Done(changed=changed, message=f"agent {agent.name} stays in group {group}")
+        left = counted(self._plane.dispatcher.load(agent.name), "task")
+        said = f"agent {agent.name} moves to group {group}, {left} left"
+        return Done(changed=changed, message=said)
 
     async def revoke(self, caller: ClientEntry, query: NameQuery) -> Done:
         """Take its credentials away; they are refused everywhere from now on."""

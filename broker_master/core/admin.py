@@ -10,7 +10,7 @@ import msgspec
 
 from broker_master.core.liveness import Presence
 from schemas.faults import Refused
-from schemas.messages.registry import AgentEntry
+from schemas.messages.registry import AdminTerm, AgentEntry
 from schemas.states import BARRED, Admin, Liveness
 
 
@@ -25,7 +25,7 @@ def enable(entry: AgentEntry, *, by: str, at: float) -> AgentEntry:
 def disable(entry: AgentEntry, *, by: str, at: float, note: str = "") -> AgentEntry:
     """Give it nothing new until somebody enables it; also ends the end of a pause."""
     _check_admitted(entry)
-    if entry.admin == Admin.DISABLED and note in ("", entry.admin_note):
+    if entry.admin == Admin.DISABLED and note in ("", entry.admin_term.note):
         return entry
     return _moved(entry, Admin.DISABLED, by, at, note)
 
@@ -35,7 +35,7 @@ def pause(entry: AgentEntry, *, by: str, at: float, until: float, note: str = ""
     _check_admitted(entry)
     if entry.admin == Admin.DISABLED:
         raise Refused("agent_disabled", f"agent {entry.name} is disabled, with no end")
-    return _moved(entry, Admin.PAUSED, by, at, note or entry.admin_note, until)
+    return _moved(entry, Admin.PAUSED, by, at, note or entry.admin_term.note, until)
 
 
 def bar(entry: AgentEntry, admin: Admin, *, by: str, at: float) -> AgentEntry:
@@ -53,7 +53,20 @@ def end_pause(entry: AgentEntry, *, at: float) -> AgentEntry:
 
 
 def is_pause_over(entry: AgentEntry, *, at: float) -> bool:
-    return entry.admin == Admin.PAUSED and entry.admin_until <= at
+    return entry.admin == Admin.PAUSED and entry.admin_term.until <= at
+
+
+def move(entry: AgentEntry, group: str) -> AgentEntry:
+    """Let it join `group` as soon as it is empty; its own group: stay where it is."""
+    _check_admitted(entry)
+    return msgspec.structs.replace(entry, moving_to="" if group == entry.group else group)
+
+
+def arrive(entry: AgentEntry, group: str) -> AgentEntry:
+    """It speaks for its new group: it has the credentials for that, and uses them."""
+    if entry.moving_to != group:
+        return entry
+    return msgspec.structs.replace(entry, group=group, moving_to="")
 
 
 def _check_admitted(entry: AgentEntry) -> None:
@@ -67,7 +80,11 @@ def _moved(
     entry: AgentEntry, admin: Admin, by: str, at: float, note: str = "", until: float = 0.0
 ) -> AgentEntry:
     return msgspec.structs.replace(
-        entry, admin=admin, admin_by=by, admin_since=at, admin_note=note, admin_until=until
+        entry,
+        admin=admin,
+        admin_by=by,
+        admin_since=at,
+        admin_term=AdminTerm(note=note, until=until),
     )
 
 

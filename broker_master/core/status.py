@@ -64,12 +64,19 @@ def agent_status(
             "active again as soon as it answers one; if it does not, restart it",
         )
     if presence.liveness is Liveness.LIVE and presence.reconciled and not presence.deaf:
-        if presence.draining:
-            left = f", {counted(tasks_left, 'task')} left" if tasks_left else ""
-            reason = f"stopping: takes no new work{left}"
-            return Verdict(AgentStatus.ACTIVE, reason, "ends by itself")
-        return Verdict(AgentStatus.ACTIVE, "beats arrive and are answered", "")
+        return _active(entry, presence, tasks_left)
     return _silent(presence, at, given_up_in_s)
+
+
+def _active(entry: AgentEntry, presence: Presence, tasks_left: int) -> Verdict:
+    left = f", {counted(tasks_left, 'task')} left"
+    if entry.moving_to:
+        then = f"moves to group {entry.moving_to} once none is left"
+        return Verdict(AgentStatus.ACTIVE, f"takes no new work{left}", then)
+    if presence.draining:
+        reason = f"stopping: takes no new work{left if tasks_left else ''}"
+        return Verdict(AgentStatus.ACTIVE, reason, "ends by itself")
+    return Verdict(AgentStatus.ACTIVE, "beats arrive and are answered", "")
 
 
 def shown_status(
@@ -126,7 +133,7 @@ def _disabled(
             f"deleted{by}, {left} of it may still run",
             f"gone once that is over, not before {rfc3339(given_up_at)}",
         )
-    note = f" ({entry.admin_note})" if entry.admin_note else ""
+    note = f" ({entry.admin_term.note})" if entry.admin_term.note else ""
     heard = "live" if presence.liveness is Liveness.LIVE else "silent"
     standing = f"{left} left" if tasks_left else heard
     enable = f"mesh agent enable {entry.name}"
@@ -134,7 +141,7 @@ def _disabled(
         return Verdict(
             AgentStatus.DISABLED,
             f"paused{by}{note}, {standing}",
-            f"enabled at {rfc3339(entry.admin_until)}, or before: {enable}",
+            f"enabled at {rfc3339(entry.admin_term.until)}, or before: {enable}",
         )
     return Verdict(AgentStatus.DISABLED, f"disabled{by}{note}, {standing}", enable)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
+from broker_master.core import admin
 from broker_master.core.book import Attempt, Command
 from broker_master.core.liveness import Change, Presence
 from broker_master.core.measures import missed_beats
@@ -131,6 +132,9 @@ class PresenceService:
         plane.measures.on_beat(up.group, missed, beat.rtt_s)
 
     def on_hello(self, up: subjects.Up, payload: bytes) -> None:
+        if self._is_arriving(up):
+            self._plane.spawn(self._arrive(up, payload))
+            return
         entry = self._entry(up)
         if entry is None:
             return
@@ -219,6 +223,32 @@ class PresenceService:
         certificate = current_certificate(entry, presence)
         presence.valid_until = certificate.not_after if certificate is not None else 0.0
 
+    # -- into another group
+
+    def _is_arriving(self, up: subjects.Up) -> bool:
+        entry = self._plane.registry.agents.get(up.agent)
+        return entry is not None and entry.group != up.group and entry.moving_to == up.group
+
+    async def _arrive(self, up: subjects.Up, payload: bytes) -> None:
+        """Only credentials of the new group can say hello in its name: the move is done."""
+        before = self._plane.registry.agent(up.agent).group
+        try:
+            await self._plane.registry.change_agent(
+                up.agent, lambda entry: admin.arrive(entry, up.group)
+            )
+        except MeshError as error:
+            # It says hello again.
+            log.warning("arrival_delayed", agent=up.agent, error=str(error))
+            return
+        presence = self._plane.roster.get(up.agent)
+        if presence is not None:
+            presence.group = up.group
+            self.sync_member(presence)
+        log.info("agent_moved", agent=up.agent, from_group=before, group=up.group)
+        for group in (before, up.group):
+            self.on_change(group)
+        self.on_hello(up, payload)
+
     # -- the decisions of the handshake
 
     def _decide(self, agent: str, task: TaskStatus) -> TaskDecision:
@@ -299,7 +329,7 @@ class PresenceService:
         entry = self._plane.registry.agents.get(presence.agent)
         if entry is None:
             return
-        ready = presence.is_dispatchable and entry.admin == Admin.ENABLED
+        ready = presence.is_dispatchable and entry.admin == Admin.ENABLED and not entry.moving_to
         unstable = presence.is_unstable(self._plane.clock.now())
         self._plane.dispatcher.set_member(
             presence.group,

@@ -127,6 +127,7 @@ class Renewals:
         self._count_try(up.agent)
         proved = self._issuer.check_proof("agent", up.agent, request)
         self._check(self._entry(up), proved)
+        group = self._group(self._entry(up))
         issued = self._sign(self._entry(up), request)
 
         def enter(entry: AgentEntry) -> AgentEntry:
@@ -134,7 +135,7 @@ class Renewals:
             self._check(entry, proved)
             return self._with_candidate(entry, proved, issued)
 
-        entry = await self._plane.registry.change_agent(up.agent, enter)
+        await self._plane.registry.change_agent(up.agent, enter)
         failpoints.reach("master.renewal_signed")
         self._plane.count("renewal", "signed")
         until = f"certificate {issued.serial} until {rfc3339(issued.not_after)}"
@@ -144,7 +145,7 @@ class Renewals:
         return EnrolAnswer(
             mesh=self._plane.mesh,
             agent=up.agent,
-            group=entry.group,
+            group=group,
             urls=self._plane.urls,
             cert_pem=issued.cert_pem.decode(),
             ca_pem=issued.ca_pem.decode(),
@@ -160,7 +161,7 @@ class Renewals:
 
     def _entry(self, up: subjects.Up) -> AgentEntry:
         entry = self._plane.registry.agent(up.agent)
-        if entry.group != up.group:
+        if up.group not in (entry.group, entry.moving_to):
             raise Refused("renewal_refused", f"agent {up.agent} is in group {entry.group}")
         return entry
 
@@ -178,8 +179,13 @@ class Renewals:
             request.csr_pem.encode(),
             request.user_nkey,
             int(self._plane.clock.now() + lifetime_s),
-            entry.group,
+            self._group(entry),
         )
+
+    def _group(self, entry: AgentEntry) -> str:
+        """The one it moves to, once nothing runs there any more in the name of the other."""
+        is_empty = not self._plane.dispatcher.load(entry.name)
+        return entry.moving_to if entry.moving_to and is_empty else entry.group
 
     def _with_candidate(self, entry: AgentEntry, proved: str, issued: Credentials) -> AgentEntry:
         """Who holds a certificate's key uses it: the one that proved the request is confirmed."""

@@ -7,6 +7,7 @@ import structlog
 
 from broker_master.core import admin
 from broker_master.plane import Plane
+from broker_master.services.orders import Orders
 from broker_master.services.presence import PresenceService
 from broker_master.services.revoke import Revoker
 from schemas.faults import MeshError
@@ -19,6 +20,7 @@ Change = Callable[[AgentEntry], AgentEntry]
 
 # Changes of one look; a fleet that fell silent at once is written down over several.
 _WRITES = 50
+_AGAIN_S = 30.0
 
 
 class Terms:
@@ -29,10 +31,15 @@ class Terms:
 
     name = "terms"
 
-    def __init__(self, plane: Plane, presence: PresenceService, revoker: Revoker) -> None:
+    def __init__(
+        self, plane: Plane, presence: PresenceService, revoker: Revoker, orders: Orders
+    ) -> None:
         self._plane = plane
         self._presence = presence
         self._revoker = revoker
+        self._orders = orders
+        # When an agent that is to move may be told so again.
+        self._told: dict[str, float] = {}
         self.on_change: Callable[[str], None] = lambda _: None
 
     async def run(self, ready: asyncio.Event) -> None:
@@ -67,6 +74,8 @@ class Terms:
             log.info("pause_ended", agent=entry.name, by=entry.admin_by)
             return True
         presence = plane.roster.get(entry.name)
+        if entry.moving_to and presence is not None and presence.is_dispatchable:
+            return await self._move_on(entry.name)
         if presence is None or not entry.connected:
             return False
         started_at = plane.started_at
@@ -75,6 +84,16 @@ class Terms:
         await plane.registry.change_agent(
             entry.name, lambda current: admin.seen(current, presence, started_at=started_at)
         )
+        return True
+
+    async def _move_on(self, agent: str) -> bool:
+        """Have an empty agent get credentials of the group it moves to; again if need be."""
+        now_s = self._plane.clock.elapsed()
+        if self.has_tasks(agent) or now_s < self._told.get(agent, 0.0):
+            return False
+        self._told[agent] = now_s + _AGAIN_S
+        await self._orders.give(agent, "rotate")
+        log.info("move_ordered", agent=agent)
         return True
 
     # -- deleted agents

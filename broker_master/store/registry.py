@@ -148,8 +148,11 @@ class Registry:
     # -- the bucket
 
     def _put_agent(self, entry: AgentEntry) -> None:
-        if entry.name not in self.agents:
+        before = self.agents.get(entry.name)
+        if before is None or before.group != entry.group:
             self._agents_of[entry.group] = self._agents_of.get(entry.group, 0) + 1
+            if before is not None:
+                self._agents_of[before.group] -= 1
         self.agents[entry.name] = entry
 
     async def _create(self, key: str, entry: msgspec.Struct, exists: str) -> None:

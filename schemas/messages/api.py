@@ -245,6 +245,13 @@ class AgentPause(_Request, frozen=True, kw_only=True):
     note: Label = ""
 
 
+class AgentMove(_Request, frozen=True, kw_only=True):
+    """`agent.move`: into another group, once what runs there has ended; into its own: stay."""
+
+    name: Name
+    group: Name
+
+
 class AgentForget(_Request, frozen=True, kw_only=True):
     """`agent.forget`: agents that have been silent for long, by name; `cursor` as in `agent.list`.
 

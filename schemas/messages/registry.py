@@ -81,11 +81,19 @@ class CertificateEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     retired_at: Timestamp = 0.0
 
 
+class AdminTerm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Why an agent is disabled or paused. until: when a pause ends, 0 for never."""
+
+    note: Label = ""
+    until: Timestamp = 0.0
+
+
 class AgentEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """certificates: newest last. connected: it has completed a handshake at least once.
 
-    admin_until: when a pause ends, 0 for none. seen_at: when it was last heard before it was given
-    up; 0 while it is live. trust: the digest of the authorities that it has said it trusts.
+    seen_at: when it was last heard before it was given
+    up; 0 while it is live. moving_to: the group it joins once it is empty. trust: the digest of the
+    authorities that it has said it trusts.
     """
 
     name: Label
@@ -95,12 +103,12 @@ class AgentEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     admin: Label = "enabled"
     admin_since: Timestamp = 0.0
     admin_by: Label = ""
-    admin_note: Label = ""
-    admin_until: Timestamp = 0.0
+    admin_term: AdminTerm = AdminTerm()
     token: TokenEntry | None = None
     certificates: list[CertificateEntry] = []
     connected: bool = False
     seen_at: Timestamp = 0.0
+    moving_to: Label = ""
     trust: Label = ""
     traits: Traits = DEFAULT_TRAITS
 

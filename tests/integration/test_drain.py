@@ -1,6 +1,7 @@
 """Agents are emptied, paused, stopped, deleted and forgotten without anything being lost by it."""
 
 import asyncio
+import json
 import signal
 import time
 from collections import Counter
@@ -185,6 +186,43 @@ async def test_second_sigterm_ends_at_once_what_the_first_lets_finish(
     await agent.start()
     await mesh.wait_status("w1", "active")
     await state_reached(admin, running.id, "cancelled")
+
+
+async def test_agent_moves_to_another_group_with_its_identity_and_history(
+    mesh: MeshProcesses, admin: MeshClient
+) -> None:
+    agent = await mesh.add_agent("mover", group="web", slots=2)
+    before = await mesh.wait_status("mover", "active")
+    await admin.run(["true"], agent="mover", timeout_s=SETTLED_S)
+    running = await admin.submit(["sleep", "3"], agent="mover")
+    await state_reached(admin, running.id, "running")
+    late = await mesh.cli("agent", "move", "mover", "--group", "db", "--within", "0.5s")
+    assert (late.code, "has not moved yet: takes no new work, 1 task left" in late.err) == (4, True)
+    leaving = await shown(admin, "mover")
+    assert (leaving.group, leaving.next) == ("web", "moves to group db once none is left")
+    waiting = await admin.submit(["true"], agent="mover")
+    moved = await mesh.cli("agent", "move", "mover", "--group", "db", "--wait")
+    assert moved.code == 0, moved.err
+    assert (await admin.show(running.id)).state == "succeeded"
+    assert (await admin.wait(waiting.id, timeout_s=SETTLED_S)).state == "succeeded"
+    after = await shown(admin, "mover")
+    assert (after.group, after.status, after.details.pid) == ("db", "active", before.details.pid)
+    assert before.certificate is not None
+    assert after.certificate is not None
+    assert after.certificate.serial != before.certificate.serial
+    assert (await admin.run(["true"], group="db", timeout_s=SETTLED_S)).attempts[0].agent == "mover"
+    commands = json.loads(
+        (await mesh.cli("command", "list", "--agent", "mover", "--output", "json")).out
+    )
+    assert {running.id, waiting.id} <= {each["id"] for each in commands}
+    # It is the same after a restart of either side.
+    await agent.stop()
+    await mesh.restart_master()
+    await agent.start()
+    assert (await mesh.wait_status("mover", "active")).group == "db"
+    agent.kill()
+    async with mesh.client() as again:
+        await again.ask("agent", "delete", NameQuery(name="mover"), Done)
 
 
 # -- the end of an agent

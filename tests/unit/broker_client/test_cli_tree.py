@@ -38,6 +38,7 @@ REQUIRED = {
     ("agent", "enable"): ["web-1"],
     ("agent", "disable"): ["web-1"],
     ("agent", "pause"): ["web-1", "--for", "2h"],
+    ("agent", "move"): ["web-1", "--group", "db"],
     ("agent", "forget"): ["--silent-for", "30d"],
     ("agent", "rotate"): ["web-1"],
     ("agent", "revoke"): ["web-1"],

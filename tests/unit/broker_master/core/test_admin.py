@@ -8,7 +8,7 @@ import pytest
 from broker_master.core import admin
 from broker_master.core.liveness import Presence
 from schemas.faults import Refused
-from schemas.messages.registry import AgentEntry, CertificateEntry, TokenEntry
+from schemas.messages.registry import AdminTerm, AgentEntry, CertificateEntry, TokenEntry
 from schemas.states import Admin, Liveness
 from tests.fake_clock import EPOCH
 
@@ -30,7 +30,7 @@ def pause(entry: AgentEntry) -> AgentEntry:
 
 
 def with_admin(state: Admin) -> AgentEntry:
-    return msgspec.structs.replace(ENTRY, admin=state, admin_until=EPOCH + 9)
+    return msgspec.structs.replace(ENTRY, admin=state, admin_term=AdminTerm(until=EPOCH + 9))
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,13 @@ def test_each_move_notes_who_when_why_and_until_when(
 ) -> None:
     moved = move(with_admin(before))
     note = "" if after is Admin.ENABLED else "new disk"
-    said = (moved.admin, moved.admin_by, moved.admin_since, moved.admin_note, moved.admin_until)
+    said = (
+        moved.admin,
+        moved.admin_by,
+        moved.admin_since,
+        moved.admin_term.note,
+        moved.admin_term.until,
+    )
     assert said == (after, "ops", EPOCH + 2, note, until)
 
 
@@ -87,9 +93,21 @@ def test_pause_ends_at_its_time_and_nothing_else_does() -> None:
     paused = pause(ENTRY)
     assert admin.end_pause(paused, at=EPOCH + 59.9) is paused
     ended = admin.end_pause(paused, at=EPOCH + 60)
-    assert (ended.admin, ended.admin_note, ended.admin_until) == (Admin.ENABLED, "", 0.0)
+    assert (ended.admin, ended.admin_term.note, ended.admin_term.until) == (Admin.ENABLED, "", 0.0)
     disabled = disable(ENTRY)
     assert admin.end_pause(disabled, at=EPOCH + DAY_S) is disabled
+
+
+def test_agent_joins_the_group_it_was_sent_to_and_no_other() -> None:
+    sent = admin.move(ENTRY, "db")
+    assert (sent.group, sent.moving_to) == ("web", "db")
+    assert admin.arrive(sent, "cache") is sent
+    arrived = admin.arrive(sent, "db")
+    assert (arrived.group, arrived.moving_to) == ("db", "")
+    assert admin.arrive(arrived, "db") is arrived
+    assert admin.move(sent, "web") == ENTRY
+    with pytest.raises(Refused):
+        admin.move(with_admin(Admin.REVOKED), "db")
 
 
 # -- silence

@@ -17,7 +17,7 @@ from broker_master.core.status import (
     group_status,
 )
 from schemas.messages.liveness import Details
-from schemas.messages.registry import AgentEntry, CertificateEntry, TokenEntry
+from schemas.messages.registry import AdminTerm, AgentEntry, CertificateEntry, TokenEntry
 from schemas.moments import rfc3339
 from schemas.states import Admin, AgentStatus, GroupStatus, Liveness
 from tests.fake_clock import EPOCH
@@ -108,12 +108,14 @@ def test_agent_that_was_never_connected_awaits_its_setup(
 def test_what_the_operator_wants_is_shown_whether_it_is_heard_or_not(
     admin: Admin, seen: Presence, left: int, said: str
 ) -> None:
-    shown = verdict(changed(admin=admin, admin_by="ops", admin_note="new disk"), seen, left=left)
+    shown = verdict(
+        changed(admin=admin, admin_by="ops", admin_term=AdminTerm(note="new disk")), seen, left=left
+    )
     assert shown == Verdict(AgentStatus.DISABLED, said, "mesh agent enable web-1")
 
 
 def test_paused_agent_says_who_why_and_until_when() -> None:
-    entry = changed(admin=Admin.PAUSED, admin_by="ops", admin_until=EPOCH + 600)
+    entry = changed(admin=Admin.PAUSED, admin_by="ops", admin_term=AdminTerm(until=EPOCH + 600))
     assert verdict(entry, presence(), left=3) == Verdict(
         AgentStatus.DISABLED,
         "paused by ops, 3 tasks left",
