@@ -97,17 +97,19 @@ def move(
 
 async def _wait_there(mesh: "MeshClient", name: str, group: str, limit_s: float | None) -> None:
     """Until it works there; Expired (`wait_timeout`) after `limit_s`, with how it stands."""
-    reason = ""
+    record = await _shown(mesh, name)
     try:
         async with asyncio.timeout(limit_s):
-            while True:
-                record = await mesh.ask("agent", "show", NameQuery(name=name), AgentRecord)
-                if (record.group, record.status) == (group, "active"):
-                    return
-                reason = record.reason
+            while (record.group, record.status) != (group, "active"):
                 await asyncio.sleep(_LOOK_S)
+                record = await _shown(mesh, name)
     except TimeoutError as error:
-        raise Expired("wait_timeout", f"agent {name} has not moved yet: {reason}") from error
+        said = f"agent {name} has not moved yet: {record.reason}"
+        raise Expired("wait_timeout", said) from error
+
+
+async def _shown(mesh: "MeshClient", name: str) -> AgentRecord:
+    return await mesh.ask("agent", "show", NameQuery(name=name), AgentRecord)
 
 
 def _drain(
@@ -135,15 +137,18 @@ def _drain(
 
 async def _wait_empty(mesh: "MeshClient", name: str, limit_s: float | None) -> None:
     """Until no task is left; Expired (`wait_timeout`) after `limit_s`, with what is left."""
-    left = -1
+    left = (await _shown(mesh, name)).tasks_left
+    _say_left(name, left)
     try:
         async with asyncio.timeout(limit_s):
             while left:
-                record = await mesh.ask("agent", "show", NameQuery(name=name), AgentRecord)
-                if record.tasks_left != left:
-                    left = record.tasks_left
-                    say(f"{name}: {left} task{'' if left == 1 else 's'} left")
-                if left:
-                    await asyncio.sleep(_LOOK_S)
+                await asyncio.sleep(_LOOK_S)
+                before, left = left, (await _shown(mesh, name)).tasks_left
+                if left != before:
+                    _say_left(name, left)
     except TimeoutError as error:
         raise Expired("wait_timeout", f"agent {name} is not empty yet: {left} left") from error
+
+
+def _say_left(name: str, left: int) -> None:
+    say(f"{name}: {left} task{'' if left == 1 else 's'} left")
