@@ -86,6 +86,7 @@ class Dispatcher:
             member = self._members[agent] = Member(agent=agent, group=group, stamp=-1)
             pool.add(member)
             pool.settle_lanes(member)
+            self._bring(agent, pool)
         elif (slots, ready, part) == (member.slots, member.ready, member.part) and (
             traits is member.traits or traits == member.traits
         ):
@@ -196,7 +197,7 @@ class Dispatcher:
 
     def enqueue(self, wish: Wish, command_id: str, *, first: bool = False) -> None:
         """Let a command wait; `first` for one that has waited before and lost its agent."""
-        pool = self.pool(wish.group)
+        pool = self._home(wish)
         self.withdraw(command_id)
         queue = self._queue(pool, wish)
         waiting = queue.put(
@@ -259,7 +260,7 @@ class Dispatcher:
 
     def is_waiting(self, wish: Wish) -> bool:
         """Whether others wait that go before such a command."""
-        pool = self.pool(wish.group)
+        pool = self._home(wish)
         return bool(pool.waiting) and bool(self._queue(pool, wish))
 
     def is_crowded(self, group: str, tags: Tags) -> bool:
@@ -293,6 +294,22 @@ class Dispatcher:
         if pool is None:
             pool = self._pools[group] = Pool(group)
         return pool
+
+    def _home(self, wish: Wish) -> Pool:
+        """Where it waits: for one agent, in the group that this one is in by now."""
+        member = self._members.get(wish.agent) if wish.agent else None
+        return self.pool(wish.group if member is None else member.group)
+
+    def _bring(self, agent: str, pool: Pool) -> None:
+        """What waits for this agent alone comes with it into another group."""
+        own = self._own.get(agent)
+        if not own:
+            return
+        for command_id, place in self._places.items():
+            if place.queue is own and place.pool is not pool:
+                place.pool.waiting -= 1
+                pool.waiting += 1
+                self._places[command_id] = _Place(pool, own, place.waiting)
 
     def _queue(self, pool: Pool, wish: Wish) -> FairQueue:
         if wish.agent:

@@ -175,3 +175,18 @@ def test_withdrawn_command_is_gone_and_withdrawing_twice_is_no_harm() -> None:
         made.withdraw("b")
     assert made.waiting("web") == 0
     assert made.idle_agents_with_work() == []
+
+
+def test_what_waits_for_an_agent_goes_with_it_into_another_group() -> None:
+    made = dispatcher({"web-1": 1})
+    made.take("web-1")
+    made.enqueue(Wish("web", agent="web-1"), "own")
+    made.enqueue(Wish("web"), "anybody")
+    made.give_back("web-1")
+    made.set_member("db", "web-1", slots=2, ready=True)
+    assert (made.waiting("web"), made.waiting("db")) == (1, 1)
+    # Of one accepted before the move, too, which is put back only now.
+    made.enqueue(Wish("web", agent="web-1"), "late")
+    assert (made.idle_agents_with_work(), made.next_for("web-1")) == (["web-1"], "own")
+    assert (made.next_for("web-1"), made.next_for("web-1")) == ("late", None)
+    assert (made.waiting("web"), made.waiting("db")) == (1, 0)
