@@ -149,6 +149,8 @@ def show(name: Name, /, *, shared: Shared = SHARED) -> None:
         if agents:
             print()
             print_agents(shared, agents)
+            print()
+            _print_spread(shared, group)
 
     call(shared, both)
 
@@ -168,12 +170,35 @@ def _described(group: GroupRecord) -> list[str]:
             ("group", group.group),
             ("status", f"{group.status} since {local_and_utc(group.since)}"),
             ("reason", group.reason),
+            ("next", group.next),
+            ("badges", ", ".join(group.badges)),
             ("agents", _counted(group)),
             ("queued", str(group.queued)),
             ("running", str(group.running)),
             ("balance", _policy(group.policy)),
         ]
     )
+
+
+def _print_spread(shared: Shared, group: GroupRecord) -> None:
+    """Who got how much of what any agent might have got, since an hour ago or the master began."""
+    columns = (
+        Column("SHARE OF THE LAST HOUR"),
+        Column("EXPECTED", right=True),
+        Column("ACTUAL", right=True),
+        Column("DIFFERENCE", right=True),
+    )
+    rows = [
+        (
+            row.agent,
+            f"{row.expected:.0f}",
+            str(row.actual),
+            f"{(row.actual - row.expected) / row.expected:+.0%}" if row.expected >= 1 else "",
+        )
+        for row in group.spread
+    ]
+    if rows:
+        print_lines(shared, fit(columns, rows, screen_width()).lines, heading=True)
 
 
 def _policy(policy: Policy) -> str:

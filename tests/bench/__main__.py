@@ -1,6 +1,6 @@
 """`make bench`: every number as a ratio to its floor or peer of the same run, and one table.
 
-    python -m tests.bench [--quick] [noop process output memory idle demo scrape]
+    python -m tests.bench [--quick] [noop process output memory idle demo scrape scale]
     python -m tests.bench --profile master|agent|client [--load noop|process|copy]
 
 A target that is missed is said, and fails nothing: how fast a machine is, is no bug. An error is.
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from broker_client.runtime.logs import configure_logs
-from tests.bench import demo, hotspots, idle, memory, noop, output, process, scrape
+from tests.bench import demo, hotspots, idle, memory, noop, output, process, scale, scrape
 from tests.bench.table import Row, render
 
 ROUNDS: Final = 3
@@ -30,6 +30,7 @@ BENCHMARKS: Final[Mapping[str, Callable[[Path, int], Awaitable[list[Row]]]]] = {
     "idle": idle.measure,
     "demo": demo.measure,
     "scrape": scrape.measure,
+    "scale": scale.measure,
 }
 
 
