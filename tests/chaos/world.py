@@ -524,6 +524,11 @@ class World:
         """Every change of an agent's status that was seen so far."""
         return [event for event in read_history(self.history.path) if event["kind"] == "status"]
 
+    def refusals(self) -> list[str]:
+        """Why submissions were refused, in their order."""
+        events = read_history(self.history.path)
+        return [str(event["code"]) for event in events if event["kind"] == "refused"]
+
     async def wait_gone(self, *ids: str, within_s: float) -> bool:
         """Whether nothing of these tasks is seen any more within the time."""
         with contextlib.suppress(TimeoutError):
