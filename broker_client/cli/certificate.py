@@ -9,7 +9,7 @@ from broker_client.cli.options import SHARED, Shared
 from broker_client.cli.report import print_json, print_table
 from broker_client.cli.session import call
 from broker_client.cli.spans import check_span, span_s
-from broker_client.cli.tables import Column, duration, local_time
+from broker_client.cli.tables import Column, duration, utc_time
 from schemas.messages.api import CertificateList, CertificatesAnswer, HoldingRecord
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def list_(
     columns = (
         Column("KIND"),
         Column("NAME", least=12),
-        Column("VALID UNTIL"),
+        Column("VALID UNTIL (UTC)"),
         Column("LEFT"),
         Column("WARNING", least=10),
         Column("GROUP", 1),
@@ -60,7 +60,7 @@ def list_(
         (
             each.kind,
             each.name,
-            local_time(each.not_after),
+            utc_time(each.not_after),
             duration(each.days_left * _DAY_S),
             each.warning,
             each.group,

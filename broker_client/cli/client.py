@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from broker_client.cli.options import LISTING, SHARED, Listing, Shared
 from broker_client.cli.report import print_json, print_list, screen_width
 from broker_client.cli.session import call
-from broker_client.cli.tables import Column, fit, local_time
+from broker_client.cli.tables import Column, fit, local_time, utc_time
 from schemas.messages.api import (
     ClientCreate,
     ClientRecord,
@@ -55,7 +55,7 @@ def create(
         kept = {"mesh": answer.mesh, "name": answer.name, "role": answer.role, "out": str(out)}
         print_json({**kept, "serial": answer.serial, "not_after": answer.not_after})
     else:
-        until = local_time(answer.not_after)
+        until = f"{utc_time(answer.not_after)} UTC"
         print(f"client {name} ({role}) until {until}: --context {out / 'context.toml'}")
 
 
@@ -66,7 +66,7 @@ def list_(*, shared: Listing = LISTING) -> None:
         Column("CLIENT"),
         Column("ROLE"),
         Column("GROUPS", least=16),
-        Column("UNTIL", 1),
+        Column("UNTIL (UTC)", 1),
         Column("CREATED", 2),
     )
     rows = [_row(client) for client in answer.clients]
@@ -93,10 +93,10 @@ def renew(*, shared: Shared = SHARED) -> None:
     if shared.output == "json":
         print_json({"not_after": until})
     else:
-        print(f"renewed until {local_time(until)}")
+        print(f"renewed until {utc_time(until)} UTC")
 
 
 def _row(client: ClientRecord) -> tuple[str, ...]:
-    until = local_time(client.certificate.not_after) if client.certificate else ""
+    until = utc_time(client.certificate.not_after) if client.certificate else ""
     groups = ", ".join(client.groups) or "all"
     return (client.client, client.role, groups, until, local_time(client.created_at))

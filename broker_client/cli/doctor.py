@@ -133,7 +133,7 @@ def _permissions(given: tuple[Context, float]) -> tuple[str, Context]:
             "the broker or the master goes by other permissions than this release",
             "restart the master, which renews them at the broker; or ask for new credentials",
         )
-    return f"all of a {context.role}: {len(_calls(context.role))} verbs tried", context
+    return f"all of role {context.role}: {len(_calls(context.role))} verbs tried", context
 
 
 def _calls(role: str) -> list[str]:

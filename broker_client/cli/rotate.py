@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from broker_client.cli.options import SHARED, Common, Shared, check_seconds
 from broker_client.cli.report import print_json, print_lines, print_table
 from broker_client.cli.session import call
-from broker_client.cli.tables import Column, local_time
+from broker_client.cli.tables import Column, utc_time
 from schemas.faults import FAULTS
 from schemas.ids import check_name
 from schemas.messages.api import AgentRecord, Done, NameQuery, RotateAnswer
@@ -136,11 +136,16 @@ def print_renewed(common: Common, renewed: Sequence[Renewed]) -> int:
     if common.output == "json":
         print_json([*renewed])
     else:
-        columns = (Column("AGENT"), Column("VALID UNTIL"), Column("SERIAL", 1), Column("ERROR"))
+        columns = (
+            Column("AGENT"),
+            Column("VALID UNTIL (UTC)"),
+            Column("SERIAL", 1),
+            Column("ERROR"),
+        )
         rows = [
             (
                 each.agent,
-                local_time(each.not_after) if each.not_after else "",
+                utc_time(each.not_after) if each.not_after else "",
                 each.serial,
                 each.error,
             )

@@ -56,9 +56,13 @@ def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) ->
         for index, column in enumerate(columns)
     ]
     kept = list(range(len(columns)))
+    wanted = list(widths)
     _shorten(columns, widths, kept, width)
     while _total(widths, kept) > width and any(columns[index].rank for index in kept):
         kept.remove(max(kept, key=lambda index: (columns[index].rank, index)))
+        # What a column that was left out has given back, the others take.
+        widths[:] = wanted
+        _shorten(columns, widths, kept, width)
     _narrow(widths, kept, width)
     head = [column.head for column in columns]
     lines = [line for row in (head, *cells) for line in _lines(columns, widths, kept, row)]
@@ -160,6 +164,12 @@ def local_time(text: str | None) -> str:
     if moment is None:
         return text or ""
     return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def utc_time(text: str | None) -> str:
+    """A moment of a record in UTC, to the second; what is none stays as is."""
+    moment = _moment(text)
+    return (text or "") if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def short_time(text: str | None, now: float) -> str:

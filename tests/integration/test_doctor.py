@@ -156,7 +156,7 @@ async def test_clients_doctor_tries_each_permission_of_its_role_and_changes_noth
     ran = await mesh.cli("doctor", "--output", "json", context=context)
     assert ran.code == 0, ran.out
     assert set(states(ran).values()) == {"ok"}, ran.out
-    assert f"all of a {role}: " in finding(ran, "permissions")["found"]
+    assert f"all of role {role}: " in finding(ran, "permissions")["found"]
     assert finding(ran, "clock")["found"].endswith("off the master's")
     after = await mesh.cli("audit", "list", "--by", name, "--output", "json")
     assert before.json == after.json == []

@@ -1,5 +1,7 @@
 """Tables fit the screen, and say what they left out."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from broker_client.cli.tables import (
     fit,
     local_and_utc,
     short_time,
+    utc_time,
 )
 
 COLUMNS = (
@@ -53,11 +56,31 @@ def test_columns_are_left_out_by_rank_and_named() -> None:
     assert table.hidden == ["RUNNING", "HOST"]
     assert table.lines == [
         "AGENT  STATUS  REASON",
-        "web-1  active  beats",
-        "               arrive and",
-        "               are",
+        "web-1  active  beats arrive",
+        "               and are",
         "               answered",
     ]
+
+
+def test_a_text_takes_the_room_of_a_column_that_was_left_out() -> None:
+    columns = (Column("AT"), Column("ACTION", least=6), Column("DETAIL", 1, least=16))
+    table = fit(columns, [("now", "agent.confirm", "certificate 4711 is in use")], 24)
+    assert table.hidden == ["DETAIL"]
+    assert table.lines == ["AT   ACTION", "now  agent.confirm"]
+
+
+def test_moments_in_utc_are_those_of_the_record_wherever_it_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert utc_time("2027-02-19T05:56:30.000Z") == "2027-02-19 05:56:30"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert utc_time("never") == "never"
+    assert utc_time(None) == ""
 
 
 @given(
