@@ -5,7 +5,7 @@ its authorities. That both belong to the same holder, and that the mesh has give
 is judged here.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 import msgspec
@@ -28,11 +28,12 @@ class Shown(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """kick: to let it go on would be to believe it."""
+    """kick: to let it go on would be to believe it. is_news: whether somebody should look at it."""
 
     kind: Kind
     reason: str
     kick: bool
+    is_news: bool = True
 
 
 class Known:
@@ -59,10 +60,19 @@ class Known:
             if each.fingerprint:
                 self._certificates[each.fingerprint] = name
 
-    def judge(self, shown: Shown, refused: Mapping[str, int]) -> Finding | None:
-        """None for a connection that is in order. refused: keys that the broker should refuse."""
+    def judge(
+        self, shown: Shown, refused: Collection[str], just_refused: Collection[str]
+    ) -> Finding | None:
+        """None for a connection that is in order. refused: keys that the broker should refuse.
+
+        just_refused: those of them that are new since it was last looked. What is connected with
+        one of these is only about to be cut.
+        """
         if shown.user in refused:
-            return Finding("revoked", f"the key of {shown.name} is revoked", kick=True)
+            is_news = shown.user not in just_refused
+            return Finding(
+                "revoked", f"the key of {shown.name} is revoked", kick=True, is_news=is_news
+            )
         common_name = _common_name(shown.subject)
         if common_name and common_name != shown.name:
             reason = f"the token of {shown.name} came with the certificate of {common_name}"

@@ -51,6 +51,7 @@ class Comparison:
         self._system = system
         self._own = own
         self._told: set[_Key] = set()
+        self._refused = set(accounts.revocations)
         self._tokens: dict[_Key, _Token] = {}
 
     async def run(self, ready: asyncio.Event) -> None:
@@ -67,20 +68,21 @@ class Comparison:
         # Only now: whoever was given credentials while the broker was asked is in there, too.
         registry = self._plane.registry
         known = Known(registry.agents, registry.clients, self._own())
-        refused = self._accounts.revocations
+        refused = set(self._accounts.revocations)
+        just_refused, self._refused = refused - self._refused, refused
         live = {(each.server, each.cid) for each in connections}
         self._told &= live
         self._tokens = {key: each for key, each in self._tokens.items() if key in live}
         for turn, connection in enumerate(connections):
             if turn % _TURN == 0:
                 await asyncio.sleep(0)  # thousands are judged without holding anybody up
-            finding = known.judge(self._shown(connection), refused)
+            finding = known.judge(self._shown(connection), refused, just_refused)
             if finding is not None:
                 await self._act(connection, finding)
 
     async def _act(self, connection: Connection, finding: Finding) -> None:
         key = (connection.server, connection.cid)
-        if key not in self._told and len(self._told) < _TOLD_MAX:
+        if finding.is_news and key not in self._told and len(self._told) < _TOLD_MAX:
             self._told.add(key)
             self._tell(connection, finding)
         if finding.kick:

@@ -1,4 +1,4 @@
-from collections.abc import Mapping
+from collections.abc import Collection
 
 import pytest
 
@@ -37,8 +37,10 @@ CLIENTS = {
 KNOWN = Known(AGENTS, CLIENTS, {"U-master": "master"})
 
 
-def judged(*shown: str, refused: Mapping[str, int] | None = None) -> Finding | None:
-    return KNOWN.judge(Shown(*shown), refused or {})
+def judged(
+    *shown: str, refused: Collection[str] = (), just_refused: Collection[str] = ()
+) -> Finding | None:
+    return KNOWN.judge(Shown(*shown), refused, just_refused)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +80,14 @@ def test_what_does_not_belong_together_is_found(
 
 
 def test_a_revoked_key_that_is_connected_is_cut() -> None:
-    finding = judged("U-web-1", "web-1", "f-web-1", "CN=web-1", refused={"U-web-1": 5})
+    finding = judged("U-web-1", "web-1", "f-web-1", "CN=web-1", refused={"U-web-1"})
     assert finding is not None
-    assert (finding.kind, finding.kick) == ("revoked", True)
+    assert (finding.kind, finding.kick, finding.is_news) == ("revoked", True, True)
+
+
+def test_a_key_that_was_revoked_a_moment_ago_is_cut_and_is_no_alarm() -> None:
+    """Who revokes sees no alarm about what he has just done, unless the connection stays."""
+    keys = {"U-web-1"}
+    finding = judged("U-web-1", "web-1", "f-web-1", "CN=web-1", refused=keys, just_refused=keys)
+    assert finding is not None
+    assert (finding.kind, finding.kick, finding.is_news) == ("revoked", True, False)
