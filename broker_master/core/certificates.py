@@ -50,14 +50,19 @@ def with_confirmed(entries: Entries, serial: str, at: float) -> list[Certificate
     ]
 
 
+def has_late_candidates(entries: Entries, in_use: str, at: float) -> bool:
+    """Whether a candidate was not confirmed in time. in_use: a serial that somebody uses."""
+    return any(_is_late(each, in_use, at) for each in entries)
+
+
 def without_late_candidates(entries: Entries, in_use: str, at: float) -> list[CertificateEntry]:
     """Retire candidates that were not confirmed in time. in_use: a serial that somebody uses."""
-    return [
-        _retired(each, at)
-        if 0 < each.candidate_until <= at and not each.retired_at and each.serial != in_use
-        else each
-        for each in entries
-    ]
+    return [_retired(each, at) if _is_late(each, in_use, at) else each for each in entries]
+
+
+def _is_late(entry: CertificateEntry, in_use: str, at: float) -> bool:
+    is_overdue = 0 < entry.candidate_until <= at
+    return is_overdue and not entry.retired_at and entry.serial != in_use
 
 
 def to_be_refused(entries: Entries, at: float) -> list[CertificateEntry]:

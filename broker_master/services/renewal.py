@@ -229,7 +229,8 @@ class Renewals:
         """Refuse what is retired, and candidates that were never confirmed."""
         at = self._plane.clock.now()
         for name, entry in list(self._plane.registry.agents.items()):
-            if any(0 < each.candidate_until <= at for each in entry.certificates):
+            in_use = _serial_of(self._plane.roster.get(name))
+            if certificates.has_late_candidates(entry.certificates, in_use, at):
                 await self._withdraw(name)
         known = self._revoker.refused
         retired = [

@@ -2,6 +2,7 @@
 
 from broker_master.core.certificates import (
     find_good,
+    has_late_candidates,
     newest_confirmed,
     to_be_refused,
     with_candidate,
@@ -60,6 +61,16 @@ def test_a_candidate_that_nobody_used_in_time_is_refused_and_one_in_use_is_not()
     assert without_late_candidates(entries, "b", 51.0) == entries
     late = without_late_candidates(entries, "a", 51.0)
     assert serials(to_be_refused(late, 51.0)) == ["b"]
+
+
+def test_a_candidate_is_late_until_it_is_retired_and_never_again() -> None:
+    entries = [entry("a"), entry("b", candidate_until=50.0)]
+    assert not has_late_candidates(entries, "a", 49.0)
+    assert has_late_candidates(entries, "a", 51.0)
+    assert not has_late_candidates(entries, "b", 51.0)
+    assert not has_late_candidates(without_late_candidates(entries, "a", 51.0), "a", 90.0)
+    replaced = with_candidate(entries, entry("c", candidate_until=95.0), 11.0)
+    assert not has_late_candidates(replaced, "a", 90.0)
 
 
 def test_what_has_ended_is_good_for_nothing_and_need_not_be_refused() -> None:
