@@ -113,13 +113,16 @@ class Terms:
         Its credentials are revoked already, so nobody speaks in its name any more. What the lease
         says of its tasks, the roster says: that is why it stays there until they are over.
         """
-        if self.has_tasks(agent):
+        entry = self._plane.registry.agents.get(agent)
+        if entry is None:
+            return True
+        # Somebody may have made a new one of this name since we were told to look.
+        if entry.admin != Admin.DELETED or self.has_tasks(agent):
             return False
-        group = self._plane.registry.agent(agent).group
         await self._plane.registry.delete_agent(agent)
         self._plane.roster.remove(agent)
         self._plane.dispatcher.remove_member(agent)
-        self.on_change(group)
+        self.on_change(entry.group)
         log.info("agent_deleted", agent=agent)
         return True
 
