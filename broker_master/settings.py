@@ -1,6 +1,6 @@
 """The settings of a master, with their defaults."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -43,8 +43,14 @@ class RetentionSettings(msgspec.Struct, frozen=True, kw_only=True):
     audit_days: Annotated[float, Meta(gt=0)] = 365.0
 
 
+_DAY_S: Final = 86_400.0
+# Of its life, what is left of a certificate that should have been renewed: agents do so before
+# they have used up 77 % of it.
+_OVERDUE_SHARE: Final = 0.2
+
+
 class CertificateSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Lifetimes. warning_days: how long before its end alerts speak of a certificate.
+    """Lifetimes. warning_days: how long before its end alerts speak of a certificate, at the most.
 
     agent_days, client_days: of what is issued from now on; parts of a day are fine. candidate_s:
     how long an agent may take to put a renewed certificate to use. compare_s: how often each live
@@ -58,6 +64,11 @@ class CertificateSettings(msgspec.Struct, frozen=True, kw_only=True):
     candidate_s: Annotated[float, Meta(gt=0)] = 86_400.0
     compare_s: Annotated[float, Meta(gt=0)] = 30.0
     look_s: Annotated[float, Meta(gt=0)] = 3600.0
+
+    @property
+    def warning_s(self) -> float:
+        """Not before an agent's own renewal is overdue: a fleet that renews itself is quiet."""
+        return min(self.warning_days, _OVERDUE_SHARE * self.agent_days) * _DAY_S
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -85,7 +85,7 @@ _THIS_AGENT: Final = {"var-agent": "{{ $labels.agent }}", "var-group": "{{ $labe
 _THIS_GROUP: Final = {"var-group": "{{ $labels.group }}"}
 _WHO: Final = "Agent {{ $labels.agent }} of group {{ $labels.group }}"
 _ENDS: Final = _agent("mesh_agent_certificate_not_after_timestamp_seconds")
-_WARNING: Final = gauge(f"mesh_config_certificate_warning_seconds{{{JOB}}}", 30 * DAY, 30 * DAY)
+_WARNING: Final = gauge(f"mesh_config_certificate_warning_seconds{{{JOB}}}", 18 * DAY, 18 * DAY)
 
 ALERTS: Final[tuple[Alert, ...]] = (
     Alert(
@@ -257,21 +257,24 @@ ALERTS: Final[tuple[Alert, ...]] = (
         ),
         board="mesh-certificates",
         variables=_THIS_AGENT,
-        story=(gauge(_ENDS, 90 * DAY, 20 * DAY), _WARNING, _UP),
+        story=(gauge(_ENDS, 90 * DAY, 15 * DAY), _WARNING, _UP),
         labels=_AGENT,
-        value="19d 22h 37m 0s",
+        value="14d 22h 37m 0s",
         step_s=MINUTE,
     ),
     Alert(
         name="MeshAgentCertificateExpiresVerySoon",
-        expr="(mesh:agent_certificate_remaining:seconds > 0) < 3 * 86400",
+        expr=(
+            "((mesh:agent_certificate_remaining:seconds > 0) < 3 * 86400)\n"
+            "< on (job, instance) group_left () mesh_config_certificate_warning_seconds"
+        ),
         for_s=15 * MINUTE,
         severity="critical",
         summary="The certificate of agent {{ $labels.agent }} ends in less than three days",
         description=f"{_WHO} cannot take part in {{{{ $value | humanizeDuration }}}} any more.",
         board="mesh-certificates",
         variables=_THIS_AGENT,
-        story=(gauge(_ENDS, 90 * DAY, 2 * DAY), _UP),
+        story=(gauge(_ENDS, 90 * DAY, 2 * DAY), _WARNING, _UP),
         labels=_AGENT,
         value="1d 23h 39m 15s",
     ),

@@ -26,8 +26,8 @@ provisioning beside them. They need Prometheus as a data source, the rules of
 **No Grafana has drawn them in our tests**, because none can be installed there. What is tested:
 they are built again and compared byte by byte; they fit the types that Grafana publishes
 (`@grafana/schema`); every query below is run against a real Prometheus that scrapes a real master,
-whose agents pass through all four statuses and whose commands succeed, fail, time out, are
-cancelled and get lost, and every one of them has to give data.
+whose agents pass through all four statuses and a rotation, and whose commands succeed, fail, time
+out, are cancelled and get lost, and every one of them has to give data.
 
 *Quiet* panels are empty while all is well. The last column is what that mesh answered, for the eye:
 how many series, and the value of the first one.

@@ -58,6 +58,7 @@ class World:
             await client.run(["true"], group="web")
         await wait_for(measured, 15, "a scrape with a command in it")
         await _work(self.mesh)
+        await _renew(self.mesh)
         await _lose_a_task(self.mesh)
 
         async def complete() -> bool:
@@ -111,6 +112,13 @@ async def _work(mesh: MeshProcesses) -> None:
         await client.cancel(cancelled.id)
         await client.wait(cancelled.id, timeout_s=10)
         await client.submit(["true"], group="off", id="waits")
+
+
+async def _renew(mesh: MeshProcesses) -> None:
+    """An agent gets new keys and a new certificate while it goes on."""
+    ran = await mesh.cli("agent", "rotate", "db-1", "--wait")
+    if ran.code:
+        raise RuntimeError(ran.err)
 
 
 async def _lose_a_task(mesh: MeshProcesses) -> None:

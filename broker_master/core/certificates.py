@@ -24,6 +24,11 @@ def find_good(entries: Entries, serial: str, at: float) -> CertificateEntry | No
     return next((each for each in entries if each.serial == serial and is_good(each, at)), None)
 
 
+def has_candidate(entries: Entries, at: float) -> bool:
+    """Two keys are good: that of a renewed certificate, and the one that it is to replace."""
+    return any(each.candidate_until and is_good(each, at) for each in entries)
+
+
 def newest_confirmed(entries: Entries) -> CertificateEntry | None:
     """What is in use as far as is known here; else the newest of all."""
     confirmed = [each for each in entries if not each.candidate_until and not each.retired_at]

@@ -41,6 +41,8 @@ AUTH_REASONS: Final[Mapping[tuple[str, ...], str]] = {
     ("comparison", "revoked"): "revoked",
     ("comparison", "mismatch"): "certificate_mismatch",
     ("comparison", "unregistered"): "unregistered",
+    ("duplicate_identity",): "duplicate_identity",
+    ("renewal", "agent_revoked"): "revoked",
     ("enrolment", "token_expired"): "expired",
     ("enrolment", "token_invalid"): "token",
     ("enrolment", "token_used"): "token",

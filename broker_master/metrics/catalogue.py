@@ -70,6 +70,18 @@ AGENT_BEGINS = Family(
     _AGENT,
     "When the certificate in use was issued",
 )
+AGENT_ROTATING = Family(
+    "mesh_agent_certificate_rotation_pending",
+    "gauge",
+    _AGENT,
+    "1 while a renewed certificate waits to replace the one in use: both keys are good",
+)
+AGENT_NOT_RENEWED = Family(
+    "mesh_agent_certificate_renewal_failed",
+    "gauge",
+    _AGENT,
+    "1 while an agent says that it could not renew its certificate; absent otherwise",
+)
 AGENT_RUNNING = Family(
     "mesh_agent_tasks_running", "gauge", _AGENT, "Tasks at its newest heartbeat; absent if silent"
 )
@@ -201,9 +213,19 @@ AUTH_FAILURES = Family(
     "counter",
     ("reason",),
     "Turned away by the master: permission, name_mismatch, revoked, expired, token,"
-    " certificate_mismatch (of token and certificate), unregistered (token not issued here)",
+    " certificate_mismatch (of token and certificate), unregistered (token not issued here),"
+    " duplicate_identity (one identity in two places)",
 )
 ENROLMENTS = Family("mesh_enrolments_total", "counter", ("outcome",), "Requests to enrol")
+RENEWALS = Family(
+    "mesh_certificate_renewals_total",
+    "counter",
+    ("outcome",),
+    "Steps of agents' renewals: signed, confirmed, or the code of a refusal",
+)
+AUDIT_LOST = Family(
+    "mesh_audit_lost_total", "counter", (), "Audit entries that could not be stored"
+)
 CA_ENDS = Family(
     "mesh_ca_certificate_not_after_timestamp_seconds", "gauge", ("name",), "When an authority ends"
 )
@@ -222,7 +244,11 @@ HTTP_SECONDS = Family(
 CONFIG_BEAT = Family("mesh_config_heartbeat_interval_seconds", "gauge", (), "timers.beat_s")
 CONFIG_LOST = Family("mesh_config_lost_after_seconds", "gauge", (), "timers.lost_s")
 CONFIG_WARNING = Family(
-    "mesh_config_certificate_warning_seconds", "gauge", (), "certificates.warning_days"
+    "mesh_config_certificate_warning_seconds",
+    "gauge",
+    (),
+    "certificates.warning_days, at the most a fifth of certificates.agent_days: what is left if"
+    " a renewal is overdue",
 )
 CONFIG_OPEN = Family(
     "mesh_config_open_commands_limit", "gauge", (), "limits.open_commands_per_group"

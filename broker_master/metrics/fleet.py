@@ -6,6 +6,7 @@ A status is derived, so nobody announces its change: whoever looks compares with
 from collections.abc import Iterator
 
 from broker_client.runtime.exposition import labels
+from broker_master.core.certificates import has_candidate
 from broker_master.core.liveness import Presence
 from broker_master.core.status import current_certificate, shown_status
 from broker_master.metrics import catalogue as c
@@ -188,6 +189,21 @@ class Fleet:
             c.AGENT_BEGINS,
             [f"{name}{text} {each.issued_at:.0f}\n" for text, each in held if each.issued_at],
         )
+        yield from self._renewals(rows)
+
+    def _renewals(self, rows: list[Row]) -> Iterator[str]:
+        name, at = c.AGENT_ROTATING.name, self._plane.clock.now()
+        yield lines(
+            c.AGENT_ROTATING,
+            [
+                f"{name}{row.labels} {int(has_candidate(row.entry.certificates, at))}\n"
+                for row in rows
+                if row.entry is not None and row.certificate is not None
+            ],
+        )
+        name = c.AGENT_NOT_RENEWED.name
+        failed = [row for row in rows if row.is_heard and row.presence and row.presence.renewal]
+        yield lines(c.AGENT_NOT_RENEWED, [f"{name}{row.labels} 1\n" for row in failed])
 
     def _losses(self) -> Iterator[str]:
         ready = []

@@ -11,7 +11,6 @@ from broker_master.metrics.text import family, histograms
 from broker_master.plane import Plane
 from broker_master.store.facts import stream_configs
 
-_DAY_S: Final = 86_400.0
 _NATS: Final = {"broker": "nats"}
 _TABLE: Final = {"table": "commands"}
 # side and result; a known id at the agent is answered with where it stands.
@@ -88,13 +87,18 @@ class System:
     def _trust(self) -> Iterator[str]:
         refused = dict.fromkeys(AUTH_REASONS.values(), 0)
         enrolled = {"done": 0}
+        renewed = {"signed": 0, "confirmed": 0}
         for name, count in self._plane.counters.items():
             if name in AUTH_REASONS:
                 refused[AUTH_REASONS[name]] += count
             if name[0] == "enrolment":
                 enrolled[name[1]] = count
+            if name[0] == "renewal":
+                renewed[name[1]] = count
         yield family(c.AUTH_FAILURES, (({"reason": why}, n) for why, n in refused.items()))
         yield family(c.ENROLMENTS, (({"outcome": code}, n) for code, n in enrolled.items()))
+        yield family(c.RENEWALS, (({"outcome": code}, n) for code, n in renewed.items()))
+        yield family(c.AUDIT_LOST, [({}, self._counted("audit", "lost"))])
         yield family(
             c.DUPLICATES,
             (
@@ -133,7 +137,7 @@ class System:
         values = {
             c.CONFIG_BEAT: settings.timers.beat_s,
             c.CONFIG_LOST: settings.timers.lost_s,
-            c.CONFIG_WARNING: settings.certificates.warning_days * _DAY_S,
+            c.CONFIG_WARNING: settings.certificates.warning_s,
             c.CONFIG_OPEN: settings.limits.open_commands_per_group,
         }
         for of, value in values.items():

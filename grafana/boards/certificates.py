@@ -29,7 +29,13 @@ BOARD = Board(
                     decimals=0,
                 ),
                 _within("Less than 3 days", "Agents that need a new certificate now", 0, 3, "red"),
-                _within("3 to 30 days", "Agents that need a new certificate soon", 3, 30, "orange"),
+                _within(
+                    "3 to 30 days",
+                    "They renew by themselves a good month before the end; some of them later",
+                    3,
+                    30,
+                    "orange",
+                ),
                 stat(
                     "Agents with a certificate",
                     "Agents that have been enrolled",
@@ -40,7 +46,7 @@ BOARD = Board(
                 Panel(
                     kind="table",
                     title="Certificates by time left",
-                    description="All agents, the soonest end first; status 1 is the one it has",
+                    description="All agents, soonest end first; rotating: a new one waits for use",
                     queries=(
                         query(f"sum by (agent, group) ({_LEFT})", "left"),
                         query(
@@ -56,6 +62,10 @@ BOARD = Board(
                         query(
                             f'sum by (agent) (mesh_agent_status{{{GROUP},status="active"}})',
                             "active",
+                        ),
+                        query(
+                            f"sum by (agent) (mesh_agent_certificate_rotation_pending{{{GROUP}}})",
+                            "rotating",
                         ),
                     ),
                     join="agent",
@@ -99,7 +109,7 @@ BOARD = Board(
                 Panel(
                     kind="gauges",
                     title="Broker and master end in",
-                    description="Renewed at a start of the master once half of their life is over",
+                    description="Renewed by the master once half of their life is over",
                     queries=(
                         query(
                             "mesh_server_certificate_not_after_timestamp_seconds"
@@ -119,6 +129,29 @@ BOARD = Board(
                             "sum by (reason) (increase(mesh_auth_failures_total"
                             f"{{{JOB}}}[$__rate_interval]))",
                             "{{reason}}",
+                        ),
+                    ),
+                ),
+                Panel(
+                    kind="lines",
+                    title="Renewals",
+                    description="Steps of agents' renewals: signed, confirmed, or why refused",
+                    queries=(
+                        query(
+                            "sum by (outcome) (increase(mesh_certificate_renewals_total"
+                            f"{{{JOB}}}[$__rate_interval]))",
+                            "{{outcome}}",
+                        ),
+                    ),
+                ),
+                Panel(
+                    kind="lines",
+                    title="Renewals that fail",
+                    description="Agents that say they could not renew; mesh agent show has why",
+                    queries=(
+                        query(
+                            f"count(mesh_agent_certificate_renewal_failed{{{GROUP}}}) or vector(0)",
+                            "agents",
                         ),
                     ),
                 ),

@@ -13,7 +13,6 @@ import pytest
 import pytest_asyncio
 
 from grafana.boards import BOARDS
-from schemas.messages.api import AgentCreate, TokenAnswer
 from tests import dashboards
 from tests.prometheus import wait_for
 from tests.watched import GROUPS, STATUSES, World, watched_world
@@ -42,6 +41,20 @@ async def test_every_expression_has_data_and_what_is_quiet_is_shown_by_a_fault(
     results = await world.live_through_it()
     assert {each.where for each, samples in results.items() if not samples} == set()
     assert {each.where for each in results} >= _QUIET
+
+
+async def test_a_rotation_is_seen_and_leaves_nothing_pending(world: World) -> None:
+    query = world.watchers.query
+    ends = "mesh_agent_certificate_not_after_timestamp_seconds"
+    moved = await query(f"changes({ends}[5m]) > 0")
+    assert [each["metric"]["agent"] for each in moved] == ["db-1"]
+    done = await query('mesh_certificate_renewals_total{outcome="confirmed"}')
+    assert [each["value"][1] for each in done] == ["1"]
+    pending = await query("mesh_agent_certificate_rotation_pending")
+    shown = {each["metric"]["agent"]: each["value"][1] for each in pending}
+    assert shown == dict.fromkeys(STATUSES, "0")
+    steady = await query('changes(mesh_agent_start_time_seconds{agent="db-1"}[5m])')
+    assert [each["value"][1] for each in steady] == ["0"]
 
 
 async def test_every_variable_offers_what_the_mesh_has(world: World) -> None:
@@ -124,15 +137,8 @@ async def test_a_certificate_near_its_end_is_told_until_there_is_a_new_one(world
     notice = await watchers.wait_alert("MeshAgentCertificateExpiresSoon", "firing", agent="cert-1")
     assert "9d 23h" in notice.annotations["description"]
     began = time.monotonic()
-    await mesh.agents["cert-1"].stop()
-    async with mesh.client() as client:
-        token = await client.ask(
-            "agent", "token", AgentCreate(name="cert-1", group="certs"), TokenAnswer
-        )
-    where = ("--state-dir", str(mesh.agent_dir("cert-1")))
-    ran = await mesh._run("broker-agent", "setup", *where, "--token=-", stdin=token.token)
+    ran = await mesh.cli("agent", "rotate", "cert-1", "--wait")
     assert ran.code == 0, ran.err
-    await mesh.agents["cert-1"].start()
     await watchers.wait_alert(
         "MeshAgentCertificateExpiresSoon", "resolved", after=began, agent="cert-1"
     )

@@ -2,21 +2,25 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from broker_agent.core.renewal import Renewal
+from broker_master.core.certificates import with_candidate, with_confirmed
 from broker_master.core.liveness import Change, Presence
 from broker_master.core.measures import Histogram, Measures, missed_beats
 from broker_master.core.status import agent_status, current_certificate, shown_status
 from broker_master.metrics.catalogue import FAMILIES, PER_AGENT
 from broker_master.metrics.http import Metered
 from broker_master.plane import Plane
-from broker_master.settings import MasterSettings
+from broker_master.settings import CertificateSettings, MasterSettings
 from schemas.messages.registry import AgentEntry, CertificateEntry
 from schemas.states import Admin, AgentStatus, Liveness, State
 from tests.fake_clock import EPOCH, FakeClock
 from tests.planes import (
+    DAY_S,
     Samples,
     add_agent,
     add_group,
@@ -204,6 +208,57 @@ def test_status_in_metrics_is_the_status_that_users_see(
     assert shown_status(entry, presence, certificate, EPOCH) is told
 
 
+# certificates
+
+
+async def test_rotation_is_pending_while_two_keys_are_good(plane: Plane, clock: FakeClock) -> None:
+    async def pending() -> float | None:
+        samples = await scrape(plane)
+        return value(samples, "mesh_agent_certificate_rotation_pending", **WEB_1)
+
+    connect(plane, "web-1")
+    entry = plane.registry.agents["web-1"]
+    assert await pending() == 0
+    at = clock.now()
+    candidate = CertificateEntry(
+        serial="next",
+        not_after=at + 90 * DAY_S,
+        user_nkey="U2",
+        issued_at=at,
+        candidate_until=at + DAY_S,
+    )
+    both = with_candidate(entry.certificates, candidate, at)
+    plane.registry.agents["web-1"] = msgspec.structs.replace(entry, certificates=both)
+    assert await pending() == 1
+    moved = with_confirmed(both, "next", at)
+    plane.registry.agents["web-1"] = msgspec.structs.replace(entry, certificates=moved)
+    assert await pending() == 0
+
+
+async def test_failed_renewals_and_copied_identities_are_seen(plane: Plane) -> None:
+    connect(plane, "web-1")
+    failed = "mesh_agent_certificate_renewal_failed"
+    assert value(await scrape(plane), failed, **WEB_1) is None
+    beat(plane, "web-1", renewal="ask: rate_limited")
+    for name in (("duplicate_identity",), ("renewal", "rate_limited"), ("audit", "lost")):
+        plane.count(*name)
+    samples = await scrape(plane)
+    assert value(samples, failed, **WEB_1) == 1
+    assert value(samples, "mesh_auth_failures_total", reason="duplicate_identity") == 1
+    renewals = "mesh_certificate_renewals_total"
+    assert value(samples, renewals, outcome="rate_limited") == 1
+    assert value(samples, renewals, outcome="confirmed") == 0
+    assert value(samples, "mesh_audit_lost_total") == 1
+
+
+@pytest.mark.parametrize("agent_days", [90.0, 30.0, 7.0])
+def test_warning_comes_only_after_the_last_moment_at_which_agents_renew(agent_days: float) -> None:
+    life_s = agent_days * DAY_S
+    last = Renewal(0.0, life_s, chance=1.0).next_at()
+    warning_s = CertificateSettings(agent_days=agent_days).warning_s
+    assert 0 < warning_s < life_s - last
+
+
 # commands
 
 
@@ -333,6 +388,14 @@ async def test_every_metric_of_a_page_is_in_the_catalogue_with_its_labels(plane:
         told = {label for label, _ in labels} - {"le"}
         assert told == set(FAMILIES[base].labels), name
     assert value(samples, "mesh_auth_failures_total", reason="permission") == 1
+
+
+async def test_a_thousand_agents_are_fetched_in_less_than_a_megabyte(plane: Plane) -> None:
+    for number in range(1000):
+        add_agent(plane, f"agent-{number:04}", "web")
+        connect(plane, f"agent-{number:04}")
+    fetched = await make_scraper(plane).page(gzip=True)
+    assert len(fetched.body) < 1_000_000
 
 
 async def test_page_is_kept_for_a_second_and_packed_once(plane: Plane, clock: FakeClock) -> None:
