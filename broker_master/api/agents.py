@@ -3,10 +3,11 @@
 import msgspec
 import structlog
 
+from broker_client.runtime import failpoints
 from broker_master.api.operations import Operations, check_group, may_see
 from broker_master.ca.issuer import Issuer
 from broker_master.ca.tokens import issue_token
-from broker_master.core import admin
+from broker_master.core import admin, certificates
 from broker_master.core.status import counted
 from broker_master.plane import Plane
 from broker_master.services.cancel import Canceller
@@ -114,8 +115,12 @@ class AgentOperations:
         def renewed(entry: AgentEntry) -> AgentEntry:
             if entry.admin == Admin.DELETED:
                 raise Refused("agent_leaving", f"agent {entry.name} is being deleted")
-            state = Admin.ENABLED if entry.admin == Admin.REVOKED else entry.admin
-            return msgspec.structs.replace(entry, token=token, admin=state)
+            if entry.admin != Admin.REVOKED:
+                return msgspec.structs.replace(entry, token=token)
+            old = certificates.all_retired(entry.certificates, self._plane.clock.now())
+            return msgspec.structs.replace(
+                entry, token=token, admin=Admin.ENABLED, certificates=old
+            )
 
         await self._terms.change(agent.name, renewed)
         return answer
@@ -291,7 +296,10 @@ class AgentOperations:
     async def _bar(self, caller: ClientEntry, agent: AgentEntry, state: Admin) -> bool:
         by, at = caller.name, self._plane.clock.now()
         changed = await self._move(agent.name, lambda entry: admin.bar(entry, state, by=by, at=at))
-        await self._revoker.revoke(agent.name, agent.certificates)
+        failpoints.reach("master.barred")
+        # Those that it has now: one may have been renewed until just before.
+        barred = self._plane.registry.agents.get(agent.name, agent)
+        await self._revoker.revoke(agent.name, barred.certificates)
         return changed
 
     async def _move(self, name: str, move: Change) -> bool:

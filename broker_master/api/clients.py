@@ -2,6 +2,7 @@
 
 import msgspec
 
+from broker_client.runtime import failpoints
 from broker_client.runtime.clock import Clock
 from broker_client.runtime.tls import trust_digest
 from broker_master.api.operations import Operations
@@ -124,10 +125,11 @@ class ClientOperations:
         client = self._plane.registry.client(query.name)
         if client.name == caller.name:
             raise Refused("forbidden", "a client cannot revoke itself")
-        await self._plane.registry.change_client(
+        barred = await self._plane.registry.change_client(
             client.name, lambda entry: msgspec.structs.replace(entry, revoked=True)
         )
-        await self._revoker.revoke(client.name, client.certificates)
+        failpoints.reach("master.barred")
+        await self._revoker.revoke(client.name, barred.certificates)
         return Done(changed=not client.revoked, message=f"client {client.name} revoked")
 
     async def status(self, caller: ClientEntry, _query: NoQuery) -> StatusAnswer:
@@ -135,6 +137,8 @@ class ClientOperations:
 
 
 def _check_good(entry: ClientEntry, serial: str, at: float) -> None:
+    if entry.revoked:
+        raise Refused("client_disabled", f"client {entry.name} is revoked")
     if not any(each.serial == serial and each.not_after > at for each in entry.certificates):
         raise Refused("renewal_refused", f"certificate {serial} of {entry.name} is not good")
 

@@ -70,9 +70,24 @@ def _is_late(entry: CertificateEntry, in_use: str, at: float) -> bool:
     return is_overdue and not entry.retired_at and entry.serial != in_use
 
 
-def to_be_refused(entries: Entries, at: float) -> list[CertificateEntry]:
-    """What is retired and would be admitted by the broker if nobody had told it."""
-    return [each for each in entries if each.retired_at and each.not_after > at]
+def all_retired(entries: Entries, at: float) -> list[CertificateEntry]:
+    """None of these is good from now on."""
+    return [_retired(each, at) for each in entries]
+
+
+def is_shut_out(entries: Entries) -> bool:
+    """Whether all that there ever was has been taken away, and nothing new has come."""
+    return bool(entries) and all(each.retired_at for each in entries)
+
+
+def to_be_refused(
+    entries: Entries, at: float, *, is_barred: bool = False
+) -> list[CertificateEntry]:
+    """What is not good any more and would be admitted by the broker if nobody had told it.
+
+    is_barred: nothing of this holder is good.
+    """
+    return [each for each in entries if (is_barred or each.retired_at) and each.not_after > at]
 
 
 def _retired(entry: CertificateEntry, at: float) -> CertificateEntry:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from broker_master.core.certificates import newest_confirmed
+from broker_master.core.certificates import is_shut_out, newest_confirmed
 from broker_master.core.liveness import Presence
 from schemas.messages.registry import AgentEntry, CertificateEntry
 from schemas.moments import rfc3339
@@ -55,7 +55,7 @@ def agent_status(
         return Verdict(
             AgentStatus.NO_RESPONSE,
             f"duplicate identity: it lives on {hosts}, in turn",
-            f"stop one of them, or give it an identity of its own: mesh agent token {entry.name}",
+            f"stop one of them; or mesh agent revoke {entry.name}, then set one up again",
         )
     if presence.stuck and presence.liveness is Liveness.LIVE:
         return Verdict(
@@ -65,6 +65,8 @@ def agent_status(
         )
     if presence.liveness is Liveness.LIVE and presence.reconciled and not presence.deaf:
         return _active(entry, presence, tasks_left)
+    if is_shut_out(entry.certificates) and presence.liveness is not Liveness.LIVE:
+        return _readmitted(entry, at)
     return _silent(presence, at, given_up_in_s)
 
 
@@ -105,7 +107,7 @@ def shown_status(
 def _awaiting(entry: AgentEntry, at: float) -> Verdict:
     if entry.admin == Admin.REVOKED:
         reason = "revoked"
-    elif entry.certificates:
+    elif entry.certificates and not is_shut_out(entry.certificates):
         reason = "enrolled, not connected yet"
         return Verdict(AgentStatus.AWAITING_SETUP, reason, "start it: broker-agent run")
     elif entry.token is None or entry.token.used_key:
@@ -116,6 +118,18 @@ def _awaiting(entry: AgentEntry, at: float) -> Verdict:
         reason = f"its activation token is open until {rfc3339(entry.token.expires_at)}"
         return Verdict(AgentStatus.AWAITING_SETUP, reason, "use it: broker-agent setup")
     return Verdict(AgentStatus.AWAITING_SETUP, reason, f"mesh agent token {entry.name}")
+
+
+def _readmitted(entry: AgentEntry, at: float) -> Verdict:
+    """Revoked, and given a token that nobody has used so far."""
+    token = entry.token
+    is_open = token is not None and not token.used_key and token.expires_at > at
+    what_next = "use its token: broker-agent setup"
+    return Verdict(
+        AgentStatus.NO_RESPONSE,
+        "revoked, and not set up again yet",
+        what_next if is_open else f"set it up again: mesh agent token {entry.name}",
+    )
 
 
 def _disabled(

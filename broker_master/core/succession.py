@@ -33,7 +33,11 @@ def holders(
     if key in (AUTHORITY, "agent"):
         found += [each for each in agents if each.admin not in BARRED]
     found += [each for each in clients if not each.revoked and key in (AUTHORITY, each.role)]
-    return [each for each in found if (held := in_use(each)) and held.not_after > at]
+    return [
+        each
+        for each in found
+        if (held := in_use(each)) and held.not_after > at and not held.retired_at
+    ]
 
 
 def in_use(holder: Holder) -> CertificateEntry | None:

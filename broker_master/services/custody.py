@@ -86,7 +86,7 @@ class Custody:
         yield from self._own()
         for agent in self._plane.registry.agents.values():
             held = newest_confirmed(agent.certificates)
-            if held is not None and agent.admin not in BARRED:
+            if held is not None and not held.retired_at and agent.admin not in BARRED:
                 presence = self._plane.roster.get(agent.name)
                 failed = presence.renewal if presence is not None else ""
                 yield Holding(

@@ -226,21 +226,29 @@ class Renewals:
     # -- what was replaced
 
     async def _clear_up(self) -> None:
-        """Refuse what is retired, and candidates that were never confirmed."""
+        """Refuse what is retired, candidates that were never confirmed, and all of the barred.
+
+        Those a master has left to its successor that ended while it revoked.
+        """
         at = self._plane.clock.now()
         for name, entry in list(self._plane.registry.agents.items()):
             in_use = _serial_of(self._plane.roster.get(name))
             if certificates.has_late_candidates(entry.certificates, in_use, at):
                 await self._withdraw(name)
         known = self._revoker.refused
-        retired = [
+        registry = self._plane.registry
+        found = [
+            *((each.certificates, each.admin in BARRED) for each in registry.agents.values()),
+            *((each.certificates, each.revoked) for each in registry.clients.values()),
+        ]
+        refused = [
             each
-            for entry in self._plane.registry.agents.values()
-            for each in certificates.to_be_refused(entry.certificates, at)
+            for entries, is_barred in found
+            for each in certificates.to_be_refused(entries, at, is_barred=is_barred)
             if each.user_nkey not in known
         ]
-        if retired:
-            await self._revoker.revoke("replaced certificates", retired)
+        if refused:
+            await self._revoker.revoke("certificates not good any more", refused)
 
     async def _withdraw(self, name: str) -> None:
         def withdraw(entry: AgentEntry) -> AgentEntry:

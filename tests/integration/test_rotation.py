@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import nats.errors
 import pytest
 
 from broker_agent.store.identity import Slots
@@ -238,6 +239,44 @@ async def test_master_killed_within_a_renewal_leaves_the_agent_its_way_in(
             await mesh.wait_status("web-1", "active")
             record = await back.run(["true"], agent="web-1", timeout_s=SOON_S)
             assert record.state == "succeeded"
+
+
+async def test_master_killed_while_it_revokes_leaves_the_rest_to_its_next_start(
+    tmp_path: Path,
+) -> None:
+    """What the registry calls revoked, the broker refuses; whoever asked has got no answer."""
+    orders = {"MESH_FAILPOINTS": "master.barred=kill", "MESH_ALLOW_FAILPOINTS": "tests"}
+    mesh = MeshProcesses(tmp_path, env=CALM_TIMERS, master_env=orders)
+    async with mesh, mesh.client():
+        await mesh.add_group("web")
+        agent = await mesh.add_agent("web-1", group="web")
+        ran = await mesh.cli(
+            *("client", "create", "ann", "--role", "viewer", "--out", str(tmp_path / "ann"))
+        )
+        assert ran.code == 0, ran.err
+        current = mesh.agent_dir("web-1") / "identity" / "current"
+        ann = tmp_path / "ann"
+        for noun, name, folder in (("agent", "web-1", current), ("client", "ann", ann)):
+            async with raw(held(folder, name, mesh)):
+                pass
+            ran = await mesh.cli("--timeout", "2", noun, "revoke", name)
+            assert ran.code != 0
+            assert await mesh.master.wait(SOON_S) == -signal.SIGKILL
+            await mesh.start_master()
+            await until_refused(held(folder, name, mesh))
+        agent.kill()
+
+
+async def until_refused(credentials: TestCredentials) -> None:
+    """Until the broker says that it does not admit whoever holds these."""
+    async with asyncio.timeout(SOON_S):
+        while True:
+            try:
+                async with raw(credentials):
+                    await asyncio.sleep(0.05)
+            except nats.errors.Error as error:
+                if "authorization" in str(error).lower():
+                    return
 
 
 async def test_f33_renewals_by_themselves_cost_no_command_and_no_byte(tmp_path: Path) -> None:

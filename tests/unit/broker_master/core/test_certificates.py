@@ -1,8 +1,10 @@
 """Which of one holder's certificates are good, and which the broker must refuse."""
 
 from broker_master.core.certificates import (
+    all_retired,
     find_good,
     has_late_candidates,
+    is_shut_out,
     newest_confirmed,
     to_be_refused,
     with_candidate,
@@ -78,3 +80,17 @@ def test_what_has_ended_is_good_for_nothing_and_need_not_be_refused() -> None:
     assert to_be_refused(ended, 1001.0) == []
     assert find_good([entry("a")], "a", 1000.0) is None
     assert serials(with_candidate(ended, entry("b", not_after=3000.0), 1001.0)) == ["b"]
+
+
+def test_of_whoever_is_barred_all_that_has_not_ended_is_refused() -> None:
+    entries = [entry("a"), entry("b", candidate_until=50.0), entry("c", not_after=5.0)]
+    assert to_be_refused(entries, 10.0) == []
+    assert serials(to_be_refused(entries, 10.0, is_barred=True)) == ["a", "b"]
+
+
+def test_who_was_revoked_is_shut_out_until_there_is_a_new_certificate() -> None:
+    entries = all_retired([entry("a", retired_at=3.0), entry("b")], 10.0)
+    assert [each.retired_at for each in entries] == [3.0, 10.0]
+    assert is_shut_out(entries)
+    assert not is_shut_out([*entries, entry("c")])
+    assert not is_shut_out([])

@@ -52,6 +52,7 @@ def changed(**fields: Any) -> AgentEntry:  # noqa: ANN401
 
 
 OPEN = TokenEntry(hash="h", expires_at=EPOCH + 3600)
+RETIRED = msgspec.structs.replace(CERTIFICATE, retired_at=EPOCH)
 
 
 @pytest.mark.parametrize(
@@ -80,6 +81,11 @@ OPEN = TokenEntry(hash="h", expires_at=EPOCH + 3600)
             "start it: broker-agent run",
         ),
         (
+            {"certificates": [RETIRED], "token": OPEN},
+            f"its activation token is open until {rfc3339(EPOCH + 3600)}",
+            "use it: broker-agent setup",
+        ),
+        (
             {"admin": Admin.DISABLED, "token": OPEN},
             f"its activation token is open until {rfc3339(EPOCH + 3600)}",
             "use it: broker-agent setup",
@@ -93,6 +99,24 @@ def test_agent_that_was_never_connected_awaits_its_setup(
     expected = Verdict(AgentStatus.AWAITING_SETUP, reason, then)
     assert verdict(entry, presence(Liveness.NEVER)) == expected
     assert verdict(entry, None) == expected
+
+
+@pytest.mark.parametrize(
+    ("token", "then"),
+    [
+        (OPEN, "use its token: broker-agent setup"),
+        (TokenEntry(hash="h", expires_at=EPOCH), "set it up again: mesh agent token web-1"),
+    ],
+)
+def test_agent_that_was_revoked_and_readmitted_waits_to_be_set_up(
+    token: TokenEntry, then: str
+) -> None:
+    entry = changed(certificates=[RETIRED], token=token)
+    said = Verdict(AgentStatus.NO_RESPONSE, "revoked, and not set up again yet", then)
+    assert verdict(entry, presence(Liveness.SILENT, reason="no beat for 50 s")) == said
+    fresh = msgspec.structs.replace(CERTIFICATE, serial="bb")
+    again = changed(certificates=[RETIRED, fresh], token=token)
+    assert verdict(again, presence(Liveness.SILENT, reason="no beat for 50 s")) != said
 
 
 @pytest.mark.parametrize("admin", [Admin.DISABLED, Admin.DRAINING])

@@ -44,6 +44,7 @@ def test_activate_waits_for_all_who_do_not_trust_the_new_authority() -> None:
         agent("a-1", held()),
         agent("a-2", held(), trust="new"),
         agent("gone", held(), admin="revoked"),
+        agent("shut-out", held(retired_at=NOW - 1)),
         agent("over", held(days=-1)),
         agent("never-set-up"),
         client("ann", "admin", held(), trust="old"),
