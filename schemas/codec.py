@@ -13,6 +13,7 @@ import msgspec
 
 from schemas import limits
 from schemas.faults import Refused
+from schemas.ids import PATTERNS_IN_WORDS
 
 M = TypeVar("M")
 
@@ -75,7 +76,7 @@ def decode_trusted(kind: type[M], payload: bytes) -> M:
     try:
         return _decoder(kind).decode(payload)
     except msgspec.ValidationError as error:
-        raise Refused("field_invalid", _first_line(error)) from error
+        raise Refused("field_invalid", _in_words(_first_line(error))) from error
     except (
         msgspec.DecodeError,
         UnicodeDecodeError,
@@ -91,6 +92,13 @@ def _first_line(error: BaseException) -> str:
     return "".join(
         char if char.isascii() and char.isprintable() else ascii(char)[1:-1] for char in text
     )
+
+
+def _in_words(message: str) -> str:
+    """The same with what a pattern asks for in its place."""
+    for pattern, words in PATTERNS_IN_WORDS.items():
+        message = message.replace(f"`str` matching regex {pattern!r}", words)
+    return message
 
 
 def _refuse_twice(pairs: list[tuple[Any, Any]]) -> None:

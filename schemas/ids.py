@@ -12,6 +12,19 @@ from schemas.faults import Refused
 NAME_MAX_LEN: Final = 63
 COMMAND_ID_MAX_LEN: Final = 64
 
+# Of fields. `$` alone also matches before a line break at the end: that would enter a subject.
+NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)"
+ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$(?!\n)"
+TAG_NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$(?!\n)"
+TAG_VALUE_PATTERN: Final = r"^[A-Za-z0-9_./:-]{0,63}$(?!\n)"
+# What each asks for, for whoever does not read patterns.
+PATTERNS_IN_WORDS: Final = {
+    NAME_PATTERN: "1 to 63 of a-z, 0-9 and '-', a letter or digit first",
+    ID_PATTERN: "1 to 64 of A-Z, a-z, 0-9, '_' and '-'",
+    TAG_NAME_PATTERN: "1 to 63 of A-Z, a-z, 0-9 and '_./-', a letter or digit first",
+    TAG_VALUE_PATTERN: "at most 63 of A-Z, a-z, 0-9 and '_./:-'",
+}
+
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _COMMAND_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 

@@ -4,19 +4,18 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from schemas import limits
+from schemas import ids, limits
 
-# `$` alone also matches before a line break at the end, which would then enter a subject.
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)")]
-CommandId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
+Name = Annotated[str, Meta(pattern=ids.NAME_PATTERN)]
+CommandId = Annotated[str, Meta(pattern=ids.ID_PATTERN)]
 # Made by master or agent; becomes a part of reply subjects.
-Token = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
+Token = Annotated[str, Meta(pattern=ids.ID_PATTERN)]
 Text = Annotated[str, Meta(max_length=limits.TEXT_LEN)]
 Label = Annotated[str, Meta(max_length=limits.LABEL_LEN)]
 Labels = Annotated[dict[Label, Label], Meta(max_length=limits.LABELS)]
 # What agents have and commands ask for; plain enough for `tag:site=berlin` in a filter.
-_TagName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$(?!\n)")]
-_TagValue = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_./:-]{0,63}$(?!\n)")]
+_TagName = Annotated[str, Meta(pattern=ids.TAG_NAME_PATTERN)]
+_TagValue = Annotated[str, Meta(pattern=ids.TAG_VALUE_PATTERN)]
 Tags = Annotated[dict[_TagName, _TagValue], Meta(max_length=limits.TAGS)]
 # The greater goes first.
 Priority = Annotated[int, Meta(ge=0, le=4)]

@@ -156,3 +156,25 @@ def test_refusal_never_repeats_control_characters_of_the_sender() -> None:
         decode(ProcessArgs, payload)
     assert refusal.value.message.isascii()
     assert refusal.value.message.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("group", "web.>", "Expected 1 to 63 of a-z, 0-9 and '-', a letter or digit first"),
+        ("id", "a b", "Expected 1 to 64 of A-Z, a-z, 0-9, '_' and '-'"),
+        ("tags", {"si te": "a"}, "Expected 1 to 63 of A-Z, a-z, 0-9 and '_./-'"),
+        ("tags", {"site": "a b"}, "Expected at most 63 of A-Z, a-z, 0-9 and '_./:-'"),
+    ],
+)
+def test_field_out_of_shape_is_told_its_shape_in_words(
+    field: str, value: object, words: str
+) -> None:
+    refusal = refusal_of(
+        lambda: decode_request(SubmitRequest, encode({"id": "x", "group": "web", field: value}))
+    )
+    assert refusal is not None
+    assert refusal.code == "field_invalid"
+    assert refusal.message.startswith(words)
+    assert f"$.{field}" in refusal.message
+    assert "regex" not in refusal.message
