@@ -21,7 +21,8 @@ from schemas.messages.registry import CertificateEntry
 from schemas.messages.renewal import RenewalRequest, proof_text
 from schemas.permissions import CLIENT_ROLES, SCOPES
 
-DEFAULT_LIFETIME_S: Final = 90 * 86_400
+# Of a client that is made without a master; one that is made by it has `certificates.client_days`.
+CLIENT_LIFETIME_S: Final = 365 * 86_400
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):

@@ -43,7 +43,7 @@ from broker_master.ca.accounts import Accounts
 from broker_master.ca.authorities import Authorities
 from broker_master.ca.authority import BACKDATE_S, certified_hosts, check_host
 from broker_master.ca.claims import decode_jwt
-from broker_master.ca.issuer import DEFAULT_LIFETIME_S, Credentials, Issuer
+from broker_master.ca.issuer import CLIENT_LIFETIME_S, Credentials, Issuer
 from broker_master.ca.marker import Marker, make_marker, read_marker, refuse_foreign
 from schemas.faults import Corrupt, MeshError, Refused
 
@@ -268,7 +268,7 @@ def _make_admin(mesh: Mesh) -> None:
     make_private_directory(folder.parent)
     if not _is_whole(folder) or _is_due(mesh, read_bytes(folder / CERT_FILE)):
         keys = new_identity(ADMIN)
-        not_after = int(mesh.now()) + DEFAULT_LIFETIME_S
+        not_after = int(mesh.now()) + CLIENT_LIFETIME_S
         _write(folder, keys, mesh.issuer.issue("admin", ADMIN, keys.csr_pem, keys.user, not_after))
     if not mesh.admin_context.exists():
         context = Context(

@@ -37,6 +37,8 @@ def test_init_makes_all_that_serve_and_the_admin_need(tmp_path: Path) -> None:
     context = read_context(state / "contexts" / "admin.toml")
     assert (context.name, context.role, context.mesh) == ("admin", "admin", mesh.id)
     assert context_identity(context).claims.name == "admin"
+    admin = certificate_facts((state / "contexts" / "admin" / "cert.pem").read_bytes())
+    assert time.time() + 364 * 86_400 < admin.not_after <= time.time() + 365 * 86_400
     assert certified_hosts((mesh.broker_directory / "server.pem").read_bytes()) == (
         "localhost",
         "127.0.0.1",
