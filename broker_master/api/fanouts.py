@@ -104,6 +104,8 @@ class FanoutOperations:
             and request.tags.items() <= agent.traits.tags.items()
             and may_see(caller, agent.group)
         ]
+        if not found and not names and not request.tags:
+            raise Refused("group_empty", f"group {request.group} has no agents")
         if not found:
             raise Refused("tags_unmatched", "no agent is in the group, on the list and so tagged")
         return found

@@ -72,6 +72,9 @@ async def test_tags_choose_agents_of_all_groups(mesh: MeshProcesses) -> None:
     assert (ran.code, "2 of 2 agents succeeded (succeeded)" in ran.err) == (0, True), ran.err
     nobody = await mesh.cli("run", "--all", "--tag", "site=mars", "--", "true")
     assert (nobody.code, "(tags_unmatched)" in nobody.err) == (6, True)
+    await mesh.cli("group", "create", "hollow")
+    hollow = await mesh.cli("run", "--all", "--group", "hollow", "--", "true")
+    assert (hollow.code, "(group_empty)" in hollow.err) == (6, True), hollow.err
 
 
 async def test_failure_limit_stops_a_batch_and_says_who_was_not_asked(mesh: MeshProcesses) -> None:
