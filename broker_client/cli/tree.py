@@ -155,7 +155,7 @@ def _usage(error: Exception, tokens: Sequence[str], output: "Output") -> int:
     from broker_client.cli.report import print_usage
 
     words = " ".join(["mesh", *_path(tokens)])
-    message = " ".join(str(error).split()).rstrip(".")
+    message = " ".join(str(error).partition("Available commands:")[0].split()).rstrip(".")
     message = message[:1].lower() + message[1:]
     return print_usage(message, f"see `{words} --help`", output)
 

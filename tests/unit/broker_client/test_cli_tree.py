@@ -1,6 +1,7 @@
 """The tree of commands: every one takes the common options, and mistakes are usage errors."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -189,6 +190,24 @@ def test_environment_of_a_program_is_repeatable() -> None:
 def test_overview_needs_no_context(tokens: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert tree.run(tokens) == 0
     assert capsys.readouterr().out.startswith("Usage: mesh ")
+
+
+@pytest.mark.parametrize("tokens", [["xyzzyx"], ["group", "xyzzyx"]], ids=" ".join)
+def test_unknown_command_is_named_in_a_whole_sentence(
+    tokens: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tree.run(tokens) == 2
+    first, hint = capsys.readouterr().err.splitlines()
+    assert first == 'mesh: unknown command "xyzzyx" (usage)'
+    assert hint == f"  see `{' '.join(['mesh', *tokens[:-1]])} --help`"
+
+
+@pytest.mark.parametrize(("noun", "verb"), COMMANDS)
+def test_every_command_is_on_the_page_of_commands(noun: str, verb: str) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "cli.md").read_text()
+    heads = [line for line in page.splitlines() if line.startswith("`mesh ")]
+    wanted = rf"`mesh {noun} (\w+\|)*{verb}\b" if verb else rf"`mesh {noun}\b"
+    assert any(re.search(wanted, head) for head in heads)
 
 
 def assert_passes(script: str) -> None:
