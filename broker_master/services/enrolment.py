@@ -113,6 +113,20 @@ class Enrolment:
             raise Refused("token_used", f"the token of agent {agent} has been used")
         if token.expires_at <= self._plane.clock.now():
             raise Refused("token_expired", f"the token of agent {agent} has expired")
+        if self._is_of_another(agent, request.user_nkey):
+            # To revoke it here would cut off who really has it.
+            raise Refused("request_invalid", "this broker key is somebody else's")
+
+    def _is_of_another(self, agent: str, user_nkey: str) -> bool:
+        registry = self._plane.registry
+        holders = [
+            *((each.name, each.certificates) for each in registry.agents.values()),
+            *((each.name, each.certificates) for each in registry.clients.values()),
+        ]
+        return any(
+            name != agent and any(each.user_nkey == user_nkey for each in certificates)
+            for name, certificates in holders
+        )
 
     def _count_wrong(self, agent: str) -> None:
         bucket = self._wrong.setdefault(agent, TokenBucket(per_s=_TRIES_PER_S, burst=_TRIES_BURST))

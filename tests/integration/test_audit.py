@@ -167,9 +167,7 @@ async def test_enrolment_and_refused_enrolment_are_told_with_the_host(
     assert (told.code, told.actor) == ("token_invalid", "token")
 
 
-async def test_revocation_tells_whose_connection_was_cut(
-    mesh: MeshProcesses, admin: MeshClient
-) -> None:
+async def test_revocation_is_told_with_who_did_it(mesh: MeshProcesses, admin: MeshClient) -> None:
     agent = await mesh.add_agent("gone-1", group="db", slots=1)
     await admin.ask("agent", "revoke", NameQuery(name="gone-1"), Done)
     told = await until_told(admin, action="agent.revoke", target="gone-1")

@@ -224,6 +224,20 @@ async def test_names_in_the_request_are_not_believed(admin: MeshClient, bearers:
     assert answer.agent == "plain"
 
 
+async def test_sec_s03_broker_key_of_another_is_not_taken_over(
+    admin: MeshClient, bearers: Bearers
+) -> None:
+    """Whoever could have it entered under his name could have it revoked, and its owner cut off."""
+    keys = new_identity("owner")
+    owner = await created(admin, "owner")
+    assert isinstance(await (await bearers.of(owner.token)).enrol(keys), EnrolAnswer)
+    greedy = await bearers.of((await created(admin, "greedy")).token)
+    answer = await greedy.enrol(msgspec.structs.replace(new_identity("greedy"), user=keys.user))
+    assert isinstance(answer, FaultBody)
+    assert answer.code == "request_invalid"
+    assert isinstance(await greedy.enrol(new_identity("greedy")), EnrolAnswer)
+
+
 async def test_sec_s03_guessing_is_slowed_down_and_harms_no_other_agent(
     admin: MeshClient, bearers: Bearers
 ) -> None:
