@@ -88,12 +88,18 @@ class Intake:
         self, caller: ClientEntry, request: SubmitRequest, source: str, trace: str
     ) -> Accepted:
         now = self._plane.clock.now()
-        if request.deadline is not None and request.deadline <= now:
-            raise Refused("deadline_passed", "the deadline of the request has passed")
-        group = self._target_group(caller, request)
+        try:
+            if request.deadline is not None and request.deadline <= now:
+                raise Refused("deadline_passed", "the deadline of the request has passed")
+            group = self._target_group(caller, request)
+        except Refused:
+            # What is stored is answered as it stands: a refusal would say that it is not.
+            if request.id is None or not self._is_stored(request.id):
+                raise
+            group = request.group or ""
         args = msgspec.Raw(_deterministic.encode(decode_args(request.action, request.args)))
         limits = (request.on_lost, request.loss, request.hold_s, request.queue_ttl_s)
-        body: tuple[object, ...] = (group, request.agent, request.action, args, *limits)
+        body: tuple[object, ...] = (request.group, request.agent, request.action, args, *limits)
         body = (*body, request.labels)
         if request.tags or request.priority != DEFAULT_TERMS.priority:
             body = (*body, request.priority, request.tags)
@@ -168,6 +174,10 @@ class Intake:
         if request.on_inactive == "refuse" and not ready:
             raise Refused("group_inactive", f"no agent of {request.agent or group} is active")
         return group
+
+    def _is_stored(self, command_id: str) -> bool:
+        in_book = self._plane.book.get(command_id) is not None
+        return in_book or self._plane.readmodel.known(command_id) is not None
 
     def _known(self, accepted: Accepted) -> str | None:
         """The state of the command that already has this id; Refused if it is another one."""

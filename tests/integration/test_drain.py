@@ -207,6 +207,7 @@ async def test_agent_moves_to_another_group_with_its_identity_and_history(
     await admin.run(["true"], agent="mover", timeout_s=SETTLED_S)
     running = await admin.submit(until(tmp_path / "gate"), agent="mover")
     await state_reached(admin, running.id, "running")
+    await admin.submit(["true"], id="asked-twice", agent="mover")
     late = await mesh.cli("agent", "move", "mover", "--group", "db", "--within", "0.5s")
     assert (late.code, "has not moved yet: takes no new work, 1 task left" in late.err) == (4, True)
     leaving = await shown(admin, "mover")
@@ -219,6 +220,7 @@ async def test_agent_moves_to_another_group_with_its_identity_and_history(
     assert (await admin.wait(waiting.id, timeout_s=SETTLED_S)).state == "succeeded"
     after = await shown(admin, "mover")
     assert (after.group, after.status, after.details.pid) == ("db", "active", before.details.pid)
+    assert (await admin.submit(["true"], id="asked-twice", agent="mover")).duplicate
     assert before.certificate is not None
     assert after.certificate is not None
     assert after.certificate.serial != before.certificate.serial

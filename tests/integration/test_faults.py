@@ -182,6 +182,22 @@ async def test_largest_body_is_taken_and_one_byte_more_is_not(
     assert (await inside.held())["KV_mesh_registry"] == before["KV_mesh_registry"]
 
 
+async def test_what_was_stored_is_answered_again_whatever_has_changed_since(
+    plain: Client,
+) -> None:
+    for changes, again in (
+        ({"id": "in-time"}, {"deadline": time.time() - 1}),
+        ({"id": "to-one", "group": None, "agent": "web-1"}, {"deadline": time.time() - 1}),
+    ):
+        body = {key: value for key, value in submit(**changes).items() if value is not None}
+        first = await ask_raw(plain, "admin", "command", "submit", body)
+        assert msgspec.msgpack.decode(first.data)["duplicate"] is False
+        second = await ask_raw(plain, "admin", "command", "submit", {**body, **again})
+        assert msgspec.msgpack.decode(second.data).get("duplicate") is True
+    other = {**submit(id="in-time", args={"argv": ["false"]}), "deadline": time.time() - 1}
+    assert fault(await ask_raw(plain, "admin", "command", "submit", other)).code == "id_conflict"
+
+
 async def test_unknown_fields_of_a_request_are_ignored_and_the_rest_counts(plain: Client) -> None:
     payload = submit(colour="blue", id="newer-client", args={"argv": ["true"]})
     answer = await ask_raw(plain, "admin", "command", "submit", payload)
