@@ -264,11 +264,12 @@ class Intake:
 
     def _answer(self, command: Command, choice: Choice | None) -> SubmitAnswer:
         if choice is not None or self._has_ready(command.accepted):
-            return SubmitAnswer(id=command.id, state=State.QUEUED)
+            return SubmitAnswer(id=command.id, state=State.QUEUED, duplicate=False)
         accepted = command.accepted
         return SubmitAnswer(
             id=command.id,
             state=State.QUEUED,
+            duplicate=False,
             target="inactive",
             next=f"waits for an agent of {accepted.agent or accepted.group} to be active,"
             f" until {rfc3339(command.expires_at)}",

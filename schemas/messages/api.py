@@ -70,16 +70,16 @@ class SubmitRequest(_Request, frozen=True, kw_only=True):
     tags: Tags = {}
 
 
-class SubmitAnswer(msgspec.Struct, frozen=True, kw_only=True):
+class SubmitAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The command is durable when this arrives. duplicate: the id was already known.
 
     target: whether any agent that may take it is active. next: what it waits for, and until when,
-    if none is.
+    if none is. Both are left out where one is.
     """
 
     id: str
     state: str
-    duplicate: bool = False
+    duplicate: bool
     target: Literal["active", "inactive"] = "active"
     next: str = ""
 

@@ -155,7 +155,7 @@ async def test_inactive_target_queues_or_refuses_and_the_answer_says_which(
     assert group.next
     assert group.badges == ["0 of 1 active"]
     active = await admin.submit(NoopArgs(), group="web")
-    assert active == SubmitAnswer(id=active.id, state="queued")
+    assert active == SubmitAnswer(id=active.id, state="queued", duplicate=False)
     await admin.cancel(answer.id)
 
 

@@ -21,7 +21,7 @@ NOW = int(time.time())
 def issued(authority: Authority, name: str = "web-1") -> tuple[bytes, bytes]:
     key = new_private_key()
     cert = authority.sign_client(
-        make_csr(name, key), "agent", name, not_before=NOW - 60, not_after=NOW + 600
+        make_csr(name, key), "agent", name, not_before=NOW - 60, not_after=NOW + 86_400
     )
     return cert, key
 
@@ -29,7 +29,7 @@ def issued(authority: Authority, name: str = "web-1") -> tuple[bytes, bytes]:
 def served(authority: Authority, *hosts: str) -> ssl.SSLContext:
     key = new_private_key()
     cert = authority.sign_server(
-        make_csr("broker", key), hosts, not_before=NOW - 60, not_after=NOW + 600
+        make_csr("broker", key), hosts, not_before=NOW - 60, not_after=NOW + 86_400
     )
     return server_context(authority, cert, key)
 
@@ -149,7 +149,7 @@ def test_context_from_memory_leaves_no_file(
 def test_certificate_facts_are_whole_seconds_and_hex() -> None:
     authority = Authority.create("m1", now=NOW)
     facts = certificate_facts(issued(authority)[0])
-    assert (facts.name, facts.not_before, facts.not_after) == ("web-1", NOW - 60, NOW + 600)
+    assert (facts.name, facts.not_before, facts.not_after) == ("web-1", NOW - 60, NOW + 86_400)
     assert facts.serial == facts.serial.lower().lstrip("0")
     assert int(facts.serial, 16) > 0
     with pytest.raises(Corrupt):
