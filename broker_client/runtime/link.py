@@ -124,7 +124,7 @@ class Link:
         self._keeper: asyncio.Task[None] | None = None
         self._loopback_heard = True
         self._patience_s = 0.0
-        self._tried = 0
+        self._failed = 0
         self.reconnects = 0
         self.callback_failures = 0
         self.permission_errors = 0
@@ -196,7 +196,7 @@ class Link:
     def _is_hopeless(self) -> bool:
         """Whether to wait is no use. Another of several brokers may have the right certificate."""
         if isinstance(self.last_error, Untrusted):
-            return self._tried >= len(self._endpoints)
+            return self._failed >= len(self._endpoints)
         return isinstance(self.last_error, Refused)
 
     async def close(self, deadline_s: float = 3.0) -> None:
@@ -453,7 +453,6 @@ class Link:
 
     async def _live_once(self) -> MeshError:
         """Connect to the next endpoint and stay until it is over; why it is over."""
-        self._tried += 1
         try:
             client = await self._open(self._next_endpoint())
             self._client = client
@@ -465,6 +464,7 @@ class Link:
             if self.last_error is None or str(self.last_error) != str(error):
                 log.warning("connect_failed", link=self._name, error=str(error))
             self.last_error = error
+            self._failed += 1
             return error
         except Exception as error:
             # Identity callbacks read files, and anything may be in them.
