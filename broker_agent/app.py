@@ -63,6 +63,8 @@ JOURNAL_CLOSE_S: Final = 10.0
 SEQ_BITS: Final = 32
 # Attempts hold their slot until they have ended, so the table needs few places more than slots.
 SPARE_PLACES: Final = 16
+# Empty folders that are kept to be used again: one of each slot, and one that it had just before.
+SPARES_MAX: Final = 1024
 # Cells that a daemon still lived in when its task had ended are looked at again in so many turns.
 SWEEP_TURNS: Final = 60
 
@@ -148,8 +150,11 @@ class Agent:
             clock=clock,
             book=TaskBook(settings.task_slots),
         )
-        journal.is_patient = lambda: station.book.is_full
-        self.folders = Folders(state_dir / "tasks", keep=settings.keep_folders)
+        self.folders = Folders(
+            state_dir / "tasks",
+            keep=settings.keep_folders,
+            spares=min(SPARES_MAX, 2 * settings.task_slots),
+        )
         self._cell_parent = find_parent()
         self._cells = Cells(self._cell_parent, facts.agent, incarnation)
         self.processes = ProcessExecutor(
@@ -163,6 +168,7 @@ class Agent:
             cells=self._cells,
         )
         self.processes.kinship.adopts = adopt_orphans()
+        journal.is_patient = lambda: station.book.is_full or self.processes.is_behind
         self.table = Table(settings.task_slots + SPARE_PLACES)
         self.reporter = Reporter(station)
         self.shipper = Shipper(station)

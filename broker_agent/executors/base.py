@@ -29,6 +29,7 @@ class Ending(NamedTuple):
     reason: str
 
 
+OnStart = Callable[[int], None]
 OnEnd = Callable[[Ending], None]
 
 
@@ -36,7 +37,8 @@ class Task(Protocol):
     """A task under way. All methods return at once; nothing of it is left when it has ended."""
 
     @property
-    def pid(self) -> int: ...
+    def pid(self) -> int:
+        """Its first process; 0 until it has begun."""
 
     def stop(self, state: State, reason: str, grace_s: float | None = None) -> None:
         """Ask it to end, then make it end; its ending will have `state`. The first call counts.
@@ -53,9 +55,10 @@ class Task(Protocol):
 
 
 class Executor(Protocol):
-    def start(self, job: Job, on_end: OnEnd) -> Task:
-        """Start the task. `on_end` is called once, later, from the loop.
+    def start(self, job: Job, on_start: OnStart, on_end: OnEnd) -> Task:
+        """Have the task started. Both callbacks come later, each once, from the loop.
 
-        Raises Refused if it cannot be started: `on_end` is not called then. The exception has the
-        exit code that a shell would give, if there is one (`CannotStart`).
+        on_start: with its pid, unless it never came to run. on_end: last, also for what could not
+        be started: FAILED with the exit code that a shell would give, if there is one. Raises
+        Refused for a job that is not for this executor; nothing is called then.
         """

@@ -32,7 +32,10 @@ class Exits:
         for pidfd, _ in self._epoll.poll(0, _AT_ONCE):
             on_exit = self._on_exit.pop(pidfd, None)
             if on_exit is not None:
-                os.close(pidfd)  # which takes it out of the epoll as well
+                # Closing it would not do: a child that is being started may hold a copy, and the
+                # epoll would go on about this number when it is another's.
+                self._epoll.unregister(pidfd)
+                os.close(pidfd)
                 try:
                     on_exit()
                 except Exception as error:  # noqa: BLE001  one task must not hide another's end

@@ -9,7 +9,6 @@ from typing import Final
 from broker_agent.warden import cell
 from broker_agent.warden.kin import (
     Process,
-    children,
     kin,
     look,
     process_start,
@@ -139,10 +138,11 @@ class Kinship:
         if self._list is None:
             pid = os.getpid()
             try:
-                # Whom the first thread has started, and all that we inherit.
+                # All that we inherit, and whom the first thread has started: tasks are started by
+                # others, so that none is taken for left behind before its pid is known.
                 self._list = os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
-                return children(pid)  # no descriptor left, or a kernel without this list
+                return []  # no descriptor left, or a kernel without this list
         text, at = b"", 0
         while part := os.pread(self._list, 65_536, at):
             text += part

@@ -1,8 +1,9 @@
 """The action `process`: one program in a process group of its own, ended as a whole.
 
-STARTED ──exit──▶ group empty? ──yes──▶ ended
-   │                  │ no: TERM (once), then KILL after grace_s
-   └─stop: TERM ──────┴──▶ KILL after grace_s ──▶ ended, at the latest GIVE_UP_S later
+STARTING ──▶ STARTED ──exit──▶ group empty? ──yes──▶ ended
+  │ stop: once    │                │ no: TERM (once), then KILL after grace_s
+  │ it has begun  └─stop: TERM ────┴──▶ KILL after grace_s ──▶ ended, at the latest GIVE_UP_S later
+  └─cannot be started ──▶ ended
 
 A task has ended when nothing of it is left, also of what has left its group and its session. Where
 this process inherits orphans, a program can leave nothing behind unseen: it would be our child now.
@@ -18,11 +19,12 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
-from broker_agent.executors.base import Ending, Job, OnEnd
+from broker_agent.executors.base import Ending, Job, OnEnd, OnStart
 from broker_agent.executors.cells import Cells
 from broker_agent.executors.exits import Exits
 from broker_agent.executors.groups import Kinship, group_lives, process_start, signal_group
-from broker_agent.executors.spawn import CannotStart, Files, spawn
+from broker_agent.executors.spawn import CannotStart, Files, Order
+from broker_agent.executors.starter import Starter
 from broker_agent.warden import cell
 from broker_agent.warden.kin import Process, send
 from broker_client.runtime import tracing
@@ -42,8 +44,11 @@ PASSED_ON: Final = (b"PATH", b"HOME", b"LANG", b"TZ", b"USER", b"LOGNAME")
 class ProcessTask:
     """A program and everything it started."""
 
-    def __init__(self, owner: "ProcessExecutor", job: Job, pid: int, on_end: OnEnd) -> None:
-        self.pid = pid
+    def __init__(
+        self, owner: "ProcessExecutor", job: Job, on_start: OnStart, on_end: OnEnd
+    ) -> None:
+        # 0 until it has been started; by then it may be asked to stop.
+        self.pid = 0
         self.name = f"{job.command}.{job.attempt}"
         self._owner = owner
         self._marks = {
@@ -55,6 +60,7 @@ class ProcessTask:
         self._cell = ""
         self._has_ended = False
         self._loop = owner.loop
+        self._on_start = on_start
         self._on_end = on_end
         self._stop: tuple[State, str] | None = None
         self._status: int | None = None
@@ -64,22 +70,44 @@ class ProcessTask:
         self._timer: asyncio.TimerHandle | None = None
         self._killer: asyncio.TimerHandle | None = None
         self._killed_at: float | None = None
+        # Until when it may use its grace, if it was asked to stop before it had begun.
+        self._kill_by: float | None = None
         self._limit: asyncio.TimerHandle | None = None
-        args = job.args
-        if isinstance(args, ProcessArgs) and args.timeout_s is not None:
-            reason = f"ran longer than timeout_s ({args.timeout_s:g})"
-            self._limit = self._loop.call_later(args.timeout_s, self.stop, State.TIMED_OUT, reason)
+        self._timeout_s = job.args.timeout_s if isinstance(job.args, ProcessArgs) else None
         self._is_reaped = False
-        owner.exits.watch(pid, self._on_exit)
+
+    def begin(self, started: int | CannotStart) -> None:
+        """It runs as this process, or never will."""
+        if isinstance(started, CannotStart):
+            self._end(self._unstarted(started))
+            return
+        self.pid = started
+        self._owner.leaders.add(started)
+        self._owner.exits.watch(started, self._on_exit)
+        if self._timeout_s is not None:
+            reason = f"ran longer than timeout_s ({self._timeout_s:g})"
+            self._limit = self._loop.call_later(self._timeout_s, self.stop, State.TIMED_OUT, reason)
+        self._on_start(started)
+        if self._stop is not None:
+            left_s = None if self._kill_by is None else self._kill_by - self._loop.time()
+            self._terminate(left_s)
+
+    def _unstarted(self, fault: CannotStart) -> Ending:
+        if self._stop is not None:
+            return Ending(self._stop[0], None, self._stop[1])
+        return Ending(State.FAILED, fault.exit_code, fault.message)
 
     def enclose(self) -> None:
-        if not self._is_reaped:
+        if self.pid and not self._is_reaped:
             self._cell = self._owner.cells.enclose(self.name, self.pid, self._marks)
 
     def stop(self, state: State, reason: str, grace_s: float | None = None) -> None:
         if self._has_ended:
             return
-        if self._stop is None:
+        if not self.pid:
+            self._stop = self._stop or (state, reason)
+            self._note_grace(grace_s)
+        elif self._stop is None:
             self._stop = (state, reason)
             self._terminate(grace_s)
         elif grace_s is not None:
@@ -90,7 +118,16 @@ class ProcessTask:
             return
         if self._stop is None:
             self._stop = (State.CANCELLED, "killed")
-        self._kill()
+        if self.pid:
+            self._kill()
+        else:
+            self._note_grace(0.0)
+
+    def _note_grace(self, grace_s: float | None) -> None:
+        """Its time runs from the order on, however long the start takes; the shortest counts."""
+        if grace_s is not None:
+            kill_by = self._loop.time() + grace_s
+            self._kill_by = kill_by if self._kill_by is None else min(self._kill_by, kill_by)
 
     def _hasten(self, grace_s: float) -> None:
         when = self._loop.time() + grace_s
@@ -160,10 +197,10 @@ class ProcessTask:
         """End only when nobody is left: a program's children must not outlive its report."""
         lives = group_lives(self.pid)
         if not lives and self._stop is None and not self._has_left_behind():
-            self._end()
+            self._end(self._ending())
             return
         if not self._lingers(lives=lives):
-            self._end()
+            self._end(self._ending())
             return
         if not self._leftover:
             self._leftover = True
@@ -192,7 +229,7 @@ class ProcessTask:
             return bool(self._members(since=since))
         return self._kill_members(since=since) > 0
 
-    def _end(self) -> None:
+    def _end(self, ending: Ending) -> None:
         self._has_ended = True
         for timer in (self._killer, self._timer):
             if timer is not None:
@@ -201,7 +238,7 @@ class ProcessTask:
             cell.remove(self._cell)  # where a daemon was left in it, it goes with a later sweep
         self._owner.tasks.discard(self)
         self._owner.leaders.discard(self.pid)
-        self._on_end(self._ending())
+        self._on_end(ending)
 
     def _ending(self) -> Ending:
         code = os.waitstatus_to_exitcode(self._status or 0)
@@ -238,6 +275,7 @@ class ProcessExecutor:
     ) -> None:
         self.loop = loop
         self.exits = Exits(loop)
+        self._starter = Starter(loop)
         self.grace_s = grace_s
         incarnation = marks.get("MESH_INCARNATION", "")
         self.kinship = Kinship(f"MESH_INCARNATION={incarnation}".encode() if incarnation else b"")
@@ -250,21 +288,22 @@ class ProcessExecutor:
         self._passed_on = passed_on
         self._marks = {name.encode(): value.encode() for name, value in marks.items()}
 
-    def start(self, job: Job, on_end: OnEnd) -> ProcessTask:
+    def start(self, job: Job, on_start: OnStart, on_end: OnEnd) -> ProcessTask:
         args = job.args
         if not isinstance(args, ProcessArgs):
             raise CannotStart("not the arguments of a process")
         stdin = self._stdin(args.stdin) if args.stdin else self._null
-        try:
-            files = Files(stdin, job.folder.stdout, job.folder.stderr)
-            env = self._environment(job, args)
-            pid = spawn(args.argv, env, job.folder.path, args.cwd, files)
-        finally:
+        files = Files(stdin, job.folder.stdout, job.folder.stderr)
+        order = Order(args.argv, self._environment(job, args), job.folder.path, args.cwd, files)
+        task = ProcessTask(self, job, on_start, on_end)
+
+        def begun(started: int | CannotStart) -> None:
             if stdin != self._null:
                 os.close(stdin)
-        task = ProcessTask(self, job, pid, on_end)
+            task.begin(started)
+
         self.tasks.add(task)
-        self.leaders.add(pid)
+        self._starter.start(order, begun)
         return task
 
     def _environment(self, job: Job, args: ProcessArgs) -> dict[bytes, bytes]:
@@ -287,6 +326,11 @@ class ProcessExecutor:
             raise
         return fd
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether programs wait to be started: those that are recorded later start no later."""
+        return self._starter.is_behind
+
     def reap(self) -> None:
         """Bury what tasks have left to this process; to be called now and then."""
         self.kinship.reap(self.leaders)
@@ -297,6 +341,8 @@ class ProcessExecutor:
             task.kill()
 
     def close(self) -> None:
+        """After `kill_all`: what was just being started is ended as well."""
+        self._starter.close()
         self.exits.close()
         self.kinship.close()
         with suppress(OSError):

@@ -137,22 +137,28 @@ class Runner:
         entry = active.entry
         active.folder = self._folders.make(entry.command, entry.attempt)
         entry.has_folder = True
-        job = Job(entry.command, entry.attempt, active.args, active.folder, active.trace)
-        started_at = self._clock.now()
-        active.task = self._executors[action].start(
-            job, lambda ending: self._on_end(active, ending)
-        )
-        entry.started_at = started_at
-        entry.phase, entry.state = Phase.RUNNING, State.RUNNING
-        entry.pid = active.task.pid
+        # Before it runs: the warden would find it by its marks.
         after_s = self._lease.timers.fence_after_s(entry.kill_after_s)
-        entry.place = self._table.enter(f"{entry.command}.{entry.attempt}", entry.pid, after_s)
+        entry.place = self._table.enter(f"{entry.command}.{entry.attempt}", after_s)
+        job = Job(entry.command, entry.attempt, active.args, active.folder, active.trace)
+        active.task = self._executors[action].start(
+            job,
+            lambda pid: self._on_started(active, pid),
+            lambda ending: self._on_end(active, ending),
+        )
+
+    def _on_started(self, active: _Active, pid: int) -> None:
+        entry = active.entry
+        entry.started_at = self._clock.now()
+        entry.phase, entry.state = Phase.RUNNING, State.RUNNING
+        entry.pid = pid
+        self._table.note_process(entry.place, pid, 0)
         active.timer = self._loop.call_later(STARTED_AFTER_S, self._on_still_running, active)
 
     def _on_still_running(self, active: _Active) -> None:
         entry = active.entry
         start = process_start(entry.pid)
-        self._table.note_start(entry.place, start)
+        self._table.note_process(entry.place, entry.pid, start)
         if active.task is not None:
             active.task.enclose()
         self._journal.running(entry.row, entry.started_at, entry.pid, start)

@@ -19,6 +19,7 @@ from schemas.faults import Refused, Unreachable
 from schemas.subjects import STREAMS
 
 _CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+SPARES: Final = 64
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -65,15 +66,15 @@ class TaskFolder:
 class Folders:
     """All task folders of an agent.
 
-    Folders without output vanish with their release; of the others the newest `keep` stay for a
-    person to look at.
+    Of those without output up to `spares` stay until they are used again, the rest vanish with
+    their release; of the others the newest `keep` stay for a person to look at.
     """
 
-    def __init__(self, root: Path, *, keep: int) -> None:
+    def __init__(self, root: Path, *, keep: int, spares: int = SPARES) -> None:
         self._root = str(root)
         self._keep = keep
         self._kept: deque[str] = deque()
-        self._spares = Spares()
+        self._spares = Spares(spares)
 
     def name(self, command: str, attempt: int) -> str:
         return f"{self._root}/{command}.{attempt}"
@@ -85,7 +86,9 @@ class Folders:
         """
         path = self.name(command, attempt)
         try:
-            fds = self._spares.take(path)
+            fds, worn = self._spares.take(path)
+            for each in worn:
+                remove_folder(each)
             if fds is not None:
                 return TaskFolder(path, fds)
             os.mkdir(path, 0o700)
@@ -106,7 +109,7 @@ class Folders:
             return None
 
     def reuse(self, path: str) -> bool:
-        """The task has ended and printed nothing: whether its folder was kept for another."""
+        """The task has ended and printed nothing: whether its folder is kept for another."""
         return self._spares.put(path)
 
     def retire(self, path: str, *, empty: bool) -> None:
@@ -134,7 +137,7 @@ class Folders:
 
     def close(self) -> None:
         """Remove what was kept for use only. Nobody may use the folders any more."""
-        for path in self._spares.close():
+        for path in self._spares.clear():
             remove_folder(path)
 
 

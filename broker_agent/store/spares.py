@@ -1,103 +1,147 @@
-# ruff: noqa: PTH104, PTH120
+# ruff: noqa: PTH104
 # Text and os, not Path: this runs for every task.
 """Folders of tasks that printed nothing, kept to be used again.
 
 Making and removing a folder with two files costs up to half a millisecond of a file system's time,
 as much as starting the program; renaming one costs a hundredth of that. A folder is used again only
-if it is as new: two empty private files, nothing else in it, and nobody who could still write.
+if it is as new: two empty private files, nothing else in it, and nobody who could still write. That
+is looked at when it is to be used again: what a task left behind had no later chance, and programs
+that were just being loaded when the task ended have let go of their copies of its files.
 """
 
 import fcntl
 import os
 import signal
 import stat
-from collections import deque
-from typing import Final, NamedTuple
+from collections.abc import Iterable
+from typing import Final
 
 from schemas.subjects import STREAMS
 
-SPARES_MAX: Final = 64
-# No task's folder begins like this: ids have no dot.
-PREFIX: Final = ".spare-"
 _OPEN: Final = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILES: Final = {f"{stream}.log" for stream in STREAMS}
+# How often a folder that somebody may still write into is tried; a program that is just being
+# loaded holds a copy of all our files for a moment.
+_TRIES: Final = 4
+# So many folders are looked at before a new one is made.
+_LOOKS: Final = 2
 
 
-class Spare(NamedTuple):
-    path: str
-    fds: tuple[int, int]
+class _InUse(OSError):
+    """Somebody else has it open."""
 
 
 class Spares:
-    """For one thread: system calls side by side with another would fight for the interpreter."""
+    """For one thread: system calls side by side with another would fight for the interpreter.
 
-    def __init__(self) -> None:
-        self._spares: deque[Spare] = deque()
-        self._count = 0
+    They keep the names of their tasks until they get another. limit: how many are kept.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        # A queue in which one can be looked up: how often each was found in use.
+        self._tries: dict[str, int] = {}
 
     def put(self, path: str) -> bool:
-        """Keep the folder if it is as new; False if it has to be removed."""
-        if len(self._spares) >= SPARES_MAX or not _is_pristine(path):
+        """Keep the folder, whose files are closed; False if there are enough."""
+        if len(self._tries) >= self._limit:
             return False
-        self._count += 1
-        spare = f"{os.path.dirname(path)}/{PREFIX}{self._count}"
-        fds: list[int] = []
-        try:
-            for stream in STREAMS:
-                fds.append(os.open(f"{path}/{stream}.log", _OPEN))
-                _check_unshared(fds[-1])
-            os.rename(path, spare)
-        except OSError:
-            for fd in fds:
-                os.close(fd)
-            return False
-        self._spares.append(Spare(spare, (fds[0], fds[1])))
+        self._tries[path] = 0
         return True
 
-    def take(self, path: str) -> tuple[int, int] | None:
-        """A spare folder under its new name, and its open files; None if there is none."""
-        try:
-            spare = self._spares.popleft()
-        except IndexError:
-            return None
-        try:
-            os.rename(spare.path, path)
-        except OSError:
-            self._spares.append(spare)  # the new name is taken
-            return None
-        return spare.fds
+    def take(self, path: str) -> tuple[tuple[int, int] | None, list[str]]:
+        """The open files of a spare folder under its new name, if there is one.
 
-    def close(self) -> list[str]:
+        And what is not as new, to be removed by the caller. The oldest comes first.
+        """
+        worn: list[str] = []
+        for _ in range(min(_LOOKS, len(self._tries))):
+            spare = path if path in self._tries else next(iter(self._tries))
+            tries = self._tries.pop(spare) + 1
+            try:
+                fds = _open_pristine(spare)
+            except _InUse:
+                if tries < _TRIES:
+                    self._tries[spare] = tries
+                    continue
+                fds = None
+            if fds is None:
+                worn.append(spare)
+            elif _has_moved(spare, path):
+                return fds, worn
+            else:
+                self._tries[spare] = tries  # the new name is taken
+                _close(fds)
+                break
+        return None, worn
+
+    def clear(self) -> list[str]:
         """Let go of all; the caller removes the folders."""
-        paths = [spare.path for spare in self._spares]
-        for spare in self._spares:
-            for fd in spare.fds:
-                os.close(fd)
-        self._spares.clear()
+        paths = list(self._tries)
+        self._tries.clear()
         return paths
 
 
-def _is_pristine(path: str) -> bool:
+def _has_moved(path: str, new: str) -> bool:
+    try:
+        os.rename(path, new)
+    except OSError:
+        return False
+    return True
+
+
+def _open_pristine(path: str) -> tuple[int, int] | None:
+    """The two files of a folder that is as new; None if it is not. Raises _InUse."""
+    fds: list[int] = []
     try:
         with os.scandir(path) as found:
             names = {entry.name for entry in found}
         mode = os.stat(path, follow_symlinks=False).st_mode  # noqa: PTH116
+        if names != _FILES or not stat.S_ISDIR(mode) or stat.S_IMODE(mode) != 0o700:
+            return None
+        for stream in STREAMS:
+            fds.append(os.open(f"{path}/{stream}.log", _OPEN))
+            if not _is_new(fds[-1]):
+                _close(fds)
+                return None
+        for fd in fds:
+            _check_unshared(fd)
+    except _InUse:
+        _close(fds)
+        raise
     except OSError:
-        return False
-    return names == _FILES and stat.S_ISDIR(mode) and stat.S_IMODE(mode) == 0o700
+        _close(fds)
+        return None
+    return fds[0], fds[1]
+
+
+def _close(fds: Iterable[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
+def _is_new(fd: int) -> bool:
+    """Whether it is an empty private file with one name."""
+    facts = os.fstat(fd)
+    return (
+        facts.st_size == 0
+        and facts.st_nlink == 1
+        and stat.S_ISREG(facts.st_mode)
+        and stat.S_IMODE(facts.st_mode) == 0o600
+        and facts.st_uid == os.geteuid()
+    )
 
 
 def _check_unshared(fd: int) -> None:
-    """Raise OSError unless this is an empty private file that nobody else has open for writing.
+    """Raise _InUse unless nobody else has this file open.
 
     The kernel grants a write lease to the only opener and to nobody else: a process that escaped
     its group and still holds its stdout would be found here. The lease is given back at once; who
     opens the file in between makes the kernel tell us, by a signal that does nothing.
     """
-    facts = os.fstat(fd)
-    is_new = facts.st_size == 0 and facts.st_nlink == 1 and stat.S_IMODE(facts.st_mode) == 0o600
-    if not is_new or not stat.S_ISREG(facts.st_mode) or facts.st_uid != os.geteuid():
-        raise OSError("not as new")
     fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
-    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    try:
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError as error:
+        raise _InUse from error
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)

@@ -113,21 +113,21 @@ class Table:
         """The agent ends in good order: nothing is left for the warden to do."""
         self._write_header(is_over=True)
 
-    def enter(self, name: str, pid: int, after_s: float) -> int:
+    def enter(self, name: str, after_s: float) -> int:
         """Enter a task; the number is its place until `clear`. -1 if there is no place left."""
         if not self._free:
             return -1
         slot = self._free.pop()
-        self._write(Record(slot, pid, 0, after_s, name))
+        self._write(Record(slot, 0, 0, after_s, name))
         if slot >= self._used:
             self._used = slot + 1
             self._write_header()
         return slot
 
-    def note_start(self, slot: int, start: int) -> None:
+    def note_process(self, slot: int, pid: int, start: int) -> None:
         record = self._taken.get(slot)
         if record is not None:
-            record.start = start
+            record.pid, record.start = pid, start
             self._write(record)
 
     def note_after(self, slot: int, after_s: float) -> None:

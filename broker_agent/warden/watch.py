@@ -21,6 +21,9 @@ from broker_agent.warden.table import NEVER, Record, View, read_table
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 # How often it looks at what it has killed, or whether what a dead agent left still lives.
 _AGAIN_S = 0.5
+# So often it looks for a program that was just being started when the agent died: its loading goes
+# on without the agent.
+_LOOKS_FOR_UNBORN = 4
 _LOG_MAX_BYTES = 64 * 1024
 TABLE_FD = 3
 LIFE_FD = 0
@@ -81,6 +84,7 @@ class Warden:
         self._log_path = log_path
         self._watch = Watch()
         self._gone: set[tuple[int, int, str]] = set()
+        self._looks = 0
 
     def run(self) -> None:
         poll = select.poll()
@@ -113,8 +117,12 @@ class Warden:
         if not records:
             return []
         seen = look()
+        self._looks += 1
         living = []
         for record in records:
+            if not record.pid and self._looks < _LOOKS_FOR_UNBORN:
+                living.append(record)
+                continue
             path = self._cells + record.name
             if (self._cells and cell.is_inhabited(path)) or self._members(record, seen):
                 living.append(record)

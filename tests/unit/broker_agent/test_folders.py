@@ -49,6 +49,17 @@ def test_folder_that_exists_is_refused(folders: Folders, tmp_path: Path) -> None
     assert names(tmp_path) == ["c1.1", "c2.1"]
 
 
+def test_spare_that_has_the_name_already_is_the_one_that_gets_it(
+    folders: Folders, tmp_path: Path
+) -> None:
+    made = [folders.make(command, 1) for command in ("c1", "c2")]
+    for folder in made:
+        folder.close()
+        assert folders.reuse(folder.path)
+    folders.make("c2", 1).close()
+    assert names(tmp_path) == ["c1.1", "c2.1"]
+
+
 def test_empty_folder_is_used_again(folders: Folders, tmp_path: Path) -> None:
     retired(folders, "c1")
     inode = next(tmp_path.iterdir()).stat().st_ino
@@ -68,11 +79,27 @@ def test_folder_that_is_not_as_new_is_removed(folders: Folders, tmp_path: Path) 
     (tmp_path / "c2.1" / "stdout.log").chmod(0o644)
     third = folders.make("c3", 1)
     os.link(tmp_path / "c3.1" / "stdout.log", tmp_path / "elsewhere")
-    for folder in (first, second, third):
+    fourth = folders.make("c4", 1)
+    os.write(fourth.stderr, b"late")
+    for folder in (first, second, third, fourth):
         folder.close()
-        assert not folders.reuse(folder.path)
-        folders.retire(folder.path, empty=True)
-    assert names(tmp_path) == ["elsewhere"]
+        assert folders.reuse(folder.path)
+    for count in range(4):
+        folders.make(f"new{count}", 1).close()
+    assert names(tmp_path) == ["elsewhere", "new0.1", "new1.1", "new2.1", "new3.1"]
+    for count in range(4):
+        assert names(tmp_path / f"new{count}.1") == ["stderr.log", "stdout.log"]
+        assert {path.stat().st_size for path in (tmp_path / f"new{count}.1").iterdir()} == {0}
+
+
+def test_no_more_folders_are_kept_than_asked_for(tmp_path: Path) -> None:
+    folders = Folders(tmp_path, keep=2, spares=1)
+    first, second = folders.make("c1", 1), folders.make("c2", 1)
+    for folder, is_kept in ((first, True), (second, False)):
+        folder.close()
+        assert folders.reuse(folder.path) is is_kept
+    folders.close()
+    assert names(tmp_path) == ["c2.1"]
 
 
 def test_folder_into_which_somebody_can_still_write_is_not_used_again(
@@ -82,11 +109,29 @@ def test_folder_into_which_somebody_can_still_write_is_not_used_again(
     folder = folders.make("c1", 1)
     escaped = subprocess.Popen(["sleep", "60"], stdout=folder.stdout, start_new_session=True)
     folder.close()
-    assert not folders.reuse(folder.path)
-    folders.retire(folder.path, empty=True)
-    assert names(tmp_path) == []
+    assert folders.reuse(folder.path)
+    inode = (tmp_path / "c1.1").stat().st_ino
+    for count in range(8):
+        folders.make(f"new{count}", 1).close()
+        assert (tmp_path / f"new{count}.1").stat().st_ino != inode
     escaped.kill()
     escaped.wait()
+    # It was tried a few times, as a program that is being loaded has copies for a moment.
+    assert names(tmp_path) == [f"new{count}.1" for count in range(8)]
+
+
+def test_folder_is_used_again_once_nobody_has_it_open(folders: Folders, tmp_path: Path) -> None:
+    folder = folders.make("c1", 1)
+    loading = os.dup(folder.stdout)
+    folder.close()
+    assert folders.reuse(folder.path)
+    inode = (tmp_path / "c1.1").stat().st_ino
+    folders.make("c2", 1).close()
+    assert (tmp_path / "c2.1").stat().st_ino != inode
+    os.close(loading)
+    folders.make("c3", 1).close()
+    assert (tmp_path / "c3.1").stat().st_ino == inode
+    assert names(tmp_path) == ["c2.1", "c3.1"]
 
 
 def test_newest_folders_with_output_are_kept(folders: Folders, tmp_path: Path) -> None:

@@ -36,12 +36,14 @@ class Bench:
             marks={"MESH_AGENT": "a1", "MESH_INCARNATION": secrets.token_hex(8)},
         )
         self.count = 0
+        self.pids: list[int] = []
 
     def start(self, args: ProcessArgs) -> tuple[ProcessTask, "asyncio.Future[Ending]", TaskFolder]:
         self.count += 1
         folder = self.folders.make(f"c{self.count}", 1)
         ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        task = self.executor.start(Job(f"c{self.count}", 1, args, folder), ended.set_result)
+        job = Job(f"c{self.count}", 1, args, folder)
+        task = self.executor.start(job, self.pids.append, ended.set_result)
         return task, ended, folder
 
     async def run(self, *argv: str, **args: object) -> tuple[Ending, bytes, bytes]:
@@ -133,17 +135,71 @@ async def test_folder_of_its_own_unless_told_otherwise(bench: Bench, tmp_path: P
 async def test_program_that_cannot_start_gets_the_code_of_a_shell(
     bench: Bench, argv: list[str], code: int, reason: str
 ) -> None:
-    with pytest.raises(CannotStart) as caught:
-        bench.start(ProcessArgs(argv=argv))
-    assert caught.value.exit_code == code
-    assert reason in caught.value.message
+    ending = (await bench.run(*argv))[0]
+    assert (ending.state, ending.exit_code) == (State.FAILED, code)
+    assert reason in ending.reason
+    assert not bench.pids
+    assert not bench.executor.tasks
 
 
 async def test_place_that_cannot_be_entered_is_said(bench: Bench) -> None:
-    with pytest.raises(CannotStart) as caught:
-        bench.start(ProcessArgs(argv=["true"], cwd="/no/such/place"))
-    assert caught.value.exit_code is None
-    assert "/no/such/place" in caught.value.message
+    for cwd in ("/no/such/place", "no/such/place", "/etc/passwd"):
+        ending = (await bench.run("true", cwd=cwd))[0]
+        assert (ending.state, ending.exit_code) == (State.FAILED, None)
+        assert f"cannot enter {cwd}" in ending.reason
+
+
+async def test_relative_names_are_those_of_its_folder(bench: Bench, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    place.mkdir()
+    (place / "here").symlink_to("/bin/pwd")
+    assert (await bench.run("./here", cwd=str(place)))[1].decode() == f"{place}\n"
+    env = {"PATH": ".:/bin"}
+    assert (await bench.run("here", cwd="../place", env=env))[1].decode() == f"{place}\n"
+    assert Path.cwd() != place
+
+
+async def test_stop_before_it_has_begun_ends_it_once_it_has(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, grace_s=30.0)
+    task, ended, folder = bench.start(shell("trap 'echo asked; exit 4' TERM; sleep 60 & wait"))
+    task.stop(State.CANCELLED, "cancelled")
+    task.stop(State.TIMED_OUT, "too late to matter")
+    assert task.pid == 0
+    async with asyncio.timeout(WAIT_S):
+        ending = await ended
+    assert (ending.state, ending.reason) == (State.CANCELLED, "cancelled")
+    assert bench.pids == [task.pid]
+    assert not is_alive(task.pid)
+    folder.close()
+
+
+async def test_grace_runs_from_the_stop_on_also_before_it_has_begun(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, grace_s=30.0)
+    task, ended, _ = bench.start(shell("trap '' TERM; while :; do sleep 0.01; done"))
+    task.stop(State.KILLED_FENCED, "fenced")
+    task.stop(State.KILLED_FENCED, "fenced", 0.0)
+    async with asyncio.timeout(WAIT_S):
+        assert await ended == Ending(State.KILLED_FENCED, 128 + signal.SIGKILL, "fenced")
+
+
+async def test_what_is_being_started_when_the_agent_ends_is_ended_as_well(bench: Bench) -> None:
+    tasks = [bench.start(ProcessArgs(argv=["sleep", "60"]))[0] for _ in range(5)]
+    bench.executor.kill_all()
+    bench.executor.close()
+    assert sorted(bench.pids) == sorted(task.pid for task in tasks)
+    for pid in bench.pids:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+async def test_loop_goes_on_while_a_program_is_loaded(bench: Bench) -> None:
+    turns = 0
+    _, ended, _ = bench.start(ProcessArgs(argv=["true"]))
+    while not bench.pids:
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns > 1
+    async with asyncio.timeout(WAIT_S):
+        await ended
 
 
 def test_file_that_is_no_program_is_126_and_a_directory_is_no_program(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from broker_agent.services.warden import WardenPost
 from broker_agent.warden.kin import children, kin, look, process_start
-from broker_agent.warden.table import NEVER, Table, View, read_table
-from broker_agent.warden.watch import Watch, kill_at, term_at
+from broker_agent.warden.table import NEVER, Record, Table, View, read_table
+from broker_agent.warden.watch import Warden, Watch, kill_at, term_at
 from broker_client.runtime.clock import SystemClock
 from schemas.timers import Timers
 from tests.children import rss_bytes
@@ -37,9 +37,11 @@ def test_table_tells_what_was_entered() -> None:
     table = Table(3)
     assert view_of(table).renewed_at == NEVER
     renewed(table)
-    first = table.enter("c1.1", 4711, 35.0)
-    second = table.enter("x" * 64 + ".999999999", 4712, 7200.0)
-    table.note_start(first, 99)
+    first = table.enter("c1.1", 35.0)
+    second = table.enter("x" * 64 + ".999999999", 7200.0)
+    assert [(r.pid, r.start) for r in view_of(table).records] == [(0, 0), (0, 0)]
+    table.note_process(first, 4711, 99)
+    table.note_process(second, 4712, 0)
     table.note_kill(second, 123.5)
     view = view_of(table)
     assert (view.renewed_at, view.grace_s, view.slack_s, view.tick_s) == (100.0, 10.0, 0.5, 1.0)
@@ -59,13 +61,13 @@ def test_table_tells_what_was_entered() -> None:
 
 def test_full_table_takes_nothing_and_a_cleared_place_is_used_again() -> None:
     table = Table(1)
-    place = table.enter("c1.1", 1, 1.0)
-    assert table.enter("c2.1", 2, 1.0) == -1
-    table.note_start(-1, 5)
+    place = table.enter("c1.1", 1.0)
+    assert table.enter("c2.1", 1.0) == -1
+    table.note_process(-1, 1, 5)
     table.clear(-1)
     table.clear(place)
-    assert table.enter("c2.1", 2, 1.0) == place
-    assert [record.key for record in view_of(table).records] == [(place, 2, "c2.1")]
+    assert table.enter("c2.1", 1.0) == place
+    assert [record.key for record in view_of(table).records] == [(place, 0, "c2.1")]
     table.close()
 
 
@@ -76,8 +78,8 @@ def decisions(watch: Watch, table: Table, now: float) -> list[tuple[str, int]]:
 def test_task_is_asked_once_and_killed_after_its_grace() -> None:
     table, watch = Table(2), Watch()
     renewed(table)
-    table.enter("c1.1", 1, 35.0)
-    table.enter("c2.1", 2, 7200.0)
+    table.enter("c1.1", 35.0)
+    table.enter("c2.1", 7200.0)
     assert decisions(watch, table, 135.4) == []
     assert decisions(watch, table, 135.5) == [("c1.1", signal.SIGTERM)]
     assert decisions(watch, table, 140.0) == []
@@ -89,7 +91,7 @@ def test_task_is_asked_once_and_killed_after_its_grace() -> None:
 def test_echo_moves_the_deadline() -> None:
     table, watch = Table(1), Watch()
     renewed(table)
-    table.enter("c1.1", 1, 35.0)
+    table.enter("c1.1", 35.0)
     renewed(table, 130.0)
     assert decisions(watch, table, 160.0) == []
     assert term_at(view_of(table), view_of(table).records[0]) == 165.5
@@ -99,7 +101,7 @@ def test_echo_moves_the_deadline() -> None:
 def test_task_that_the_agent_has_asked_is_not_asked_again_but_killed_in_time() -> None:
     table, watch = Table(1), Watch()
     renewed(table)
-    place = table.enter("c1.1", 1, 35.0)
+    place = table.enter("c1.1", 35.0)
     table.note_kill(place, 140.0)
     assert decisions(watch, table, 139.0) == []
     assert decisions(watch, table, 140.5) == [("c1.1", signal.SIGKILL)]
@@ -109,7 +111,7 @@ def test_task_that_the_agent_has_asked_is_not_asked_again_but_killed_in_time() -
 
 def test_task_without_any_lease_has_no_time() -> None:
     table, watch = Table(1), Watch()
-    table.enter("c1.1", 1, 35.0)
+    table.enter("c1.1", 35.0)
     assert decisions(watch, table, 10.0) == [("c1.1", signal.SIGKILL)]
     table.close()
 
@@ -118,11 +120,24 @@ def test_it_sleeps_until_something_may_be_due() -> None:
     table, watch = Table(1), Watch()
     renewed(table)
     assert watch.pause_s(view_of(table), 100.0, is_orphaned=False) == 1.0
-    table.enter("c1.1", 1, 35.0)
+    table.enter("c1.1", 35.0)
     assert watch.pause_s(view_of(table), 100.0, is_orphaned=False) == 1.0
     assert watch.pause_s(view_of(table), 135.2, is_orphaned=False) == pytest.approx(0.3)
     assert watch.pause_s(view_of(table), 100.0, is_orphaned=True) == 0.5
     table.close()
+
+
+def test_task_that_was_being_started_when_the_agent_died_is_looked_for_again(
+    tmp_path: Path,
+) -> None:
+    """Its loading goes on without the agent, so that nobody may be there to be found at first."""
+    warden = Warden("MESH_INCARNATION=none", "", os.getpid(), str(tmp_path / "log"))
+    unborn, known = Record(0, 0, 0, 35.0, "c1.1"), Record(1, 2**22 + 1, 7, 35.0, "c2.1")
+    assert warden._living([unborn, known]) == [unborn]
+    looks = 1
+    while warden._living([unborn]):
+        looks += 1
+    assert looks == 3
 
 
 # With real processes.
@@ -153,7 +168,7 @@ class Post:
         }
         pid = os.posix_spawn(sys.executable, [sys.executable, "-c", code], env, setsid=True)
         self._pids.append(pid)
-        self.table.note_start(self.table.enter(name, pid, after_s), process_start(pid))
+        self.table.note_process(self.table.enter(name, after_s), pid, process_start(pid))
         return pid
 
     async def die(self) -> None:
@@ -261,8 +276,8 @@ async def test_what_a_task_has_hidden_is_found(post: Post) -> None:
 async def test_number_that_was_used_again_is_left_alone(post: Post) -> None:
     pid = os.posix_spawn("/bin/sleep", ["sleep", "60"], {}, setsid=True)
     post._pids.append(pid)
-    post.table.note_start(post.table.enter("c1.1", pid, 0.2), process_start(pid) + 1)
-    post.table.enter("c2.1", pid, 0.2)
+    post.table.note_process(post.table.enter("c1.1", 0.2), pid, process_start(pid) + 1)
+    post.table.note_process(post.table.enter("c2.1", 0.2), pid, 0)
     warden = post.post.pid
     await post.die()
     await eventually(gone(warden), WAIT_S)

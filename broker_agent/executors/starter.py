@@ -1,0 +1,156 @@
+"""Starts programs in threads of its own: the loop goes on while the system loads them.
+
+start ─▶ orders ─▶ thread: spawn ─▶ results ─▶ loop: done
+                                       └─ at once, or with what follows within LOOK_S
+
+A program on a disk that does not answer holds up one thread; others are made in its place.
+"""
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Final
+
+import structlog
+
+from broker_agent.executors.spawn import CannotStart, Order, spawn
+
+# More side by side would only wait for the same processors, unless they wait for something else.
+THREADS: Final = 2
+THREADS_MAX: Final = 16
+STUCK_S: Final = 1.0
+# While orders wait, what has been started is looked at so often; a loop woken for each would have
+# no time for anything else.
+LOOK_S: Final = 0.005
+# How long the end of the agent waits for starts that are under way.
+CLOSE_S: Final = 5.0
+
+Started = Callable[[int | CannotStart], None]
+
+log = structlog.get_logger(__name__)
+
+
+class Starter:
+    """One for each loop; `close` it before the loop. Threads are made when they are needed first.
+
+    Its queue is bounded by the slots of the agent.
+    """
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        spawn_one: Callable[[Order], int] = spawn,
+        *,
+        stuck_s: float = STUCK_S,
+    ) -> None:
+        self._loop = loop
+        self._spawn = spawn_one
+        self._stuck_s = stuck_s
+        self._threads: list[threading.Thread] = []
+        # Since when each thread is busy with one program.
+        self._busy: dict[int, float] = {}
+        self._orders: SimpleQueue[tuple[Order, Started] | None] = SimpleQueue()
+        self._results: deque[tuple[Started, int | CannotStart]] = deque()
+        self._under_way = 0
+        self._is_called = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def threads(self) -> int:
+        return len(self._threads)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether orders wait for a thread."""
+        return not self._orders.empty()
+
+    def start(self, order: Order, done: Started) -> None:
+        """`done` gets the pid, or why there is none, in the loop."""
+        while len(self._threads) < THREADS:
+            self._add_thread()
+        self._under_way += 1
+        self._orders.put((order, done))
+        if self._timer is None:
+            self._timer = self._loop.call_later(LOOK_S, self._look)
+
+    def close(self) -> None:
+        """Let go of the threads, and deliver what they have started until then."""
+        for _ in self._threads:
+            self._orders.put(None)
+        until = time.monotonic() + CLOSE_S
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        self._threads.clear()
+        self._deliver()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        self._timer = None
+        self._deliver()
+        if self._under_way:
+            self._replace_stuck()
+            self._timer = self._loop.call_later(LOOK_S, self._look)
+
+    def _replace_stuck(self) -> None:
+        count = len(self._threads)
+        if not self.is_behind or count >= THREADS_MAX or len(self._busy) < count:
+            return
+        before = time.monotonic() - self._stuck_s
+        if all(since < before for since in list(self._busy.values())):
+            log.warning("starts_stuck", threads=count)
+            self._add_thread()
+
+    def _add_thread(self) -> None:
+        number = len(self._threads)
+        thread = threading.Thread(
+            target=self._work, args=(number,), name=f"starter-{number}", daemon=True
+        )
+        self._threads.append(thread)
+        thread.start()
+
+    def _work(self, number: int) -> None:
+        while (item := self._orders.get()) is not None:
+            order, done = item
+            self._busy[number] = time.monotonic()
+            try:
+                result: int | CannotStart = self._spawn(order)
+            except CannotStart as fault:
+                result = fault
+            except Exception as error:  # noqa: BLE001  it is the end of this task, and of no other
+                result = CannotStart(f"cannot run {order.argv[0][:200]}: {error}")
+            del self._busy[number]
+            self._results.append((done, result))
+            if not self._is_called and self._orders.empty():
+                self._is_called = True
+                try:
+                    self._loop.call_soon_threadsafe(self._deliver)
+                except RuntimeError:
+                    _end_unowned(result)
+
+    def _deliver(self) -> None:
+        self._is_called = False
+        while self._results:
+            done, result = self._results.popleft()
+            self._under_way -= 1
+            try:
+                done(result)
+            except Exception as error:  # noqa: BLE001  one task must not hide another's start
+                context = {"message": "the start of a program went wrong", "exception": error}
+                self._loop.call_exception_handler(context)
+        if not self._under_way and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _end_unowned(result: int | CannotStart) -> None:
+    """It was loaded after the loop had gone: nobody would ever end it."""
+    if isinstance(result, int):
+        with suppress(OSError):
+            os.killpg(result, signal.SIGKILL)

@@ -1,0 +1,117 @@
+"""Programs that are slow to load hold up neither the loop nor each other."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from broker_agent.executors.spawn import CannotStart, Files, Order
+from broker_agent.executors.starter import THREADS, THREADS_MAX, Starter
+from tests.waiting import eventually
+
+WAIT_S = 10.0
+
+
+def order(name: str) -> Order:
+    return Order([name], {}, "/", None, Files(0, 1, 2))
+
+
+class Disk:
+    """Loads programs; those whose names begin with `slow` when it is told to."""
+
+    def __init__(self) -> None:
+        self.answers = threading.Event()
+        self.loaded = 0
+
+    def load(self, wanted: Order) -> int:
+        if wanted.argv[0].startswith("slow"):
+            self.answers.wait(WAIT_S)
+        if wanted.argv[0] == "missing":
+            raise CannotStart("cannot run missing", 127)
+        if wanted.argv[0] == "broken":
+            raise ValueError("of a kind that nobody foresaw")
+        self.loaded += 1
+        return self.loaded
+
+
+@pytest.fixture
+def disk() -> Iterator[Disk]:
+    disk = Disk()
+    yield disk
+    disk.answers.set()
+
+
+class Results:
+    def __init__(self) -> None:
+        self.found: dict[str, int | CannotStart] = {}
+
+    def of(self, starter: Starter, name: str) -> None:
+        starter.start(order(name), lambda result: self.found.__setitem__(name, result))
+
+
+async def test_each_order_has_its_result_in_the_loop(disk: Disk) -> None:
+    starter, results = Starter(asyncio.get_running_loop(), disk.load), Results()
+    names = [f"p{number}" for number in range(50)]
+    for name in names:
+        results.of(starter, name)
+    results.of(starter, "missing")
+    results.of(starter, "broken")
+    assert not results.found
+    await eventually(lambda: len(results.found) == len(names) + 2, WAIT_S)
+    assert sorted(results.found[name] for name in names) == list(range(1, len(names) + 1))  # type: ignore[type-var]
+    missing, broken = results.found["missing"], results.found["broken"]
+    assert isinstance(missing, CannotStart)
+    assert missing.exit_code == 127
+    assert isinstance(broken, CannotStart)
+    assert "nobody foresaw" in broken.message
+    assert not starter.is_behind
+    starter.close()
+
+
+async def test_disk_that_does_not_answer_holds_up_nobody_else(disk: Disk) -> None:
+    starter = Starter(asyncio.get_running_loop(), disk.load, stuck_s=0.05)
+    results = Results()
+    slow = [f"slow{number}" for number in range(THREADS + 1)]
+    for name in [*slow, "quick"]:
+        results.of(starter, name)
+    await eventually(lambda: "quick" in results.found, WAIT_S)
+    assert set(results.found) == {"quick"}
+    disk.answers.set()
+    await eventually(lambda: set(slow) <= set(results.found), WAIT_S)
+    starter.close()
+
+
+async def test_threads_are_bounded(disk: Disk) -> None:
+    starter = Starter(asyncio.get_running_loop(), disk.load, stuck_s=0.0)
+    results = Results()
+    for number in range(THREADS_MAX + 5):
+        results.of(starter, f"slow{number}")
+    await eventually(lambda: starter.threads == THREADS_MAX, WAIT_S)
+    assert starter.is_behind
+    disk.answers.set()
+    await eventually(lambda: len(results.found) == THREADS_MAX + 5, WAIT_S)
+    starter.close()
+
+
+async def test_fault_of_one_start_does_not_hide_the_next(disk: Disk) -> None:
+    loop, told = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda _, context: told.append(context["message"]))
+    starter, results = Starter(loop, disk.load), Results()
+
+    def fail(_: int | CannotStart) -> None:
+        raise RuntimeError
+
+    starter.start(order("first"), fail)
+    results.of(starter, "second")
+    await eventually(lambda: "second" in results.found, WAIT_S)
+    assert told == ["the start of a program went wrong"]
+    starter.close()
+
+
+async def test_close_delivers_what_was_under_way(disk: Disk) -> None:
+    starter, results = Starter(asyncio.get_running_loop(), disk.load), Results()
+    results.of(starter, "p1")
+    results.of(starter, "p2")
+    starter.close()
+    assert set(results.found) == {"p1", "p2"}
