@@ -73,7 +73,7 @@ class GroupOperations:
 
     async def list(self, caller: ClientEntry, _query: NoQuery) -> GroupsAnswer:
         names = sorted(name for name in self._plane.registry.groups if may_see(caller, name))
-        return GroupsAnswer(groups=[self._views.group(name) for name in names])
+        return GroupsAnswer(groups=self._views.groups(names))
 
     async def delete(self, caller: ClientEntry, query: NameQuery) -> Done:
         check_group(caller, query.name)

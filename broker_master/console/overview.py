@@ -34,7 +34,7 @@ class Overview:
         agents = sorted(registry.agents.items())
         return self._template.render(
             status=self._views.status(_VIEWER),
-            groups=[self._views.group(name) for name in sorted(registry.groups)],
+            groups=self._views.groups(sorted(registry.groups)),
             agents=[self._views.agent(entry) for _, entry in agents[:_AGENTS_SHOWN]],
             hidden=max(0, len(agents) - _AGENTS_SHOWN),
         )

@@ -1,7 +1,8 @@
 """Agents, groups and the mesh as users see them, put together from registry, roster and book."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,6 +17,7 @@ from broker_master.core.status import (
     current_certificate,
     group_badges,
     group_status,
+    shown_status,
 )
 from broker_master.plane import Plane
 from schemas.messages.api import (
@@ -31,6 +33,14 @@ from schemas.moments import rfc3339, rfc3339_or_none
 from schemas.states import AgentStatus, GroupStatus, Liveness, State
 
 _DAY_S = 86_400.0
+
+
+class _Crew(NamedTuple):
+    """Of one group: agents by status, and those that can be given work with their certificates."""
+
+    counts: Counter[str]
+    presences: list[Presence]
+    ends_at: list[float]
 
 
 class Views:
@@ -81,8 +91,20 @@ class Views:
             limit=entry.traits.limit,
         )
 
+    def groups(self, names: Sequence[str]) -> list[GroupRecord]:
+        """As `group`, with one look at the agents for all of them."""
+        members: dict[str, list[AgentEntry]] = {name: [] for name in names}
+        for entry in self._plane.registry.agents.values():
+            if entry.group in members:
+                members[entry.group].append(entry)
+        return [self._group(name, members[name]) for name in names]
+
     def group(self, name: str) -> GroupRecord:
-        counts = Counter(str(status) for status in self._statuses(name))
+        return self.groups([name])[0]
+
+    def _group(self, name: str, members: list[AgentEntry]) -> GroupRecord:
+        crew = self._crew(members)
+        counts = crew.counts
         verdict = group_status(counts)
         status = verdict.status
         kept = self._since.get(("group", name))
@@ -98,7 +120,7 @@ class Views:
             queued=self._plane.dispatcher.waiting(name),
             running=self._plane.dispatcher.group_load(name),
             policy=self._plane.registry.groups[name].policy,
-            badges=self._group_badges(name, counts),
+            badges=group_badges(counts, crew.presences, crew.ends_at, at=self._plane.clock.now()),
             next=verdict.next,
         )
 
@@ -124,26 +146,23 @@ class Views:
             )
         return found
 
-    def _group_badges(self, name: str, counts: Counter[str]) -> list[str]:
-        plane, presences, ends_at = self._plane, [], []
-        for entry in plane.registry.agents.values():
-            presence = plane.roster.get(entry.name)
-            if entry.group == name and presence is not None and presence.is_dispatchable:
-                presences.append(presence)
-                certificate = current_certificate(entry, presence)
-                ends_at += [certificate.not_after] if certificate is not None else []
-        return group_badges(counts, presences, ends_at, at=plane.clock.now())
-
-    def _statuses(self, group: str) -> list[AgentStatus]:
-        return [
-            self.status_of(entry)
-            for entry in self._plane.registry.agents.values()
-            if entry.group == group
-        ]
+    def _crew(self, members: list[AgentEntry]) -> "_Crew":
+        roster, at = self._plane.roster, self._plane.clock.now()
+        crew = _Crew(Counter(), [], [])
+        for entry in members:
+            presence = roster.get(entry.name)
+            certificate = current_certificate(entry, presence)
+            crew.counts[str(shown_status(entry, presence, certificate, at))] += 1
+            if presence is not None and presence.is_dispatchable:
+                crew.presences.append(presence)
+                if certificate is not None:
+                    crew.ends_at.append(certificate.not_after)
+        return crew
 
     def status_of(self, entry: AgentEntry) -> AgentStatus:
         presence = self._plane.roster.get(entry.name)
-        return agent_status(entry, presence, at=self._plane.clock.now(), given_up_in_s=0.0).status
+        certificate = current_certificate(entry, presence)
+        return shown_status(entry, presence, certificate, self._plane.clock.now())
 
     def status(self, caller: ClientEntry) -> StatusAnswer:
         plane = self._plane
@@ -152,9 +171,8 @@ class Views:
             for entry in plane.registry.agents.values()
             if may_see(caller, entry.group)
         )
-        groups = Counter(
-            self.group(name).status for name in plane.registry.groups if may_see(caller, name)
-        )
+        names = [name for name in plane.registry.groups if may_see(caller, name)]
+        groups = Counter(group.status for group in self.groups(names))
         commands = Counter(str(command.state) for command in plane.book)
         return StatusAnswer(
             mesh=plane.mesh,

@@ -15,6 +15,7 @@ from schemas.states import State
 from tests.fake_clock import FakeClock
 from tests.planes import make_plane
 from tests.unit.broker_master.deeds import Deed, accepted, assigned, ended
+from tests.waiting import eventually
 
 
 class HistoryInMemory:
@@ -22,6 +23,7 @@ class HistoryInMemory:
 
     def __init__(self) -> None:
         self.stored: list[bytes] = []
+        self.parts: list[int] = []
         self.fault: MeshError | None = None
 
     def append_many(self, entries: list[Any]) -> "asyncio.Future[list[int]]":
@@ -29,6 +31,7 @@ class HistoryInMemory:
         if self.fault is not None:
             future.set_exception(self.fault)
             return future
+        self.parts.append(len(entries))
         begin = len(self.stored) + 1
         self.stored += [entry.body for entry in entries]
         future.set_result(list(range(begin, len(self.stored) + 1)))
@@ -116,6 +119,34 @@ async def test_row_that_cannot_be_written_is_tried_again_without_a_second_record
     await archive.write()
     assert (len(archive.writer.stored), list(archive.rows.rows)) == (3, ["a", "b", "c"])
     assert len(archive.plane.book) == 0
+
+
+async def test_commands_that_end_one_by_one_are_written_together(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each write costs the broker as much as one of a hundred records, and holds up the facts."""
+    monkeypatch.setattr(module, "_LINGER_S", 0.3)
+    service = asyncio.create_task(archive.historian.run(asyncio.Event()))
+    archive.end("first")
+    await eventually(lambda: archive.writer.parts)
+    for number in range(10):
+        archive.end(f"c{number}")
+        await asyncio.sleep(0)
+    await eventually(lambda: len(archive.writer.stored) == 11)
+    assert archive.writer.parts == [1, 10]
+    service.cancel()
+
+
+async def test_full_part_is_not_kept_waiting(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_BATCH", 4)
+    monkeypatch.setattr(module, "_LINGER_S", 3600.0)
+    service = asyncio.create_task(archive.historian.run(asyncio.Event()))
+    archive.end(*(f"c{number}" for number in range(9)))
+    await eventually(lambda: len(archive.writer.stored) == 8)
+    assert archive.writer.parts == [4, 4]
+    service.cancel()
 
 
 # what a start makes of the facts
