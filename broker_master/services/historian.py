@@ -68,9 +68,11 @@ class Historian:
 
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()
+        # Submissions are refused once history lags by a tenth of the time that facts are kept.
+        linger_s = min(_LINGER_S, self._plane.settings.retention.facts_s / 50)
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), _LINGER_S)
+                await asyncio.wait_for(self._wake.wait(), linger_s)
             self._wake.clear()
             if self._queue:
                 await self._write_some()

@@ -13,6 +13,7 @@ import msgspec
 from broker_client.runtime.streams import Stored, Streams
 from broker_master.core.chunks import Chunk, ChunkIndex, splice
 from broker_master.plane import Plane
+from broker_master.services.ahead import Part, ReadAhead
 from broker_master.store.facts import LOGS
 from schemas import codec, limits, subjects
 from schemas.faults import Refused
@@ -35,25 +36,15 @@ _RUNS_MAX = 50_000
 _STREAMS_MAX = 4096
 
 
-class _Part(msgspec.Struct, frozen=True):
-    """Bytes from an offset on. complete: nothing more of this stream will come.
-
-    gap: how many bytes before them will never come.
-    """
-
-    data: bytes = b""
-    complete: bool = False
-    gap: int = 0
-
-
 class OutputReader:
-    """Keeps no output; remembers, for streams that were read lately, where what stands."""
+    """Keeps no output but what it reads ahead; remembers, of streams read lately, what is where."""
 
     def __init__(self, plane: Plane, streams: Streams) -> None:
         self._plane = plane
         self._streams = streams
         self._indexes: OrderedDict[str, ChunkIndex] = OrderedDict()
         self._runs = 0
+        self._ahead = ReadAhead(plane.tasks, self._read_on)
 
     async def read(self, look_up: LookUp, request: LogsRequest) -> LogsAnswer:
         """What follows the offsets asked for, waiting for new bytes while the attempt runs.
@@ -90,7 +81,7 @@ class OutputReader:
         ended = record.state in TERMINAL
         stdout = await self._part(record, attempt, subjects.STDOUT, request.stdout_from, request)
         room = request.max_bytes - len(stdout.data)
-        stderr = _Part()
+        stderr = Part()
         if room > 0:
             small = msgspec.structs.replace(request, max_bytes=room)
             stderr = await self._part(record, attempt, subjects.STDERR, request.stderr_from, small)
@@ -122,28 +113,37 @@ class OutputReader:
         stream: str,
         offset: int,
         request: LogsRequest,
-    ) -> _Part:
+    ) -> Part:
         ended = record.state in TERMINAL
         if attempt is None:
-            return _Part(complete=ended)
+            return Part(complete=ended)
         is_last = attempt is record.attempts[-1]
         if ended and is_last:
             if record.output is not None:
                 whole = record.output.stdout if stream == subjects.STDOUT else record.output.stderr
                 data = whole[offset : offset + request.max_bytes]
-                return _Part(data, offset + len(data) >= len(whole))
+                return Part(data, offset + len(data) >= len(whole))
             total = record.stdout_bytes if stream == subjects.STDOUT else record.stderr_bytes
             # Nobody has told the sizes of what was lost.
             if offset >= total and attempt.state != State.LOST:
-                return _Part(complete=True)
+                return Part(complete=True)
         subject = subjects.log(record.group, attempt.agent, record.id, attempt.attempt, stream)
         # An attempt that ended without a report of its sizes has what the stream has.
         is_final = ended or not is_last
-        return await self._from_stream(subject, offset, request.max_bytes, is_final=is_final)
+        data = await self._ahead.take(subject, offset, request.max_bytes)
+        if data:
+            return Part(data)
+        part = await self._from_stream(subject, offset, request.max_bytes, is_final=is_final)
+        self._ahead.note(subject, offset + part.gap + len(part.data), len(part.data))
+        return part
+
+    async def _read_on(self, subject: str, offset: int, max_bytes: int) -> Part:
+        # What is not there yet may still come, whatever becomes of the attempt meanwhile.
+        return await self._from_stream(subject, offset, max_bytes, is_final=False)
 
     async def _from_stream(
         self, subject: str, offset: int, max_bytes: int, *, is_final: bool
-    ) -> _Part:
+    ) -> Part:
         index = self._index(subject)
         at = offset
         for _ in range(_PAGES_MAX):
@@ -153,7 +153,7 @@ class OutputReader:
                 index.scanned if found is None else found,
                 subject,
                 batch=_PAGE_MESSAGES,
-                max_bytes=_PAGE_BYTES,
+                max_bytes=max(_PAGE_BYTES, max_bytes),
             )
             chunks = [_chunk(message) for message in page.messages]
             self._runs -= len(index)
@@ -161,7 +161,7 @@ class OutputReader:
             self._runs += len(index)
             data = splice(chunks, at, max_bytes)
             if data:
-                return _Part(data, complete=False, gap=at - offset)
+                return Part(data, complete=False, gap=at - offset)
             if found is not None:
                 self._runs -= len(index)
                 index.forget(at, chunks)
@@ -169,9 +169,9 @@ class OutputReader:
             elif page.is_last:
                 after = index.gap_end(at, is_final=is_final)
                 if after is None:
-                    return _Part(complete=is_final, gap=at - offset)
+                    return Part(complete=is_final, gap=at - offset)
                 at = after
-        return _Part(gap=at - offset)
+        return Part(gap=at - offset)
 
     def _index(self, subject: str) -> ChunkIndex:
         index = self._indexes.pop(subject, None) or ChunkIndex()

@@ -481,7 +481,8 @@ async def test_list_pages_through_all_newest_first_and_filters(admin: MeshClient
         cursor = page.cursor
         if cursor is None:
             break
-    assert seen == ["list-open", *reversed(ids)]
+    # One that went into history between two pages may come twice.
+    assert list(dict.fromkeys(seen)) == ["list-open", *reversed(ids)]
     failed = await admin.list(CommandList(agent="db-1", state="failed"))
     assert [each.id for each in failed.commands if each.id in ids] == ["list-05"]
     opened = await admin.list(CommandList(state="running"))
