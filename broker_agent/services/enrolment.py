@@ -51,7 +51,7 @@ async def enrol(state_dir: Path, token_text: str, clock: Clock) -> AgentFacts:
         if keys is None:
             keys = new_identity(token.agent)
             slots.begin(keys)
-        answer = await _ask_until(token, keys, clock)
+        answer = await redeem(token, keys, clock)
         facts = _facts(answer, token, slots)
         slots.complete(
             keys,
@@ -98,7 +98,12 @@ def _facts(answer: EnrolAnswer, token: ActivationToken, slots: Slots) -> AgentFa
     )
 
 
-async def _ask_until(token: ActivationToken, keys: NewIdentity, clock: Clock) -> EnrolAnswer:
+async def redeem(token: ActivationToken, keys: NewIdentity, clock: Clock) -> EnrolAnswer:
+    """Have `keys` certified with a token, asking again for as long as that may help.
+
+    The same keys get the same answer again. Raises MeshError: `token_*`, `broker_unreachable`,
+    `no_answer`.
+    """
     identity = token.identity()
     bootstrap = LinkIdentity(tls=identity.context, jwt=identity.creds.jwt, seed=identity.creds.seed)
     deadline = clock.elapsed() + ENROL_S

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from broker_client.cli.options import Common
-from broker_client.cli.tables import PIPE_WIDTH, Column, Table, fit
+from broker_client.cli.tables import PIPE_WIDTH, Column, Table, fit, hung
 from broker_client.cli.terminal import shown
 from broker_client.cli.words import Output as Form
 from schemas.faults import MeshError
@@ -137,11 +137,16 @@ def print_fitted(common: Common, table: Table) -> None:
 
 
 def print_lines(common: Common, lines: Sequence[str], *, heading: bool = False) -> None:
-    """Print lines that are safe to show; on a terminal with colours for what matters."""
+    """Print lines that are safe to show; on a terminal with colours for what matters.
+
+    Where a width is known, longer ones are broken between words; in a pipe they stay whole.
+    """
     coloured = has_colours(common)
-    for index, line in enumerate(lines):
-        is_bold = coloured and heading and index == 0
-        print(styled(line, _BOLD) if is_bold else colour(line) if coloured else line)
+    width = screen_width() if sys.stdout.isatty() or os.environ.get("COLUMNS") else None
+    for index, whole in enumerate(lines):
+        for line in [whole] if width is None else hung(whole, width):
+            is_bold = coloured and heading and index == 0
+            print(styled(line, _BOLD) if is_bold else colour(line) if coloured else line)
 
 
 def has_colours(common: Common) -> bool:

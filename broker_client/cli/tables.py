@@ -19,6 +19,8 @@ PIPE_WIDTH: Final = 80
 GAP: Final = "  "
 # A text in a cell takes at most so many lines; `show` has all of it.
 _LINES: Final = 4
+# A name and the gap behind it.
+_LABEL: Final = re.compile(r" *\S+(?: \S+)* {2,}")
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
@@ -156,6 +158,26 @@ def facts(pairs: Sequence[tuple[str, str]]) -> list[str]:
     filled = [(name, value) for name, value in pairs if value]
     width = max((len(name) for name, _ in filled), default=0)
     return [f"{name:<{width}}{GAP}{shown(value)}" for name, value in filled]
+
+
+def hung(line: str, width: int) -> list[str]:
+    """`line` in lines of at most `width` cells, the later ones below the text of the first.
+
+    Only between words: one that is too long stays whole, as an address or a number is to be copied.
+    """
+    if cells_of(line) <= width:
+        return [line]
+    label = _LABEL.match(line)
+    indent = " " * (label.end() if label and label.end() <= width // 2 else len(GAP))
+    characters = width if cells_of(line) == len(line) else max(1, width // 2)
+    return textwrap.wrap(
+        line,
+        characters,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+    )
 
 
 def local_time(text: str | None) -> str:

@@ -26,6 +26,7 @@ LOAD_S: Final = 15.0
 IDLE_S: Final = 10.0
 SETTLE_S: Final = 300.0
 IN_ONE_PROCESS: Final = 1000
+AT_ONCE: Final = 50
 
 
 async def measure(directory: Path, rounds: int) -> list[Row]:
@@ -39,17 +40,11 @@ async def _size(directory: Path, size: int) -> list[Row]:
     async with MeshProcesses(directory / "mesh") as mesh, contextlib.AsyncExitStack() as stack:
         await mesh.add_group(GROUP)
         client = await stack.enter_async_context(mesh.client())
-        names = [f"light-{number}" for number in range(size)]
-        for start in range(0, size, 50):
-            await asyncio.gather(
-                *(
-                    client.ask("agent", "create", AgentCreate(name=name, group=GROUP), TokenAnswer)
-                    for name in names[start : start + 50]
-                )
-            )
+        tokens = directory / "tokens"
+        tokens.write_text("\n".join(await _tokens(client, size)))
         for start in range(0, size, IN_ONE_PROCESS):
             count = min(IN_ONE_PROCESS, size - start)
-            child = _crowd(mesh, start, count)
+            child = _crowd(mesh, tokens, start, count)
             stack.callback(child.kill)
             child.launch()
         await _all_active(client, size)
@@ -74,10 +69,24 @@ async def _size(directory: Path, size: int) -> list[Row]:
     ]
 
 
-def _crowd(mesh: MeshProcesses, start: int, count: int) -> Child:
-    options = ("--state-dir", str(mesh.state_dir), "--url", mesh.nats_url)
-    where = ("--group", GROUP, "--start", str(start), "--count", str(count))
-    return load_child(python("tests.bench.crowd", *options, *where), mesh.logs)
+async def _tokens(client: MeshClient, size: int) -> list[str]:
+    found: list[str] = []
+    for start in range(0, size, AT_ONCE):
+        requests = [
+            AgentCreate(name=f"light-{number}", group=GROUP)
+            for number in range(start, min(size, start + AT_ONCE))
+        ]
+        answers = await asyncio.gather(
+            *(client.ask("agent", "create", request, TokenAnswer) for request in requests)
+        )
+        found += [answer.token for answer in answers]
+    return found
+
+
+def _crowd(mesh: MeshProcesses, tokens: Path, start: int, count: int) -> Child:
+    where = ("--tokens", str(tokens), "--folder", str(tokens.parent / "identities"))
+    which = ("--group", GROUP, "--start", str(start), "--count", str(count))
+    return load_child(python("tests.bench.crowd", *where, *which), mesh.logs)
 
 
 async def _all_active(client: MeshClient, size: int) -> None:

@@ -13,6 +13,7 @@ from broker_client.cli.tables import (
     duration,
     facts,
     fit,
+    hung,
     local_and_utc,
     short_time,
     utc_time,
@@ -152,3 +153,27 @@ def test_short_time_is_of_today_or_names_the_day(monkeypatch: pytest.MonkeyPatch
     finally:
         monkeypatch.delenv("TZ")
         time.tzset()
+
+
+LONG = "0123456789" * 3
+
+
+@pytest.mark.parametrize(
+    ("line", "lines"),
+    [
+        ("reason  short", ["reason  short"]),
+        (
+            "reason       beats arrive and are answered",
+            ["reason       beats arrive and", "             are answered"],
+        ),
+        (f"next  {LONG} x", ["next", f"      {LONG}", "      x"]),
+        ("words without a name before them", ["words without a name before", "  them"]),
+    ],
+)
+def test_line_that_is_too_long_goes_on_below_its_text(line: str, lines: list[str]) -> None:
+    assert hung(line, 30) == lines
+
+
+@given(st.text(alphabet="ab  ", max_size=80), st.integers(20, 60))
+def test_no_word_is_lost_when_lines_are_broken(line: str, width: int) -> None:
+    assert " ".join(hung(line, width)).split() == line.split()
