@@ -22,7 +22,7 @@ _BATCH = 400
 _BATCH_BYTES = 1024 * 1024
 # A part that is not full is written so long after the one before: a write costs the broker about as
 # much for one record as for a hundred, and nobody waits for these.
-_LINGER_S = 0.5
+_LINGER_S = 1.0
 _RETRY_S = 1.0
 
 

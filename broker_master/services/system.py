@@ -17,6 +17,13 @@ log = structlog.get_logger()
 # A cluster's nodes answer one by one; this long after the last answer there are no more.
 _GATHER_S = 0.15
 _PAGE = 1024
+# Up to so many new connections are looked up one by one, so many at a time; more only while they
+# are not the greater part.
+_EACH_MAX = 64
+_AT_ONCE = 32
+
+# A node's id, which is new with each of its starts, and the number of a connection there.
+_Place = tuple[str, int]
 
 
 class Connection(msgspec.Struct, frozen=True):
@@ -70,6 +77,7 @@ class BrokerSystem:
         self._link = link
         self._account = account
         self._request_s = request_s
+        self._known: dict[_Place, Connection] = {}
 
     async def watch(
         self, on_change: Callable[[str, dict[str, Any]], None], on_back: Callable[[], None]
@@ -102,17 +110,56 @@ class BrokerSystem:
             raise Refused("store_unavailable", f"the broker refused the account: {detail}")
 
     async def connections(self) -> list[Connection]:
-        """Everybody who is connected to the mesh's account, on every node."""
-        found: list[Connection] = []
+        """Everybody who is connected to the mesh's account, on every node.
+
+        What there is to know of a connection stays as it is until it ends, and is asked for once:
+        the broker reads and verifies the token for each answer again (2,000: 3 s of a core).
+        """
+        live = {(server, entry.cid) for server, entry in await self._pages({"acc": self._account})}
+        known = {place: each for place, each in self._known.items() if place in live}
+        fresh = live - known.keys()
+        if len(fresh) > max(_EACH_MAX, len(live) // 2):
+            found = await self._pages({"auth": True, "acc": self._account})
+            known = {(server, entry.cid): _connection(server, entry) for server, entry in found}
+        else:
+            known |= await self._looked_up(sorted(fresh))
+        self._known = known
+        return list(known.values())
+
+    async def _pages(self, query: dict[str, Any]) -> list[tuple[str, _Entry]]:
+        """All entries that every node gives for `query`, with the node's id."""
+        found: list[tuple[str, _Entry]] = []
         offset = 0
         while True:
-            query = {"auth": True, "acc": self._account, "limit": _PAGE, "offset": offset}
-            answers = await self._gather("$SYS.REQ.SERVER.PING.CONNZ", query)
-            pages = [_connections(answer.data) for answer in answers]
-            found += [connection for page in pages for connection in page]
+            wanted = {**query, "limit": _PAGE, "offset": offset}
+            answers = await self._gather("$SYS.REQ.SERVER.PING.CONNZ", wanted)
+            pages = [_entries(answer.data) for answer in answers]
+            found += [entry for page in pages for entry in page]
             if not any(len(page) == _PAGE for page in pages):
                 return found
             offset += _PAGE
+
+    async def _looked_up(self, places: list[_Place]) -> dict[_Place, Connection]:
+        """Those of `places` that are still there; a node that is gone has none."""
+        turns = asyncio.Semaphore(_AT_ONCE)
+
+        async def look(server: str, cid: int) -> list[tuple[str, _Entry]]:
+            query = msgspec.json.encode({"cid": cid, "auth": True})
+            async with turns:
+                try:
+                    answer = await self._link.request(
+                        f"$SYS.REQ.SERVER.{server}.CONNZ", query, self._request_s
+                    )
+                except Unreachable:
+                    return []
+            return _entries(answer.data)
+
+        found = await asyncio.gather(*(look(*place) for place in places))
+        return {
+            (server, entry.cid): _connection(server, entry)
+            for entries in found
+            for server, entry in entries
+        }
 
     async def kick(self, connection: Connection) -> None:
         payload = msgspec.json.encode({"cid": connection.cid})
@@ -171,12 +218,12 @@ def _json(data: bytes) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _connections(data: bytes) -> list[Connection]:
+def _entries(data: bytes) -> list[tuple[str, _Entry]]:
     try:
         body = msgspec.json.decode(data, type=_Connz)
     except msgspec.MsgspecError as error:
         raise Corrupt("store_unavailable", "the broker's answer is not what it was") from error
-    return [_connection(body.server.id, entry) for entry in body.data.connections]
+    return [(body.server.id, entry) for entry in body.data.connections]
 
 
 def _connection(server: str, entry: _Entry) -> Connection:

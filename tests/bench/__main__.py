@@ -17,6 +17,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Final
 
+import uvloop
+
 from broker_client.runtime.logs import configure_logs
 from tests.bench import demo, hotspots, idle, memory, noop, output, process, scale, scrape
 from tests.bench.table import Row, render
@@ -37,6 +39,7 @@ BENCHMARKS: Final[Mapping[str, Callable[[Path, int], Awaitable[list[Row]]]]] = {
 def main() -> int:
     options = _options()
     configure_logs("error")
+    uvloop.install()  # as clients may have it: where one loads the mesh from here
     if options.profile:
         with tempfile.TemporaryDirectory(prefix="mesh-bench-") as folder:
             print(asyncio.run(_profiled(Path(folder), options)))

@@ -1,6 +1,6 @@
 """A process of light agents for the benchmark of scale: runs until it is ended.
 
-python -m tests.bench.crowd --group bench --tokens FILE --folder D --start 0 --count 1000
+python -m tests.bench.crowd --group bench --tokens FILE --start 0 --count 1000
 
 Each enrols with its activation token, so that the master knows them all.
 """
@@ -8,6 +8,8 @@ Each enrols with its activation token, so that the master knows them all.
 import argparse
 import asyncio
 import contextlib
+import gc
+import tempfile
 from pathlib import Path
 
 import uvloop
@@ -24,6 +26,7 @@ from tests.servers import TestCredentials
 
 # So many enrol side by side: the processors are busy with few, and each answer takes a moment.
 AT_ONCE = 8
+MEMORY = Path("/dev/shm")
 
 
 class _Blind(Witness):
@@ -44,7 +47,7 @@ async def _main(options: argparse.Namespace) -> None:
 
         async def join(text: str) -> None:
             async with turns:
-                credentials = await _enrolled(text, options.folder)
+                credentials = await _enrolled(text)
             light = LightAgent(options.group, _Blind(), credentials, beat_s)
             await stack.enter_async_context(light)
 
@@ -54,18 +57,22 @@ async def _main(options: argparse.Namespace) -> None:
         await asyncio.Event().wait()
 
 
-async def _enrolled(text: str, root: Path) -> TestCredentials:
+async def _enrolled(text: str) -> TestCredentials:
     token = decode_token(text)
-    keys, folder = new_identity(token.agent), root / token.agent
+    keys = new_identity(token.agent)
     answer = await redeem(token, keys, SystemClock())
     cert_pem, ca_pem = answer.cert_pem.encode(), answer.ca_pem.encode()
-    write_identity(folder, keys, cert_pem=cert_pem, ca_pem=ca_pem, jwt=answer.jwt)
+    # In memory and gone at once: ten thousand new files would slow the broker's disk down.
+    with tempfile.TemporaryDirectory(dir=MEMORY if MEMORY.is_dir() else None) as folder:
+        identity = Path(folder) / token.agent
+        write_identity(identity, keys, cert_pem=cert_pem, ca_pem=ca_pem, jwt=answer.jwt)
+        context = read_identity(identity).context
     return TestCredentials(
         role="agent",
         name=token.agent,
-        folder=folder,
+        folder=identity,
         url=answer.urls[0],
-        context=read_identity(folder).context,
+        context=context,
         jwt=answer.jwt,
         seed=keys.seed,
         user=keys.user,
@@ -78,7 +85,6 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--group", required=True)
     parser.add_argument("--tokens", type=Path, required=True)
-    parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--count", type=int, required=True)
     return parser.parse_args()
@@ -86,5 +92,7 @@ def _options() -> argparse.Namespace:
 
 if __name__ == "__main__":
     configure_logs("error")
+    # A thousand agents of one process make garbage as one of a thousand would: little.
+    gc.set_threshold(50_000, 20, 50)
     uvloop.install()
     asyncio.run(_main(_options()))

@@ -84,9 +84,8 @@ async def _tokens(client: MeshClient, size: int) -> list[str]:
 
 
 def _crowd(mesh: MeshProcesses, tokens: Path, start: int, count: int) -> Child:
-    where = ("--tokens", str(tokens), "--folder", str(tokens.parent / "identities"))
-    which = ("--group", GROUP, "--start", str(start), "--count", str(count))
-    return load_child(python("tests.bench.crowd", *where, *which), mesh.logs)
+    which = ("--tokens", str(tokens), "--start", str(start), "--count", str(count))
+    return load_child(python("tests.bench.crowd", "--group", GROUP, *which), mesh.logs)
 
 
 async def _all_active(client: MeshClient, size: int) -> None:
