@@ -1,4 +1,4 @@
-"""`mesh completion`: what a shell needs to complete nouns, verbs and options."""
+"""`mesh completion`: what a shell needs to complete nouns, verbs, options and names."""
 
 from typing import Annotated, Final, Literal
 
@@ -11,17 +11,47 @@ from broker_client.cli.words import NOUNS
 
 Shell = Annotated[Literal["bash", "zsh", "fish"], Parameter(help="Which shell.")]
 
+# What is followed by the name of one that there is, which is the first column of the noun's list.
+NAMED: Final = {
+    "agent": {
+        "token",
+        "set",
+        "show",
+        "enable",
+        "disable",
+        "pause",
+        "rotate",
+        "move",
+        "revoke",
+        "delete",
+    },
+    "client": {"revoke"},
+    "command": {"show", "wait", "cancel", "logs", "decide"},
+    "deadletter": {"show", "retry"},
+    "fanout": {"show", "wait", "cancel"},
+    "group": {"set", "show", "rotate", "delete"},
+}
+_ASK_S: Final = 2
+_FIRST_COLUMN: Final = "tail -n +2 | cut -d, -f1"
 _BASH: Final = """\
 # bash completion of mesh: source <(mesh completion bash)
+_mesh_names() {
+    "${COMP_WORDS[0]}" "$1" list "${context[@]}" --output csv --timeout @ASK_S@ 2>/dev/null |
+        @FIRST_COLUMN@
+}
 _mesh() {
     local current=${COMP_WORDS[COMP_CWORD]} noun=${COMP_WORDS[1]} verb=${COMP_WORDS[2]}
-    local -a words=()
+    local before=${COMP_WORDS[COMP_CWORD - 1]}
+    local -a words=() context=()
     local i
     COMPREPLY=()
     for ((i = 1; i < COMP_CWORD; i++)); do
         [[ ${COMP_WORDS[i]} == -- ]] && return 0
+        [[ ${COMP_WORDS[i]} == --context ]] && context=(--context "${COMP_WORDS[i + 1]}")
     done
-    if ((COMP_CWORD == 1)); then
+    if [[ $before == --group || $before == --agent ]] && ((COMP_CWORD > 1)); then
+        mapfile -t words < <(_mesh_names "${before#--}")
+    elif ((COMP_CWORD == 1)); then
         words=(@FIRST@)
     else
         case "$noun $verb" in
@@ -30,6 +60,12 @@ _mesh() {
         if ((${#words[@]} == 0)); then
             case "$noun" in
 @NOUNS@
+            esac
+        fi
+        if ((COMP_CWORD == 3)) && [[ $current != -* ]]; then
+            case "$noun $verb" in
+@NAMED@
+                mapfile -t words < <(_mesh_names "$noun") ;;
             esac
         fi
     fi
@@ -44,7 +80,10 @@ _ZSH_HEAD: Final = (
 
 
 def completion(shell: Shell, /, *, shared: Shared = SHARED) -> None:
-    """Print a script that completes nouns, verbs and options in a shell."""
+    """Print a script that completes nouns, verbs, options and names in a shell.
+
+    Names of agents, groups and the like are asked of the master, with the context in use.
+    """
     text = {"bash": bash, "zsh": zsh, "fish": fish}[shell]()
     if shared.output == "json":
         print_json({"shell": shell, "script": text})
@@ -81,7 +120,10 @@ def bash() -> str:
         else:
             nouns.append(f"            {noun}) words=({' '.join(names)}) ;;")
     nouns += [f"            {noun}) words=({' '.join(verbs_of(noun))}) ;;" for noun in NOUNS]
-    text = _BASH.replace("@FIRST@", " ".join(first_words()))
+    named = [f'"{noun} {verb}"' for noun, verbs in NAMED.items() for verb in sorted(verbs)]
+    text = _BASH.replace("@FIRST@", " ".join(first_words())).replace("@ASK_S@", str(_ASK_S))
+    text = text.replace("@FIRST_COLUMN@", _FIRST_COLUMN)
+    text = text.replace("@NAMED@", f"            {' | '.join(named)})")
     return text.replace("@CASES@", "\n".join(cases)).replace("@NOUNS@", "\n".join(sorted(nouns)))
 
 
@@ -105,6 +147,10 @@ def fish() -> str:
         if verb:
             seen += f"; and __fish_seen_subcommand_from {verb}"
         lines += [f"complete -c mesh -n '{seen}' -l {name[2:]}" for name in names]
+    for noun, verbs in NAMED.items():
+        seen = f"__fish_seen_subcommand_from {noun}; and __fish_seen_subcommand_from"
+        asked = f"(mesh {noun} list --output csv --timeout {_ASK_S} 2>/dev/null | {_FIRST_COLUMN})"
+        lines.append(f"complete -c mesh -n '{seen} {' '.join(sorted(verbs))}' -a '{asked}'")
     return "\n".join(lines) + "\n"
 
 

@@ -1,12 +1,18 @@
 """The session that the README shows is what happens; `mesh top`; completion in a real bash."""
 
+import asyncio
+import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from broker_client.cli.completion import bash, fish, options, zsh
+from broker_client.cli.completion import NAMED, bash, fish, options, zsh
 from broker_client.cli.tree import COMMANDS
+from schemas.messages.api import AgentCreate, TokenAnswer
+from tests.harness import MeshProcesses
 from tests.session_doc import README, record, shape, shown
 
 pytestmark = pytest.mark.integration
@@ -18,7 +24,7 @@ async def test_session_of_the_readme_has_the_shape_of_one_that_is_recorded_now()
     assert max(map(len, shown(README.read_text()))) <= 80
 
 
-def completed(*words: str) -> list[str]:
+def completed(*words: str, env: dict[str, str] | None = None) -> list[str]:
     if shutil.which("bash") is None:
         pytest.skip("bash is missing: apt install bash")
     typed = " ".join(f"'{word}'" for word in words)
@@ -29,6 +35,7 @@ def completed(*words: str) -> list[str]:
         text=True,
         timeout=20,
         check=True,
+        env={**os.environ, **(env or {})},
     )
     return done.stdout.split()
 
@@ -47,6 +54,48 @@ def completed(*words: str) -> list[str]:
 )
 def test_bash_completes_nouns_verbs_and_options(words: tuple[str, ...], found: list[str]) -> None:
     assert completed(*words) == found
+
+
+async def test_bash_completes_names_of_what_there_is(tmp_path: Path) -> None:
+    async with MeshProcesses(tmp_path / "mesh") as mesh:
+        for group in ("web", "db"):
+            await mesh.add_group(group)
+        async with mesh.client() as client:
+            for name, group in (("web-1", "web"), ("web-2", "web"), ("db-1", "db")):
+                await client.ask(
+                    "agent", "create", AgentCreate(name=name, group=group), TokenAnswer
+                )
+        env = {"MESH_CONTEXT": str(mesh.admin_context)}
+        program = str(Path(sys.executable).with_name("mesh"))
+
+        def found(*words: str) -> list[str]:
+            return sorted(completed(program, *words, env=env))
+
+        def look() -> None:
+            assert found("agent", "show", "") == ["db-1", "web-1", "web-2"]
+            assert found("agent", "disable", "web") == ["web-1", "web-2"]
+            assert found("group", "show", "") == ["db", "web"]
+            assert found("run", "--group", "w") == ["web"]
+            assert found("run", "--agent", "d") == ["db-1"]
+            assert found("client", "revoke", "ad") == ["admin"]
+            assert found("agent", "show", "--out") == ["--output"]
+            context = ("--context", str(mesh.admin_context))
+            assert sorted(completed(program, "run", *context, "--group", "d")) == ["db"]
+
+        await asyncio.to_thread(look)
+
+
+def test_names_are_not_completed_where_nobody_answers(tmp_path: Path) -> None:
+    env = {"MESH_CONTEXT": str(tmp_path / "none.toml")}
+    program = str(Path(sys.executable).with_name("mesh"))
+    assert completed(program, "run", "--group", "", env=env) == []
+
+
+def test_every_verb_whose_names_are_completed_is_there() -> None:
+    verbs = {(noun, verb) for noun, verb, _, _ in COMMANDS}
+    for noun, named in NAMED.items():
+        assert (noun, "list") in verbs
+        assert {(noun, verb) for verb in named} <= verbs
 
 
 def test_every_command_and_option_is_in_each_script() -> None:
