@@ -23,7 +23,10 @@ CANCELLED: Final = Refusal("attempt_stale", "cancelled before it came")
 
 
 class Phase(StrEnum):
-    """ACCEPTING: being journalled. RUNNING. CLOSING: ended, output under way. ENDED: reported."""
+    """ACCEPTING: being journalled, or its program being loaded. RUNNING.
+
+    CLOSING: ended, output under way. ENDED: reported.
+    """
 
     ACCEPTING = "accepting"
     RUNNING = "running"

@@ -1,8 +1,9 @@
 """The action `process`: one program in a process group of its own, ended as a whole.
 
 STARTING ──▶ STARTED ──exit──▶ group empty? ──yes──▶ ended
-  │ stop: once    │                │ no: TERM (once), then KILL after grace_s
-  │ it has begun  └─stop: TERM ────┴──▶ KILL after grace_s ──▶ ended, at the latest GIVE_UP_S later
+  │               │                │ no: TERM (once), then KILL after grace_s
+  │               └─stop: TERM ────┴──▶ KILL after grace_s ──▶ ended, at the latest GIVE_UP_S later
+  ├─stop: not begun, or TERM as soon as it has; ended without it GIVE_UP_S after its grace
   └─cannot be started ──▶ ended
 
 A task has ended when nothing of it is left, also of what has left its group and its session. Where
@@ -78,12 +79,24 @@ class ProcessTask:
 
     def begin(self, started: int | CannotStart) -> None:
         """It runs as this process, or never will."""
+        if self._has_ended:
+            _end_and_bury(started)
+            return
         if isinstance(started, CannotStart):
             self._end(self._unstarted(started))
             return
+        try:
+            self._owner.exits.watch(started, self._on_exit)
+        except OSError as error:
+            # Nobody would ever know of its end.
+            _end_and_bury(started)
+            self._end(self._unstarted(CannotStart(f"cannot watch it: {error.strerror}")))
+            return
+        if self._killer is not None:
+            self._killer.cancel()
+            self._killer = None
         self.pid = started
         self._owner.leaders.add(started)
-        self._owner.exits.watch(started, self._on_exit)
         if self._timeout_s is not None:
             reason = f"ran longer than timeout_s ({self._timeout_s:g})"
             self._limit = self._loop.call_later(self._timeout_s, self.stop, State.TIMED_OUT, reason)
@@ -124,10 +137,24 @@ class ProcessTask:
             self._note_grace(0.0)
 
     def _note_grace(self, grace_s: float | None) -> None:
-        """Its time runs from the order on, however long the start takes; the shortest counts."""
-        if grace_s is not None:
-            kill_by = self._loop.time() + grace_s
-            self._kill_by = kill_by if self._kill_by is None else min(self._kill_by, kill_by)
+        """Its time runs from the order on, however long the start takes; the shortest counts.
+
+        A start that hangs for longer, as on a disk that does not answer, holds nobody up.
+        """
+        kill_by = self._loop.time() + (self._owner.grace_s() if grace_s is None else grace_s)
+        if self._kill_by is None or kill_by < self._kill_by:
+            self._kill_by = kill_by
+            if self._killer is not None:
+                self._killer.cancel()
+            self._killer = self._loop.call_at(kill_by + GIVE_UP_S, self._abandon)
+
+    def _abandon(self) -> None:
+        self._end(self._unstarted(CannotStart("its start hangs")))
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether nobody has asked it to stop."""
+        return self._stop is None
 
     def _hasten(self, grace_s: float) -> None:
         when = self._loop.time() + grace_s
@@ -250,6 +277,14 @@ class ProcessTask:
         return Ending(State.SUCCEEDED if code == 0 else State.FAILED, exit_code, "")
 
 
+def _end_and_bury(started: int | CannotStart) -> None:
+    """A program that nobody waits for any more."""
+    if isinstance(started, int):
+        signal_group(started, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitpid(started, 0)
+
+
 def _signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
@@ -276,6 +311,7 @@ class ProcessExecutor:
         self.loop = loop
         self.exits = Exits(loop)
         self._starter = Starter(loop)
+        self._is_ending = False
         self.grace_s = grace_s
         incarnation = marks.get("MESH_INCARNATION", "")
         self.kinship = Kinship(f"MESH_INCARNATION={incarnation}".encode() if incarnation else b"")
@@ -292,6 +328,8 @@ class ProcessExecutor:
         args = job.args
         if not isinstance(args, ProcessArgs):
             raise CannotStart("not the arguments of a process")
+        if self._is_ending:
+            raise CannotStart("the agent is ending")
         stdin = self._stdin(args.stdin) if args.stdin else self._null
         files = Files(stdin, job.folder.stdout, job.folder.stderr)
         order = Order(args.argv, self._environment(job, args), job.folder.path, args.cwd, files)
@@ -303,7 +341,7 @@ class ProcessExecutor:
             task.begin(started)
 
         self.tasks.add(task)
-        self._starter.start(order, begun)
+        self._starter.start(order, begun, lambda: task.is_wanted)
         return task
 
     def _environment(self, job: Job, args: ProcessArgs) -> dict[bytes, bytes]:
@@ -317,7 +355,10 @@ class ProcessExecutor:
     @staticmethod
     def _stdin(data: bytes) -> int:
         """A file in memory: read to its end by the program, gone with it, never on a disk."""
-        fd = os.memfd_create("stdin")
+        try:
+            fd = os.memfd_create("stdin")
+        except OSError as error:
+            raise CannotStart(f"no file for its stdin: {error.strerror}") from error
         try:
             os.write(fd, data)
             os.lseek(fd, 0, os.SEEK_SET)
@@ -336,7 +377,8 @@ class ProcessExecutor:
         self.kinship.reap(self.leaders)
 
     def kill_all(self) -> None:
-        """End everything at once, without waiting: the agent itself is ending."""
+        """End everything at once, without waiting: the agent is ending, and nothing starts now."""
+        self._is_ending = True
         for task in list(self.tasks):
             task.kill()
 

@@ -101,9 +101,10 @@ def _spawn(program: bytes, order: Order, folder: bytes) -> tuple[int, int]:
     actions = ctypes.create_string_buffer(_STRUCT_BYTES)
     _libc.posix_spawn_file_actions_init(actions)
     try:
-        for target, source in enumerate(order.files):
-            _add_dup(actions, source, target)
-        _add_folder(actions, folder)
+        refused = [_add_dup(actions, source, target) for target, source in enumerate(order.files)]
+        number = next(filter(None, [*refused, _add_folder(actions, folder)]), 0)
+        if number:
+            return number, 0
         argv = _texts([text.encode() for text in order.argv])
         env = _texts([name + b"=" + value for name, value in order.env.items()])
         pid = ctypes.c_int()

@@ -14,8 +14,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from queue import SimpleQueue
-from typing import Final
+from queue import Empty, SimpleQueue
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -28,12 +28,19 @@ STUCK_S: Final = 1.0
 # While orders wait, what has been started is looked at so often; a loop woken for each would have
 # no time for anything else.
 LOOK_S: Final = 0.005
+_IDLE_LOOK_S: Final = 0.25
 # How long the end of the agent waits for starts that are under way.
 CLOSE_S: Final = 5.0
 
 Started = Callable[[int | CannotStart], None]
 
 log = structlog.get_logger(__name__)
+
+
+class _Start(NamedTuple):
+    order: Order
+    done: Started
+    is_wanted: Callable[[], bool]
 
 
 class Starter:
@@ -48,15 +55,19 @@ class Starter:
         spawn_one: Callable[[Order], int] = spawn,
         *,
         stuck_s: float = STUCK_S,
+        close_s: float = CLOSE_S,
     ) -> None:
         self._loop = loop
         self._spawn = spawn_one
         self._stuck_s = stuck_s
+        self._close_s = close_s
         self._threads: list[threading.Thread] = []
         # Since when each thread is busy with one program.
         self._busy: dict[int, float] = {}
-        self._orders: SimpleQueue[tuple[Order, Started] | None] = SimpleQueue()
+        self._orders: SimpleQueue[_Start | None] = SimpleQueue()
         self._results: deque[tuple[Started, int | CannotStart]] = deque()
+        self._lock = threading.Lock()  # guards _is_over, and that nothing is put into _results then
+        self._is_over = False
         self._under_way = 0
         self._is_called = False
         self._timer: asyncio.TimerHandle | None = None
@@ -70,22 +81,34 @@ class Starter:
         """Whether orders wait for a thread."""
         return not self._orders.empty()
 
-    def start(self, order: Order, done: Started) -> None:
-        """`done` gets the pid, or why there is none, in the loop."""
+    def start(
+        self, order: Order, done: Started, is_wanted: Callable[[], bool] = lambda: True
+    ) -> None:
+        """`done` gets the pid, or why there is none, in the loop.
+
+        is_wanted: asked in a thread when its turn has come; if not, nothing is started.
+        """
         while len(self._threads) < THREADS:
             self._add_thread()
         self._under_way += 1
-        self._orders.put((order, done))
+        self._orders.put(_Start(order, done, is_wanted))
         if self._timer is None:
             self._timer = self._loop.call_later(LOOK_S, self._look)
 
     def close(self) -> None:
-        """Let go of the threads, and deliver what they have started until then."""
+        """Start nothing more, and deliver what is under way; what hangs is ended if it comes."""
+        with suppress(Empty):
+            while True:
+                start = self._orders.get_nowait()
+                if start is not None:
+                    self._results.append((start.done, CannotStart("the agent is ending")))
         for _ in self._threads:
             self._orders.put(None)
-        until = time.monotonic() + CLOSE_S
+        until = time.monotonic() + self._close_s
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
+        with self._lock:
+            self._is_over = True
         self._threads.clear()
         self._deliver()
         if self._timer is not None:
@@ -96,7 +119,8 @@ class Starter:
         self._deliver()
         if self._under_way:
             self._replace_stuck()
-            self._timer = self._loop.call_later(LOOK_S, self._look)
+            pause_s = LOOK_S if self.is_behind else _IDLE_LOOK_S
+            self._timer = self._loop.call_later(pause_s, self._look)
 
     def _replace_stuck(self) -> None:
         count = len(self._threads)
@@ -116,23 +140,30 @@ class Starter:
         thread.start()
 
     def _work(self, number: int) -> None:
-        while (item := self._orders.get()) is not None:
-            order, done = item
+        while (start := self._orders.get()) is not None:
             self._busy[number] = time.monotonic()
-            try:
-                result: int | CannotStart = self._spawn(order)
-            except CannotStart as fault:
-                result = fault
-            except Exception as error:  # noqa: BLE001  it is the end of this task, and of no other
-                result = CannotStart(f"cannot run {order.argv[0][:200]}: {error}")
+            result = self._try(start)
             del self._busy[number]
-            self._results.append((done, result))
-            if not self._is_called and self._orders.empty():
-                self._is_called = True
-                try:
-                    self._loop.call_soon_threadsafe(self._deliver)
-                except RuntimeError:
+            with self._lock:
+                if self._is_over:
                     _end_unowned(result)
+                    continue
+                self._results.append((start.done, result))
+                is_to_call = not self._is_called and self._orders.empty()
+                self._is_called |= is_to_call
+            if is_to_call:
+                with suppress(RuntimeError):  # the loop is closed: `close` has come before that
+                    self._loop.call_soon_threadsafe(self._deliver)
+
+    def _try(self, start: _Start) -> int | CannotStart:
+        try:
+            if not start.is_wanted():
+                return CannotStart("stopped before it began")
+            return self._spawn(start.order)
+        except CannotStart as fault:
+            return fault
+        except Exception as error:  # noqa: BLE001  it is the end of this task, and of no other
+            return CannotStart(f"cannot run {start.order.argv[0][:200]}: {error}")
 
     def _deliver(self) -> None:
         self._is_called = False
@@ -150,7 +181,7 @@ class Starter:
 
 
 def _end_unowned(result: int | CannotStart) -> None:
-    """It was loaded after the loop had gone: nobody would ever end it."""
+    """It was loaded after the agent had ended: nobody else would ever end it."""
     if isinstance(result, int):
         with suppress(OSError):
             os.killpg(result, signal.SIGKILL)

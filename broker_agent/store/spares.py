@@ -4,9 +4,10 @@
 
 Making and removing a folder with two files costs up to half a millisecond of a file system's time,
 as much as starting the program; renaming one costs a hundredth of that. A folder is used again only
-if it is as new: two empty private files, nothing else in it, and nobody who could still write. That
-is looked at when it is to be used again: what a task left behind had no later chance, and programs
-that were just being loaded when the task ended have let go of their copies of its files.
+if it is as new: two empty private files that nobody else has open, and nothing else in it. That is
+looked at when it is to be used again: what a task left behind had no later chance, and programs
+that were just being loaded when the task ended have let go of their copies of its files. One in
+which a task left anything is not kept in the first place.
 """
 
 import fcntl
@@ -43,8 +44,8 @@ class Spares:
         self._tries: dict[str, int] = {}
 
     def put(self, path: str) -> bool:
-        """Keep the folder, whose files are closed; False if there are enough."""
-        if len(self._tries) >= self._limit:
+        """Keep the folder, whose files are closed; False if there are enough, or it is used up."""
+        if len(self._tries) >= self._limit or not _holds_its_files(path):
             return False
         self._tries[path] = 0
         return True
@@ -94,10 +95,7 @@ def _open_pristine(path: str) -> tuple[int, int] | None:
     """The two files of a folder that is as new; None if it is not. Raises _InUse."""
     fds: list[int] = []
     try:
-        with os.scandir(path) as found:
-            names = {entry.name for entry in found}
-        mode = os.stat(path, follow_symlinks=False).st_mode  # noqa: PTH116
-        if names != _FILES or not stat.S_ISDIR(mode) or stat.S_IMODE(mode) != 0o700:
+        if not _holds_its_files(path):
             return None
         for stream in STREAMS:
             fds.append(os.open(f"{path}/{stream}.log", _OPEN))
@@ -113,6 +111,17 @@ def _open_pristine(path: str) -> tuple[int, int] | None:
         _close(fds)
         return None
     return fds[0], fds[1]
+
+
+def _holds_its_files(path: str) -> bool:
+    """Whether it is a private folder with its two files, and nothing else, in it."""
+    try:
+        with os.scandir(path) as found:
+            names = {entry.name for entry in found}
+        mode = os.stat(path, follow_symlinks=False).st_mode  # noqa: PTH116
+    except OSError:
+        return False
+    return names == _FILES and stat.S_ISDIR(mode) and stat.S_IMODE(mode) == 0o700
 
 
 def _close(fds: Iterable[int]) -> None:

@@ -23,9 +23,9 @@ NEVER = -1.0
 class Record:
     """One task. Times are readings of the clock that goes on while the host is suspended.
 
-    name: `<command>.<attempt>`. start: of the process, 0 while it is not known. after_s: how long
-    after the lease was renewed last it must be ended. kill_at: when what the agent has asked to end
-    must be killed, 0 if it was not asked.
+    name: `<command>.<attempt>`. pid: 0 until it has begun. start: of the process, 0 while it is not
+    known. after_s: how long after the lease was renewed last it must be ended. kill_at: when what
+    the agent has asked to end must be killed, 0 if it was not asked.
     """
 
     __slots__ = ("after_s", "kill_at", "name", "pid", "slot", "start")
@@ -39,8 +39,8 @@ class Record:
         self.name = name
 
     @property
-    def key(self) -> tuple[int, int, str]:
-        return self.slot, self.pid, self.name
+    def key(self) -> tuple[int, str]:
+        return self.slot, self.name
 
     @property
     def marks(self) -> set[bytes]:

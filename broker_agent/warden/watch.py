@@ -21,9 +21,9 @@ from broker_agent.warden.table import NEVER, Record, View, read_table
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 # How often it looks at what it has killed, or whether what a dead agent left still lives.
 _AGAIN_S = 0.5
-# So often it looks for a program that was just being started when the agent died: its loading goes
-# on without the agent.
-_LOOKS_FOR_UNBORN = 4
+# A program that was just being started when the agent died is looked for until so long after it
+# would have been killed: its loading goes on without the agent.
+_UNBORN_S = 2.0
 _LOG_MAX_BYTES = 64 * 1024
 TABLE_FD = 3
 LIFE_FD = 0
@@ -45,7 +45,7 @@ class Watch:
     """Decides. `asked`: the tasks that were asked to end, by it or by the agent."""
 
     def __init__(self) -> None:
-        self._asked: set[tuple[int, int, str]] = set()
+        self._asked: set[tuple[int, str]] = set()
 
     def due(self, view: View, now: float) -> list[tuple[Record, int]]:
         """What is to be signalled now, and how."""
@@ -83,8 +83,7 @@ class Warden:
         self._spare = {spare, os.getpid()}
         self._log_path = log_path
         self._watch = Watch()
-        self._gone: set[tuple[int, int, str]] = set()
-        self._looks = 0
+        self._gone: set[tuple[int, str]] = set()
 
     def run(self) -> None:
         poll = select.poll()
@@ -102,7 +101,7 @@ class Warden:
             now = time.clock_gettime(_CLOCK)
             view.records = [record for record in view.records if record.key not in self._gone]
             if is_orphaned:
-                view.records = self._living(view.records)
+                view.records = self._living(view, now)
                 if not view.records:
                     return
             for record, number in self._watch.due(view, now):
@@ -112,15 +111,14 @@ class Warden:
     def _members(self, record: Record, seen: dict[int, Process]) -> list[Process]:
         return kin(seen, record.pid, record.start, record.marks | {self._mark}, self._spare)
 
-    def _living(self, records: list[Record]) -> list[Record]:
-        """Those of which anything lives; nobody enters a task any more."""
-        if not records:
+    def _living(self, view: View, now: float) -> list[Record]:
+        """The tasks of which anything lives, or may yet; nobody enters a task any more."""
+        if not view.records:
             return []
         seen = look()
-        self._looks += 1
         living = []
-        for record in records:
-            if not record.pid and self._looks < _LOOKS_FOR_UNBORN:
+        for record in view.records:
+            if not record.pid and now < kill_at(view, record) + _UNBORN_S:
                 living.append(record)
                 continue
             path = self._cells + record.name

@@ -19,9 +19,9 @@ from broker_client.runtime.supervise import TaskSet
 from schemas import limits
 from schemas.faults import MeshError, Refused
 
-# Of one stream at a time, and of how many streams: together at most 12 MiB.
+# Read for one reader at a time, and for how many readers: held are at most 12 MiB.
 PAGE_BYTES: Final = 8 * limits.CHUNK_BYTES
-_STREAMS_MAX: Final = 8
+_READERS_MAX: Final = 8
 # Who gets less than this reads along with a task that prints no faster.
 _FROM_BYTES: Final = limits.CHUNK_BYTES
 
@@ -46,7 +46,7 @@ class _Held:
     def __init__(self, offset: int) -> None:
         self.offset = offset
         self.data = b""
-        self.coming: asyncio.Task[Part] | None = None
+        self.coming: asyncio.Task[bytes] | None = None
 
 
 class ReadAhead:
@@ -58,18 +58,19 @@ class ReadAhead:
     def __init__(self, tasks: TaskSet, read: Read) -> None:
         self._tasks = tasks
         self._read = read
-        self._held: OrderedDict[str, _Held] = OrderedDict()
+        # By stream and the place that is asked for next: several may read one stream.
+        self._held: OrderedDict[tuple[str, int], _Held] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._held)
 
     async def take(self, subject: str, offset: int, max_bytes: int) -> bytes:
         """What was read at just this place; nothing if that was nothing."""
-        held = self._held.pop(subject, None)
-        if held is None or held.offset != offset:
+        held = self._held.pop((subject, offset), None)
+        if held is None:
             return b""
         if len(held.data) < max_bytes and held.coming is not None:
-            held.data += await _arrived(held.coming)
+            held.data += await asyncio.shield(held.coming)
             held.coming = None
         data, held.data = held.data[:max_bytes], held.data[max_bytes:]
         held.offset += len(data)
@@ -83,21 +84,21 @@ class ReadAhead:
             self._keep(subject, _Held(end))
 
     def _keep(self, subject: str, held: _Held) -> None:
-        self._held.pop(subject, None)
-        while len(self._held) >= _STREAMS_MAX:
+        self._held.pop((subject, held.offset), None)
+        while len(self._held) >= _READERS_MAX:
             self._held.popitem(last=False)
-        self._held[subject] = held
+        self._held[subject, held.offset] = held
         if held.coming is None and len(held.data) < PAGE_BYTES:
             # Too many tasks are under way: nobody needs this one.
             with suppress(Refused):
-                coro = self._read(subject, held.offset + len(held.data), PAGE_BYTES)
-                held.coming = self._tasks.spawn(coro)
+                held.coming = self._tasks.spawn(
+                    self._bytes_from(subject, held.offset + len(held.data))
+                )
 
-
-async def _arrived(coming: "asyncio.Task[Part]") -> bytes:
-    """Nothing where bytes are missing, or the broker was away: whoever asks then is told why."""
-    try:
-        part = await asyncio.shield(coming)
-    except MeshError:
-        return b""
-    return b"" if part.gap else part.data
+    async def _bytes_from(self, subject: str, offset: int) -> bytes:
+        """Nothing where bytes are missing, or the broker is away: whoever asks then is told why."""
+        try:
+            part = await self._read(subject, offset, PAGE_BYTES)
+        except MeshError:
+            return b""
+        return b"" if part.gap else part.data

@@ -50,6 +50,8 @@ class Historian:
         # Of the head of the queue: in the stream already, their rows not yet in the read model.
         self._stored: list[Row] = []
         self._wake = asyncio.Event()
+        # Whether the last part left some behind that had been waiting with it.
+        self._is_cut = False
 
     def add(self, command: Command, record: CommandRecord) -> None:
         """Hand over an ended command. The queue is bounded by the limit of open commands."""
@@ -76,7 +78,7 @@ class Historian:
             self._wake.clear()
             if self._queue:
                 await self._write_some()
-            if len(self._queue) >= _BATCH:
+            if self._is_cut or len(self._queue) >= _BATCH:
                 self._wake.set()
 
     async def _write_some(self) -> None:
@@ -105,6 +107,7 @@ class Historian:
             if part and (len(part) == _BATCH or size_bytes > _BATCH_BYTES):
                 break
             part.append(waiting)
+        self._is_cut = len(part) < len(self._queue)
         return part
 
     async def _store(self, part: list[_Waiting]) -> list[Row]:

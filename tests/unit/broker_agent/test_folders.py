@@ -81,9 +81,13 @@ def test_folder_that_is_not_as_new_is_removed(folders: Folders, tmp_path: Path) 
     os.link(tmp_path / "c3.1" / "stdout.log", tmp_path / "elsewhere")
     fourth = folders.make("c4", 1)
     os.write(fourth.stderr, b"late")
-    for folder in (first, second, third, fourth):
+    first.close()
+    assert not folders.reuse(first.path)  # what a task left is removed with its release
+    folders.retire(first.path, empty=True)
+    for folder in (second, third, fourth):
         folder.close()
         assert folders.reuse(folder.path)
+    (tmp_path / "c4.1" / "later").write_text("x")
     for count in range(4):
         folders.make(f"new{count}", 1).close()
     assert names(tmp_path) == ["elsewhere", "new0.1", "new1.1", "new2.1", "new3.1"]

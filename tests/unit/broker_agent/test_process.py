@@ -1,24 +1,28 @@
 """Real programs, started and ended: nothing of a task may outlive its end."""
 
 import asyncio
+import errno
 import os
 import secrets
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from broker_agent.executors import process
 from broker_agent.executors.base import Ending, Job
 from broker_agent.executors.groups import Kinship, kill_orphans, process_start
 from broker_agent.executors.process import ProcessExecutor, ProcessTask
-from broker_agent.executors.spawn import CannotStart, find_program
+from broker_agent.executors.spawn import CannotStart, Order, find_program
+from broker_agent.executors.starter import Started, Starter
 from broker_agent.store.folders import Folders, TaskFolder
 from broker_agent.warden.kin import read_marks
 from schemas.messages.actions import ProcessArgs
 from schemas.states import State
+from tests.waiting import eventually
 
 WAIT_S = 20.0
 # Tests of several workers run on one host.
@@ -159,12 +163,35 @@ async def test_relative_names_are_those_of_its_folder(bench: Bench, tmp_path: Pa
     assert Path.cwd() != place
 
 
+class Hesitant(Starter):
+    """Lets programs be loaded, and tells of them when it is told to; or never."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self.held: list[tuple[Started, int | CannotStart]] = []
+        self.asked: list[Callable[[], bool]] = []
+
+    def start(
+        self, order: Order, done: Started, is_wanted: Callable[[], bool] = lambda: True
+    ) -> None:
+        self.asked.append(is_wanted)
+        super().start(order, lambda started: self.held.append((done, started)))
+
+    async def tell(self) -> None:
+        await eventually(lambda: self.held, WAIT_S)
+        done, started = self.held.pop()
+        done(started)
+
+
 async def test_stop_before_it_has_begun_ends_it_once_it_has(tmp_path: Path) -> None:
     bench = Bench(tmp_path, grace_s=30.0)
+    bench.executor._starter = starter = Hesitant(asyncio.get_running_loop())
     task, ended, folder = bench.start(shell("trap 'echo asked; exit 4' TERM; sleep 60 & wait"))
+    assert starter.asked[0]()
     task.stop(State.CANCELLED, "cancelled")
     task.stop(State.TIMED_OUT, "too late to matter")
-    assert task.pid == 0
+    assert (task.pid, starter.asked[0]()) == (0, False)
+    await starter.tell()
     async with asyncio.timeout(WAIT_S):
         ending = await ended
     assert (ending.state, ending.reason) == (State.CANCELLED, "cancelled")
@@ -173,22 +200,73 @@ async def test_stop_before_it_has_begun_ends_it_once_it_has(tmp_path: Path) -> N
     folder.close()
 
 
+async def test_stop_of_what_waits_for_its_start_leaves_it_unstarted(bench: Bench) -> None:
+    tasks = [bench.start(ProcessArgs(argv=["sleep", "60"])) for _ in range(20)]
+    for task, _, _ in tasks:
+        task.stop(State.CANCELLED, "cancelled", 0.0)
+    async with asyncio.timeout(WAIT_S):
+        endings = [await ended for _, ended, _ in tasks]
+    assert {ending.state for ending in endings} == {State.CANCELLED}
+    assert {ending.exit_code for ending in endings} <= {None, 128 + signal.SIGKILL}
+    assert None in {ending.exit_code for ending in endings}
+
+
+async def test_start_that_hangs_holds_up_no_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "GIVE_UP_S", 0.1)
+    bench = Bench(tmp_path, grace_s=0.1)
+    bench.executor._starter = starter = Hesitant(asyncio.get_running_loop())
+    task, ended, _ = bench.start(ProcessArgs(argv=["sleep", "60"]))
+    task.stop(State.KILLED_FENCED, "fenced")
+    async with asyncio.timeout(WAIT_S):
+        assert await ended == Ending(State.KILLED_FENCED, None, "fenced")
+    assert not bench.executor.tasks
+    await eventually(lambda: starter.held, WAIT_S)
+    pid = starter.held[0][1]
+    assert isinstance(pid, int)
+    assert is_alive(pid)
+    await starter.tell()  # now it comes after all
+    assert not is_alive(pid)
+    assert not bench.pids
+
+
 async def test_grace_runs_from_the_stop_on_also_before_it_has_begun(tmp_path: Path) -> None:
     bench = Bench(tmp_path, grace_s=30.0)
+    bench.executor._starter = starter = Hesitant(asyncio.get_running_loop())
     task, ended, _ = bench.start(shell("trap '' TERM; while :; do sleep 0.01; done"))
     task.stop(State.KILLED_FENCED, "fenced")
     task.stop(State.KILLED_FENCED, "fenced", 0.0)
+    await starter.tell()
     async with asyncio.timeout(WAIT_S):
         assert await ended == Ending(State.KILLED_FENCED, 128 + signal.SIGKILL, "fenced")
 
 
 async def test_what_is_being_started_when_the_agent_ends_is_ended_as_well(bench: Bench) -> None:
-    tasks = [bench.start(ProcessArgs(argv=["sleep", "60"]))[0] for _ in range(5)]
+    tasks = [bench.start(ProcessArgs(argv=["sleep", "60"])) for _ in range(5)]
     bench.executor.kill_all()
     bench.executor.close()
-    assert sorted(bench.pids) == sorted(task.pid for task in tasks)
     for pid in bench.pids:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    assert len(bench.pids) + sum(ended.done() for _, ended, _ in tasks) == 5
+    with pytest.raises(CannotStart):
+        bench.start(ProcessArgs(argv=["sleep", "60"]))
+
+
+async def test_program_whose_end_would_not_be_noticed_does_not_run(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def refuse(pid: int, _: object) -> None:
+        seen.append(pid)
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(bench.executor.exits, "watch", refuse)
+    ending = (await bench.run("sleep", "60"))[0]
+    assert ending == Ending(State.FAILED, None, "cannot watch it: too many open files")
+    assert not is_alive(seen[0])
+    assert not bench.executor.tasks
 
 
 async def test_loop_goes_on_while_a_program_is_loaded(bench: Bench) -> None:

@@ -199,7 +199,7 @@ async def test_full_agent_rejects_and_has_a_slot_again_when_a_task_has_ended(
 
 async def test_cancel_ends_a_task(rig: Rig) -> None:
     rig.run("c1", SLEEP)
-    await eventually(lambda: rig.processes.tasks, WAIT_S)
+    await eventually(lambda: rig.processes.leaders, WAIT_S)
     rig.cancel("c1")
     end = await rig.end_of("c1")
     assert (end.state, end.reason, end.exit_code) == ("cancelled", "cancelled", 143)

@@ -1,6 +1,8 @@
 """Programs that are slow to load hold up neither the loop nor each other."""
 
 import asyncio
+import signal
+import subprocess
 import threading
 from collections.abc import Iterator
 
@@ -109,9 +111,42 @@ async def test_fault_of_one_start_does_not_hide_the_next(disk: Disk) -> None:
     starter.close()
 
 
+async def test_what_is_not_wanted_any_more_is_not_started(disk: Disk) -> None:
+    starter, results = Starter(asyncio.get_running_loop(), disk.load), Results()
+    starter.start(order("p1"), lambda found: results.found.__setitem__("p1", found), lambda: False)
+    await eventually(lambda: results.found, WAIT_S)
+    found = results.found["p1"]
+    assert isinstance(found, CannotStart)
+    assert "before it began" in found.message
+    assert disk.loaded == 0
+    starter.close()
+
+
+async def test_close_starts_nothing_more_and_ends_what_comes_after_it(disk: Disk) -> None:
+    """A program of a disk that hangs is loaded when the agent is gone, and nobody would end it."""
+    late = subprocess.Popen(["sleep", "60"], start_new_session=True)
+
+    def load(wanted: Order) -> int:
+        disk.load(wanted)
+        return late.pid
+
+    starter, results = Starter(asyncio.get_running_loop(), load, close_s=0.05), Results()
+    for number in range(THREADS + 2):
+        results.of(starter, f"slow{number}")
+    await eventually(lambda: len(starter._busy) == THREADS, WAIT_S)
+    starter.close()
+    assert sorted(results.found) == [f"slow{number}" for number in range(THREADS, THREADS + 2)]
+    assert all(isinstance(found, CannotStart) for found in results.found.values())
+    disk.answers.set()
+    assert await asyncio.to_thread(late.wait, WAIT_S) == -signal.SIGKILL
+    assert len(results.found) == 2
+
+
 async def test_close_delivers_what_was_under_way(disk: Disk) -> None:
     starter, results = Starter(asyncio.get_running_loop(), disk.load), Results()
     results.of(starter, "p1")
     results.of(starter, "p2")
     starter.close()
     assert set(results.found) == {"p1", "p2"}
+    started = [found for found in results.found.values() if isinstance(found, int)]
+    assert len(started) == disk.loaded

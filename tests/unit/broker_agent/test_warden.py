@@ -13,7 +13,7 @@ import pytest
 
 from broker_agent.services.warden import WardenPost
 from broker_agent.warden.kin import children, kin, look, process_start
-from broker_agent.warden.table import NEVER, Record, Table, View, read_table
+from broker_agent.warden.table import NEVER, Table, View, read_table
 from broker_agent.warden.watch import Warden, Watch, kill_at, term_at
 from broker_client.runtime.clock import SystemClock
 from schemas.timers import Timers
@@ -67,7 +67,7 @@ def test_full_table_takes_nothing_and_a_cleared_place_is_used_again() -> None:
     table.clear(-1)
     table.clear(place)
     assert table.enter("c2.1", 1.0) == place
-    assert [record.key for record in view_of(table).records] == [(place, 0, "c2.1")]
+    assert [record.key for record in view_of(table).records] == [(place, "c2.1")]
     table.close()
 
 
@@ -127,17 +127,30 @@ def test_it_sleeps_until_something_may_be_due() -> None:
     table.close()
 
 
-def test_task_that_was_being_started_when_the_agent_died_is_looked_for_again(
+def test_task_that_was_being_started_when_the_agent_died_is_looked_for_until_its_time_is_over(
     tmp_path: Path,
 ) -> None:
     """Its loading goes on without the agent, so that nobody may be there to be found at first."""
     warden = Warden("MESH_INCARNATION=none", "", os.getpid(), str(tmp_path / "log"))
-    unborn, known = Record(0, 0, 0, 35.0, "c1.1"), Record(1, 2**22 + 1, 7, 35.0, "c2.1")
-    assert warden._living([unborn, known]) == [unborn]
-    looks = 1
-    while warden._living([unborn]):
-        looks += 1
-    assert looks == 3
+    table = Table(2)
+    renewed(table)
+    table.enter("c1.1", 35.0)
+    table.note_process(table.enter("c2.1", 35.0), 2**22 + 1, 7)
+    view = view_of(table)
+    assert [record.name for record in warden._living(view, 100.0)] == ["c1.1"]
+    assert [record.name for record in warden._living(view, 146.0)] == ["c1.1"]
+    assert warden._living(view, 148.0) == []
+    table.close()
+
+
+def test_task_is_asked_once_also_if_its_process_becomes_known_later() -> None:
+    table, watch = Table(1), Watch()
+    renewed(table)
+    place = table.enter("c1.1", 35.0)
+    assert decisions(watch, table, 135.5) == [("c1.1", signal.SIGTERM)]
+    table.note_process(place, 4711, 99)
+    assert decisions(watch, table, 136.0) == []
+    table.close()
 
 
 # With real processes.

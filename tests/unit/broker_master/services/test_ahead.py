@@ -56,6 +56,20 @@ async def test_reader_who_gets_little_costs_no_read() -> None:
     assert not stream.reads
 
 
+async def test_two_readers_of_one_stream_do_not_take_from_each_other() -> None:
+    stream = Stream(MUCH)
+    ahead = ahead_of(stream)
+    places = [ANSWER, 2_000_000]
+    for place in places:
+        ahead.note("s", place, ANSWER)
+    for _ in range(6):
+        for number, place in enumerate(places):
+            data = await ahead.take("s", place, ANSWER)
+            assert data == stream.data[place : place + ANSWER]
+            places[number] += len(data)
+    assert len(set(stream.reads)) == len(stream.reads)
+
+
 async def test_another_place_gets_nothing_from_here() -> None:
     ahead = ahead_of(Stream(MUCH))
     ahead.note("s", ANSWER, ANSWER)
@@ -88,11 +102,11 @@ async def test_end_of_what_is_there_is_no_end_of_the_output() -> None:
 async def test_streams_and_bytes_are_bounded() -> None:
     stream = Stream(MUCH)
     ahead = ahead_of(stream)
-    for number in range(3 * module._STREAMS_MAX):
+    for number in range(3 * module._READERS_MAX):
         ahead.note(f"s{number}", 0, ANSWER)
-    assert len(ahead) == module._STREAMS_MAX
-    last = f"s{3 * module._STREAMS_MAX - 1}"
+    assert len(ahead) == module._READERS_MAX
+    last = f"s{3 * module._READERS_MAX - 1}"
     for turn in range(4):
         assert await ahead.take(last, turn * 1000, 1000) != b""
-    held = ahead._held[last]
+    held = ahead._held[last, 4000]
     assert len(held.data) <= PAGE_BYTES

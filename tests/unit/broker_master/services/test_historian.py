@@ -144,8 +144,21 @@ async def test_full_part_is_not_kept_waiting(
     monkeypatch.setattr(module, "_LINGER_S", 3600.0)
     service = asyncio.create_task(archive.historian.run(asyncio.Event()))
     archive.end(*(f"c{number}" for number in range(9)))
-    await eventually(lambda: len(archive.writer.stored) == 8)
-    assert archive.writer.parts == [4, 4]
+    await eventually(lambda: len(archive.writer.stored) == 9)
+    assert archive.writer.parts == [4, 4, 1]
+    service.cancel()
+
+
+async def test_large_records_do_not_wait_for_each_other(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part is full by its bytes as well."""
+    monkeypatch.setattr(module, "_BATCH_BYTES", 1)
+    monkeypatch.setattr(module, "_LINGER_S", 0.3)
+    archive.end(*(f"c{number}" for number in range(9)))
+    service = asyncio.create_task(archive.historian.run(asyncio.Event()))
+    await eventually(lambda: len(archive.writer.stored) == 9, 1.5)
+    assert archive.writer.parts == [1] * 9
     service.cancel()
 
 
