@@ -58,6 +58,8 @@ START_TIMEOUT_S: Final = 10.0
 # The reports of a stopping agent wait for the master this long; what is left waits on the disk.
 REPORT_S: Final = 10.0
 JOURNAL_CLOSE_S: Final = 10.0
+# Recording and sending how tasks ended takes milliseconds, also for an agent that stops at once.
+TOLD_S: Final = 3.0
 # The journal's number of starts goes into the upper bits of every report's number: it grows over
 # restarts without being written each time.
 SEQ_BITS: Final = 32
@@ -426,6 +428,11 @@ class Agent:
             self.runner.stop_all(State.CANCELLED, "the agent was stopped")
             await self.runner.wait_idle()
             hurry.cancel()
+        # Before the goodbye, after which nobody waits for a word of how they ended.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(TOLD_S):
+                await self.runner.wait_told()
+        self.reporter.say_last()
         with suppress(TimeoutError):
             async with asyncio.timeout(0 if stop_now.is_set() else REPORT_S):
                 await self.runner.wait_settled()

@@ -1,8 +1,10 @@
 """`mesh agent disable` and `pause`: nothing new for an agent, and what it still runs."""
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated
+import re
+from typing import TYPE_CHECKING, Annotated, Final
 
+import msgspec
 from cyclopts import Parameter
 
 from broker_client.cli.options import SHARED, Shared
@@ -29,6 +31,7 @@ Within = Annotated[
     Parameter(help="How long to wait at most: 90s, 15m, 2h.", validator=check_span),
 ]
 _LOOK_S = 0.5
+_LEFT: Final = re.compile(r"\d+ tasks? left")
 
 
 def disable(
@@ -86,6 +89,7 @@ def move(
         done = await mesh.ask("agent", "move", request, Done)
         if wait or limit_s is not None:
             await _wait_there(mesh, name, group, limit_s)
+            return msgspec.structs.replace(done, message=f"agent {name} works in group {group}")
         return done
 
     done = call(shared, relocate)
@@ -126,6 +130,7 @@ def _drain(
         done = await mesh.ask("agent", verb, request, Done)
         if wait or limit_s is not None:
             await _wait_empty(mesh, request.name, limit_s)
+            return msgspec.structs.replace(done, message=_LEFT.sub("0 tasks left", done.message))
         return done
 
     done = call(shared, drain)

@@ -17,10 +17,11 @@ from broker_client.cli.outcomes import (
 from broker_client.cli.report import print_json, print_problem, print_usage, record_json, say
 from broker_client.cli.screen import Memory, Screen
 from broker_client.cli.session import call
+from broker_client.cli.tables import in_local_time
 from schemas import limits
 from schemas.faults import Refused
 from schemas.messages.actions import ProcessArgs
-from schemas.messages.api import Loss, OnInactive, OnLost
+from schemas.messages.api import Loss, OnInactive, OnLost, SubmitAnswer
 from schemas.messages.facts import DEFAULT_TERMS, CommandRecord
 
 if TYPE_CHECKING:
@@ -152,11 +153,14 @@ def run(  # noqa: PLR0913  (one option of the command line each)
             print_json(answer)
         else:
             print(answer.id)
+            _say_inactive(answer)
         return 0
 
     async def follow(mesh: "MeshClient") -> int:
         async with mesh.start(work, **fields) as (answer, waiter):
             memory = Memory() if common.output == "json" else None
+            if memory is None:
+                _say_inactive(answer)
             record = await attend(mesh, answer.id, waiter, memory or Screen())
             if record is None:
                 return _left(answer.id)
@@ -193,7 +197,15 @@ def _problem(
         return "--all chooses the agents: leave --agent out"
     if not is_all and (group is None) == (not agents):
         return "one of --group and --agent is needed; --all runs it on every agent of a group"
+    if program and program[0].startswith("-"):
+        return f"unknown option: {program[0]}"
     return "" if program else "a program is needed, behind --"
+
+
+def _say_inactive(answer: SubmitAnswer) -> None:
+    """Nobody who may run it is active: it waits."""
+    if answer.target == "inactive":
+        say(f"{answer.id} {in_local_time(answer.next)}")
 
 
 def _many_problem(batch: int | None, max_failures: int | None) -> str:

@@ -118,7 +118,8 @@ def _reason(command: Command) -> str:
     attempt = command.attempt
     match command.state:
         case State.QUEUED:
-            return f"waits for a free slot of {command.accepted.agent or command.accepted.group}"
+            whom = command.accepted.agent or f"an agent of {command.accepted.group}"
+            return f"waits for {whom} to be active with a free slot"
         case State.UNKNOWN if attempt is not None and attempt.elsewhere_at:
             return f"{attempt.agent} came back without any memory of it; it may still run elsewhere"
         case State.UNKNOWN if attempt is not None and attempt.is_open:

@@ -186,18 +186,16 @@ class Hesitant(Starter):
 async def test_stop_before_it_has_begun_ends_it_once_it_has(tmp_path: Path) -> None:
     bench = Bench(tmp_path, grace_s=30.0)
     bench.executor._starter = starter = Hesitant(asyncio.get_running_loop())
-    task, ended, folder = bench.start(shell("trap 'echo asked; exit 4' TERM; sleep 60 & wait"))
+    task, ended, _ = bench.start(ProcessArgs(argv=["sleep", "60"]))
     assert starter.asked[0]()
     task.stop(State.CANCELLED, "cancelled")
     task.stop(State.TIMED_OUT, "too late to matter")
     assert (task.pid, starter.asked[0]()) == (0, False)
     await starter.tell()
     async with asyncio.timeout(WAIT_S):
-        ending = await ended
-    assert (ending.state, ending.reason) == (State.CANCELLED, "cancelled")
+        assert await ended == Ending(State.CANCELLED, 128 + signal.SIGTERM, "cancelled")
     assert bench.pids == [task.pid]
     assert not is_alive(task.pid)
-    folder.close()
 
 
 async def test_stop_of_what_waits_for_its_start_leaves_it_unstarted(bench: Bench) -> None:

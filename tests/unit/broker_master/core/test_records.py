@@ -85,11 +85,14 @@ def test_output_is_there_only_where_it_was_asked_for() -> None:
 
 def test_queued_command_says_what_it_waits_for_and_until_when() -> None:
     record = command_record(command_of(accepted(queue_ttl_s=60.0)), TIMERS)
-    assert (record.state, record.reason) == ("queued", "waits for a free slot of web")
+    assert (record.state, record.reason) == (
+        "queued",
+        "waits for an agent of web to be active with a free slot",
+    )
     assert record.next == f"expires at {rfc3339(EPOCH + 60)} unless an agent takes it"
     assert record.ended_at is None
     one = command_record(command_of(accepted(agent="web-7")), TIMERS)
-    assert (one.agent, one.reason) == ("web-7", "waits for a free slot of web-7")
+    assert (one.agent, one.reason) == ("web-7", "waits for web-7 to be active with a free slot")
 
 
 def test_sent_command_says_that_it_is_sent_again() -> None:
