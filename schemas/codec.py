@@ -175,6 +175,8 @@ def _walk(payload: bytes) -> int:
     """Return where the first value ends; raise IndexError if it is cut off."""
     position, left, items = 0, 1, 0
     stack: list[int] = []
+    # Looked up thousands of times for one payload.
+    shapes, floats, most = _SHAPES, _FLOATS, limits.ITEMS
     while left or stack:
         if not left:
             left = stack.pop()
@@ -183,21 +185,21 @@ def _walk(payload: bytes) -> int:
         items += 1
         first = payload[position]
         position += 1
-        shape = _SHAPES[first]
-        if shape is not None:
-            size, values = shape
-            if first in _FLOATS and payload[position] & 0x7F == 0x7F:
-                _check_finite(payload[position + 1], first)
-        else:
+        shape = shapes[first]
+        if shape is None:
             size, values = _sized(payload, position, first)
+        else:
+            size, values = shape
+            if size >= 4 and first in floats and payload[position] & 0x7F == 0x7F:
+                _check_finite(payload[position + 1], first)
         position += size
         if values:
             if len(stack) >= limits.DEPTH:
                 raise Refused("too_deep", f"nested deeper than {limits.DEPTH} levels")
             stack.append(left)
             left = values
-        if items > limits.ITEMS:
-            raise Refused("too_large", f"more than {limits.ITEMS} values")
+        if items > most:
+            raise Refused("too_large", f"more than {most} values")
     return position
 
 
