@@ -119,7 +119,9 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "not_ready": FaultKind(503, "later", 7, "is it started, and its broker up? see its log"),
     "credentials_rejected": FaultKind(403, "never", 77, "renew them: setup, or a new client"),
     # an agent's answer to one attempt
-    "agent_full": FaultKind(429, "elsewhere", 75, "wait for a free slot, or add agents"),
+    "agent_full": FaultKind(
+        429, "elsewhere", 75, "wait for a free slot or for room, or add agents"
+    ),
     "agent_draining": FaultKind(409, "elsewhere", 75, "the agent takes no new work"),
     "agent_expired": FaultKind(409, "elsewhere", 75, "the agent's certificate has ended"),
     "agent_unleased": FaultKind(409, "elsewhere", 75, "the agent has lost its master"),

@@ -67,6 +67,21 @@ class Liveness(StrEnum):
     SILENT = "silent"
 
 
+class Lack(StrEnum):
+    """What an agent has no room in, so that it takes no task although slots may be free.
+
+    spool: output that waits for the broker. reports: what the master has not stored yet.
+    other: it does not say, or names something that only a later version knows.
+    """
+
+    SPOOL = "spool"
+    DISK = "disk"
+    FDS = "descriptors"
+    JOURNAL = "journal"
+    REPORTS = "reports"
+    OTHER = "other"
+
+
 # Whose credentials are refused.
 BARRED: Final = frozenset({Admin.REVOKED, Admin.DELETED})
 

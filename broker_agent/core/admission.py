@@ -12,9 +12,8 @@ class Standing(NamedTuple):
     age_s: the most that the request can be old, None if it names a beat too old to be known.
     known: the state of this attempt if the agent has it, else empty.
     refused: what was said against the attempt before: it was cancelled, or turned away.
-    full: no slot is free, or too much is kept that the master has not taken yet. why_full: what
-    else there is no room for: disk, output, descriptors; empty if there is. expired: the agent's
-    certificate has ended.
+    full: no slot is free. why_full: what else there is no room for: reports, disk, output,
+    descriptors; empty if there is. expired: the agent's certificate has ended.
     """
 
     epoch: int

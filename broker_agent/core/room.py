@@ -1,7 +1,8 @@
 """Whether this host has room for another task, and what it lacks if not."""
 
-from enum import StrEnum
 from typing import Final, NamedTuple
+
+from schemas.states import Lack
 
 # A task needs three descriptors and a few more for a moment; the rest keeps link and journal alive.
 FDS_PER_TASK: Final = 6
@@ -9,13 +10,6 @@ FDS_RESERVED: Final = 24
 # From here on it is worth a line in the log.
 WARN_SHARE: Final = 0.8
 MIB: Final = 1024 * 1024
-
-
-class Lack(StrEnum):
-    SPOOL = "spool"
-    DISK = "disk"
-    FDS = "descriptors"
-    JOURNAL = "journal"
 
 
 class Reading(NamedTuple):

@@ -9,9 +9,10 @@ from broker_agent.services.room import Room
 from broker_agent.services.runner import Runner
 from broker_agent.services.shipper import Shipper
 from broker_agent.services.wire import Station
-from schemas import codec
+from schemas import codec, limits
 from schemas.faults import Unreachable
 from schemas.messages.liveness import Beat
+from schemas.states import Lack
 
 JITTER: Final = 0.1
 
@@ -58,9 +59,11 @@ class Beats:
                 continue
             self._wake.clear()
 
-    @property
-    def _lacks_room(self) -> bool:
-        return self._room is not None and bool(self._room.lacks)
+    def _lacks(self) -> dict[str, str]:
+        found = {} if self._room is None else dict(self._room.lacks)
+        if self._reporter.is_backlogged:
+            found[Lack.REPORTS] = f"{len(self._reporter)} reports wait for the master"
+        return {str(lack): text[: limits.LABEL_LEN] for lack, text in found.items()}
 
     def send_soon(self) -> None:
         """Begin a new period with a beat: the master may have announced another length of it."""
@@ -70,7 +73,7 @@ class Beats:
         """Send one now; False if there is no connection."""
         if not self._wire.is_connected:
             return False
-        now = self._clock.elapsed()
+        now, lacks = self._clock.elapsed(), self._lacks()
         beat = Beat(
             incarnation=self._lease.incarnation,
             seq=self._lease.beat(now),
@@ -82,10 +85,11 @@ class Beats:
             slots=self._book.slots,
             spool_bytes=self._reporter.pending_bytes + self._shipper.waiting_bytes,
             draining=self._runner.is_draining,
-            full=self._book.is_full or self._reporter.is_backlogged or self._lacks_room,
+            full=self._book.is_full or bool(lacks),
             goodbye=goodbye,
             at=self._clock.now(),
             renewal=self._renewal(),
+            lacks=lacks,
         )
         try:
             self._wire.publish_nowait(self._address.beat, codec.encode(beat))

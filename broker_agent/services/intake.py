@@ -94,14 +94,19 @@ class Intake:
             incarnation=lease.incarnation,
             linked=lease.is_linked,
             draining=self._runner.is_draining,
-            full=self._reporter.is_backlogged or (book.is_full and not is_noop),
+            full=book.is_full and not is_noop,
             age_s=None if sent_at is None else now - sent_at,
             start_before_s=lease.timers.start_before_s,
             known=book.known_state(run.command, run.attempt),
             refused=book.refusal(run.command, run.attempt),
             expired=self._clock.now() >= self._valid_until(),
-            why_full="" if self._room is None or is_noop else self._room.refusal(),
+            why_full=self._why_full(is_noop=is_noop),
         )
+
+    def _why_full(self, *, is_noop: bool) -> str:
+        if self._reporter.is_backlogged:
+            return f"{len(self._reporter)} reports wait for the master"
+        return "" if self._room is None or is_noop else self._room.refusal()
 
     def _accept(self, run: Run, args: ActionArgs, reply_to: str) -> None:
         row_number, now, kill_after_s = (

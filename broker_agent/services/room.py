@@ -15,11 +15,11 @@ from broker_agent.core.room import (
     MIB,
     WARN_SHARE,
     Bounds,
-    Lack,
     Reading,
     lacks,
 )
 from broker_agent.store.journal import Journal, Outcome
+from schemas.states import Lack
 
 LOOK_S: Final = 1.0
 

@@ -203,8 +203,8 @@ def _problem(
 
 
 def _say_inactive(answer: SubmitAnswer) -> None:
-    """Nobody who may run it is active: it waits."""
-    if answer.target == "inactive":
+    """No agent takes it now, for want of room or because none is active: it waits."""
+    if answer.next:
         say(f"{answer.id} {in_local_time(answer.next)}")
 
 

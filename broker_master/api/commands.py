@@ -12,6 +12,7 @@ from broker_master.core.records import command_record
 from broker_master.plane import Plane
 from broker_master.services.cancel import Canceller
 from broker_master.services.output import OutputReader
+from broker_master.services.standing import Standing
 from broker_master.store.readmodel import Filter
 from schemas import codec
 from schemas.faults import Refused
@@ -58,7 +59,12 @@ class CommandOperations:
         command = self._plane.book.get(query.id)
         if command is not None:
             check_group(caller, command.accepted.group)
-            record = command_record(command, self._plane.timers, with_output=query.with_output)
+            record = command_record(
+                command,
+                self._plane.timers,
+                with_output=query.with_output,
+                waits_for=Standing(self._plane).waits_for,
+            )
             if command.state is State.UNKNOWN:
                 record.last_output_at = await self._output.last_at(record)
             return record
@@ -146,8 +152,12 @@ class CommandOperations:
             and wanted.agent in (None, _agent(command))
         ]
         found.sort(key=lambda command: command.order, reverse=True)
+        standing, timers = Standing(self._plane), self._plane.timers
         return [
-            _Row(f"open:{command.order}", command_record(command, self._plane.timers))
+            _Row(
+                f"open:{command.order}",
+                command_record(command, timers, waits_for=standing.waits_for),
+            )
             for command in found[: wanted.limit + 1]
         ]
 

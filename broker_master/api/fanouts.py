@@ -21,6 +21,7 @@ from broker_master.core.records import command_record
 from broker_master.plane import Plane
 from broker_master.services.cancel import Canceller
 from broker_master.services.fanout import Fanouts
+from broker_master.services.standing import Standing
 from schemas import codec
 from schemas.faults import Refused
 from schemas.messages.actions import decode_args
@@ -186,7 +187,8 @@ class FanoutOperations:
             return FanoutMember(agent=agent, command=child, state=SKIPPED, reason=reason)
         command = self._plane.book.get(child)
         if command is not None:
-            record = command_record(command, self._plane.timers)
+            waits_for = Standing(self._plane).waits_for
+            record = command_record(command, self._plane.timers, waits_for=waits_for)
         else:
             history = await self._plane.readmodel.get(child)
             if history is None:

@@ -126,6 +126,13 @@ class Dispatcher:
             for member in pool.members.values()
         )
 
+    def is_busy(self, group: str) -> bool:
+        """Whether some may be given work there, but each of these has as much as it may have."""
+        pool = self.pool(group)
+        if not pool.ready:
+            return False
+        return pool.is_full or not any(each.free > 0 for each in pool.members.values())
+
     def has_member(self, group: str, tags: Tags) -> bool:
         """Whether anybody, ready or not, has these tags."""
         pool = self.pool(group)

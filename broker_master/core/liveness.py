@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from schemas.messages.liveness import Beat, Details, Hello
-from schemas.states import Liveness
+from schemas.states import Lack, Liveness
 from schemas.timers import Timers
 
 Event = Literal[
@@ -38,6 +38,7 @@ _CONTESTS_MAX = 3
 _FLAPS_MAX = 3
 
 _SHUT_DOWN = "shut down"
+_LACKS = {str(lack): lack for lack in Lack}
 # How many ended incarnations of one agent are remembered, so that their late beats are ignored.
 _INCARNATIONS_KEPT = 8
 
@@ -52,7 +53,8 @@ class Presence(msgspec.Struct, kw_only=True):
     was heard last; None if there was none, or it has said goodbye. valid_until: wall time at which
     the certificate in use ends, 0 while that is not known. renewal: why it could not be renewed.
     unstable_until: wall time until which it counts as one that comes and goes. took_s: when it last
-    took work, or a probe. stuck: it beats, but takes none.
+    took work, or a probe. stuck: it beats, but takes none. lacks: what it has no room in, with its
+    own sentence for each; taken slots are none of these, the dispatcher counts them.
     """
 
     agent: str
@@ -66,7 +68,7 @@ class Presence(msgspec.Struct, kw_only=True):
     given_up: bool = False
     deaf: bool = False
     draining: bool = False
-    full: bool = False
+    lacks: dict[str, str] = {}
     heard_s: float = 0.0
     heard_at: float = 0.0
     beat_seq: int = 0
@@ -99,7 +101,7 @@ class Presence(msgspec.Struct, kw_only=True):
         return (
             self.liveness is Liveness.LIVE
             and self.reconciled
-            and not (self.deaf or self.draining or self.full or self.frozen or self.stuck)
+            and not (self.deaf or self.draining or self.lacks or self.frozen or self.stuck)
         )
 
     @property
@@ -185,7 +187,7 @@ class Roster:
         presence.heard_s, presence.heard_at = now_s, at
         presence.uptime_s, presence.running = beat.uptime_s, beat.running
         presence.slots, presence.spool_bytes = beat.slots, beat.spool_bytes
-        presence.draining, presence.full = beat.draining, beat.full
+        presence.draining, presence.lacks = beat.draining, _lacks(beat)
         presence.renewal = beat.renewal
         presence.rtt_s, presence.clock_skew_s = beat.rtt_s, beat.at - at if beat.at else 0.0
         if beat.goodbye:
@@ -370,6 +372,15 @@ class Roster:
             ),
             default=float("inf"),
         )
+
+
+def _lacks(beat: Beat) -> dict[str, str]:
+    """Agents of 0.1.0 do not say what they lack: whatever is not slots."""
+    if beat.lacks:
+        return {_LACKS.get(name, Lack.OTHER): text for name, text in beat.lacks.items()}
+    if beat.full and beat.running < beat.slots:
+        return {Lack.OTHER: "it has no room, and does not say in what"}
+    return {}
 
 
 def _fall_silent(presence: Presence, reason: str, at: float) -> None:

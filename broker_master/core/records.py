@@ -1,10 +1,12 @@
 """Commands as users see them, made from what the book holds."""
 
+from collections.abc import Callable
+
 import msgspec
 
 from broker_master.core.book import Attempt, Command, late_reason
 from schemas.messages.actions import ProcessArgs, decode_args
-from schemas.messages.facts import AttemptRecord, CommandRecord, HistoryRecord, Outcome
+from schemas.messages.facts import Accepted, AttemptRecord, CommandRecord, HistoryRecord, Outcome
 from schemas.messages.work import Output
 from schemas.moments import rfc3339, rfc3339_or_none
 from schemas.states import TERMINAL, State
@@ -14,7 +16,14 @@ _ARGV_SHOWN = 16
 _ARGUMENT_SHOWN = 200
 
 
-def command_record(command: Command, timers: Timers, *, with_output: bool = False) -> CommandRecord:
+def command_record(
+    command: Command,
+    timers: Timers,
+    *,
+    with_output: bool = False,
+    waits_for: Callable[[Accepted], str] | None = None,
+) -> CommandRecord:
+    """waits_for: says what a queued command waits for, from how its target stands now."""
     accepted, outcome = command.accepted, command.outcome
     ended = command.state in TERMINAL
     output: Output | None = None
@@ -29,7 +38,7 @@ def command_record(command: Command, timers: Timers, *, with_output: bool = Fals
         attempts=[attempt_record(attempt) for attempt in command.attempts],
         submitted_at=rfc3339(accepted.submitted_at),
         client=accepted.client,
-        reason=command.reason if ended else command.reason or _reason(command),
+        reason=command.reason if ended else command.reason or _reason(command, waits_for),
         since=rfc3339(command.since),
         next="" if ended else _next(command, timers),
         ended_at=rfc3339(_ended(command)) if ended else None,
@@ -114,9 +123,11 @@ def _ended(command: Command) -> float:
     return outcome.ended_at or outcome.at
 
 
-def _reason(command: Command) -> str:
+def _reason(command: Command, waits_for: Callable[[Accepted], str] | None) -> str:
     attempt = command.attempt
     match command.state:
+        case State.QUEUED if waits_for is not None:
+            return waits_for(command.accepted)
         case State.QUEUED:
             whom = command.accepted.agent or f"an agent of {command.accepted.group}"
             return f"waits for {whom} to be active with a free slot"

@@ -3,7 +3,9 @@
 Every status comes with why, and with what happens next.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
 
 import msgspec
 
@@ -11,11 +13,22 @@ from broker_master.core.certificates import is_shut_out, newest_confirmed
 from broker_master.core.liveness import Presence
 from schemas.messages.registry import AgentEntry, CertificateEntry
 from schemas.moments import rfc3339
-from schemas.states import Admin, AgentStatus, GroupStatus, Liveness
+from schemas.states import Admin, AgentStatus, GroupStatus, Lack, Liveness
 
 _DAY_S = 86_400.0
 _CLOCK_OFF_S = 2.0
 _GROUP_WARNING_S = 30 * _DAY_S
+NOBODY: Final[Mapping[str, int]] = MappingProxyType({})
+_LACK_WORDS: Final[Mapping[Lack, str]] = MappingProxyType(
+    {
+        Lack.SPOOL: "spool full",
+        Lack.DISK: "disk low",
+        Lack.FDS: "few descriptors",
+        Lack.JOURNAL: "journal fault",
+        Lack.REPORTS: "reports waiting",
+        Lack.OTHER: "no room",
+    }
+)
 _WARNINGS = ((1, "1 day"), (7, "7 days"), (14, "14 days"), (30, "30 days"), (90, "90 days"))
 
 
@@ -78,7 +91,32 @@ def _active(entry: AgentEntry, presence: Presence, tasks_left: int) -> Verdict:
     if presence.draining:
         reason = f"stopping: takes no new work{left if tasks_left else ''}"
         return Verdict(AgentStatus.ACTIVE, reason, "ends by itself")
+    if presence.lacks:
+        lacking = "; ".join(presence.lacks.values())
+        then = "takes work again as soon as there is room; what runs goes on"
+        return Verdict(AgentStatus.ACTIVE, f"no room, takes no new work: {lacking}", then)
+    room = slots_of(entry, presence)
+    if 0 < room <= tasks_left:
+        then = "takes the next command when a task ends"
+        return Verdict(AgentStatus.ACTIVE, f"{room} of {room} slots taken", then)
     return Verdict(AgentStatus.ACTIVE, "beats arrive and are answered", "")
+
+
+def slots_of(entry: AgentEntry, presence: Presence) -> int:
+    """How many tasks it may have at once; 0 if that is not known."""
+    limit = entry.traits.limit
+    return min(presence.slots, limit) if limit else presence.slots
+
+
+def idle_words(entry: AgentEntry, presence: Presence) -> str:
+    """Why an agent that is active gets no new work, in two words; empty if it gets some."""
+    if entry.moving_to:
+        return "moving"
+    if presence.draining:
+        return "stopping"
+    for lack in presence.lacks:
+        return _LACK_WORDS[Lack(lack)]
+    return ""
 
 
 def shown_status(
@@ -211,9 +249,8 @@ def badges(presence: Presence | None, *, at: float) -> list[str]:
     """What is worth a second look although the status does not say it."""
     if presence is None:
         return []
-    marks = []
-    if presence.full:
-        marks.append("spool full")
+    marks: list[str] = []
+    marks.extend(_LACK_WORDS[Lack(lack)] for lack in presence.lacks)
     if presence.draining:
         marks.append("draining")
     if presence.is_unstable(at):
@@ -233,13 +270,18 @@ class GroupVerdict(msgspec.Struct, frozen=True):
     next: str
 
 
-def group_status(counts: dict[str, int]) -> GroupVerdict:
-    """A group is active while at least one of its agents is; else the reason says why not."""
+def group_status(
+    counts: dict[str, int], idle: Mapping[str, int] = NOBODY, *, is_busy: bool = False
+) -> GroupVerdict:
+    """A group is active while at least one of its agents is; else the reason says why not.
+
+    idle: by `idle_words`, those of its active agents that get no new work. is_busy: each of the
+    others has as many tasks as it may have.
+    """
     total = sum(counts.values())
     active = counts.get(AgentStatus.ACTIVE, 0)
     if active:
-        alone = "; a single agent: no load balancing" if active == 1 else ""
-        return GroupVerdict(GroupStatus.ACTIVE, f"{active} of {total} agents active{alone}", "")
+        return _active_group(active, total, idle, is_busy=is_busy)
     if not total:
         return _inactive("no agents", "mesh agent create NAME --group GROUP")
     new, disabled = counts.get(AgentStatus.AWAITING_SETUP, 0), counts.get(AgentStatus.DISABLED, 0)
@@ -257,6 +299,24 @@ def group_status(counts: dict[str, int]) -> GroupVerdict:
     )
 
 
+def _active_group(
+    active: int, total: int, idle: Mapping[str, int], *, is_busy: bool
+) -> GroupVerdict:
+    reason = f"{active} of {total} agents active"
+    why = ", ".join(f"{count} {words}" for words, count in sorted(idle.items()))
+    if sum(idle.values()) >= active:
+        then = "commands wait: mesh agent list has what each of them lacks"
+        return GroupVerdict(GroupStatus.ACTIVE, f"{reason}, none takes new work: {why}", then)
+    if is_busy:
+        reason += ", all slots taken"
+    if why:
+        reason += f" ({why})"
+    if active == 1:
+        reason += "; a single agent: no load balancing"
+    then = "commands wait for a task to end, or add agents" if is_busy else ""
+    return GroupVerdict(GroupStatus.ACTIVE, reason, then)
+
+
 def _inactive(reason: str, what_next: str) -> GroupVerdict:
     return GroupVerdict(GroupStatus.INACTIVE, reason, what_next)
 
@@ -268,7 +328,7 @@ def group_badges(
 
     presences, ends_at: of its active agents, and when their certificates end.
     """
-    marks = []
+    marks: list[str] = []
     total, active = sum(counts.values()), counts.get(AgentStatus.ACTIVE, 0)
     if active == 1:
         marks.append("single agent")

@@ -92,6 +92,13 @@ AGENT_SPOOL = Family(
     _AGENT,
     "Reports that wait at the agent; absent if silent",
 )
+AGENT_LACKS = Family(
+    "mesh_agent_lacks",
+    "gauge",
+    (*_AGENT, "lack"),
+    "1 while it has no room and takes no new task for want of: spool (output that waits), disk,"
+    " descriptors, journal, reports (not stored yet), other; absent otherwise",
+)
 AGENT_LOSSES = Family(
     "mesh_agent_connection_losses_total",
     "counter",

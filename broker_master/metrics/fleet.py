@@ -177,6 +177,11 @@ class Fleet:
         yield lines(c.AGENT_RUNNING, [f"{name}{text} {p.running}\n" for text, p in heard])
         name = c.AGENT_SLOTS.name
         yield lines(c.AGENT_SLOTS, [f"{name}{text} {p.slots}\n" for text, p in heard])
+        name = c.AGENT_LACKS.name
+        yield lines(
+            c.AGENT_LACKS,
+            [f'{name}{text[:-1]},lack="{lack}"}} 1\n' for text, p in heard for lack in p.lacks],
+        )
         name = c.AGENT_SPOOL.name
         yield lines(c.AGENT_SPOOL, [f"{name}{text} {p.spool_bytes}\n" for text, p in heard])
 

@@ -14,6 +14,7 @@ from broker_master.core.book import Command, fold
 from broker_master.core.dispatch import LANES_MAX, Choice, tags_of
 from broker_master.plane import Plane
 from broker_master.services.assign import Assigner
+from broker_master.services.standing import Standing
 from broker_master.store.facts import Conflict
 from schemas import codec, subjects
 from schemas.faults import MeshError, Refused, Unreachable
@@ -162,17 +163,18 @@ class Intake:
             _check_group_right(caller, group)
             if agent.admin in BARRED:
                 raise Refused("agent_revoked", f"agent {agent.name} is {agent.admin}")
-            ready = self._plane.dispatcher.is_ready(agent.name)
         else:
             group = registry.group(request.group or "").name
             _check_group_right(caller, group)
             if not registry.has_agents(group):
                 raise Refused("group_empty", f"group {group} has no agents")
-            ready = self._plane.dispatcher.has_ready(group, tags_of(request.tags))
         if request.tags:
             self._check_tags(group, request.agent, request.tags)
-        if request.on_inactive == "refuse" and not ready:
-            raise Refused("group_inactive", f"no agent of {request.agent or group} is active")
+        if request.on_inactive == "refuse":
+            target = (group, request.agent or "", tags_of(request.tags))
+            standing = Standing(self._plane)
+            if not standing.is_ready(*target):
+                raise Refused("group_inactive", standing.obstacle(*target).text)
         return group
 
     def _is_stored(self, command_id: str) -> bool:
@@ -263,23 +265,19 @@ class Intake:
             self._assigner.wait(command)
 
     def _answer(self, command: Command, choice: Choice | None) -> SubmitAnswer:
-        if choice is not None or self._has_ready(command.accepted):
+        if choice is not None:
             return SubmitAnswer(id=command.id, state=State.QUEUED, duplicate=False)
-        accepted = command.accepted
+        accepted, standing = command.accepted, Standing(self._plane)
+        target = (accepted.group, accepted.agent, tags_of(accepted.terms.tags))
+        if standing.is_ready(*target):
+            return SubmitAnswer(id=command.id, state=State.QUEUED, duplicate=False)
         return SubmitAnswer(
             id=command.id,
             state=State.QUEUED,
             duplicate=False,
-            target="inactive",
-            next=f"waits for an agent of {accepted.agent or accepted.group} to be active,"
-            f" until {rfc3339(command.expires_at)}",
+            target="active" if standing.obstacle(*target).is_active else "inactive",
+            next=f"{standing.waits_for(accepted)}, until {rfc3339(command.expires_at)}",
         )
-
-    def _has_ready(self, accepted: Accepted) -> bool:
-        dispatcher = self._plane.dispatcher
-        if accepted.agent:
-            return dispatcher.is_ready(accepted.agent)
-        return dispatcher.has_ready(accepted.group, tags_of(accepted.terms.tags))
 
     def _on_refused(
         self, command: Command, choice: Choice | None, error: BaseException, answers: list[Answer]

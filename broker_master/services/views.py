@@ -17,6 +17,7 @@ from broker_master.core.status import (
     current_certificate,
     group_badges,
     group_status,
+    idle_words,
     shown_status,
 )
 from broker_master.plane import Plane
@@ -36,9 +37,13 @@ _DAY_S = 86_400.0
 
 
 class _Crew(NamedTuple):
-    """Of one group: agents by status, and those that can be given work with their certificates."""
+    """Of one group: agents by status, those that are active with their certificates.
+
+    idle: why some of these get no new work.
+    """
 
     counts: Counter[str]
+    idle: Counter[str]
     presences: list[Presence]
     ends_at: list[float]
 
@@ -105,7 +110,8 @@ class Views:
     def _group(self, name: str, members: list[AgentEntry]) -> GroupRecord:
         crew = self._crew(members)
         counts = crew.counts
-        verdict = group_status(counts)
+        is_busy = self._plane.dispatcher.is_busy(name)
+        verdict = group_status(counts, crew.idle, is_busy=is_busy)
         status = verdict.status
         kept = self._since.get(("group", name))
         if kept is None or kept[0] != status:
@@ -148,13 +154,16 @@ class Views:
 
     def _crew(self, members: list[AgentEntry]) -> "_Crew":
         roster, at = self._plane.roster, self._plane.clock.now()
-        crew = _Crew(Counter(), [], [])
+        crew = _Crew(Counter(), Counter(), [], [])
         for entry in members:
             presence = roster.get(entry.name)
             certificate = current_certificate(entry, presence)
-            crew.counts[str(shown_status(entry, presence, certificate, at))] += 1
-            if presence is not None and presence.is_dispatchable:
+            status = shown_status(entry, presence, certificate, at)
+            crew.counts[str(status)] += 1
+            if presence is not None and status is AgentStatus.ACTIVE:
                 crew.presences.append(presence)
+                words = idle_words(entry, presence)
+                crew.idle.update([words] if words else [])
                 if certificate is not None:
                     crew.ends_at.append(certificate.not_after)
         return crew

@@ -74,7 +74,8 @@ class SubmitAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """The command is durable when this arrives. duplicate: the id was already known.
 
     target: whether any agent that may take it is active. next: what it waits for, and until when,
-    if none is. Both are left out where one is.
+    if none is, or those that are have no room; slots that are taken are no lack of room. Both are
+    left out where one takes work.
     """
 
     id: str

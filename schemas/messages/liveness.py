@@ -12,6 +12,7 @@ from schemas.messages.fields import (
     Count,
     Duration,
     Label,
+    Labels,
     Text,
     Timestamp,
     Token,
@@ -27,7 +28,9 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     seq counts from 1 in each incarnation. lease_age_s is how long ago the newest echoed beat was
     sent, so that the master learns when the agent cannot hear it. rtt_s: from the newest echoed
     beat to its echo, 0 if it is not known. goodbye: the process is ending. renewal: why its
-    certificate could not be renewed, empty unless that is so.
+    certificate could not be renewed, empty unless that is so. lacks: what there is no room in
+    (spool, disk, descriptors, journal, reports), each with a sentence for people; slots are none of
+    these. full: no slot is free, or something is lacking; all that 0.1.0 says and reads.
     """
 
     incarnation: Token
@@ -44,6 +47,7 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     goodbye: bool = False
     at: Timestamp = 0.0
     renewal: Label = ""
+    lacks: Labels = {}
 
 
 class Echo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

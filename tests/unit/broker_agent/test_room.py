@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from broker_agent.core.room import FDS_PER_TASK, FDS_RESERVED, Bounds, Lack, Reading, lacks
+from broker_agent.core.room import FDS_PER_TASK, FDS_RESERVED, Bounds, Reading, lacks
 from broker_agent.services.intake import Intake
 from broker_agent.services.room import Room
+from schemas.states import Lack
 from tests.unit.broker_agent.rig import WAIT_S, Rig
 from tests.waiting import eventually
 
@@ -88,6 +89,8 @@ async def test_full_spool_refuses_tasks_says_so_in_the_beat_and_recovers(
     roomy.waiting = 2 * GIB
     roomy.room.look()
     assert (roomy.is_full(), roomy.changes) == (True, 1)
+    lacks = {"spool": "2048 MiB of output wait for the broker, of 1024 at most"}
+    assert rig.beats_sent()[-1].lacks == lacks
     rig.run("c1", ["true"])
     reply = await rig.reply_to("c1")
     assert (reply.answer, reply.code) == ("rejected", "agent_full")

@@ -261,14 +261,31 @@ def test_agent_that_cannot_hear_the_master_gets_no_work_until_it_does() -> None:
     assert watch.agent.is_dispatchable
 
 
-@pytest.mark.parametrize("flag", ["draining", "full"])
-def test_agent_that_wants_nothing_new_gets_nothing(flag: str) -> None:
+@pytest.mark.parametrize("said", [{"draining": True}, {"lacks": {"disk": "none is left"}}])
+def test_agent_that_wants_nothing_new_gets_nothing(said: dict[str, Any]) -> None:
     watch = Watch()
     watch.handshake()
-    watch.beat("i1", **{flag: True})
+    watch.beat("i1", **said)
     assert not watch.agent.is_dispatchable
     watch.beat()
     assert watch.agent.is_dispatchable
+
+
+def test_taken_slots_are_no_lack_of_room() -> None:
+    watch = Watch()
+    watch.handshake()
+    watch.beat(full=True, running=2, slots=2)
+    assert watch.agent.lacks == {}
+    assert watch.agent.is_dispatchable
+
+
+def test_agent_of_an_older_version_lacks_what_it_does_not_name() -> None:
+    watch = Watch()
+    watch.handshake()
+    watch.beat(full=True, running=1, slots=2)
+    assert list(watch.agent.lacks) == ["other"]
+    watch.beat(full=True, lacks={"disk": "a", "patience": "b"})
+    assert watch.agent.lacks == {"disk": "a", "other": "b"}
 
 
 def test_strangers_and_those_who_left_are_ignored() -> None:

@@ -17,7 +17,7 @@ from broker_master.core.status import (
     group_status,
 )
 from schemas.messages.liveness import Details
-from schemas.messages.registry import AdminTerm, AgentEntry, CertificateEntry, TokenEntry
+from schemas.messages.registry import AdminTerm, AgentEntry, CertificateEntry, TokenEntry, Traits
 from schemas.moments import rfc3339
 from schemas.states import Admin, AgentStatus, GroupStatus, Liveness
 from tests.fake_clock import EPOCH
@@ -185,7 +185,36 @@ def test_draining_agent_is_active_and_says_so() -> None:
     shown = verdict(ENTRY, presence(draining=True))
     assert shown == Verdict(AgentStatus.ACTIVE, "stopping: takes no new work", "ends by itself")
     assert verdict(ENTRY, presence(draining=True), left=1).reason == f"{shown.reason}, 1 task left"
-    assert badges(presence(draining=True, full=True), at=EPOCH) == ["spool full", "draining"]
+    lacks = {"spool": "1024 MiB wait", "disk": "2 % are free"}
+    marks = badges(presence(draining=True, lacks=lacks), at=EPOCH)
+    assert marks == ["spool full", "disk low", "draining"]
+
+
+def test_agent_without_room_is_active_and_says_what_it_lacks() -> None:
+    shown = verdict(ENTRY, presence(slots=4, lacks={"disk": "2 % of the disk are free"}))
+    assert shown.status is AgentStatus.ACTIVE
+    assert shown.reason == "no room, takes no new work: 2 % of the disk are free"
+    assert shown.next == "takes work again as soon as there is room; what runs goes on"
+
+
+def test_agent_whose_slots_are_taken_is_active_and_says_so() -> None:
+    shown = verdict(ENTRY, presence(slots=4), left=4)
+    assert (shown.status, shown.reason) == (AgentStatus.ACTIVE, "4 of 4 slots taken")
+    assert verdict(ENTRY, presence(slots=4), left=3).reason == "beats arrive and are answered"
+    limited = changed(traits=Traits(limit=2))
+    assert verdict(limited, presence(slots=4), left=2).reason == "2 of 2 slots taken"
+
+
+def test_group_says_what_keeps_its_active_agents_from_work() -> None:
+    some = group_status({"active": 3}, {"disk low": 1})
+    assert some.reason == "3 of 3 agents active (1 disk low)"
+    none = group_status({"active": 2, "disabled": 1}, {"disk low": 1, "stopping": 1})
+    assert none.status is GroupStatus.ACTIVE
+    assert none.reason == "2 of 3 agents active, none takes new work: 1 disk low, 1 stopping"
+    assert none.next
+    busy = group_status({"active": 2}, is_busy=True)
+    assert busy.reason == "2 of 2 agents active, all slots taken"
+    assert busy.next == "commands wait for a task to end, or add agents"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,69 @@
+"""Why a target takes no new work just now, in words for whoever submits to it or waits for it."""
+
+from collections import Counter
+from typing import NamedTuple
+
+from broker_master.core.dispatch import tags_of
+from broker_master.core.pool import Tags
+from broker_master.core.status import current_certificate, idle_words, shown_status
+from broker_master.plane import Plane
+from schemas.messages.facts import Accepted
+from schemas.states import AgentStatus
+
+
+class Obstacle(NamedTuple):
+    """is_active: some of the target are active, and only lack room, or stop, or move."""
+
+    is_active: bool
+    text: str
+
+
+class Standing:
+    """Answers for one request: what it has found for a target is not looked for again."""
+
+    def __init__(self, plane: Plane) -> None:
+        self._plane = plane
+        self._known: dict[tuple[str, str, Tags], str] = {}
+
+    def is_ready(self, group: str, agent: str = "", tags: Tags = ()) -> bool:
+        """Whether any agent of the target may be given work, now or when a task of it ends."""
+        dispatcher = self._plane.dispatcher
+        return dispatcher.is_ready(agent) if agent else dispatcher.has_ready(group, tags)
+
+    def obstacle(self, group: str, agent: str = "", tags: Tags = ()) -> Obstacle:
+        """What keeps a target that is not ready from taking work."""
+        members = self._plane.dispatcher.pool(group).members
+        names = [agent] if agent else [name for name, each in members.items() if each.has(tags)]
+        idle = Counter(words for name in names if (words := self._idle(name)))
+        if not idle:
+            return Obstacle(False, f"no agent of {agent or group} is active")
+        if agent:
+            return Obstacle(True, f"{agent} takes no new work: {next(iter(idle))}")
+        why = ", ".join(f"{count} {words}" for words, count in sorted(idle.items()))
+        return Obstacle(True, f"no agent of {group} takes new work: {why}")
+
+    def waits_for(self, accepted: Accepted) -> str:
+        """What a command that is queued waits for."""
+        target = (accepted.group, accepted.agent, tags_of(accepted.terms.tags))
+        known = self._known.get(target)
+        if known is None:
+            known = self._known[target] = self._waits_for(*target)
+        return known
+
+    def _waits_for(self, group: str, agent: str, tags: Tags) -> str:
+        whom = agent or f"an agent of {group}"
+        if self.is_ready(group, agent, tags):
+            return f"waits for a free slot of {whom}"
+        obstacle = self.obstacle(group, agent, tags)
+        if obstacle.is_active:
+            return f"waits for {whom} to take work again: {obstacle.text}"
+        return f"waits for {whom} to be active"
+
+    def _idle(self, name: str) -> str:
+        """Empty unless the agent is active, and gets no work all the same."""
+        entry, presence = self._plane.registry.agents.get(name), self._plane.roster.get(name)
+        if entry is None or presence is None:
+            return ""
+        certificate = current_certificate(entry, presence)
+        status = shown_status(entry, presence, certificate, self._plane.clock.now())
+        return idle_words(entry, presence) if status is AgentStatus.ACTIVE else ""
