@@ -12,9 +12,20 @@ LIST_LEN: Final = 4096
 MAP_LEN: Final = 1024
 TEXT_LEN: Final = 4096
 LABELS: Final = 32
+# What the mesh may add to those of a client: a trace context, the fan-out, the retried command.
+OWN_LABELS: Final = 8
 LABEL_LEN: Final = 256
 TAGS: Final = 16
 INLINE_OUTPUT_BYTES: Final = 32 * 1024
+# Characters of a reason, or of any other word of an agent, that the master keeps.
+REASON_LEN: Final = 1000
+# Attempts that end as refused or lost before the command is ended as it stands.
+ATTEMPTS: Final = 100
+# A command as it is answered, and as history keeps it; what is longer is cut, with a mark.
+RECORD_BYTES: Final = 160 * 1024
+HISTORY_BYTES: Final = BROKER_PAYLOAD_BYTES - 1024
+# The rows of one page of any list; a row is smaller than what is left of a message.
+PAGE_BYTES: Final = 128 * 1024
 # Two of them fill the largest answer to a reader.
 CHUNK_BYTES: Final = 96 * 1024
 # So many, each with every field set, still hold fewer than ITEMS values.

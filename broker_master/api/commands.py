@@ -8,6 +8,7 @@ import msgspec
 
 from broker_master.api.operations import Operations, check_group, may_see
 from broker_master.core.book import Command
+from broker_master.core.fit import fit_record
 from broker_master.core.records import command_record
 from broker_master.plane import Plane
 from broker_master.services.cancel import Canceller
@@ -75,8 +76,8 @@ class CommandOperations:
             raise Refused("command_unknown", f"no command {query.id}")
         check_group(caller, history.record.group)
         if not query.with_output:
-            return msgspec.structs.replace(history.record, output=None)
-        return history.record
+            return fit_record(msgspec.structs.replace(history.record, output=None))
+        return fit_record(history.record)
 
     async def wait(self, caller: ClientEntry, query: CommandQuery) -> CommandRecord:
         """The record once the state is terminal, or as it stands after `timeout_s`."""
@@ -175,7 +176,10 @@ class CommandOperations:
             )
         )
         return [
-            _Row(f"ended:{sequence}", msgspec.structs.replace(history.record, output=None))
+            _Row(
+                f"ended:{sequence}",
+                fit_record(msgspec.structs.replace(history.record, output=None)),
+            )
             for sequence, history in found
         ]
 

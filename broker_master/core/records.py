@@ -5,6 +5,7 @@ from collections.abc import Callable
 import msgspec
 
 from broker_master.core.book import Attempt, Command, late_reason
+from broker_master.core.fit import fit_record
 from schemas.messages.actions import ProcessArgs, decode_args
 from schemas.messages.facts import Accepted, AttemptRecord, CommandRecord, HistoryRecord, Outcome
 from schemas.messages.work import Output
@@ -23,13 +24,16 @@ def command_record(
     with_output: bool = False,
     waits_for: Callable[[Accepted], str] | None = None,
 ) -> CommandRecord:
-    """waits_for: says what a queued command waits for, from how its target stands now."""
+    """The command as it stands, cut to what can be answered.
+
+    waits_for: says what a queued command waits for, from how its target stands now.
+    """
     accepted, outcome = command.accepted, command.outcome
     ended = command.state in TERMINAL
     output: Output | None = None
     if with_output and outcome is not None:
         output = outcome.output
-    return CommandRecord(
+    record = CommandRecord(
         id=accepted.id,
         group=accepted.group,
         agent=accepted.agent or None,
@@ -48,6 +52,7 @@ def command_record(
         truncated=outcome.truncated if outcome else False,
         output=output,
     )
+    return fit_record(record)
 
 
 def attempt_record(attempt: Attempt) -> AttemptRecord:

@@ -233,6 +233,13 @@ RENEWALS = Family(
 AUDIT_LOST = Family(
     "mesh_audit_lost_total", "counter", (), "Audit entries that could not be stored"
 )
+HISTORY_REFUSED = Family(
+    "mesh_history_refused_total",
+    "counter",
+    ("result",),
+    "Records of ended commands that the broker refused for their size; cut: only their id and end"
+    " are kept, set_aside: not even these",
+)
 CA_ENDS = Family(
     "mesh_ca_certificate_not_after_timestamp_seconds", "gauge", ("name",), "When an authority ends"
 )

@@ -81,6 +81,10 @@ class System:
         if found.readmodel_rows is not None:
             yield family(c.STORE_ROWS, [(_TABLE, found.readmodel_rows)])
         yield family(c.HISTORY_LAG, [({}, self._around.history_lag_s())])
+        yield family(
+            c.HISTORY_REFUSED,
+            (({"result": how}, self._counted("history", how)) for how in ("cut", "set_aside")),
+        )
         yield family(c.LOOP_LAG, [({}, found.loop_lag_s)])
         found.loop_lag_s = 0.0
 

@@ -14,6 +14,7 @@ import structlog
 from broker_client.runtime.batch import BatchWriter
 from broker_client.runtime.rates import TokenBucket
 from broker_client.runtime.supervise import TaskSet
+from broker_master.core.fit import fit_entry
 from broker_master.plane import Plane
 from broker_master.services.whereabouts import Whereabouts
 from schemas import codec, subjects
@@ -72,7 +73,7 @@ class Auditor:
             await self._write(told)
 
     async def _write(self, entry: AuditEntry) -> None:
-        entry = await self._located(entry)
+        entry = fit_entry(await self._located(entry))
         try:
             stored = self._writer.append(
                 subjects.audit(entry.action.partition(".")[0]), codec.encode(entry)

@@ -9,11 +9,12 @@ import structlog
 
 from broker_client.runtime.batch import BatchWriter, Entry
 from broker_master.core.book import Command
+from broker_master.core.fit import bare_history, fit_history
 from broker_master.core.records import history_record
 from broker_master.plane import Plane
 from broker_master.store.readmodel import Row
 from schemas import codec, subjects
-from schemas.faults import MeshError
+from schemas.faults import MeshError, Refused
 from schemas.messages.facts import CommandRecord, HistoryRecord
 
 log = structlog.get_logger()
@@ -27,18 +28,23 @@ _RETRY_S = 1.0
 
 
 class _Waiting(NamedTuple):
-    """since_s: when it came, by the clock. payload: the encoded record."""
+    """since_s: when it came, by the clock. payload: the encoded record.
+
+    is_bare: the broker has refused it for its size, and all that can be cut is cut.
+    """
 
     since_s: float
     history: HistoryRecord
     payload: bytes
+    is_bare: bool = False
 
 
 class Historian:
     """Behind the hot path: it may lag, and says by how much.
 
     A command leaves the book only when its record is in the history stream and its row can be
-    looked up, so that at no moment its id is unknown.
+    looked up, so that at no moment its id is unknown. One record that the broker refuses for its
+    size never holds up the others: it is found, cut to its id and state, and in the end left out.
     """
 
     name = "historian"
@@ -52,6 +58,8 @@ class Historian:
         self._wake = asyncio.Event()
         # Whether the last part left some behind that had been waiting with it.
         self._is_cut = False
+        # Records of one write: fewer while one is looked for that the broker refuses.
+        self._most: int | None = None
 
     def add(self, command: Command, record: CommandRecord) -> None:
         """Hand over an ended command. The queue is bounded by the limit of open commands."""
@@ -62,6 +70,7 @@ class Historian:
     def amend(self, history: HistoryRecord) -> None:
         """Write a record again that a late result has changed; the newest of an id counts."""
         now_s = self._plane.clock.elapsed()
+        history = fit_history(history)
         self._queue.append(_Waiting(now_s, history, codec.encode(history)))
 
     def lag_s(self) -> float:
@@ -82,13 +91,17 @@ class Historian:
                 self._wake.set()
 
     async def _write_some(self) -> None:
+        part: list[_Waiting] = [] if self._stored else self._next_part()
         try:
-            if not self._stored:
+            if part:
                 with self._plane.timed_write("history"):
-                    self._stored = await self._store(self._next_part())
+                    self._stored = await self._store(part)
             with self._plane.timed_write("readmodel"):
                 await self._plane.readmodel.add(self._stored)
         except MeshError as error:
+            if isinstance(error, Refused) and error.code == "too_large" and part:
+                self._narrow(part, error)
+                return
             # Kept at the head of the queue: nothing is forgotten, lag_s says how late it is.
             log.warning("history_delayed", commands=len(self._queue), error=str(error))
             await asyncio.sleep(_RETRY_S)
@@ -97,14 +110,40 @@ class Historian:
             waiting = self._queue.popleft()
             self._plane.book.forget(waiting.history.record.id)
         self._stored = []
+        self._most = None
+
+    def _narrow(self, part: list[_Waiting], error: Refused) -> None:
+        """Find the one record that is refused for its size, and get it out of the way of others."""
+        self._wake.set()
+        if len(part) > 1:
+            self._most = len(part) // 2
+            return
+        waiting = self._queue.popleft()
+        self._most = None
+        if not waiting.is_bare:
+            history = bare_history(waiting.history)
+            bare = _Waiting(waiting.since_s, history, codec.encode(history), is_bare=True)
+            self._queue.appendleft(bare)
+            self._tell("history.cut", waiting, error, "only its id, its state and its end are kept")
+            return
+        self._plane.book.forget(waiting.history.record.id)
+        self._tell("history.set_aside", waiting, error, "history does not have it")
+
+    def _tell(self, action: str, waiting: _Waiting, error: Refused, what: str) -> None:
+        """A record that is not what it should be is an alarm, with the reason."""
+        record = waiting.history.record
+        self._plane.count(*action.split("."))
+        detail = f"{len(waiting.payload)} bytes are more than the broker takes: {what}; {error}"
+        log.error("history_record_refused", event_kind=action, command_id=record.id, reason=detail)
+        self._plane.note(action, record.id, result="alarm", code=error.code, detail=detail)
 
     def _next_part(self) -> list[_Waiting]:
         """As many as fit into one batch: records with output in them are large."""
         part: list[_Waiting] = []
-        size_bytes = 0
+        size_bytes, most = 0, self._most or _BATCH
         for waiting in self._queue:
             size_bytes += len(waiting.payload)
-            if part and (len(part) == _BATCH or size_bytes > _BATCH_BYTES):
+            if part and (len(part) == most or size_bytes > _BATCH_BYTES):
                 break
             part.append(waiting)
         self._is_cut = len(part) < len(self._queue)

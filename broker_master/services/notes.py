@@ -5,6 +5,7 @@ from typing import Final
 from broker_master.metrics.survey import Findings
 from broker_master.plane import Plane
 from broker_master.store.facts import EVENTS
+from schemas.counting import counted
 
 _DISK_FREE: Final = 0.1
 _FULL: Final = 0.9
@@ -24,6 +25,12 @@ def notes(plane: Plane, findings: Findings, history_lag_s: float) -> list[str]:
         said.append(f"history is {history_lag_s:.0f} s behind: see the broker's disk")
     if lost := plane.counters.get(("audit", "lost"), 0):
         said.append(f"{lost} entries of the audit trail are in the master's log only")
+    refused = sum(plane.counters.get(("history", how), 0) for how in ("cut", "set_aside"))
+    if refused:
+        said.append(
+            f"{counted(refused, 'record')} of history too large for the broker:"
+            " see mesh audit list --action history"
+        )
     return [*said, *_duplicates(plane)]
 
 

@@ -13,6 +13,7 @@ import structlog
 from broker_client.runtime import failpoints
 from broker_master.core.book import Attempt, Command
 from broker_master.core.dispatch import tags_of
+from broker_master.core.fit import cut_text, fit_outcome
 from broker_master.core.refusals import is_passing, refusers
 from broker_master.plane import Plane
 from broker_master.services.late import LateResults
@@ -36,6 +37,8 @@ log = structlog.get_logger()
 
 # Agents that may refuse a command for good before nobody else is asked.
 _REFUSALS_MAX = 3
+
+_ENOUGH = f"; not tried again after {limits.ATTEMPTS} attempts"
 
 _ENDS = {str(state): state for state in AGENT_ENDS}
 
@@ -97,6 +100,9 @@ class Reports:
         if is_passing(reply.code):
             self._settler.on_refused(attempt.agent)
         final = self._is_refused_for_good(command, reply.code)
+        reason = cut_text(f"{reply.code}: {reply.message}", limits.REASON_LEN - len(_ENOUGH))
+        if len(command.attempts) >= limits.ATTEMPTS:
+            reason += _ENOUGH
         if command.cancel_by:
             state, final = State.CANCELLED, True
         else:
@@ -109,7 +115,7 @@ class Reports:
                 at=self._plane.clock.now(),
                 agent=attempt.agent,
                 sent=attempt.sent,
-                reason=f"{reply.code}: {reply.message}",
+                reason=reason,
                 final=final,
             ),
         )
@@ -117,6 +123,8 @@ class Reports:
     def _is_refused_for_good(self, command: Command, code: str) -> bool:
         """A target of one agent, or a request that no agent will take, ends here."""
         accepted = command.accepted
+        if len(command.attempts) >= limits.ATTEMPTS:
+            return True
         if accepted.agent:
             return code not in ("agent_full", "agent_unleased")
         if is_passing(code):
@@ -238,21 +246,23 @@ class Reports:
             self._plane.count("unknown_state")
             log.warning("report_refused", agent=up.agent, command_id=item.command, state=item.state)
             return None
-        return Outcome(
-            state=state,
-            at=self._plane.clock.now(),
-            agent=up.agent,
-            accepted_at=item.accepted_at,
-            started_at=item.started_at,
-            ended_at=item.ended_at,
-            exit_code=item.exit_code,
-            reason=item.reason,
-            sent=sent,
-            stdout_bytes=item.stdout_bytes,
-            stderr_bytes=item.stderr_bytes,
-            output=item.output,
-            truncated=item.truncated,
-            late=self._is_late(up.agent, item.ended_at),
+        return fit_outcome(
+            Outcome(
+                state=state,
+                at=self._plane.clock.now(),
+                agent=up.agent,
+                accepted_at=item.accepted_at,
+                started_at=item.started_at,
+                ended_at=item.ended_at,
+                exit_code=item.exit_code,
+                reason=item.reason,
+                sent=sent,
+                stdout_bytes=item.stdout_bytes,
+                stderr_bytes=item.stderr_bytes,
+                output=item.output,
+                truncated=item.truncated,
+                late=self._is_late(up.agent, item.ended_at),
+            )
         )
 
     def _is_late(self, agent: str, ended_at: float) -> bool:

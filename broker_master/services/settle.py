@@ -8,12 +8,13 @@ import msgspec
 import structlog
 
 from broker_master.core.book import Attempt, Command, fold
+from broker_master.core.fit import bare_outcome, bare_record, fit_outcome
 from broker_master.core.records import command_record
 from broker_master.plane import Plane
 from broker_master.services.chronicle import Chronicle
 from broker_master.store.facts import Conflict
-from schemas import codec, subjects
-from schemas.faults import MeshError, Unreachable
+from schemas import codec, limits, subjects
+from schemas.faults import MeshError, Refused
 from schemas.messages.facts import CommandRecord, Outcome
 from schemas.states import State
 
@@ -47,11 +48,16 @@ class Settler:
         the task, whatever happens to the record of it.
         """
         command.settling = True
+        outcome = fit_outcome(outcome)
         attempt = command.find(number)
         if attempt is not None:
             self._plane.dispatcher.give_back(attempt.agent)
             self.on_slot_free(attempt.agent)
-        fact = subjects.Fact(command.id, number, "outcome")
+        self._store(command, subjects.Fact(command.id, number, "outcome"), outcome, done)
+
+    def _store(
+        self, command: Command, fact: subjects.Fact, outcome: Outcome, done: Done | None
+    ) -> None:
         stored = self._plane.facts.append(fact, outcome)
         stored.add_done_callback(partial(self._on_stored, command, fact, outcome, done))
 
@@ -68,6 +74,13 @@ class Settler:
         error = stored.exception()
         if isinstance(error, Conflict):
             self._plane.spawn(self._take_first(command, fact, done))
+            return
+        bare = bare_outcome(outcome)
+        if isinstance(error, MeshError) and error.code == "too_large" and bare != outcome:
+            # The broker takes less than the mesh has asked it for: the end itself is small.
+            self._plane.count("cut", "outcome")
+            log.warning("outcome_cut", command_id=command.id, error=str(error))
+            self._store(command, fact, bare, done)
             return
         if error is not None:
             # Not durable, so nobody hears of it: the agent reports again, the tick decides again.
@@ -128,11 +141,13 @@ class Settler:
         accepted = command.accepted
         if record.output is not None and not accepted.with_output:
             record = msgspec.structs.replace(record, output=None)
+        subject = subjects.result(accepted.client, command.id)
         try:
-            self._plane.link.publish_nowait(
-                subjects.result(accepted.client, command.id), codec.encode(record)
-            )
-        except Unreachable:
+            try:
+                self._plane.link.publish_nowait(subject, codec.encode(record))
+            except Refused:  # more than this broker takes
+                self._plane.link.publish_nowait(subject, codec.encode(bare_record(record)))
+        except MeshError:
             self._plane.count("publish_failed", "result")
 
     def end_unassigned(self, command: Command, state: State, reason: str) -> None:
@@ -163,8 +178,11 @@ class Settler:
 def is_final(command: Command, state: State) -> bool:
     """Whether the command ends with this end of an attempt.
 
-    Only a loss is tried again, or waits for a word, and only if the submitter has said so.
+    Only a loss is tried again, or waits for a word, and only if the submitter has said so, up to
+    `limits.ATTEMPTS` times.
     """
     if state not in (State.LOST, State.KILLED_FENCED) or command.cancel_by:
+        return True
+    if len(command.attempts) >= limits.ATTEMPTS:
         return True
     return command.accepted.on_lost == "error"

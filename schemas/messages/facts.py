@@ -14,13 +14,17 @@ from schemas.messages.fields import (
     Count,
     Duration,
     Label,
-    Labels,
     Priority,
     Tags,
     Text,
     Timestamp,
 )
 from schemas.messages.work import Output
+
+# What is stored is read with wider limits than it is written with, so that what an earlier version
+# has stored is still read.
+_Labels = Annotated[dict[Label, Label], Meta(max_length=limits.LABELS + limits.OWN_LABELS)]
+_Said = Annotated[str, Meta(max_length=4 * limits.TEXT_LEN)]
 
 
 class Assigned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -29,7 +33,7 @@ class Assigned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     agent: Label
     at: Timestamp
     epoch: Count
-    why: Text = ""
+    why: _Said = ""
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -65,7 +69,7 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     digest: bytes = b""
     submitted_at: Timestamp
     terms: Terms = DEFAULT_TERMS
-    labels: Labels = {}
+    labels: _Labels = {}
     with_output: bool = False
     source: Label = "nats"
     first: Assigned | None = None
@@ -105,7 +109,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     started_at: Timestamp = 0.0
     ended_at: Timestamp = 0.0
     exit_code: Annotated[int, Meta(ge=-(2**31), le=2**31)] | None = None
-    reason: Text = ""
+    reason: _Said = ""
     sent: Count = 0
     final: bool = True
     stdout_bytes: Count = 0
@@ -165,7 +169,9 @@ class CommandRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
     """A command as users see it: in answers, in result messages and in history.
 
     since: when `state` began. next: what will happen next and when, for states that wait.
-    output: only where it was asked for and is small enough to ride along.
+    output: only where it was asked for and is small enough to ride along. cut: parts that were too
+    long and are not whole here: `output`, `reasons`, `attempts` (the first and the last ones are
+    left), `labels`, `accepted` (a dead letter that cannot be submitted again).
     """
 
     id: str
@@ -186,6 +192,7 @@ class CommandRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
     truncated: bool = False
     last_output_at: str | None = None
     output: Output | None = None
+    cut: list[str] = []
 
 
 class HistoryRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

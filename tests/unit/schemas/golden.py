@@ -16,7 +16,11 @@ from tests.unit.schemas.catalogue import KINDS, Kind
 from tests.unit.schemas.samples import full, least
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "data" / "golden"
-VERSIONS: Final[dict[str, int]] = {}
+VERSIONS: Final[dict[str, int]] = {
+    "api.CommandPage": 2,
+    "facts.CommandRecord": 2,
+    "facts.HistoryRecord": 2,
+}
 
 
 class Golden(NamedTuple):

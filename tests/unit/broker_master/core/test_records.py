@@ -73,6 +73,7 @@ def test_record_of_a_success_has_every_field() -> None:
         "truncated": False,
         "last_output_at": None,
         "output": None,
+        "cut": [],
     }
 
 

@@ -11,6 +11,7 @@ from broker_master.services.historian import Historian
 from broker_master.services.recovery import replay_facts
 from broker_master.store.readmodel import Known, Row
 from schemas.faults import MeshError, Refused
+from schemas.messages.work import Output
 from schemas.states import State
 from tests.fake_clock import FakeClock
 from tests.planes import make_plane
@@ -25,11 +26,15 @@ class HistoryInMemory:
         self.stored: list[bytes] = []
         self.parts: list[int] = []
         self.fault: MeshError | None = None
+        self.takes_bytes = 1 << 20
 
     def append_many(self, entries: list[Any]) -> "asyncio.Future[list[int]]":
         future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
         if self.fault is not None:
             future.set_exception(self.fault)
+            return future
+        if any(len(entry.body) > self.takes_bytes for entry in entries):
+            future.set_exception(Refused("too_large", "more than this broker takes"))
             return future
         self.parts.append(len(entries))
         begin = len(self.stored) + 1
@@ -65,16 +70,19 @@ class Archive:
         self.writer, self.rows = HistoryInMemory(), RowsInMemory()
         self.plane.readmodel = cast("Any", self.rows)
         self.historian = Historian(self.plane, cast("Any", self.writer))
+        self.alarms: list[tuple[str, str]] = []
+        self.plane.noted.append(lambda entry: self.alarms.append((entry.action, entry.target)))
 
-    def end(self, *ids: str) -> None:
+    def end(self, *ids: str, **fields: Any) -> None:  # noqa: ANN401  of Outcome
         for command_id in ids:
-            deeds = (accepted(command_id), assigned(command_id), ended(command_id))
+            deeds = (accepted(command_id), assigned(command_id), ended(command_id, **fields))
             for sequence, deed in enumerate(deeds, 1):
                 self.plane.book.replay(*deed, sequence)
             self.plane.book.end_replay()
             command = self.plane.book.get(command_id)
             assert command is not None
-            self.historian.add(command, command_record(command, self.plane.timers))
+            record = command_record(command, self.plane.timers, with_output=True)
+            self.historian.add(command, record)
 
     async def write(self) -> None:
         await self.historian._write_some()
@@ -212,3 +220,44 @@ async def test_end_that_differs_from_history_is_written_again(archive: Archive) 
     known = archive.rows.known("a")
     assert known is not None
     assert known.state == "failed"
+
+
+async def test_sec_s30_record_too_large_for_the_broker_holds_nobody_up(archive: Archive) -> None:
+    """One of five is refused for its size: it is found, cut to its end, and told as an alarm."""
+    archive.writer.takes_bytes = 4096
+    archive.end("a", "b")
+    archive.end("c", output=Output(stdout=bytes(20_000)))
+    archive.end("d", "e")
+    for _ in range(8):
+        await archive.write()
+    assert sorted(archive.rows.rows) == ["a", "b", "c", "d", "e"]
+    record = archive.rows.rows["c"].history.record
+    assert (record.state, record.output, record.truncated) == ("succeeded", None, True)
+    assert record.cut == ["output"]
+    assert archive.alarms == [("history.cut", "c")]
+    assert (len(archive.plane.book), archive.historian.lag_s()) == (0, 0)
+
+
+async def test_sec_s30_record_that_nothing_makes_small_enough_is_set_aside(
+    archive: Archive,
+) -> None:
+    archive.end("a")
+    archive.end("x" * 64, state=State.FAILED, reason="r")
+    archive.end("b")
+    archive.writer.takes_bytes = max(
+        len(each.payload) for each in archive.historian._queue if len(each.history.record.id) == 1
+    )
+    for _ in range(8):
+        await archive.write()
+    assert list(archive.rows.rows) == ["a", "b"]
+    assert archive.alarms == [("history.cut", "x" * 64), ("history.set_aside", "x" * 64)]
+    assert archive.plane.counters["history", "set_aside"] == 1
+    assert (len(archive.plane.book), archive.historian.lag_s()) == (0, 0)
+
+
+async def test_sec_s30_other_refusals_still_delay_and_lose_nothing(archive: Archive) -> None:
+    archive.writer.fault = Refused("store_full", "no room")
+    archive.end("a", "b")
+    for _ in range(8):
+        await archive.write()
+    assert (archive.alarms, len(archive.plane.book)) == ([], 2)
