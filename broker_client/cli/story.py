@@ -34,6 +34,7 @@ def described(record: CommandRecord, now: float) -> list[str]:
             ("labels", ", ".join(f"{name}={value}" for name, value in record.labels.items())),
             ("output", _sizes(record)),
             ("last output", local_and_utc(record.last_output_at)),
+            ("not whole", _cut(record)),
         ]
     )
 
@@ -41,6 +42,11 @@ def described(record: CommandRecord, now: float) -> list[str]:
 def _since(record: CommandRecord) -> str:
     since = record.since or record.ended_at
     return f"{record.state} since {local_and_utc(since)}" if since else record.state
+
+
+def _cut(record: CommandRecord) -> str:
+    """Which parts of the record the master has shortened."""
+    return f"{', '.join(record.cut)}: too long for one record" if record.cut else ""
 
 
 def _sizes(record: CommandRecord) -> str:

@@ -50,6 +50,8 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _GATHER_STEPS = 3
+# No stream of the mesh, and no broker that it can use, has a limit below this.
+_SURELY_TAKEN = 1024
 
 
 class WriterLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,7 +156,7 @@ class BatchWriter:
     def _enqueue(self, group: Group) -> None:
         if not self._is_open:
             raise Unreachable("store_unavailable", f"the {self.name} is stopped", effect="none")
-        largest = max(len(entry.body) for entry in group.entries)
+        largest = _largest(group)
         if largest + ENTRY_OVERHEAD_BYTES > self._link.max_payload:
             raise Refused("too_large", f"{group.entries[0].subject}: {largest} bytes")
         count = len(group.entries)
@@ -255,6 +257,7 @@ class BatchWriter:
             await asyncio.sleep(backoff.next_s())
             if outcome.unknown:
                 await self._search(outcome.unknown)
+            await self._refuse_oversized(again)
             again = [group for group in part if group in again and not group.future.done()]
             if again:
                 parts.appendleft(again)
@@ -306,6 +309,26 @@ class BatchWriter:
             group.refuse(fault)
         return []
 
+    async def _refuse_oversized(self, groups: list[Group]) -> None:
+        """Refuse those that this broker will never take, before they are written again.
+
+        Of a batch with such a message it says no more than that it is not whole, and for one
+        beyond its own limit it closes the connection: either would be tried for ever.
+        """
+        waiting = [group for group in groups if not group.future.done()]
+        largest = max((_largest(group) for group in waiting), default=0)
+        if largest <= _SURELY_TAKEN:
+            return
+        info = await self._insist(lambda: self._streams.info(self._stream))
+        most = self._link.max_payload
+        if info.max_msg_size >= 0:
+            most = min(most, info.max_msg_size)
+        for group in waiting:
+            if _largest(group) + ENTRY_OVERHEAD_BYTES > most:
+                subject, size = group.entries[0].subject, _largest(group)
+                text = f"{subject}: {size} bytes, and {self._stream} takes {most}"
+                group.refuse(Refused("too_large", text))
+
     async def _search(self, groups: list[Group]) -> None:
         """Settle those of `groups` that are stored, by looking at all that was stored since."""
         since = min(group.since for group in groups)
@@ -336,6 +359,10 @@ class BatchWriter:
             after_s = round(self._clock.elapsed() - self.stalled_since, 3)
             log.info("writing_resumed", stream=self._stream, after_s=after_s)
             self.stalled_since = None
+
+
+def _largest(group: Group) -> int:
+    return max(len(entry.body) for entry in group.entries)
 
 
 def _meet(taken: dict[str, bool], group: Group) -> bool:

@@ -90,7 +90,8 @@ class StreamInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What a stream is. `is_new`: it was made by this very call, so whatever was there is gone.
 
     created_at: as the broker writes it; another one than before means another stream.
-    first_seq: above last_seq when the stream is empty.
+    first_seq: above last_seq when the stream is empty. max_msg_size: bytes of headers and body of
+    one message, -1 for whatever the broker takes.
     """
 
     name: str
@@ -100,6 +101,7 @@ class StreamInfo(msgspec.Struct, frozen=True, kw_only=True):
     messages: int
     size_bytes: int
     is_new: bool = False
+    max_msg_size: int = -1
 
 
 class Stored(NamedTuple):
@@ -456,6 +458,7 @@ def _info(found: Mapping[str, Any], *, is_new: bool = False) -> StreamInfo:
         messages=state["messages"],
         size_bytes=state["bytes"],
         is_new=is_new,
+        max_msg_size=found["config"].get("max_msg_size", -1),
     )
 
 

@@ -367,3 +367,32 @@ async def test_lost_stream_ends_the_writer_instead_of_starting_anew(tmp_path: Pa
         writer = BatchWriter(streams, "FACTS")
         with pytest.raises(Refused, match="not found"):
             await writer.run(asyncio.Event())
+
+
+@pytest.mark.parametrize("is_together", [False, True])
+async def test_sec_s30_message_larger_than_the_stream_takes_is_refused_alone(
+    tmp_path: Path,
+    is_together: bool,
+) -> None:
+    """The broker says of such a batch only that it is not whole: written again, it never would be.
+
+    together: the large one is in a group of its own kind, which is refused as a whole.
+    """
+    config = StreamConfig(
+        name="FACTS", subjects=("fact.>",), allow_atomic=True, max_msg_size=20_000
+    )
+    async with facts_writer(tmp_path, config) as (_, streams, writer):
+        before = [writer.append(f"fact.{n}", b"x", 0) for n in range(50)]
+        large: asyncio.Future[Any]
+        if is_together:
+            group = [Entry("fact.g.1", b"x"), Entry("fact.g.2", bytes(30_000))]
+            large = writer.append_many(group)
+        else:
+            large = writer.append("fact.large", bytes(30_000), 0)
+        after = [writer.append(f"fact.{n}", b"x", 0) for n in range(50, 100)]
+        with pytest.raises(Refused) as caught:
+            await asyncio.wait_for(large, 10)
+        assert caught.value.code == "too_large"
+        await asyncio.wait_for(asyncio.gather(*before, *after), 10)
+        assert {m.subject for m in await stored(streams)} == {f"fact.{n}" for n in range(100)}
+        assert writer.stalled_since is None
