@@ -38,10 +38,14 @@ from schemas.messages.api import (
     AgentList,
     AgentRecord,
     AgentsAnswer,
+    ClientList,
+    ClientRecord,
+    ClientsAnswer,
     CommandList,
     CommandPage,
     CommandQuery,
     DecideRequest,
+    GroupList,
     GroupRecord,
     GroupsAnswer,
     Loss,
@@ -350,7 +354,26 @@ class MeshClient:
             request = msgspec.structs.replace(request, cursor=page.cursor)
 
     async def groups(self) -> Sequence[GroupRecord]:
-        return (await self.ask("group", "list", NoQuery(), GroupsAnswer)).groups
+        """All groups by name, however many pages they fill."""
+        request = GroupList()
+        found: list[GroupRecord] = []
+        while True:
+            page = await self.ask("group", "list", request, GroupsAnswer)
+            found += page.groups
+            if page.cursor is None:
+                return found
+            request = msgspec.structs.replace(request, cursor=page.cursor)
+
+    async def clients(self) -> Sequence[ClientRecord]:
+        """All clients by name, however many pages they fill."""
+        request = ClientList()
+        found: list[ClientRecord] = []
+        while True:
+            page = await self.ask("client", "list", request, ClientsAnswer)
+            found += page.clients
+            if page.cursor is None:
+                return found
+            request = msgspec.structs.replace(request, cursor=page.cursor)
 
     async def status(self) -> StatusAnswer:
         return await self.ask("mesh", "status", NoQuery(), StatusAnswer)

@@ -24,8 +24,9 @@ ATTEMPTS: Final = 100
 # A command as it is answered, and as history keeps it; what is longer is cut, with a mark.
 RECORD_BYTES: Final = 160 * 1024
 HISTORY_BYTES: Final = BROKER_PAYLOAD_BYTES - 1024
-# The rows of one page of any list; a row is smaller than what is left of a message.
-PAGE_BYTES: Final = 128 * 1024
+# The rows of one page of a list. Of lists that had no pages before: all that fits, as before.
+PAGE_BYTES: Final = 200 * 1024
+WHOLE_LIST_BYTES: Final = BROKER_PAYLOAD_BYTES - 8 * 1024
 # Two of them fill the largest answer to a reader.
 CHUNK_BYTES: Final = 96 * 1024
 # So many, each with every field set, still hold fewer than ITEMS values.

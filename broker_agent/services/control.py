@@ -8,6 +8,7 @@ from schemas import codec
 from schemas.faults import MeshError, Refused, Unreachable
 from schemas.messages.work import Control, ControlReply
 from schemas.states import State
+from schemas.texts import cut_text
 
 
 class Controls:
@@ -68,5 +69,5 @@ class Controls:
             attempt=control.attempt,
             known=known,
             code=code,
-            message=message,
+            message=cut_text(message),
         )

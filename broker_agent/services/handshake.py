@@ -206,7 +206,7 @@ class Handshake:
         """All that run, then as many of those that ended as fit."""
         running = [entry for entry in self._book if entry.phase is not Phase.ENDED]
         ended = [entry for entry in self._book if entry.phase is Phase.ENDED]
-        return (running + ended)[: limits.REPORT_ITEMS]
+        return (running + ended)[: limits.HELLO_TASKS]
 
     def _say(self, hello: Hello) -> bool:
         try:

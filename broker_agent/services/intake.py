@@ -10,7 +10,6 @@ journal, one write to the socket and one report.
 """
 
 from collections.abc import Callable
-from typing import Final
 
 from broker_agent.core.admission import Admission, Standing, is_foreign, judge
 from broker_agent.core.tasks import Entry, Phase, Refusal
@@ -26,8 +25,7 @@ from schemas.faults import MeshError, Refused, Unreachable
 from schemas.messages.actions import ActionArgs, decode_args
 from schemas.messages.work import AttemptReport, Run, RunReply
 from schemas.states import State
-
-_TEXT_LEN: Final = 1000
+from schemas.texts import cut_text
 
 
 class Intake:
@@ -204,7 +202,7 @@ class Intake:
             answer=admission.answer,
             state=admission.state,
             code=admission.code,
-            message=admission.message[:_TEXT_LEN],
+            message=cut_text(admission.message),
         )
         try:
             self._wire.publish_nowait(reply_to, codec.encode(reply))

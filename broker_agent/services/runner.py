@@ -31,12 +31,12 @@ from schemas.faults import MeshError, Refused
 from schemas.messages.actions import ActionArgs, decode_args
 from schemas.messages.work import AttemptReport, Output, Release
 from schemas.states import State
+from schemas.texts import cut_text
 
 # A task that has ended by then is told in one report instead of two.
 STARTED_AFTER_S: Final = 0.05
 # Output of longer tasks is brought while they run.
 FOLLOW_AFTER_S: Final = 0.25
-_REASON_LEN: Final = 1000
 # As a shell gives them: ended by TERM or KILL.
 _KILLED: Final = frozenset({128 + signal.SIGTERM, 128 + signal.SIGKILL})
 
@@ -280,7 +280,7 @@ class Runner:
             started_at=entry.started_at,
             ended_at=ended_at,
             exit_code=ending.exit_code,
-            reason=ending.reason[:_REASON_LEN],
+            reason=cut_text(ending.reason),
             pid=entry.pid,
             stdout_bytes=sizes[0],
             stderr_bytes=sizes[1],

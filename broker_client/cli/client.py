@@ -13,11 +13,9 @@ from broker_client.cli.tables import Column, fit, local_time, utc_time
 from schemas.messages.api import (
     ClientCreate,
     ClientRecord,
-    ClientsAnswer,
     Done,
     IdentityAnswer,
     NameQuery,
-    NoQuery,
 )
 
 Name = Annotated[str, Parameter(help="Name of the client.")]
@@ -61,7 +59,7 @@ def create(
 
 def list_(*, shared: Listing = LISTING) -> None:
     """List clients with role, groups and the end of their certificates."""
-    answer = call(shared, lambda mesh: mesh.ask("client", "list", NoQuery(), ClientsAnswer))
+    clients = call(shared, lambda mesh: mesh.clients())
     columns = (
         Column("CLIENT"),
         Column("ROLE"),
@@ -69,10 +67,10 @@ def list_(*, shared: Listing = LISTING) -> None:
         Column("UNTIL (UTC)", 1),
         Column("CREATED", 2),
     )
-    rows = [_row(client) for client in answer.clients]
+    rows = [_row(client) for client in clients]
     print_list(
         shared,
-        answer.clients,
+        clients,
         lambda: fit(columns, rows, screen_width()),
         nothing="no clients",
     )

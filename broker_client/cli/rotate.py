@@ -89,6 +89,8 @@ def group(
         return 0
     lines = [f"{len(answer.ordered)} agents of group {name} renew their certificates"]
     lines += [f"not {each.agent}: {each.reason}" for each in answer.passed]
+    if answer.left_out:
+        lines.append(f"and {answer.left_out} more: see mesh agent list --group {name}")
     print_lines(shared, lines)
     return 0
 

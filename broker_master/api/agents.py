@@ -8,6 +8,7 @@ from broker_master.api.operations import Operations, check_group, may_see
 from broker_master.ca.issuer import Issuer
 from broker_master.ca.tokens import issue_token
 from broker_master.core import admin, certificates
+from broker_master.core.pages import Rows
 from broker_master.core.status import counted
 from broker_master.plane import Plane
 from broker_master.services.cancel import Canceller
@@ -170,7 +171,7 @@ class AgentOperations:
     async def list(self, caller: ClientEntry, wanted: AgentList) -> AgentsAnswer:
         if wanted.group is not None:
             check_group(caller, self._plane.registry.group(wanted.group).name)
-        records: list[AgentRecord] = []
+        rows = Rows[AgentRecord](wanted.limit)
         for name, entry in sorted(self._plane.registry.agents.items()):
             if wanted.cursor is not None and name <= wanted.cursor:
                 continue
@@ -178,10 +179,9 @@ class AgentOperations:
                 continue
             if wanted.status not in (None, str(self._views.status_of(entry))):
                 continue
-            if len(records) == wanted.limit:
-                return AgentsAnswer(agents=records, cursor=records[-1].agent)
-            records.append(self._views.agent(entry))
-        return AgentsAnswer(agents=records)
+            if not rows.add(self._views.agent(entry)):
+                return AgentsAnswer(agents=rows.taken, cursor=rows.taken[-1].agent)
+        return AgentsAnswer(agents=rows.taken)
 
     # -- what an operator wants of it
 

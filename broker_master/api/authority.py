@@ -3,6 +3,7 @@
 import msgspec
 
 from broker_master.api.operations import Operations, may_see
+from broker_master.core.pages import Rows
 from broker_master.core.rotation import SETTLED, Rotation
 from broker_master.core.validity import Holding, Order, page
 from broker_master.plane import Plane
@@ -49,9 +50,14 @@ class AuthorityOperations:
         after = None if wanted.cursor is None else _order(wanted.cursor)
         seen = (each for each in self._custody.holdings() if _may_see(caller, each))
         found, more = page(seen, until=until, after=after, limit=wanted.limit)
+        rows = Rows[HoldingRecord](wanted.limit)
+        for each in found:
+            if not rows.add(_record(each, at)):
+                more = True
+                break
+        last = found[len(rows.taken) - 1].order if more else None
         return CertificatesAnswer(
-            certificates=[_record(each, at) for each in found],
-            cursor=_cursor(found[-1].order) if more else None,
+            certificates=rows.taken, cursor=_cursor(last) if last is not None else None
         )
 
     async def trust(self, caller: ClientEntry, query: TrustQuery) -> TrustAnswer:

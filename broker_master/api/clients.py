@@ -7,13 +7,16 @@ from broker_client.runtime.clock import Clock
 from broker_client.runtime.tls import trust_digest
 from broker_master.api.operations import Operations
 from broker_master.ca.issuer import Credentials, Issuer
+from broker_master.core.pages import Rows
 from broker_master.plane import Plane
 from broker_master.services.revoke import Revoker
 from broker_master.services.views import Views, certificate_record
+from schemas import limits
 from schemas.faults import Refused
 from schemas.ids import check_name
 from schemas.messages.api import (
     ClientCreate,
+    ClientList,
     ClientRecord,
     ClientsAnswer,
     Done,
@@ -41,7 +44,7 @@ class ClientOperations:
 
     def register(self, operations: Operations) -> None:
         operations.add("client", "create", ClientCreate, self.create)
-        operations.add("client", "list", NoQuery, self.list)
+        operations.add("client", "list", ClientList, self.list)
         operations.add("client", "revoke", NameQuery, self.revoke)
         operations.add("client", "renew", RenewalRequest, self.renew)
         operations.add("mesh", "status", NoQuery, self.status)
@@ -117,9 +120,14 @@ class ClientOperations:
         await self._plane.registry.change_client(caller.name, enter)
         return self._identity(caller.name, caller.role, issued)
 
-    async def list(self, _caller: ClientEntry, _query: NoQuery) -> ClientsAnswer:
-        clients = sorted(self._plane.registry.clients.items())
-        return ClientsAnswer(clients=[_record(entry, self._plane.clock) for _, entry in clients])
+    async def list(self, _caller: ClientEntry, wanted: ClientList) -> ClientsAnswer:
+        rows = Rows[ClientRecord](wanted.limit, limits.WHOLE_LIST_BYTES)
+        for name, entry in sorted(self._plane.registry.clients.items()):
+            if wanted.cursor is not None and name <= wanted.cursor:
+                continue
+            if not rows.add(_record(entry, self._plane.clock)):
+                return ClientsAnswer(clients=rows.taken, cursor=rows.taken[-1].client)
+        return ClientsAnswer(clients=rows.taken)
 
     async def revoke(self, caller: ClientEntry, query: NameQuery) -> Done:
         client = self._plane.registry.client(query.name)

@@ -9,13 +9,13 @@ import msgspec
 from broker_master.api.operations import Operations, check_group, may_see
 from broker_master.core.book import Command
 from broker_master.core.fit import fit_record
+from broker_master.core.pages import Rows
 from broker_master.core.records import command_record
 from broker_master.plane import Plane
 from broker_master.services.cancel import Canceller
 from broker_master.services.output import OutputReader
 from broker_master.services.standing import Standing
 from broker_master.store.readmodel import Filter
-from schemas import codec
 from schemas.faults import Refused
 from schemas.messages.api import (
     CommandList,
@@ -29,8 +29,6 @@ from schemas.messages.facts import CommandRecord
 from schemas.messages.registry import ClientEntry
 from schemas.states import TERMINAL, State
 
-# Room for the envelope is left below the largest message.
-_PAGE_BYTES = 200 * 1024
 _POSITION = re.compile("[0-9]{1,18}")
 _OPEN_STATES = frozenset(str(state) for state in State) - {str(state) for state in TERMINAL}
 
@@ -186,14 +184,11 @@ class CommandOperations:
 
 def _page(rows: list[_Row], limit: int) -> CommandPage:
     """As many rows as fit; with a cursor if one was left over."""
-    records: list[CommandRecord] = []
-    size_bytes = 0
+    page = Rows[CommandRecord](limit)
     for row in rows:
-        size_bytes += len(codec.encode(row.record))
-        if records and (len(records) == limit or size_bytes > _PAGE_BYTES):
-            return CommandPage(commands=records, cursor=rows[len(records) - 1].cursor)
-        records.append(row.record)
-    return CommandPage(commands=records, cursor=None)
+        if not page.add(row.record):
+            return CommandPage(commands=page.taken, cursor=rows[len(page.taken) - 1].cursor)
+    return CommandPage(commands=page.taken, cursor=None)
 
 
 def _agent(command: Command) -> str:

@@ -17,6 +17,7 @@ from broker_master.core.fanout import (
     reason_of,
     skip_reason,
 )
+from broker_master.core.pages import Rows
 from broker_master.core.records import command_record
 from broker_master.plane import Plane
 from broker_master.services.cancel import Canceller
@@ -36,6 +37,7 @@ from schemas.messages.fanouts import (
 )
 from schemas.messages.registry import AgentEntry, ClientEntry
 from schemas.moments import rfc3339, rfc3339_or_none
+from schemas.texts import cut_text
 
 # Below what the broker takes, with room for every agent to be noted as skipped.
 _ENTRY_BYTES: Final = 300 * 1024
@@ -114,17 +116,23 @@ class FanoutOperations:
     async def show(self, caller: ClientEntry, query: FanoutQuery) -> FanoutRecord:
         entry = await self._whole(caller, query.id)
         left = [name for name in entry.agents if query.cursor is None or name > query.cursor]
-        shown = left[: query.limit]
-        members = [await self._member(entry, agent) for agent in shown]
-        cursor = shown[-1] if len(left) > len(shown) else None
-        return msgspec.structs.replace(self._record(entry), members=members, cursor=cursor)
+        rows, cursor = Rows[FanoutMember](query.limit), None
+        for agent in left:
+            if not rows.add(await self._member(entry, agent)):
+                cursor = rows.taken[-1].agent
+                break
+        return msgspec.structs.replace(self._record(entry), members=rows.taken, cursor=cursor)
 
     async def list(self, caller: ClientEntry, wanted: FanoutList) -> FanoutsAnswer:
         entries = [fanout.entry for fanout in self._fanouts.all_running()]
         entries += self._fanouts.summaries.values()
         seen = [entry for entry in entries if all(may_see(caller, each) for each in entry.groups)]
         seen.sort(key=lambda entry: entry.submitted_at, reverse=True)
-        return FanoutsAnswer(fanouts=[self._record(entry) for entry in seen[: wanted.limit]])
+        rows = Rows[FanoutRecord](wanted.limit)
+        for entry in seen:
+            if not rows.add(self._record(entry)):
+                break
+        return FanoutsAnswer(fanouts=rows.taken)
 
     async def wait(self, caller: ClientEntry, query: FanoutQuery) -> FanoutRecord:
         """The record, without members, once it has ended, or as it stands after `timeout_s`."""
@@ -202,7 +210,7 @@ class FanoutOperations:
             command=child,
             state=record.state,
             exit_code=codes[-1] if codes else None,
-            reason=record.reason[:_REASON_SHOWN],
+            reason=cut_text(record.reason, _REASON_SHOWN),
             ended_at=record.ended_at,
         )
 

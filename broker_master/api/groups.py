@@ -1,22 +1,29 @@
 """`group.*`: create, set, show, list, delete."""
 
+from typing import Final
+
 import msgspec
 
 from broker_master.api.operations import Operations, check_group, may_see
+from broker_master.core.pages import Rows
 from broker_master.plane import Plane
 from broker_master.services.views import Views
+from schemas import limits
 from schemas.faults import Refused
 from schemas.ids import check_name
 from schemas.messages.api import (
     Done,
     GroupCreate,
+    GroupList,
     GroupRecord,
     GroupsAnswer,
     GroupSet,
     NameQuery,
-    NoQuery,
 )
 from schemas.messages.registry import DEFAULT_POLICY, ClientEntry, GroupEntry, Policy
+
+# Agents that `group.show` lists with their share of the work.
+_SPREAD_MAX: Final = 1000
 
 
 class GroupOperations:
@@ -28,7 +35,7 @@ class GroupOperations:
         operations.add("group", "create", GroupCreate, self.create)
         operations.add("group", "set", GroupSet, self.set)
         operations.add("group", "show", NameQuery, self.show)
-        operations.add("group", "list", NoQuery, self.list)
+        operations.add("group", "list", GroupList, self.list)
         operations.add("group", "delete", NameQuery, self.delete)
 
     async def create(self, caller: ClientEntry, request: GroupCreate) -> GroupRecord:
@@ -69,11 +76,23 @@ class GroupOperations:
         check_group(caller, query.name)
         name = self._plane.registry.group(query.name).name
         spread = self._views.spread(name)
-        return msgspec.structs.replace(self._views.group(name), spread=spread)
+        return msgspec.structs.replace(
+            self._views.group(name),
+            spread=spread[:_SPREAD_MAX],
+            spread_left_out=max(0, len(spread) - _SPREAD_MAX),
+        )
 
-    async def list(self, caller: ClientEntry, _query: NoQuery) -> GroupsAnswer:
-        names = sorted(name for name in self._plane.registry.groups if may_see(caller, name))
-        return GroupsAnswer(groups=self._views.groups(names))
+    async def list(self, caller: ClientEntry, wanted: GroupList) -> GroupsAnswer:
+        names = [
+            name
+            for name in sorted(self._plane.registry.groups)
+            if may_see(caller, name) and (wanted.cursor is None or name > wanted.cursor)
+        ]
+        rows = Rows[GroupRecord](wanted.limit, limits.WHOLE_LIST_BYTES)
+        for record in self._views.groups(names[: wanted.limit + 1]):
+            if not rows.add(record):
+                return GroupsAnswer(groups=rows.taken, cursor=rows.taken[-1].group)
+        return GroupsAnswer(groups=rows.taken)
 
     async def delete(self, caller: ClientEntry, query: NameQuery) -> Done:
         check_group(caller, query.name)

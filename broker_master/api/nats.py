@@ -16,11 +16,12 @@ from broker_master import VERSION
 from broker_master.api.operations import Operation, Operations, check_right
 from broker_master.plane import Plane
 from broker_master.services.intake import Answer, Intake
-from schemas import codec, subjects
-from schemas.faults import MeshError, Refused, Unreachable
+from schemas import codec, limits, subjects
+from schemas.faults import MeshError, Refused
 from schemas.messages.api import SubmitAnswer
 from schemas.messages.registry import ClientEntry
 from schemas.moments import rfc3339
+from schemas.texts import cut_text
 
 log = structlog.get_logger()
 
@@ -140,7 +141,7 @@ class NatsApi:
             log.exception("request_failed", verb=_key(operation), client=caller.name)
             self._refuse(reply, MeshError("internal", "the request failed; see the log"), stats)
         else:
-            self._publish(reply, codec.encode(answer))
+            self._give(reply, answer, stats)
         finally:
             self._under_way[caller.name] -= 1
         stats.spent_s += self._plane.clock.elapsed() - began_s
@@ -151,24 +152,36 @@ class NatsApi:
                 self._refuse(reply, result, stats)
                 self._note_refusal(api, result)
             else:
-                self._publish(reply, codec.encode(result))
+                self._give(reply, result, stats)
 
         return answer
+
+    def _give(self, reply: str, answer: msgspec.Struct, stats: _Stats) -> None:
+        """Send an answer; one that is too large for a message is a fault, never a silence."""
+        payload = codec.encode(answer)
+        if len(payload) <= limits.BROKER_PAYLOAD_BYTES:
+            self._publish(reply, payload)
+            return
+        log.error("answer_too_large", kind=type(answer).__name__, size_bytes=len(payload))
+        fault = Refused("too_large", f"the answer has {len(payload)} bytes: ask for less at a time")
+        self._refuse(reply, fault, stats)
 
     def _refuse(self, reply: str, error: MeshError, stats: _Stats) -> None:
         stats.errors += 1
         stats.last_error = f"{error.kind.number}:{error.code}"
         self._plane.count("refused", error.code)
+        body = error.body()
+        body = msgspec.structs.replace(body, message=cut_text(body.message))
         headers = {
-            "Nats-Service-Error": error.message,
+            "Nats-Service-Error": body.message,
             "Nats-Service-Error-Code": str(error.kind.number),
         }
-        self._publish(reply, codec.encode(error.body()), headers)
+        self._publish(reply, codec.encode(body), headers)
 
     def _publish(self, reply: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
         try:
             self._plane.link.publish_nowait(reply, payload, headers=headers)
-        except Unreachable:
+        except MeshError:
             # The client asks again; a submit with the same id is the same command.
             self._plane.count("publish_failed", "answer")
 

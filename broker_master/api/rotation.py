@@ -1,6 +1,7 @@
 """`agent.rotate` and `group.rotate`: have agents renew their certificates now."""
 
 import asyncio
+from typing import Final
 
 import structlog
 
@@ -10,8 +11,14 @@ from broker_master.services.orders import Orders
 from schemas.faults import MeshError
 from schemas.messages.api import Done, NameQuery, Passed, RotateAnswer
 from schemas.messages.registry import ClientEntry
+from schemas.texts import cut_text
 
 log = structlog.get_logger()
+
+# Members that an answer names, and how much of what an agent says of its refusal.
+_NAMED: Final = 2000
+_PASSED_NAMED: Final = 200
+_REASON_SHOWN: Final = 160
 
 
 class RotationOperations:
@@ -40,14 +47,18 @@ class RotationOperations:
         )
         faults = await asyncio.gather(*(self._try(name) for name in members))
         log.info("rotation_ordered", group=group, by=caller.name)
+        ordered = [name for name, fault in zip(members, faults, strict=True) if fault is None]
+        passed = [
+            Passed(agent=name, reason=cut_text(fault.message, _REASON_SHOWN))
+            for name, fault in zip(members, faults, strict=True)
+            if fault is not None
+        ]
+        left_out = max(0, len(ordered) - _NAMED) + max(0, len(passed) - _PASSED_NAMED)
         return RotateAnswer(
             group=group,
-            ordered=[name for name, fault in zip(members, faults, strict=True) if fault is None],
-            passed=[
-                Passed(agent=name, reason=fault.message)
-                for name, fault in zip(members, faults, strict=True)
-                if fault is not None
-            ],
+            ordered=ordered[:_NAMED],
+            passed=passed[:_PASSED_NAMED],
+            left_out=left_out,
         )
 
     async def _try(self, name: str) -> MeshError | None:

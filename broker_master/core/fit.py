@@ -13,8 +13,8 @@ from schemas import codec, limits
 from schemas.messages.audit import AuditEntry
 from schemas.messages.facts import AttemptRecord, CommandRecord, HistoryRecord, Outcome
 from schemas.messages.work import Output
+from schemas.texts import cut_text
 
-MARK: Final = "… (cut)"
 # Of a record that is too large: characters of each reason, and the attempts that stay.
 _SHORT_LEN: Final = 200
 _FIRST: Final = 4
@@ -26,11 +26,6 @@ _PLAIN_BYTES: Final = 4096
 _WIDE: Final = 4
 # Changes a record in place; whether there was anything to cut.
 _Step: TypeAlias = Callable[[CommandRecord], bool]
-
-
-def cut_text(text: str, most: int = limits.REASON_LEN) -> str:
-    """`text` of at most `most` characters; one that was longer ends with the mark."""
-    return text if len(text) <= most else text[: most - len(MARK)] + MARK
 
 
 def cut_output(output: Output | None, most: int = limits.INLINE_OUTPUT_BYTES) -> Output | None:

@@ -4,7 +4,8 @@ import msgspec
 
 from broker_master.plane import Plane
 from schemas import codec
-from schemas.faults import MeshError, Unreachable
+from schemas.faults import MeshError
+from schemas.texts import cut_text
 
 
 def send_answer(plane: Plane, reply: str, answer: msgspec.Struct | MeshError, what: str) -> None:
@@ -14,14 +15,16 @@ def send_answer(plane: Plane, reply: str, answer: msgspec.Struct | MeshError, wh
     """
     headers = None
     if isinstance(answer, MeshError):
-        payload = codec.encode(answer.body())
+        body = answer.body()
+        body = msgspec.structs.replace(body, message=cut_text(body.message))
+        payload = codec.encode(body)
         headers = {
-            "Nats-Service-Error": answer.message,
+            "Nats-Service-Error": body.message,
             "Nats-Service-Error-Code": str(answer.kind.number),
         }
     else:
         payload = codec.encode(answer)
     try:
         plane.link.publish_nowait(reply, payload, headers=headers)
-    except Unreachable:
+    except MeshError:
         plane.count("publish_failed", what)

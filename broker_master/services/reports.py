@@ -13,7 +13,7 @@ import structlog
 from broker_client.runtime import failpoints
 from broker_master.core.book import Attempt, Command
 from broker_master.core.dispatch import tags_of
-from broker_master.core.fit import cut_text, fit_outcome
+from broker_master.core.fit import fit_outcome
 from broker_master.core.refusals import is_passing, refusers
 from broker_master.plane import Plane
 from broker_master.services.late import LateResults
@@ -32,6 +32,7 @@ from schemas.messages.work import (
     RunReply,
 )
 from schemas.states import AGENT_ENDS, State
+from schemas.texts import cut_text
 
 log = structlog.get_logger()
 

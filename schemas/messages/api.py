@@ -184,6 +184,20 @@ class GroupCreate(_Request, frozen=True, kw_only=True):
     policy: Policy = DEFAULT_POLICY
 
 
+class GroupList(_Request, frozen=True, kw_only=True):
+    """`group.list`, by name; `cursor` is that of the page before."""
+
+    limit: Annotated[int, Meta(ge=1, le=5000)] = 5000
+    cursor: Name | None = None
+
+
+class ClientList(_Request, frozen=True, kw_only=True):
+    """`client.list`, by name; `cursor` is that of the page before."""
+
+    limit: Annotated[int, Meta(ge=1, le=5000)] = 5000
+    cursor: Name | None = None
+
+
 class GroupSet(_Request, frozen=True, kw_only=True):
     """`group.set`: change what is given of a group's policy."""
 
@@ -473,7 +487,8 @@ class SpreadRecord(msgspec.Struct, frozen=True, kw_only=True):
 class GroupRecord(msgspec.Struct, frozen=True, kw_only=True):
     """agents: counts by status. queued, running: its open commands. badges: what is worth a look.
 
-    next: what would change an inactive group. spread: in `group.show` only.
+    next: what would change an inactive group. spread: in `group.show` only; spread_left_out: how
+    many agents are too many to be in it.
     """
 
     group: str
@@ -487,6 +502,7 @@ class GroupRecord(msgspec.Struct, frozen=True, kw_only=True):
     next: str = ""
     policy: Policy = DEFAULT_POLICY
     spread: list[SpreadRecord] = []
+    spread_left_out: int = 0
 
 
 class AgentsAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -504,15 +520,22 @@ class Passed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RotateAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """ordered: agents that renew their certificates now. passed: the others of the group."""
+    """ordered: agents that renew their certificates now. passed: the others of the group.
+
+    left_out: how many of both are too many to be named here.
+    """
 
     group: str
     ordered: list[str]
     passed: list[Passed] = []
+    left_out: int = 0
 
 
 class GroupsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """cursor: pass it to get the next page; None: there is no more."""
+
     groups: list[GroupRecord]
+    cursor: str | None = None
 
 
 class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -524,7 +547,10 @@ class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClientsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """cursor: pass it to get the next page; None: there is no more."""
+
     clients: list[ClientRecord]
+    cursor: str | None = None
 
 
 class AuditQuery(_Request, frozen=True, kw_only=True):

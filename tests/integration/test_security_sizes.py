@@ -11,12 +11,12 @@ from nats.aio.msg import Msg
 
 from broker_client.api import MeshClient
 from broker_client.runtime.clock import SystemClock
-from broker_master.core.fit import MARK
 from schemas import codec, limits, subjects
 from schemas.messages.api import AuditPage, AuditQuery
 from schemas.messages.facts import Accepted, Assigned, CommandRecord, HistoryRecord, Outcome
 from schemas.messages.liveness import Beat, Hello, Welcome
 from schemas.messages.work import AttemptReport, Output, Report, Run, RunReply
+from schemas.texts import MARK
 from tests.harness import MeshProcesses
 from tests.meshes import Behind, behind, issuer, raw, shared_mesh, state_reached
 

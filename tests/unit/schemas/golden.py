@@ -17,7 +17,11 @@ from tests.unit.schemas.samples import full, least
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "data" / "golden"
 VERSIONS: Final[dict[str, int]] = {
+    "api.ClientsAnswer": 2,
     "api.CommandPage": 2,
+    "api.GroupRecord": 2,
+    "api.GroupsAnswer": 2,
+    "api.RotateAnswer": 2,
     "facts.CommandRecord": 2,
     "facts.HistoryRecord": 2,
 }

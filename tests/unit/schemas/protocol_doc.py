@@ -87,13 +87,13 @@ VERBS: Final[dict[str, Verb]] = {
     "group.create": Verb(api.GroupCreate, api.GroupRecord, "make a group"),
     "group.set": Verb(api.GroupSet, api.GroupRecord, "change how it shares its work"),
     "group.show": Verb(api.NameQuery, api.GroupRecord, "one group"),
-    "group.list": Verb(api.NoQuery, api.GroupsAnswer, "groups by name"),
+    "group.list": Verb(api.GroupList, api.GroupsAnswer, "groups by name"),
     "group.rotate": Verb(
         api.NameQuery, api.RotateAnswer, "have all of its agents renew their certificates"
     ),
     "group.delete": Verb(api.NameQuery, api.Done, "delete an empty group"),
     "client.create": Verb(api.ClientCreate, api.IdentityAnswer, "sign keys for a new client"),
-    "client.list": Verb(api.NoQuery, api.ClientsAnswer, "clients by name"),
+    "client.list": Verb(api.ClientList, api.ClientsAnswer, "clients by name"),
     "client.revoke": Verb(api.NameQuery, api.Done, "take its credentials away"),
     "audit.list": Verb(api.AuditQuery, api.AuditPage, "who did what, the newest first"),
     "client.renew": Verb(
@@ -332,6 +332,8 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
         api.AgentMove,
         api.AgentForget,
         api.GroupCreate,
+        api.GroupList,
+        api.ClientList,
         api.GroupSet,
         registry.Policy,
         api.ClientCreate,

@@ -4,15 +4,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_master.core.fit import (
-    MARK,
-    bare_history,
-    cut_output,
-    cut_text,
-    fit_history,
-    fit_outcome,
-    fit_record,
-)
+from broker_master.core.fit import bare_history, cut_output, fit_history, fit_outcome, fit_record
 from schemas import codec, limits
 from schemas.messages.facts import (
     Accepted,
@@ -22,6 +14,7 @@ from schemas.messages.facts import (
     Outcome,
 )
 from schemas.messages.work import Output
+from schemas.texts import MARK, cut_text
 from tests.unit.schemas.strategies import quick
 
 WIDE = "\U0001f512"
