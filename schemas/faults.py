@@ -133,6 +133,7 @@ FAULTS: Final[dict[str, FaultKind]] = {
         400, "never", 78, "check the file, or make one with `mesh client create`"
     ),
     "settings_invalid": FaultKind(400, "never", 78, "correct the setting that the message names"),
+    "host_unfit": FaultKind(500, "never", 78, "give the process what the message names"),
     "state_unreadable": FaultKind(500, "never", 78, "check the path, its owner and its mode"),
     "state_foreign": FaultKind(
         409, "never", 78, "it belongs to another mesh or program: name another"
