@@ -5,6 +5,7 @@ from typing import Final
 from broker_master.metrics.survey import Findings
 from broker_master.plane import Plane
 from broker_master.store.facts import EVENTS
+from schemas import limits
 from schemas.counting import counted
 
 _DISK_FREE: Final = 0.1
@@ -21,6 +22,11 @@ def notes(plane: Plane, findings: Findings, history_lag_s: float) -> list[str]:
     size = findings.streams.get(EVENTS)
     if size is not None and size.size_bytes > _FULL * plane.settings.limits.event_bytes:
         said.append(f"stream {EVENTS} is nearly full: raise limits.event_bytes")
+    if plane.link.max_payload < limits.BROKER_PAYLOAD_BYTES:
+        said.append(
+            f"the broker takes messages of {plane.link.max_payload} bytes only:"
+            f" set max_payload: {limits.BROKER_PAYLOAD_BYTES}"
+        )
     if history_lag_s > _LAG_S:
         said.append(f"history is {history_lag_s:.0f} s behind: see the broker's disk")
     if lost := plane.counters.get(("audit", "lost"), 0):
