@@ -24,6 +24,7 @@ from broker_master.store.facts import FactStore
 from broker_master.store.readmodel import ReadModel
 from broker_master.store.registry import Registry
 from schemas.messages.audit import DETAIL_LEN, Actor, AuditEntry, Result
+from schemas.texts import cut_text
 from schemas.timers import Timers
 
 log = structlog.get_logger()
@@ -94,7 +95,7 @@ class Plane:
             group=self.group_of(action, target),
             result=result,
             code=code,
-            detail=detail[:DETAIL_LEN],
+            detail=cut_text(detail, DETAIL_LEN),
             epoch=self.epoch,
         )
         for tell in self.noted:
