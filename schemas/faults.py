@@ -104,6 +104,9 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "certificate_expired": FaultKind(
         403, "never", 77, "`mesh agent token NAME`, then `broker-agent setup`: all else is kept"
     ),
+    "connection_unproved": FaultKind(
+        503, "later", 75, "try again; if it lasts, see `mesh audit list --result alarm`"
+    ),
     "rate_limited": FaultKind(429, "later", 75, "wait a minute and try again"),
     # limits and states of the mesh
     "queue_full": FaultKind(429, "later", 75, "wait until commands have ended, or raise the limit"),

@@ -494,7 +494,7 @@ async def test_sec_s30_answer_that_is_too_large_all_the_same_is_a_fault_and_neve
 ):
     stage = Stage()
     replies: list[tuple[str, bytes]] = stage.link.published
-    service = NatsApi(stage.plane, cast("Any", []), cast("Any", None))
+    service = NatsApi(stage.plane, cast("Any", None), cast("Any", []), cast("Any", None))
     stats = service._unknown
 
     async def handler(_caller: registry.ClientEntry, _request: msgspec.Struct) -> api.Done:
@@ -518,6 +518,6 @@ def test_sec_s30_what_discovery_answers_fits() -> None:
 
     stage_plane = make_plane(FakeClock())
     verbs = [Operation("n" * 32, f"{number:032}", api.NoQuery, handler) for number in range(200)]
-    service = NatsApi(stage_plane, cast("Any", verbs), cast("Any", None))
+    service = NatsApi(stage_plane, cast("Any", None), cast("Any", verbs), cast("Any", None))
     for answer in (service._ping, service._info, service._statistics):
         assert len(msgspec.json.encode(answer())) <= limits.PAYLOAD_BYTES
