@@ -174,7 +174,7 @@ class Control:
         system = await self._connect(
             url, self._mesh.system_directory, "system", inbox_prefix("master-system")
         )
-        tasks = TaskSet("master", limit=_TASKS_MAX)
+        tasks = TaskSet("master", limit=_TASKS_MAX, share=_TASKS_MAX // 32)
         readmodel: ReadModel | None = None
         try:
             streams = Streams(link, timeout_s=self._settings.broker.request_s)

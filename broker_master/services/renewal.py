@@ -89,6 +89,8 @@ class Renewals:
         if up is None or not msg.reply.startswith(subjects.inbox_prefix(up.agent) + "."):
             self._plane.count("reply_forbidden")
             return
+        if not self._has_room(up, msg):
+            return
         self._gate.guard(
             up.agent,
             len(msg.data),
@@ -96,9 +98,17 @@ class Renewals:
             lambda error: send_answer(self._plane, msg.reply, error, up.kind),
         )
 
+    def _has_room(self, up: subjects.Up, msg: Msg) -> bool:
+        """Who asks far too often is not answered: it asks again."""
+        now_s = self._plane.clock.elapsed()
+        has_room = self._plane.budgets.take(up.agent, "rest", len(msg.data), now_s)
+        if not has_room:
+            self._plane.count("shed", "rate")
+        return has_room
+
     def _begin(self, up: subjects.Up, msg: Msg) -> None:
         try:
-            self._plane.spawn(self._serve(up, msg))
+            self._plane.spawn(self._serve(up, msg), up.agent)
         except Refused:
             # Too many at once: the agent asks again.
             self._plane.count("renewal", "busy")
@@ -128,7 +138,7 @@ class Renewals:
     def _on_self_test(self, msg: Msg) -> None:
         """The answer goes to the agent's own subject, which is what is being tested."""
         up = subjects.parse_up(msg.subject)
-        if up is not None:
+        if up is not None and self._has_room(up, msg):
             answer = partial(self._answer_self_test, up, msg)
             self._gate.guard(up.agent, len(msg.data), answer, lambda _: None)
 

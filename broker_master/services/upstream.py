@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from typing import Final
 
 import structlog
 
 from broker_client.runtime.frames import Msg
+from broker_master.core.budgets import Flood, Kind
 from broker_master.plane import Plane
 from broker_master.services.gate import Gate
 from broker_master.services.presence import PresenceService
@@ -15,6 +17,15 @@ from schemas import subjects
 from schemas.faults import MeshError, Refused
 
 log = structlog.get_logger()
+
+# How often it is looked who has said far too much.
+_LOOK_S: Final = 10.0
+_BUDGETS: Final[dict[str, Kind]] = {
+    "beat": "beat",
+    "hello": "hello",
+    "report": "work",
+    "reply.*": "work",
+}
 
 Handler = Callable[[subjects.Up, bytes], None]
 
@@ -42,11 +53,28 @@ class Upstream:
             link.subscribe(subjects.up("*", "*", kind), self._taking(handler, kind))
         await link.flush()
         ready.set()
-        await asyncio.Event().wait()
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            for flood in self._plane.budgets.floods():
+                self._tell(flood)
+
+    def _tell(self, flood: Flood) -> None:
+        kinds = ", ".join(f"{count} of kind {kind}" for kind, count in flood.dropped.items())
+        detail = f"says more than it may: not looked at {kinds}; see what runs on its host, or shut"
+        self._plane.note(
+            "agent.flood",
+            flood.agent,
+            by=flood.agent,
+            actor="agent",
+            result="alarm",
+            detail=f"{detail} it out: mesh agent revoke {flood.agent}",
+        )
 
     def _taking(self, handler: Handler, kind: str) -> Callable[[Msg], None]:
         is_urgent = kind != "beat"
-        gate, count = self._gate, self._plane.count
+        budget = _BUDGETS[kind]
+        gate, count, clock = self._gate, self._plane.count, self._plane.clock
+        budgets = self._plane.budgets
 
         def shed(_: MeshError) -> None:
             """Agents say it again."""
@@ -56,8 +84,12 @@ class Upstream:
             if up is None:
                 count("malformed", "subject")
                 return
+            size = len(msg.data)
+            if not budgets.take(up.agent, budget, size, clock.elapsed()):
+                count("shed", "rate")
+                return
             hand_on = partial(self._hand_on, handler, up, msg.data)
-            gate.guard(up.agent, len(msg.data), hand_on, shed, is_urgent=is_urgent)
+            gate.guard(up.agent, size, hand_on, shed, is_urgent=is_urgent)
 
         return take
 
