@@ -37,6 +37,9 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "argument_unknown": FaultKind(400, "never", 2, "remove the argument or correct its name"),
     "name_invalid": FaultKind(400, "never", 2, _NAME_RULE),
     "id_invalid": FaultKind(400, "never", 2, "use 1 to 64 of A-Z, a-z, 0-9, '_' and '-'"),
+    "id_reserved": FaultKind(
+        400, "never", 2, "choose an id that does not begin with two underscores"
+    ),
     "too_large": FaultKind(413, "never", 2, "send less, or pass a file on the host by its path"),
     "too_deep": FaultKind(400, "never", 2, "nest at most 16 levels"),
     "action_unknown": FaultKind(400, "never", 2, "use one of the actions the message names"),
@@ -104,9 +107,6 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "certificate_expired": FaultKind(
         403, "never", 77, "`mesh agent token NAME`, then `broker-agent setup`: all else is kept"
     ),
-    "connection_unproved": FaultKind(
-        503, "later", 75, "try again; if it lasts, see `mesh audit list --result alarm`"
-    ),
     "rate_limited": FaultKind(429, "later", 75, "wait a minute and try again"),
     # limits and states of the mesh
     "queue_full": FaultKind(429, "later", 75, "wait until commands have ended, or raise the limit"),
@@ -136,7 +136,6 @@ FAULTS: Final[dict[str, FaultKind]] = {
         400, "never", 78, "check the file, or make one with `mesh client create`"
     ),
     "settings_invalid": FaultKind(400, "never", 78, "correct the setting that the message names"),
-    "host_unfit": FaultKind(500, "never", 78, "give the process what the message names"),
     "state_unreadable": FaultKind(500, "never", 78, "check the path, its owner and its mode"),
     "state_foreign": FaultKind(
         409, "never", 78, "it belongs to another mesh or program: name another"

@@ -25,6 +25,9 @@ PATTERNS_IN_WORDS: Final = {
     TAG_VALUE_PATTERN: "at most 63 of A-Z, a-z, 0-9 and '_./:-'",
 }
 
+# Ids of commands that begin so are made by the mesh itself, and nobody else may choose them.
+RESERVED_PREFIX: Final = "__"
+
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _COMMAND_ID: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
@@ -49,6 +52,15 @@ def check_command_id(text: str) -> str:
     if _COMMAND_ID.fullmatch(text) is None:
         raise Refused("id_invalid", f"not a command id: {_shown(text)}")
     return text
+
+
+def is_reserved(command_id: str) -> bool:
+    """Whether ids of this form are the mesh's own."""
+    return command_id.startswith(RESERVED_PREFIX)
+
+
+def refuse_reserved(command_id: str) -> Refused:
+    return Refused("id_reserved", f"ids of this form are the mesh's own: {_shown(command_id)}")
 
 
 def _shown(text: str) -> str:

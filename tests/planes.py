@@ -16,9 +16,8 @@ from broker_master.metrics.system import Surroundings
 from broker_master.plane import Plane
 from broker_master.settings import MasterSettings
 from broker_master.store.registry import Registry
-from schemas import limits
 from schemas.messages.liveness import Beat, Details, Hello
-from schemas.messages.registry import AgentEntry, CertificateEntry, GroupEntry
+from schemas.messages.registry import AgentEntry, CertificateEntry, ClientEntry, GroupEntry
 
 DAY_S = 86_400.0
 
@@ -28,7 +27,6 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 @dataclass
 class FakeLink:
     is_connected: bool = True
-    max_payload: int = limits.BROKER_PAYLOAD_BYTES
     reconnects: int = 0
     permission_errors: int = 0
     malformed: int = 0
@@ -57,6 +55,13 @@ def make_plane(clock: Clock, settings: MasterSettings | None = None) -> Plane:
 
 def add_group(plane: Plane, name: str) -> None:
     plane.registry.groups[name] = GroupEntry(name=name, created_at=plane.clock.now())
+
+
+def add_client(plane: Plane, name: str, *groups: str, role: str = "operator") -> ClientEntry:
+    """A client of these groups, or of all."""
+    entry = ClientEntry(name=name, role=role, created_at=plane.clock.now(), groups=[*groups])
+    plane.registry.clients[name] = entry
+    return entry
 
 
 def add_agent(plane: Plane, name: str, group: str, **fields: Any) -> AgentEntry:  # noqa: ANN401  of AgentEntry

@@ -15,7 +15,6 @@ from typing import Final
 
 from broker_agent.store.holes import punch
 from broker_agent.store.spares import Spares
-from broker_client.runtime.files import open_regular
 from schemas.faults import Refused, Unreachable
 from schemas.subjects import STREAMS
 
@@ -153,11 +152,9 @@ def _is_empty(path: str) -> bool:
 
 
 def _open_both(path: str, flags: int) -> tuple[int, int]:
-    # What is made anew is a file; what a task could reach meanwhile may be a pipe by now.
-    open_one = os.open if flags & os.O_EXCL else open_regular
-    first = open_one(f"{path}/{STREAMS[0]}.log", flags, 0o600)
+    first = os.open(f"{path}/{STREAMS[0]}.log", flags, 0o600)
     try:
-        return first, open_one(f"{path}/{STREAMS[1]}.log", flags, 0o600)
+        return first, os.open(f"{path}/{STREAMS[1]}.log", flags, 0o600)
     except OSError:
         os.close(first)
         raise

@@ -4,11 +4,12 @@ import msgspec
 import structlog
 
 from broker_client.runtime import failpoints
-from broker_master.api.operations import Operations, check_group, may_see
+from broker_master.api.operations import Operations
 from broker_master.ca.issuer import Issuer
 from broker_master.ca.tokens import issue_token
 from broker_master.core import admin, certificates
 from broker_master.core.pages import Rows
+from broker_master.core.rights import check_group, may_see
 from broker_master.core.status import counted
 from broker_master.plane import Plane
 from broker_master.services.cancel import Canceller

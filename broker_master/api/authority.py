@@ -2,8 +2,9 @@
 
 import msgspec
 
-from broker_master.api.operations import Operations, may_see
+from broker_master.api.operations import Operations
 from broker_master.core.pages import Rows
+from broker_master.core.rights import check_unlimited, may_see, may_see_client
 from broker_master.core.rotation import SETTLED, Rotation
 from broker_master.core.validity import Holding, Order, page
 from broker_master.plane import Plane
@@ -48,7 +49,9 @@ class AuthorityOperations:
         at = self._plane.clock.now()
         until = None if wanted.expiring_s is None else at + wanted.expiring_s
         after = None if wanted.cursor is None else _order(wanted.cursor)
-        seen = (each for each in self._custody.holdings() if _may_see(caller, each))
+        seen = (
+            each for each in self._custody.holdings() if self._may_see(caller, each.kind, each.name)
+        )
         found, more = page(seen, until=until, after=after, limit=wanted.limit)
         rows = Rows[HoldingRecord](wanted.limit)
         for each in found:
@@ -76,26 +79,29 @@ class AuthorityOperations:
             renew=self._rotator.has_to_renew(caller),
         )
 
-    async def show(self, _caller: ClientEntry, _query: NoQuery) -> CaAnswer:
-        return self._answer()
+    async def show(self, caller: ClientEntry, _query: NoQuery) -> CaAnswer:
+        return self._answer(caller)
 
     async def rotate(self, caller: ClientEntry, request: CaRotate) -> CaAnswer:
-        if caller.groups:
-            raise Refused("forbidden", f"client {caller.name} is limited to groups")
+        check_unlimited(caller)
         await self._rotator.rotate(request.key, request.step, force=request.force)
-        return self._answer()
+        return self._answer(caller)
 
-    def _answer(self) -> CaAnswer:
+    def _answer(self, caller: ClientEntry) -> CaAnswer:
         external = bool(self._plane.settings.nats_url)
         under_way = self._rotator.rotation(KEYS[0]).stage != SETTLED
         return CaAnswer(
-            rotations=[self._rotation(key) for key in KEYS],
+            rotations=[self._rotation(caller, key) for key in KEYS],
             note=_EXTERNAL if external and under_way else "",
         )
 
-    def _rotation(self, key: str) -> RotationRecord:
+    def _rotation(self, caller: ClientEntry, key: str) -> RotationRecord:
         rotation: Rotation = self._rotator.rotation(key)
-        waiting = self._rotator.waiting_for(key, rotation.next_step)
+        waiting = [
+            named
+            for named in self._rotator.waiting_for(key, rotation.next_step)
+            if self._may_see(caller, *named.split(" ", 1))
+        ]
         not_after = self._rotator.not_after(key)
         return RotationRecord(
             key=key,
@@ -109,15 +115,18 @@ class AuthorityOperations:
             waiting=len(waiting),
         )
 
+    def _may_see(self, caller: ClientEntry, kind: str, name: str) -> bool:
+        """Whose certificate it is: an agent, a client, or the mesh itself, which all know."""
+        registry = self._plane.registry
+        if kind == "agent":
+            return name in registry.agents and may_see(caller, registry.agents[name].group)
+        if kind == "client":
+            return name in registry.clients and may_see_client(caller, registry.clients[name])
+        return True
+
 
 def _confirmed(entry: CertificateEntry, serial: str) -> CertificateEntry:
     return entry if entry.serial != serial else msgspec.structs.replace(entry, candidate_until=0.0)
-
-
-def _may_see(caller: ClientEntry, holding: Holding) -> bool:
-    if holding.kind == "agent":
-        return may_see(caller, holding.group)
-    return holding.kind != "client" or not caller.groups or holding.name == caller.name
 
 
 def _record(holding: Holding, at: float) -> HoldingRecord:

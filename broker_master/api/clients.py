@@ -8,6 +8,7 @@ from broker_client.runtime.tls import trust_digest
 from broker_master.api.operations import Operations
 from broker_master.ca.issuer import Credentials, Issuer
 from broker_master.core.pages import Rows
+from broker_master.core.rights import check_client, check_no_wider, may_see_client
 from broker_master.plane import Plane
 from broker_master.services.revoke import Revoker
 from broker_master.services.views import Views, certificate_record
@@ -55,7 +56,7 @@ class ClientOperations:
         if request.role not in CLIENT_ROLES:
             raise Refused("field_invalid", f"role: one of {', '.join(CLIENT_ROLES)}")
         groups = [self._plane.registry.group(group).name for group in request.groups]
-        _check_no_wider(caller, groups)
+        check_no_wider(caller, groups)
         self._plane.registry.check_free(name)
         clock, plane = self._plane.clock, self._plane
         issued = self._issuer.issue(
@@ -120,10 +121,12 @@ class ClientOperations:
         await self._plane.registry.change_client(caller.name, enter)
         return self._identity(caller.name, caller.role, issued)
 
-    async def list(self, _caller: ClientEntry, wanted: ClientList) -> ClientsAnswer:
+    async def list(self, caller: ClientEntry, wanted: ClientList) -> ClientsAnswer:
         rows = Rows[ClientRecord](wanted.limit, limits.WHOLE_LIST_BYTES)
         for name, entry in sorted(self._plane.registry.clients.items()):
             if wanted.cursor is not None and name <= wanted.cursor:
+                continue
+            if not may_see_client(caller, entry):
                 continue
             if not rows.add(_record(entry, self._plane.clock)):
                 return ClientsAnswer(clients=rows.taken, cursor=rows.taken[-1].client)
@@ -131,6 +134,7 @@ class ClientOperations:
 
     async def revoke(self, caller: ClientEntry, query: NameQuery) -> Done:
         client = self._plane.registry.client(query.name)
+        check_client(caller, client)
         if client.name == caller.name:
             raise Refused("forbidden", "a client cannot revoke itself")
         barred = await self._plane.registry.change_client(
@@ -149,12 +153,6 @@ def _check_good(entry: ClientEntry, serial: str, at: float) -> None:
         raise Refused("client_disabled", f"client {entry.name} is revoked")
     if not any(each.serial == serial and each.not_after > at for each in entry.certificates):
         raise Refused("renewal_refused", f"certificate {serial} of {entry.name} is not good")
-
-
-def _check_no_wider(caller: ClientEntry, groups: list[str]) -> None:
-    """Whoever is limited to groups may not make a client that is not."""
-    if caller.groups and not (groups and set(groups) <= set(caller.groups)):
-        raise Refused("forbidden", "name the groups of the new client, out of your own")
 
 
 def _record(entry: ClientEntry, clock: Clock) -> ClientRecord:

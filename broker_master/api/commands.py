@@ -6,14 +6,16 @@ import re
 
 import msgspec
 
-from broker_master.api.operations import Operations, check_group, may_see
+from broker_master.api.operations import Operations
 from broker_master.core.book import Command
 from broker_master.core.fit import fit_record
 from broker_master.core.pages import Rows
 from broker_master.core.records import command_record
+from broker_master.core.rights import check_group, may_see
 from broker_master.plane import Plane
 from broker_master.services.cancel import Canceller
 from broker_master.services.output import OutputReader
+from broker_master.services.permits import check_run, group_now
 from broker_master.services.standing import Standing
 from broker_master.store.readmodel import Filter
 from schemas.faults import Refused
@@ -110,6 +112,9 @@ class CommandOperations:
             record = await self.show(caller, CommandQuery(id=request.id))
             raise Refused("not_undecided", f"command {request.id} is {record.state}")
         check_group(caller, command.accepted.group)
+        if request.decision == "rerun":
+            check_group(caller, group_now(self._plane, command.accepted))
+            check_run(self._plane, command.accepted)
         await self._canceller.decide(command, request.decision, caller.name)
         return command_record(command, self._plane.timers)
 

@@ -1,12 +1,11 @@
 """`deadletter.*`: commands that no agent has acknowledged; they are kept with their arguments."""
 
 import asyncio
-import secrets
 
 import msgspec
 
 from broker_master.api.commands import CommandOperations
-from broker_master.api.operations import Operations, check_group
+from broker_master.api.operations import Operations
 from broker_master.plane import Plane
 from broker_master.services.intake import Intake
 from schemas.faults import MeshError, Refused
@@ -47,7 +46,6 @@ class DeadLetterOperations:
         """Submit it again as a new command of the caller; the dead letter stays in the list."""
         await self.show(caller, CommandQuery(id=request.id))
         again = await self._accepted(request.id)
-        check_group(caller, again.group)
         answered: asyncio.Future[SubmitAnswer] = asyncio.get_running_loop().create_future()
 
         def answer(result: SubmitAnswer | MeshError) -> None:
@@ -56,17 +54,7 @@ class DeadLetterOperations:
             else:
                 answered.set_result(result)
 
-        self._intake.take_in(
-            msgspec.structs.replace(
-                again,
-                id=request.new_id or secrets.token_hex(12),
-                client=caller.name,
-                submitted_at=self._plane.clock.now(),
-                first=None,
-                labels={**again.labels, "retry-of": request.id},
-            ),
-            answer,
-        )
+        self._intake.take_again(caller, again, request.new_id, answer)
         return await answered
 
     async def _accepted(self, command_id: str) -> Accepted:

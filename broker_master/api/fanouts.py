@@ -7,24 +7,27 @@ from typing import Final
 
 import msgspec
 
-from broker_master.api.operations import Operations, check_group, may_see
+from broker_master.api.operations import Operations
 from broker_master.core.fanout import (
     CANCELLED_BY,
+    FORM,
     RUNNING,
     SKIPPED,
     WAITING,
-    child_id,
+    child_of,
     reason_of,
     skip_reason,
 )
 from broker_master.core.pages import Rows
 from broker_master.core.records import command_record
+from broker_master.core.rights import check_group, may_see
 from broker_master.plane import Plane
 from broker_master.services.cancel import Canceller
-from broker_master.services.fanout import Fanouts
+from broker_master.services.fanout import Fanouts, is_own
 from broker_master.services.standing import Standing
 from schemas import codec
 from schemas.faults import Refused
+from schemas.ids import is_reserved, refuse_reserved
 from schemas.messages.actions import decode_args
 from schemas.messages.fanouts import (
     FanoutEntry,
@@ -66,12 +69,16 @@ class FanoutOperations:
         digest = blake2b(_body(request), digest_size=16).digest()
         known = self._fanouts.known(fanout)
         if known is not None:
-            if (known.client, known.digest) != (caller.name, digest):
-                raise Refused("id_conflict", f"id {fanout} belongs to another fan-out")
-            return msgspec.structs.replace(self._record(known), duplicate=True)
+            if (known.client, known.digest) == (caller.name, digest):
+                return msgspec.structs.replace(self._record(known), duplicate=True)
+        elif is_reserved(fanout):
+            raise refuse_reserved(fanout)
+        # What is forbidden is forbidden under any id, also one that somebody has.
+        agents = self._chosen(caller, request)
+        if known is not None:
+            raise Refused("id_conflict", f"id {fanout} belongs to another fan-out")
         if self._plane.book.get(fanout) or self._plane.readmodel.known(fanout):
             raise Refused("id_conflict", f"id {fanout} belongs to a command")
-        agents = self._chosen(caller, request)
         entry = FanoutEntry(
             id=fanout,
             client=caller.name,
@@ -82,6 +89,7 @@ class FanoutOperations:
             command=request.command,
             at_once=request.at_once,
             max_failures=request.max_failures,
+            form=FORM,
         )
         _check_size(entry)
         await self._fanouts.begin(entry)
@@ -145,11 +153,9 @@ class FanoutOperations:
         fanout = self._fanouts.running(entry.id)
         if fanout is None:
             raise Refused("command_ended", f"fan-out {entry.id} has {entry.state}")
-        for child in await self._fanouts.stop(fanout, f"{CANCELLED_BY}{caller.name}"):
-            command = self._plane.book.get(child)
-            if command is not None:
-                with contextlib.suppress(Refused):  # it has ended meanwhile
-                    await self._canceller.cancel(command, caller.name)
+        for command in await self._fanouts.stop(fanout, f"{CANCELLED_BY}{caller.name}"):
+            with contextlib.suppress(Refused):  # it has ended meanwhile
+                await self._canceller.cancel(command, caller.name)
         return self._record(fanout.entry)
 
     # -- records
@@ -189,17 +195,17 @@ class FanoutOperations:
         )
 
     async def _member(self, entry: FanoutEntry, agent: str) -> FanoutMember:
-        child = child_id(entry.id, agent)
+        child = child_of(entry, agent)
         if agent in entry.skipped:
             reason = skip_reason(entry, agent)
             return FanoutMember(agent=agent, command=child, state=SKIPPED, reason=reason)
         command = self._plane.book.get(child)
-        if command is not None:
+        if command is not None and is_own(entry, agent, command.accepted):
             waits_for = Standing(self._plane).waits_for
             record = command_record(command, self._plane.timers, waits_for=waits_for)
         else:
             history = await self._plane.readmodel.get(child)
-            if history is None:
+            if history is None or not is_own(entry, agent, history.record):
                 state = SKIPPED if entry.stopped else WAITING
                 reason = skip_reason(entry, agent) if entry.stopped else "waits for its turn"
                 return FanoutMember(agent=agent, command=child, state=state, reason=reason)

@@ -4,8 +4,9 @@ from typing import Final
 
 import msgspec
 
-from broker_master.api.operations import Operations, check_group, may_see
+from broker_master.api.operations import Operations
 from broker_master.core.pages import Rows
+from broker_master.core.rights import check_group, may_see
 from broker_master.plane import Plane
 from broker_master.services.views import Views
 from schemas import limits

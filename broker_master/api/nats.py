@@ -13,9 +13,9 @@ from broker_client.runtime import tracing
 from broker_client.runtime.frames import Msg
 from broker_client.runtime.supervise import TaskSet
 from broker_master import VERSION
-from broker_master.api.operations import Operation, Operations, check_right
+from broker_master.api.operations import Operation, Operations
+from broker_master.core.rights import ATTEMPTS, check_right
 from broker_master.plane import Plane
-from broker_master.services.gate import Gate
 from broker_master.services.intake import Answer, Intake
 from schemas import codec, limits, subjects
 from schemas.faults import MeshError, Refused
@@ -33,7 +33,6 @@ _DESCRIPTION = "commands, agents and groups of one mesh"
 # whoever only asks cannot take the place of others, or of the master's own work.
 _REQUESTS_MAX = 4000
 _REQUESTS_PER_CLIENT = 1000
-_ATTEMPTS = frozenset({"forbidden", "client_disabled", "reply_forbidden"})
 
 
 class _Stats(msgspec.Struct):
@@ -48,9 +47,8 @@ class NatsApi:
 
     name = "api"
 
-    def __init__(self, plane: Plane, gate: Gate, operations: Operations, intake: Intake) -> None:
+    def __init__(self, plane: Plane, operations: Operations, intake: Intake) -> None:
         self._plane = plane
-        self._gate = gate
         self._operations = operations
         self._intake = intake
         self._tasks = TaskSet("api", limit=_REQUESTS_MAX)
@@ -88,14 +86,6 @@ class NatsApi:
             return
         stats = self._stats.get(_key(api), self._unknown)
         stats.requests += 1
-        self._gate.guard(
-            api.client,
-            len(msg.data),
-            partial(self._begin, api, msg, stats),
-            lambda error: self._refuse(msg.reply, error, stats),
-        )
-
-    def _begin(self, api: subjects.Api, msg: Msg, stats: _Stats) -> None:
         try:
             caller = self._caller(api.client)
             check_right(caller, api.noun, api.verb)
@@ -117,7 +107,7 @@ class NatsApi:
 
     def _note_refusal(self, api: subjects.Api, error: MeshError) -> None:
         """Whoever tries what he may not do is worth an entry in the audit trail."""
-        if error.code in _ATTEMPTS:
+        if error.code in ATTEMPTS:
             self._plane.note(
                 f"{api.noun}.{api.verb}",
                 by=api.client,

@@ -7,7 +7,7 @@ import msgspec
 
 from schemas.faults import Refused
 from schemas.messages.registry import ClientEntry
-from schemas.permissions import is_audited, may_call
+from schemas.permissions import is_audited
 
 Handler = Callable[[ClientEntry, Any], Awaitable[msgspec.Struct]]
 
@@ -45,20 +45,3 @@ class Operations:
 
     def __iter__(self) -> Iterator[Operation]:
         return iter(self._table.values())
-
-
-def check_right(caller: ClientEntry, noun: str, verb: str) -> None:
-    """The master's own check of what the broker enforces by subject."""
-    if caller.revoked:
-        raise Refused("client_disabled", f"client {caller.name} is revoked")
-    if not may_call(caller.role, noun, verb):
-        raise Refused("forbidden", f"a {caller.role} may not call {noun}.{verb}")
-
-
-def may_see(caller: ClientEntry, group: str) -> bool:
-    return not caller.groups or group in caller.groups
-
-
-def check_group(caller: ClientEntry, group: str) -> None:
-    if not may_see(caller, group):
-        raise Refused("forbidden", f"client {caller.name} may not use group {group}")

@@ -5,7 +5,8 @@ from typing import Final
 
 import structlog
 
-from broker_master.api.operations import Operations, check_group
+from broker_master.api.operations import Operations
+from broker_master.core.rights import check_group
 from broker_master.plane import Plane
 from broker_master.services.orders import Orders
 from schemas.faults import MeshError

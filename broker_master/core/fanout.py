@@ -7,7 +7,8 @@ from typing import Final
 import msgspec
 
 from schemas.counting import counted
-from schemas.messages.fanouts import FanoutEntry
+from schemas.ids import RESERVED_PREFIX
+from schemas.messages.fanouts import LABEL, FanoutEntry
 from schemas.states import TERMINAL, State
 
 RUNNING: Final = "running"
@@ -29,20 +30,53 @@ WHY: Final = {
     "disabled": "not asked: it is disabled",
     "awaiting_setup": "not asked: it has never connected",
     "deleted": "not asked: it was deleted meanwhile",
+    "moved": "not asked: it has moved to another group",
 }
 _ID_LEN: Final = 64
-_HEAD_LEN: Final = 40
+_HEAD_LEN: Final = 38
+_OLD_HEAD_LEN: Final = 40
+# How the ids of children are made, in `FanoutEntry.form`; older entries have none.
+FORM: Final = 1
 
 
 def child_id(fanout: str, agent: str) -> str:
     """The id of an agent's command: the same each time, and no other agent's or fan-out's.
 
-    Names of agents have no underscore, so the last one in the id is where they are joined.
+    It begins as no client may choose it. Names of agents have no underscore, so the last one in the
+    id is where they are joined; and none begins with a dash, so a digest is no name.
     """
-    plain = f"{fanout}_{agent}"
+    plain = f"{RESERVED_PREFIX}{fanout}_{agent}"
     if len(plain) <= _ID_LEN:
         return plain
-    return f"{fanout[:_HEAD_LEN]}_{blake2b(plain.encode(), digest_size=11).hexdigest()}"
+    return f"{RESERVED_PREFIX}{fanout[:_HEAD_LEN]}_-{_digest(fanout, agent)}"
+
+
+def child_of(entry: FanoutEntry, agent: str) -> str:
+    """The id of the command of `agent` in this fan-out, whichever form its ids have."""
+    if entry.form == FORM:
+        return child_id(entry.id, agent)
+    plain = f"{entry.id}_{agent}"
+    if len(plain) <= _ID_LEN:
+        return plain
+    return f"{entry.id[:_OLD_HEAD_LEN]}_{_digest(entry.id, agent)}"
+
+
+def _digest(fanout: str, agent: str) -> str:
+    return blake2b(f"{fanout}_{agent}".encode(), digest_size=11).hexdigest()
+
+
+def is_child(
+    entry: FanoutEntry,
+    agent: str,
+    *,
+    client: str,
+    group: str,
+    target: str | None,
+    labels: Mapping[str, str],
+) -> bool:
+    """Whether a command with the id of a child is one: somebody else's counts for nothing."""
+    is_labelled = labels.get(LABEL) == entry.id
+    return is_labelled and (client, target) == (entry.client, agent) and group in entry.groups
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

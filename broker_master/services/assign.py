@@ -11,6 +11,7 @@ from broker_master.core.holds import Holds
 from broker_master.core.refusals import refusers
 from broker_master.core.spread import PART_S
 from broker_master.plane import Plane
+from broker_master.services.permits import note_objection, objection
 from broker_master.services.settle import Settler
 from broker_master.services.transmit import Transmitter
 from broker_master.store.facts import Conflict
@@ -32,6 +33,11 @@ def cancelled(command: Command, agent: str, at: float) -> Outcome:
     return Outcome(
         state=State.CANCELLED, at=at, agent=agent, reason=f"cancelled by {command.cancel_by}"
     )
+
+
+def rejected(agent: str, at: float, reason: str) -> Outcome:
+    """The outcome of a command that may not be run any more, and of which nothing was sent."""
+    return Outcome(state=State.REJECTED, at=at, agent=agent, reason=reason)
 
 
 class Assigner:
@@ -124,7 +130,16 @@ class Assigner:
         command = self._plane.book.get(command_id)
         if command is None or command.state is not State.QUEUED or command.settling:
             return None
-        return command
+        return None if self._is_barred(command) else command
+
+    def _is_barred(self, command: Command) -> bool:
+        """End a command that waits and may not be run any more; whether it was one."""
+        refused = objection(self._plane, command)
+        if refused is None:
+            return False
+        reason = note_objection(self._plane, command, refused)
+        self._settler.end_unassigned(command, State.REJECTED, reason)
+        return True
 
     def _assign(self, command: Command, choice: Choice) -> None:
         number = len(command.attempts) + 1
@@ -161,7 +176,7 @@ class Assigner:
         dispatcher.enqueue(dispatcher.wish(command.accepted), command.id, first=True)
 
     def send(self, command: Command) -> None:
-        """Send the newest attempt, or end it if a cancel came before it was sent."""
+        """Send the newest attempt, or end it if it was cancelled, or barred, before it was sent."""
         attempt = command.open_attempt
         if attempt is None or command.settling:
             return
@@ -171,6 +186,12 @@ class Assigner:
                 attempt.number,
                 cancelled(command, attempt.agent, self._plane.clock.now()),
             )
+            return
+        refused = objection(self._plane, command) if attempt.sent == 0 else None
+        if refused is not None:
+            reason = note_objection(self._plane, command, refused)
+            outcome = rejected(attempt.agent, self._plane.clock.now(), reason)
+            self._settler.settle(command, attempt.number, outcome)
             return
         self._transmitter.send(command, attempt)
 
@@ -215,7 +236,7 @@ class Assigner:
     def _look(self, now_s: float) -> None:
         now = self._plane.clock.now()
         for command in self._plane.book.waiting():
-            if command.settling:
+            if command.settling or self._is_barred(command):
                 continue
             if command.cancel_by:
                 # Usually ended at once; here again if that could not be stored.

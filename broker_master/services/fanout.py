@@ -11,13 +11,25 @@ import structlog
 from broker_client.runtime.kv import Bucket
 from broker_client.runtime.streams import SequenceConflict
 from broker_client.runtime.supervise import TaskSet
-from broker_master.core.fanout import HELD, RUNNING, SILENT, Decision, Fanout, child_id, verdict
+from broker_master.core.book import Command
+from broker_master.core.fanout import (
+    HELD,
+    RUNNING,
+    SILENT,
+    Decision,
+    Fanout,
+    child_of,
+    is_child,
+    verdict,
+)
+from broker_master.core.rights import ATTEMPTS, check_use
 from broker_master.plane import Plane
 from broker_master.services.intake import Intake
 from broker_master.services.views import Views
 from schemas import codec
 from schemas.faults import MeshError, Refused, Unreachable
 from schemas.messages.api import SubmitAnswer, SubmitRequest
+from schemas.messages.facts import Accepted, CommandRecord
 from schemas.messages.fanouts import LABEL, FanoutEntry
 from schemas.messages.registry import ClientEntry
 from schemas.states import STATES, TERMINAL, AgentStatus, State
@@ -72,7 +84,9 @@ class Fanouts:
             entry = codec.decode_trusted(FanoutEntry, found.value)
             self._revisions[key] = found.revision
             if entry.state == RUNNING:
-                states = {agent: self._state(child_id(key, agent)) for agent in entry.agents}
+                states = {agent: self._state(entry, agent) for agent in entry.agents}
+                # Also those that were named before such ids were nobody's to choose.
+                self._plane.fanout_ids.update(child_of(entry, agent) for agent in entry.agents)
                 self._enter(Fanout(entry, states))
             else:
                 self.summaries[key] = summary(entry)
@@ -140,7 +154,7 @@ class Fanouts:
             return before
         return entry
 
-    async def stop(self, fanout: Fanout, why: str) -> list[str]:
+    async def stop(self, fanout: Fanout, why: str) -> list[Command]:
         """Ask nobody else. Durable when this returns; the commands that are open.
 
         The fan-out's own task writes it, so that of two changes at once none is lost.
@@ -154,7 +168,8 @@ class Fanouts:
             except TimeoutError as error:
                 message = f"fan-out {name} may be cancelled or not: the broker does not answer"
                 raise Unreachable("store_unavailable", message) from error
-        return [child_id(fanout.entry.id, agent) for agent in sorted(fanout.open)]
+        found = (self._command(fanout.entry, agent) for agent in sorted(fanout.open))
+        return [command for command in found if command is not None]
 
     async def wait_ended(self, id: str, timeout_s: float) -> None:
         ended = self._ended.get(id)
@@ -163,9 +178,7 @@ class Fanouts:
                 await asyncio.wait_for(ended.wait(), timeout_s)
 
     def open_states(self, fanout: Fanout) -> dict[str, State]:
-        found = {
-            agent: self._plane.book.get(child_id(fanout.entry.id, agent)) for agent in fanout.open
-        }
+        found = {agent: self._command(fanout.entry, agent) for agent in fanout.open}
         return {agent: command.state for agent, command in found.items() if command is not None}
 
     # -- one fan-out
@@ -242,6 +255,8 @@ class Fanouts:
         found = self._plane.registry.agents.get(agent)
         if found is None:
             return "deleted"
+        if found.group not in entry.groups:
+            return "moved"
         status = self._views.status_of(found)
         if status is AgentStatus.NO_RESPONSE and entry.command.queue_ttl_s is not None:
             return ""  # its submitter has said how long to wait for it
@@ -259,11 +274,12 @@ class Fanouts:
         self._watch(fanout, agent)
         try:
             request = child_request(entry, agent)
-            self._intake.take(self._caller(entry), request, partial(_answer, answered))
+            self._intake.take(self._caller(entry, agent), request, partial(_answer, answered))
             answer = await answered
         except MeshError as error:
             answer = error
         if isinstance(answer, MeshError):
+            self._note_refusal(entry, agent, answer)
             return answer
         state = STATES.get(answer.state, State.QUEUED)
         if state in TERMINAL:
@@ -271,32 +287,52 @@ class Fanouts:
             self._wakes[entry.id].set()
         return None
 
-    def _caller(self, entry: FanoutEntry) -> ClientEntry:
-        caller = self._plane.registry.clients.get(entry.client)
-        if caller is None or caller.revoked:
-            raise Refused("client_disabled", f"client {entry.client} may not submit any more")
+    def _caller(self, entry: FanoutEntry, agent: str) -> ClientEntry:
+        """The fan-out's client, if it may still do what it has asked for."""
+        registry = self._plane.registry
+        caller = registry.clients.get(entry.client)
+        check_use(caller, entry.client, registry.agent(agent).group)
+        assert caller is not None  # noqa: S101 - it has just been checked
         return caller
+
+    def _note_refusal(self, entry: FanoutEntry, agent: str, error: MeshError) -> None:
+        if error.code in ATTEMPTS:
+            self._plane.note(
+                "fanout.submit",
+                entry.id,
+                by=entry.client,
+                actor="client",
+                result="refused",
+                code=error.code,
+                detail=f"agent {agent}: {error.message}",
+            )
 
     def _watch(self, fanout: Fanout, agent: str) -> None:
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        child = child_id(fanout.entry.id, agent)
+        child = child_of(fanout.entry, agent)
         self._plane.waiters.setdefault(child, []).append(ended)
-        ended.add_done_callback(partial(self._on_ended, fanout, agent, child))
+        ended.add_done_callback(partial(self._on_ended, fanout, agent))
 
-    def _on_ended(
-        self, fanout: Fanout, agent: str, child: str, ended: "asyncio.Future[None]"
-    ) -> None:
-        state = self._state(child)
+    def _on_ended(self, fanout: Fanout, agent: str, ended: "asyncio.Future[None]") -> None:
+        state = self._state(fanout.entry, agent)
         if not ended.cancelled() and state is not None and state in TERMINAL:
             fanout.on_ended(agent, state)
             self._wakes[fanout.entry.id].set()
 
-    def _state(self, child: str) -> State | None:
+    def _command(self, entry: FanoutEntry, agent: str) -> Command | None:
+        """The command of `agent`, if it is open, and this fan-out's indeed."""
+        command = self._plane.book.get(child_of(entry, agent))
+        return command if command is not None and is_own(entry, agent, command.accepted) else None
+
+    def _state(self, entry: FanoutEntry, agent: str) -> State | None:
+        child = child_of(entry, agent)
         command = self._plane.book.get(child)
         if command is not None:
-            return command.state
-        known = self._plane.readmodel.known(child)
-        return None if known is None else STATES.get(known.state)
+            return command.state if is_own(entry, agent, command.accepted) else None
+        history = self._plane.readmodel.look_up(child)
+        if history is None or not is_own(entry, agent, history.record):
+            return None
+        return STATES.get(history.record.state)
 
     async def _finish(self, fanout: Fanout) -> None:
         entry, counts = fanout.entry, fanout.counts({})
@@ -331,10 +367,22 @@ def _answer(
         answered.set_result(result)
 
 
+def is_own(entry: FanoutEntry, agent: str, found: Accepted | CommandRecord) -> bool:
+    """Whether a command that has the id of a child is this fan-out's, and for this agent."""
+    return is_child(
+        entry,
+        agent,
+        client=found.client,
+        group=found.group,
+        target=found.agent,
+        labels=found.labels,
+    )
+
+
 def child_request(entry: FanoutEntry, agent: str) -> SubmitRequest:
     return msgspec.structs.replace(
         entry.command,
-        id=child_id(entry.id, agent),
+        id=child_of(entry, agent),
         group=None,
         agent=agent,
         deadline=None,

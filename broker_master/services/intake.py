@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Callable
 from functools import partial
 from hashlib import blake2b
+from typing import Final
 
 import msgspec
 import structlog
@@ -12,15 +13,19 @@ import structlog
 from broker_client.runtime import failpoints, tracing
 from broker_master.core.book import Command, fold
 from broker_master.core.dispatch import LANES_MAX, Choice, tags_of
+from broker_master.core.rights import check_group
 from broker_master.plane import Plane
 from broker_master.services.assign import Assigner
 from broker_master.services.standing import Standing
 from broker_master.store.facts import Conflict
+from broker_master.store.readmodel import Known
 from schemas import codec, subjects
 from schemas.faults import MeshError, Refused, Unreachable
+from schemas.ids import is_reserved, refuse_reserved
 from schemas.messages.actions import decode_args
 from schemas.messages.api import SubmitAnswer, SubmitRequest
 from schemas.messages.facts import DEFAULT_TERMS, Accepted, Terms
+from schemas.messages.fanouts import LABEL
 from schemas.messages.registry import ClientEntry
 from schemas.moments import rfc3339
 from schemas.states import BARRED, State
@@ -28,6 +33,9 @@ from schemas.states import BARRED, State
 log = structlog.get_logger()
 
 Answer = Callable[[SubmitAnswer | MeshError], None]
+
+# The source of what a fan-out submits in the name of its client.
+FANOUT: Final = "fanout"
 
 # History may fall behind by at most this part of the time for which the stream itself would still
 # refuse an id that is used again.
@@ -67,7 +75,26 @@ class Intake:
 
     def take(self, caller: ClientEntry, request: SubmitRequest, answer: Answer) -> None:
         """As `submit`, for a request that the master makes itself in the name of `caller`."""
-        self.take_in(self._accepted(caller, request, "fanout", ""), answer)
+        self.take_in(self._accepted(caller, request, FANOUT, ""), answer)
+
+    def take_again(
+        self, caller: ClientEntry, before: Accepted, new_id: str | None, answer: Answer
+    ) -> None:
+        """As `submit`, for a new command of `caller` that asks for what another has asked for."""
+        self._check_id(new_id)
+        group = self._group_of(caller, _asked_again(before, new_id), before.digest)
+        labels = {name: value for name, value in before.labels.items() if name != LABEL}
+        again = msgspec.structs.replace(
+            before,
+            id=new_id or secrets.token_hex(12),
+            client=caller.name,
+            group=group,
+            submitted_at=self._plane.clock.now(),
+            first=None,
+            labels={**labels, "retry-of": before.id},
+            source="nats",
+        )
+        self.take_in(again, answer)
 
     def take_in(self, accepted: Accepted, answer: Answer) -> None:
         """As `submit`, for a command that has been checked before."""
@@ -88,22 +115,10 @@ class Intake:
     def _accepted(
         self, caller: ClientEntry, request: SubmitRequest, source: str, trace: str
     ) -> Accepted:
-        now = self._plane.clock.now()
-        try:
-            if request.deadline is not None and request.deadline <= now:
-                raise Refused("deadline_passed", "the deadline of the request has passed")
-            group = self._target_group(caller, request)
-        except Refused:
-            # What is stored is answered as it stands: a refusal would say that it is not.
-            if request.id is None or not self._is_stored(request.id):
-                raise
-            group = request.group or ""
+        if source != FANOUT:
+            self._check_id(request.id)
+        group = self._group_of(caller, request)
         args = msgspec.Raw(_deterministic.encode(decode_args(request.action, request.args)))
-        limits = (request.on_lost, request.loss, request.hold_s, request.queue_ttl_s)
-        body: tuple[object, ...] = (request.group, request.agent, request.action, args, *limits)
-        body = (*body, request.labels)
-        if request.tags or request.priority != DEFAULT_TERMS.priority:
-            body = (*body, request.priority, request.tags)
         return Accepted(
             id=request.id or secrets.token_hex(12),
             client=caller.name,
@@ -111,13 +126,49 @@ class Intake:
             agent=request.agent or "",
             action=request.action,
             args=args,
-            digest=blake2b(_deterministic.encode(body), digest_size=16).digest(),
-            submitted_at=now,
+            digest=_digest(request, args),
+            submitted_at=self._plane.clock.now(),
             terms=self._terms(request),
             labels={**request.labels, tracing.HEADER: trace} if trace else request.labels,
             with_output=request.with_output,
             source=source,
         )
+
+    def _group_of(
+        self, caller: ClientEntry, request: SubmitRequest, digest: bytes | None = None
+    ) -> str:
+        """The group of the target, or Refused. digest: of the request, if it is known already."""
+        deadline = request.deadline
+        try:
+            if deadline is not None and deadline <= self._plane.clock.now():
+                raise Refused("deadline_passed", "the deadline of the request has passed")
+            return self._target_group(caller, request)
+        except Refused:
+            # What is stored is answered as it stands: a refusal would say that it is not. But only
+            # to whoever has stored it: of others' ids a refusal must not tell.
+            if request.id is None or not self._is_same(caller, request, digest):
+                raise
+            return request.group or ""
+
+    def _is_same(self, caller: ClientEntry, request: SubmitRequest, digest: bytes | None) -> bool:
+        before = self._before(request.id or "")
+        if before is None or before.client != caller.name:
+            return False
+        if digest is None:
+            try:
+                args = decode_args(request.action, request.args)
+            except Refused:
+                return False
+            digest = _digest(request, msgspec.Raw(_deterministic.encode(args)))
+        return before.digest == digest
+
+    def _before(self, command_id: str) -> Known | None:
+        """The command that already has this id."""
+        command = self._plane.book.get(command_id)
+        if command is None:
+            return self._plane.readmodel.known(command_id)
+        accepted = command.accepted
+        return Known(accepted.client, accepted.digest, str(command.state))
 
     def _terms(self, request: SubmitRequest) -> Terms:
         ttl_s = request.queue_ttl_s
@@ -160,12 +211,12 @@ class Intake:
         if request.agent is not None:
             agent = registry.agent(request.agent)
             group = agent.group
-            _check_group_right(caller, group)
+            check_group(caller, group)
             if agent.admin in BARRED:
                 raise Refused("agent_revoked", f"agent {agent.name} is {agent.admin}")
         else:
             group = registry.group(request.group or "").name
-            _check_group_right(caller, group)
+            check_group(caller, group)
             if not registry.has_agents(group):
                 raise Refused("group_empty", f"group {group} has no agents")
         if request.tags:
@@ -177,27 +228,23 @@ class Intake:
                 raise Refused("group_inactive", standing.obstacle(*target).text)
         return group
 
-    def _is_stored(self, command_id: str) -> bool:
-        in_book = self._plane.book.get(command_id) is not None
-        return in_book or self._plane.readmodel.known(command_id) is not None
+    def _check_id(self, command_id: str | None) -> None:
+        """Ids that the mesh makes are no client's to choose; what one had before is found still."""
+        if command_id is not None and is_reserved(command_id) and self._before(command_id) is None:
+            raise refuse_reserved(command_id)
 
     def _known(self, accepted: Accepted) -> str | None:
         """The state of the command that already has this id; Refused if it is another one."""
-        command = self._plane.book.get(accepted.id)
-        if command is not None:
-            before = command.accepted
-            client, digest, state = before.client, before.digest, str(command.state)
-        else:
-            ended = self._plane.readmodel.known(accepted.id)
-            if ended is None:
-                if accepted.id in self._plane.fanout_ids:
-                    raise Refused("id_conflict", f"id {accepted.id} belongs to a fan-out")
-                return None
-            client, digest, state = ended.client, ended.digest, ended.state
-        if client != accepted.client or digest != accepted.digest:
+        before = self._before(accepted.id)
+        if before is None:
+            if accepted.id in self._plane.fanout_ids and accepted.source != FANOUT:
+                raise Refused("id_conflict", f"id {accepted.id} belongs to a fan-out")
+            return None
+        if before.client != accepted.client or before.digest != accepted.digest:
             raise Refused("id_conflict", f"id {accepted.id} belongs to another command")
-        self._plane.count("duplicate", "master", "replayed" if command is None else "suppressed")
-        return state
+        is_open = self._plane.book.get(accepted.id) is not None
+        self._plane.count("duplicate", "master", "suppressed" if is_open else "replayed")
+        return before.state
 
     def _check_room(self, group: str) -> None:
         stalled_since = self._stalled_since()
@@ -302,6 +349,21 @@ def _unsure(command_id: str) -> Unreachable:
     return Unreachable("store_unavailable", message)
 
 
-def _check_group_right(caller: ClientEntry, group: str) -> None:
-    if caller.groups and group not in caller.groups:
-        raise Refused("forbidden", f"client {caller.name} may not use group {group}")
+def _digest(request: SubmitRequest, args: msgspec.Raw) -> bytes:
+    """What makes two requests the same, whatever their id. args: in their one spelling."""
+    limits = (request.on_lost, request.loss, request.hold_s, request.queue_ttl_s)
+    body: tuple[object, ...] = (request.group, request.agent, request.action, args, *limits)
+    body = (*body, request.labels)
+    if request.tags or request.priority != DEFAULT_TERMS.priority:
+        body = (*body, request.priority, request.tags)
+    return blake2b(_deterministic.encode(body), digest_size=16).digest()
+
+
+def _asked_again(before: Accepted, new_id: str | None) -> SubmitRequest:
+    """The target of a command, as its client has named it."""
+    return SubmitRequest(
+        id=new_id,
+        group=None if before.agent else before.group,
+        agent=before.agent or None,
+        tags=before.terms.tags,
+    )

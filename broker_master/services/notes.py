@@ -2,11 +2,12 @@
 
 from typing import Final
 
+from broker_master.core.rights import may_see
 from broker_master.metrics.survey import Findings
 from broker_master.plane import Plane
 from broker_master.store.facts import EVENTS
-from schemas import limits
 from schemas.counting import counted
+from schemas.messages.registry import ClientEntry
 
 _DISK_FREE: Final = 0.1
 _FULL: Final = 0.9
@@ -14,19 +15,14 @@ _LAG_S: Final = 30.0
 _NAMED: Final = 3
 
 
-def notes(plane: Plane, findings: Findings, history_lag_s: float) -> list[str]:
-    """From what was found lately; nothing is asked for it."""
+def notes(plane: Plane, caller: ClientEntry, findings: Findings, history_lag_s: float) -> list[str]:
+    """From what was found lately; nothing is asked for it. Agents only if `caller` may see them."""
     said = []
     if findings.disk_free is not None and findings.disk_free < _DISK_FREE:
         said.append(f"the master's disk is {1 - findings.disk_free:.0%} full: free some space")
     size = findings.streams.get(EVENTS)
     if size is not None and size.size_bytes > _FULL * plane.settings.limits.event_bytes:
         said.append(f"stream {EVENTS} is nearly full: raise limits.event_bytes")
-    if plane.link.max_payload < limits.BROKER_PAYLOAD_BYTES:
-        said.append(
-            f"the broker takes messages of {plane.link.max_payload} bytes only:"
-            f" set max_payload: {limits.BROKER_PAYLOAD_BYTES}"
-        )
     if history_lag_s > _LAG_S:
         said.append(f"history is {history_lag_s:.0f} s behind: see the broker's disk")
     if lost := plane.counters.get(("audit", "lost"), 0):
@@ -37,12 +33,21 @@ def notes(plane: Plane, findings: Findings, history_lag_s: float) -> list[str]:
             f"{counted(refused, 'record')} of history too large for the broker:"
             " see mesh audit list --action history"
         )
-    return [*said, *_duplicates(plane)]
+    return [*said, *_duplicates(plane, caller)]
 
 
-def _duplicates(plane: Plane) -> list[str]:
-    twice = sorted(presence.agent for presence in plane.roster if presence.is_contested)
+def _duplicates(plane: Plane, caller: ClientEntry) -> list[str]:
+    twice = sorted(
+        presence.agent
+        for presence in plane.roster
+        if presence.is_contested and may_see(caller, _group(plane, presence.agent))
+    )
     if not twice:
         return []
     named = ", ".join(twice[:_NAMED]) + (" …" if len(twice) > _NAMED else "")
     return [f"two hosts with one identity: {named}; see mesh audit list --result alarm"]
+
+
+def _group(plane: Plane, agent: str) -> str:
+    entry = plane.registry.agents.get(agent)
+    return entry.group if entry is not None else ""

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import msgspec
 
 from broker_master import VERSION
-from broker_master.api.operations import may_see
 from broker_master.core.liveness import Presence
+from broker_master.core.rights import may_see
 from broker_master.core.status import (
     admin_shown,
     agent_status,
@@ -54,7 +54,7 @@ class Views:
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
         # What is wrong with the mesh as a whole, for those who ask for its status.
-        self.notes: Callable[[], list[str]] = list
+        self.notes: Callable[[ClientEntry], list[str]] = lambda _caller: []
         self._since: dict[tuple[str, str], tuple[str, float]] = {}
 
     def agent(self, entry: AgentEntry) -> AgentRecord:
@@ -182,7 +182,9 @@ class Views:
         )
         names = [name for name in plane.registry.groups if may_see(caller, name)]
         groups = Counter(group.status for group in self.groups(names))
-        commands = Counter(str(command.state) for command in plane.book)
+        commands = Counter(
+            str(command.state) for command in plane.book if may_see(caller, command.accepted.group)
+        )
         return StatusAnswer(
             mesh=plane.mesh,
             version=VERSION,
@@ -192,7 +194,7 @@ class Views:
             groups={status: groups.get(status, 0) for status in ("active", "inactive")},
             commands={str(state): commands[state] for state in State if commands[state]},
             broker="connected" if plane.link.is_connected else "disconnected",
-            notes=self.notes(),
+            notes=self.notes(caller),
             at=rfc3339(plane.clock.now()),
         )
 

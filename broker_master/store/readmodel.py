@@ -183,6 +183,15 @@ class ReadModel:
         ).fetchone()
         return None if row is None else Known(*row)
 
+    def look_up(self, command_id: str) -> HistoryRecord | None:
+        """As `get`, at once: for the few that have to be known while something is decided."""
+        if not self._ids.may_hold(command_id):
+            return None
+        row = self._look_up.execute(
+            "SELECT record FROM commands WHERE id = ?", (command_id,)
+        ).fetchone()
+        return None if row is None else codec.decode_trusted(HistoryRecord, row[0])
+
     async def get(self, command_id: str) -> HistoryRecord | None:
         row = await self._on(
             self._reader,

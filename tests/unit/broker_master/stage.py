@@ -22,7 +22,7 @@ from schemas.messages.liveness import Hello, TaskStatus, Welcome
 from schemas.messages.work import AttemptReport, Release, Report, Run, RunReply
 from schemas.states import State
 from tests.fake_clock import FakeClock
-from tests.planes import FakeLink, add_agent, beat, connect, make_plane
+from tests.planes import FakeLink, add_agent, add_client, add_group, beat, connect, make_plane
 from tests.unit.broker_master.deeds import accepted
 
 
@@ -93,6 +93,8 @@ class Stage:
         self.presence = PresenceService(
             self.plane, self.settler, self.assigner, self.canceller, lambda: None
         )
+        add_client(self.plane, "ops")
+        add_group(self.plane, "web")
         for agent in agents:
             add_agent(self.plane, agent, "web")
             connect(self.plane, agent)

@@ -24,6 +24,7 @@ VERSIONS: Final[dict[str, int]] = {
     "api.RotateAnswer": 2,
     "facts.CommandRecord": 2,
     "facts.HistoryRecord": 2,
+    "fanouts.FanoutEntry": 2,
 }
 
 

@@ -1,7 +1,8 @@
 import msgspec
 import pytest
 
-from broker_master.api.operations import Operations, check_group, check_right, may_see
+from broker_master.api.operations import Operations
+from broker_master.core.rights import check_group, check_right, may_see
 from schemas.faults import Refused
 from schemas.messages.api import Done, NameQuery, NoQuery
 from schemas.messages.registry import ClientEntry

@@ -1,0 +1,43 @@
+"""Whether a stored command may be run now: its client and its target as they are by now."""
+
+from broker_master.core import rights
+from broker_master.core.book import Command
+from broker_master.plane import Plane
+from schemas.faults import Refused
+from schemas.messages.facts import Accepted
+
+
+def group_now(plane: Plane, accepted: Accepted) -> str:
+    """The group in which it would run: that of its agent, which may have moved since."""
+    agent = plane.registry.agents.get(accepted.agent) if accepted.agent else None
+    return accepted.group if agent is None else agent.group
+
+
+def check_run(plane: Plane, accepted: Accepted) -> None:
+    """Raises Refused (`forbidden`, `client_disabled`, `group_unknown`) if it may not be run."""
+    group = group_now(plane, accepted)
+    rights.check_use(plane.registry.clients.get(accepted.client), accepted.client, group)
+    _ = plane.registry.group(group)
+
+
+def objection(plane: Plane, command: Command) -> Refused | None:
+    """Why it may not be run, as a value."""
+    try:
+        check_run(plane, command.accepted)
+    except Refused as refused:
+        return refused
+    return None
+
+
+def note_objection(plane: Plane, command: Command, refused: Refused) -> str:
+    """Put it into the audit trail; the reason with which the command ends."""
+    plane.note(
+        "command.reject",
+        command.id,
+        by=command.accepted.client,
+        actor="client",
+        result="refused",
+        code=refused.code,
+        detail=refused.message,
+    )
+    return f"{refused.code}: it may not be run any more: {refused.message}"
