@@ -20,7 +20,7 @@ from broker_agent.core.lease import Lease, Phase
 from broker_agent.core.room import Bounds
 from broker_agent.core.tasks import TaskBook
 from broker_agent.executors.cells import Cells, find_parent
-from broker_agent.executors.groups import adopt_orphans, kill_orphans
+from broker_agent.executors.groups import adopt_orphans, check_host, kill_orphans
 from broker_agent.executors.process import ProcessExecutor
 from broker_agent.services.beat import Beats
 from broker_agent.services.control import Controls
@@ -88,6 +88,7 @@ async def run_agent(
     which it does without a master as well. Raises MeshError if the
     state directory (an absolute path) cannot be used, and whatever made a service fail.
     """
+    check_host()
     with os_errors(state_dir, "read"):
         os.scandir(state_dir).close()
     slots = Slots(state_dir)

@@ -116,13 +116,13 @@ def _set_up_once(folder: Path, token_file: Path) -> None:
     from broker_agent.services.enrolment import enrol
     from broker_agent.store.identity import Slots
     from broker_client.runtime.clock import SystemClock
-    from broker_client.runtime.files import read_text
+    from broker_client.runtime.files import read_given
     from broker_client.runtime.logs import configure_logs
 
     if folder.is_dir() and Slots(folder).facts() is not None:
         return
     configure_logs("error")
-    asyncio.run(enrol(folder, read_text(token_file).strip(), SystemClock()))
+    asyncio.run(enrol(folder, read_given(token_file).strip(), SystemClock()))
 
 
 def status(

@@ -23,6 +23,10 @@ ANSWER_S: Final = 10.0
 OUTAGE_S: Final = 60.0
 _RETRY_FIRST_S: Final = 0.1
 _RETRY_CAP_S: Final = 2.0
+UNPROVED: Final = "connection_unproved"
+_UNPROVED_TRIES: Final = 5
+
+_PASSING: Final = frozenset({"master_starting", "store_unavailable", UNPROVED})
 
 _FAMILIES: Final[dict[str, type[MeshError]]] = {
     "no_answer": Unreachable,
@@ -51,12 +55,18 @@ class Asker:
         if the role cannot do this; Unreachable (`no_answer`), in which case the effect is unknown
         unless the error says otherwise.
         """
-        msg = await self._send(noun, verb, codec.encode(request), self.answer_s + wait_s)
-        if msg.raw_headers:
-            fault = fault_of(msg)
-            if fault is not None:
+        payload = codec.encode(request)
+        tries = 0
+        while True:
+            tries += 1
+            msg = await self._send(noun, verb, payload, self.answer_s + wait_s)
+            fault = fault_of(msg) if msg.raw_headers else None
+            if fault is None:
+                return codec.decode_trusted(kind, msg.data)
+            if fault.code != UNPROVED or tries >= _UNPROVED_TRIES:
                 raise fault
-        return codec.decode_trusted(kind, msg.data)
+            # Nobody has looked at the request: a connection in our name was just cut.
+            await asyncio.sleep(_RETRY_FIRST_S)
 
     async def ask_until_answered(
         self, noun: str, verb: str, request: msgspec.Struct, kind: type[M], *, wait_s: float = 0.0
@@ -95,7 +105,7 @@ class Asker:
 
 def is_passing(error: MeshError) -> bool:
     """Whether asking again may help by itself: nobody answered, or the master is just starting."""
-    return isinstance(error, Unreachable) or error.code in {"master_starting", "store_unavailable"}
+    return isinstance(error, Unreachable) or error.code in _PASSING
 
 
 def fault_of(msg: Msg) -> MeshError | None:

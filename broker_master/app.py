@@ -50,6 +50,7 @@ from broker_master.services.custody import Custody
 from broker_master.services.enrolment import Enrolment
 from broker_master.services.fanout import BUCKET as FANOUTS
 from broker_master.services.fanout import Fanouts
+from broker_master.services.gate import Gate
 from broker_master.services.historian import Historian
 from broker_master.services.intake import Intake
 from broker_master.services.late import LateResults
@@ -173,7 +174,7 @@ class Control:
         system = await self._connect(
             url, self._mesh.system_directory, "system", inbox_prefix("master-system")
         )
-        tasks = TaskSet("master", limit=_TASKS_MAX)
+        tasks = TaskSet("master", limit=_TASKS_MAX, share=_TASKS_MAX // 32)
         readmodel: ReadModel | None = None
         try:
             streams = Streams(link, timeout_s=self._settings.broker.request_s)
@@ -272,6 +273,14 @@ class Control:
         system_link: Link,
     ) -> list[Service]:
         """Wire the parts together, recover, and put all in order."""
+        system = BrokerSystem(
+            system_link,
+            account=self._mesh.accounts.account,
+            request_s=self._settings.broker.request_s,
+        )
+        custody = Custody(plane, self._mesh, system, {"master": plane.link, "system": system_link})
+        comparison = Comparison(plane, self._mesh.accounts, system, custody.own_users)
+        gate = Gate(plane, system, system_link, comparison)
         settler = Settler(plane)
         transmitter = Transmitter(plane, settler)
         assigner = Assigner(plane, settler, transmitter)
@@ -282,11 +291,6 @@ class Control:
         reports = Reports(plane, settler, transmitter, late)
         orders = Orders(plane)
         reports.on_order_reply = orders.on_reply
-        system = BrokerSystem(
-            system_link,
-            account=self._mesh.accounts.account,
-            request_s=self._settings.broker.request_s,
-        )
         addresses = Addresses(plane, system)
         presence = PresenceService(plane, settler, assigner, canceller, addresses.want)
         plane.link.on_connected(presence.call)
@@ -316,7 +320,6 @@ class Control:
         )
         RotationOperations(plane, orders).register(operations)
         ClientOperations(plane, views, issuer, revoker).register(operations)
-        custody = Custody(plane, self._mesh, system, {"master": plane.link, "system": system_link})
         rotator = Rotator(plane, self._mesh, system, custody, orders)
         presence.on_trust = rotator.note_trust
         AuthorityOperations(plane, custody, rotator).register(operations)
@@ -339,6 +342,7 @@ class Control:
             audit,
             whereabouts,
             auditor,
+            gate,
             historian,
             Checkpointer(plane, streams),
             transmitter,
@@ -346,15 +350,15 @@ class Control:
             presence,
             Prober(plane, presence.on_untaken),
             terms,
-            Upstream(plane, presence, reports),
+            Upstream(plane, gate, presence, reports),
             fanouts,
             addresses,
             Enrolment(plane, issuer),
-            Renewals(plane, issuer, revoker, presence),
+            Renewals(plane, gate, issuer, revoker, presence),
             custody,
             rotator,
-            Comparison(plane, self._mesh.accounts, system, custody.own_users),
-            NatsApi(plane, operations, intake),
+            comparison,
+            NatsApi(plane, gate, operations, intake),
             survey,
             Pulse(survey.findings, scraper.look),
             *own_endpoint(self._settings.metrics_http, scraper),

@@ -101,7 +101,7 @@ def serve(
         sys.stdout.write(loaded.render())
         return
     failpoints.arm(os.environ)
-    configure_logs(loaded.value.log.level)
+    configure_logs(loaded.value.log.level, is_bounded=True)
     _run(loaded.value)
 
 

@@ -16,6 +16,7 @@ from broker_client.runtime.clock import Clock
 from broker_client.runtime.link import Link
 from broker_client.runtime.supervise import TaskSet
 from broker_master.core.book import Command, CommandBook
+from broker_master.core.budgets import Budgets
 from broker_master.core.dispatch import Dispatcher
 from broker_master.core.liveness import Roster
 from broker_master.core.measures import Measures
@@ -24,6 +25,7 @@ from broker_master.store.facts import FactStore
 from broker_master.store.readmodel import ReadModel
 from broker_master.store.registry import Registry
 from schemas.messages.audit import DETAIL_LEN, Actor, AuditEntry, Result
+from schemas.texts import cut_text
 from schemas.timers import Timers
 
 log = structlog.get_logger()
@@ -54,14 +56,21 @@ class Plane:
     waiters: dict[str, list["asyncio.Future[None]"]] = field(default_factory=dict)
     # Who is told of what belongs into the audit trail.
     noted: list[Callable[[AuditEntry], None]] = field(default_factory=list)
+    budgets: Budgets = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.budgets = Budgets(self.timers, lambda agent: agent in self.registry.agents)
 
     @property
     def timers(self) -> Timers:
         return self.settings.timers
 
-    def spawn(self, coro: Coroutine[Any, Any, None]) -> None:
-        """Run a short task; Refused (`queue_full`) if too many are running already."""
-        _ = self.tasks.spawn(coro)
+    def spawn(self, coro: Coroutine[Any, Any, None], owner: str = "") -> None:
+        """Run a short task; Refused (`queue_full`) if too many are running already.
+
+        owner: who has caused it by what it says; its tasks are a bounded share of all.
+        """
+        _ = self.tasks.spawn(coro, owner)
 
     @contextmanager
     def timed_write(self, operation: str) -> Iterator[None]:
@@ -94,7 +103,7 @@ class Plane:
             group=self.group_of(action, target),
             result=result,
             code=code,
-            detail=detail[:DETAIL_LEN],
+            detail=cut_text(detail, DETAIL_LEN),
             epoch=self.epoch,
         )
         for tell in self.noted:

@@ -107,6 +107,9 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "certificate_expired": FaultKind(
         403, "never", 77, "`mesh agent token NAME`, then `broker-agent setup`: all else is kept"
     ),
+    "connection_unproved": FaultKind(
+        503, "later", 75, "try again; if it lasts, see `mesh audit list --result alarm`"
+    ),
     "rate_limited": FaultKind(429, "later", 75, "wait a minute and try again"),
     # limits and states of the mesh
     "queue_full": FaultKind(429, "later", 75, "wait until commands have ended, or raise the limit"),
@@ -136,6 +139,7 @@ FAULTS: Final[dict[str, FaultKind]] = {
         400, "never", 78, "check the file, or make one with `mesh client create`"
     ),
     "settings_invalid": FaultKind(400, "never", 78, "correct the setting that the message names"),
+    "host_unfit": FaultKind(500, "never", 78, "give the process what the message names"),
     "state_unreadable": FaultKind(500, "never", 78, "check the path, its owner and its mode"),
     "state_foreign": FaultKind(
         409, "never", 78, "it belongs to another mesh or program: name another"

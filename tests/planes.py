@@ -16,6 +16,7 @@ from broker_master.metrics.system import Surroundings
 from broker_master.plane import Plane
 from broker_master.settings import MasterSettings
 from broker_master.store.registry import Registry
+from schemas import limits
 from schemas.messages.liveness import Beat, Details, Hello
 from schemas.messages.registry import AgentEntry, CertificateEntry, ClientEntry, GroupEntry
 
@@ -27,6 +28,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 @dataclass
 class FakeLink:
     is_connected: bool = True
+    max_payload: int = limits.BROKER_PAYLOAD_BYTES
     reconnects: int = 0
     permission_errors: int = 0
     malformed: int = 0

@@ -15,6 +15,7 @@ from broker_agent.warden.kin import (
     see,
     send,
 )
+from schemas.faults import Refused
 
 __all__ = ["Kinship", "group_lives", "kill_orphans", "process_start", "signal_group"]
 
@@ -54,6 +55,12 @@ def adopt_orphans() -> bool:
         return bool(ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0)
     except (OSError, ImportError, AttributeError):
         return False
+
+
+def check_host() -> None:
+    """Raise Refused (`host_unfit`) where it cannot be seen which processes a task consists of."""
+    if not process_start(os.getpid()) or not os.path.isdir("/proc/self/fd"):  # noqa: PTH112
+        raise Refused("host_unfit", "/proc is not mounted: the processes of tasks cannot be seen")
 
 
 class Kinship:

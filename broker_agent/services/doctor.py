@@ -12,15 +12,17 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from broker_agent.executors.groups import check_host
 from broker_agent.services.status import AgentState, read_status
 from broker_agent.settings import AgentSettings
 from broker_agent.store.identity import AgentFacts, Slots
+from broker_agent.store.journal import check_journal_files
 from broker_client.cli import way
 from broker_client.cli.findings import Findings, Trouble
 from broker_client.runtime.files import lock_directory, os_errors, read_bytes
 from broker_client.runtime.identity import CERT_FILE, Identity
 from broker_client.runtime.link import Link
-from schemas.faults import Refused
+from schemas.faults import MeshError, Refused
 from schemas.permissions import AGENT
 from schemas.subjects import inbox_prefix
 
@@ -35,6 +37,7 @@ def examine(state_dir: Path, settings: AgentSettings, timeout_s: float) -> Findi
     findings = Findings()
     folder = findings.look("state directory", _folder, state_dir)
     findings.look("mode", _mode, folder)
+    findings.look("processes of tasks", _processes, folder)
     facts = findings.look("identity", _facts, folder)
     findings.look("disk", lambda path: _disk(path, settings.disk_free), folder)
     findings.look("journal", _journal, folder)
@@ -83,6 +86,11 @@ def _mode(path: Path) -> tuple[str, int]:
     return "for its owner only", mode
 
 
+def _processes(_path: Path) -> tuple[str, bool]:
+    check_host()
+    return "/proc shows them", True
+
+
 def _facts(path: Path) -> tuple[str, AgentFacts]:
     facts = Slots(path).facts()
     if facts is None:
@@ -115,9 +123,10 @@ def _journal(path: Path) -> tuple[str, int]:
     if not journal.exists():
         return "none yet: the agent has not run here", 0
     try:
+        check_journal_files(journal)
         with closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as database:
             told = str(database.execute("PRAGMA quick_check(1)").fetchone()[0])
-    except sqlite3.Error as error:
+    except (sqlite3.Error, OSError, MeshError) as error:
         told = str(error)
     if told != "ok":
         raise Trouble(

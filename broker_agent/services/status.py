@@ -15,6 +15,8 @@ from broker_agent.services.runner import Runner
 from broker_agent.services.wire import Station
 from broker_agent.store.identity import AgentFacts
 from broker_client.runtime.clock import rfc3339
+from broker_client.runtime.files import read_bytes, write_passing
+from schemas.faults import MeshError
 
 STATUS_FILE: Final = "status.json"
 
@@ -116,11 +118,9 @@ class StatusFile:
             lease_age_s=lease.age_s(now_s),
             fence_after_s=lease.timers.unrecoverable_s,
         )
-        neighbour = self._path.with_name(f".{STATUS_FILE}.new")
         try:
-            neighbour.write_bytes(msgspec.json.encode(state))
-            neighbour.replace(self._path)
-        except OSError as error:
+            write_passing(self._path, msgspec.json.encode(state))
+        except MeshError as error:
             log.warning("status_not_written", error=str(error))
 
     def remove(self) -> None:
@@ -133,6 +133,6 @@ class StatusFile:
 def read_status(state_dir: Path) -> AgentState | None:
     """What the running agent wrote last; None if there is nothing whole."""
     try:
-        return msgspec.json.decode((state_dir / STATUS_FILE).read_bytes(), type=AgentState)
-    except (OSError, msgspec.MsgspecError):
+        return msgspec.json.decode(read_bytes(state_dir / STATUS_FILE), type=AgentState)
+    except (MeshError, msgspec.MsgspecError):
         return None

@@ -15,6 +15,7 @@ from typing import Final
 
 from broker_agent.store.holes import punch
 from broker_agent.store.spares import Spares
+from broker_client.runtime.files import open_regular
 from schemas.faults import Refused, Unreachable
 from schemas.subjects import STREAMS
 
@@ -152,9 +153,11 @@ def _is_empty(path: str) -> bool:
 
 
 def _open_both(path: str, flags: int) -> tuple[int, int]:
-    first = os.open(f"{path}/{STREAMS[0]}.log", flags, 0o600)
+    # What is made anew is a file; what a task could reach meanwhile may be a pipe by now.
+    open_one = os.open if flags & os.O_EXCL else open_regular
+    first = open_one(f"{path}/{STREAMS[0]}.log", flags, 0o600)
     try:
-        return first, os.open(f"{path}/{STREAMS[1]}.log", flags, 0o600)
+        return first, open_one(f"{path}/{STREAMS[1]}.log", flags, 0o600)
     except OSError:
         os.close(first)
         raise

@@ -10,6 +10,7 @@ at least `remember_s` are always there.
 
 import json
 import sqlite3
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -474,6 +475,17 @@ def _resolve(batch: _Batch, known: dict[tuple[str, int], str], fault: MeshError 
         done(fault)
 
 
+def check_journal_files(path: Path) -> None:
+    """Raise Corrupt if anything but regular files is in the journal's place: SQLite would wait."""
+    for tail in ("", "-wal", "-shm", "-journal"):
+        try:
+            mode = path.with_name(path.name + tail).lstat().st_mode
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISREG(mode):
+            raise Corrupt("state_corrupt", f"{path}{tail} is not a regular file")
+
+
 def open_journal(
     path: Path,
     *,
@@ -486,6 +498,7 @@ def open_journal(
     (`journal_unavailable`) if the disk does not take it.
     """
     try:
+        check_journal_files(path)
         database = sqlite3.connect(
             path, check_same_thread=False, isolation_level=None, cached_statements=64
         )

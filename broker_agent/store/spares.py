@@ -19,6 +19,7 @@ from typing import Final
 
 from schemas.subjects import STREAMS
 
+# For reading and writing: a pipe in a file's place would not hold us up, and is no file.
 _OPEN: Final = os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILES: Final = {f"{stream}.log" for stream in STREAMS}
 # How often a folder that somebody may still write into is tried; a program that is just being

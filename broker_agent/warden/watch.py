@@ -11,6 +11,7 @@ another one.
 import os
 import select
 import signal
+import stat
 import sys
 import time
 
@@ -147,9 +148,11 @@ class Warden:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-            fd = os.open(self._log_path, flags, 0o600)
+            # A pipe in its place, which a task may have put there, must not hold us up.
+            fd = os.open(self._log_path, flags | os.O_NONBLOCK, 0o600)
             try:
-                if os.fstat(fd).st_size < _LOG_MAX_BYTES:
+                found = os.fstat(fd)
+                if stat.S_ISREG(found.st_mode) and found.st_size < _LOG_MAX_BYTES:
                     os.write(fd, f"{stamp} {text}\n".encode())
             finally:
                 os.close(fd)

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from broker_client.runtime.creds import decode_creds
-from broker_client.runtime.files import read_bytes, read_text, write_public
+from broker_client.runtime.files import read_bytes, read_given, write_public
 from broker_client.runtime.identity import (
     CA_FILE,
     CERT_FILE,
@@ -33,8 +33,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_context(path: Path) -> Context:
-    """Raises Refused (`context_invalid`, or as `files.read_text`); its paths come back absolute."""
-    text = read_text(path)
+    """Raises Refused (`context_invalid`, or as `files.read_given`); its paths are absolute."""
+    text = read_given(path)
     try:
         context = msgspec.convert(tomllib.loads(text), Context)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -34,14 +35,42 @@ def write_public(path: Path, data: bytes) -> None:
     _write(path, data, PUBLIC)
 
 
+def write_passing(path: Path, data: bytes) -> None:
+    """As `write_public`, but what a loss of power takes is written again anyway."""
+    _write(path, data, PUBLIC, durable=False)
+
+
+def open_regular(path: Path | str, flags: int, mode: int = PRIVATE) -> int:
+    """Open a regular file, and nothing that could make its opener wait or go elsewhere.
+
+    A pipe in its place blocks nobody. Pass O_NOFOLLOW where a link is none of ours. Raises OSError.
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, mode)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file")
+    return descriptor
+
+
 def read_bytes(path: Path) -> bytes:
-    with os_errors(path, "read"):
-        return path.read_bytes()
+    """A file of a state directory. Only a regular one is read: all else could hold us up."""
+    with os_errors(path, "read"), os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
+        return file.read()
 
 
 def read_text(path: Path) -> str:
+    return _text(read_bytes(path), path)
+
+
+def read_given(path: Path) -> str:
+    """A file that a person has named: it may be a pipe as well."""
+    with os_errors(path, "read"):
+        return _text(path.read_bytes(), path)
+
+
+def _text(data: bytes, path: Path) -> str:
     try:
-        return read_bytes(path).decode()
+        return data.decode()
     except UnicodeDecodeError as error:
         raise Corrupt("state_corrupt", f"{path} is not UTF-8 text") from error
 
@@ -82,7 +111,7 @@ def _fault(error: OSError, path: Path, verb: str) -> MeshError:
     return Refused("state_unreadable", f"cannot {verb} {path}: {reason.lower()}")
 
 
-def _write(path: Path, data: bytes, mode: int) -> None:
+def _write(path: Path, data: bytes, mode: int, *, durable: bool = True) -> None:
     neighbour = path.with_name(f".{path.name}.new")
     with os_errors(path, "write"):
         # One fixed name, so that crashes leave at most one; made anew, so that nobody has it open.
@@ -93,12 +122,14 @@ def _write(path: Path, data: bytes, mode: int) -> None:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             neighbour.replace(path)
         except BaseException:
             neighbour.unlink(missing_ok=True)
             raise
-        sync_directory(path.parent)
+        if durable:
+            sync_directory(path.parent)
 
 
 class Lock:
@@ -131,7 +162,7 @@ def lock_directory(path: Path) -> Lock:
     """
     file = path / LOCK_NAME
     with os_errors(file, "lock"):
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
+        descriptor = open_regular(file, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW)
     try:
         _take(descriptor, path)
     except BaseException:

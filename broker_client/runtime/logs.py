@@ -7,12 +7,15 @@ licence to log arguments.
 import contextlib
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from broker_client.runtime.rates import TokenBucket
 from schemas.faults import Refused
 
 REDACTED: Final = "[redacted]"
@@ -27,8 +30,12 @@ _DEPTH: Final = 4
 _of_process: dict[str, object] = {}
 
 
-def configure_logs(level: str, *, stream: TextIO | None = None, **bound: str) -> None:
+def configure_logs(
+    level: str, *, stream: TextIO | None = None, is_bounded: bool = False, **bound: str
+) -> None:
     """Set up logging of this process; `bound` fields (`agent_id=…`) ride on every line.
+
+    is_bounded: of one kind of line, of one speaker, only so many are written (`LineLimits`).
 
     level: one of `LEVELS`, else Refused (`settings_invalid`). A person's terminal gets the console
     renderer, everything else JSON. Lines of libraries that use `logging` appear from warning on.
@@ -40,6 +47,7 @@ def configure_logs(level: str, *, stream: TextIO | None = None, **bound: str) ->
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         _with_process,
+        *([LineLimits()] if is_bounded else []),
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
         redact,
@@ -67,6 +75,53 @@ def keep_out_of_the_way() -> None:
         processors=[_only_warnings, redact, *structlog.get_config()["processors"]],
         logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
     )
+
+
+class LineLimits:
+    """Leaves out lines of a kind that one speaker causes again and again.
+
+    Each kind of line (`event`) of each speaker (`agent`, `client`, `speaker`) has a budget of its
+    own; the next one that is written says how many are missing (`left_out`). Lines that are the
+    last place where something is kept are always written.
+    """
+
+    _PER_S: Final = 0.5
+    _BURST: Final = 30.0
+    # Lines that name no speaker are of the process itself: those of a start come in great numbers.
+    _OWN_PER_S: Final = 10.0
+    _OWN_BURST: Final = 1000.0
+    _KEYS_MAX: Final = 4096
+    _ALWAYS: Final = frozenset({"audit_lost"})
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._budgets: OrderedDict[tuple[str, str], TokenBucket] = OrderedDict()
+        self._left_out: dict[tuple[str, str], int] = {}
+
+    def __call__(self, _logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        kind = str(event.get("event", ""))
+        if kind in self._ALWAYS:
+            return event
+        speaker = event.get("agent") or event.get("client") or event.get("speaker") or ""
+        key = (kind, str(speaker)[:64])
+        if not self._bucket(key).take(self._clock()):
+            self._left_out[key] = self._left_out.get(key, 0) + 1
+            raise structlog.DropEvent
+        missing = self._left_out.pop(key, 0)
+        return {**event, "left_out": missing} if missing else event
+
+    def _bucket(self, key: tuple[str, str]) -> TokenBucket:
+        bucket = self._budgets.get(key)
+        if bucket is None:
+            per_s, burst = (
+                (self._PER_S, self._BURST) if key[1] else (self._OWN_PER_S, self._OWN_BURST)
+            )
+            bucket = self._budgets[key] = TokenBucket(per_s=per_s, burst=burst)
+            if len(self._budgets) > self._KEYS_MAX:
+                oldest, _ = self._budgets.popitem(last=False)
+                self._left_out.pop(oldest, None)
+        self._budgets.move_to_end(key)
+        return bucket
 
 
 def _only_warnings(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:

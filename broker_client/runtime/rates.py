@@ -16,16 +16,54 @@ class TokenBucket:
         self._at: float | None = None
         self.refused = 0
 
-    def take(self, now: float) -> bool:
-        """Whether one more may happen at `now`, a reading of a clock that never goes back."""
-        if self._at is not None:
+    def take(self, now: float, cost: float = 1.0) -> bool:
+        """Whether one more may happen at `now`, a reading of a clock that never goes back.
+
+        cost: what it takes of the tokens. It may leave them below none, so that what costs more
+        than the burst is not refused for ever, and is waited for the longer.
+        """
+        if self._at is not None and self._tokens < self._burst:
             self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_s)
         self._at = now
         if self._tokens < 1:
             self.refused += 1
             return False
-        self._tokens -= 1
+        self._tokens -= cost
         return True
+
+    def add(self, tokens: float, *, most: float) -> None:
+        """Give more than time does, up to `most` in all."""
+        self._tokens = max(self._tokens, min(most, self._tokens + tokens))
+
+
+class Shares:
+    """A pool of `total` places of which one owner gets at most `each` at a time."""
+
+    def __init__(self, total: int, each: int) -> None:
+        self._total = total
+        self._each = each
+        self._of: dict[str, int] = {}
+        self.taken = 0
+
+    def take(self, owner: str, places: int = 1) -> bool:
+        """Whether `owner` gets that many more."""
+        has = self._of.get(owner, 0)
+        if has + places > self._each or self.taken + places > self._total:
+            return False
+        self._of[owner] = has + places
+        self.taken += places
+        return True
+
+    def give_back(self, owner: str, places: int = 1) -> None:
+        left = self._of.get(owner, 0) - places
+        self.taken -= places
+        if left > 0:
+            self._of[owner] = left
+        else:
+            self._of.pop(owner, None)
+
+    def held_by(self, owner: str) -> int:
+        return self._of.get(owner, 0)
 
 
 class EventRate:

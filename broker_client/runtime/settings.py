@@ -13,7 +13,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from broker_client.runtime.files import read_text
+from broker_client.runtime.files import read_given
 from schemas.faults import MeshError, Refused
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -66,7 +66,7 @@ def load_settings(
     """Fill a `kind`. flags: dotted keys; None stands for a flag that was not given.
 
     check: looks at the whole and raises a MeshError. Raises Refused (`settings_invalid`) that names
-    every fault, or what `files.read_text` raises for the file.
+    every fault, or what `files.read_given` raises for the file.
     """
     leaves = list(_leaves(kind, ()))
     faults: list[str] = []
@@ -111,7 +111,7 @@ def _read_file(file: Path | None, leaves: list[_Leaf], faults: list[str]) -> dic
     if file is None:
         return {}
     try:
-        table = tomllib.loads(read_text(file))
+        table = tomllib.loads(read_given(file))
     except tomllib.TOMLDecodeError as error:
         faults.append(f"{file}: {error}")
         return {}

@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
+from broker_client.runtime.rates import Shares
 from schemas.faults import Refused
 
 log = structlog.get_logger(__name__)
@@ -71,12 +72,14 @@ async def _until_cancelled(service: Service, ready: asyncio.Event) -> None:
 class TaskSet:
     """Owner of short tasks: at most `limit` of them, none forgotten, failures logged.
 
-    A failure ends its task only; whoever needs the outcome keeps what `spawn` returns.
+    A failure ends its task only; whoever needs the outcome keeps what `spawn` returns. share: of
+    these, what tasks for one owner may be; a quarter is kept for those without an owner.
     """
 
-    def __init__(self, name: str, *, limit: int) -> None:
+    def __init__(self, name: str, *, limit: int, share: int | None = None) -> None:
         self._name = name
         self._limit = limit
+        self._shares = Shares(limit - limit // 4, share or limit)
         self._tasks: set[asyncio.Task[object]] = set()
         self._is_closed = False
         self.failures = 0
@@ -84,14 +87,22 @@ class TaskSet:
     def __len__(self) -> int:
         return len(self._tasks)
 
-    def spawn(self, coro: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
-        """Run `coro` as a task; Refused (`queue_full`) if there are too many, and it never runs."""
+    def spawn(self, coro: Coroutine[Any, Any, T], owner: str = "") -> "asyncio.Task[T]":
+        """Run `coro` as a task; Refused (`queue_full`) if there are too many, and it never runs.
+
+        owner: on whose behalf, if it is one of many who could ask for it.
+        """
         if self._is_closed or len(self._tasks) >= self._limit:
             coro.close()
             raise Refused("queue_full", f"{self._name}: {len(self._tasks)} tasks are running")
+        if owner and not self._shares.take(owner):
+            coro.close()
+            raise Refused("queue_full", f"{self._name}: {owner} has its share of tasks running")
         task = asyncio.get_running_loop().create_task(coro, name=self._name)
         self._tasks.add(task)
         task.add_done_callback(self._forget)
+        if owner:
+            task.add_done_callback(lambda _: self._shares.give_back(owner))
         return task
 
     async def aclose(self, timeout_s: float) -> None:

@@ -15,6 +15,7 @@ from schemas.messages.api import AuditPage, AuditQuery, AuditRecord, Done
 from schemas.messages.audit import DETAIL_LEN, AuditEntry, Result
 from schemas.messages.registry import ClientEntry
 from schemas.moments import rfc3339
+from schemas.texts import cut_text
 
 Record = Callable[[AuditEntry], Awaitable[None]]
 
@@ -90,7 +91,7 @@ def _answered(entry: AuditEntry, answer: msgspec.Struct) -> AuditEntry:
 
 
 def _told(entry: AuditEntry, result: Result, said: str, code: str = "") -> AuditEntry:
-    detail = "; ".join(part for part in (entry.detail, said) if part)[:DETAIL_LEN]
+    detail = cut_text("; ".join(part for part in (entry.detail, said) if part), DETAIL_LEN)
     return msgspec.structs.replace(entry, result=result, code=code, detail=detail)
 
 

@@ -16,6 +16,7 @@ from broker_master import VERSION
 from broker_master.api.operations import Operation, Operations
 from broker_master.core.rights import ATTEMPTS, check_right
 from broker_master.plane import Plane
+from broker_master.services.gate import Gate
 from broker_master.services.intake import Answer, Intake
 from schemas import codec, limits, subjects
 from schemas.faults import MeshError, Refused
@@ -47,8 +48,9 @@ class NatsApi:
 
     name = "api"
 
-    def __init__(self, plane: Plane, operations: Operations, intake: Intake) -> None:
+    def __init__(self, plane: Plane, gate: Gate, operations: Operations, intake: Intake) -> None:
         self._plane = plane
+        self._gate = gate
         self._operations = operations
         self._intake = intake
         self._tasks = TaskSet("api", limit=_REQUESTS_MAX)
@@ -86,6 +88,14 @@ class NatsApi:
             return
         stats = self._stats.get(_key(api), self._unknown)
         stats.requests += 1
+        self._gate.guard(
+            api.client,
+            len(msg.data),
+            partial(self._begin, api, msg, stats),
+            lambda error: self._refuse(msg.reply, error, stats),
+        )
+
+    def _begin(self, api: subjects.Api, msg: Msg, stats: _Stats) -> None:
         try:
             caller = self._caller(api.client)
             check_right(caller, api.noun, api.verb)

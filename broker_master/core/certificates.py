@@ -7,12 +7,16 @@ Both the one in use and a candidate are good: whoever holds them may connect wit
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import msgspec
 
+from schemas.faults import Refused
 from schemas.messages.registry import CertificateEntry
 
 Entries = Sequence[CertificateEntry]
+# Of one holder, retired ones included, until their own end: a renewal a day is far below it.
+KEPT_MAX: Final = 200
 
 
 def is_good(entry: CertificateEntry, at: float) -> bool:
@@ -36,12 +40,18 @@ def newest_confirmed(entries: Entries) -> CertificateEntry | None:
 
 
 def with_candidate(entries: Entries, new: CertificateEntry, at: float) -> list[CertificateEntry]:
-    """Add a candidate. One that was made for the same key gives way to it; others are retired."""
+    """Add a candidate. One that was made for the same key gives way to it; others are retired.
+
+    Raises Refused (`rate_limited`) if there are too many that have not ended: they are all in the
+    holder's entry, which must stay small enough that a revocation can be stored in it.
+    """
     kept = [
         _retired(each, at) if each.candidate_until and not each.retired_at else each
         for each in entries
         if each.not_after > at and each.user_nkey != new.user_nkey
     ]
+    if len(kept) >= KEPT_MAX:
+        raise Refused("rate_limited", f"{len(kept)} of its certificates have not ended yet")
     return [*kept, new]
 
 

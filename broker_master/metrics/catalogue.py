@@ -240,6 +240,14 @@ HISTORY_REFUSED = Family(
     "Records of ended commands that the broker refused for their size; cut: only their id and end"
     " are kept, set_aside: not even these",
 )
+SHED = Family(
+    "mesh_messages_shed_total",
+    "counter",
+    ("reason",),
+    "Messages and requests that were not looked at. unproved: a connection of the speaker was not"
+    " compared in time, or turned out wrong; rate: an agent beyond its budget; share: beyond one"
+    " speaker's share of something that all use",
+)
 CA_ENDS = Family(
     "mesh_ca_certificate_not_after_timestamp_seconds", "gauge", ("name",), "When an authority ends"
 )

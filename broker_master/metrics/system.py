@@ -12,6 +12,7 @@ from broker_master.plane import Plane
 from broker_master.store.facts import stream_configs
 
 _NATS: Final = {"broker": "nats"}
+_SHED: Final = ("unproved", "rate", "share")
 _TABLE: Final = {"table": "commands"}
 # side and result; a known id at the agent is answered with where it stands.
 _DUPLICATES: Final = (("master", "suppressed"), ("master", "replayed"), ("agent", "suppressed"))
@@ -103,6 +104,7 @@ class System:
         yield family(c.ENROLMENTS, (({"outcome": code}, n) for code, n in enrolled.items()))
         yield family(c.RENEWALS, (({"outcome": code}, n) for code, n in renewed.items()))
         yield family(c.AUDIT_LOST, [({}, self._counted("audit", "lost"))])
+        yield family(c.SHED, (({"reason": why}, self._counted("shed", why)) for why in _SHED))
         yield family(
             c.DUPLICATES,
             (

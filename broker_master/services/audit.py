@@ -26,12 +26,15 @@ log = structlog.get_logger()
 # An answer waits so long for its entry at most; the writer goes on trying after that.
 _DURABLE_S: Final = 2.0
 _TASKS_MAX: Final = 500
+_TASKS_PER_SPEAKER: Final = 40
 _CLOSE_S: Final = 1.0
-# Refusals of one caller that get an entry each: a flood of them is one story, told now and then.
+# Refusals and alarms of one speaker that get an entry each: a flood is one story, told now and
+# then.
 _REFUSALS_PER_S: Final = 0.2
 _REFUSALS_BURST: Final = 20
 _CALLERS_MAX: Final = 10_000
 _NOBODY: Final = "?"
+_TOLD_TOGETHER: Final = frozenset({"refused", "alarm"})
 
 
 class Auditor:
@@ -43,7 +46,7 @@ class Auditor:
         self._plane = plane
         self._writer = writer
         self._whereabouts = whereabouts
-        self._tasks = TaskSet("audit", limit=_TASKS_MAX)
+        self._tasks = TaskSet("audit", limit=_TASKS_MAX, share=_TASKS_PER_SPEAKER)
         self._refusals: dict[str, TokenBucket] = {}
         self._untold: dict[str, int] = {}
         plane.noted.append(self.take)
@@ -61,10 +64,15 @@ class Auditor:
         told = self._told(entry)
         if told is None:
             return
+        speaker = "" if told.actor == "master" else told.by
         try:
-            _ = self._tasks.spawn(self._write(told))
+            _ = self._tasks.spawn(self._write(told), speaker)
         except MeshError as error:
-            self._lose(told, error)
+            if speaker and told.result in _TOLD_TOGETHER:
+                who = self._who(told)
+                self._untold[who] = self._untold.get(who, 0) + 1
+            else:
+                self._lose(told, error)
 
     async def record(self, entry: AuditEntry) -> None:
         """Write an entry; returns when it is durable, or after a moment if the broker is slow."""
@@ -96,12 +104,10 @@ class Auditor:
         log.error("audit_lost", entry=msgspec.to_builtins(entry), error=str(error))
 
     def _told(self, entry: AuditEntry) -> AuditEntry | None:
-        """None for one of many refusals of one caller: it is counted, and told with a later one."""
-        if entry.result != "refused":
+        """None for one of many refusals or alarms of one speaker: it is told with a later one."""
+        if entry.result not in _TOLD_TOGETHER:
             return entry
-        registry = self._plane.registry
-        known = entry.by in registry.clients or entry.by in registry.agents
-        who = entry.by if known and len(self._refusals) < _CALLERS_MAX else _NOBODY
+        who = self._who(entry)
         bucket = self._refusals.setdefault(
             who, TokenBucket(per_s=_REFUSALS_PER_S, burst=_REFUSALS_BURST)
         )
@@ -111,8 +117,18 @@ class Auditor:
         untold = self._untold.pop(who, 0)
         if not untold:
             return entry
-        detail = f"{entry.detail}; {untold} more refused before".removeprefix("; ")
+        what = "refused" if entry.result == "refused" else "alarms"
+        detail = f"{entry.detail}; {untold} more {what} before".removeprefix("; ")
         return msgspec.structs.replace(entry, detail=detail)
+
+    def _who(self, entry: AuditEntry) -> str:
+        """Whose refusals and alarms are one story: of the speaker, or of whom the master speaks."""
+        registry = self._plane.registry
+        name = entry.by if entry.actor != "master" else entry.target
+        is_known = name in registry.clients or name in registry.agents
+        if not is_known or len(self._refusals) >= _CALLERS_MAX:
+            name = _NOBODY
+        return f"{name} {entry.result}"
 
     async def _located(self, entry: AuditEntry) -> AuditEntry:
         if entry.actor == "master":

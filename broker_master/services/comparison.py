@@ -4,7 +4,8 @@ A stolen signing key makes tokens that the broker believes: here they are notice
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from operator import is_
 from typing import Final
 
 import msgspec
@@ -16,6 +17,7 @@ from broker_master.core.identities import Finding, Known, Shown
 from broker_master.plane import Plane
 from broker_master.services.system import BrokerSystem, Connection
 from schemas.faults import MeshError
+from schemas.messages.registry import AgentEntry, ClientEntry
 
 log = structlog.get_logger()
 
@@ -53,6 +55,8 @@ class Comparison:
         self._told: set[_Key] = set()
         self._refused = set(accounts.revocations)
         self._tokens: dict[_Key, _Token] = {}
+        self._entries: list[AgentEntry | ClientEntry] = []
+        self._made: Known | None = None
 
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()
@@ -65,20 +69,45 @@ class Comparison:
 
     async def compare(self) -> None:
         connections = await self._system.connections()
-        # Only now: whoever was given credentials while the broker was asked is in there, too.
-        registry = self._plane.registry
-        known = Known(registry.agents, registry.clients, self._own())
-        refused = set(self._accounts.revocations)
-        just_refused, self._refused = refused - self._refused, refused
         live = {(each.server, each.cid) for each in connections}
         self._told &= live
         self._tokens = {key: each for key, each in self._tokens.items() if key in live}
+        refused = set(self._accounts.revocations)
+        just_refused, self._refused = refused - self._refused, refused
+        _ = await self.judge(connections, just_refused)
+
+    async def judge(
+        self, connections: Collection[Connection], just_refused: Collection[str] = ()
+    ) -> set[_Key]:
+        """Look at these, and act upon what is found; returns those that are cut for it."""
+        # Only now: whoever was given credentials while the broker was asked is in there, too.
+        known = self._known()
+        refused = set(self._accounts.revocations)
+        wrong = set()
         for turn, connection in enumerate(connections):
             if turn % _TURN == 0:
                 await asyncio.sleep(0)  # thousands are judged without holding anybody up
             finding = known.judge(self._shown(connection), refused, just_refused)
             if finding is not None:
+                # The master's own key may be a new one.
+                known = self._known(anew=True)
+                finding = known.judge(self._shown(connection), refused, just_refused)
+            if finding is not None:
                 await self._act(connection, finding)
+                if finding.kick:
+                    wrong.add((connection.server, connection.cid))
+        return wrong
+
+    def _known(self, *, anew: bool = False) -> Known:
+        """Of the registry as it stands; made again only if an entry of it has changed."""
+        registry = self._plane.registry
+        entries: list[AgentEntry | ClientEntry]
+        entries = [*registry.agents.values(), *registry.clients.values()]
+        is_same = len(entries) == len(self._entries) and all(map(is_, entries, self._entries))
+        if anew or not is_same or self._made is None:
+            self._entries = entries
+            self._made = Known(registry.agents, registry.clients, self._own())
+        return self._made
 
     async def _act(self, connection: Connection, finding: Finding) -> None:
         key = (connection.server, connection.cid)
@@ -116,6 +145,11 @@ class Comparison:
         if token is None:
             token = self._tokens[key] = _read_token(connection.token)
         return token
+
+
+def name_in(token: str) -> str:
+    """Whom a token that the broker has admitted speaks for."""
+    return _read_token(token).name
 
 
 def _read_token(token: str) -> _Token:

@@ -47,7 +47,7 @@ class Enrolment:
             self._plane.count("reply_forbidden")
             return
         try:
-            self._plane.spawn(self._serve(agent, msg))
+            self._plane.spawn(self._serve(agent, msg), agent)
         except Refused:
             # Too many at once: the agent asks again.
             self._plane.count("enrolment", "busy")

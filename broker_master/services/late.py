@@ -14,7 +14,7 @@ from broker_master.plane import Plane
 from broker_master.services.historian import Historian
 from broker_master.services.settle import Settler
 from schemas import subjects
-from schemas.faults import MeshError
+from schemas.faults import MeshError, Refused
 from schemas.messages.facts import Outcome
 from schemas.states import State
 
@@ -53,7 +53,13 @@ class LateResults:
                 done()
             return
         self._storing.add((command_id, number))
-        self._plane.spawn(self._amend_history(command_id, number, outcome, done))
+        try:
+            self._plane.spawn(self._amend_history(command_id, number, outcome, done), outcome.agent)
+        except Refused as error:
+            # Not released, so the agent reports it again.
+            self._storing.discard((command_id, number))
+            self._plane.count("shed", "share")
+            log.info("late_result_delayed", command_id=command_id, error=str(error))
 
     async def _amend_history(
         self, command_id: str, number: int, outcome: Outcome, done: Done

@@ -6,6 +6,7 @@ from broker_master.core.rights import may_see
 from broker_master.metrics.survey import Findings
 from broker_master.plane import Plane
 from broker_master.store.facts import EVENTS
+from schemas import limits
 from schemas.counting import counted
 from schemas.messages.registry import ClientEntry
 
@@ -23,6 +24,11 @@ def notes(plane: Plane, caller: ClientEntry, findings: Findings, history_lag_s: 
     size = findings.streams.get(EVENTS)
     if size is not None and size.size_bytes > _FULL * plane.settings.limits.event_bytes:
         said.append(f"stream {EVENTS} is nearly full: raise limits.event_bytes")
+    if plane.link.max_payload < limits.BROKER_PAYLOAD_BYTES:
+        said.append(
+            f"the broker takes messages of {plane.link.max_payload} bytes only:"
+            f" set max_payload: {limits.BROKER_PAYLOAD_BYTES}"
+        )
     if history_lag_s > _LAG_S:
         said.append(f"history is {history_lag_s:.0f} s behind: see the broker's disk")
     if lost := plane.counters.get(("audit", "lost"), 0):

@@ -133,7 +133,7 @@ class PresenceService:
 
     def on_hello(self, up: subjects.Up, payload: bytes) -> None:
         if self._is_arriving(up):
-            self._plane.spawn(self._arrive(up, payload))
+            self._plane.spawn(self._arrive(up, payload), up.agent)
             return
         entry = self._entry(up)
         if entry is None:
@@ -368,7 +368,7 @@ class PresenceService:
         """Send what was never acknowledged, tell of cancels, and mark the first connection."""
         entry = self._plane.registry.agents.get(presence.agent)
         if entry is not None and not entry.connected:
-            self._plane.spawn(self._mark_connected(presence.agent))
+            self._plane.spawn(self._mark_connected(presence.agent), presence.agent)
         self._want_address()
         meeting = self._meetings.pop(presence.agent, None)
         if meeting is not None and entry is not None and entry.connected:

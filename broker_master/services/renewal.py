@@ -6,6 +6,7 @@ says, over a connection made with it, that it is in use.
 """
 
 import asyncio
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -19,6 +20,7 @@ from broker_master.core import certificates
 from broker_master.core.liveness import Presence
 from broker_master.plane import Plane
 from broker_master.services.answers import send_answer
+from broker_master.services.gate import Gate
 from broker_master.services.presence import PresenceService
 from broker_master.services.revoke import Revoker
 from schemas import codec, subjects
@@ -44,9 +46,15 @@ class Renewals:
     name = "renewals"
 
     def __init__(
-        self, plane: Plane, issuer: Issuer, revoker: Revoker, presence: PresenceService
+        self,
+        plane: Plane,
+        gate: Gate,
+        issuer: Issuer,
+        revoker: Revoker,
+        presence: PresenceService,
     ) -> None:
         self._plane = plane
+        self._gate = gate
         self._issuer = issuer
         self._revoker = revoker
         self._presence = presence
@@ -81,8 +89,26 @@ class Renewals:
         if up is None or not msg.reply.startswith(subjects.inbox_prefix(up.agent) + "."):
             self._plane.count("reply_forbidden")
             return
+        if not self._has_room(up, msg):
+            return
+        self._gate.guard(
+            up.agent,
+            len(msg.data),
+            partial(self._begin, up, msg),
+            lambda error: send_answer(self._plane, msg.reply, error, up.kind),
+        )
+
+    def _has_room(self, up: subjects.Up, msg: Msg) -> bool:
+        """Who asks far too often is not answered: it asks again."""
+        now_s = self._plane.clock.elapsed()
+        has_room = self._plane.budgets.take(up.agent, "rest", len(msg.data), now_s)
+        if not has_room:
+            self._plane.count("shed", "rate")
+        return has_room
+
+    def _begin(self, up: subjects.Up, msg: Msg) -> None:
         try:
-            self._plane.spawn(self._serve(up, msg))
+            self._plane.spawn(self._serve(up, msg), up.agent)
         except Refused:
             # Too many at once: the agent asks again.
             self._plane.count("renewal", "busy")
@@ -112,8 +138,11 @@ class Renewals:
     def _on_self_test(self, msg: Msg) -> None:
         """The answer goes to the agent's own subject, which is what is being tested."""
         up = subjects.parse_up(msg.subject)
-        if up is None:
-            return
+        if up is not None and self._has_room(up, msg):
+            answer = partial(self._answer_self_test, up, msg)
+            self._gate.guard(up.agent, len(msg.data), answer, lambda _: None)
+
+    def _answer_self_test(self, up: subjects.Up, msg: Msg) -> None:
         try:
             payload = codec.encode(codec.decode(SelfTest, msg.data))
             self._plane.link.publish_nowait(subjects.down(up.group, up.agent, "selftest"), payload)

@@ -145,7 +145,7 @@ class Rotator:
         """An agent has said which authorities it trusts."""
         entry = self._plane.registry.agents.get(agent)
         if entry is not None and (digest != self.trust or entry.trust != digest):
-            self._plane.spawn(self._teach(agent, digest))
+            self._plane.spawn(self._teach(agent, digest), agent)
 
     async def _spread(self) -> None:
         """Tell the live ones: whom to trust, and to renew what is of a tainted key."""

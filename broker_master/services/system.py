@@ -122,7 +122,7 @@ class BrokerSystem:
             found = await self._pages({"auth": True, "acc": self._account})
             known = {(server, entry.cid): _connection(server, entry) for server, entry in found}
         else:
-            known |= await self._looked_up(sorted(fresh))
+            known |= await self.look_up(sorted(fresh), is_strict=False)
         self._known = known
         return list(known.values())
 
@@ -139,8 +139,18 @@ class BrokerSystem:
                 return found
             offset += _PAGE
 
-    async def _looked_up(self, places: list[_Place]) -> dict[_Place, Connection]:
-        """Those of `places` that are still there; a node that is gone has none."""
+    async def nodes(self) -> set[str]:
+        """The ids of the nodes that answer."""
+        answers = await self._gather("$SYS.REQ.SERVER.PING.IDZ", {})
+        return {str(_json(each.data).get("id", "")) for each in answers} - {""}
+
+    async def look_up(
+        self, places: list[_Place], *, is_strict: bool = True
+    ) -> dict[_Place, Connection]:
+        """Those of `places` that are still there.
+
+        A node that does not answer raises Unreachable; if not `is_strict`, it has none.
+        """
         turns = asyncio.Semaphore(_AT_ONCE)
 
         async def look(server: str, cid: int) -> list[tuple[str, _Entry]]:
@@ -151,15 +161,19 @@ class BrokerSystem:
                         f"$SYS.REQ.SERVER.{server}.CONNZ", query, self._request_s
                     )
                 except Unreachable:
+                    if is_strict:
+                        raise
                     return []
             return _entries(answer.data)
 
         found = await asyncio.gather(*(look(*place) for place in places))
-        return {
+        known = {
             (server, entry.cid): _connection(server, entry)
             for entries in found
             for server, entry in entries
         }
+        self._known |= known
+        return known
 
     async def kick(self, connection: Connection) -> None:
         payload = msgspec.json.encode({"cid": connection.cid})
@@ -173,9 +187,8 @@ class BrokerSystem:
         Certificates and trusted authorities are taken over, and nobody is cut off. Raises Refused
         (`store_unavailable`) with a node's own words if it cannot; it goes on as it was then.
         """
-        answers = await self._gather("$SYS.REQ.SERVER.PING.IDZ", {})
-        servers = {str(_json(each.data).get("id", "")) for each in answers}
-        for server in servers - {""}:
+        servers = await self.nodes()
+        for server in servers:
             subject = f"$SYS.REQ.SERVER.{server}.RELOAD"
             body = _json((await self._link.request(subject, b"", self._request_s)).data)
             if "error" in body:

@@ -51,6 +51,7 @@ class Transmitter:
             return
         attempt.sent += 1
         attempt.token = self._next_token()
+        plane.budgets.earn(attempt.agent)
         plane.measures.on_sent(command, attempt, plane.clock.now())
         self._due.append(
             (plane.clock.elapsed() + plane.timers.ack_s, command.id, attempt.number, attempt.sent)

@@ -2,17 +2,30 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
+from typing import Final
 
 import structlog
 
 from broker_client.runtime.frames import Msg
+from broker_master.core.budgets import Flood, Kind
 from broker_master.plane import Plane
+from broker_master.services.gate import Gate
 from broker_master.services.presence import PresenceService
 from broker_master.services.reports import Reports
 from schemas import subjects
-from schemas.faults import Refused
+from schemas.faults import MeshError, Refused
 
 log = structlog.get_logger()
+
+# How often it is looked who has said far too much.
+_LOOK_S: Final = 10.0
+_BUDGETS: Final[dict[str, Kind]] = {
+    "beat": "beat",
+    "hello": "hello",
+    "report": "work",
+    "reply.*": "work",
+}
 
 Handler = Callable[[subjects.Up, bytes], None]
 
@@ -22,8 +35,11 @@ class Upstream:
 
     name = "upstream"
 
-    def __init__(self, plane: Plane, presence: PresenceService, reports: Reports) -> None:
+    def __init__(
+        self, plane: Plane, gate: Gate, presence: PresenceService, reports: Reports
+    ) -> None:
         self._plane = plane
+        self._gate = gate
         self._handlers: dict[str, Handler] = {
             "beat": presence.on_beat,
             "hello": presence.on_hello,
@@ -34,22 +50,53 @@ class Upstream:
     async def run(self, ready: asyncio.Event) -> None:
         link = self._plane.link
         for kind, handler in self._handlers.items():
-            link.subscribe(subjects.up("*", "*", kind), self._taking(handler))
+            link.subscribe(subjects.up("*", "*", kind), self._taking(handler, kind))
         await link.flush()
         ready.set()
-        await asyncio.Event().wait()
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            for flood in self._plane.budgets.floods():
+                self._tell(flood)
 
-    def _taking(self, handler: Handler) -> Callable[[Msg], None]:
+    def _tell(self, flood: Flood) -> None:
+        kinds = ", ".join(f"{count} of kind {kind}" for kind, count in flood.dropped.items())
+        detail = f"says more than it may: not looked at {kinds}; see what runs on its host, or shut"
+        self._plane.note(
+            "agent.flood",
+            flood.agent,
+            by=flood.agent,
+            actor="agent",
+            result="alarm",
+            detail=f"{detail} it out: mesh agent revoke {flood.agent}",
+        )
+
+    def _taking(self, handler: Handler, kind: str) -> Callable[[Msg], None]:
+        is_urgent = kind != "beat"
+        budget = _BUDGETS[kind]
+        gate, count, clock = self._gate, self._plane.count, self._plane.clock
+        budgets = self._plane.budgets
+
+        def shed(_: MeshError) -> None:
+            """Agents say it again."""
+
         def take(msg: Msg) -> None:
             up = subjects.parse_up(msg.subject)
             if up is None:
-                self._plane.count("malformed", "subject")
+                count("malformed", "subject")
                 return
-            try:
-                handler(up, msg.data)
-            except Refused as error:
-                # One agent's bad message: counted and dropped, nobody else notices.
-                self._plane.count("malformed", error.code)
-                log.warning("message_refused", agent=up.agent, kind=up.kind, error=str(error))
+            size = len(msg.data)
+            if not budgets.take(up.agent, budget, size, clock.elapsed()):
+                count("shed", "rate")
+                return
+            hand_on = partial(self._hand_on, handler, up, msg.data)
+            gate.guard(up.agent, size, hand_on, shed, is_urgent=is_urgent)
 
         return take
+
+    def _hand_on(self, handler: Handler, up: subjects.Up, payload: bytes) -> None:
+        try:
+            handler(up, payload)
+        except Refused as error:
+            # One agent's bad message: counted and dropped, nobody else notices.
+            self._plane.count("malformed", error.code)
+            log.warning("message_refused", agent=up.agent, kind=up.kind, error=str(error))

@@ -1,7 +1,6 @@
 """From which hosts each identity is connected, as the broker tells it at the moment it happens."""
 
 import asyncio
-import base64
 from collections import OrderedDict
 from collections.abc import Collection
 from typing import Any, Final
@@ -9,6 +8,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
+from broker_master.services.comparison import name_in
 from broker_master.services.system import BrokerSystem
 from schemas.faults import MeshError
 
@@ -79,7 +79,7 @@ class Whereabouts:
         if kind == "DISCONNECT":
             self._leave(place)
         elif client.get("user"):
-            name = _name_in(str(client.get("jwt", "")))
+            name = name_in(str(client.get("jwt", "")))
             self._enter(place, Seen(str(client["user"]), str(client.get("host", "")), name))
 
     def _enter(self, place: tuple[str, int], seen: Seen) -> None:
@@ -102,13 +102,3 @@ class Whereabouts:
 
 def _listed(hosts: Collection[str]) -> str:
     return ", ".join(sorted(set(hosts))[:_HOSTS_SHOWN])
-
-
-def _name_in(token: str) -> str:
-    """What a token that the broker has let in says of its bearer's name."""
-    try:
-        body = token.split(".")[1]
-        claims = msgspec.json.decode(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
-        return str(claims["name"])
-    except (ValueError, KeyError, IndexError, TypeError, msgspec.MsgspecError):
-        return ""

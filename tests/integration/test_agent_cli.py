@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -185,3 +186,23 @@ def test_slots_without_an_identity_say_so(tmp_path: Path) -> None:
     with pytest.raises(Refused) as caught:
         Slots(tmp_path).identity()
     assert caught.value.code == "state_missing"
+
+
+@pytest.mark.parametrize("command", ["run", "doctor"])
+def test_host_without_proc_is_said_at_once(state: Path, command: str) -> None:
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("only root can take /proc away")
+    script = 'mount -t tmpfs none /proc && exec "$@"'
+    ran = subprocess.run(
+        [
+            *("unshare", "--mount", "sh", "-c", script, "sh", sys.executable, "-c"),
+            *("from broker_agent.cli import main; main()", command, "--state-dir", str(state)),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    said = ran.stderr if command == "run" else ran.stdout
+    assert ran.returncode == (78 if command == "run" else 1), ran
+    assert "/proc is not mounted" in said

@@ -61,13 +61,14 @@ async def test_agents_doctor_finds_nothing_wrong_beside_a_running_agent(
     assert ran.json["ok"]
     assert states(ran) == dict.fromkeys(
         (
-            *("state directory", "mode", "identity", "disk", "journal", "credentials"),
+            *("state directory", "mode", "processes of tasks", "identity", "disk"),
+            *("journal", "credentials"),
             *("certificate and clock", "address", "port", "TLS", "login at the broker"),
             *("permissions", "round trip", "agent process"),
         ),
         "ok",
     )
-    assert [each["number"] for each in ran.json["findings"]] == [*range(1, 15)]
+    assert [each["number"] for each in ran.json["findings"]] == [*range(1, 16)]
     record = await mesh.wait_status("web-1", "active")
     assert record.badges == []
     text = await agent_doctor(mesh, mesh.agent_dir("web-1"), output="table")

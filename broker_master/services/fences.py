@@ -1,0 +1,105 @@
+"""Tells when all that the broker has announced up to now is known here.
+
+Each node puts its announcements of connections and its answers into one queue, in order, and we
+read both from one connection. So when the answers to a question have come, every connection that
+was made before the question came to a node has been announced.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import structlog
+
+from broker_client.runtime.clock import Clock
+from broker_client.runtime.frames import Msg
+from broker_client.runtime.link import Link
+from schemas.faults import MeshError
+
+log = structlog.get_logger()
+
+_SUBJECT: Final = "$SYS.REQ.SERVER.PING.IDZ"
+# A node that does not answer for so long has left, or is too late to be waited for.
+_ANSWER_S: Final = 1.0
+
+Passed = Callable[[bool], None]
+
+
+class _Node(msgspec.Struct):
+    id: str = ""
+
+
+class _Fence(msgspec.Struct):
+    number: int
+    since_s: float
+    passed: Passed
+    answered: set[str]
+    is_passed: bool = False
+
+
+_decode: Final = msgspec.json.Decoder(_Node).decode
+
+
+class Fences:
+    """nodes: ids of the nodes that have to answer; one that answers unasked is one of them."""
+
+    def __init__(self, link: Link, clock: Clock) -> None:
+        self._link = link
+        self._clock = clock
+        self._open: deque[_Fence] = deque()
+        self._numbers: dict[str, _Fence] = {}
+        self._count = 0
+        self._inbox, _ = link.open_inbox(self._on_answer)
+        self.nodes: set[str] = set()
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def ask(self, passed: Passed) -> None:
+        """Call `passed`, in the order of asking: True once all is known, False if it never will be.
+
+        Raises Unreachable while there is no connection.
+        """
+        self._count += 1
+        self._link.publish_nowait(_SUBJECT, b"", f"{self._inbox}.{self._count}")
+        fence = _Fence(self._count, self._clock.elapsed(), passed, set())
+        self._open.append(fence)
+        self._numbers[str(self._count)] = fence
+
+    def _on_answer(self, msg: Msg) -> None:
+        fence = self._numbers.get(msg.subject.rpartition(".")[2])
+        if fence is None:
+            return
+        try:
+            node = _decode(msg.data).id
+        except msgspec.MsgspecError:
+            return
+        self.nodes.add(node)
+        fence.answered.add(node)
+        fence.is_passed = fence.answered >= self.nodes
+        while self._open and self._open[0].is_passed:
+            self._end(self._open[0], whole=True)
+
+    def tick(self) -> None:
+        """Give up what was not answered in time."""
+        before_s = self._clock.elapsed() - _ANSWER_S
+        while self._open and self._open[0].since_s < before_s:
+            fence = self._open[0]
+            if fence.answered:
+                log.info("nodes_silent", nodes=sorted(self.nodes - fence.answered))
+                self.nodes &= fence.answered
+            self._end(fence, whole=False)
+
+    def lose(self) -> None:
+        """The connection is gone, and with it the order of what comes."""
+        while self._open:
+            self._end(self._open[0], whole=False)
+
+    def _end(self, fence: _Fence, *, whole: bool) -> None:
+        self._open.popleft()
+        del self._numbers[str(fence.number)]
+        try:
+            fence.passed(whole)
+        except MeshError as error:
+            log.warning("fence_failed", error=str(error))

@@ -1,0 +1,94 @@
+"""What a task can put in the place of a file: nobody waits for it, and nobody follows it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from broker_agent.services.status import STATUS_FILE, read_status
+from broker_agent.store.folders import Folders
+from broker_agent.store.identity import Slots
+from broker_agent.store.journal import open_journal
+from broker_agent.warden.watch import Warden
+from broker_client.runtime.files import lock_directory, read_bytes, write_passing
+from schemas.faults import MeshError
+
+LOG = "stdout.log"
+
+
+def pipe(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
+def link(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    path.symlink_to("/etc/hostname")
+
+
+@pytest.mark.parametrize("put", [pipe, link])
+def test_sec_s35_output_of_an_earlier_start_is_read_from_files_only(
+    tmp_path: Path, put: Callable[[Path], None]
+) -> None:
+    folders = Folders(tmp_path, keep=2)
+    folders.make("c1", 1).close()
+    put(tmp_path / "c1.1" / LOG)
+    assert folders.reopen("c1", 1) is None
+    folders.adopt(set())
+    folders.adopt({folders.name("c1", 1)})
+
+
+@pytest.mark.parametrize("put", [pipe, link])
+def test_sec_s35_folder_with_a_pipe_is_not_used_again(
+    tmp_path: Path, put: Callable[[Path], None]
+) -> None:
+    folders = Folders(tmp_path, keep=2)
+    for folder in [folders.make(command, 1) for command in ("c1", "c2")]:
+        folder.close()
+        assert folders.reuse(folder.path)
+    put(tmp_path / "c1.1" / LOG)
+    folders.make("c3", 1).close()
+    assert not (tmp_path / "c1.1").exists()
+    assert (tmp_path / "c3.1" / LOG).is_file()
+    assert not (tmp_path / "c3.1" / LOG).is_symlink()
+
+
+@pytest.mark.parametrize("name", ["journal.db", "journal.db-wal", "journal.db-shm"])
+def test_sec_s35_pipe_in_place_of_the_journal_is_said_at_once(tmp_path: Path, name: str) -> None:
+    pipe(tmp_path / name)
+    with pytest.raises(MeshError, match="not a regular file") as caught:
+        open_journal(tmp_path / "journal.db")
+    assert caught.value.code == "state_corrupt"
+
+
+def test_sec_s35_pipe_in_place_of_the_identity_is_said_at_once(tmp_path: Path) -> None:
+    current = tmp_path / "identity" / "current"
+    current.mkdir(parents=True)
+    pipe(current / "identity.toml")
+    with pytest.raises(MeshError, match="not a regular file") as caught:
+        Slots(tmp_path).facts()
+    assert caught.value.code == "state_unreadable"
+
+
+def test_sec_s35_pipe_in_place_of_the_status_or_the_lock_holds_nobody_up(tmp_path: Path) -> None:
+    pipe(tmp_path / STATUS_FILE)
+    assert read_status(tmp_path) is None
+    pipe(tmp_path / f".{STATUS_FILE}.new")
+    write_passing(tmp_path / STATUS_FILE, b"{}")
+    assert read_bytes(tmp_path / STATUS_FILE) == b"{}"
+    pipe(tmp_path / "lock")
+    with pytest.raises(MeshError, match="not a regular file"):
+        lock_directory(tmp_path)
+
+
+def test_sec_s35_warden_writes_into_no_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "warden.log"
+    pipe(path)
+    Warden("MESH_INCARNATION=x", "", os.getpid(), str(path))._note("ended")
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        Warden("MESH_INCARNATION=x", "", os.getpid(), str(path))._note("ended")
+        assert os.read(reader, 100) == b"", "nobody wrote into it"
+    finally:
+        os.close(reader)

@@ -1,0 +1,523 @@
+"""No message is larger than the broker takes, whatever its fields hold; and all are read back."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, Final, NamedTuple, cast
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from broker_agent.services.reporter import MESSAGE_BYTES
+from broker_client.runtime import tracing
+from broker_master.api import fanouts as fanout_api
+from broker_master.api.agents import AgentOperations
+from broker_master.api.clients import ClientOperations
+from broker_master.api.commands import _page as command_page
+from broker_master.api.commands import _Row
+from broker_master.api.fanouts import FanoutOperations
+from broker_master.api.groups import GroupOperations
+from broker_master.api.nats import NatsApi
+from broker_master.api.operations import Operation
+from broker_master.core.certificates import KEPT_MAX, with_candidate
+from broker_master.core.fit import fit_entry, fit_history, fit_outcome, fit_record
+from broker_master.core.pages import Rows
+from broker_master.services.intake import Intake
+from broker_master.services.views import Views
+from schemas import codec, limits
+from schemas.faults import FAULTS, FaultBody, Refused
+from schemas.messages import (
+    actions,
+    api,
+    audit,
+    enrol,
+    facts,
+    fanouts,
+    liveness,
+    registry,
+    renewal,
+    work,
+)
+from schemas.timers import Timers
+from tests.fake_clock import FakeClock
+from tests.planes import add_agent, add_group, connect, make_plane
+from tests.unit.broker_master.sizes import BOUNDS, WIDE, largest, raw_of, unused_bounds
+from tests.unit.broker_master.stage import Stage
+from tests.unit.schemas.catalogue import KINDS, Kind, name_of
+from tests.unit.schemas.samples import fields
+from tests.unit.schemas.strategies import quick
+
+# Of one message of the master, headers and subject left out.
+MASTER: Final = limits.HISTORY_BYTES
+AGENT: Final = limits.PAYLOAD_BYTES
+# The arguments of the largest command, its labels and targets left out.
+ARGS_BYTES: Final = 100 * 1024
+
+Read = Callable[[type[Any], bytes], Any]
+
+
+class Judged(NamedTuple):
+    """most: bytes. read: how its receiver decodes it. made: what its sender does to it before."""
+
+    most: int
+    read: Read = codec.decode_trusted
+    made: Callable[[Any], Any] = lambda message: message
+
+
+def _trusted_history(history: facts.HistoryRecord) -> facts.HistoryRecord:
+    return fit_history(msgspec.structs.replace(history, record=fit_record(history.record)))
+
+
+# What agents send.
+BY_AGENTS: Final[dict[Kind, Judged]] = {
+    liveness.Beat: Judged(AGENT, codec.decode),
+    liveness.Hello: Judged(AGENT, codec.decode),
+    work.RunReply: Judged(AGENT, codec.decode_sized),
+    work.ControlReply: Judged(AGENT, codec.decode_sized),
+    work.LogChunk: Judged(AGENT),
+    enrol.EnrolRequest: Judged(AGENT, codec.decode),
+    renewal.RenewalRequest: Judged(AGENT, codec.decode),
+    renewal.SelfTest: Judged(AGENT, codec.decode),
+    renewal.Confirmed: Judged(AGENT, codec.decode),
+}
+# What the master sends to agents, stores, or answers.
+BY_MASTER: Final[dict[Kind, Judged]] = {
+    liveness.Echo: Judged(MASTER, codec.decode),
+    liveness.Welcome: Judged(MASTER, codec.decode),
+    work.Control: Judged(MASTER, codec.decode),
+    work.Release: Judged(MASTER, codec.decode_sized),
+    enrol.EnrolAnswer: Judged(MASTER, codec.decode),
+    facts.Assigned: Judged(MASTER),
+    facts.Started: Judged(MASTER),
+    facts.Decided: Judged(MASTER),
+    facts.CancelAsked: Judged(MASTER),
+    facts.Outcome: Judged(MASTER, made=fit_outcome),
+    facts.CommandRecord: Judged(limits.RECORD_BYTES, made=fit_record),
+    facts.HistoryRecord: Judged(MASTER, made=_trusted_history),
+    audit.AuditEntry: Judged(MASTER, made=fit_entry),
+    registry.MeshEntry: Judged(MASTER),
+    registry.GroupEntry: Judged(MASTER),
+    registry.AgentEntry: Judged(MASTER),
+    registry.ClientEntry: Judged(MASTER),
+    registry.RevocationEntry: Judged(MASTER),
+    FaultBody: Judged(MASTER),
+    api.SubmitAnswer: Judged(MASTER),
+    api.LogsAnswer: Judged(MASTER),
+    api.AgentRecord: Judged(MASTER),
+    api.GroupRecord: Judged(MASTER),
+    api.RotateAnswer: Judged(MASTER),
+    api.ForgetAnswer: Judged(MASTER),
+    api.TokenAnswer: Judged(MASTER),
+    api.IdentityAnswer: Judged(MASTER),
+    api.TrustAnswer: Judged(MASTER),
+    api.CaAnswer: Judged(MASTER),
+    api.StatusAnswer: Judged(MASTER),
+    api.Done: Judged(MASTER),
+    fanouts.FanoutRecord: Judged(MASTER),
+}
+JUDGED: Final = {**BY_AGENTS, **BY_MASTER}
+# Judged below with the code that makes them, each by a test of its own.
+PAGES: Final[dict[Kind, tuple[Kind, int]]] = {
+    api.AgentsAnswer: (api.AgentRecord, 200),
+    api.CertificatesAnswer: (api.HoldingRecord, 200),
+    api.AuditPage: (api.AuditRecord, 500),
+    api.GroupsAnswer: (api.GroupRecord, 5000),
+    api.ClientsAnswer: (api.ClientRecord, 5000),
+    api.CommandPage: (facts.CommandRecord, 500),
+    fanouts.FanoutsAnswer: (fanouts.FanoutRecord, 500),
+}
+MADE_OF_REQUESTS: Final[frozenset[Kind]] = frozenset(
+    {work.Run, work.Report, facts.Accepted, fanouts.FanoutEntry}
+)
+# Never sent or stored by themselves: judged where they are a part.
+PARTS: Final[frozenset[Kind]] = frozenset(
+    {
+        api.CertificateRecord,
+        api.DetailsRecord,
+        api.Gap,
+        api.Passed,
+        api.RotationRecord,
+        api.SilentRecord,
+        api.SpreadRecord,
+        api.HoldingRecord,
+        api.ClientRecord,
+        api.AuditRecord,
+        facts.AttemptRecord,
+        facts.Terms,
+        fanouts.FanoutMember,
+        liveness.Details,
+        liveness.TaskDecision,
+        liveness.TaskStatus,
+        registry.AdminTerm,
+        registry.CertificateEntry,
+        registry.Policy,
+        registry.TokenEntry,
+        registry.Traits,
+        work.AttemptReport,
+        work.Output,
+        work.Released,
+        Timers,
+    }
+)
+# Composed by clients: the master refuses what is longer than PAYLOAD_BYTES before it reads it.
+REQUESTS: Final[frozenset[Kind]] = frozenset(
+    {
+        *(kind for kind in KINDS.values() if issubclass(kind, api._Request)),
+        fanouts.FanoutSubmit,
+        fanouts.FanoutQuery,
+        fanouts.FanoutList,
+        actions.ProcessArgs,
+        actions.NoopArgs,
+    }
+)
+
+
+def test_sec_s30_every_type_of_message_is_judged() -> None:
+    known = [*JUDGED, *PAGES, *MADE_OF_REQUESTS, *PARTS, *REQUESTS]
+    assert len(known) == len(set(known)), "in one place only"
+    assert {name_of(kind) for kind in KINDS.values()} == {name_of(kind) for kind in known}
+    assert unused_bounds() == set()
+    assert all(bound.why for bound in BOUNDS.values())
+
+
+def test_sec_s30_field_without_a_limit_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(BOUNDS, "api.Done.message")
+    with pytest.raises(AssertionError, match=r"api\.Done\.message has no limit"):
+        largest(api.Done)
+
+
+@pytest.mark.parametrize("kind", JUDGED, ids=name_of)
+def test_sec_s30_largest_message_fits_and_is_read_back(kind: Kind) -> None:
+    check(kind, largest(kind))
+
+
+def check(kind: Kind, message: Any) -> None:  # noqa: ANN401
+    judged = JUDGED[kind]
+    made = judged.made(message)
+    payload = codec.encode(made)
+    assert len(payload) <= judged.most, f"{len(payload)} bytes of {name_of(kind)}"
+    assert judged.read(kind, payload) == made
+
+
+# How much of each field is left: nothing, one, a half, or all that it may hold.
+SHARES: Final = st.sampled_from(["none", "one", "half", "all"])
+
+
+def partly(whole: Any, shares: dict[str, str]) -> Any:  # noqa: ANN401
+    """`whole` with its free texts and its lists shortened."""
+    changed: dict[str, Any] = {}
+    for name, share in shares.items():
+        value = getattr(whole, name)
+        is_free = isinstance(value, str) and value.startswith(WIDE)
+        if is_free or isinstance(value, list | bytes):
+            changed[name] = value[: {"none": 0, "one": 1, "half": len(value) // 2}.get(share)]
+        elif value is None or (share == "none" and isinstance(value, dict)):
+            changed[name] = {} if value is not None else None
+    return msgspec.structs.replace(whole, **changed)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [facts.CommandRecord, facts.HistoryRecord, facts.Outcome, audit.AuditEntry, liveness.Hello],
+    ids=name_of,
+)
+def test_sec_s30_whatever_is_long_and_whatever_is_short_it_fits(kind: Kind) -> None:
+    whole = largest(kind)
+
+    @given(shares=st.fixed_dictionaries({field.name: SHARES for field in fields(kind)}))
+    @quick(25)
+    def holds(shares: dict[str, str]) -> None:
+        check(kind, partly(whole, shares))
+
+    holds()
+
+
+def test_sec_s30_report_of_an_agent_fits_with_its_largest_item() -> None:
+    """The reporter begins a new message before an item that would not fit into MESSAGE_BYTES."""
+    output = work.Output(stdout=bytes(limits.INLINE_OUTPUT_BYTES))
+    item = largest(work.AttemptReport, output=output)
+    size = len(codec.encode(item))
+    assert size <= MESSAGE_BYTES
+    report = work.Report(incarnation="I" * 64, items=[item] * (MESSAGE_BYTES // size))
+    payload = codec.encode(report)
+    assert len(payload) <= AGENT
+    assert codec.decode_sized(work.Report, payload) == report
+    small = largest(work.AttemptReport, output=None, reason="", state="succeeded")
+    many = work.Report(incarnation="I" * 64, items=[small] * limits.REPORT_ITEMS)
+    assert codec.decode(work.Report, codec.encode(many)) == many
+
+
+# -- commands: made of requests
+
+
+def largest_request(args_bytes: int) -> api.SubmitRequest:
+    return cast(
+        "api.SubmitRequest",
+        largest(
+            api.SubmitRequest,
+            group="web",
+            agent=None,
+            action="process",
+            args=raw_of(args_bytes),
+            queue_ttl_s=60.0,
+            deadline=None,
+            tags={},
+        ),
+    )
+
+
+def fitting_request() -> api.SubmitRequest:
+    """The largest that the master takes from a client."""
+    beside = len(codec.encode(largest_request(0)))
+    request = largest_request(limits.PAYLOAD_BYTES - beside)
+    assert limits.PAYLOAD_BYTES - 64 < len(codec.encode(request)) <= limits.PAYLOAD_BYTES
+    return request
+
+
+async def test_sec_s30_largest_command_is_stored_read_back_and_sent() -> None:
+    """With every label that the mesh adds: at 0.1.0 a replay left such a command out."""
+    stage = Stage("web-1")
+    add_group(stage.plane, "web")
+    stage.plane.readmodel = cast("Any", SimpleNamespace(known=lambda _: None))
+    intake = Intake(stage.plane, stage.assigner, lambda: 0.0)
+    caller = registry.ClientEntry(name="c" * 63, role="operator", created_at=0.0)
+    trace = f"00-{'a' * 32}-{'b' * 16}-01"
+    request = codec.decode_request(api.SubmitRequest, codec.encode(fitting_request()))
+    command = intake._accepted(caller, request, "nats", trace)
+    labels = {**command.labels, fanouts.LABEL: "I" * 64, "retry-of": "I" * 64}
+    assert len(labels) == limits.LABELS + 3 <= limits.LABELS + limits.OWN_LABELS
+    assert tracing.HEADER in labels
+    body = msgspec.structs.replace(command, labels=labels, first=largest(facts.Assigned))
+    payload = codec.encode(body)
+    assert len(payload) <= MASTER
+    assert codec.decode_trusted(facts.Accepted, payload) == body
+
+    opened = await stage.submit(body.id, args=body.args, labels=labels, action="process")
+    run = stage.runs()[-1]
+    assert (run.command, run.args) == (opened.id, body.args)
+    assert len(codec.encode(run)) <= MASTER
+    record = largest(facts.CommandRecord, state="undeliverable", labels=labels, output=None)
+    history = facts.HistoryRecord(
+        record=record, submitted=1.0, ended=2.0, accepted=body, argv=[WIDE * 200] * 16
+    )
+    kept = fit_history(history)
+    assert len(codec.encode(kept)) <= MASTER
+    read = codec.decode_trusted(facts.HistoryRecord, codec.encode(kept))
+    assert read.accepted == body, "it can be submitted again"
+
+
+async def test_sec_s30_command_of_the_most_values_is_read_by_its_agent() -> None:
+    """The master's own fields come on top of what a request may hold."""
+    stage = Stage("web-1")
+    args = {
+        "argv": ["x"] * limits.LIST_LEN,
+        "env": {f"N{number}": "" for number in range(limits.MAP_LEN)},
+        "stdin": b"",
+        "timeout_s": 1.0,
+    }
+    request = api.SubmitRequest(group="web", args=msgspec.Raw(codec.encode(args)))
+    read = codec.decode_request(api.SubmitRequest, codec.encode(request))
+    await stage.submit("c1", args=read.args, action="process")
+    assert actions.decode_args("process", stage.runs()[-1].args)
+
+
+async def test_sec_s30_attempts_of_one_command_have_an_end() -> None:
+    """An agent that always says that it has no room, and one that always loses what it took."""
+    for says in ("agent_full", "lost"):
+        stage = Stage("web-1")
+        await stage.submit("c1", on_lost="rerun")
+        for number in range(1, limits.ATTEMPTS + 1):
+            if says == "lost":
+                await stage.report("web-1", "c1", "lost", attempt=number, seq=number)
+            else:
+                await stage.reply("web-1", "c1", "rejected", attempt=number, code=says)
+            await stage.later(9.0, beats=("web-1",))
+        (record,) = stage.ended
+        assert record.state == ("lost" if says == "lost" else "rejected")
+        assert len(record.attempts) == limits.ATTEMPTS
+        if says != "lost":
+            assert f"not tried again after {limits.ATTEMPTS} attempts" in record.reason
+        assert len(stage.facts.stored) <= 2 * limits.ATTEMPTS + 1
+
+
+def test_sec_s30_fanout_at_its_limit_can_still_be_noted_as_skipped_and_stopped() -> None:
+    code = max(FAULTS, key=len)
+    for args_bytes in (0, 100_000, 250_000):
+        request = largest_request(args_bytes)
+        labels = {} if args_bytes > 200_000 else request.labels
+        command = msgspec.structs.replace(request, group=None, labels=labels)
+        agents = [f"{number:063}" for number in range(limits.LIST_LEN)]
+        entry = fanout_of(command, agents)
+        while True:
+            try:
+                fanout_api._check_size(entry)
+                break
+            except Refused:
+                agents = agents[: len(agents) - 10]
+                entry = fanout_of(command, agents)
+        assert agents
+        worst = msgspec.structs.replace(
+            entry,
+            skipped=dict.fromkeys(agents, code),
+            stopped=f"cancelled by {'c' * 63}",
+            ended_at=1e10 + 0.5,
+            counts={f"state-{number:02}-long": 2**53 for number in range(17)},
+        )
+        payload = codec.encode(worst)
+        assert len(payload) <= MASTER
+        assert codec.decode_trusted(fanouts.FanoutEntry, payload) == worst
+
+
+def fanout_of(command: api.SubmitRequest, agents: list[str]) -> fanouts.FanoutEntry:
+    return fanouts.FanoutEntry(
+        id="I" * 64,
+        client="c" * 63,
+        digest=bytes(16),
+        submitted_at=1e10 + 0.5,
+        groups=["g" * 63],
+        agents=agents,
+        command=command,
+        at_once=4096,
+        max_failures=4096,
+    )
+
+
+# -- lists
+
+
+@pytest.mark.parametrize("kind", PAGES, ids=name_of)
+def test_sec_s30_page_of_the_largest_rows_fits(kind: Kind) -> None:
+    row_kind, limit = PAGES[kind]
+    row = largest(row_kind, **({"spread": []} if row_kind is api.GroupRecord else {}))
+    if row_kind is facts.CommandRecord:
+        row = fit_record(row)
+    rows = Rows[Any](limit, limits.WHOLE_LIST_BYTES)
+    while rows.add(row):
+        pass
+    assert rows.taken
+    assert len(codec.encode(rows.taken)) + 1024 <= limits.BROKER_PAYLOAD_BYTES
+
+
+async def test_sec_s30_lists_end_where_the_next_row_would_not_fit_and_go_on_from_there() -> None:
+    clock = FakeClock()
+    plane = make_plane(clock)
+    wide = WIDE * limits.LABEL_LEN
+    groups = [f"g{number:04}-{'x' * 50}" for number in range(1000)]
+    for name in groups:
+        add_group(plane, name)
+    said = registry.AdminTerm(note=wide)
+    agents = [f"a{number:04}" for number in range(120)]
+    for name in agents:
+        add_agent(plane, name, groups[0], admin="disabled", admin_term=said)
+        connect(plane, name)
+        presence = plane.roster.get(name)
+        assert presence is not None
+        presence.details = liveness.Details(host=wide, user=wide, version=wide)
+        presence.renewal = wide
+    clients = [f"c{number:04}" for number in range(100)]
+    for name in clients:
+        plane.registry.clients[name] = registry.ClientEntry(
+            name=name, role="viewer", created_at=1.0, groups=groups[:100]
+        )
+    caller = registry.ClientEntry(name="ops", role="admin", created_at=0.0)
+    nothing = cast("Any", None)
+    views = Views(plane)
+    agent_list = AgentOperations(
+        plane, views, *([nothing] * (AgentOperations.__init__.__code__.co_argcount - 3))
+    ).list
+    pages = [
+        (agent_list, api.AgentList(), "agents", "agent", agents),
+        (GroupOperations(plane, views).list, api.GroupList(), "groups", "group", groups),
+        (
+            ClientOperations(plane, views, nothing, nothing).list,
+            api.ClientList(),
+            "clients",
+            "client",
+            clients,
+        ),
+    ]
+    for ask, request, field, key, names in pages:
+        found: list[str] = []
+        query: Any = request
+        count = 0
+        while True:
+            answer: Any = await cast("Any", ask)(caller, query)
+            assert len(codec.encode(answer)) <= limits.BROKER_PAYLOAD_BYTES
+            found += [getattr(row, key) for row in getattr(answer, field)]
+            count += 1
+            if answer.cursor is None:
+                break
+            query = msgspec.structs.replace(query, cursor=answer.cursor)
+        assert (found, count > 1) == (names, True)
+
+
+async def test_sec_s30_list_of_fanouts_ends_where_the_next_would_not_fit() -> None:
+    plane = make_plane(FakeClock())
+    entry = msgspec.structs.replace(
+        fanout_of(api.SubmitRequest(), []), state="failed", stopped=WIDE * limits.LABEL_LEN
+    )
+    summaries = {f"f{number}": entry for number in range(500)}
+    service = SimpleNamespace(all_running=list, summaries=summaries, running=lambda _: None)
+    operations = FanoutOperations(plane, cast("Any", service), cast("Any", None))
+    caller = registry.ClientEntry(name="ops", role="admin", created_at=0.0)
+    answer = await operations.list(caller, fanouts.FanoutList(limit=500))
+    assert 0 < len(answer.fanouts) < 500
+    assert len(codec.encode(answer)) <= limits.PAGE_BYTES + 1024
+
+
+def test_sec_s30_page_of_commands_holds_what_fits() -> None:
+    record = fit_record(largest(facts.CommandRecord))
+    page = command_page([_Row(f"ended:{number}", record) for number in range(5)], 5)
+    assert (len(page.commands), page.cursor) == (1, "ended:0")
+    assert len(codec.encode(page)) <= limits.PAGE_BYTES
+
+
+# -- the rest
+
+
+def test_sec_s30_certificates_of_a_holder_have_an_end() -> None:
+    """Or an agent that renews each second could not be revoked once its entry is full."""
+    kept: list[registry.CertificateEntry] = []
+    for number in range(KEPT_MAX):
+        new = registry.CertificateEntry(serial=f"{number}", not_after=100.0, user_nkey=f"U{number}")
+        kept = with_candidate(kept, new, 1.0)
+    last = registry.CertificateEntry(serial="last", not_after=200.0, user_nkey="UL")
+    with pytest.raises(Refused) as caught:
+        with_candidate(kept, last, 1.0)
+    assert caught.value.code == "rate_limited"
+    assert with_candidate(kept, last, 101.0) == [last], "they are forgotten when they have ended"
+
+
+async def test_sec_s30_answer_that_is_too_large_all_the_same_is_a_fault_and_never_a_silence() -> (
+    None
+):
+    stage = Stage()
+    replies: list[tuple[str, bytes]] = stage.link.published
+    service = NatsApi(stage.plane, cast("Any", None), cast("Any", []), cast("Any", None))
+    stats = service._unknown
+
+    async def handler(_caller: registry.ClientEntry, _request: msgspec.Struct) -> api.Done:
+        return api.Done(message="x" * limits.BROKER_PAYLOAD_BYTES)
+
+    operation = Operation("mesh", "status", api.NoQuery, handler)
+    caller = registry.ClientEntry(name="ops", role="admin", created_at=0.0)
+    service._under_way["ops"] = 1
+    await service._serve(operation, caller, api.NoQuery(), "_INBOX_ops.1", stats)
+    ((subject, payload),) = replies
+    assert subject == "_INBOX_ops.1"
+    assert codec.decode(FaultBody, payload).code == "too_large"
+    replies.clear()
+    service._refuse("_INBOX_ops.1", Refused("internal", WIDE * 100_000), stats)
+    assert len(replies[0][1]) < 8 * limits.REASON_LEN
+
+
+def test_sec_s30_what_discovery_answers_fits() -> None:
+    async def handler(_caller: registry.ClientEntry, _request: msgspec.Struct) -> api.Done:
+        return api.Done()
+
+    stage_plane = make_plane(FakeClock())
+    verbs = [Operation("n" * 32, f"{number:032}", api.NoQuery, handler) for number in range(200)]
+    service = NatsApi(stage_plane, cast("Any", None), cast("Any", verbs), cast("Any", None))
+    for answer in (service._ping, service._info, service._statistics):
+        assert len(msgspec.json.encode(answer())) <= limits.PAYLOAD_BYTES
