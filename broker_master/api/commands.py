@@ -18,6 +18,7 @@ from broker_master.services.output import OutputReader
 from broker_master.services.permits import check_run, group_now
 from broker_master.services.standing import Standing
 from broker_master.store.readmodel import Filter
+from schemas import codec, limits
 from schemas.faults import Refused
 from schemas.messages.api import (
     CommandList,
@@ -31,6 +32,8 @@ from schemas.messages.facts import CommandRecord
 from schemas.messages.registry import ClientEntry
 from schemas.states import TERMINAL, State
 
+# Rows that are read from the read model at a time: each may be as large as a record can be.
+_READ_ROWS = 50
 _POSITION = re.compile("[0-9]{1,18}")
 _OPEN_STATES = frozenset(str(state) for state in State) - {str(state) for state in TERMINAL}
 
@@ -168,23 +171,26 @@ class CommandOperations:
     async def _ended(
         self, caller: ClientEntry, wanted: CommandList, before: int | None
     ) -> list[_Row]:
-        found = await self._plane.readmodel.find(
-            Filter(
+        """At least one more than fits into a page, if there is; large records not all at once."""
+        rows: list[_Row] = []
+        size_bytes, position = 0, before
+        while len(rows) <= wanted.limit and size_bytes <= limits.PAGE_BYTES:
+            part = Filter(
                 group=wanted.group,
                 agent=wanted.agent,
                 state=wanted.state,
                 groups=tuple(caller.groups) or None,
-                before=before,
-                limit=wanted.limit + 1,
+                before=position,
+                limit=min(_READ_ROWS, wanted.limit + 1 - len(rows)),
             )
-        )
-        return [
-            _Row(
-                f"ended:{sequence}",
-                fit_record(msgspec.structs.replace(history.record, output=None)),
-            )
-            for sequence, history in found
-        ]
+            found = await self._plane.readmodel.find(part)
+            for position, history in found:
+                record = fit_record(msgspec.structs.replace(history.record, output=None))
+                size_bytes += len(codec.encode(record))
+                rows.append(_Row(f"ended:{position}", record))
+            if len(found) < part.limit:
+                break
+        return rows
 
 
 def _page(rows: list[_Row], limit: int) -> CommandPage:

@@ -271,7 +271,7 @@ async def test_cancel_of_a_command_that_waits_ends_it_at_once_and_it_never_runs(
     waiting = await admin.submit(script(f"echo ran > {tmp_path}/w"), agent="db-1")
     record = await admin.show(waiting.id)
     assert (record.state, record.attempts) == ("queued", [])
-    assert record.reason == "waits for db-1 to be active with a free slot"
+    assert record.reason == "waits for a free slot of db-1"
     cancelled = await admin.cancel(waiting.id)
     assert cancelled.id == waiting.id
     ended = await admin.wait(waiting.id)

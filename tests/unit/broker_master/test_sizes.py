@@ -14,8 +14,8 @@ from broker_client.runtime import tracing
 from broker_master.api import fanouts as fanout_api
 from broker_master.api.agents import AgentOperations
 from broker_master.api.clients import ClientOperations
+from broker_master.api.commands import CommandOperations, _Row
 from broker_master.api.commands import _page as command_page
-from broker_master.api.commands import _Row
 from broker_master.api.fanouts import FanoutOperations
 from broker_master.api.groups import GroupOperations
 from broker_master.api.nats import NatsApi
@@ -25,6 +25,7 @@ from broker_master.core.fit import fit_entry, fit_history, fit_outcome, fit_reco
 from broker_master.core.pages import Rows
 from broker_master.services.intake import Intake
 from broker_master.services.views import Views
+from broker_master.store.readmodel import Filter
 from schemas import codec, limits
 from schemas.faults import FAULTS, FaultBody, Refused
 from schemas.messages import (
@@ -464,6 +465,39 @@ async def test_sec_s30_list_of_fanouts_ends_where_the_next_would_not_fit() -> No
     answer = await operations.list(caller, fanouts.FanoutList(limit=500))
     assert 0 < len(answer.fanouts) < 500
     assert len(codec.encode(answer)) <= limits.PAGE_BYTES + 1024
+
+
+async def test_sec_s30_large_records_are_listed_all_and_not_read_all_at_once() -> None:
+    """As release 0.1.0 has left them: one fills a message, and a page asks for 500."""
+    plane = make_plane(FakeClock())
+    whole = largest(facts.CommandRecord)
+    histories = [
+        facts.HistoryRecord(
+            record=msgspec.structs.replace(whole, id=f"c{number}"), submitted=1.0, ended=2.0
+        )
+        for number in range(60)
+    ]
+    asked: list[int] = []
+
+    async def find(wanted: Filter) -> list[tuple[int, facts.HistoryRecord]]:
+        asked.append(wanted.limit)
+        end = len(histories) if wanted.before is None else wanted.before
+        return [(at, histories[at]) for at in range(end - 1, -1, -1)][: wanted.limit]
+
+    plane.readmodel = cast("Any", SimpleNamespace(find=find))
+    operations = CommandOperations(plane, cast("Any", None), cast("Any", None))
+    caller = registry.ClientEntry(name="ops", role="admin", created_at=0.0)
+    found: list[str] = []
+    query = api.CommandList(limit=500)
+    while True:
+        page = await operations.find(caller, query)
+        assert len(codec.encode(page)) <= limits.PAGE_BYTES + 1024
+        found += [record.id for record in page.commands]
+        if page.cursor is None:
+            break
+        query = msgspec.structs.replace(query, cursor=page.cursor)
+    assert found == [history.record.id for history in reversed(histories)]
+    assert max(asked) <= 50
 
 
 def test_sec_s30_page_of_commands_holds_what_fits() -> None:
