@@ -4,7 +4,6 @@ import asyncio
 import os
 import platform
 import random
-import resource
 import secrets
 import signal
 import socket
@@ -43,6 +42,7 @@ from broker_agent.store.identity import AgentFacts, Slots
 from broker_agent.store.journal import Journal, Row, open_journal
 from broker_agent.warden.table import Table
 from broker_client.runtime.clock import SystemClock
+from broker_client.runtime.descriptors import allow_many_files
 from broker_client.runtime.files import lock_directory, make_private_directory, os_errors
 from broker_client.runtime.link import Link
 from broker_client.runtime.logs import bind_process
@@ -322,7 +322,7 @@ class Agent:
         self.status.write_if_changed()
 
     async def run(self) -> None:
-        _allow_many_files()
+        allow_many_files()
         self._recover()
         stop, stop_now = asyncio.Event(), asyncio.Event()
 
@@ -457,15 +457,6 @@ def _on_signals(stop: asyncio.Event, stop_now: asyncio.Event) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, heard)
-
-
-def _allow_many_files() -> None:
-    """Each task holds three descriptors; the usual soft limit is far below the hard one."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = min(hard, 65_536) if hard != resource.RLIM_INFINITY else 65_536
-    if soft < wanted:
-        with suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _details(version: str) -> Details:

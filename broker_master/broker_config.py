@@ -24,6 +24,13 @@ from schemas import limits
 BATCHES_PER_STREAM: Final = 1000
 BATCHES_TOTAL: Final = 4000
 BATCH_MESSAGES: Final = 1000
+# Of TLS 1.2 those with forward secrecy and authenticated encryption; all of TLS 1.3 are such.
+# Source: RFC 9325, section 4.2.
+CIPHER_SUITES: Final = [
+    f"TLS_ECDHE_{key}_WITH_{cipher}"
+    for cipher in ("AES_256_GCM_SHA384", "AES_128_GCM_SHA256", "CHACHA20_POLY1305_SHA256")
+    for key in ("ECDSA", "RSA")
+]
 LOG_FILE_BYTES: Final = 16 * 1024 * 1024
 LOG_FILES: Final = 3
 
@@ -144,6 +151,7 @@ def _tls(files: BrokerFiles) -> str:
         f"  ca_file: {_text(files.ca)}\n"
         "  verify: true\n"
         '  min_version: "1.2"\n'
+        f"  cipher_suites: {json.dumps(CIPHER_SUITES)}\n"
         "  timeout: 5\n"
         "}"
     )

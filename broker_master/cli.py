@@ -106,12 +106,14 @@ def serve(
 
 
 def _run(settings: "MasterSettings") -> None:
+    from broker_client.runtime.descriptors import allow_many_files
     from broker_client.runtime.notify import ServiceManager
     from broker_master.app import serve as run
 
     # Thousands of records live for a moment only: looking through all of them for cycles after each
     # few hundred, as by default, costs a tenth of the master's time.
     gc.set_threshold(50_000, 20, 50)
+    allow_many_files()
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     try:
         import uvloop

@@ -31,6 +31,7 @@ class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
     output_bytes_per_attempt: Positive = limits.OUTPUT_LIMIT_BYTES
     event_bytes: Positive = 8 * 1024**3
     log_bytes: Positive = 10 * 1024**3
+    http_connections: Positive = 256
 
 
 class RetentionSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,8 +86,9 @@ class MasterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """nats_url: an own broker; empty starts the embedded one on nats_port (0: any free one).
 
     nats_host: where the embedded one listens; empty for everywhere if `init` was given hosts, and
-    for this machine alone otherwise. metrics_http: HOST:PORT for `/metrics` alone; empty leaves it
-    on `http`. per_agent_metrics: off leaves the totals of groups, for very large fleets.
+    for this machine alone otherwise. http_hosts: names under which HTTP is asked, beside addresses,
+    localhost and the name of this machine. metrics_http: HOST:PORT for `/metrics` alone; empty
+    leaves it on `http`. per_agent_metrics: off leaves the totals of groups, for very large fleets.
     """
 
     state_dir: str = "mesh"
@@ -94,6 +96,7 @@ class MasterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     nats_port: Annotated[int, Meta(ge=0, le=65535)] = 4222
     nats_host: str = ""
     http: str = "127.0.0.1:8080"
+    http_hosts: tuple[str, ...] = ()
     metrics_http: str = ""
     per_agent_metrics: bool = True
     timers: Timers = msgspec.field(default_factory=Timers)

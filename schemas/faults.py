@@ -154,6 +154,17 @@ FAULTS: Final[dict[str, FaultKind]] = {
 }
 
 
+_HEADLINE_LEN: Final = 512
+
+
+def known_code(code: str) -> str:
+    """`code` if it is an entry of `FAULTS`, else `other`.
+
+    Counters and metric labels use it for codes from the wire, so that no peer adds a series.
+    """
+    return code if code in FAULTS else "other"
+
+
 class MeshError(Exception):
     """A refusal or failure that its receiver can act upon.
 
@@ -173,6 +184,15 @@ class MeshError(Exception):
     @property
     def kind(self) -> FaultKind:
         return FAULTS.get(self.code, FAULTS["internal"])
+
+    @property
+    def headline(self) -> str:
+        """The message on one line of printable text, at most `_HEADLINE_LEN` characters.
+
+        Fit for a header: a message may quote an agent or a client, line ends included.
+        """
+        text = "".join(each if each.isprintable() else " " for each in self.message)
+        return text[:_HEADLINE_LEN].strip()
 
     @property
     def retry(self) -> Retry:

@@ -19,6 +19,8 @@ from schemas.messages.facts import CommandRecord
 from schemas.messages.work import Output
 
 _LEAST_WIDTH: Final = 20
+# What a spreadsheet takes for the beginning of a formula.
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 # Select Graphic Rendition of ECMA-48; an own table, since a library for it loads for as long as an
 # answer takes.
 _BOLD, _RED, _GREEN, _YELLOW, _CYAN = 1, 31, 32, 33, 36
@@ -115,7 +117,7 @@ def print_csv(records: Sequence[dict[str, object]]) -> None:
     flat = [dict(_flat(record)) for record in records]
     names = [*dict.fromkeys(name for record in flat for name in record)]
     writer = csv.DictWriter(sys.stdout, names, restval="", lineterminator="\n")
-    writer.writeheader()
+    writer.writerow({name: _cell(name) for name in names})
     writer.writerows(flat)
 
 
@@ -125,9 +127,19 @@ def _flat(fields: dict[str, object], above: str = "") -> Iterator[tuple[str, str
             yield from _flat(value, f"{above}{name}.")
         elif isinstance(value, list):
             texts = [each if isinstance(each, str) else json.dumps(plain(each)) for each in value]
-            yield above + name, shown(";".join(texts))
+            yield above + name, _cell(";".join(texts))
+        elif isinstance(value, str):
+            yield above + name, _cell(value)
         else:
             yield above + name, "" if value is None or value == {} else shown(str(value))
+
+
+def _cell(text: str) -> str:
+    """Text for a spreadsheet, which would run a cell that begins as a formula does.
+
+    Source: OWASP, "CSV Injection": such a cell gets an apostrophe before it.
+    """
+    return f"'{shown(text)}" if text.startswith(_FORMULA) else shown(text)
 
 
 def print_fitted(common: Common, table: Table) -> None:

@@ -18,6 +18,7 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _REQUEST_S: Final = 5.0
 _SEND_S: Final = 10.0
 _REQUEST_BYTES: Final = 8 * 1024
+_CONNECTIONS_MAX: Final = 64
 _LABEL_LEN: Final = 64
 
 log = structlog.get_logger(__name__)
@@ -70,6 +71,8 @@ class ExpositionServer:
         self._host = host
         self._port = port
         self._render = render
+        # The open connections, the oldest first.
+        self._open: dict[asyncio.StreamWriter, None] = {}
         self.url = ""
 
     async def run(self, ready: asyncio.Event) -> None:
@@ -88,6 +91,7 @@ class ExpositionServer:
             await asyncio.Event().wait()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._admit(writer)
         try:
             # A scraper that goes away half-way is no fault of ours.
             with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
@@ -102,7 +106,16 @@ class ExpositionServer:
                 async with asyncio.timeout(_SEND_S):
                     await writer.drain()
         finally:
+            self._open.pop(writer, None)
             writer.close()
+
+    def _admit(self, writer: asyncio.StreamWriter) -> None:
+        """Make room for a connection: the oldest of too many is disconnected."""
+        if len(self._open) >= _CONNECTIONS_MAX:
+            oldest = next(iter(self._open))
+            self._open.pop(oldest)
+            oldest.transport.abort()
+        self._open[writer] = None
 
     async def _answer(self, reader: asyncio.StreamReader) -> tuple[str, Page]:
         try:

@@ -9,12 +9,13 @@ from typing import Any
 import uvicorn
 from litestar import Litestar, MediaType, Request, Response, get
 
+from broker_client.runtime.descriptors import file_limit
 from broker_client.runtime.exposition import CONTENT_TYPE, takes_gzip
+from broker_master.api.listener import Crowd, KnownHost, listen, protocol
 from broker_master.console.overview import HEADERS, Overview
 from broker_master.metrics.http import Metered
 from broker_master.metrics.scrape import Scraper
 from broker_master.plane import Plane
-from schemas.faults import Refused
 
 
 class HttpServer:
@@ -27,14 +28,15 @@ class HttpServer:
         self._overview = overview
         self._scraper = scraper
         self._address = address
+        # A quarter of all descriptors: the broker's links, the stores and a restart need the rest.
+        self.crowd = Crowd(min(plane.settings.limits.http_connections, file_limit() // 4))
         self.url = ""
 
     async def run(self, ready: asyncio.Event) -> None:
-        listener = _listen(self._address)
+        listener = listen(self._address)
         host, port = listener.getsockname()[:2]
         self.url = f"http://{host}:{port}"
-        app = Metered(self._app(), self._plane.measures, self._plane.clock)
-        server = _Server(uvicorn.Config(app, log_config=None, access_log=False, lifespan="off"))
+        server = _Server(self._config())
         serving = asyncio.ensure_future(server.serve(sockets=[listener]))
         ready.set()
         try:
@@ -42,6 +44,21 @@ class HttpServer:
         finally:
             server.should_exit = True
             await asyncio.wait({serving}, timeout=2.0)
+
+    def _config(self) -> uvicorn.Config:
+        plane = self._plane
+        names = [socket.gethostname(), *plane.settings.http_hosts]
+        app = Metered(KnownHost(self._app(), names), plane.measures, plane.clock)
+        return uvicorn.Config(
+            app,
+            http=protocol(self.crowd),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            # Whoever asks would say himself where he asks from.
+            proxy_headers=False,
+        )
 
     def _app(self) -> Litestar:
         plane, scraper = self._plane, self._scraper
@@ -76,13 +93,3 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _listen(address: str) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    if not port.isdigit():
-        raise Refused("settings_invalid", f"http: {address!a} is not HOST:PORT")
-    try:
-        return socket.create_server((host.strip("[]"), int(port)))
-    except OSError as error:
-        raise Refused("settings_invalid", f"http {address}: {error.strerror}") from error

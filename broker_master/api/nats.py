@@ -11,6 +11,7 @@ import structlog
 
 from broker_client.runtime import tracing
 from broker_client.runtime.frames import Msg
+from broker_client.runtime.rates import TokenBucket
 from broker_client.runtime.supervise import TaskSet
 from broker_master import VERSION
 from broker_master.api.operations import Operation, Operations
@@ -19,7 +20,7 @@ from broker_master.plane import Plane
 from broker_master.services.gate import Gate
 from broker_master.services.intake import Answer, Intake
 from schemas import codec, limits, subjects
-from schemas.faults import MeshError, Refused
+from schemas.faults import MeshError, Refused, known_code
 from schemas.messages.api import SubmitAnswer
 from schemas.messages.registry import ClientEntry
 from schemas.moments import rfc3339
@@ -34,6 +35,11 @@ _DESCRIPTION = "commands, agents and groups of one mesh"
 # whoever only asks cannot take the place of others, or of the master's own work.
 _REQUESTS_MAX = 4000
 _REQUESTS_PER_CLIENT = 1000
+# Clients make inboxes of at least so many random characters (22 in those of the NATS project).
+_RANDOM_LEN = 16
+_DISCOVERIES_PER_S = 10.0
+_DISCOVERIES_BURST = 50.0
+_DISCOVERERS_MAX = 1000
 
 
 class _Stats(msgspec.Struct):
@@ -60,6 +66,7 @@ class NatsApi:
         # Statistics are kept for verbs that exist only, so that nobody can grow the table.
         self._stats = {f"{noun}.{verb}": _Stats() for noun, verb in self._verbs()}
         self._unknown = _Stats()
+        self._discoveries: dict[str, TokenBucket] = {}
 
     async def run(self, ready: asyncio.Event) -> None:
         link = self._plane.link
@@ -179,11 +186,11 @@ class NatsApi:
     def _refuse(self, reply: str, error: MeshError, stats: _Stats) -> None:
         stats.errors += 1
         stats.last_error = f"{error.kind.number}:{error.code}"
-        self._plane.count("refused", error.code)
+        self._plane.count("refused", known_code(error.code))
         body = error.body()
         body = msgspec.structs.replace(body, message=cut_text(body.message))
         headers = {
-            "Nats-Service-Error": body.message,
+            "Nats-Service-Error": error.headline,
             "Nats-Service-Error-Code": str(error.kind.number),
         }
         self._publish(reply, codec.encode(body), headers)
@@ -198,11 +205,27 @@ class NatsApi:
     # -- discovery
 
     def _discover(self, answer: Callable[[], dict[str, object]], msg: Msg) -> None:
-        """The subject does not say who asks, so only the inbox of a client can be answered."""
-        inbox, _, _ = msg.reply.partition(".")
-        is_inbox, name = inbox.startswith(_INBOX), inbox.removeprefix(_INBOX)
-        if is_inbox and name in self._plane.registry.clients:
-            self._publish(msg.reply, msgspec.json.encode(answer()))
+        """Answer into the inbox of a client, if it is a random one and not too often.
+
+        The subject does not say who asks. An inbox that nobody can guess is known to its owner
+        alone, so a stranger reaches no subscription of another client with it.
+        """
+        inbox, _, token = msg.reply.partition(".")
+        name = inbox.removeprefix(_INBOX)
+        if not inbox.startswith(_INBOX) or name not in self._plane.registry.clients:
+            return
+        if len(token.partition(".")[0]) < _RANDOM_LEN or not self._may_discover(name):
+            self._plane.count("discovery_refused")
+            return
+        self._publish(msg.reply, msgspec.json.encode(answer()))
+
+    def _may_discover(self, name: str) -> bool:
+        if name not in self._discoveries and len(self._discoveries) >= _DISCOVERERS_MAX:
+            self._discoveries.clear()
+        bucket = self._discoveries.setdefault(
+            name, TokenBucket(per_s=_DISCOVERIES_PER_S, burst=_DISCOVERIES_BURST)
+        )
+        return bucket.take(self._plane.clock.elapsed())
 
     def _identity(self, kind: str) -> dict[str, object]:
         return {

@@ -5,7 +5,7 @@ from typing import Final
 
 from broker_master.plane import Plane
 from schemas import codec, subjects
-from schemas.faults import Refused, Unreachable
+from schemas.faults import FAULTS, Refused, Unreachable
 from schemas.messages.work import Control, ControlReply
 from schemas.states import Liveness
 
@@ -62,5 +62,6 @@ class Orders:
 
 def _checked(reply: ControlReply) -> ControlReply:
     if reply.code:
-        raise Refused(reply.code, reply.message)
+        # A code of the agent's own making would be one for which nobody has an advice.
+        raise Refused(reply.code if reply.code in FAULTS else "internal", reply.message)
     return reply

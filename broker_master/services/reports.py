@@ -20,7 +20,7 @@ from broker_master.services.late import LateResults
 from broker_master.services.settle import Settler, is_final
 from broker_master.services.transmit import Transmitter
 from schemas import codec, limits, subjects
-from schemas.faults import Unreachable
+from schemas.faults import Unreachable, known_code
 from schemas.messages.facts import Outcome
 from schemas.messages.work import (
     PROBE_ATTEMPT,
@@ -97,7 +97,7 @@ class Reports:
 
     def _on_rejected(self, command: Command, attempt: Attempt, reply: RunReply) -> None:
         """It never ran there. Another member may take it, unless only this one may."""
-        self._plane.count("rejected", reply.code)
+        self._plane.count("rejected", known_code(reply.code))
         if is_passing(reply.code):
             self._settler.on_refused(attempt.agent)
         final = self._is_refused_for_good(command, reply.code)

@@ -14,10 +14,14 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from broker_client.api import MeshClient
+from broker_client.runtime.frames import Msg as Frame
 from schemas import codec, subjects
-from schemas.messages.api import AgentRecord, NameQuery
+from schemas.faults import FAULTS, MeshError
+from schemas.messages.api import AgentRecord, Done, NameQuery
 from schemas.messages.liveness import Beat, Hello, TaskStatus
-from schemas.messages.work import AttemptReport, Report, Run, RunReply
+from schemas.messages.work import AttemptReport, Control, ControlReply, Report, Run, RunReply
+from tests.chaos.light import LightAgent
+from tests.chaos.witness import Witness
 from tests.children import reset_peak_rss
 from tests.harness import MeshProcesses
 from tests.meshes import Behind, behind, issuer, raw, shared_mesh, state_reached
@@ -250,3 +254,27 @@ def _knock(address: tuple[str, int], tls: ssl.SSLContext | None) -> None:
         else:
             with tls.wrap_socket(knocking) as secured:
                 secured.recv(1)
+
+
+class Rude(LightAgent):
+    """Answers each order with a fault of its own, line ends included."""
+
+    def _on_message(self, message: Frame) -> None:
+        if not message.subject.endswith(".control"):
+            super()._on_message(message)
+            return
+        order = codec.decode(Control, message.data)
+        reply = ControlReply(kind=order.kind, code="own\r\nword", message="no\r\nNats-X: forged")
+        where = subjects.reply(self._group, self.name, order.token)
+        self.link.publish_nowait(where, codec.encode(reply))
+
+
+async def test_sec_s36_line_ends_in_the_answer_of_an_agent_keep_nobody_waiting(
+    mesh: MeshProcesses, admin: MeshClient, tmp_path: Path
+) -> None:
+    credentials = issuer(mesh).issue("agent", "rogue-1", group="db")
+    async with Rude("db", Witness(tmp_path / "witness"), credentials, beat_s=0.2):
+        await mesh.wait_status("rogue-1", "active")
+        with pytest.raises(MeshError, match="forged") as refused:
+            await admin.ask("agent", "rotate", NameQuery(name="rogue-1"), Done)
+    assert refused.value.code in FAULTS

@@ -11,12 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NoAnswer
 
 from broker_master import VERSION
 from schemas.messages.actions import NoopArgs
 from tests.harness import MeshProcesses
 from tests.meshes import ask_raw, client_of, fault, issuer, raw, shared_mesh
+from tests.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-service")]
 
@@ -225,3 +227,37 @@ async def test_client_that_only_asks_cannot_take_the_place_of_others(
                 pass
         answer = await ask_raw(crowd, "crowd", "mesh", "status", {})
         assert not answer.headers
+
+
+async def test_sec_s36_discovery_answers_no_inbox_that_a_stranger_can_guess(
+    mesh: MeshProcesses, plain: Client
+) -> None:
+    """The inbox of another client may be named as the reply, if its random part is known."""
+    heard: list[str] = []
+
+    async def note(message: Msg) -> None:
+        heard.append(message.subject)
+
+    await plain.subscribe("_INBOX_admin.>", cb=note)
+    random = plain.new_inbox()
+    for reply in ("_INBOX_admin.x", "_INBOX_admin.results.today", "_INBOX_admin", random):
+        await plain.publish("$SRV.PING", b"", reply=reply)
+    await plain.flush()
+    await eventually(lambda: random in heard)
+    assert heard == [random]
+
+
+async def test_sec_s36_discovery_is_answered_so_often_and_no_more(plain: Client) -> None:
+    heard: list[str] = []
+
+    async def note(message: Msg) -> None:
+        heard.append(message.subject)
+
+    inbox = plain.new_inbox()
+    await plain.subscribe(inbox, cb=note)
+    for _ in range(1000):
+        await plain.publish("$SRV.INFO", b"", reply=inbox)
+    await plain.flush()
+    # A request of the same connection is served after them.
+    await plain.request("mesh.v1.api.admin.mesh.status", b"\x80", timeout=5)
+    assert 1 <= len(heard) < 500
