@@ -267,6 +267,7 @@ class Agent:
                 "selftest": lambda _payload: None,
             },
             self.watchdog.check,
+            self.shipper.on_stored,
         )
         _ = self.link.subscribe(station.address.down, inbox.on_message)
         self.link.on_connected(self._on_connected)
@@ -311,6 +312,7 @@ class Agent:
 
     def _on_disconnected(self, _reason: MeshError) -> None:
         self.station.lease.on_disconnected()
+        self.shipper.on_disconnected()
         self.status.write()
 
     def _on_linked(self) -> None:

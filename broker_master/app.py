@@ -59,6 +59,7 @@ from broker_master.services.orders import Orders
 from broker_master.services.output import OutputReader
 from broker_master.services.presence import PresenceService
 from broker_master.services.probe import Prober
+from broker_master.services.receipts import Receipts
 from broker_master.services.recovery import (
     enter_admin,
     enter_agents,
@@ -350,6 +351,7 @@ class Control:
             presence,
             Prober(plane, presence.on_untaken),
             terms,
+            _receipts(plane, streams, presence),
             Upstream(plane, gate, presence, reports),
             fanouts,
             addresses,
@@ -364,6 +366,12 @@ class Control:
             *own_endpoint(self._settings.metrics_http, scraper),
             HttpServer(plane, scraper, Overview(plane, views), self._settings.http),
         ]
+
+
+def _receipts(plane: Plane, streams: Streams, presence: PresenceService) -> Receipts:
+    receipts = Receipts(plane, streams)
+    presence.on_greeted = receipts.note_hello
+    return receipts
 
 
 async def _recover(

@@ -32,6 +32,7 @@ CHUNK_BYTES: Final = 96 * 1024
 # So many, each with every field set, still hold fewer than ITEMS values.
 REPORT_ITEMS: Final = 200
 HELLO_TASKS: Final = 512
+FEATURES: Final = 32
 OUTPUT_LIMIT_BYTES: Final = 100 * 1024 * 1024
 QUEUE_TTL_MAX_S: Final = 30 * 86_400.0
 PAUSE_MAX_S: Final = 90 * 86_400.0

@@ -15,6 +15,15 @@ API_ALL: Final = f"{PREFIX}.api.*.*.*"
 ENROL_ALL: Final = f"{PREFIX}.enrol.*"
 FACT_ALL: Final = f"{PREFIX}.fact.*.*.*"
 LOG_ALL: Final = f"{PREFIX}.up.*.*.log.*.*.*"
+# Where the broker says that it has stored a chunk: the kind below an agent's `down`, and the same
+# as the log stream is given it, made of the five wild cards of LOG_ALL.
+STORED: Final = "stored"
+STORED_OF_LOG: Final = (
+    f"{PREFIX}.down.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.{STORED}"
+    ".{{wildcard(3)}}.{{wildcard(4)}}.{{wildcard(5)}}"
+)
+# A header of a chunk, of its sender's choice; `stored` repeats it.
+CHUNK_HEADER: Final = "Mesh-Chunk"
 HISTORY_ALL: Final = f"{PREFIX}.history.*"
 AUDIT_ALL: Final = f"{PREFIX}.audit.*"
 
@@ -68,6 +77,16 @@ def reply(group: str, agent: str, token: str) -> str:
 
 def log(group: str, agent: str, command: str, attempt: int, stream: str) -> str:
     return f"{PREFIX}.up.{group}.{agent}.log.{command}.{attempt}.{stream}"
+
+
+def log_of(group: str, agent: str) -> str:
+    """All that an agent may print into the log stream."""
+    return f"{PREFIX}.up.{group}.{agent}.log.>"
+
+
+def stored_of(group: str, agent: str) -> str:
+    """All that the broker says of it."""
+    return f"{PREFIX}.down.{group}.{agent}.{STORED}.>"
 
 
 def fact(command: str, attempt: int, kind: str) -> str:

@@ -20,7 +20,7 @@ from broker_agent.services.runner import Runner
 from broker_agent.services.wire import Station
 from schemas import codec, limits
 from schemas.faults import Refused, Unreachable
-from schemas.messages.liveness import Details, Hello, TaskStatus, Welcome
+from schemas.messages.liveness import HEARS_STORED, Details, Hello, TaskStatus, Welcome
 from schemas.states import State
 
 # After a refusal only an operator can help; asking more often would only fill the logs.
@@ -200,6 +200,7 @@ class Handshake:
             tasks=tasks,
             complete=len(tasks) == len(self._book),
             trust=self._trust(),
+            features=[HEARS_STORED],
         )
 
     def _tasks_to_name(self) -> list[Entry]:

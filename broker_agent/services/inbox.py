@@ -4,6 +4,7 @@ What is not on one of this agent's own subjects, or not well-formed, is counted 
 """
 
 from collections.abc import Callable, Mapping
+from typing import Final
 
 import structlog
 
@@ -11,15 +12,19 @@ from broker_agent.core.lease import Heard
 from broker_agent.services.wire import Station
 from broker_client.runtime.frames import Msg
 from broker_client.runtime.rates import TokenBucket
-from schemas import codec
+from schemas import codec, subjects
 from schemas.faults import MeshError
 from schemas.messages.liveness import Echo
+
+_STORED: Final = f"{subjects.STORED}."
 
 log = structlog.get_logger(__name__)
 
 
 class Inbox:
     """handlers: by the last word of the subject; each may raise a MeshError for its message.
+
+    on_stored: given what the broker says of output that it has stored.
 
     check_lease: called before each message. A host that wakes from suspend finds all that has come
     meanwhile, echoes too: what ran out while it slept is ended before any of it is read.
@@ -30,8 +35,10 @@ class Inbox:
         station: Station,
         handlers: Mapping[str, Callable[[bytes], None]],
         check_lease: Callable[[], None] = lambda: None,
+        on_stored: Callable[[Msg], None] = lambda _: None,
     ) -> None:
         self._check_lease = check_lease
+        self._on_stored = on_stored
         self._clock = station.clock
         self._prefix = station.address.down_prefix
         self._handlers = handlers
@@ -41,6 +48,9 @@ class Inbox:
     def on_message(self, msg: Msg) -> None:
         self._check_lease()
         kind = msg.subject.removeprefix(self._prefix)
+        if kind.startswith(_STORED):
+            self._on_stored(msg)
+            return
         handler = self._handlers.get(kind)
         if handler is None:
             self.skipped += 1

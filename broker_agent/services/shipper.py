@@ -11,39 +11,32 @@ at most half of what the link can carry while there is anything newer.
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
-import msgspec
 import structlog
 
 from broker_agent.core.pace import Pace
 from broker_agent.core.tasks import Key
 from broker_agent.services.shipment import Chunk, Shipment
+from broker_agent.services.transit import Fate, Transit
 from broker_agent.services.wire import Station
-from broker_client.runtime.supervise import TaskSet
+from broker_client.runtime.frames import Msg
 from schemas import codec, limits
-from schemas.faults import MeshError
 from schemas.messages.work import LogChunk
 from schemas.subjects import STREAMS
 
-__all__ = ["Shipment", "Shipper", "is_stored"]
+__all__ = ["Shipment", "Shipper"]
 
 # How often running tasks are looked at for new bytes.
 LOOK_S: Final = 0.25
-ACK_TIMEOUT_S: Final = 5.0
-# A stream that keeps refusing must not keep a command open for ever.
+# A stream that keeps refusing must not keep a command open for ever; nor one of which nothing is
+# heard, though that must outlast a broker that has lost its disk or its majority for a while.
 REFUSED_MAX_S: Final = 60.0
+UNHEARD_MAX_S: Final = 900.0
 RETRY_S: Final = 0.5
-_CHUNKS_MAX: Final = 4096
 
 log = structlog.get_logger(__name__)
-
-
-class _PubAck(msgspec.Struct):
-    """The log stream's answer to a chunk: a number, or why not."""
-
-    seq: int = 0
-    error: dict[str, str | int] | None = None
 
 
 class Shipper:
@@ -55,7 +48,8 @@ class Shipper:
         self._clock = station.clock
         self._followed: dict[Key, Shipment] = {}
         self._ready: deque[Shipment] = deque()
-        self._chunks = TaskSet("shipper", limit=_CHUNKS_MAX)
+        self._transit = Transit(station)
+        self._lease = station.lease
         self._wake = asyncio.Event()
         self._was_connected = False
         self._older_in_flight = 0
@@ -91,16 +85,22 @@ class Shipper:
 
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()
-        try:
-            while True:
-                await self._wake.wait()
-                while self._followed:
-                    self._look_at_all()
-                    self._pump()
-                    await asyncio.sleep(LOOK_S)
-                self._wake.clear()
-        finally:
-            await self._chunks.aclose(0)
+        while True:
+            await self._wake.wait()
+            while self._followed or self._transit:
+                self._transit.sweep()
+                self._look_at_all()
+                self._pump()
+                await asyncio.sleep(LOOK_S)
+            self._wake.clear()
+
+    def on_stored(self, msg: Msg) -> None:
+        """The broker says that it has stored a chunk of this agent."""
+        self._transit.on_stored(msg)
+
+    def on_disconnected(self) -> None:
+        """What is on its way goes again, once there is a link."""
+        self._transit.on_disconnected()
 
     def _look_at_all(self) -> None:
         shipments = list(self._followed.values())
@@ -170,49 +170,42 @@ class Shipper:
             offset=chunk.offset, data=chunk.data, skipped=chunk.skipped, at=self._clock.now()
         )
         subject = self._address.log(*shipment.key, STREAMS[chunk.stream])
-        _ = self._chunks.spawn(self._store(shipment, chunk, subject, codec.encode(message)))
+        tell = partial(self._on_fate, shipment, chunk, self._clock.elapsed())
+        self._transit.send(subject, codec.encode(message), tell)
 
-    async def _store(self, shipment: Shipment, chunk: Chunk, subject: str, payload: bytes) -> None:
-        """Send one chunk and take note of what the stream says."""
+    def _on_fate(self, shipment: Shipment, chunk: Chunk, sent_s: float, fate: Fate) -> None:
+        """Take note of what became of one chunk, and go on."""
         size = len(chunk.data)
-        sent_at = self._clock.elapsed()
-        answer: bytes | None = None
-        try:
-            answer = (await self._wire.request(subject, payload, timeout_s=ACK_TIMEOUT_S)).data
-        except MeshError:
-            pass  # the link is gone, or slow: it is sent again
-        finally:
-            self._older_in_flight -= size * chunk.older
-            if answer is not None and is_stored(answer):
-                self.chunks += 1
-                self.pace.on_stored(size, self._clock.elapsed() - sent_at)
-                shipment.on_stored(chunk)
-            else:
-                self.pace.on_failed(size)
-                shipment.on_failed(chunk)
-                self._wait(shipment, is_refused=answer is not None)
+        self._older_in_flight -= size * chunk.older
+        if fate is Fate.STORED:
+            self.chunks += 1
+            self.pace.on_stored(size, self._clock.elapsed() - sent_s)
+            shipment.on_stored(chunk)
+        else:
+            self.pace.on_failed(size)
+            shipment.on_failed(chunk)
+            self._wait(shipment, fate)
         if not shipment.is_dropped:
             self._look(shipment)
         self._pump()
 
-    def _wait(self, shipment: Shipment, *, is_refused: bool) -> None:
-        """Leave the stream alone for a moment, and for good if it refuses for long."""
+    def _wait(self, shipment: Shipment, fate: Fate) -> None:
+        """Leave the stream alone for a moment, and for good if it takes nothing for long.
+
+        A stream that does not answer says nothing of what it refuses either. So it counts, too,
+        when nothing is heard of any chunk while the master is: then the link is not to blame.
+        """
         now = self._clock.elapsed()
         shipment.not_before = now + RETRY_S
-        if not is_refused:
+        if fate is Fate.REFUSED:
+            self.refused += 1
+            most_s = REFUSED_MAX_S
+        elif fate is Fate.UNHEARD and self._lease.is_linked:
+            most_s = UNHEARD_MAX_S
+        else:
             return
-        self.refused += 1
         if shipment.refused_since is None:
             shipment.refused_since = now
-        elif now - shipment.refused_since > REFUSED_MAX_S:
+        elif now - shipment.refused_since > most_s:
             log.error("output_given_up", command_id=shipment.key[0], left=shipment.waiting_bytes)
             shipment.give_up()
-
-
-def is_stored(answer: bytes) -> bool:
-    """Whether the log stream's answer says that it has the chunk."""
-    try:
-        ack = msgspec.json.decode(answer, type=_PubAck)
-    except msgspec.MsgspecError:
-        return False
-    return ack.error is None and ack.seq > 0

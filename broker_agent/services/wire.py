@@ -1,5 +1,6 @@
 """What the services of one agent share: the connection, their subjects, lease, clock and book."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,11 +18,17 @@ class Wire(Protocol):
     @property
     def is_connected(self) -> bool: ...
 
-    def publish_nowait(self, subject: str, payload: bytes, reply: str = "") -> None: ...
+    def publish_nowait(
+        self,
+        subject: str,
+        payload: bytes,
+        reply: str = "",
+        headers: Mapping[str, str] | None = None,
+    ) -> None: ...
+
+    def open_inbox(self, callback: Callable[[Msg], object]) -> tuple[str, Callable[[], None]]: ...
 
     def rebuild(self, reason: str) -> None: ...
-
-    async def request(self, subject: str, payload: bytes, timeout_s: float) -> Msg: ...
 
 
 class Address:

@@ -45,8 +45,22 @@ class SequenceConflict(Refused):
         self.subject = subject
 
 
+class Republish(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the broker says, of each message on `source`, that it is stored: its headers alone."""
+
+    source: str
+    destination: str
+
+    def to_api(self) -> dict[str, Any]:
+        return {"src": self.source, "dest": self.destination, "headers_only": True}
+
+
 class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a stream shall be. Sizes and counts of -1 are unlimited, an age of 0 is for ever."""
+    """What a stream shall be. Sizes and counts of -1 are unlimited, an age of 0 is for ever.
+
+    no_ack: publishers get no answer. The broker sends one to whatever reply subject they name, with
+    its own rights, so a stream that members of the mesh publish to must not give any.
+    """
 
     name: str
     subjects: tuple[str, ...]
@@ -63,6 +77,8 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
     allow_rollup: bool = False
     deny_delete: bool = False
     deny_purge: bool = False
+    no_ack: bool = False
+    republish: Republish | None = None
 
     def to_api(self) -> dict[str, Any]:
         return {
@@ -83,6 +99,8 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
             "allow_rollup_hdrs": self.allow_rollup,
             "deny_delete": self.deny_delete,
             "deny_purge": self.deny_purge,
+            "no_ack": self.no_ack,
+            "republish": None if self.republish is None else self.republish.to_api(),
         }
 
 

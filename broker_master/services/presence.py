@@ -86,6 +86,8 @@ class PresenceService:
         self.on_change: Callable[[str], None] = lambda _: None
         # Given an agent and the digest of the authorities that it trusts.
         self.on_trust: Callable[[str, str], None] = lambda _agent, _digest: None
+        # Given the first step of a handshake of an agent that may take part.
+        self.on_greeted: Callable[[subjects.Up, Hello], None] = lambda _up, _hello: None
 
     # -- from the wire
 
@@ -173,6 +175,7 @@ class PresenceService:
         entry = plane.registry.agent(up.agent)
         self.note_certificate(presence, entry, hello.certificate_serial)
         self.on_trust(up.agent, hello.trust)
+        self.on_greeted(up, hello)
         welcome = Welcome(
             epoch=plane.epoch,
             incarnation=hello.incarnation,

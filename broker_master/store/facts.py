@@ -7,8 +7,8 @@ from typing import Any, Final
 import structlog
 
 from broker_client.runtime.batch import BatchWriter, Entry
+from broker_client.runtime.streams import Republish, StreamConfig, StreamInfo, Streams
 from broker_client.runtime.streams import SequenceConflict as Conflict
-from broker_client.runtime.streams import StreamConfig, StreamInfo, Streams
 from broker_master.settings import MasterSettings
 from schemas import codec, limits, subjects
 from schemas.faults import MeshError
@@ -64,6 +64,10 @@ def stream_configs(settings: MasterSettings) -> list[StreamConfig]:
             max_msg_size=limits.PAYLOAD_BYTES,
             replicas=replicas,
             discard_new=False,
+            # The only stream that members publish to. What it holds, its agent hears on a subject
+            # that is fixed here, and that no publisher can steer.
+            no_ack=True,
+            republish=Republish(source=subjects.LOG_ALL, destination=subjects.STORED_OF_LOG),
         ),
         # Written once: nothing in it can be deleted or purged before its time.
         StreamConfig(

@@ -1,6 +1,6 @@
 """Beats, echoes and the handshake."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -19,7 +19,9 @@ from schemas.messages.fields import (
 )
 from schemas.timers import Timers
 
-PROTOCOL = 1
+PROTOCOL: Final = 1
+# A feature of an agent: it learns by `stored` that its output is durable, and needs no answer.
+HEARS_STORED: Final = "stored"
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -91,7 +93,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tasks: all that run, then as many of those that ended and are not released as fit; `complete`
     says whether that is all of them. done: the agent has carried out the welcome's decisions, and
     work may flow. Step one is sent again until a welcome comes; every step may be repeated. trust:
-    the digest of the authorities that it trusts.
+    the digest of the authorities that it trusts. features: what it knows to do beyond what every
+    agent of this protocol does; unknown ones are ignored.
     """
 
     incarnation: Token
@@ -108,6 +111,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     complete: bool = True
     done: bool = False
     trust: Label = ""
+    features: Annotated[list[Label], Meta(max_length=limits.FEATURES)] = []
 
 
 Verdict = Literal["keep", "kill", "release", "report"]

@@ -272,19 +272,19 @@ async def test_files_of_a_task_that_prints_without_end_stay_within_its_limit(
 async def test_slow_answers_leave_one_small_chunk_on_the_way(rig: Rig) -> None:
     """64 kbit/s: a beat must not wait for a window full of output."""
     on_the_way: list[int] = []
-    request = rig.wire.request
+    answer = rig.wire.answer_chunk
 
-    async def slowly(subject: str, payload: bytes, timeout_s: float) -> object:
+    def slowly(subject: str, payload: bytes, reply: str) -> None:
         on_the_way.append(rig.shipper.pace.in_flight)
         rig.station.clock.advance(len(payload) / 8000)  # type: ignore[attr-defined]
-        return await request(subject, payload, timeout_s)
+        answer(subject, payload, reply)
 
     from tests.fake_clock import FakeClock
 
     clock = FakeClock()
     rig.shipper._clock = clock
     object.__setattr__(rig.station, "clock", clock)
-    rig.wire.request = slowly  # type: ignore[assignment, method-assign]
+    rig.wire.answer_chunk = slowly  # type: ignore[method-assign]
     rig.run("c1", [sys.executable, "-c", "print('x' * 99_999)"])
     await rig.end_of("c1")
     assert max(on_the_way[-5:]) <= 2 * LEAST_BYTES

@@ -25,6 +25,7 @@ VERSIONS: Final[dict[str, int]] = {
     "facts.CommandRecord": 2,
     "facts.HistoryRecord": 2,
     "fanouts.FanoutEntry": 2,
+    "liveness.Hello": 2,
 }
 
 
