@@ -53,6 +53,7 @@ from broker_master.services.fanout import Fanouts
 from broker_master.services.gate import Gate
 from broker_master.services.historian import Historian
 from broker_master.services.intake import Intake
+from broker_master.services.keys import KeyDesk
 from broker_master.services.late import LateResults
 from broker_master.services.notes import notes
 from broker_master.services.orders import Orders
@@ -305,7 +306,7 @@ class Control:
         events.on_stalled = intake.on_stalled
         events.is_patient = lambda: plane.dispatcher.backlog() >= _BACKLOG
         output = OutputReader(plane, streams)
-        issuer = self._mesh.issuer
+        keys = KeyDesk(plane, custody.own_keys, lambda: revoker.refused)
         whereabouts = Whereabouts(system)
         auditor = Auditor(plane, audit, whereabouts)
         operations = Operations(AuditTrail(plane, auditor.record).audited)
@@ -316,11 +317,11 @@ class Control:
         fanouts = Fanouts(plane, Bucket(streams, FANOUTS), intake, views)
         FanoutOperations(plane, fanouts, canceller).register(operations)
         GroupOperations(plane, views).register(operations)
-        AgentOperations(plane, views, issuer, presence, canceller, revoker, terms).register(
-            operations
-        )
+        AgentOperations(
+            plane, views, self._mesh.issuer, presence, canceller, revoker, terms
+        ).register(operations)
         RotationOperations(plane, orders).register(operations)
-        ClientOperations(plane, views, issuer, revoker).register(operations)
+        ClientOperations(plane, views, self._mesh.issuer, keys, revoker).register(operations)
         rotator = Rotator(plane, self._mesh, system, custody, orders)
         presence.on_trust = rotator.note_trust
         AuthorityOperations(plane, custody, rotator).register(operations)
@@ -355,8 +356,8 @@ class Control:
             Upstream(plane, gate, presence, reports),
             fanouts,
             addresses,
-            Enrolment(plane, issuer),
-            Renewals(plane, gate, issuer, revoker, presence),
+            Enrolment(plane, self._mesh.issuer, keys),
+            Renewals(plane, gate, self._mesh.issuer, keys, revoker, presence),
             custody,
             rotator,
             comparison,

@@ -12,6 +12,8 @@ from broker_client.runtime.files import lock_directory, make_private_directory, 
 from broker_client.runtime.frames import Msg
 from broker_client.runtime.identity import NewIdentity, new_identity
 from broker_client.runtime.link import Link, LinkIdentity
+from broker_client.runtime.renewal import key_proof
+from broker_client.runtime.tls import mesh_of
 from broker_client.runtime.token import ActivationToken, decode_token
 from schemas import codec, subjects
 from schemas.faults import FaultBody, MeshError, Refused, Unreachable
@@ -47,11 +49,7 @@ async def enrol(state_dir: Path, token_text: str, clock: Clock) -> AgentFacts:
     with lock_directory(state_dir):
         slots = Slots(state_dir)
         _check_owner(slots, state_dir, token)
-        keys = slots.pending()
-        if keys is None:
-            keys = new_identity(token.agent)
-            slots.begin(keys)
-        answer = await redeem(token, keys, clock)
+        keys, answer = await _certified(token, slots, clock)
         facts = _facts(answer, token, slots)
         slots.complete(
             keys,
@@ -61,6 +59,22 @@ async def enrol(state_dir: Path, token_text: str, clock: Clock) -> AgentFacts:
             jwt=answer.jwt,
         )
         return facts
+
+
+async def _certified(
+    token: ActivationToken, slots: Slots, clock: Clock
+) -> tuple[NewIdentity, EnrolAnswer]:
+    """Keys and what was given for them: those of an earlier try, unless they are refused by now."""
+    keys = slots.pending()
+    if keys is not None:
+        try:
+            return keys, await redeem(token, keys, clock)
+        except Refused as refused:
+            if refused.code != "request_invalid":
+                raise
+    keys = new_identity(token.agent)
+    slots.begin(keys)
+    return keys, await redeem(token, keys, clock)
 
 
 def _check_directory(state_dir: Path) -> None:
@@ -132,6 +146,7 @@ async def _ask(link: Link, token: ActivationToken, keys: NewIdentity) -> EnrolAn
         secret=token.secret,
         csr_pem=keys.csr_pem.decode(),
         user_nkey=keys.user,
+        user_signature=key_proof("enrolment", mesh_of(token.ca_pem), token.agent, keys),
         host=socket.gethostname()[:250],
         version=product_version(),
     )

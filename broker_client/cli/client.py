@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from broker_client.cli.options import LISTING, SHARED, Listing, Shared
 from broker_client.cli.report import print_json, print_list, screen_width
-from broker_client.cli.session import call
+from broker_client.cli.session import call, context_of
 from broker_client.cli.tables import Column, fit, local_time, utc_time
 from schemas.messages.api import (
     ClientCreate,
@@ -45,6 +45,7 @@ def create(
         groups=group or [],
         csr_pem=fresh.csr_pem,
         user_nkey=fresh.user_nkey,
+        user_signature=fresh.proof(context_of(shared).mesh),
     )
     with fresh.reserved():
         answer = call(shared, lambda mesh: mesh.ask("client", "create", request, IdentityAnswer))

@@ -15,6 +15,7 @@ from broker_client.runtime.identity import (
     KEY_FILE,
     new_identity,
 )
+from broker_client.runtime.renewal import key_proof
 from schemas.faults import Refused
 from schemas.ids import check_name
 from schemas.messages.api import IdentityAnswer
@@ -24,7 +25,8 @@ class NewClient:
     """Keys for one new client; nothing is on disk before `reserved`, all is after `store`."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        self._keys = new_identity(check_name("a client", name))
+        self._name = check_name("a client", name)
+        self._keys = new_identity(self._name)
         self._folder = folder
 
     @property
@@ -34,6 +36,10 @@ class NewClient:
     @property
     def user_nkey(self) -> str:
         return self._keys.user
+
+    def proof(self, mesh: str) -> bytes:
+        """That the broker key was made here, for a client of this mesh."""
+        return key_proof("client", mesh, self._name, self._keys)
 
     @contextlib.contextmanager
     def reserved(self) -> Iterator[None]:

@@ -73,6 +73,15 @@ def check_public(text: str, kind: Kind) -> str:
     return text
 
 
+def any_kind(public: str) -> set[str]:
+    """The public keys of every kind that the same 32 bytes make; none for what is no key."""
+    try:
+        raw = _public_bytes(public, None)
+    except Corrupt:
+        return set()
+    return {_encode(bytes([prefix]) + raw) for prefix in _KINDS}
+
+
 def verify(public: str, data: bytes, signature: bytes) -> bool:
     """Whether the owner of `public`, a key of any kind, signed `data`. Corrupt if it is no key."""
     key = Ed25519PublicKey.from_public_bytes(_public_bytes(public, None))

@@ -1,9 +1,9 @@
-"""The request with which whoever holds a certificate asks for its successor."""
+"""Proofs that whoever asks for a certificate holds the keys that it is for."""
 
 from broker_client.runtime.identity import NewIdentity
 from broker_client.runtime.nkeys import KeyPair
 from broker_client.runtime.tls import sign_text
-from schemas.messages.renewal import RenewalRequest, proof_text
+from schemas.messages.renewal import Purpose, RenewalRequest, key_proof_text, proof_text
 
 
 def renewal_request(
@@ -21,3 +21,9 @@ def renewal_request(
         signature=sign_text(key_pem, text),
         user_signature=KeyPair.from_seed(keys.seed).sign(text),
     )
+
+
+def key_proof(purpose: Purpose, mesh: str, name: str, keys: NewIdentity) -> bytes:
+    """The signature of the new broker key, for this mesh, name and purpose alone."""
+    text = key_proof_text(purpose, mesh, name, keys.user, keys.csr_pem)
+    return KeyPair.from_seed(keys.seed).sign(text)

@@ -139,6 +139,18 @@ def certificate_facts(cert_pem: bytes) -> CertificateFacts:
     )
 
 
+def mesh_of(ca_pem: bytes) -> str:
+    """The id of the mesh that an authority's certificate names; raises Corrupt if it is none."""
+    from cryptography import x509
+
+    try:
+        subject = x509.load_pem_x509_certificate(ca_pem).subject
+    except ValueError as error:
+        raise Corrupt("state_corrupt", "not an authority's certificate in PEM") from error
+    names = subject.get_attributes_for_oid(x509.NameOID.ORGANIZATION_NAME)
+    return str(names[0].value) if names else ""
+
+
 def trust_digest(ca_pem: bytes) -> str:
     """A short name for what somebody trusts: the same bytes have the same."""
     return hashlib.sha256(ca_pem).hexdigest()[:16]

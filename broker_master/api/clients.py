@@ -10,6 +10,7 @@ from broker_master.ca.issuer import Credentials, Issuer
 from broker_master.core.pages import Rows
 from broker_master.core.rights import check_client, check_no_wider, may_see_client
 from broker_master.plane import Plane
+from broker_master.services.keys import NOT_PROVED, KeyDesk
 from broker_master.services.revoke import Revoker
 from broker_master.services.views import Views, certificate_record
 from schemas import limits
@@ -37,10 +38,13 @@ _KEPT = 16
 
 
 class ClientOperations:
-    def __init__(self, plane: Plane, views: Views, issuer: Issuer, revoker: Revoker) -> None:
+    def __init__(
+        self, plane: Plane, views: Views, issuer: Issuer, keys: KeyDesk, revoker: Revoker
+    ) -> None:
         self._plane = plane
         self._views = views
         self._issuer = issuer
+        self._keys = keys
         self._revoker = revoker
 
     def register(self, operations: Operations) -> None:
@@ -58,22 +62,34 @@ class ClientOperations:
         groups = [self._plane.registry.group(group).name for group in request.groups]
         check_no_wider(caller, groups)
         self._plane.registry.check_free(name)
-        clock, plane = self._plane.clock, self._plane
-        issued = self._issuer.issue(
-            request.role, name, request.csr_pem.encode(), request.user_nkey, self._lifetime_end()
-        )
-        await plane.registry.create_client(
+        csr_pem, user, proof = request.csr_pem, request.user_nkey, request.user_signature
+        is_proved = self._issuer.check_key("client", name, csr_pem, user, proof)
+        with self._keys.held(name, user, csr_pem):
+            issued = self._issuer.issue(
+                request.role, name, csr_pem.encode(), user, self._lifetime_end()
+            )
+            await self._enter(caller, request, groups, issued)
+        if not is_proved:
+            self._plane.note(
+                "client.create", name, by=caller.name, actor="client", detail=NOT_PROVED
+            )
+        return self._identity(name, request.role, issued)
+
+    async def _enter(
+        self, caller: ClientEntry, request: ClientCreate, groups: list[str], issued: Credentials
+    ) -> None:
+        at = self._plane.clock.now()
+        await self._plane.registry.create_client(
             ClientEntry(
-                name=name,
+                name=request.name,
                 role=request.role,
-                created_at=clock.now(),
+                created_at=at,
                 created_by=caller.name,
                 groups=groups,
-                certificates=[issued.entry(clock.now())],
+                certificates=[issued.entry(at)],
                 trust=trust_digest(issued.ca_pem),
             )
         )
-        return self._identity(name, request.role, issued)
 
     def _identity(self, name: str, role: str, issued: Credentials) -> IdentityAnswer:
         return IdentityAnswer(
@@ -97,16 +113,22 @@ class ClientOperations:
 
         It is a candidate until the caller says that it uses it (`certificate.trust`).
         """
-        clock, settings = self._plane.clock, self._plane.settings.certificates
+        clock = self._plane.clock
         proved = self._issuer.check_proof(caller.role, caller.name, request)
         _check_good(caller, proved, clock.now())
-        issued = self._issuer.issue(
-            caller.role,
-            caller.name,
-            request.csr_pem.encode(),
-            request.user_nkey,
-            self._lifetime_end(),
-        )
+        with self._keys.held(caller.name, request.user_nkey, request.csr_pem):
+            issued = self._issuer.issue(
+                caller.role,
+                caller.name,
+                request.csr_pem.encode(),
+                request.user_nkey,
+                self._lifetime_end(),
+            )
+            await self._enter_renewed(caller, issued, proved)
+        return self._identity(caller.name, caller.role, issued)
+
+    async def _enter_renewed(self, caller: ClientEntry, issued: Credentials, proved: str) -> None:
+        clock, settings = self._plane.clock, self._plane.settings.certificates
         candidate = msgspec.structs.replace(
             issued.entry(clock.now()), candidate_until=clock.now() + settings.candidate_s
         )
@@ -119,7 +141,6 @@ class ClientOperations:
             return msgspec.structs.replace(entry, certificates=[*kept, candidate])
 
         await self._plane.registry.change_client(caller.name, enter)
-        return self._identity(caller.name, caller.role, issued)
 
     async def list(self, caller: ClientEntry, wanted: ClientList) -> ClientsAnswer:
         rows = Rows[ClientRecord](wanted.limit, limits.WHOLE_LIST_BYTES)

@@ -109,6 +109,11 @@ class Accounts:
         """User keys that are refused, with the time up to which their tokens were issued."""
         return dict(decode_jwt(self.account_jwt)["nats"].get("revocations", {}))
 
+    @property
+    def publics(self) -> set[str]:
+        """The public halves of all keys of the mesh: operator, accounts, and what signs."""
+        return {key.public for key in self._keys.values()}
+
     def signing_key(self, role: str) -> KeyPair:
         """The key that signs users of `role`: a scope's, `master` or `system`."""
         if role == "system":

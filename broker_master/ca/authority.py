@@ -5,6 +5,7 @@ only), so that no agent can pose as the broker.
 """
 
 import datetime as dt
+import hashlib
 import ipaddress
 import re
 from collections.abc import Sequence
@@ -13,11 +14,13 @@ from typing import Final, Self
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
+    PublicFormat,
     load_pem_private_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -189,6 +192,21 @@ def _host_name(host: str) -> x509.GeneralName:
                 "settings_invalid", f"not a host name or address: {host[:80]!a}"
             ) from None
         return x509.DNSName(host.lower())
+
+
+def requested_digest(csr_pem: bytes) -> str:
+    """SHA-256, in hex, of the key that a request is for and signed by; Refused as `sign_client`."""
+    return _digest(_requested_key(csr_pem))
+
+
+def certified_digest(cert_pem: bytes) -> str:
+    """SHA-256, in hex, of the key of a certificate."""
+    return _digest(x509.load_pem_x509_certificate(cert_pem).public_key())
+
+
+def _digest(key: CertificatePublicKeyTypes) -> str:
+    spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(spki).hexdigest()
 
 
 def _requested_key(csr_pem: bytes) -> ec.EllipticCurvePublicKey:

@@ -13,12 +13,12 @@ from broker_client.runtime.nkeys import check_public, verify
 from broker_client.runtime.tls import certificate_facts
 from broker_master.ca.accounts import Accounts
 from broker_master.ca.authorities import Authorities
-from broker_master.ca.authority import BACKDATE_S
+from broker_master.ca.authority import BACKDATE_S, certified_digest
 from broker_master.ca.claims import encode_jwt
 from schemas.faults import Corrupt, Misused, Refused
 from schemas.ids import check_name
 from schemas.messages.registry import CertificateEntry
-from schemas.messages.renewal import RenewalRequest, proof_text
+from schemas.messages.renewal import Purpose, RenewalRequest, key_proof_text, proof_text
 from schemas.permissions import CLIENT_ROLES, SCOPES
 
 # Of a client that is made without a master; one that is made by it has `certificates.client_days`.
@@ -29,7 +29,7 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     """What somebody gets for their request. serial: lower-case hex; times: whole unix seconds.
 
     ca_pem: the authorities to trust. fingerprint: of the certificate. authority, signer: the
-    generations of what has signed certificate and token.
+    generations of what has signed certificate and token. key: as the registry's entries have it.
     """
 
     cert_pem: bytes
@@ -42,6 +42,7 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     fingerprint: str = ""
     authority: int = 1
     signer: int = 1
+    key: str = ""
 
     def entry(self, at: float) -> CertificateEntry:
         """What the registry keeps of it."""
@@ -53,6 +54,7 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
             fingerprint=self.fingerprint,
             authority=self.authority,
             signer=self.signer,
+            key=self.key,
         )
 
 
@@ -106,6 +108,21 @@ class Issuer:
         if not verify(request.user_nkey, text, request.user_signature):
             raise Refused("request_invalid", "not signed by the new broker key")
         return certificate_facts(cert_pem).serial
+
+    def check_key(
+        self, purpose: Purpose, name: str, csr_pem: str, user_nkey: str, signature: bytes
+    ) -> bool:
+        """Whether the broker key has proved itself; False if nothing was said (0.1.0).
+
+        Raises Refused (`request_invalid`) for a proof that is wrong.
+        """
+        _check_user(user_nkey)
+        if not signature:
+            return False
+        text = key_proof_text(purpose, self._authority.mesh, name, user_nkey, csr_pem.encode())
+        if not verify(user_nkey, text, signature):
+            raise Refused("request_invalid", "not signed by the new broker key")
+        return True
 
     def issue(
         self,
@@ -194,6 +211,7 @@ class Issuer:
             fingerprint=facts.fingerprint,
             authority=self._authority.generation,
             signer=self._accounts.generation(role),
+            key=certified_digest(cert_pem),
         )
 
 

@@ -2,14 +2,17 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import structlog
 
+from broker_client.runtime.creds import decode_creds
 from broker_client.runtime.files import read_bytes
-from broker_client.runtime.identity import CERT_FILE, read_identity
+from broker_client.runtime.identity import CERT_FILE, CREDS_FILE
 from broker_client.runtime.link import Link
-from broker_client.runtime.nkeys import decode_user_jwt
+from broker_client.runtime.nkeys import UserClaims, decode_user_jwt
 from broker_client.runtime.tls import certificate_facts
+from broker_master.ca.authority import certified_digest
 from broker_master.ca.mesh import Mesh, renew_own
 from broker_master.core.certificates import newest_confirmed
 from broker_master.core.validity import Holding, Kind, fresh_warnings
@@ -77,9 +80,18 @@ class Custody:
 
     def own_users(self) -> dict[str, str]:
         """The broker keys of the master itself, with its name."""
-        folder = self._mesh.master_directory
-        claims = decode_user_jwt(read_identity(folder).creds.jwt)
+        claims = _claims(self._mesh.master_directory)
         return {claims.user: claims.name}
+
+    def own_keys(self) -> tuple[set[str], set[str]]:
+        """What is nobody else's: all broker keys of the mesh, and the digests of its X.509 keys."""
+        mesh = self._mesh
+        folders = (mesh.master_directory, mesh.system_directory)
+        users = mesh.accounts.publics | {_claims(folder).user for folder in folders}
+        pems = [mesh.authority.of(each).ca_pem for each in mesh.authority.rotation.trusted]
+        pems += [read_bytes(folder / CERT_FILE) for folder in folders]
+        pems.append(read_bytes(mesh.broker_directory / "server.pem"))
+        return users, {certified_digest(pem) for pem in pems}
 
     def holdings(self) -> Iterator[Holding]:
         """Every certificate that is in use, and the mesh's own; not those of whoever is barred."""
@@ -129,6 +141,10 @@ class Custody:
     def _note_ends(self) -> None:
         self.authorities["mesh"] = self._mesh.authority.not_after
         self.servers.update(certificate_ends(self._mesh))
+
+
+def _claims(folder: Path) -> UserClaims:
+    return decode_user_jwt(decode_creds(read_bytes(folder / CREDS_FILE)).jwt)
 
 
 def _holding(kind: Kind, name: str, pem: bytes, authority: int) -> Holding:

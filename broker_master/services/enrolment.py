@@ -12,6 +12,7 @@ from broker_master.ca.issuer import Credentials, Issuer
 from broker_master.ca.tokens import is_secret
 from broker_master.plane import Plane
 from broker_master.services.answers import send_answer
+from broker_master.services.keys import NOT_PROVED, KeyDesk
 from schemas import codec, subjects
 from schemas.faults import MeshError, Refused
 from schemas.messages.enrol import EnrolAnswer, EnrolRequest
@@ -30,9 +31,10 @@ _TRIES_BURST = 5
 class Enrolment:
     name = "enrolment"
 
-    def __init__(self, plane: Plane, issuer: Issuer) -> None:
+    def __init__(self, plane: Plane, issuer: Issuer, keys: KeyDesk) -> None:
         self._plane = plane
         self._issuer = issuer
+        self._keys = keys
         self._wrong: dict[str, TokenBucket] = {}
 
     async def run(self, ready: asyncio.Event) -> None:
@@ -54,7 +56,8 @@ class Enrolment:
 
     async def _serve(self, agent: str, msg: Msg) -> None:
         try:
-            answer = await self._enrol(agent, codec.decode(EnrolRequest, msg.data))
+            request = codec.decode(EnrolRequest, msg.data)
+            answer = await self._enrol(agent, request)
         except MeshError as error:
             self._plane.count("enrolment", error.code)
             log.warning("enrolment_refused", agent=agent, code=error.code)
@@ -72,7 +75,8 @@ class Enrolment:
         self._plane.count("enrolment", "done")
         log.info("agent_enrolled", agent=agent, serial=answer.serial)
         until = f"certificate {answer.serial} until {rfc3339(answer.not_after)}"
-        self._plane.note("agent.enrol", agent, by=agent, actor="token", detail=until)
+        detail = until if request.user_signature else f"{until}; {NOT_PROVED}"
+        self._plane.note("agent.enrol", agent, by=agent, actor="token", detail=detail)
         send_answer(self._plane, msg.reply, answer, "enrol")
 
     async def _enrol(self, agent: str, request: EnrolRequest) -> EnrolAnswer:
@@ -82,14 +86,17 @@ class Enrolment:
         """
         entry = self._plane.registry.agents.get(agent)
         self._check(agent, entry, request)
-        issued = self._sign(self._plane.registry.agent(agent), request)
+        csr_pem, user, proof = request.csr_pem, request.user_nkey, request.user_signature
+        _ = self._issuer.check_key("enrolment", agent, csr_pem, user, proof)
+        with self._keys.held(agent, request.user_nkey, request.csr_pem):
+            issued = self._sign(self._plane.registry.agent(agent), request)
 
-        def spend(current: AgentEntry) -> AgentEntry:
-            # Checked again on what the registry holds at the moment of writing.
-            self._check(agent, current, request)
-            return _spent(current, request, issued, self._plane.clock.now())
+            def spend(current: AgentEntry) -> AgentEntry:
+                # Checked again on what the registry holds at the moment of writing.
+                self._check(agent, current, request)
+                return _spent(current, request, issued, self._plane.clock.now())
 
-        spent = await self._plane.registry.change_agent(agent, spend)
+            spent = await self._plane.registry.change_agent(agent, spend)
         return EnrolAnswer(
             mesh=self._plane.mesh,
             agent=agent,
@@ -113,20 +120,6 @@ class Enrolment:
             raise Refused("token_used", f"the token of agent {agent} has been used")
         if token.expires_at <= self._plane.clock.now():
             raise Refused("token_expired", f"the token of agent {agent} has expired")
-        if self._is_of_another(agent, request.user_nkey):
-            # To revoke it here would cut off who really has it.
-            raise Refused("request_invalid", "this broker key is somebody else's")
-
-    def _is_of_another(self, agent: str, user_nkey: str) -> bool:
-        registry = self._plane.registry
-        holders = [
-            *((each.name, each.certificates) for each in registry.agents.values()),
-            *((each.name, each.certificates) for each in registry.clients.values()),
-        ]
-        return any(
-            name != agent and any(each.user_nkey == user_nkey for each in certificates)
-            for name, certificates in holders
-        )
 
     def _count_wrong(self, agent: str) -> None:
         bucket = self._wrong.setdefault(agent, TokenBucket(per_s=_TRIES_PER_S, burst=_TRIES_BURST))

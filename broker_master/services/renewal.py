@@ -21,6 +21,7 @@ from broker_master.core.liveness import Presence
 from broker_master.plane import Plane
 from broker_master.services.answers import send_answer
 from broker_master.services.gate import Gate
+from broker_master.services.keys import KeyDesk
 from broker_master.services.presence import PresenceService
 from broker_master.services.revoke import Revoker
 from schemas import codec, subjects
@@ -50,12 +51,14 @@ class Renewals:
         plane: Plane,
         gate: Gate,
         issuer: Issuer,
+        keys: KeyDesk,
         revoker: Revoker,
         presence: PresenceService,
     ) -> None:
         self._plane = plane
         self._gate = gate
         self._issuer = issuer
+        self._keys = keys
         self._revoker = revoker
         self._presence = presence
         self._tries: dict[str, TokenBucket] = {}
@@ -157,14 +160,15 @@ class Renewals:
         proved = self._issuer.check_proof("agent", up.agent, request)
         self._check(self._entry(up), proved)
         group = self._group(self._entry(up))
-        issued = self._sign(self._entry(up), request)
+        with self._keys.held(up.agent, request.user_nkey, request.csr_pem):
+            issued = self._sign(self._entry(up), request)
 
-        def enter(entry: AgentEntry) -> AgentEntry:
-            # Checked again on what the registry holds at the moment of writing.
-            self._check(entry, proved)
-            return self._with_candidate(entry, proved, issued)
+            def enter(entry: AgentEntry) -> AgentEntry:
+                # Checked again on what the registry holds at the moment of writing.
+                self._check(entry, proved)
+                return self._with_candidate(entry, proved, issued)
 
-        await self._plane.registry.change_agent(up.agent, enter)
+            await self._plane.registry.change_agent(up.agent, enter)
         failpoints.reach("master.renewal_signed")
         self._plane.count("renewal", "signed")
         until = f"certificate {issued.serial} until {rfc3339(issued.not_after)}"

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from schemas import limits
-from schemas.messages.enrol import Pem
+from schemas.messages.enrol import Pem, Signature
 from schemas.messages.facts import CommandRecord
 from schemas.messages.fields import (
     AttemptNumber,
@@ -282,13 +282,18 @@ class AgentForget(_Request, frozen=True, kw_only=True):
 
 
 class ClientCreate(_Request, frozen=True, kw_only=True):
-    """`client.create`: the keys are made by whoever asks; only their public halves travel."""
+    """`client.create`: the keys are made by whoever asks; only their public halves travel.
+
+    user_signature: of `renewal.key_proof_text` (purpose `client`), by the broker key; command lines
+    of 0.1.0 send none.
+    """
 
     name: Name
     role: Label
     groups: Annotated[list[Name], Meta(max_length=limits.MAP_LEN)] = []
     csr_pem: Pem
     user_nkey: Label
+    user_signature: Signature = b""
 
 
 class IdentityAnswer(msgspec.Struct, frozen=True, kw_only=True):

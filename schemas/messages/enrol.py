@@ -8,6 +8,7 @@ from msgspec import Meta
 from schemas.messages.fields import Label, Text, Timestamp
 
 Pem = Annotated[str, Meta(max_length=16_384)]
+Signature = Annotated[bytes, Meta(min_length=8, max_length=256)]
 Secret = Annotated[bytes, Meta(min_length=16, max_length=64)]
 
 
@@ -15,13 +16,16 @@ class EnrolRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     """From the bearer of an activation token. The agent's name is in the subject, not here.
 
     csr_pem: signed by the key that was made on the host; only its public key is taken.
-    user_nkey: the public half of the broker key that was made on the host. The same request may be
+    user_nkey: the public half of the broker key that was made on the host. user_signature: of
+    `renewal.key_proof_text` (purpose `enrolment`), by that broker key; agents of 0.1.0 send none.
+    The same request may be
     sent again while no answer has come: the same keys get the same answer.
     """
 
     secret: Secret
     csr_pem: Pem
     user_nkey: Label
+    user_signature: Signature = b""
     host: Label = ""
     version: Label = ""
 

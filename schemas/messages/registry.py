@@ -65,6 +65,7 @@ class CertificateEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     """One certificate and the broker key that goes with it.
 
     fingerprint: its SHA-256, lower-case hex; empty if it was issued before this was kept.
+    key: SHA-256 of the certificate's public key, likewise.
     authority, signer: generations of the authority and of the signing key that issued it.
     candidate_until: unless it is confirmed before that, it is withdrawn; 0 once it is confirmed.
     retired_at: its successor is in use since then, and it is refused; 0 while it is good.
@@ -79,6 +80,7 @@ class CertificateEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     signer: Count = 1
     candidate_until: Timestamp = 0.0
     retired_at: Timestamp = 0.0
+    key: Label = ""
 
 
 class AdminTerm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -5,15 +5,12 @@
 Both certificates are good from the first answer until `confirm`; then the older one is retired.
 """
 
-from typing import Annotated
+from typing import Literal
 
 import msgspec
-from msgspec import Meta
 
-from schemas.messages.enrol import Pem
+from schemas.messages.enrol import Pem, Signature
 from schemas.messages.fields import Label, Token
-
-Signature = Annotated[bytes, Meta(min_length=8, max_length=256)]
 
 
 class RenewalRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -42,6 +39,15 @@ class Confirmed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The certificate of this serial is in use now; the answer says the same, once it is kept."""
 
     serial: Label
+
+
+Purpose = Literal["enrolment", "client"]
+
+
+def key_proof_text(purpose: Purpose, mesh: str, name: str, user_nkey: str, csr_pem: bytes) -> bytes:
+    """What a new broker key signs, so that it is certified for nothing but this."""
+    parts = (purpose, mesh, name, user_nkey)
+    return b"mesh.v1 key\n%b\n%b" % ("\n".join(parts).encode(), csr_pem)
 
 
 def proof_text(name: str, user_nkey: str, csr_pem: bytes) -> bytes:

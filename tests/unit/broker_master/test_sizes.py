@@ -431,7 +431,7 @@ async def test_sec_s30_lists_end_where_the_next_row_would_not_fit_and_go_on_from
         (agent_list, api.AgentList(), "agents", "agent", agents),
         (GroupOperations(plane, views).list, api.GroupList(), "groups", "group", groups),
         (
-            ClientOperations(plane, views, nothing, nothing).list,
+            ClientOperations(plane, views, nothing, nothing, nothing).list,
             api.ClientList(),
             "clients",
             "client",

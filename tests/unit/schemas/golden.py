@@ -26,6 +26,11 @@ VERSIONS: Final[dict[str, int]] = {
     "facts.HistoryRecord": 2,
     "fanouts.FanoutEntry": 2,
     "liveness.Hello": 2,
+    "api.ClientCreate": 2,
+    "enrol.EnrolRequest": 2,
+    "registry.AgentEntry": 2,
+    "registry.CertificateEntry": 2,
+    "registry.ClientEntry": 2,
 }
 
 
