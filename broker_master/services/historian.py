@@ -12,9 +12,10 @@ from broker_master.core.book import Command
 from broker_master.core.fit import bare_history, fit_history
 from broker_master.core.records import history_record
 from broker_master.plane import Plane
+from broker_master.services.settle import is_too_large
 from broker_master.store.readmodel import Row
 from schemas import codec, subjects
-from schemas.faults import MeshError, Refused
+from schemas.faults import MeshError
 from schemas.messages.facts import CommandRecord, HistoryRecord
 
 log = structlog.get_logger()
@@ -99,7 +100,7 @@ class Historian:
             with self._plane.timed_write("readmodel"):
                 await self._plane.readmodel.add(self._stored)
         except MeshError as error:
-            if isinstance(error, Refused) and error.code == "too_large" and part:
+            if is_too_large(error) and part:
                 self._narrow(part, error)
                 return
             # Kept at the head of the queue: nothing is forgotten, lag_s says how late it is.
@@ -112,7 +113,7 @@ class Historian:
         self._stored = []
         self._most = None
 
-    def _narrow(self, part: list[_Waiting], error: Refused) -> None:
+    def _narrow(self, part: list[_Waiting], error: MeshError) -> None:
         """Find the one record that is refused for its size, and get it out of the way of others."""
         self._wake.set()
         if len(part) > 1:
@@ -129,7 +130,7 @@ class Historian:
         self._plane.book.forget(waiting.history.record.id)
         self._tell("history.set_aside", waiting, error, "history does not have it")
 
-    def _tell(self, action: str, waiting: _Waiting, error: Refused, what: str) -> None:
+    def _tell(self, action: str, waiting: _Waiting, error: MeshError, what: str) -> None:
         """A record that is not what it should be is an alarm, with the reason."""
         record = waiting.history.record
         self._plane.count(*action.split("."))

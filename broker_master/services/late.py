@@ -9,10 +9,11 @@ import structlog
 
 from broker_client.runtime.streams import SequenceConflict
 from broker_master.core.book import Attempt, Command, fold
+from broker_master.core.fit import bare_outcome
 from broker_master.core.records import amend_record
 from broker_master.plane import Plane
 from broker_master.services.historian import Historian
-from broker_master.services.settle import Settler
+from broker_master.services.settle import Settler, is_too_large
 from schemas import subjects
 from schemas.faults import MeshError, Refused
 from schemas.messages.facts import Outcome
@@ -71,7 +72,7 @@ class LateResults:
                 fact = subjects.Fact(command_id, number, "late")
                 # A conflict: it was noted before, but the record may not have been amended then.
                 with contextlib.suppress(SequenceConflict):
-                    await self._plane.facts.append(fact, outcome)
+                    await self._append(fact, outcome)
                 self._historian.amend(amended)
             done()
         except MeshError as error:
@@ -79,6 +80,15 @@ class LateResults:
             log.warning("late_result_delayed", command_id=command_id, error=str(error))
         finally:
             self._storing.discard((command_id, number))
+
+    async def _append(self, fact: subjects.Fact, outcome: Outcome) -> None:
+        """Without its output if the broker takes even less than the mesh needs."""
+        try:
+            await self._plane.facts.append(fact, outcome)
+        except Refused as error:
+            if not is_too_large(error):
+                raise
+            await self._plane.facts.append(fact, bare_outcome(outcome))
 
     def _store(
         self,
@@ -101,6 +111,8 @@ class LateResults:
                 self._plane.count("late_result")
                 log.info("late_result", command_id=command_id, attempt=number, state=outcome.state)
                 then(fact, outcome)
+            elif is_too_large(error) and bare_outcome(outcome) != outcome:
+                self._store(command_id, number, bare_outcome(outcome), then)
             else:
                 log.warning("late_result_delayed", command_id=command_id, error=str(error))
 

@@ -76,7 +76,7 @@ class Settler:
             self._plane.spawn(self._take_first(command, fact, done))
             return
         bare = bare_outcome(outcome)
-        if isinstance(error, MeshError) and error.code == "too_large" and bare != outcome:
+        if is_too_large(error) and bare != outcome:
             # The broker takes less than the mesh has asked it for: the end itself is small.
             self._plane.count("cut", "outcome")
             log.warning("outcome_cut", command_id=command.id, error=str(error))
@@ -173,6 +173,11 @@ class Settler:
                 final=is_final(command, State.LOST),
             ),
         )
+
+
+def is_too_large(error: BaseException | None) -> bool:
+    """Whether the broker refuses a message for its size, now and whenever it is tried again."""
+    return isinstance(error, Refused) and error.code == "too_large"
 
 
 def is_final(command: Command, state: State) -> bool:

@@ -16,7 +16,7 @@ from broker_master.services.reports import Reports
 from broker_master.services.settle import Settler
 from broker_master.services.transmit import Transmitter
 from schemas import codec, subjects
-from schemas.faults import MeshError, Unreachable
+from schemas.faults import MeshError, Refused, Unreachable
 from schemas.messages.facts import Accepted, CommandRecord, Fact
 from schemas.messages.liveness import Hello, TaskStatus, Welcome
 from schemas.messages.work import AttemptReport, Release, Report, Run, RunReply
@@ -45,6 +45,7 @@ class FactsInMemory:
     def __init__(self) -> None:
         self.stored: dict[subjects.Fact, Fact] = {}
         self.fault: MeshError | None = None
+        self.takes_bytes = 1 << 20
         self.refused = 0
 
     def append(self, fact: subjects.Fact, body: Fact) -> "asyncio.Future[int]":
@@ -52,6 +53,9 @@ class FactsInMemory:
         if self.fault is not None:
             self.refused += 1
             future.set_exception(self.fault)
+        elif len(codec.encode(body)) > self.takes_bytes:
+            self.refused += 1
+            future.set_exception(Refused("too_large", "more than this broker takes"))
         elif fact in self.stored:
             future.set_exception(SequenceConflict(subjects.fact(*fact), "is there"))
         else:

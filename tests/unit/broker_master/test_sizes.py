@@ -342,6 +342,39 @@ async def test_sec_s30_attempts_of_one_command_have_an_end() -> None:
         assert len(stage.facts.stored) <= 2 * limits.ATTEMPTS + 1
 
 
+async def test_sec_s30_end_that_the_broker_refuses_for_its_size_is_stored_without_its_output() -> (
+    None
+):
+    """Or the agent would report it for ever, and the command would never end."""
+    stage = Stage("web-1")
+    stage.facts.takes_bytes = 2000
+    await stage.submit("c1")
+    output = work.Output(stdout=bytes(10_000))
+    await stage.report("web-1", "c1", "failed", reason=WIDE * 900, output=output)
+    (record,) = stage.ended
+    assert (record.state, record.output, record.truncated) == ("failed", None, True)
+    assert stage.released() == [("c1", 1, 1)]
+    assert stage.plane.counters["cut", "outcome"] == 1
+
+
+async def test_sec_s30_late_word_that_is_refused_for_its_size_is_stored_without_its_output() -> (
+    None
+):
+    stage = Stage("web-1")
+    command = await stage.submit("c1")
+    await stage.later(11.0)
+    await stage.later(50.0)
+    assert command.state == "lost"
+    stage.facts.takes_bytes = 2000
+    await stage.hello("web-1")
+    output = work.Output(stdout=bytes(10_000))
+    await stage.report("web-1", "c1", "failed", exit_code=1, reason="late", output=output)
+    assert (command.state, command.late is not None) == ("failed", True)
+    assert command.outcome is not None
+    assert (command.outcome.output, command.outcome.truncated) == (None, True)
+    assert stage.released() == [("c1", 1, 1)]
+
+
 def test_sec_s30_fanout_at_its_limit_can_still_be_noted_as_skipped_and_stopped() -> None:
     code = max(FAULTS, key=len)
     for args_bytes in (0, 100_000, 250_000):
