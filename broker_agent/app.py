@@ -16,11 +16,14 @@ from typing import Final
 import structlog
 
 from broker_agent.core.lease import Lease, Phase
-from broker_agent.core.room import Bounds
+from broker_agent.core.room import FDS_PER_TASK, Bounds
 from broker_agent.core.tasks import TaskBook
+from broker_agent.executors.account import Account, closed_way, find_account
 from broker_agent.executors.cells import Cells, find_parent
 from broker_agent.executors.groups import adopt_orphans, check_host, kill_orphans
+from broker_agent.executors.manner import file_limits, manner_of
 from broker_agent.executors.process import ProcessExecutor
+from broker_agent.executors.spawn import keep_descriptors
 from broker_agent.services.beat import Beats
 from broker_agent.services.control import Controls
 from broker_agent.services.handshake import Handshake
@@ -67,6 +70,8 @@ SEQ_BITS: Final = 32
 SPARE_PLACES: Final = 16
 # Empty folders that are kept to be used again: one of each slot, and one that it had just before.
 SPARES_MAX: Final = 1024
+# Descriptors beside those of running tasks: links, logs, what of ended tasks is on its way.
+FDS_SPARE: Final = 512
 # Cells that a daemon still lived in when its task had ended are looked at again in so many turns.
 SWEEP_TURNS: Final = 60
 
@@ -89,6 +94,7 @@ async def run_agent(
     state directory (an absolute path) cannot be used, and whatever made a service fail.
     """
     check_host()
+    keep_descriptors()
     with os_errors(state_dir, "read"):
         os.scandir(state_dir).close()
     slots = Slots(state_dir)
@@ -153,11 +159,18 @@ class Agent:
             clock=clock,
             book=TaskBook(settings.task_slots),
         )
+        account = find_account(settings.tasks.user)
+        if account.is_other:
+            _let_pass(state_dir)
         self.folders = Folders(
             state_dir / "tasks",
             keep=settings.keep_folders,
             spares=min(SPARES_MAX, 2 * settings.task_slots),
+            owner=(account.uid, account.gid) if account.is_other else None,
         )
+        manner = manner_of(settings.tasks, account, file_limits())
+        _say_account(account, settings.tasks.user)
+        _allow_many_files(settings.task_slots)
         self._cell_parent = find_parent()
         self._cells = Cells(self._cell_parent, facts.agent, incarnation)
         self.processes = ProcessExecutor(
@@ -169,6 +182,7 @@ class Agent:
                 "MESH_INCARNATION": incarnation,
             },
             cells=self._cells,
+            manner=manner,
         )
         self.processes.kinship.adopts = adopt_orphans()
         journal.is_patient = lambda: station.book.is_full or self.processes.is_behind
@@ -294,7 +308,7 @@ class Agent:
         self.processes.reap()
         self._turn += 1
         if self._turn % SWEEP_TURNS == 0:
-            self._cells.sweep()
+            self._cells.sweep({task.cell for task in self.processes.tasks})
 
     def _certificate(self) -> tuple[str, float]:
         facts = self.renewer.facts
@@ -324,7 +338,6 @@ class Agent:
         self.status.write_if_changed()
 
     async def run(self) -> None:
-        allow_many_files()
         self._recover()
         stop, stop_now = asyncio.Event(), asyncio.Event()
 
@@ -459,6 +472,37 @@ def _on_signals(stop: asyncio.Event, stop_now: asyncio.Event) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, heard)
+
+
+def _let_pass(state_dir: Path) -> None:
+    """Tasks reach their own folders by name, and can list nothing on the way."""
+    for path in (state_dir, state_dir / "tasks"):
+        with os_errors(path, "open"):
+            path.chmod(0o711)
+    closed = closed_way(state_dir)
+    if closed is not None:
+        log.warning("folders_closed_to_tasks", path=str(closed), do=f"chmod o+x {closed}")
+
+
+def _say_account(account: Account, wanted: str) -> None:
+    if account.is_other and not wanted:
+        log.warning(
+            "tasks_run_as_another_user",
+            user=account.name,
+            why="the agent is root, and tasks.user is not set",
+            do='set tasks.user to a user of their own, or to "root" if they are to be the agent\'s',
+        )
+    elif account.uid == 0:
+        log.warning("tasks_run_as_root", why="whoever may submit here can become this agent")
+
+
+def _allow_many_files(slots: int) -> None:
+    """Where the soft limit is too low for so many tasks: the usual one is far below the hard one.
+
+    Tasks get it as it was, which costs them a launcher.
+    """
+    if file_limits()[0] < slots * FDS_PER_TASK + FDS_SPARE:
+        allow_many_files()
 
 
 def _details(version: str) -> Details:

@@ -1,6 +1,8 @@
 """What can be set for an agent. The master's timers take over with the first handshake."""
 
 import os
+import re
+import resource
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -9,9 +11,31 @@ import msgspec
 from msgspec import Meta
 
 from broker_client.runtime.settings import Loaded, load_settings
+from schemas.faults import Refused
 from schemas.timers import Seconds, Timers, check_timers
 
 SLOTS_PER_CORE: Final = 4
+
+
+_LIMIT: Final = re.compile(r"([a-z]+)=(\d+|unlimited)(?::(\d+|unlimited))?")
+
+
+class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What a task finds, whatever its agent was started with.
+
+    user: name or number of the user that tasks run as; only an agent that is root can have another
+    than its own, and must: empty is `mesh-task` if the host has it, or `nobody`. umask: in octal.
+    limits: `NAME=SOFT` or `NAME=SOFT:HARD`, with the names of the system (`nofile`, `core`).
+    pass_env: variables of the agent that tasks get as well. env: `NAME=VALUE` for all tasks.
+    """
+
+    user: str = ""
+    umask: Annotated[str, Meta(pattern="^0?[0-7]{1,3}$")] = "022"
+    nice: Annotated[int, Meta(ge=-20, le=19)] = 0
+    oom_score_adj: Annotated[int, Meta(ge=-1000, le=1000)] = 0
+    limits: tuple[str, ...] = ()
+    pass_env: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
 
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +59,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     urls: tuple[str, ...] = ()
     timers: Timers = msgspec.field(default_factory=Timers)
+    tasks: TaskSettings = msgspec.field(default_factory=TaskSettings)
 
     @property
     def task_slots(self) -> int:
@@ -49,5 +74,32 @@ def load_agent_settings(
         environ=environ,
         flags=flags,
         file=file,
-        check=lambda settings: check_timers(settings.timers),
+        check=_check,
     )
+
+
+def _check(settings: AgentSettings) -> None:
+    check_timers(settings.timers)
+    for text in settings.tasks.limits:
+        parse_limit(text)
+    for text in settings.tasks.env:
+        name, equals, _ = text.partition("=")
+        if not name or not equals or "\0" in text:
+            raise Refused("settings_invalid", f"tasks.env: {text[:64]!a} is not NAME=VALUE")
+
+
+def parse_limit(text: str) -> tuple[int, int, int]:
+    """Number of the resource, soft and hard limit. Raises Refused (`settings_invalid`)."""
+    found = _LIMIT.fullmatch(text)
+    kind = getattr(resource, f"RLIMIT_{found[1].upper()}", None) if found else None
+    if found is None or kind is None:
+        raise Refused(
+            "settings_invalid", f"tasks.limits: {text[:64]!a} is not NAME=SOFT or NAME=SOFT:HARD"
+        )
+    soft, hard = (
+        resource.RLIM_INFINITY if each == "unlimited" else int(each)
+        for each in (found[2], found[3] or found[2])
+    )
+    if hard != resource.RLIM_INFINITY and not 0 <= soft <= hard:
+        raise Refused("settings_invalid", f"tasks.limits: {text[:64]!a}: soft is above hard")
+    return kind, soft, hard

@@ -291,7 +291,9 @@ def program(name: str, *arguments: str) -> list[str]:
 
 
 def _clean_environment() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("MESH_")}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MESH_")}
+    # Whoever runs the tests may be root, whose tasks would be another user's.
+    return {**clean, "MESH_TASKS__USER": str(os.geteuid())}
 
 
 def _check(ran: Ran, what: str) -> None:

@@ -50,9 +50,6 @@ class Task(Protocol):
     def kill(self) -> None:
         """Make it end now."""
 
-    def enclose(self) -> None:
-        """It has lived for a moment: hold together what it starts from now on."""
-
 
 class Executor(Protocol):
     def start(self, job: Job, on_start: OnStart, on_end: OnEnd) -> Task:

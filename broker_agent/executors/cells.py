@@ -1,21 +1,19 @@
 """Control groups for tasks, where this host lets us make them: nothing that is in one escapes.
 
-Only the second version (cgroup v2), where a group is killed at one stroke. A task gets its cell
-when it has lived for a moment, since moving a process costs as much as starting one; what it has
-started by then moves with it.
+Only the second version (cgroup v2), where a group is killed at one stroke. A task is born in its
+cell: what it starts is in there from the first moment on. Another user than the agent's cannot
+leave it; root, and whoever is the agent's own user, can move to another that it may write.
 """
 
 import os
+from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from broker_agent.warden import cell
-from broker_agent.warden.kin import children, read_marks
 
 PREFIX: Final = "mesh"
-# A program that starts others faster than they can be moved is left to the search through /proc.
-_ROUNDS: Final = 4
 
 
 class Cells:
@@ -29,40 +27,18 @@ class Cells:
     def path(self, name: str) -> str:
         return self.prefix + name if self.prefix else ""
 
-    def enclose(self, name: str, leader: int, marks: set[bytes]) -> str:
-        """Put a task into a cell of its own; its path, or nothing if that cannot be done."""
-        path = self.path(name)
-        if not path:
-            return ""
-        try:
-            os.mkdir(path)  # noqa: PTH102  (text and os: this runs for every longer task)
-        except OSError:
-            return ""
-        if not cell.move_in(path, leader):
-            cell.remove(path)
-            return ""
-        for pid in children(os.getpid()):
-            # What it has disowned already is ours now, and known by its marks.
-            if pid != leader and marks <= read_marks(pid):
-                cell.move_in(path, pid)
-        for _ in range(_ROUNDS):
-            inside = set(cell.members(path))
-            outside = {child for pid in inside for child in children(pid)} - inside
-            if not sum(cell.move_in(path, pid) for pid in outside):
-                break
-        return path
-
-    def sweep(self) -> None:
+    def sweep(self, used: Container[str] = ()) -> None:
         """Remove cells in which nobody lives, also those of earlier starts of this agent.
 
-        One of another agent may be among them, made but not moved into yet: it does without.
+        used: paths of those that stay, as their tasks are just beginning.
         """
         if self._parent is None:
             return
         with suppress(OSError):
             for entry in os.listdir(self._parent):  # noqa: PTH208
-                if entry.startswith(self._family):
-                    cell.remove(f"{self._parent}/{entry}")
+                path = f"{self._parent}/{entry}"
+                if entry.startswith(self._family) and path not in used:
+                    cell.remove(path)
 
 
 def find_parent() -> str | None:

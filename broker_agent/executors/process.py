@@ -20,14 +20,18 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
+from broker_agent.executors.account import find_account
 from broker_agent.executors.base import Ending, Job, OnEnd, OnStart
 from broker_agent.executors.cells import Cells
 from broker_agent.executors.exits import Exits
 from broker_agent.executors.groups import Kinship, group_lives, process_start, signal_group
-from broker_agent.executors.spawn import CannotStart, Files, Order
+from broker_agent.executors.launching import Launcher
+from broker_agent.executors.manner import Manner, file_limits, manner_of
+from broker_agent.executors.spawn import CannotStart, Files, Order, spawn
 from broker_agent.executors.starter import Starter
+from broker_agent.settings import TaskSettings
 from broker_agent.warden import cell
-from broker_agent.warden.kin import Process, send
+from broker_agent.warden.kin import Process, see, send
 from broker_client.runtime import tracing
 from schemas.messages.actions import ProcessArgs
 from schemas.states import State
@@ -38,8 +42,6 @@ POLL_S: Final = 0.02
 POLL_MAX_S: Final = 0.25
 # A killed process that the kernel does not let go of (a dead network disk) holds nobody up.
 GIVE_UP_S: Final = 5.0
-# What tasks see of the agent's own environment.
-PASSED_ON: Final = (b"PATH", b"HOME", b"LANG", b"TZ", b"USER", b"LOGNAME")
 
 
 class ProcessTask:
@@ -58,7 +60,8 @@ class ProcessTask:
         }
         # Only known once it is needed: until it is reaped, nobody else can have its number.
         self._start = 0
-        self._cell = ""
+        # Gone or never made is as good as none.
+        self.cell = owner.cells.path(self.name) if owner.is_enclosing else ""
         self._has_ended = False
         self._loop = owner.loop
         self._on_start = on_start
@@ -109,10 +112,6 @@ class ProcessTask:
         if self._stop is not None:
             return Ending(self._stop[0], None, self._stop[1])
         return Ending(State.FAILED, fault.exit_code, fault.message)
-
-    def enclose(self) -> None:
-        if self.pid and not self._is_reaped:
-            self._cell = self._owner.cells.enclose(self.name, self.pid, self._marks)
 
     def stop(self, state: State, reason: str, grace_s: float | None = None) -> None:
         if self._has_ended:
@@ -197,13 +196,16 @@ class ProcessTask:
         # Reaped without a look at its start: its number is its own while a group bears it.
         found = owner.kinship.members(pid, self._start or 1, self._marks, since=since)
         known = {process.pid for process in found}
-        strays = [] if len(owner.tasks) > 1 else owner.kinship.strays(self._start)
-        return found + [process for process in strays if process.pid not in known]
+        others = [] if len(owner.tasks) > 1 else owner.kinship.strays(self._start)
+        if self.cell:
+            inside = [see(each) for each in cell.members(self.cell)]
+            others += [process for process in inside if process and not process.is_dead]
+        return [*found, *(process for process in others if process.pid not in known)]
 
     def _kill_members(self, *, since: float = 0.0) -> int:
         found = sum(send(process, signal.SIGKILL) for process in self._members(since=since))
-        if self._cell and cell.is_inhabited(self._cell):
-            cell.kill(self._cell)
+        if self.cell and cell.is_inhabited(self.cell):
+            cell.kill(self.cell)
             return found + 1
         return found
 
@@ -239,7 +241,7 @@ class ProcessTask:
 
     def _has_left_behind(self) -> bool:
         owner = self._owner
-        if self._cell and cell.is_inhabited(self._cell):
+        if self.cell and cell.is_inhabited(self.cell):
             return True
         return owner.kinship.has_left(self._marks, owner.leaders, is_last=len(owner.tasks) == 1)
 
@@ -261,8 +263,8 @@ class ProcessTask:
         for timer in (self._killer, self._timer):
             if timer is not None:
                 timer.cancel()
-        if self._cell:
-            cell.remove(self._cell)  # where a daemon was left in it, it goes with a later sweep
+        if self.cell:
+            cell.remove(self.cell)  # where a daemon was left in it, it goes with a later sweep
         self._owner.tasks.discard(self)
         self._owner.leaders.discard(self.pid)
         self._on_end(ending)
@@ -297,7 +299,8 @@ class ProcessExecutor:
 
     grace_s: asked each time, as the master may announce another. marks: added to the environment of
     each program, beside the id of its command; `MESH_INCARNATION` tells our tasks from those of all
-    other agents of the host. cells: where tasks are enclosed, if anywhere.
+    other agents of the host. cells: where tasks are enclosed, if anywhere. manner: how they begin;
+    where this process itself is not like that, or there are cells, they begin in a launcher.
     """
 
     def __init__(
@@ -307,21 +310,25 @@ class ProcessExecutor:
         grace_s: Callable[[], float],
         marks: Mapping[str, str],
         cells: Cells | None = None,
+        manner: Manner | None = None,
     ) -> None:
         self.loop = loop
         self.exits = Exits(loop)
-        self._starter = Starter(loop)
         self._is_ending = False
         self.grace_s = grace_s
         incarnation = marks.get("MESH_INCARNATION", "")
         self.kinship = Kinship(f"MESH_INCARNATION={incarnation}".encode() if incarnation else b"")
         self.cells = cells or Cells(None, "", "")
+        manner = manner or manner_of(TaskSettings(), find_account(str(os.geteuid())), file_limits())
+        self.is_enclosing = bool(self.cells.prefix)
+        self._launcher = None
+        if self.is_enclosing or not manner.is_ours:
+            self._launcher = Launcher(manner, self.kinship.others.add)
+        self._starter = Starter(loop, self._launcher.spawn if self._launcher else spawn)
         self.tasks: set[ProcessTask] = set()
         self.leaders: set[int] = set()
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        passed_on = {name: os.environb[name] for name in PASSED_ON if name in os.environb}
-        passed_on.setdefault(b"PATH", os.defpath.encode())
-        self._passed_on = passed_on
+        self._env = manner.env
         self._marks = {name.encode(): value.encode() for name, value in marks.items()}
 
     def start(self, job: Job, on_start: OnStart, on_end: OnEnd) -> ProcessTask:
@@ -332,8 +339,9 @@ class ProcessExecutor:
             raise CannotStart("the agent is ending")
         stdin = self._stdin(args.stdin) if args.stdin else self._null
         files = Files(stdin, job.folder.stdout, job.folder.stderr)
-        order = Order(args.argv, self._environment(job, args), job.folder.path, args.cwd, files)
         task = ProcessTask(self, job, on_start, on_end)
+        env = self._environment(job, args)
+        order = Order(args.argv, env, job.folder.path, args.cwd, files, task.cell)
 
         def begun(started: int | CannotStart) -> None:
             if stdin != self._null:
@@ -350,7 +358,7 @@ class ProcessExecutor:
         marks = {b"MESH_COMMAND": job.command.encode(), b"MESH_ATTEMPT": b"%d" % job.attempt}
         if job.trace:
             marks[_TRACE] = job.trace.encode()
-        return {**self._passed_on, **own, **self._marks, **marks}
+        return {**self._env, **own, **self._marks, **marks}
 
     @staticmethod
     def _stdin(data: bytes) -> int:
@@ -385,6 +393,8 @@ class ProcessExecutor:
     def close(self) -> None:
         """After `kill_all`: what was just being started is ended as well."""
         self._starter.close()
+        if self._launcher is not None:
+            self._launcher.close()
         self.exits.close()
         self.kinship.close()
         with suppress(OSError):

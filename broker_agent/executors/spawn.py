@@ -11,14 +11,19 @@ import errno
 import os
 import signal
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Final, NamedTuple
 
+from broker_agent.launcher.find import find
 from schemas.faults import Refused
 
-_NOT_FOUND: Final = 127
-_NOT_EXECUTABLE: Final = 126
-# Python ignores these two; a program expects them as the system sets them.
-_RESTORED: Final = (signal.SIGPIPE, signal.SIGXFSZ)
+NOT_FOUND: Final = 127
+NOT_EXECUTABLE: Final = 126
+# What Python ignores, and what this process was started with as ignored, as `nohup` does: a program
+# expects all of them as the system sets them.
+_RESTORED: Final = tuple(
+    number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN
+)
 # Source: spawn.h of glibc and of musl, which agree: SETSIGDEF, SETSIGMASK, SETSID.
 _FLAGS: Final = 0x04 | 0x08 | 0x80
 # Room for posix_spawnattr_t, posix_spawn_file_actions_t and sigset_t: at most 336 bytes in both.
@@ -49,6 +54,8 @@ class Files(NamedTuple):
 class Order(NamedTuple):
     """What to start. folder: an absolute path, where it starts, or what `cwd` starts from.
 
+    cell: the path of a control group that is to be made for it; the launcher alone can do that.
+
     No text may have a NUL byte in it, and no name in `env` an equals sign.
     """
 
@@ -57,10 +64,11 @@ class Order(NamedTuple):
     folder: str
     cwd: str | None
     files: Files
+    cell: str = ""
 
 
 def _attributes() -> "ctypes.Array[ctypes.c_char]":
-    """A session of its own, no signal blocked, and none ignored that Python ignores."""
+    """A session of its own, no signal blocked, and none ignored."""
     attributes, signals = (ctypes.create_string_buffer(_STRUCT_BYTES) for _ in range(2))
     _libc.posix_spawnattr_init(attributes)
     _libc.posix_spawnattr_setflags(attributes, ctypes.c_short(_FLAGS))
@@ -73,6 +81,14 @@ def _attributes() -> "ctypes.Array[ctypes.c_char]":
 
 
 _ATTRIBUTES: Final = _attributes()
+
+
+def keep_descriptors() -> None:
+    """What this process was started with stays with it: files and locks are for no program."""
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  (names alone)
+        if int(name) > 2:
+            with suppress(OSError):  # the one that was used for looking
+                os.set_inheritable(int(name), False)
 
 
 def spawn(order: Order) -> int:
@@ -91,8 +107,8 @@ def spawn(order: Order) -> int:
     if number == 0:
         return pid
     _check_folder(folder, order.cwd)
-    code = _NOT_FOUND if number == errno.ENOENT else _NOT_EXECUTABLE
-    reason = _reason(OSError(number, os.strerror(number)))
+    code = NOT_FOUND if number == errno.ENOENT else NOT_EXECUTABLE
+    reason = said(OSError(number, os.strerror(number)))
     raise CannotStart(f"cannot run {order.argv[0]}: {reason}", code)
 
 
@@ -127,7 +143,7 @@ def _check_folder(folder: str, cwd: str | None) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        raise CannotStart(f"cannot enter {cwd or folder}: {_reason(error)}") from error
+        raise CannotStart(f"cannot enter {cwd or folder}: {said(error)}") from error
 
 
 def find_program(name: str, path: str, folder: str = "/") -> bytes:
@@ -135,18 +151,13 @@ def find_program(name: str, path: str, folder: str = "/") -> bytes:
 
     Raises CannotStart (126, 127).
     """
-    if "/" in name:
-        return name.encode()
-    denied = False
-    for part in path.split(":"):
-        candidate = os.path.join(folder, part, name).encode()  # noqa: PTH118  (runs for every task)
-        if os.access(candidate, os.X_OK) and not os.path.isdir(candidate):  # noqa: PTH112
-            return candidate
-        denied = denied or os.path.isfile(candidate)  # noqa: PTH113
-    if denied:
-        raise CannotStart(f"cannot run {name}: permission denied", _NOT_EXECUTABLE)
-    raise CannotStart(f"cannot run {name}: not found in PATH", _NOT_FOUND)
+    program, is_denied = find(name, path, folder)
+    if program is not None:
+        return program
+    if is_denied:
+        raise CannotStart(f"cannot run {name}: permission denied", NOT_EXECUTABLE)
+    raise CannotStart(f"cannot run {name}: not found in PATH", NOT_FOUND)
 
 
-def _reason(error: OSError) -> str:
+def said(error: OSError) -> str:
     return (error.strerror or type(error).__name__).lower()

@@ -159,8 +159,6 @@ class Runner:
         entry = active.entry
         start = process_start(entry.pid)
         self._table.note_process(entry.place, entry.pid, start)
-        if active.task is not None:
-            active.task.enclose()
         self._journal.running(entry.row, entry.started_at, entry.pid, start)
         self._reporter.add(
             AttemptReport(

@@ -68,11 +68,20 @@ class Folders:
     """All task folders of an agent.
 
     Of those without output up to `spares` stay until they are used again, the rest vanish with
-    their release; of the others the newest `keep` stay for a person to look at.
+    their release; of the others the newest `keep` stay for a person to look at. owner: user and
+    group that tasks run as, if not the agent's.
     """
 
-    def __init__(self, root: Path, *, keep: int, spares: int = SPARES) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        keep: int,
+        spares: int = SPARES,
+        owner: tuple[int, int] | None = None,
+    ) -> None:
         self._root = str(root)
+        self._owner = owner
         self._keep = keep
         self._kept: deque[str] = deque()
         self._spares = Spares(spares)
@@ -93,6 +102,8 @@ class Folders:
             if fds is not None:
                 return TaskFolder(path, fds)
             os.mkdir(path, 0o700)
+            if self._owner is not None:
+                os.chown(path, *self._owner, follow_symlinks=False)
             return TaskFolder(path, _open_both(path, _CREATE))
         except FileExistsError as error:
             raise Refused("state_foreign", f"{path} exists already") from error

@@ -20,11 +20,6 @@ def kill(path: str) -> bool:
     return _write(f"{path}/cgroup.kill", b"1")
 
 
-def move_in(path: str, pid: int) -> bool:
-    """What `pid` starts from now on is in the cell as well."""
-    return _write(f"{path}/cgroup.procs", b"%d" % pid)
-
-
 def is_inhabited(path: str) -> bool:
     """Whether anybody lives in it; zombies do not."""
     try:

@@ -1,0 +1,220 @@
+"""The launcher itself: takes orders from a socket, one child for each, until the socket ends.
+
+order ─▶ clone ─▶ pid is told ─▶ child: becomes its user ─▶ its program is loaded: pipe ends
+                                     └─ cannot: says at which stage and why ──────▶ pipe ends
+
+Loads nothing but the standard library. It has one thread, so that a copy of it is whole.
+"""
+
+import ctypes
+import gc
+import marshal
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn
+
+from broker_agent.launcher.find import find
+
+ORDERS_FD = 3
+# bytes of the order; whether its control group is among the descriptors
+HEADER = struct.Struct("=I?")
+# pid, or 0 and why there is none
+BORN = struct.Struct("=ii")
+# where it failed, and the number of the error
+FAILED = struct.Struct("=ii")
+USER, LIMITS, FOLDER, NOT_FOUND, DENIED, LOAD = range(6)
+_FDS_MAX = 5
+
+# Source: clone(2), clone3(2). The number of clone3 is the same everywhere, those of clone are not.
+_CLONE_PARENT = 0x8000
+_CLONE_INTO_CGROUP = 0x2_0000_0000
+_CLONE3 = 435
+_CLONE = {"x86_64": 56, "aarch64": 220}
+_ENOSYS, _EPERM = 38, 1
+# Holding the interpreter: nothing may happen between the copy and its first step.
+_libc = ctypes.PyDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+
+
+class _CloneArgs(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_uint64)
+        for name in (
+            *("flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack"),
+            *("stack_size", "tls", "set_tid", "set_tid_size", "cgroup"),
+        )
+    ]
+
+
+def _clone(cell: int) -> int:
+    """A copy of this process with the same parent; 0 in the copy. cell: a cgroup's folder, or -1.
+
+    Raises OSError.
+    """
+    flags = _CLONE_PARENT if cell < 0 else _CLONE_PARENT | _CLONE_INTO_CGROUP
+    wanted = _CloneArgs(flags=flags, cgroup=max(cell, 0))
+    pid = int(_syscall(ctypes.c_long(_CLONE3), ctypes.byref(wanted), ctypes.sizeof(wanted)))
+    if pid < 0 and cell < 0 and ctypes.get_errno() in {_ENOSYS, _EPERM}:
+        # Older containers refuse what they do not know.
+        number = _CLONE.get(os.uname().machine)
+        if number is not None:
+            zero = ctypes.c_long(0)
+            pid = int(
+                _syscall(
+                    ctypes.c_long(number), ctypes.c_long(_CLONE_PARENT), zero, zero, zero, zero
+                )
+            )
+    if pid < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return pid
+
+
+class Manner:
+    """How each task begins. user: uid, gid and all groups, or None for that of this process.
+
+    limits: number of the resource, soft, hard.
+    """
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self.user: tuple[int, int, list[int]] | None = told["user"]
+        self.limits: list[tuple[int, int, int]] = told["limits"]
+        os.umask(told["umask"])
+        _try(lambda: os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0)))
+        _try(lambda: os.setpriority(os.PRIO_PROCESS, 0, told["nice"]))
+        _try(lambda: _write("/proc/self/oom_score_adj", told["oom_score_adj"]))
+
+
+def _try(step: Callable[[], object]) -> None:
+    """What only root may do is left as it is; `doctor` tells."""
+    try:
+        step()
+    except OSError:
+        return
+
+
+def _write(path: str, number: int) -> None:
+    with open(path, "w") as file:  # noqa: PTH123  (no pathlib in a small process)
+        file.write(str(number))
+
+
+def _load(order: tuple[Any, ...], manner: Manner, files: list[int], report: int) -> NoReturn:
+    """In the copy: become the task, or say why not."""
+    argv, env, folder, cwd, path = order
+    stage, number = USER, 0
+    try:
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        os.setsid()
+        for target, source in enumerate(files):
+            os.dup2(source, target)
+        stage = LIMITS
+        for kind, soft, hard in manner.limits:
+            resource.setrlimit(kind, (soft, hard))
+        # As the agent: the way to the folder may be closed for the task's user.
+        stage = FOLDER
+        os.chdir(folder)
+        stage = USER
+        if manner.user is not None:
+            _become(*manner.user)
+        if cwd is not None:
+            stage = FOLDER
+            os.chdir(cwd)
+        program, is_denied = find(os.fsdecode(argv[0]), path, ".")
+        stage = DENIED if is_denied else NOT_FOUND
+        if program is not None:
+            stage = LOAD
+            os.execve(program, argv, env)  # noqa: S606  (no shell, as ordered)
+    except OSError as error:
+        number = error.errno or 0
+    except BaseException:  # noqa: BLE001  a copy of the launcher must never go on as one
+        number = 0
+    try:
+        os.write(report, FAILED.pack(stage, number))
+    finally:
+        os._exit(127)
+
+
+def _become(uid: int, gid: int, groups: list[int]) -> None:
+    """Another user for good, with nothing left of the agent's rights."""
+    os.setgroups(groups)
+    os.setresgid(gid, gid, gid)
+    os.setresuid(uid, uid, uid)
+    if uid == 0:
+        return
+    try:
+        os.setresuid(0, 0, 0)
+    except PermissionError:
+        return
+    raise OSError(_EPERM, "it can become root again")
+
+
+def _receive(orders: socket.socket) -> tuple[tuple[Any, ...], list[int], bool] | None:
+    data, fds, _, _ = socket.recv_fds(orders, HEADER.size, _FDS_MAX)
+    if len(data) < HEADER.size:
+        return None
+    size, has_cell = HEADER.unpack(data)
+    parts = []
+    while size:
+        part = orders.recv(min(size, 1 << 20))
+        if not part:
+            return None
+        parts.append(part)
+        size -= len(part)
+    return marshal.loads(b"".join(parts)), fds, has_cell  # noqa: S302  (our agent's, and only its)
+
+
+def serve(orders: socket.socket, manner: Manner) -> None:
+    while (received := _receive(orders)) is not None:
+        order, fds, has_cell = received
+        files, report = fds[:3], fds[3]
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        try:
+            try:
+                pid = _clone(fds[4] if has_cell else -1)
+            except OSError:
+                if not has_cell:
+                    raise
+                pid = _clone(-1)  # the search through /proc is left for it
+            number = 0
+        except OSError as error:
+            pid, number = 0, error.errno or 0
+        else:
+            if pid == 0:
+                _load(order, manner, files, report)
+        for fd in fds:
+            os.close(fd)
+        orders.sendall(BORN.pack(pid, number))
+
+
+def main() -> None:
+    # Files and locks of whoever started the agent are not for tasks.
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  (no pathlib in a small process)
+        if int(name) > ORDERS_FD:
+            _try(partial(os.close, int(name)))
+    os.set_inheritable(ORDERS_FD, False)
+    orders = socket.socket(fileno=ORDERS_FD)
+    received = _receive(orders)
+    if received is None:
+        return
+    os.chdir("/")
+    manner = Manner(received[0][0])
+    gc.collect()
+    gc.disable()
+    gc.freeze()
+    try:
+        serve(orders, manner)
+    except ConnectionError:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
