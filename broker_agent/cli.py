@@ -3,19 +3,19 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
-from schemas.faults import MeshError, Refused
+from broker_client.runtime.program import run_service, run_tool
+from broker_client.runtime.stdio import STDOUT, tell
+from schemas.faults import Refused
 
 if TYPE_CHECKING:
     from cyclopts import App
 
     from broker_agent.store.identity import AgentFacts
 
-_INTERRUPTED: Final = 130
 _TOKEN_MAX: Final = 64 * 1024
 
 
@@ -240,7 +240,7 @@ def _tenths(seconds: float | None) -> float | None:
 
 def main() -> NoReturn:
     """Run the command line of this process and exit with its code."""
-    _exit_with(lambda: build()(_joined(sys.argv[1:])))
+    run_tool("broker-agent", lambda: build()(_joined(sys.argv[1:])))
 
 
 def _joined(tokens: Sequence[str]) -> list[str]:
@@ -256,7 +256,7 @@ def _joined(tokens: Sequence[str]) -> list[str]:
 
 def become_agent(arguments: Sequence[str]) -> NoReturn:
     """What `run` turns into: the agent itself, with nothing loaded that only a person needs."""
-    _exit_with(lambda: _run_agent(Path(arguments[0]), json.loads(arguments[1])))
+    run_service("broker-agent", lambda: _run_agent(Path(arguments[0]), json.loads(arguments[1])))
 
 
 def _run_agent(state_dir: Path, order: dict[str, Any]) -> None:
@@ -288,34 +288,4 @@ def _run_agent(state_dir: Path, order: dict[str, Any]) -> None:
 
 
 def _say_ready(facts: "AgentFacts") -> None:
-    with suppress(BrokenPipeError):  # whoever started us need not listen
-        print(f"ready agent={facts.agent} group={facts.group}", flush=True)
-
-
-def _exit_with(command: Callable[[], object]) -> NoReturn:
-    try:
-        command()
-    except MeshError as error:
-        _fail(error)
-    except BaseExceptionGroup as group:
-        known = _first_fault(group)
-        if known is None:
-            raise
-        _fail(known)
-    except KeyboardInterrupt:
-        sys.exit(_INTERRUPTED)
-    sys.exit(0)
-
-
-def _fail(error: MeshError) -> NoReturn:
-    print(f"broker-agent: {error}; {error.kind.advice}", file=sys.stderr)
-    sys.exit(error.kind.exit_code)
-
-
-def _first_fault(group: BaseExceptionGroup[BaseException]) -> MeshError | None:
-    for error in group.exceptions:
-        if isinstance(error, MeshError):
-            return error
-        if isinstance(error, BaseExceptionGroup) and (found := _first_fault(error)) is not None:
-            return found
-    return None
+    tell(f"ready agent={facts.agent} group={facts.group}\n", STDOUT)

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from cyclopts import App, Parameter
 
+from broker_client.runtime.program import run_tool
+from broker_client.runtime.stdio import STDOUT, tell
 from broker_master import VERSION
-from schemas.faults import MeshError, Refused
+from schemas.faults import Refused
 
 if TYPE_CHECKING:
     from broker_master.settings import MasterSettings
@@ -127,7 +129,7 @@ def _run(settings: "MasterSettings") -> None:
 
 
 def _say_ready(nats: str, http: str) -> None:
-    print(f"ready nats={nats} http={http}", flush=True)
+    tell(f"ready nats={nats} http={http}\n", STDOUT)
 
 
 @app.command
@@ -209,29 +211,4 @@ def _address(option: str, text: str) -> tuple[str, int]:
 
 def main() -> NoReturn:
     """Run the command line; the only place that ends the process."""
-    try:
-        app()
-    except MeshError as error:
-        _fail(error)
-    except BaseExceptionGroup as group:
-        known = _first_fault(group)
-        if known is None:
-            raise
-        _fail(known)
-    except KeyboardInterrupt:
-        sys.exit(130)
-    sys.exit(0)
-
-
-def _fail(error: MeshError) -> NoReturn:
-    print(f"broker-master: {error}; {error.kind.advice}", file=sys.stderr)
-    sys.exit(error.kind.exit_code)
-
-
-def _first_fault(group: BaseExceptionGroup[BaseException]) -> MeshError | None:
-    for error in group.exceptions:
-        if isinstance(error, MeshError):
-            return error
-        if isinstance(error, BaseExceptionGroup) and (found := _first_fault(error)) is not None:
-            return found
-    return None
+    run_tool("broker-master", app)

@@ -6,5 +6,7 @@ def main() -> None:
     import sys
 
     from broker_client.cli.tree import run
+    from broker_client.runtime.stdio import guard_output
 
+    guard_output()
     sys.exit(run(sys.argv[1:]))

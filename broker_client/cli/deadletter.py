@@ -6,7 +6,7 @@ from cyclopts import Parameter
 
 from broker_client.cli.listing import check_limit, list_commands
 from broker_client.cli.options import LISTING, SHARED, Listing, Shared
-from broker_client.cli.report import print_json, say
+from broker_client.cli.report import print_id, print_json, say
 from broker_client.cli.session import call
 from broker_client.cli.story import print_command
 from schemas.ids import check_command_id
@@ -57,6 +57,6 @@ def retry(
         print_json(answer)
         return
     # Alone on stdout, as with `mesh run --detach`.
-    print(answer.id)
+    print_id(answer.id)
     if answer.duplicate:
         say(f"{answer.id} was submitted before and is {answer.state}")

@@ -23,11 +23,13 @@ from broker_client.cli.outcomes import INTERRUPTED, MESH_EXITS, PARTIAL
 from broker_client.cli.progress import Progress, print_output
 from broker_client.cli.report import (
     print_fitted,
+    print_id,
     print_json,
     print_lines,
     print_list,
     say,
     screen_width,
+    told_if_unwritable,
 )
 from broker_client.cli.session import call
 from broker_client.cli.tables import Column, Table, facts, fit, local_and_utc, short_time
@@ -71,15 +73,18 @@ def run_on_many(
     async def submit_only(mesh: "MeshClient") -> int:
         record = await submit(mesh)
         if common.output == "json":
-            print_json(record)
+            with told_if_unwritable(f"{record.id} was submitted"):
+                print_json(record)
         else:
-            print(record.id)
+            print_id(record.id)
         return 0
 
     async def follow(mesh: "MeshClient") -> int:
         with mesh.results() as results:
             record = await submit(mesh)
-            ended = await _attend(mesh, record, results, is_shown=common.output == "table")
+            goes_on = f"see `mesh fanout show {record.id}`, which goes on unless it has ended"
+            with told_if_unwritable(goes_on):
+                ended = await _attend(mesh, record, results, is_shown=common.output == "table")
         if ended is None:
             say(f"left: {record.id} goes on; see `mesh fanout show {record.id}`")
             leave_now(INTERRUPTED)

@@ -28,6 +28,8 @@ ADVICE: Final[dict[str, str]] = {
 PARTIAL: Final = 5
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
+# EX_IOERR of sysexits.h.
+UNWRITABLE: Final = 74
 
 
 def exit_code(record: CommandRecord) -> int:

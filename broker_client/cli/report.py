@@ -1,5 +1,6 @@
 """What is said, and where: data on stdout, words and faults on stderr."""
 
+import contextlib
 import csv
 import json
 import os
@@ -14,6 +15,7 @@ from broker_client.cli.options import Common
 from broker_client.cli.tables import PIPE_WIDTH, Column, Table, fit, hung
 from broker_client.cli.terminal import shown
 from broker_client.cli.words import Output as Form
+from broker_client.runtime.stdio import OutputFailed
 from schemas.faults import MeshError
 from schemas.messages.facts import CommandRecord
 from schemas.messages.work import Output
@@ -190,8 +192,35 @@ def screen_width() -> int:
 
 
 def say(text: str) -> None:
-    """One line of words on stderr."""
-    print(f"mesh: {shown(text)}", file=sys.stderr, flush=True)
+    """One line of words on stderr; what it does not take is lost, and changes no exit code."""
+    _tell(f"mesh: {shown(text)}")
+
+
+def _tell(line: str) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def told_if_unwritable(text: str) -> Iterator[None]:
+    """Output that cannot be written in the block says `text` behind the reason."""
+    try:
+        yield
+    except OutputFailed as error:
+        error.add_note(text)
+        raise
+
+
+def print_id(id: str) -> None:
+    """The id of what was submitted, alone on stdout; on stderr if that takes nothing."""
+    try:
+        print(id, flush=True)
+    except OutputFailed as error:
+        error.add_note(f"{id} was submitted")
+        raise
+    except BrokenPipeError:
+        say(f"{id} was submitted")
+        raise
 
 
 def print_fault(error: MeshError, output: Form) -> int:
@@ -214,9 +243,9 @@ def _print_problem(
 ) -> int:
     if output == "json":
         fault = {"code": code, "message": message, "retry": retry, "advice": advice}
-        print(json.dumps(fault), file=sys.stderr, flush=True)
+        _tell(json.dumps(fault))
     else:
         say(f"{message} ({code})")
         if advice:
-            print(f"  {shown(advice)}", file=sys.stderr, flush=True)
+            _tell(f"  {shown(advice)}")
     return exit_code

@@ -14,7 +14,15 @@ from broker_client.cli.outcomes import (
     exit_code,
     is_verdict,
 )
-from broker_client.cli.report import print_json, print_problem, print_usage, record_json, say
+from broker_client.cli.report import (
+    print_id,
+    print_json,
+    print_problem,
+    print_usage,
+    record_json,
+    say,
+    told_if_unwritable,
+)
 from broker_client.cli.screen import Memory, Screen
 from broker_client.cli.session import call
 from broker_client.cli.tables import in_local_time
@@ -150,9 +158,10 @@ def run(  # noqa: PLR0913  (one option of the command line each)
     async def submit_only(mesh: "MeshClient") -> int:
         answer = await mesh.submit(work, **fields)
         if common.output == "json":
-            print_json(answer)
+            with told_if_unwritable(f"{answer.id} was submitted"):
+                print_json(answer)
         else:
-            print(answer.id)
+            print_id(answer.id)
             _say_inactive(answer)
         return 0
 
@@ -161,11 +170,14 @@ def run(  # noqa: PLR0913  (one option of the command line each)
             memory = Memory() if common.output == "json" else None
             if memory is None:
                 _say_inactive(answer)
-            record = await attend(mesh, answer.id, waiter, memory or Screen())
+            goes_on = f"see `mesh command show {answer.id}`, which goes on unless it has ended"
+            with told_if_unwritable(goes_on):
+                record = await attend(mesh, answer.id, waiter, memory or Screen())
             if record is None:
                 return _left(answer.id)
             if memory is not None:
-                print_json(record_json(record, memory.output()))
+                with told_if_unwritable(f"see `mesh command show {answer.id}`"):
+                    print_json(record_json(record, memory.output()))
                 return exit_code(record)
             return conclude(record, common)
 

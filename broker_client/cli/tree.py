@@ -4,12 +4,11 @@ Commands are named here and imported when they are used: `mesh --help` must not 
 for the libraries that parse and connect.
 """
 
-import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
 from broker_client.cli.words import HELP_FLAGS, NOUNS, asked_output, hoist
+from broker_client.runtime.stdio import OutputFailed, give_up_output, settle_output
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -101,13 +100,24 @@ def build(tokens: Sequence[str] = ("--help",)) -> "App":
 
 def run(tokens: Sequence[str]) -> int:
     """Do what a command line says; returns the exit code and never raises for a fault."""
+    code = _run(tokens)
+    try:
+        settle_output()
+    except (OutputFailed, BrokenPipeError):
+        give_up_output()  # there is a worse code already
+    return code
+
+
+def _run(tokens: Sequence[str]) -> int:
     ordered = hoist(tokens)
     output = asked_output(ordered)
     try:
         result = _overview(ordered) or _command(ordered, output)
-        sys.stdout.flush()
+        settle_output()
     except BrokenPipeError:
         return _broken_pipe()
+    except OutputFailed as error:
+        return _unwritable(error)
     except KeyboardInterrupt:
         return _interrupted()
     except Exception as error:  # noqa: BLE001  (faults are said, all else is raised again)
@@ -183,8 +193,18 @@ def _broken_pipe() -> int:
     """Whoever read our output has gone: end without a word, and without a second error at exit."""
     from broker_client.cli.outcomes import BROKEN_PIPE
 
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    give_up_output()
     return BROKEN_PIPE
+
+
+def _unwritable(error: OutputFailed) -> int:
+    from broker_client.cli.outcomes import UNWRITABLE
+    from broker_client.cli.report import say
+
+    give_up_output()
+    said = getattr(error, "__notes__", [])
+    say("; ".join([f"the output cannot be written: {error.strerror}", *said]))
+    return UNWRITABLE
 
 
 def _interrupted() -> int:

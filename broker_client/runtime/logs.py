@@ -6,16 +6,16 @@ licence to log arguments.
 
 import contextlib
 import logging
-import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any, Final, TextIO
+from typing import Any, Final, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from broker_client.runtime.rates import TokenBucket
+from broker_client.runtime.stdio import LogFile, log_file
 from schemas.faults import Refused
 
 REDACTED: Final = "[redacted]"
@@ -38,11 +38,12 @@ def configure_logs(
     is_bounded: of one kind of line, of one speaker, only so many are written (`LineLimits`).
 
     level: one of `LEVELS`, else Refused (`settings_invalid`). A person's terminal gets the console
-    renderer, everything else JSON. Lines of libraries that use `logging` appear from warning on.
+    renderer, everything else JSON. A line that cannot be written is lost, and nothing else. Lines
+    of libraries that use `logging` appear from warning on.
     """
     if level not in LEVELS:
         raise Refused("settings_invalid", f"log level {level!a} is none of {', '.join(LEVELS)}")
-    out = sys.stderr if stream is None else stream
+    out = log_file() if stream is None else stream
     number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -55,7 +56,7 @@ def configure_logs(
     structlog.configure(
         processors=[*shared, structlog.processors.StackInfoRenderer(), *_renderers(out)],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(file=out),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", out)),
         cache_logger_on_first_use=False,
     )
     structlog.contextvars.clear_contextvars()
@@ -73,7 +74,7 @@ def keep_out_of_the_way() -> None:
         return
     structlog.configure(
         processors=[_only_warnings, redact, *structlog.get_config()["processors"]],
-        logger_factory=lambda *_: structlog.WriteLogger(sys.stderr),
+        logger_factory=lambda *_: structlog.WriteLogger(cast("TextIO", log_file())),
     )
 
 
@@ -166,7 +167,7 @@ def _clean(value: object, depth: int) -> object:
     return value
 
 
-def _renderers(out: TextIO) -> list[Processor]:
+def _renderers(out: TextIO | LogFile) -> list[Processor]:
     with contextlib.suppress(ValueError):  # a closed stream has no answer
         if out.isatty():
             return [structlog.dev.ConsoleRenderer()]

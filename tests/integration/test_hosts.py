@@ -1,20 +1,24 @@
-"""Hosts as they really are: busy, short of descriptors."""
+"""Hosts as they really are: busy, short of descriptors, with a log that takes nothing."""
 
 import asyncio
 import resource
+import subprocess
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
 from broker_client.api import MeshClient
-from schemas.faults import MeshError
+from schemas.faults import MeshError, Unreachable
 from schemas.messages.api import AgentRecord, GroupRecord, NameQuery
-from tests.harness import MeshProcesses
+from tests.children import Child
+from tests.harness import FAST_TIMERS, MeshProcesses, program
 from tests.meshes import shared_mesh, state_reached
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-hosts")]
 
 WAIT_S = 10.0
+MESH = program("mesh")[0]
 
 
 @pytest.fixture(scope="module")
@@ -88,3 +92,110 @@ async def test_agent_short_of_descriptors_is_active_and_says_what_it_lacks(
         resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
     assert (await admin.wait(queued.id)).state == "succeeded"
     await agent_said(admin, "one-1", "beats arrive")
+
+
+NO_LOG = (">/dev/full 2>/dev/full", "<&- >&- 2>&-")
+
+
+def with_streams(child: Child, how: str) -> Child:
+    """The same program with its standard streams as a shell writes it; it cannot say `ready`."""
+    argv = ["sh", "-c", f'exec "$@" {how}', "sh", *child.argv]
+    return Child(f"{child.name}-streams", argv, child.stdout_path.parent, env=child.env)
+
+
+@pytest.mark.parametrize("how", NO_LOG)
+async def test_agent_whose_log_cannot_be_written_works(
+    mesh: MeshProcesses, admin: MeshClient, how: str
+) -> None:
+    usual = mesh.agents["web-1"]
+    await usual.stop(WAIT_S)
+    agent = with_streams(usual, how)
+    try:
+        await agent.start()
+        await mesh.wait_status("web-1", "active")
+        record = await admin.run(["sh", "-c", "echo out; echo err >&2"], agent="web-1")
+        assert record.output is not None
+        assert (record.output.stdout, record.output.stderr) == (b"out\n", b"err\n")
+        assert await agent.stop(WAIT_S) == 0
+    finally:
+        agent.kill()
+        await usual.start()
+
+
+async def mesh_answers(mesh: MeshProcesses) -> None:
+    """Until the master, which cannot say that it is ready, answers."""
+    async with mesh.client() as client, asyncio.timeout(WAIT_S):
+        while True:
+            try:
+                await client.status()
+            except Unreachable:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
+async def test_master_whose_log_cannot_be_written_works(tmp_path: Path) -> None:
+    async with MeshProcesses(tmp_path / "mesh", env=FAST_TIMERS) as mesh:
+        for how in NO_LOG:
+            await mesh.master.stop(WAIT_S)
+            master = with_streams(mesh.master, how)
+            try:
+                await master.start()
+                await mesh_answers(mesh)
+                assert await master.stop(WAIT_S) == 0
+            finally:
+                master.kill()
+
+
+def in_shell(mesh: MeshProcesses, line: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    """`line` of a shell in which $MESH is `mesh`; the exit code is that of its first part."""
+    return subprocess.run(
+        ["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"],
+        env={**mesh.env, "MESH_CONTEXT": str(mesh.admin_context), "MESH": MESH, **env},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [(">/dev/full", "No space left on device"), (">&-", "Bad file descriptor")],
+)
+def test_output_that_cannot_be_written_has_a_code_of_its_own(
+    mesh: MeshProcesses, how: str, why: str
+) -> None:
+    unwritable = f"mesh: the output cannot be written: {why}"
+    for words in ("agent list", "agent list --output json", "--version", "completion bash"):
+        ran = in_shell(mesh, f"$MESH {words} {how}")
+        assert (ran.returncode, ran.stderr) == (74, f"{unwritable}\n"), words
+    ran = in_shell(mesh, f"$MESH run --agent web-1 --id kept{why[:2]} -- echo a {how}")
+    assert ran.returncode == 74
+    assert ran.stderr == (
+        f"{unwritable}; see `mesh command show kept{why[:2]}`, which goes on unless it has ended\n"
+    )
+    ran = in_shell(mesh, f"$MESH run --detach --agent web-1 --id left{why[:2]} -- true {how}")
+    assert (ran.returncode, ran.stderr) == (74, f"{unwritable}; left{why[:2]} was submitted\n")
+
+
+def test_id_is_not_lost_with_its_reader_and_words_change_no_code(mesh: MeshProcesses) -> None:
+    detached = "$MESH run --detach --agent web-1"
+    # The reader has gone before anything is written.
+    ran = in_shell(mesh, f"{{ sleep 1; exec {detached} --id piped -- true; }} | true")
+    assert (ran.returncode, ran.stderr) == (141, "mesh: piped was submitted\n")
+    ran = in_shell(mesh, "$MESH agent show nobody 2>/dev/full")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (3, "", "")
+    ran = in_shell(mesh, "$MESH run --agent web-1 -- sh -c 'echo a >&2; exit 7' 2>/dev/full")
+    assert ran.returncode == 74
+
+
+def test_text_that_the_terminal_cannot_show_is_spelled_out(mesh: MeshProcesses) -> None:
+    note = "--note 'au\u00dfer Haus'"
+    assert in_shell(mesh, f"$MESH agent disable one-1 {note}").returncode == 0
+    try:
+        ran = in_shell(mesh, "$MESH agent show one-1", PYTHONIOENCODING="ascii")
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert "au\\xdfer Haus" in ran.stdout
+    finally:
+        assert in_shell(mesh, "$MESH agent enable one-1").returncode == 0

@@ -1,0 +1,80 @@
+"""How the programs of a mesh's hosts end: each fault as one line on stderr and an exit code."""
+
+import sys
+from collections.abc import Callable
+from typing import Final, NoReturn
+
+from broker_client.runtime.stdio import (
+    OutputFailed,
+    give_up_output,
+    guard_output,
+    open_standard_streams,
+    settle_output,
+    tell,
+)
+from schemas.faults import MeshError
+
+INTERRUPTED: Final = 130
+BROKEN_PIPE: Final = 141
+# EX_IOERR of sysexits.h, as 75, 77 and 78 are of there.
+UNWRITABLE: Final = 74
+
+
+def run_tool(name: str, command: Callable[[], object]) -> NoReturn:
+    """Run a command that prints for its caller, and exit: also if the output cannot be written."""
+    guard_output()
+    code = 0
+    try:
+        code = _run(name, command)
+        settle_output()
+    except BrokenPipeError:
+        give_up_output()
+        code = BROKEN_PIPE
+    except OutputFailed as error:
+        give_up_output()
+        tell(f"{name}: {unwritable(error)}\n")
+        code = UNWRITABLE
+    sys.exit(code)
+
+
+def run_service(name: str, command: Callable[[], object]) -> NoReturn:
+    """Run a process that stays, and exit; what it cannot say is no reason for it to end."""
+    open_standard_streams()
+    sys.exit(_run(name, command))
+
+
+def unwritable(error: OutputFailed) -> str:
+    return f"the output cannot be written: {error.strerror}"
+
+
+def _run(name: str, command: Callable[[], object]) -> int:
+    try:
+        command()
+    except MeshError as error:
+        return _fail(name, error)
+    except BaseExceptionGroup as group:
+        known = _first_fault(group)
+        if known is None:
+            raise
+        return _fail(name, known)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SystemExit as end:
+        if end.code is not None and not isinstance(end.code, int):
+            raise
+        return end.code or 0
+    return 0
+
+
+def _fail(name: str, error: MeshError) -> int:
+    tell(f"{name}: {error}; {error.kind.advice}\n")
+    return error.kind.exit_code
+
+
+def _first_fault(group: BaseExceptionGroup[BaseException]) -> MeshError | None:
+    for error in group.exceptions:
+        if isinstance(error, MeshError):
+            return error
+        if isinstance(error, BaseExceptionGroup) and (found := _first_fault(error)) is not None:
+            return found
+    return None
