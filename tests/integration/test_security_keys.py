@@ -1,4 +1,4 @@
-"""Nothing is issued for a key that was not proved, or that is somebody's already."""
+"""Keys that are certified, and group limits on a real mesh; their matrix is a unit test."""
 
 import asyncio
 import base64
@@ -26,6 +26,8 @@ from schemas.messages.api import (
     Done,
     IdentityAnswer,
     NameQuery,
+    SubmitAnswer,
+    SubmitRequest,
     TokenAnswer,
 )
 from schemas.messages.enrol import EnrolAnswer, EnrolRequest
@@ -249,3 +251,50 @@ async def test_sec_s32_client_does_not_renew_into_an_older_key(
             await client.ask("client", "renew", asked, IdentityAnswer)
     assert refused.value.code == "request_invalid"
     assert "older" in refused.value.message
+
+
+async def test_sec_s31_limits_hold_on_a_real_mesh(
+    mesh: MeshProcesses, admin: MeshClient, tmp_path: Path
+) -> None:
+    await mesh.add_group("db")
+    created = AgentCreate(name="db-1", group="db", ttl_s=600)
+    await admin.ask("agent", "create", created, TokenAnswer)
+    folder = tmp_path / "boss"
+    made = await mesh.cli(
+        "client", "create", "boss", "--role=admin", "--group=web", f"--out={folder}"
+    )
+    assert made.code == 0, made.err
+    waits = SubmitRequest(id="theirs", agent="db-1", action="noop")
+    await admin.ask("command", "submit", waits, SubmitAnswer)
+    async with mesh.client(folder / "context.toml") as boss:
+        assert await names(boss) == {"boss"}
+        status = await boss.status()
+        assert "queued" not in status.commands
+        for noun, verb, asked in (
+            ("client", "revoke", NameQuery(name="admin")),
+            ("client", "create", request("wider", new_identity("wider"), proof=b"")),
+            ("command", "submit", waits),
+            ("group", "show", NameQuery(name="db")),
+        ):
+            with pytest.raises(MeshError) as refused:
+                await boss.ask(noun, verb, asked, Done)
+            assert refused.value.code == "forbidden", (noun, verb)
+        reserved = SubmitRequest(id="__x", group="web", action="noop")
+        with pytest.raises(MeshError) as refused:
+            await boss.ask("command", "submit", reserved, SubmitAnswer)
+        assert refused.value.code == "id_reserved"
+        # What it has waiting ends once it is revoked.
+        later = AgentCreate(name="web-9", group="web", ttl_s=600)
+        await boss.ask("agent", "create", later, TokenAnswer)
+        mine = SubmitRequest(id="mine", agent="web-9", action="noop")
+        await boss.ask("command", "submit", mine, SubmitAnswer)
+        await admin.ask("client", "revoke", NameQuery(name="boss"), Done)
+        ended = await admin.wait("mine", timeout_s=ANSWER_S)
+        assert (ended.state, ended.reason.partition(":")[0]) == ("rejected", "client_disabled")
+    trail = await mesh.cli("audit", "list", "--by", "boss", "--output", "json")
+    refusals = {(each["action"], each["code"]) for each in trail.json}
+    assert {
+        ("client.revoke", "forbidden"),
+        ("command.submit", "forbidden"),
+        ("command.reject", "client_disabled"),
+    } <= refusals
