@@ -41,6 +41,7 @@ from broker_master.metrics.survey import Pulse, Survey
 from broker_master.metrics.system import Surroundings
 from broker_master.plane import Plane
 from broker_master.services.addresses import Addresses
+from broker_master.services.aftermath import Aftermath
 from broker_master.services.assign import Assigner
 from broker_master.services.audit import Auditor
 from broker_master.services.cancel import Canceller
@@ -84,6 +85,7 @@ from broker_master.settings import MasterSettings
 from broker_master.store.facts import AUDIT, EVENTS, HISTORY, REGISTRY, FactStore, ensure_streams
 from broker_master.store.readmodel import ReadModel
 from broker_master.store.registry import Registry
+from broker_master.store.restored import Restored, read_restored, write_restored
 from schemas.faults import MeshError, Refused
 from schemas.subjects import MASTER_INBOX, inbox_prefix
 
@@ -236,7 +238,7 @@ class Control:
         bucket = Bucket(streams, REGISTRY)
         await bucket.ensure(history=8, replicas=self._settings.broker.replicas)
         registry = Registry(bucket)
-        epoch = await registry.begin_epoch(self._mesh.id)
+        epoch, earlier, restored = await self._begin_epoch(registry)
         bind_process(epoch=epoch)
         await registry.load()
         urls = [self._settings.nats_url]
@@ -255,6 +257,8 @@ class Control:
             roster=Roster(self._settings.timers, now_s=self._clock.elapsed()),
             tasks=tasks,
             epoch=epoch,
+            earlier=earlier,
+            restored=restored,
             mesh=self._mesh.id,
             urls=urls,
             started_at=self._clock.now(),
@@ -264,6 +268,22 @@ class Control:
         link.on_disconnected(lambda _reason: plane.roster.on_cut_off())
         link.on_connected(lambda: plane.roster.on_rejoined(now_s=plane.clock.elapsed()))
         return plane
+
+    async def _begin_epoch(self, registry: Registry) -> tuple[int, int, Restored | None]:
+        """The epoch, the one before it, and what is noted of a state that was put back."""
+        restored = read_restored(self._mesh.directory)
+        is_first = restored is not None and not restored.epoch
+        begun = await registry.begin_epoch(
+            self._mesh.id,
+            self._clock.now(),
+            above=restored.above if restored is not None and is_first else 0,
+            is_restored=is_first,
+        )
+        if restored is not None and is_first:
+            restored = msgspec.structs.replace(restored, epoch=begun.epoch)
+            write_restored(self._mesh.directory, restored)
+            log.warning("state_was_restored", taken_at=restored.taken_at, earlier=begun.earlier)
+        return begun.epoch, begun.earlier, restored
 
     async def _services(
         self,
@@ -294,7 +314,14 @@ class Control:
         orders = Orders(plane)
         reports.on_order_reply = orders.on_reply
         addresses = Addresses(plane, system)
-        presence = PresenceService(plane, settler, assigner, canceller, addresses.want)
+        presence = PresenceService(
+            plane,
+            settler,
+            assigner,
+            canceller,
+            addresses.want,
+            Aftermath(plane, settler, self._mesh.directory),
+        )
         plane.link.on_connected(presence.call)
         revoker = Revoker(plane, self._mesh.accounts, system)
         terms = Terms(plane, presence, revoker, orders)
@@ -325,7 +352,7 @@ class Control:
         rotator = Rotator(plane, self._mesh, system, custody, orders)
         presence.on_trust = rotator.note_trust
         AuthorityOperations(plane, custody, rotator).register(operations)
-        await _recover(plane, streams, historian, canceller, settler)
+        await _recover(plane, streams, historian, canceller, settler, presence.aftermath)
         await fanouts.load()
         survey = Survey(plane, streams, self._mesh.directory)
         views.notes = lambda caller: notes(plane, caller, survey.findings, historian.lag_s())
@@ -381,10 +408,12 @@ async def _recover(
     historian: Historian,
     canceller: Canceller,
     settler: Settler,
+    aftermath: Aftermath,
 ) -> None:
     """Bring the book to where the facts say, and carry on with what was asked for."""
     await rebuild_readmodel(plane, streams)
     await replay_facts(plane, historian)
+    aftermath.begin()
     for command in resume(plane):
         canceller.carry_out(command)
     for command, attempt in orphans(plane):

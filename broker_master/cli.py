@@ -133,6 +133,60 @@ def _say_ready(nats: str, http: str) -> None:
 
 
 @app.command
+def backup(*, state_dir: StateDir, out: Path, nats: str = "") -> None:
+    """Write a backup of the mesh, with all that its broker holds. Its master may be running.
+
+    Parameters
+    ----------
+    state_dir
+        The folder that `init` made.
+    out
+        The file to write. It holds the mesh's private keys: keep it as safe as the folder.
+    nats
+        The broker's address, if it is not the embedded one.
+    """
+    from broker_master.backup.service import back_up
+
+    made = asyncio.run(back_up(state_dir, out, nats))
+    print(
+        f"backup of mesh {made.mesh}: {out}, {len(made.files)} files, {len(made.streams)} streams"
+    )
+    print(f"put it back:  broker-master restore --state-dir NEW --backup {out}")
+
+
+@app.command
+def restore(
+    *, state_dir: StateDir, backup: Path | None = None, nats: str = "", above: int = 0
+) -> None:
+    """Make a state directory of a backup, or note that one was put back by other means.
+
+    Parameters
+    ----------
+    state_dir
+        The folder to make, new or empty; without a backup, the folder as it was put back.
+    backup
+        The file that `backup` wrote.
+    nats
+        The broker's address, if it is not the embedded one; it must not hold a mesh.
+    above
+        An epoch that agents have obeyed, where one of them refuses the master: it names it.
+    """
+    from broker_master.services.restore import note_restore
+
+    if backup is None:
+        note_restore(state_dir, above=above)
+    else:
+        from broker_master.backup.service import put_back
+
+        asyncio.run(put_back(state_dir, backup, nats))
+        if above:
+            note_restore(state_dir, above=above)
+    print(f"{state_dir} is restored; start it:  broker-master serve --state-dir {state_dir}")
+    print("never start a master on the state that this one replaces")
+    print("done since the backup and to be done again: revocations, new agents, new clients")
+
+
+@app.command
 def broker_config(
     *,
     state_dir: StateDir,

@@ -24,6 +24,7 @@ from broker_master.settings import MasterSettings
 from broker_master.store.facts import FactStore
 from broker_master.store.readmodel import ReadModel
 from broker_master.store.registry import Registry
+from broker_master.store.restored import Restored
 from schemas.messages.audit import DETAIL_LEN, Actor, AuditEntry, Result
 from schemas.texts import cut_text
 from schemas.timers import Timers
@@ -31,9 +32,20 @@ from schemas.timers import Timers
 log = structlog.get_logger()
 
 
+# Of a command that was open in a state that was put back, and that nobody speaks of.
+OPEN_IN_BACKUP = (
+    "and it was open in the backup that the master's state was restored from: whether and how it"
+    " ended since is not known"
+)
+
+
 @dataclass
 class Plane:
-    """epoch: grows with every start of a master; agents refuse an older one."""
+    """epoch: grows with every start of a master; agents refuse an older one.
+
+    earlier: the epoch before it, as the state has it. restored: what is noted of a state that was
+    put back. doubtful: commands that were open in such a state, and may have ended since.
+    """
 
     settings: MasterSettings
     clock: Clock
@@ -47,6 +59,9 @@ class Plane:
     mesh: str
     urls: list[str]
     started_at: float
+    earlier: int = 0
+    restored: Restored | None = None
+    doubtful: set[str] = field(default_factory=set)
     book: CommandBook = field(default_factory=CommandBook)
     dispatcher: Dispatcher = field(default_factory=Dispatcher)
     counters: dict[tuple[str, ...], int] = field(default_factory=dict)

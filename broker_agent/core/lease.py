@@ -46,6 +46,9 @@ class Lease:
         self.timers = timers
         self.epoch = epoch
         self.reconciled = False
+        # Of a master that is refused because a newer one was obeyed, and when it was heard last.
+        self.refused_epoch = 0
+        self.refused_at: float | None = None
         self.phase = Phase.FENCED
         self.seq = 0
         self.rtt_s = 0.0
@@ -108,6 +111,7 @@ class Lease:
         """Renew the lease. What has run out meanwhile runs out first: an echo undoes no fencing."""
         self.on_tick(now)
         if echo.epoch < self.epoch:
+            self.refused_epoch, self.refused_at = echo.epoch, now
             return Heard.STALE_EPOCH
         if echo.incarnation != self.incarnation:
             return Heard.OTHER_INCARNATION
@@ -118,6 +122,7 @@ class Lease:
         if echo.seq > self._renewed_seq:
             self._renewed_seq, self._renewed_at = echo.seq, sent_at
             self.rtt_s = now - sent_at
+            self.refused_epoch, self.refused_at = 0, None
         self._link(now)
         return Heard.RENEWED
 
@@ -132,6 +137,10 @@ class Lease:
     def _link(self, now: float) -> None:
         if self.phase is not Phase.FENCING and self.age_s(now) < self.timers.suspect_s:
             self.phase = Phase.LINKED
+
+    def hears_refused(self, now: float) -> bool:
+        """Whether a master speaks that is refused: the connection is whole, the master is old."""
+        return self.refused_at is not None and now - self.refused_at < self.timers.suspect_s
 
     def on_welcome(self, epoch: int, timers: Timers) -> bool:
         """Take over what the master announces; False if that master has been replaced."""

@@ -224,6 +224,8 @@ def _process(path: Path) -> tuple[str, AgentState]:
 
 
 def _why(state: AgentState) -> str:
+    if state.refused_epoch:
+        return f"it refuses the master: {state.reason}"
     if state.reason:
         return f"the master has refused it: {state.reason}"
     return "no master is heard" if state.connected else "the broker is not connected"

@@ -71,6 +71,8 @@ class Handshake:
         self._welcomed = asyncio.Event()
         self._said_seq = 0
         self.refused = ""
+        # The refusal in words, with what to do about it.
+        self.said = ""
 
     def ask(self) -> None:
         """A handshake is needed; harmless while one is under way."""
@@ -124,7 +126,7 @@ class Handshake:
         if welcome.refused:
             await self._be_refused(welcome)
             return
-        self.refused = ""
+        self.refused = self.said = ""
         if self._lease.phase is LeasePhase.FENCING:
             return
         if self._lease.on_welcome(welcome.epoch, welcome.timers):
@@ -136,6 +138,7 @@ class Handshake:
         if self.refused != welcome.refused:
             log.error("refused_by_master", code=welcome.refused, reason=welcome.reason)
         self.refused = welcome.refused
+        self.said = f"{welcome.refused}: {welcome.reason}" if welcome.reason else welcome.refused
         if welcome.refused in OUTCAST:
             self._runner.stop_all(State.KILLED_FENCED, OUTCAST[welcome.refused])
         if welcome.refused == SUPERSEDED:

@@ -48,6 +48,8 @@ class Hearing:
         is_over = self._lease.renewed_at is None or age_s >= timers.patient_s + timers.ack_s
         patience_s = timers.ack_s * (SLOWER if is_over else 1)
         connected_s = patience_s if self._since is None else now - self._since
+        if self._lease.hears_refused(now):
+            return patience_s  # it is heard, and refused: no other connection changes that
         if self._wire.is_connected and connected_s >= patience_s:
             self.rebuilt += 1
             log.warning("connection_deaf", silence_s=round(age_s, 1))

@@ -89,7 +89,11 @@ class Echoes:
     def on_echo(self, payload: bytes) -> None:
         echo = codec.decode(Echo, payload)
         epoch = self._lease.epoch
-        if self._lease.on_echo(echo, self._clock.elapsed()) is not Heard.RENEWED:
+        before, now = self._lease.refused_epoch, self._clock.elapsed()
+        heard = self._lease.on_echo(echo, now)
+        if heard is Heard.STALE_EPOCH and echo.epoch != before:
+            log.error("master_refused", its_epoch=echo.epoch, obeyed_epoch=epoch)
+        if heard is not Heard.RENEWED:
             return
         self._on_renewed()
         if self._lease.epoch != epoch:

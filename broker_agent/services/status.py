@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from broker_agent.core.lease import Phase
+from broker_agent.core.lease import Lease, Phase
 from broker_agent.services.handshake import Handshake
 from broker_agent.services.room import Room
 from broker_agent.services.runner import Runner
@@ -26,7 +26,8 @@ log = structlog.get_logger(__name__)
 class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     """link: the lease's phase. since: when anything here changed last.
 
-    reason: of a refusal, or what is wrong with the certificate.
+    reason: of a refusal, or what is wrong with the certificate. refused_epoch: of a master that is
+    heard and refused, since this agent has obeyed a newer one; 0 if there is none.
     full: why no task is taken, if there is no room for one.
     lease_age_s: at `read_s` of the clock that goes on while the host is suspended. fence_after_s:
     the age at which tasks are ended, but those with an agreement of their own.
@@ -45,6 +46,7 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     read_s: float = 0.0
     lease_age_s: float = 0.0
     fence_after_s: float = 0.0
+    refused_epoch: int = 0
 
     def lease_age_at(self, now_s: float) -> float | None:
         """None while linked: it is renewed all the time, and nothing is written for that."""
@@ -56,6 +58,17 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
         if age_s is None or self.link != Phase.SUSPECT:
             return None
         return max(0.0, self.fence_after_s - age_s)
+
+
+def refusal(lease: Lease) -> str:
+    """Why the master that is heard is not obeyed, and what to do; empty if it is."""
+    if not lease.refused_epoch:
+        return ""
+    return (
+        f"epoch_stale: the master that speaks has epoch {lease.refused_epoch}, and this agent has"
+        f" obeyed {lease.epoch}: end that master if another one is in charge; if its state was put"
+        f" back, broker-master restore --state-dir D --above {lease.epoch}, and start it again"
+    )
 
 
 class StatusFile:
@@ -89,12 +102,13 @@ class StatusFile:
             station.wire.is_connected,
             self._runner.is_draining,
             self._reason,
+            lease.refused_epoch,
             tuple(self._room.lacks),
         )
 
     @property
     def _reason(self) -> str:
-        return self._handshake.refused or self._trouble()
+        return refusal(self._station.lease) or self._handshake.said or self._trouble()
 
     def write_if_changed(self) -> None:
         if self._key() != self._written:
@@ -117,6 +131,7 @@ class StatusFile:
             read_s=now_s,
             lease_age_s=lease.age_s(now_s),
             fence_after_s=lease.timers.unrecoverable_s,
+            refused_epoch=lease.refused_epoch,
         )
         try:
             write_passing(self._path, msgspec.json.encode(state))

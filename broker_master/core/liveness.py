@@ -55,6 +55,7 @@ class Presence(msgspec.Struct, kw_only=True):
     unstable_until: wall time until which it counts as one that comes and goes. took_s: when it last
     took work, or a probe. stuck: it beats, but takes none. lacks: what it has no room in, with its
     own sentence for each; taken slots are none of these, the dispatcher counts them.
+    obeys: the epoch of a newer master that it has obeyed, 0 if there is none.
     """
 
     agent: str
@@ -95,6 +96,7 @@ class Presence(msgspec.Struct, kw_only=True):
     unstable_until: float = 0.0
     took_s: float = 0.0
     stuck: bool = False
+    obeys: int = 0
 
     @property
     def is_dispatchable(self) -> bool:

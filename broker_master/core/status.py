@@ -38,7 +38,7 @@ class Verdict(msgspec.Struct, frozen=True):
     next: str
 
 
-def agent_status(
+def agent_status(  # noqa: PLR0911  a table of statuses, a row each
     entry: AgentEntry,
     presence: Presence | None,
     *,
@@ -60,6 +60,13 @@ def agent_status(
             AgentStatus.NO_RESPONSE,
             f"certificate expired at {rfc3339(certificate.not_after)}",
             f"set it up again: mesh agent token {entry.name}",
+        )
+    if presence.obeys and presence.liveness is not Liveness.LIVE:
+        return Verdict(
+            AgentStatus.NO_RESPONSE,
+            f"it refuses this master: it has obeyed a newer one, of epoch {presence.obeys}",
+            "end this master if another is in charge; if its state was put back:"
+            f" broker-master restore --state-dir D --above {presence.obeys}",
         )
     if presence.frozen:
         hosts = (

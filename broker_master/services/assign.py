@@ -236,7 +236,8 @@ class Assigner:
     def _look(self, now_s: float) -> None:
         now = self._plane.clock.now()
         for command in self._plane.book.waiting():
-            if command.settling or self._is_barred(command):
+            is_doubtful = command.id in self._plane.doubtful
+            if command.settling or is_doubtful or self._is_barred(command):
                 continue
             if command.cancel_by:
                 # Usually ended at once; here again if that could not be stored.

@@ -88,6 +88,13 @@ class Fanouts:
                 # Also those that were named before such ids were nobody's to choose.
                 self._plane.fanout_ids.update(child_of(entry, agent) for agent in entry.agents)
                 self._enter(Fanout(entry, states))
+                if (
+                    self._plane.restored is not None
+                    and entry.submitted_at <= self._plane.restored.at
+                ):
+                    # Agents that this state calls unasked may have been asked since.
+                    why = "the master's state was restored from a backup"
+                    self._stops[key] = (why, asyncio.Event())
             else:
                 self.summaries[key] = summary(entry)
             self._plane.fanout_ids.add(key)

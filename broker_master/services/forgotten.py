@@ -11,7 +11,7 @@ import structlog
 
 from broker_master.core.book import Attempt, Command
 from broker_master.core.liveness import Presence
-from broker_master.plane import Plane
+from broker_master.plane import OPEN_IN_BACKUP, Plane
 from broker_master.services.settle import Settler, is_final
 from broker_master.store.facts import Conflict
 from schemas import subjects
@@ -46,7 +46,8 @@ class Forgotten:
         ]
         has_forgotten = any(_was_acknowledged(attempt) for _, attempt in missing)
         for command, attempt in missing:
-            if _was_acknowledged(attempt) or (has_forgotten and attempt.sent):
+            is_doubtful = command.id in self._plane.doubtful
+            if is_doubtful or _was_acknowledged(attempt) or (has_forgotten and attempt.sent):
                 self._doubt(presence, command, attempt)
 
     def _doubt(self, presence: Presence, command: Command, attempt: Attempt) -> None:
@@ -104,6 +105,9 @@ class Forgotten:
                 self._lose(command, attempt)
 
     def _lose(self, command: Command, attempt: Attempt) -> None:
+        reason = f"{attempt.agent} came back without any memory of it"
+        if command.id in self._plane.doubtful:
+            reason = f"{attempt.agent} has it no longer, {OPEN_IN_BACKUP}"
         self._settler.settle(
             command,
             attempt.number,
@@ -114,7 +118,7 @@ class Forgotten:
                 accepted_at=attempt.accepted_at,
                 started_at=attempt.started_at,
                 sent=attempt.sent,
-                reason=f"{attempt.agent} came back without any memory of it",
+                reason=reason,
                 final=is_final(command, State.LOST),
             ),
         )

@@ -39,7 +39,29 @@ def notes(plane: Plane, caller: ClientEntry, findings: Findings, history_lag_s: 
             f"{counted(refused, 'record')} of history too large for the broker:"
             " see mesh audit list --action history"
         )
-    return [*said, *_duplicates(plane, caller)]
+    return [*said, *_epochs(plane, caller), *_duplicates(plane, caller)]
+
+
+def _epochs(plane: Plane, caller: ClientEntry) -> list[str]:
+    """Agents that refuse this master, and commands that wait for a word after a restore."""
+    said = []
+    refusing = sorted(
+        presence.agent
+        for presence in plane.roster
+        if presence.obeys and may_see(caller, _group(plane, presence.agent))
+    )
+    if refusing:
+        named = ", ".join(refusing[:_NAMED]) + (" …" if len(refusing) > _NAMED else "")
+        epoch = max(presence.obeys for presence in plane.roster)
+        said.append(
+            f"agents refuse this master, since they have obeyed a newer one: {named}; if its state"
+            f" was put back: broker-master restore --state-dir D --above {epoch}, and start it"
+        )
+    if plane.doubtful:
+        said.append(
+            f"restored from a backup: {len(plane.doubtful)} commands of it wait for what agents say"
+        )
+    return said
 
 
 def _duplicates(plane: Plane, caller: ClientEntry) -> list[str]:

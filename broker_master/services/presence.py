@@ -12,6 +12,7 @@ from broker_master.core.liveness import Change, Presence
 from broker_master.core.measures import missed_beats
 from broker_master.core.status import current_certificate
 from broker_master.plane import Plane
+from broker_master.services.aftermath import Aftermath
 from broker_master.services.assign import Assigner
 from broker_master.services.cancel import Canceller
 from broker_master.services.forgotten import Forgotten
@@ -70,12 +71,14 @@ class PresenceService:
         assigner: Assigner,
         canceller: Canceller,
         want_address: Callable[[], None],
+        aftermath: Aftermath,
     ) -> None:
         self._plane = plane
         self._settler = settler
         self._assigner = assigner
         self._canceller = canceller
         self._want_address = want_address
+        self.aftermath = aftermath
         self._forgotten = Forgotten(plane, settler)
         # Agents that are given up, with tasks that may outlive that.
         self._held: set[str] = set()
@@ -101,10 +104,23 @@ class PresenceService:
         self._measure(up, beat, now_s)
         self._apply(plane.roster.on_beat(up.agent, beat, now_s=now_s, at=plane.clock.now()))
         presence = plane.roster.get(up.agent)
+        if presence is not None and beat.epoch != plane.epoch:
+            self._on_other_epoch(presence, beat.epoch)
+        elif presence is not None:
+            presence.obeys = 0
         if presence is None or presence.incarnation != beat.incarnation or beat.goodbye:
             return
         self.sync_member(presence)
         self._echo(up, presence)
+
+    def _on_other_epoch(self, presence: Presence, epoch: int) -> None:
+        """It has obeyed another master: an earlier one, or one that this one must give way to."""
+        if epoch > self._plane.epoch and presence.obeys != epoch:
+            presence.obeys = epoch
+            self._plane.count("epoch_refused")
+            log.error("refused_by_agent", agent=presence.agent, obeys=epoch)
+        elif self.aftermath.is_past(epoch):
+            self.aftermath.note_past(presence)
 
     def call(self) -> None:
         """The master is back from a cut: who has missed it says so now, not with its next beat."""
@@ -138,9 +154,10 @@ class PresenceService:
             self._plane.spawn(self._arrive(up, payload), up.agent)
             return
         entry = self._entry(up)
-        if entry is None:
-            return
         hello = codec.decode(Hello, payload)
+        if entry is None:
+            self._refuse(up, hello, "agent_unknown", self._stranger(up))
+            return
         if hello.protocol != PROTOCOL:
             reason = f"protocol {hello.protocol}; this master speaks {PROTOCOL}"
             self._refuse(up, hello, "protocol", reason)
@@ -187,6 +204,7 @@ class PresenceService:
 
     def _on_done(self, up: subjects.Up, hello: Hello) -> None:
         plane = self._plane
+        self.aftermath.on_done(up.agent)
         changes = plane.roster.on_done(
             up.agent, hello.incarnation, now_s=plane.clock.elapsed(), at=plane.clock.now()
         )
@@ -206,6 +224,20 @@ class PresenceService:
         said = presence.details if presence is not None else Details()
         where = f"{said.host or 'an unknown host'} (pid {said.pid})"
         return f"a newer session of {agent} runs on {where}"
+
+    def _stranger(self, up: subjects.Up) -> str:
+        """For credentials of this mesh that its registry has nothing of, and the way back."""
+        known = self._plane.registry.agents.get(up.agent)
+        if known is not None:
+            return (
+                f"agent {up.agent} is of group {known.group} here, not of {up.group}: set it up"
+                f" again with a token: mesh agent token {up.agent}, broker-agent setup"
+            )
+        return (
+            f"the registry has no agent {up.agent}: it was deleted, or the master's state was"
+            " restored from a backup that is older than the agent. Set it up again:"
+            f" mesh agent create {up.agent} --group {up.group}, broker-agent setup"
+        )
 
     def _entry(self, up: subjects.Up) -> AgentEntry | None:
         """The registry's entry of the speaker, whose group must be the one it speaks for."""
@@ -256,6 +288,7 @@ class PresenceService:
 
     def _decide(self, agent: str, task: TaskStatus) -> TaskDecision:
         """What to do with one attempt that the agent has. The facts decide, not the agent."""
+        self.aftermath.adopt(agent, task)
         command = self._plane.book.get(task.command)
         attempt = command.find(task.attempt) if command is not None else None
         verdict: Verdict
@@ -384,6 +417,8 @@ class PresenceService:
             if attempt.state is State.UNKNOWN:
                 command.move(attempt, attempt.hidden or State.SENT, now)
                 attempt.hidden = None
+            if attempt.state is State.SENT and command.id in self._plane.doubtful:
+                continue  # it may have ended since the backup: it is never sent again
             if attempt.state is State.SENT:
                 attempt.sent = 0 if not attempt.sent else 1
                 self._assigner.send(command)
@@ -430,6 +465,7 @@ class PresenceService:
             looked_s = now_s
             self._apply(roster.tick(now_s=now_s, at=clock.now()))
             self._forgotten.tick()
+            self.aftermath.tick()
             for agent in list(self._held):
                 presence = roster.get(agent)
                 if presence is None or not presence.given_up:

@@ -14,7 +14,7 @@ from broker_master.ca.claims import decode_jwt
 from broker_master.ca.mesh import ADMIN, Mesh
 from broker_master.core.book import Attempt, Command
 from broker_master.core.records import command_record
-from broker_master.plane import Plane
+from broker_master.plane import OPEN_IN_BACKUP, Plane
 from broker_master.services.historian import Historian
 from broker_master.store.facts import HISTORY
 from broker_master.store.readmodel import Row
@@ -150,7 +150,9 @@ def resume(plane: Plane) -> list[Command]:
         if command.cancel_by:
             cancelled.append(command)
         attempt = command.open_attempt
-        if command.state is State.QUEUED:
+        if command.id in plane.doubtful and attempt is None:
+            command.reason = f"not given to any agent, {OPEN_IN_BACKUP}"
+        elif command.state is State.QUEUED:
             plane.dispatcher.enqueue(plane.dispatcher.wish(command.accepted), command.id)
         elif attempt is not None and plane.roster.get(attempt.agent) is not None:
             plane.dispatcher.take(attempt.agent)

@@ -146,6 +146,8 @@ class Reports:
         if found is None or not found[1].is_open or found[0].settling:
             return
         command, attempt = found
+        if command.id in self._plane.doubtful:
+            return  # it may have ended there since the backup: that it never began is not known
         self._settler.settle(
             command,
             attempt.number,

@@ -10,7 +10,7 @@ import structlog
 from broker_master.core.book import Attempt, Command, fold
 from broker_master.core.fit import bare_outcome, bare_record, fit_outcome
 from broker_master.core.records import command_record
-from broker_master.plane import Plane
+from broker_master.plane import OPEN_IN_BACKUP, Plane
 from broker_master.services.chronicle import Chronicle
 from broker_master.store.facts import Conflict
 from schemas import codec, limits, subjects
@@ -48,6 +48,7 @@ class Settler:
         the task, whatever happens to the record of it.
         """
         command.settling = True
+        self._plane.doubtful.discard(command.id)
         outcome = fit_outcome(outcome)
         attempt = command.find(number)
         if attempt is not None:
@@ -159,6 +160,8 @@ class Settler:
         """The agent has been silent for so long that its own deadline has passed: it is lost."""
         at = self._plane.clock.now()
         reason = f"{attempt.agent} fell silent while it was {attempt.hidden or attempt.state}"
+        if command.id in self._plane.doubtful:
+            reason = f"{attempt.agent} is silent, {OPEN_IN_BACKUP}"
         self.settle(
             command,
             attempt.number,

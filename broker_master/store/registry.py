@@ -5,12 +5,13 @@ at once one wins and the other is decided anew.
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
 from broker_client.runtime.kv import Bucket
 from broker_client.runtime.streams import SequenceConflict
+from broker_master.core.epochs import next_epoch
 from schemas import codec
 from schemas.faults import Refused
 from schemas.messages.registry import AgentEntry, ClientEntry, GroupEntry, MeshEntry
@@ -20,6 +21,13 @@ E = TypeVar("E", AgentEntry, ClientEntry, GroupEntry)
 
 _TRIES = 5
 _MESH_KEY = "mesh"
+
+
+class Begun(NamedTuple):
+    """earlier: the last epoch that the registry knew of before."""
+
+    epoch: int
+    earlier: int
 
 
 class Registry:
@@ -44,9 +52,13 @@ class Registry:
             elif kind == "client":
                 self.clients[name] = codec.decode_trusted(ClientEntry, entry.value)
 
-    async def begin_epoch(self, mesh: str) -> int:
+    async def begin_epoch(
+        self, mesh: str, now_s: float, *, above: int = 0, is_restored: bool = False
+    ) -> Begun:
         """The epoch of a master that starts now: greater than every one before it.
 
+        now_s: time of day, Unix seconds. above: an epoch that is known from elsewhere. is_restored:
+        this state was put back, so a new generation begins.
         Raises Refused (`state_foreign`) if the broker holds another mesh.
         """
         for _ in range(_TRIES):
@@ -54,12 +66,14 @@ class Registry:
             old = codec.decode_trusted(MeshEntry, entry.value) if entry else MeshEntry(mesh=mesh)
             if old.mesh != mesh:
                 raise Refused("state_foreign", f"the broker holds mesh {old.mesh}, not {mesh}")
-            new = codec.encode(MeshEntry(mesh=mesh, epoch=old.epoch + 1))
+            known = max(old.epoch, above)
+            epoch = next_epoch(known, now_s, is_restored=is_restored)
+            new = codec.encode(MeshEntry(mesh=mesh, epoch=epoch))
             try:
                 await self._bucket.update(_MESH_KEY, new, entry.revision if entry else 0)
             except SequenceConflict:
                 continue
-            return old.epoch + 1
+            return Begun(epoch, old.epoch)
         raise Refused("master_starting", "another master starts at the same time")
 
     # -- look-ups

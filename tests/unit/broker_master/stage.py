@@ -1,6 +1,7 @@
 """The services of a master with everything real but the broker, the clock and the disk."""
 
 import asyncio
+from pathlib import Path
 from typing import Any, cast
 
 import msgspec
@@ -8,6 +9,7 @@ import msgspec
 from broker_client.runtime.streams import SequenceConflict
 from broker_client.runtime.supervise import TaskSet
 from broker_master.core.book import Attempt, Command
+from broker_master.services.aftermath import Aftermath
 from broker_master.services.assign import Assigner
 from broker_master.services.cancel import Canceller
 from broker_master.services.late import LateResults
@@ -95,7 +97,12 @@ class Stage:
         late = LateResults(self.plane, self.settler, cast("Any", None))
         self.reports = Reports(self.plane, self.settler, self.transmitter, late)
         self.presence = PresenceService(
-            self.plane, self.settler, self.assigner, self.canceller, lambda: None
+            self.plane,
+            self.settler,
+            self.assigner,
+            self.canceller,
+            lambda: None,
+            Aftermath(self.plane, self.settler, Path("no-state")),
         )
         add_client(self.plane, "ops")
         add_group(self.plane, "web")

@@ -1,0 +1,1 @@
+"""Backup and restore of a mesh: its files, and the streams of its broker."""

@@ -1,0 +1,36 @@
+"""The epoch of a master that starts: greater than every earlier one, also after a restore.
+
+    epoch = generation · 2³² + moment          at most 2⁵³ - 1
+
+The moment is the time of day in seconds, so that a master on a copy of the state, which does not
+know of the masters that ran since, is newer than all of them. The generation goes up with each
+restore, so that a master that goes on with the state of before it is refused, whenever it starts.
+Both only ever grow from what the state holds: a clock that was set back makes no epoch smaller.
+"""
+
+from typing import Final
+
+MOMENTS: Final = 2**32
+EPOCH_MAX: Final = 2**53 - 1
+_HOUR_S: Final = 3600
+# Generations are hours since this moment at least: two restores of one backup have two of them.
+_FIRST_HOUR_S: Final = 1_577_836_800  # 2020-01-01
+
+
+def next_epoch(known: int, now_s: float, *, is_restored: bool = False) -> int:
+    """The epoch that follows `known`, the greatest one that the state or its keeper knows.
+
+    now_s: time of day, Unix seconds. is_restored: begin a new generation. What the clock makes
+    impossible is left out: the result is at most `EPOCH_MAX`, and greater than `known` below that.
+    """
+    moment = min(max(int(now_s), 0), MOMENTS - 1)
+    generation = generation_of(known)
+    if is_restored:
+        hours = max(moment - _FIRST_HOUR_S, 0) // _HOUR_S
+        generation = max(generation + 1, hours)
+    return min(max(known + 1, generation * MOMENTS + moment), EPOCH_MAX)
+
+
+def generation_of(epoch: int) -> int:
+    """0 until the state was restored for the first time."""
+    return epoch // MOMENTS

@@ -1,0 +1,235 @@
+"""What a restored state does not know: commands that have ended, begun or been accepted since.
+
+What was open in the backup is *doubtful*: it may have run since, so it is given to nobody. An agent
+that names it in its handshake settles the doubt; who is silent for too long, or has it no longer,
+makes it lost with a reason, or whatever else its `on_lost` says. What agents run, or have ended and
+not told, and this state has never heard of, is adopted: it is shown, can be cancelled and is told.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from broker_master.ca.mesh import ADMIN
+from broker_master.core.book import Command, fold
+from broker_master.core.epochs import generation_of
+from broker_master.core.liveness import Presence
+from broker_master.plane import OPEN_IN_BACKUP, Plane
+from broker_master.services.settle import Settler, is_final
+from broker_master.store.restored import Restored, remove_restored, write_restored
+from schemas import subjects
+from schemas.faults import MeshError
+from schemas.messages.facts import Accepted, Assigned, Fact, Outcome
+from schemas.messages.liveness import TaskStatus
+from schemas.states import Liveness, State
+
+log = structlog.get_logger()
+
+# As long as agents remember at least what they have run.
+_KEPT_S: Final = 86_400.0
+_ATTEMPTS_MAX: Final = 16
+LABEL: Final = "restored"
+_FOUND: Final = "found there after a restore"
+_ARGS: Final = msgspec.msgpack.encode({"argv": ["(not in the backup)"]})
+
+
+class Aftermath:
+    """Decisions are stored as facts like all others, so a master that starts again has them."""
+
+    def __init__(self, plane: Plane, settler: Settler, state_dir: Path) -> None:
+        self._plane = plane
+        self._settler = settler
+        self._state_dir = state_dir
+        # Agents whose tasks may be of before the restore, until their handshake is done.
+        self._past: set[str] = set()
+        self._due_s = plane.clock.elapsed() + plane.timers.adopt_s
+        self._noted: set[str] = set()
+
+    def begin(self) -> None:
+        """After the replay, before anything is sent: doubt what is open in a restored state."""
+        plane, restored = self._plane, self._plane.restored
+        if restored is None:
+            return
+        found = {command.id for command in plane.book if not command.is_terminal}
+        if restored.doubtful is not None:
+            found &= set(restored.doubtful)
+        plane.doubtful |= found
+        self._write(msgspec.structs.replace(restored, doubtful=sorted(found)))
+
+    def is_past(self, epoch: int) -> bool:
+        """Whether a master of this epoch ran with what the present state does not know."""
+        plane = self._plane
+        if plane.restored is not None:
+            return generation_of(epoch) < generation_of(plane.epoch)
+        return plane.earlier < epoch < plane.epoch
+
+    def note_past(self, presence: Presence) -> None:
+        """An agent has obeyed such a master, and not yet agreed with this one."""
+        if presence.reconciled or presence.agent in self._past:
+            return
+        self._past.add(presence.agent)
+        if self._plane.restored is None:
+            self._doubt_group(presence.group)
+
+    def _doubt_group(self, group: str) -> None:
+        """A copy was put back without a word: noticed by what its agents have obeyed."""
+        plane = self._plane
+        fresh = {
+            command.id
+            for command in plane.book
+            if command.accepted.group == group and self._may_have_ended(command)
+        }
+        log.error("state_was_put_back", group=group, doubtful=len(fresh))
+        for command_id in fresh - plane.doubtful:
+            plane.dispatcher.withdraw(command_id)
+        plane.doubtful |= fresh
+
+    def _may_have_ended(self, command: Command) -> bool:
+        """Of before this start, and nobody has named it to this master."""
+        began, attempt = self._plane.started_at, command.open_attempt
+        if attempt is None:
+            return command.state is State.QUEUED and command.accepted.submitted_at < began
+        return attempt.assigned_at < began and attempt.state in (State.SENT, State.UNKNOWN)
+
+    def on_done(self, agent: str) -> None:
+        """Its handshake is complete: what it runs from now on is this master's own."""
+        self._past.discard(agent)
+
+    # -- what agents have
+
+    def adopt(self, agent: str, task: TaskStatus) -> None:
+        """Enter an attempt that an agent of before the restore has, and that is not in the book."""
+        if agent not in self._past or not 0 < task.attempt <= _ATTEMPTS_MAX:
+            return
+        plane = self._plane
+        command = plane.book.get(task.command)
+        if command is None:
+            if plane.readmodel.known(task.command) is not None:
+                return
+            command = self._open(agent, task)
+        elif command.is_terminal or command.settling or task.attempt <= len(command.attempts):
+            if command.find(task.attempt) is not None:
+                plane.doubtful.discard(command.id)
+            return
+        elif command.accepted.group != self._group(agent):
+            return
+        self._attach(command, agent, task.attempt)
+
+    def _open(self, agent: str, task: TaskStatus) -> Command:
+        """A command accepted after the backup: only its id and its agent are left of it."""
+        accepted = Accepted(
+            id=task.command,
+            client=ADMIN,
+            group=self._group(agent),
+            agent=agent,
+            action="process",
+            args=msgspec.Raw(_ARGS),
+            submitted_at=self._plane.clock.now(),
+            labels={LABEL: "adopted"},
+        )
+        command = self._plane.book.open(accepted)
+        self._append(command, [(subjects.Fact(task.command, 0, "accepted"), accepted)])
+        return command
+
+    def _attach(self, command: Command, agent: str, number: int) -> None:
+        """Have attempt `number` be on this agent; what is unknown of those before it is said."""
+        plane, at = self._plane, self._plane.clock.now()
+        plane.dispatcher.withdraw(command.id)
+        facts: list[tuple[subjects.Fact, Fact]] = []
+        open_ = command.open_attempt
+        if open_ is not None:
+            plane.dispatcher.give_back(open_.agent)
+            facts.append(self._lost(command, open_.number, open_.agent, at))
+        for each in range(len(command.attempts) + 1, number):
+            assigned = Assigned(agent=agent, at=at, epoch=plane.epoch, why=OPEN_IN_BACKUP)
+            facts.append((subjects.Fact(command.id, each, "assigned"), assigned))
+            facts.append(self._lost(command, each, agent, at))
+        assigned = Assigned(agent=agent, at=at, epoch=plane.epoch, why=_FOUND)
+        facts.append((subjects.Fact(command.id, number, "assigned"), assigned))
+        plane.dispatcher.take(agent)
+        self._append(command, facts)
+        plane.doubtful.discard(command.id)
+        log.warning("attempt_adopted", command_id=command.id, attempt=number, agent=agent)
+
+    def _lost(
+        self, command: Command, number: int, agent: str, at: float
+    ) -> tuple[subjects.Fact, Outcome]:
+        reason = f"another attempt followed it, {OPEN_IN_BACKUP}"
+        outcome = Outcome(state=State.LOST, at=at, agent=agent, reason=reason, final=False)
+        return subjects.Fact(command.id, number, "outcome"), outcome
+
+    def _append(self, command: Command, facts: list[tuple[subjects.Fact, Fact]]) -> None:
+        for fact, body in facts:
+            fold(command, fact, body)
+
+        def stored(future: "asyncio.Future[list[int]]") -> None:
+            if future.cancelled():
+                return
+            if (error := future.exception()) is not None:
+                log.error("adoption_unrecorded", command_id=command.id, error=str(error))
+                return
+            names = [subjects.fact(*fact) for fact, _ in facts]
+            command.facts.update(zip(names, future.result(), strict=True))
+
+        self._plane.facts.append_many(facts).add_done_callback(stored)
+
+    def _group(self, agent: str) -> str:
+        return self._plane.registry.agent(agent).group
+
+    # -- what nobody speaks of
+
+    def tick(self) -> None:
+        """Once agents have had their time: what no agent has named is settled by its terms."""
+        plane = self._plane
+        if plane.doubtful and plane.clock.elapsed() >= self._due_s and not plane.roster.is_cut_off:
+            for command_id in list(plane.doubtful):
+                self._judge(command_id)
+        if plane.restored is not None and self._noted != plane.doubtful:
+            self._write(msgspec.structs.replace(plane.restored, doubtful=sorted(plane.doubtful)))
+        is_old = plane.restored and plane.clock.now() > plane.restored.at + _KEPT_S
+        if is_old and not plane.doubtful:
+            plane.restored = None
+            remove_restored(self._state_dir)
+
+    def _judge(self, command_id: str) -> None:
+        plane = self._plane
+        command = plane.book.get(command_id)
+        if command is None or command.is_terminal or command.is_undecided:
+            plane.doubtful.discard(command_id)
+            return
+        attempt = command.open_attempt
+        if command.settling:
+            return
+        if attempt is None:
+            self._end(command, 0, "", f"not given to any agent, {OPEN_IN_BACKUP}")
+        elif attempt.state not in (State.SENT, State.UNKNOWN):
+            plane.doubtful.discard(command_id)
+        elif attempt.state is State.SENT and self._is_live(attempt.agent):
+            reason = f"{attempt.agent} does not name it, {OPEN_IN_BACKUP}"
+            self._end(command, attempt.number, attempt.agent, reason)
+
+    def _is_live(self, agent: str) -> bool:
+        presence = self._plane.roster.get(agent)
+        return presence is not None and presence.liveness is Liveness.LIVE and presence.reconciled
+
+    def _end(self, command: Command, number: int, agent: str, reason: str) -> None:
+        outcome = Outcome(
+            state=State.LOST,
+            at=self._plane.clock.now(),
+            agent=agent,
+            reason=reason,
+            final=is_final(command, State.LOST),
+        )
+        self._settler.settle(command, number, outcome)
+
+    def _write(self, restored: Restored) -> None:
+        self._plane.restored = restored
+        self._noted = set(restored.doubtful or ())
+        try:
+            write_restored(self._state_dir, restored)
+        except MeshError as error:
+            # The next start doubts more than it must.
+            log.warning("restore_unrecorded", error=str(error))

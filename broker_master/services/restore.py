@@ -1,0 +1,25 @@
+"""Notes that a state directory was put back: the next master on it begins a new generation."""
+
+import time
+from pathlib import Path
+
+from broker_client.runtime.files import lock_directory
+from broker_master.ca.marker import read_marker, refuse_foreign
+from broker_master.core.epochs import EPOCH_MAX
+from broker_master.store.restored import Restored, write_restored
+from schemas.faults import Refused
+
+
+def note_restore(state_dir: Path, *, above: int = 0, taken_at: float = 0.0) -> None:
+    """May be called again; no master may run on the directory.
+
+    above: an epoch that agents have obeyed. taken_at: when the copy was made, 0 if not known.
+    Raises Refused: `state_missing`, `state_foreign`, `state_locked`, `settings_invalid`.
+    """
+    if not 0 <= above < EPOCH_MAX:
+        raise Refused("settings_invalid", f"--above {above} is not an epoch below {EPOCH_MAX}")
+    refuse_foreign(state_dir)
+    if read_marker(state_dir) is None:
+        raise Refused("state_missing", f"there is no mesh in {state_dir}")
+    with lock_directory(state_dir):
+        write_restored(state_dir, Restored(at=time.time(), taken_at=taken_at, above=above))

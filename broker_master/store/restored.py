@@ -1,0 +1,52 @@
+"""The note in a state directory that it was put back, until all that follows from that is done."""
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from broker_client.runtime.files import os_errors, read_bytes, write_private
+from schemas.faults import Corrupt
+from schemas.messages.fields import CommandId, Count, Text, Timestamp
+
+RESTORED_FILE: Final = "restored.json"
+
+
+class Restored(msgspec.Struct, frozen=True, kw_only=True):
+    """at: when it was put back. taken_at: when the backup was made, 0 if nobody has noted that.
+
+    above: an epoch that the next one must be above. epoch: the first one after it, 0 until a master
+    has begun it. doubtful: the commands that were open in the backup and are not settled yet, None
+    until a master has looked.
+    """
+
+    at: Timestamp
+    taken_at: Timestamp = 0.0
+    above: Count = 0
+    epoch: Count = 0
+    note: Text = ""
+    doubtful: list[CommandId] | None = None
+
+
+def read_restored(state_dir: Path) -> Restored | None:
+    """None where the state was never put back, or all of that is settled."""
+    path = state_dir / RESTORED_FILE
+    with os_errors(path, "read"):
+        if not path.exists():
+            return None
+    try:
+        return msgspec.json.decode(read_bytes(path), type=Restored)
+    except msgspec.MsgspecError as error:
+        raise Corrupt("state_corrupt", f"{path} is not a note of a restore: {error}") from error
+
+
+def write_restored(state_dir: Path, restored: Restored) -> None:
+    """Durable when this returns."""
+    write_private(state_dir / RESTORED_FILE, msgspec.json.encode(restored))
+
+
+def remove_restored(state_dir: Path) -> None:
+    """All is settled; the state is as good as one that was never put back."""
+    path = state_dir / RESTORED_FILE
+    with os_errors(path, "delete"):
+        path.unlink(missing_ok=True)

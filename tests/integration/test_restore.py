@@ -1,0 +1,233 @@
+"""A state that was put back: agents obey its master, and what ended since is told truthfully."""
+
+import asyncio
+import json
+import shutil
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.harness import FAST_TIMERS, MeshProcesses
+from tests.meshes import LONG_LEASE, state_reached
+from tests.old_release import programs_of, unpacked
+
+pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-restore")]
+
+SOON_S: Final = 20.0
+# Short enough that what nobody speaks of is settled within the test.
+TIMERS: Final = {
+    **FAST_TIMERS,
+    **LONG_LEASE,
+    "MESH_TIMERS__LOST_S": "14",
+    "MESH_TIMERS__ADOPT_S": "5",
+}
+
+
+@pytest.fixture
+async def mesh(tmp_path: Path) -> AsyncIterator[MeshProcesses]:
+    async with MeshProcesses(tmp_path / "mesh", env=TIMERS) as running:
+        await running.add_group("web")
+        yield running
+
+
+def put_back(mesh: MeshProcesses, copy: Path) -> None:
+    shutil.rmtree(mesh.state_dir)
+    shutil.copytree(copy, mesh.state_dir)
+
+
+async def restarts(mesh: MeshProcesses, times: int) -> None:
+    """Each in a second of its own, as in life."""
+    for _ in range(times):
+        await asyncio.sleep(1.0)
+        await mesh.restart_master()
+
+
+async def agent_says(mesh: MeshProcesses, name: str, words: str) -> str:
+    """The reason in the agent's own status, once it has these words in it."""
+    where = ("--state-dir", str(mesh.agent_dir(name)))
+    async with asyncio.timeout(SOON_S):
+        while True:
+            said = await mesh._run("broker-agent", "status", *where, "--output", "json")
+            reason: str = json.loads(said.out)["reason"] or ""
+            if words in reason:
+                return reason
+            await asyncio.sleep(0.2)
+
+
+async def test_agents_of_both_releases_obey_a_copy_that_was_put_back(
+    mesh: MeshProcesses, tmp_path: Path
+) -> None:
+    with unpacked() as old:
+        await mesh.add_agent("now-1", group="web")
+        with programs_of(mesh, old):
+            await mesh.add_agent("old-1", group="web")
+        await mesh.master.stop()
+        shutil.copytree(mesh.state_dir, tmp_path / "copy")
+        await mesh.start_master()
+        await restarts(mesh, 1)
+        for agent in ("now-1", "old-1"):
+            await mesh.wait_status(agent, "active")
+        await mesh.master.stop()
+        put_back(mesh, tmp_path / "copy")
+        await mesh.start_master()
+        async with mesh.client() as client:
+            for agent in ("now-1", "old-1"):
+                await mesh.wait_status(agent, "active")
+                assert (await client.run(["true"], agent=agent, timeout_s=SOON_S)).state == (
+                    "succeeded"
+                )
+
+
+async def test_old_master_is_refused_after_a_restore_and_all_sides_say_why(
+    mesh: MeshProcesses, tmp_path: Path
+) -> None:
+    """Whoever starts the replaced state once more gets no agent, and is told what to do."""
+    await mesh.add_agent("web-1", group="web")
+    await mesh.master.stop()
+    shutil.copytree(mesh.state_dir, tmp_path / "replaced")
+    ran = await mesh._run("broker-master", "restore", "--state-dir", str(mesh.state_dir))
+    assert ran.code == 0, ran.err
+    await mesh.start_master()
+    await mesh.wait_status("web-1", "active")
+    await mesh.master.stop()
+    put_back(mesh, tmp_path / "replaced")
+    await mesh.start_master()
+    record = await mesh.wait_status("web-1", "no_response")
+    async with asyncio.timeout(SOON_S):
+        while "refuses this master" not in record.reason:
+            await asyncio.sleep(0.05)
+            record = await mesh.wait_status("web-1", "no_response")
+    assert "broker-master restore" in record.next
+    above = record.next.rsplit(maxsplit=1)[-1]
+    where = ("--state-dir", str(mesh.agent_dir("web-1")))
+    await agent_says(mesh, "web-1", f"obeyed {above}")
+    doctor = await mesh._run("broker-agent", "doctor", *where)
+    assert doctor.code != 0
+    assert "it refuses the master" in doctor.out
+    assert "refuse this master" in (await mesh.cli("status")).out
+    assert "connection_deaf" not in mesh.agents["web-1"].stderr
+    await mesh.master.stop()
+    ran = await mesh._run(
+        "broker-master", "restore", "--state-dir", str(mesh.state_dir), "--above", above
+    )
+    assert ran.code == 0, ran.err
+    await mesh.start_master()
+    await mesh.wait_status("web-1", "active")
+    async with mesh.client() as client:
+        assert (await client.run(["true"], group="web")).state == "succeeded"
+
+
+async def test_restored_state_tells_the_truth_of_what_was_open_and_of_what_came_since(
+    mesh: MeshProcesses, tmp_path: Path
+) -> None:
+    """Three agents at work, a backup, more commands, a restore: nothing runs twice."""
+    ran_file, go = tmp_path / "ran", tmp_path / "go"
+    for name in ("web-1", "web-2", "web-3"):
+        await mesh.add_agent(name, group="web", slots=2)
+
+    def work(name: str, then: str = "true") -> list[str]:
+        return ["sh", "-c", f"echo {name} >> {ran_file}; {then}"]
+
+    until = f"while [ ! -e {go} ]; do sleep 0.05; done"
+    async with mesh.client() as client:
+        await client.run(work("before"), group="web", id="before", timeout_s=SOON_S)
+        for name, agent in (("long-1", "web-1"), ("long-2", "web-2"), ("short", "web-3")):
+            then = f"while [ ! -e {tmp_path}/{name} ]; do sleep 0.05; done"
+            then = then if name == "short" else until
+            await client.submit(work(name, then), agent=agent, id=name)
+            await state_reached(client, name, "running")
+        await client.submit(work("fill", until), agent="web-3", id="fill")
+        await client.submit(work("queued"), agent="web-3", id="queued")
+        await state_reached(client, "queued", "queued")
+        backup = tmp_path / "mesh.backup"
+        made = await mesh._run(
+            "broker-master", "backup", "--state-dir", str(mesh.state_dir), "--out", str(backup)
+        )
+        assert made.code == 0, made.err
+        assert backup.stat().st_mode & 0o777 == 0o600
+        (tmp_path / "short").touch()
+        assert (await client.wait("short", timeout_s=SOON_S)).state == "succeeded"
+        assert (await client.wait("queued", timeout_s=SOON_S)).state == "succeeded"
+        await client.run(work("since"), group="web", id="since", timeout_s=SOON_S)
+        await client.submit(work("found", until), agent="web-1", id="found")
+        await state_reached(client, "found", "running")
+    await mesh.add_agent("web-4", group="web")
+    await mesh.master.stop()
+    shutil.move(mesh.state_dir, tmp_path / "replaced")
+    put = await mesh._run(
+        "broker-master", "restore", "--state-dir", str(mesh.state_dir), "--backup", str(backup)
+    )
+    assert put.code == 0, put.err
+    await mesh.start_master()
+    for name in ("web-1", "web-2", "web-3"):
+        await mesh.wait_status(name, "active")
+    async with mesh.client() as client:
+        for name in ("long-1", "long-2", "fill", "found"):
+            await state_reached(client, name, "running")
+        assert (await client.show("found")).labels == {"restored": "adopted"}
+        for name in ("short", "queued"):
+            record = await client.wait(name, timeout_s=30)
+            assert record.state == "lost"
+            assert "restored from" in record.reason
+        go.touch()
+        for name in ("long-1", "long-2", "fill", "found"):
+            assert (await client.wait(name, timeout_s=SOON_S)).state == "succeeded", name
+        assert (await client.show("before")).state == "succeeded"
+        assert (await client.run(work("after"), group="web", timeout_s=SOON_S)).state == "succeeded"
+    names = ["before", "long-1", "long-2", "short", "fill", "queued", "since", "found", "after"]
+    assert Counter(ran_file.read_text().split()) == Counter(names)
+    await comes_back(mesh, "web-4")
+
+
+async def comes_back(mesh: MeshProcesses, name: str) -> None:
+    """An agent that was enrolled after the backup: told why it is refused, and let in again."""
+    where = ("--state-dir", str(mesh.agent_dir(name)))
+    reason = await agent_says(mesh, name, "agent_unknown")
+    assert f"mesh agent create {name} --group web" in reason
+    made = await mesh.cli("agent", "create", name, "--group", "web", "--output", "json")
+    assert made.code == 0, made.err
+    mesh.agents[name].kill()
+    token = made.json["token"]
+    set_up = await mesh._run("broker-agent", "setup", *where, "--token=-", stdin=token)
+    assert set_up.code == 0, set_up.err
+    await mesh.agents[name].start()
+    await mesh.wait_status(name, "active")
+    async with mesh.client() as client:
+        assert (await client.run(["true"], agent=name, timeout_s=SOON_S)).state == "succeeded"
+
+
+async def test_backup_of_a_stopped_mesh_is_whole_or_refused(
+    mesh: MeshProcesses, tmp_path: Path
+) -> None:
+    """Damaged, cut short, or into a folder that is not empty: nothing is made of it."""
+    async with mesh.client() as client:
+        status = await client.status()
+    await mesh.master.stop()
+    backup, new = tmp_path / "mesh.backup", tmp_path / "new"
+    where = ("--state-dir", str(mesh.state_dir))
+    made = await mesh._run("broker-master", "backup", *where, "--out", str(backup))
+    assert made.code == 0, made.err
+    whole = backup.read_bytes()
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["mesh", "mesh.backup"]
+    put = ("broker-master", "restore", "--backup", str(backup), "--state-dir")
+    at = whole.index(b"streams/MESH_AUDIT/00000") + 700
+    damaged = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+    for bad in (whole[: len(whole) // 2], b"", damaged):
+        backup.write_bytes(bad)
+        ran = await mesh._run(*put, str(new))
+        assert ran.code == 78, ran.err
+        assert not new.exists()
+    backup.write_bytes(whole)
+    refused = await mesh._run(*put, str(mesh.state_dir))
+    assert "is not empty" in refused.err
+    shutil.rmtree(mesh.state_dir)
+    ran = await mesh._run(*put, str(mesh.state_dir))
+    assert ran.code == 0, ran.err
+    await mesh.start_master()
+    async with mesh.client() as client:
+        after = await client.status()
+        assert (after.mesh, after.groups) == (status.mesh, status.groups)
+        assert after.epoch > status.epoch
