@@ -96,6 +96,24 @@ def test_unknown_tells_since_when_the_last_output_and_the_next_decision() -> Non
     assert "last output  2025-11-21 20:00:04 +0000 (20:00:04 UTC)" in lines
 
 
+def test_sec_s30_record_that_was_cut_says_which_parts_are_not_whole() -> None:
+    whole = record("failed", attempt("failed"), since=at(9))
+    assert not any(line.startswith("not whole") for line in described(whole, 0.0))
+    cut = msgspec.structs.replace(whole, cut=["output", "reasons"])
+    (line,) = [each for each in described(cut, 0.0) if each.startswith("not whole")]
+    assert line.split() == [
+        "not",
+        "whole",
+        "output,",
+        "reasons:",
+        "too",
+        "long",
+        "for",
+        "one",
+        "record",
+    ]
+
+
 def test_attempt_that_was_heard_of_again_says_so() -> None:
     back = record("running", attempt("running"), since=at(20))
     assert told(back) == [*BEGUN, "20 attempt 1 is running: web-1 says so"]
