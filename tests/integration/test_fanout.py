@@ -61,7 +61,7 @@ async def test_each_agent_has_a_command_of_its_own(mesh: MeshProcesses) -> None:
     assert (ran.code, ran.json["state"], ran.json["counts"]) == (5, "failed", {"failed": 2})
     members = [(each["agent"], each["command"], each["exit_code"]) for each in ran.json["members"]]
     assert members == [("db-1", "__own_db-1", 3), ("web-1", "__own_web-1", 3)]
-    child = (await mesh.cli("command", "show", "own_db-1", "--output", "json")).json
+    child = (await mesh.cli("command", "show", "__own_db-1", "--output", "json")).json
     assert (child["agent"], child["labels"]["fanout"]) == ("db-1", "own")
     unknown = await mesh.cli("command", "show", "own")
     assert (unknown.code, "is a fan-out" in unknown.err) == (3, True)
