@@ -87,7 +87,7 @@ async def test_failure_limit_stops_a_batch_and_says_who_was_not_asked(mesh: Mesh
     shown = (await mesh.cli("fanout", "show", "limit", "--output", "json")).json
     assert shown["counts"] == {"failed": 1, "skipped": 2}
     assert [each["state"] for each in shown["members"]] == ["failed", "skipped", "skipped"]
-    assert (await mesh.cli("command", "show", "limit_web-2")).code == 3
+    assert (await mesh.cli("command", "show", "__limit_web-2")).code == 3
     listed = await mesh.cli("fanout", "list", "--output", "jsonl")
     assert json.loads(listed.out.splitlines()[0])["id"] == "limit"
     for arguments in (("fanout", "list"), ("fanout", "show", "limit")):
