@@ -52,7 +52,8 @@ from broker_client.runtime.logs import bind_process
 from broker_client.runtime.notify import Notices, ServiceManager
 from broker_client.runtime.supervise import Service, supervise
 from broker_client.runtime.tls import trust_digest
-from schemas import subjects
+from schemas import codec, subjects
+from schemas.addresses import usable
 from schemas.faults import MeshError, Refused
 from schemas.messages.liveness import Details
 from schemas.states import State
@@ -145,7 +146,7 @@ class Agent:
         self._is_ready = False
         self.is_relocated = False
         self.link = Link(
-            settings.urls or facts.urls,
+            settings.urls or usable(facts.urls),
             lambda: self.renewer.identity(),  # noqa: PLW0108  (it is made later)
             f"agent {facts.agent}",
             subjects.inbox_prefix(facts.agent),
@@ -507,9 +508,9 @@ def _allow_many_files(slots: int) -> None:
 
 def _details(version: str) -> Details:
     return Details(
-        host=socket.gethostname()[:250],
+        host=codec.textual(socket.gethostname())[:250],
         pid=os.getpid(),
-        user=_user(),
+        user=codec.textual(_user()),
         os=platform.system(),
         arch=platform.machine(),
         python=f"{sys.version_info.major}.{sys.version_info.minor}.{sys.version_info.micro}",

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta
 
 from broker_client.runtime.settings import Loaded, load_settings
+from schemas.addresses import url_fault
 from schemas.faults import Refused
 from schemas.timers import Seconds, Timers, check_timers
 
@@ -80,6 +81,9 @@ def load_agent_settings(
 
 def _check(settings: AgentSettings) -> None:
     check_timers(settings.timers)
+    for url in settings.urls:
+        if why := url_fault(url):
+            raise Refused("settings_invalid", f"urls: {url[:80]!a}: {why}")
     for text in settings.tasks.limits:
         parse_limit(text)
     for text in settings.tasks.env:

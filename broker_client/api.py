@@ -392,7 +392,7 @@ class MeshClient:
             self._submitted += 1
             fields["id"] = f"{self._id_prefix}-{self._submitted}"
         action, args = _action_of(work)
-        return SubmitRequest(action=action, args=msgspec.Raw(codec.encode(args)), **fields)
+        return SubmitRequest(action=action, args=msgspec.Raw(codec.encode_request(args)), **fields)
 
     async def _submit(
         self, request: SubmitRequest, timeout_s: float, *, is_own_id: bool

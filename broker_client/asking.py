@@ -55,7 +55,7 @@ class Asker:
         if the role cannot do this; Unreachable (`no_answer`), in which case the effect is unknown
         unless the error says otherwise.
         """
-        payload = codec.encode(request)
+        payload = codec.encode_request(request)
         tries = 0
         while True:
             tries += 1

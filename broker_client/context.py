@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from broker_client.runtime.context import Context, context_identity, read_context
+from schemas import addresses
 from schemas.faults import Corrupt, MeshError, Refused
 from schemas.ids import is_name
 
@@ -14,7 +17,6 @@ VARIABLE: Final = "MESH_CONTEXT"
 DEFAULT_NAME: Final = "default"
 FILE_NAME: Final = "context.toml"
 SUFFIX: Final = ".toml"
-SCHEMES: Final = ("tls://", "nats://")
 
 
 def load_context(given: str | Path | None, environ: Mapping[str, str]) -> Context:
@@ -74,7 +76,9 @@ def _file_of(path: Path) -> Path:
 def _check(path: Path, context: Context) -> Context:
     if not is_name(context.name):
         raise Refused("context_invalid", f"{path}: name is not a name: {context.name!a}")
-    for url in context.urls:
-        if not url.startswith(SCHEMES):
-            raise Refused("context_invalid", f"{path}: not the address of a broker: {url!a}")
-    return context
+    faults = [f"{url!a}: {why}" for url in context.urls if (why := addresses.url_fault(url))]
+    if faults and len(faults) == len(context.urls):
+        raise Refused(
+            "context_invalid", f"{path}: not the address of a broker: {'; '.join(faults)}"
+        )
+    return msgspec.structs.replace(context, urls=addresses.usable(context.urls))

@@ -64,7 +64,9 @@ class Fanouts:
         else is asked. Agents that do not respond are skipped, unless `queue_ttl_s` says how long
         to wait for them. While nobody answers it is asked again with the same id, which is safe.
         """
-        command = SubmitRequest(action=action, args=msgspec.Raw(codec.encode(args)), **fields)
+        command = SubmitRequest(
+            action=action, args=msgspec.Raw(codec.encode_request(args)), **fields
+        )
         request = FanoutSubmit(
             id=check_command_id(id or secrets.token_hex(8)),
             group=group,

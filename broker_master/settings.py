@@ -6,6 +6,8 @@ import msgspec
 from msgspec import Meta
 
 from schemas import limits
+from schemas.addresses import url_fault
+from schemas.faults import Refused
 from schemas.timers import Timers, check_timers
 
 Positive = Annotated[int, Meta(gt=0)]
@@ -111,3 +113,6 @@ class MasterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 def check_settings(settings: MasterSettings) -> None:
     """What no single value shows; raises Refused (`settings_invalid`)."""
     check_timers(settings.timers)
+    why = url_fault(settings.nats_url) if settings.nats_url else ""
+    if why:
+        raise Refused("settings_invalid", f"nats_url {settings.nats_url[:80]!a}: {why}")

@@ -21,6 +21,41 @@ _encoder: Final = msgspec.msgpack.Encoder()
 encode = _encoder.encode
 
 
+def encode_request(request: msgspec.Struct) -> bytes:
+    """As `encode`, for what a person has typed.
+
+    Raises Refused (`field_invalid`) naming the field with bytes that are not UTF-8.
+    """
+    try:
+        return encode(request)
+    except UnicodeEncodeError as error:
+        where = _unencodable(request) or "the request"
+        raise Refused("field_invalid", f"{where} has bytes that are not UTF-8") from error
+
+
+def textual(text: str) -> str:
+    """`text` from the system with bytes that are not UTF-8 spelled out, so that it can travel."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _unencodable(value: object, path: str = "") -> str:
+    """Where in `value` the first text is that UTF-8 cannot carry; empty if there is none."""
+    parts: list[tuple[str, object]] = []
+    if isinstance(value, str):
+        return "" if value.isascii() or textual(value) == value else path
+    if isinstance(value, msgspec.Struct):
+        names = value.__struct_fields__
+        parts = [(f"{path}.{name}" if path else name, getattr(value, name)) for name in names]
+    elif isinstance(value, dict):
+        for name in value:
+            if _unencodable(name, path):
+                return f"a name in {path}"
+        parts = [(f"{path}[{name}]", item) for name, item in value.items()]
+    elif isinstance(value, list | tuple):
+        parts = [(f"{path}[{index}]", item) for index, item in enumerate(value)]
+    return next((found for name, item in parts if (found := _unencodable(item, name))), "")
+
+
 _decoders: Final[dict[type[Any], msgspec.msgpack.Decoder[Any]]] = {}
 
 

@@ -6,6 +6,8 @@ from typing import Final
 PAYLOAD_BYTES: Final = 256 * 1024
 # The master's envelope around a command's arguments comes on top of the largest body.
 BROKER_PAYLOAD_BYTES: Final = 320 * 1024
+# Of one argument, or one NAME=VALUE: MAX_ARG_STRLEN of Linux, 32 pages of 4 KiB, less its NUL byte.
+ARGUMENT_BYTES: Final = 128 * 1024 - 1
 DEPTH: Final = 16
 ITEMS: Final = 8192
 LIST_LEN: Final = 4096

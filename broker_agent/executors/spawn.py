@@ -97,13 +97,13 @@ def spawn(order: Order) -> int:
     Raises CannotStart.
     """
     folder = order.folder if order.cwd is None else os.path.join(order.folder, order.cwd)  # noqa: PTH118  (runs for every task)
-    path = order.env.get(b"PATH", b"").decode() or os.defpath
+    path = os.fsdecode(order.env.get(b"PATH", b"")) or os.defpath
     try:
         program = find_program(order.argv[0], path, folder)
     except CannotStart:
         _check_folder(folder, order.cwd)
         raise
-    number, pid = _spawn(program, order, folder.encode())
+    number, pid = _spawn(program, order, os.fsencode(folder))
     if number == 0:
         return pid
     _check_folder(folder, order.cwd)

@@ -16,6 +16,7 @@ from broker_client.runtime.renewal import key_proof
 from broker_client.runtime.tls import mesh_of
 from broker_client.runtime.token import ActivationToken, decode_token
 from schemas import codec, subjects
+from schemas.addresses import usable
 from schemas.faults import FaultBody, MeshError, Refused, Unreachable
 from schemas.messages.enrol import EnrolAnswer, EnrolRequest
 
@@ -106,7 +107,7 @@ def _facts(answer: EnrolAnswer, token: ActivationToken, slots: Slots) -> AgentFa
         agent=answer.agent,
         group=answer.group,
         mesh=answer.mesh,
-        urls=tuple(answer.urls) or token.urls,
+        urls=usable(answer.urls) or token.urls,
         serial=answer.serial,
         not_after=answer.not_after,
     )

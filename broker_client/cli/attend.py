@@ -24,6 +24,7 @@ QUICK_S: Final = 0.15
 PUSH_S: Final = 1.0
 # After this long without an agent a person is told what it waits for.
 PATIENCE_S: Final = 2.0
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 async def attend(
@@ -31,7 +32,7 @@ async def attend(
 ) -> CommandRecord | None:
     """Show the output of `command` until it has ended; None if the person left before.
 
-    Ctrl-C asks for its end and goes on showing; a second one leaves.
+    Ctrl-C, SIGTERM or SIGHUP asks for its end and goes on showing; a second one leaves.
     """
     try:
         with interrupts() as interrupted:
@@ -111,14 +112,20 @@ async def _tell_why_it_waits(mesh: "MeshClient", command: str) -> None:
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[asyncio.Event]:
-    """An event that each Ctrl-C sets, in place of the KeyboardInterrupt it would raise."""
+    """An event that each Ctrl-C sets, in place of the KeyboardInterrupt it would raise.
+
+    So do SIGTERM and SIGHUP, unless this process was started with them ignored, as by `nohup`.
+    """
     event = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGINT, event.set)
+    obeyed = [each for each in _ENDING if signal.getsignal(each) is not signal.SIG_IGN]
+    for number in obeyed:
+        loop.add_signal_handler(number, event.set)
     try:
         yield event
     finally:
-        loop.remove_signal_handler(signal.SIGINT)
+        for number in obeyed:
+            loop.remove_signal_handler(number)
 
 
 def leave_now(code: int) -> None:

@@ -124,11 +124,14 @@ def logs(
     attempt: Annotated[
         int | None, Parameter(help="One attempt by its number; the newest without this.")
     ] = None,
+    raw: Annotated[
+        bool, Parameter(negative="", help="Let output steer this terminal: trusted programs only.")
+    ] = False,
     shared: Shared = SHARED,
 ) -> None:
     """Write a command's output as it was printed, stdout and stderr apart."""
     memory = Memory() if shared.output == "json" else None
-    writer = Writer(memory or Screen())
+    writer = Writer(memory or Screen(is_raw=raw))
 
     async def read(mesh: "MeshClient") -> None:
         output = mesh.logs(id, attempt=attempt, follow=follow)

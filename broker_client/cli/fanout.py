@@ -3,7 +3,8 @@
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 from cyclopts import Parameter
@@ -36,6 +37,7 @@ from broker_client.cli.tables import Column, Table, facts, fit, local_and_utc, s
 from schemas.counting import counted
 from schemas.faults import MeshError
 from schemas.messages.actions import ProcessArgs
+from schemas.messages.facts import CommandRecord
 from schemas.messages.fanouts import LABEL, FanoutMember, FanoutQuery, FanoutRecord
 from schemas.states import State
 
@@ -51,6 +53,9 @@ _SKIPPED: Final = "skipped"
 Id = Annotated[str, Parameter(help="Id of the fan-out.")]
 
 
+Show = Callable[[str, CommandRecord], None]
+
+
 class Wanted(NamedTuple):
     """Which agents, and how many of them at a time."""
 
@@ -63,7 +68,13 @@ class Wanted(NamedTuple):
 
 
 def run_on_many(
-    common: Common, work: ProcessArgs, wanted: Wanted, fields: "FanoutFields", *, detach: bool
+    common: Common,
+    work: ProcessArgs,
+    wanted: Wanted,
+    fields: "FanoutFields",
+    *,
+    detach: bool,
+    is_raw: bool = False,
 ) -> int:
     """`mesh run` for many agents; the exit code is 0 only if it succeeded on each."""
 
@@ -84,7 +95,8 @@ def run_on_many(
             record = await submit(mesh)
             goes_on = f"see `mesh fanout show {record.id}`, which goes on unless it has ended"
             with told_if_unwritable(goes_on):
-                ended = await _attend(mesh, record, results, is_shown=common.output == "table")
+                shows = _printer(is_raw=is_raw) if common.output == "table" else None
+                ended = await _attend(mesh, record, results, shows)
         if ended is None:
             say(f"left: {record.id} goes on; see `mesh fanout show {record.id}`")
             leave_now(INTERRUPTED)
@@ -95,14 +107,12 @@ def run_on_many(
 
 
 async def _attend(
-    mesh: "MeshClient", record: FanoutRecord, results: "Reader", *, is_shown: bool
+    mesh: "MeshClient", record: FanoutRecord, results: "Reader", shows: Show | None
 ) -> FanoutRecord | None:
     """Show output as agents end, until all have; None if the person left before."""
     progress, seen = Progress(sys.stderr), set[str]()
     with interrupts() as interrupted:
-        showing = asyncio.ensure_future(
-            _show(record.id, results, progress, seen, is_shown=is_shown)
-        )
+        showing = asyncio.ensure_future(_show(record.id, results, progress, seen, shows))
         leaving = asyncio.ensure_future(_obey(mesh, record.id, interrupted))
         try:
             query = FanoutQuery(id=record.id, timeout_s=_LOOK_S)
@@ -124,22 +134,26 @@ async def _attend(
             await asyncio.wait({showing, leaving})
             progress.clear()
     record = await mesh.fanouts.show(record.id)
-    if is_shown:
+    if shows is not None:
         for member in record.members:
             # What came while nobody listened, or had not come yet.
             if member.command not in seen and member.state != _SKIPPED:
-                print_output(member.agent, await mesh.show(member.command, with_output=True))
+                shows(member.agent, await mesh.show(member.command, with_output=True))
     return record
 
 
+def _printer(*, is_raw: bool) -> Show:
+    return partial(print_output, is_raw=is_raw)
+
+
 async def _show(
-    fanout: str, results: "Reader", progress: Progress, seen: set[str], *, is_shown: bool
+    fanout: str, results: "Reader", progress: Progress, seen: set[str], shows: Show | None
 ) -> None:
     async for record in results:
-        if record.labels.get(LABEL) == fanout and record.id not in seen and is_shown:
+        if record.labels.get(LABEL) == fanout and record.id not in seen and shows:
             seen.add(record.id)
             progress.clear()
-            print_output(record.agent or "", record)
+            shows(record.agent or "", record)
 
 
 async def _obey(mesh: "MeshClient", fanout: str, interrupted: asyncio.Event) -> None:

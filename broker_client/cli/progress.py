@@ -1,6 +1,7 @@
 """How far a fan-out is, and what its programs printed, agent by agent."""
 
 import sys
+from collections.abc import Iterator
 from typing import Final, TextIO
 
 from broker_client.cli.report import say
@@ -35,13 +36,28 @@ class Progress:
             self._is_shown = False
 
 
-def print_output(agent: str, record: CommandRecord) -> None:
-    """Each line behind the name of its agent, stdout and stderr apart."""
+def print_output(agent: str, record: CommandRecord, *, is_raw: bool = False) -> None:
+    """Each line behind the name of its agent, stdout and stderr apart.
+
+    In a pipe or a file, or if `is_raw`, the bytes are as the program printed them; a last line
+    without an end gets one.
+    """
     output = record.output
     if output is not None:
         for data, file in ((output.stdout, sys.stdout), (output.stderr, sys.stderr)):
-            for line in TerminalText().feed(data, final=True).splitlines():
-                print(f"{agent} | {line}", file=file, flush=True)
+            file.flush()
+            is_safe = file.isatty() and not is_raw
+            text = TerminalText().feed(data, final=True).encode() if is_safe else data
+            file.buffer.write(b"".join(_named(agent, text)))
+            file.buffer.flush()
     kept = 0 if output is None else len(output.stdout) + len(output.stderr)
     if record.stdout_bytes + record.stderr_bytes > kept:
         say(f"{agent}: there is more output: `mesh command logs {record.id}`")
+
+
+def _named(agent: str, data: bytes) -> Iterator[bytes]:
+    lines = data.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    for line in lines:
+        yield b"%s | %s\n" % (agent.encode(), line)

@@ -101,6 +101,9 @@ def run(  # noqa: PLR0913  (one option of the command line each)
     stdin: Annotated[
         bool, Parameter(negative="", help="Send what is on stdin to the program.")
     ] = False,
+    raw: Annotated[
+        bool, Parameter(negative="", help="Let output steer this terminal: trusted programs only.")
+    ] = False,
     common: Common = COMMON,
 ) -> int:
     """Run a program on an agent, show its output as it comes, end with its exit code."""
@@ -153,7 +156,7 @@ def run(  # noqa: PLR0913  (one option of the command line each)
             "priority": fields["priority"],
             "labels": fields["labels"],
         }
-        return run_on_many(common, work, wanted, each, detach=detach)
+        return run_on_many(common, work, wanted, each, detach=detach, is_raw=raw)
 
     async def submit_only(mesh: "MeshClient") -> int:
         answer = await mesh.submit(work, **fields)
@@ -172,7 +175,7 @@ def run(  # noqa: PLR0913  (one option of the command line each)
                 _say_inactive(answer)
             goes_on = f"see `mesh command show {answer.id}`, which goes on unless it has ended"
             with told_if_unwritable(goes_on):
-                record = await attend(mesh, answer.id, waiter, memory or Screen())
+                record = await attend(mesh, answer.id, waiter, memory or Screen(is_raw=raw))
             if record is None:
                 return _left(answer.id)
             if memory is not None:

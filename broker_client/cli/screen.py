@@ -26,17 +26,27 @@ class Sink(Protocol):
 class Screen:
     """Writes stdout to stdout and stderr to stderr, as they are, or made safe for a terminal.
 
+    is_raw: as they are to a terminal too, which programs can then steer.
+
     Writing is done in a thread: a reader that stands still must not make the broker think that we
     are gone. A reader that has gone raises BrokenPipeError.
     """
 
-    def __init__(self, *, stdout: BinaryIO | None = None, stderr: BinaryIO | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        stdout: BinaryIO | None = None,
+        stderr: BinaryIO | None = None,
+        is_raw: bool = False,
+    ) -> None:
         self._files = {
             STDOUT: sys.stdout.buffer if stdout is None else stdout,
             STDERR: sys.stderr.buffer if stderr is None else stderr,
         }
         self._texts = {
-            stream: TerminalText() for stream, file in self._files.items() if file.isatty()
+            stream: TerminalText()
+            for stream, file in self._files.items()
+            if file.isatty() and not is_raw
         }
 
     async def write(self, stream: str, data: bytes) -> None:

@@ -9,7 +9,6 @@ import base64
 import binascii
 import hashlib
 import hmac
-import re
 import ssl
 import textwrap
 from typing import Final
@@ -24,7 +23,7 @@ from broker_client.runtime.nkeys import (
     to_base64url,
 )
 from broker_client.runtime.tls import client_context_of
-from schemas import codec
+from schemas import addresses, codec
 from schemas.faults import MeshError, Refused
 from schemas.ids import check_name, is_name
 
@@ -33,7 +32,6 @@ TOKEN_MAX_LEN: Final = 8 * 1024
 SECRET_BYTES: Final = 32
 URLS_MAX: Final = 16
 _CHECK_BYTES: Final = 4
-_URL: Final = re.compile(r"tls://(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9.-]{1,253}):[0-9]{1,5}")
 _KEY_BEGIN: Final = "-----BEGIN PRIVATE KEY-----"
 _KEY_END: Final = "-----END PRIVATE KEY-----"
 
@@ -125,7 +123,7 @@ def _read(encoded: str) -> ActivationToken:
     wire = codec.decode(_Wire, body)
     _check_fields(wire)
     return ActivationToken(
-        urls=wire.urls,
+        urls=tuple(url for url in wire.urls if not _fault(url)),
         agent=wire.agent,
         group=wire.group,
         ca_pem=ssl.DER_cert_to_PEM_cert(wire.ca).encode(),
@@ -141,14 +139,22 @@ def _read(encoded: str) -> ActivationToken:
 def _check_fields(wire: _Wire) -> None:
     check_name("agent", wire.agent)
     check_name("group", wire.group)
-    if not 0 < len(wire.urls) <= URLS_MAX or not all(_URL.fullmatch(url) for url in wire.urls):
-        raise _invalid("its broker addresses are not tls://host:port")
+    if not 0 < len(wire.urls) <= URLS_MAX:
+        raise _invalid("it has no broker address, or too many")
+    faults = [f"{url[:80]}: {why}" for url in wire.urls if (why := _fault(url))]
+    if len(faults) == len(wire.urls):
+        raise _invalid(f"none of its broker addresses can work: {'; '.join(faults)}")
     if len(wire.secret) != SECRET_BYTES or not 0 < wire.expires_at < 1 << 40:
         raise _invalid("its secret or its end is out of shape")
     claims = decode_user_jwt(wire.jwt)
     fits = UserCreds(jwt=wire.jwt, seed=wire.seed).key_pair().public == claims.user
     if not fits or claims.name != wire.agent or not is_name(claims.name):
         raise _invalid("its parts do not belong together")
+
+
+def _fault(url: str) -> str:
+    is_whole = url.startswith("tls://") and url.rpartition(":")[2].isdigit()
+    return addresses.url_fault(url) if is_whole else "it is not tls://HOST:PORT"
 
 
 def _invalid(reason: str) -> Refused:

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from schemas.addresses import host_fault
 from schemas.faults import Corrupt, Refused
 
 CA_LIFETIME_S: Final = 20 * 365 * 86_400
@@ -180,7 +181,11 @@ def certified_hosts(cert_pem: bytes) -> tuple[str, ...]:
 
 def check_host(host: str) -> str:
     """Return `host` as it is certified, or raise Refused unless it is a DNS name or an address."""
-    return str(_host_name(host).value)
+    found = str(_host_name(host).value)
+    why = host_fault(host)
+    if why:
+        raise Refused("settings_invalid", f"host {host[:80]!a}: {why}")
+    return found
 
 
 def _host_name(host: str) -> x509.GeneralName:

@@ -45,6 +45,7 @@ from broker_master.ca.authority import BACKDATE_S, certified_hosts, check_host
 from broker_master.ca.claims import decode_jwt
 from broker_master.ca.issuer import CLIENT_LIFETIME_S, Credentials, Issuer
 from broker_master.ca.marker import Marker, make_marker, read_marker, refuse_foreign
+from schemas.addresses import host_fault
 from schemas.faults import Corrupt, MeshError, Refused
 
 LOCAL_HOSTS: Final = ("localhost", "127.0.0.1")
@@ -106,7 +107,8 @@ class Mesh:
 
     def urls(self, port: int) -> tuple[str, ...]:
         """Where agents find the broker: the hosts given to init, or this machine alone."""
-        hosts = self.marker.hosts or ("127.0.0.1",)
+        # Meshes of 0.1.0 may have hosts that cannot work.
+        hosts = [host for host in self.marker.hosts if not host_fault(host)] or ["127.0.0.1"]
         return tuple(broker_url(host, port) for host in hosts)
 
     def broker_files(self) -> BrokerFiles:

@@ -10,6 +10,8 @@ from schemas.faults import Refused
 from schemas.messages.fields import Text
 
 Environment = Annotated[dict[Text, Text], Meta(max_length=limits.MAP_LEN)]
+# A character of UTF-8 has at most so many bytes.
+_UTF8_MOST: Final = 4
 ProgramArgument = Annotated[str, Meta(max_length=128 * 1024)]
 
 
@@ -71,6 +73,26 @@ def decode_args(action: str, raw: msgspec.Raw) -> ActionArgs:
     return args
 
 
+def _check_lengths(args: ProcessArgs) -> None:
+    """Refuse what no Linux kernel starts, whatever the limits of the agent's host are."""
+    most = limits.ARGUMENT_BYTES
+    for index, text in enumerate(args.argv):
+        if len(text) * _UTF8_MOST > most and len(text.encode()) > most:
+            raise _too_long(f"argv[{index}]")
+    for name, value in args.env.items():
+        size = len(name) + len(value) + 1
+        if size * _UTF8_MOST > most and len(f"{name}={value}".encode()) > most:
+            raise _too_long(f"env[{name[:64]}]")
+
+
+def _too_long(where: str) -> Refused:
+    return Refused(
+        "field_invalid",
+        f"args of process: {where} is longer than {limits.ARGUMENT_BYTES} bytes, the kernel's"
+        " MAX_ARG_STRLEN: no host could start it; send it on stdin, or in a file",
+    )
+
+
 def _check_process(args: ProcessArgs) -> None:
     """Refuse what no operating system could start, before it is stored."""
     if not args.argv[0]:
@@ -78,5 +100,6 @@ def _check_process(args: ProcessArgs) -> None:
     texts = [*args.argv, *args.env, *args.env.values(), args.cwd or ""]
     if any("\0" in text for text in texts):
         raise Refused("field_invalid", "args of process: a NUL byte in argv, env or cwd")
+    _check_lengths(args)
     if any("=" in name or not name for name in args.env):
         raise Refused("field_invalid", "args of process: a name in env is empty or has '='")

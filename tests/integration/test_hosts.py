@@ -1,7 +1,10 @@
 """Hosts as they really are: busy, short of descriptors, with a log that takes nothing."""
 
 import asyncio
+import os
+import pty
 import resource
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -199,3 +202,98 @@ def test_text_that_the_terminal_cannot_show_is_spelled_out(mesh: MeshProcesses) 
         assert "au\\xdfer Haus" in ran.stdout
     finally:
         assert in_shell(mesh, "$MESH agent enable one-1").returncode == 0
+
+
+async def test_path_with_bytes_that_are_no_utf8_fails_no_command(
+    mesh: MeshProcesses, admin: MeshClient
+) -> None:
+    usual = mesh.agents["web-1"]
+    await usual.stop(WAIT_S)
+    argv = ["sh", "-c", 'PATH="$(printf /caf\\351):$PATH" exec "$@"', "sh", *usual.argv]
+    agent = Child("web-1-path", argv, usual.stdout_path.parent, env=usual.env, ready="ready ")
+    try:
+        await agent.start()
+        await mesh.wait_status("web-1", "active")
+        record = await admin.run(["echo", "a"], agent="web-1")
+        assert (record.state, record.output and record.output.stdout) == ("succeeded", b"a\n")
+    finally:
+        await agent.stop(WAIT_S)
+        await usual.start()
+
+
+def test_bytes_that_are_no_utf8_are_refused_by_their_field(mesh: MeshProcesses) -> None:
+    bad = "$(printf 'caf\\351')"
+    run = "$MESH run --agent one-1"
+    for line, field in (
+        (f'{run} -- echo "{bad}"', "argv[1]"),
+        (f'{run} --env "A={bad}" -- true', "env[A]"),
+        (f'{run} --cwd "/{bad}" -- true', "cwd"),
+        (f'{run} --label "a={bad}" -- true', "labels[a]"),
+        (f'$MESH agent disable one-1 --note "{bad}"', "note"),
+    ):
+        ran = in_shell(mesh, line)
+        assert ran.returncode == 2, (line, ran)
+        assert ran.stderr.startswith(f"mesh: {field} has bytes that are not UTF-8"), (line, ran)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_signal_to_a_run_ends_the_command_as_ctrl_c_does(
+    mesh: MeshProcesses, admin: MeshClient, number: signal.Signals
+) -> None:
+    command = f"ended-{number}"
+    arguments = ("run", "--agent", "web-1", "--id", command, "--", "sleep", "60")
+    running = subprocess.Popen(
+        program("mesh", *arguments),
+        env={**mesh.env, "MESH_CONTEXT": str(mesh.admin_context)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                try:
+                    if (await admin.show(command)).state == "running":
+                        break
+                except MeshError:
+                    pass
+                await asyncio.sleep(0.05)
+        running.send_signal(number)
+        _, said = await asyncio.to_thread(running.communicate, timeout=WAIT_S)
+    finally:
+        running.kill()
+    assert running.returncode == 123, said
+    assert f"ending {command}" in said
+    assert (await admin.show(command)).state == "cancelled"
+
+
+def test_fan_out_in_a_pipe_gives_the_bytes_as_they_are(mesh: MeshProcesses) -> None:
+    line = r"$MESH run --agent web-1 --agent one-1 -- printf 'a\033[1m\nb'"
+    said = sorted(in_shell(mesh, line).stdout.splitlines())
+    assert said[:4] == ["one-1 | a\x1b[1m", "one-1 | b", "web-1 | a\x1b[1m", "web-1 | b"]
+
+
+def test_raw_output_steers_a_terminal_only_where_it_is_asked_for(mesh: MeshProcesses) -> None:
+    env = {**mesh.env, "MESH_CONTEXT": str(mesh.admin_context)}
+    for options, expected in (((), b"a\\x1b[1m"), (("--raw",), b"a\x1b[1m")):
+        theirs, ours = pty.openpty()
+        words = ("run", *options, "--agent", "web-1", "--", "printf", "a\\033[1m")
+        subprocess.run(program("mesh", *words), env=env, stdout=ours, timeout=30, check=True)
+        os.close(ours)
+        assert os.read(theirs, 1000) == expected
+        os.close(theirs)
+
+
+def test_address_that_cannot_work_is_refused_at_the_door(
+    mesh: MeshProcesses, tmp_path: Path
+) -> None:
+    master, agent = program("broker-master")[0], program("broker-agent")[0]
+    for host in ("0.0.0.0", "256.1.1.1", "fe80::1%eth0"):
+        ran = in_shell(mesh, f"{master} init --state-dir {tmp_path}/m --host {host}")
+        assert (ran.returncode, host in ran.stderr) == (78, True), ran
+    assert not (tmp_path / "m").exists()
+    state = mesh.agent_dir("web-1")
+    for url, words in (("ws://a:80", "ws:// is not spoken"), ("tls://0.0.0.0:1", "listen on")):
+        ran = in_shell(mesh, f"{agent} run --state-dir {state} --urls {url}")
+        assert (ran.returncode, words in ran.stderr) == (78, True), ran
+        ran = in_shell(mesh, f"{master} serve --state-dir {mesh.state_dir} --nats {url}")
+        assert (ran.returncode, words in ran.stderr) == (78, True), ran

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from schemas.codec import encode
+from schemas.codec import encode, encode_request
 from schemas.faults import Refused
 from schemas.messages.actions import ACTIONS, NoopArgs, ProcessArgs, decode_args
 from tests.unit.schemas.strategies import (
@@ -121,3 +121,39 @@ def test_unknown_argument_is_refused_by_its_name(action: str) -> None:
 )
 def test_arguments_out_of_type_or_limits_are_refused(args: object) -> None:
     assert code_of("process", args) == "field_invalid"
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ProcessArgs(argv=["echo", "x" * (128 * 1024)]),
+        ProcessArgs(argv=["echo", "é" * (64 * 1024)]),
+    ],
+)
+def test_argument_that_no_kernel_starts_is_refused_with_the_name_of_the_limit(
+    args: ProcessArgs,
+) -> None:
+    with pytest.raises(Refused, match=r"argv\[1\] is longer than 131071 bytes.*MAX_ARG_STRLEN"):
+        decode_args("process", Raw(encode(args)))
+
+
+def test_longest_argument_passes() -> None:
+    args = ProcessArgs(argv=["echo", "x" * (128 * 1024 - 1)])
+    assert decode_args("process", Raw(encode(args))) == args
+
+
+@pytest.mark.parametrize(
+    ("args", "where"),
+    [
+        (ProcessArgs(argv=["ls", "caf\udce9"]), r"argv\[1\]"),
+        (ProcessArgs(argv=["ls"], cwd="/\udcff"), "cwd"),
+        (ProcessArgs(argv=["ls"], env={"A": "\udcff"}), r"env\[A\]"),
+        (ProcessArgs(argv=["ls"], env={"\udcff": "a"}), "a name in env"),
+    ],
+)
+def test_bytes_that_are_no_utf8_are_refused_with_the_name_of_the_field(
+    args: ProcessArgs, where: str
+) -> None:
+    with pytest.raises(Refused, match=f"{where} has bytes that are not UTF-8") as refusal:
+        encode_request(args)
+    assert refusal.value.code == "field_invalid"

@@ -1,0 +1,54 @@
+"""Addresses of brokers: which can work at all, and what is wrong with the others."""
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from typing import Final
+
+SCHEMES: Final = ("tls", "nats")
+_URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
+_PLACE: Final = re.compile(r"(?:\[([^\]]*)\]|([^:\[\]/@?#]*))(?::([0-9]{1,5}))?/?")
+_NAME: Final = re.compile(
+    r"(?=.{1,253}$)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+    r"(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?"
+)
+_NUMBERS: Final = re.compile(r"[0-9.]+")
+_PORT_MAX: Final = 65535
+
+
+def host_fault(host: str) -> str:
+    """Why nobody on another host can connect to `host`, and what to name; empty if one may."""
+    bare, percent, _ = host.partition("%")
+    try:
+        address = ipaddress.ip_address(bare)
+    except ValueError:
+        if _NUMBERS.fullmatch(host):
+            return "it is no IPv4 address: four numbers of 0 to 255"
+        return "" if _NAME.fullmatch(host) else "it is neither a host name nor an address"
+    if percent:
+        return "an address with a zone (%) means something on one host only: give a name"
+    if address.is_unspecified:
+        return "it is an address to listen on, not to connect to: give the host's name or address"
+    if address.is_multicast or bare == "255.255.255.255":
+        return "it is no address of one host: give the host's name or address"
+    if address.version == 6 and address.is_link_local:
+        return "an address that holds on one link only: give a name"
+    return ""
+
+
+def url_fault(url: str) -> str:
+    """Why `url` cannot be a broker's address, and what to give; empty if it can."""
+    found = _URL.fullmatch(url)
+    if found is None:
+        return "it is not tls://HOST:PORT"
+    if found[1] not in SCHEMES:
+        return f"{found[1]}:// is not spoken here: give the broker's tls://HOST:PORT"
+    place = _PLACE.fullmatch(found[2])
+    if place is None or int(place[3] or "4222") not in range(1, _PORT_MAX + 1):
+        return "it is not tls://HOST:PORT"
+    return host_fault(place[1] or place[2] or "")
+
+
+def usable(urls: Sequence[str]) -> tuple[str, ...]:
+    """Those of `urls` that can work; all of them if none can, so that the fault is met and told."""
+    return tuple(url for url in urls if not url_fault(url)) or tuple(urls)
