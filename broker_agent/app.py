@@ -173,7 +173,9 @@ class Agent:
         _say_account(account, settings.tasks.user)
         _allow_many_files(settings.task_slots)
         self._cell_parent = find_parent()
-        self._cells = Cells(self._cell_parent, facts.agent, incarnation)
+        self._cells = Cells(
+            self._cell_parent if settings.tasks.cells else None, facts.agent, incarnation
+        )
         self.processes = ProcessExecutor(
             loop,
             grace_s=lambda: station.lease.timers.grace_s,
@@ -247,6 +249,7 @@ class Agent:
             self.handshake,
             self.room,
             trouble=lambda: self.renewer.trouble,
+            has_cells=bool(self._cells.prefix),
         )
         self._connect_parts()
 

@@ -27,6 +27,7 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
     user: name or number of the user that tasks run as; only an agent that is root can have another
     than its own, and must: empty is `mesh-task` if the host has it, or `nobody`. umask: in octal.
     limits: `NAME=SOFT` or `NAME=SOFT:HARD`, with the names of the system (`nofile`, `core`).
+    cells: whether each begins in a control group, where that can be; it costs a launcher.
     pass_env: variables of the agent that tasks get as well. env: `NAME=VALUE` for all tasks.
     """
 
@@ -35,6 +36,7 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
     nice: Annotated[int, Meta(ge=-20, le=19)] = 0
     oom_score_adj: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     limits: tuple[str, ...] = ()
+    cells: bool = True
     pass_env: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
 

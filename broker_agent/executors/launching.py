@@ -1,4 +1,4 @@
-"""Has programs started by the launcher: for one thread at a time each, without the loop."""
+"""Has programs started by launchers, in the threads of the starter."""
 
 import marshal
 import os
@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from broker_agent.executors.manner import Manner
-from broker_agent.executors.spawn import NOT_EXECUTABLE, NOT_FOUND, CannotStart, Order, said
+from broker_agent.executors.spawn import NOT_EXECUTABLE, NOT_FOUND, CannotStart, Files, Order, said
 from broker_agent.launcher import birth
 from broker_agent.warden.kin import look
 
@@ -22,116 +22,83 @@ _PROGRAM: Final = (
     "import sys; sys.path.append(sys.argv.pop(1));"
     " from broker_agent.launcher.birth import main; main()"
 )
-# A launcher that does not answer is stuck for good: its part of a start takes a millisecond.
-ANSWER_S: Final = 30.0
-
 log = structlog.get_logger(__name__)
 
 
-class Launcher:
-    """One process, started with the first order and again when it has died.
+class Launchers:
+    """One for each thread that has programs started, since a program may take long to be loaded.
 
-    on_pid: told of that process. The programs are children of the thread that has started it, which
+    on_pid: told of each process. Programs are children of the thread that has them started, which
     must not be the first one: see `Kinship`.
     """
 
     def __init__(self, manner: Manner, on_pid: Callable[[int], object] = lambda _: None) -> None:
         self._manner = manner
         self._on_pid = on_pid
-        self._lock = threading.Lock()  # guards all below
-        self._orders: socket.socket | None = None
+        self._lock = threading.Lock()  # guards what is below
+        self._all: dict[int, _Launcher] = {}
         self._is_closed = False
-        self.pid = 0
         self.starts = 0
 
+    @property
+    def pids(self) -> list[int]:
+        return [launcher.pid for launcher in list(self._all.values())]
+
     def spawn(self, order: Order) -> int:
-        """As `spawn.spawn`, in the manner of this launcher; also born in its cell if it has one."""
-        told, report = os.pipe()
+        """As `spawn.spawn`, in the manner of these; also born in its cell if it has one."""
         cell = _make_cell(order.cell)
         try:
-            try:
-                fds = [*order.files, report, *([cell] if cell >= 0 else [])]
-                pid = self._ask(_packed(order), fds, has_cell=cell >= 0)
-            except OSError as error:
-                _end_unknown(order)
-                raise CannotStart(f"its launcher has ended: {said(error)}") from error
-            finally:
-                os.close(report)
-                if cell >= 0:
-                    os.close(cell)
-            failure = os.read(told, birth.FAILED.size)
+            pid, stage, number = self._own().ask(_packed(order), order.files, cell)
+        except OSError as error:
+            self._drop()
+            _end_unknown(order)
+            raise CannotStart(f"its launcher has ended: {said(error)}") from error
         finally:
-            os.close(told)
-        if failure:
-            with suppress(ChildProcessError):
-                os.waitpid(pid, 0)
-            raise self._fault(order, *birth.FAILED.unpack(failure))
+            if cell >= 0:
+                os.close(cell)
+        if stage != birth.NONE:
+            if pid:
+                with suppress(ChildProcessError):
+                    os.waitpid(pid, 0)
+            raise self._fault(order, stage, number)
         return pid
 
-    def _ask(self, order: bytes, fds: list[int], *, has_cell: bool) -> int:
-        """The new child. Raises OSError if the launcher is gone, CannotStart if there is none."""
-        with self._lock:
-            if self._is_closed:
-                raise CannotStart("the agent is ending")
-            if self._orders is None:
-                self._orders = self._start()
-            try:
-                _send(self._orders, order, fds, has_cell=has_cell)
-                answer = self._orders.recv(birth.BORN.size, socket.MSG_WAITALL)
-                if len(answer) < birth.BORN.size:
-                    raise ConnectionResetError("no answer")
-            except OSError:
-                self._drop()
-                raise
-        pid, number = birth.BORN.unpack(answer)
-        if not pid:
-            error = OSError(number, os.strerror(number))
-            raise CannotStart(f"no process could be made: {said(error)}")
-        return int(pid)
-
-    def _start(self) -> socket.socket:
-        ours, theirs = socket.socketpair()
-        root = str(Path(__file__).resolve().parents[2])
-        try:
-            with theirs:
-                self.pid = os.posix_spawn(
-                    sys.executable,
-                    [sys.executable, "-I", "-S", "-B", "-c", _PROGRAM, root],
-                    {},
-                    file_actions=[
-                        (os.POSIX_SPAWN_DUP2, theirs.fileno(), birth.ORDERS_FD),
-                        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-                        (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
-                        (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
-                    ],
-                    setsid=True,
-                    setsigmask=(),
-                    setsigdef=set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP},
-                )
-            self._on_pid(self.pid)
-            ours.settimeout(ANSWER_S)
-            _send(ours, marshal.dumps((_told(self._manner),)), [], has_cell=False)
-        except BaseException:
-            ours.close()
-            raise
-        self.starts += 1
-        log.info("launcher_started", pid=self.pid)
-        return ours
+    def _own(self) -> "_Launcher":
+        """That of this thread. It is started if there is none."""
+        key = threading.get_ident()
+        launcher = self._all.get(key)
+        if launcher is None:
+            launcher = _Launcher(self._manner, self._on_pid)
+            with self._lock:
+                if self._is_closed:
+                    launcher.close()
+                    raise CannotStart("the agent is ending")
+                self._all[key] = launcher
+                self.starts += 1
+        return launcher
 
     def _drop(self) -> None:
         """It is of no use any more: another takes its place with the next order."""
-        if self._orders is not None:
-            self._orders.close()
-            self._orders = None
-            log.warning("launcher_ended", pid=self.pid)
-            with suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGKILL)
-            with suppress(ChildProcessError):
-                os.waitpid(self.pid, 0)
+        with self._lock:
+            launcher = self._all.pop(threading.get_ident(), None)
+        if launcher is not None:
+            log.warning("launcher_ended", pid=launcher.pid)
+            launcher.close()
+
+    def close(self) -> None:
+        """They end by themselves. One that still loads a program ends that as soon as it has."""
+        with self._lock:
+            self._is_closed = True
+            launchers = list(self._all.values())
+            self._all.clear()
+        for launcher in launchers:
+            launcher.close()
 
     def _fault(self, order: Order, stage: int, number: int) -> CannotStart:
         error = OSError(number, os.strerror(number))
         name = order.argv[0]
+        if stage == birth.CLONE:
+            return CannotStart(f"no process could be made: {said(error)}")
         if stage == birth.USER:
             return CannotStart(f"cannot become uid {self._manner.account.uid}: {said(error)}")
         if stage == birth.LIMITS:
@@ -146,15 +113,63 @@ class Launcher:
         code = NOT_FOUND if is_missing else NOT_EXECUTABLE
         return CannotStart(f"cannot run {name}: {said(error)}", code)
 
+
+class _Launcher:
+    """One process and the connection with it, for one thread."""
+
+    def __init__(self, manner: Manner, on_pid: Callable[[int], object]) -> None:
+        self._orders, theirs = socket.socketpair()
+        self._is_busy = False
+        try:
+            with theirs:
+                self.pid = _start(theirs.fileno())
+            on_pid(self.pid)
+            _send(self._orders, marshal.dumps((_told(manner),)), [], has_cell=False)
+        except BaseException:
+            self._orders.close()
+            raise
+        log.info("launcher_started", pid=self.pid)
+
+    def ask(self, order: bytes, files: Files, cell: int) -> tuple[int, int, int]:
+        """pid, or 0; the stage at which it failed, and the number of the error. Raises OSError."""
+        fds = [*files, cell] if cell >= 0 else [*files]
+        self._is_busy = True
+        try:
+            _send(self._orders, order, fds, has_cell=cell >= 0)
+            answer = self._orders.recv(birth.BORN.size, socket.MSG_WAITALL)
+        finally:
+            self._is_busy = False
+        if len(answer) < birth.BORN.size:
+            raise ConnectionResetError("no answer")
+        pid, stage, number = birth.BORN.unpack(answer)
+        return pid, stage, number
+
     def close(self) -> None:
-        """It ends by itself, once it has no orders to wait for."""
-        with self._lock:
-            self._is_closed = True
-            if self._orders is not None:
-                self._orders.close()
-                self._orders = None
-                with suppress(ChildProcessError):
-                    os.waitpid(self.pid, 0)
+        with suppress(OSError):
+            self._orders.shutdown(socket.SHUT_RDWR)
+        is_busy = self._is_busy
+        if not is_busy:
+            self._orders.close()
+        with suppress(ChildProcessError):
+            os.waitpid(self.pid, os.WNOHANG if is_busy else 0)
+
+
+def _start(orders: int) -> int:
+    root = str(Path(__file__).resolve().parents[2])
+    return os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-I", "-S", "-B", "-c", _PROGRAM, root],
+        {},
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, orders, birth.ORDERS_FD),
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+        ],
+        setsid=True,
+        setsigmask=(),
+        setsigdef=set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP},
+    )
 
 
 def _told(manner: Manner) -> dict[str, object]:

@@ -25,7 +25,7 @@ from broker_agent.executors.base import Ending, Job, OnEnd, OnStart
 from broker_agent.executors.cells import Cells
 from broker_agent.executors.exits import Exits
 from broker_agent.executors.groups import Kinship, group_lives, process_start, signal_group
-from broker_agent.executors.launching import Launcher
+from broker_agent.executors.launching import Launchers
 from broker_agent.executors.manner import Manner, file_limits, manner_of
 from broker_agent.executors.spawn import CannotStart, Files, Order, spawn
 from broker_agent.executors.starter import Starter
@@ -321,10 +321,10 @@ class ProcessExecutor:
         self.cells = cells or Cells(None, "", "")
         manner = manner or manner_of(TaskSettings(), find_account(str(os.geteuid())), file_limits())
         self.is_enclosing = bool(self.cells.prefix)
-        self._launcher = None
+        self._launchers = None
         if self.is_enclosing or not manner.is_ours:
-            self._launcher = Launcher(manner, self.kinship.others.add)
-        self._starter = Starter(loop, self._launcher.spawn if self._launcher else spawn)
+            self._launchers = Launchers(manner, self.kinship.others.add)
+        self._starter = Starter(loop, self._launchers.spawn if self._launchers else spawn)
         self.tasks: set[ProcessTask] = set()
         self.leaders: set[int] = set()
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
@@ -393,8 +393,8 @@ class ProcessExecutor:
     def close(self) -> None:
         """After `kill_all`: what was just being started is ended as well."""
         self._starter.close()
-        if self._launcher is not None:
-            self._launcher.close()
+        if self._launchers is not None:
+            self._launchers.close()
         self.exits.close()
         self.kinship.close()
         with suppress(OSError):

@@ -1,8 +1,9 @@
 """The launcher itself: takes orders from a socket, one child for each, until the socket ends.
 
-order ─▶ clone ─▶ pid is told ─▶ child: becomes its user ─▶ its program is loaded: pipe ends
-                                     └─ cannot: says at which stage and why ──────▶ pipe ends
+order ─▶ clone ─▶ copy: becomes its user ─▶ its program is loaded ──▶ pid is told
+                      └─ cannot: says at which stage and why ──────▶ that is told
 
+It stands still until the copy is a program: what it would write meanwhile had to be copied as well.
 Loads nothing but the standard library. It has one thread, so that a copy of it is whole.
 """
 
@@ -24,15 +25,15 @@ from broker_agent.launcher.find import find
 ORDERS_FD = 3
 # bytes of the order; whether its control group is among the descriptors
 HEADER = struct.Struct("=I?")
-# pid, or 0 and why there is none
-BORN = struct.Struct("=ii")
-# where it failed, and the number of the error
-FAILED = struct.Struct("=ii")
-USER, LIMITS, FOLDER, NOT_FOUND, DENIED, LOAD = range(6)
-_FDS_MAX = 5
+# pid, or 0; where it failed, if it did, and the number of the error
+BORN = struct.Struct("=iii")
+_FAILED = struct.Struct("=ii")
+NONE, CLONE, USER, LIMITS, FOLDER, NOT_FOUND, DENIED, LOAD = range(8)
+_FDS_MAX = 4
 
 # Source: clone(2), clone3(2). The number of clone3 is the same everywhere, those of clone are not.
 _CLONE_PARENT = 0x8000
+_CLONE_VFORK = 0x4000
 _CLONE_INTO_CGROUP = 0x2_0000_0000
 _CLONE3 = 435
 _CLONE = {"x86_64": 56, "aarch64": 220}
@@ -58,19 +59,15 @@ def _clone(cell: int) -> int:
 
     Raises OSError.
     """
-    flags = _CLONE_PARENT if cell < 0 else _CLONE_PARENT | _CLONE_INTO_CGROUP
+    flags = _CLONE_PARENT | _CLONE_VFORK | (_CLONE_INTO_CGROUP if cell >= 0 else 0)
     wanted = _CloneArgs(flags=flags, cgroup=max(cell, 0))
     pid = int(_syscall(ctypes.c_long(_CLONE3), ctypes.byref(wanted), ctypes.sizeof(wanted)))
     if pid < 0 and cell < 0 and ctypes.get_errno() in {_ENOSYS, _EPERM}:
         # Older containers refuse what they do not know.
         number = _CLONE.get(os.uname().machine)
         if number is not None:
-            zero = ctypes.c_long(0)
-            pid = int(
-                _syscall(
-                    ctypes.c_long(number), ctypes.c_long(_CLONE_PARENT), zero, zero, zero, zero
-                )
-            )
+            told = (number, _CLONE_PARENT | _CLONE_VFORK, 0, 0, 0, 0)
+            pid = int(_syscall(*(ctypes.c_long(each) for each in told)))
     if pid < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -87,6 +84,9 @@ class Manner:
         self.user: tuple[int, int, list[int]] | None = told["user"]
         self.limits: list[tuple[int, int, int]] = told["limits"]
         os.umask(told["umask"])
+        # What Python ignores. Each step that a copy need not take is memory that is not copied.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         _try(lambda: os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0)))
         _try(lambda: os.setpriority(os.PRIO_PROCESS, 0, told["nice"]))
         _try(lambda: _write("/proc/self/oom_score_adj", told["oom_score_adj"]))
@@ -110,8 +110,6 @@ def _load(order: tuple[Any, ...], manner: Manner, files: list[int], report: int)
     argv, env, folder, cwd, path = order
     stage, number = USER, 0
     try:
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         os.setsid()
         for target, source in enumerate(files):
             os.dup2(source, target)
@@ -137,7 +135,7 @@ def _load(order: tuple[Any, ...], manner: Manner, files: list[int], report: int)
     except BaseException:  # noqa: BLE001  a copy of the launcher must never go on as one
         number = 0
     try:
-        os.write(report, FAILED.pack(stage, number))
+        os.write(report, _FAILED.pack(stage, number))
     finally:
         os._exit(127)
 
@@ -172,27 +170,49 @@ def _receive(orders: socket.socket) -> tuple[tuple[Any, ...], list[int], bool] |
 
 
 def serve(orders: socket.socket, manner: Manner) -> None:
+    failures, report = os.pipe()
+    os.set_blocking(failures, False)
     while (received := _receive(orders)) is not None:
         order, fds, has_cell = received
-        files, report = fds[:3], fds[3]
         for fd in fds:
             os.set_inheritable(fd, False)
+        pid, stage, number = 0, CLONE, 0
         try:
-            try:
-                pid = _clone(fds[4] if has_cell else -1)
-            except OSError:
-                if not has_cell:
-                    raise
-                pid = _clone(-1)  # the search through /proc is left for it
-            number = 0
+            pid = _clone_somewhere(fds[3] if has_cell else -1)
         except OSError as error:
-            pid, number = 0, error.errno or 0
+            number = error.errno or 0
         else:
             if pid == 0:
-                _load(order, manner, files, report)
+                _load(order, manner, fds[:3], report)
+            stage, number = _failure(failures)
         for fd in fds:
             os.close(fd)
-        orders.sendall(BORN.pack(pid, number))
+        try:
+            orders.sendall(BORN.pack(pid, stage, number), socket.MSG_NOSIGNAL)
+        except OSError:
+            # The agent is gone, and nobody else would ever end it.
+            if pid:
+                _try(partial(os.kill, pid, signal.SIGKILL))
+            return
+
+
+def _clone_somewhere(cell: int) -> int:
+    """In the cell if that can be done; without one the search through /proc is left."""
+    if cell >= 0:
+        try:
+            return _clone(cell)
+        except OSError:
+            pass
+    return _clone(-1)
+
+
+def _failure(failures: int) -> tuple[int, int]:
+    """What the last copy has said; it is a program by now, or gone."""
+    try:
+        stage, number = _FAILED.unpack(os.read(failures, _FAILED.size))
+    except BlockingIOError:
+        return NONE, 0
+    return stage, number
 
 
 def main() -> None:

@@ -12,6 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from broker_agent.executors.account import Account, closed_way, find_account
+from broker_agent.executors.cells import find_parent
 from broker_agent.executors.groups import check_host
 from broker_agent.services.status import AgentState, read_status
 from broker_agent.settings import AgentSettings
@@ -28,7 +30,8 @@ from schemas.subjects import inbox_prefix
 
 SLOW_S: Final = 0.5
 _SET_UP: Final = "set it up again: `mesh agent token NAME`, then `broker-agent setup`"
-_OTHERS: Final = 0o077
+# Passing is not reading: tasks of another user reach their own folders.
+_OTHERS: Final = 0o066
 _PAGE: Final = b"\0" * 4096
 
 
@@ -38,6 +41,8 @@ def examine(state_dir: Path, settings: AgentSettings, timeout_s: float) -> Findi
     folder = findings.look("state directory", _folder, state_dir)
     findings.look("mode", _mode, folder)
     findings.look("processes of tasks", _processes, folder)
+    findings.look("user of tasks", lambda path: _user(path, settings.tasks.user), folder)
+    findings.look("ends of tasks", lambda path: _ends(path, settings), folder)
     facts = findings.look("identity", _facts, folder)
     findings.look("disk", lambda path: _disk(path, settings.disk_free), folder)
     findings.look("journal", _journal, folder)
@@ -89,6 +94,48 @@ def _mode(path: Path) -> tuple[str, int]:
 def _processes(_path: Path) -> tuple[str, bool]:
     check_host()
     return "/proc shows them", True
+
+
+def _user(path: Path, wanted: str) -> tuple[str, Account]:
+    """Whose tasks are, and what that means for the agent. As the user that asks would run it."""
+    account = find_account(wanted)
+    name = account.name or f"uid {account.uid}"
+    if account.is_other:
+        closed = closed_way(path / "tasks") if (path / "tasks").exists() else None
+        if closed is None:
+            return f"{name}, who can read nothing of the agent", account
+        raise Trouble(
+            f"{name}, who may not pass {closed}",
+            "tasks cannot name their own folder by its path; relative names work",
+            f"chmod o+x {closed}",
+            state="warning",
+        )
+    if account.uid:
+        return f"{name}, as the agent is: whoever may submit to it can become this agent", account
+    raise Trouble(
+        "root, as the agent is",
+        "whoever may submit to it owns this host, and can become this agent",
+        "set tasks.user to a user of its own",
+        state="warning",
+    )
+
+
+def _ends(path: Path, settings: AgentSettings) -> tuple[str, bool]:
+    state = read_status(path)
+    has_cells = find_parent() is not None if state is None else state.cells
+    has_cells = has_cells and settings.tasks.cells
+    if has_cells is None:
+        return "not known: the agent that runs is of an earlier release", False
+    if not has_cells:
+        raise Trouble(
+            "no control groups can be made for tasks",
+            "a program that hides on purpose ends with the last task of the agent only",
+            "let the agent make groups of cgroup v2 (systemd: Delegate=yes), and tasks.cells",
+            state="warning",
+        )
+    if find_account(settings.tasks.user).is_other:
+        return "each task begins in a control group, which it cannot leave", True
+    return "each task begins in a control group; one of the agent's own user can leave it", True
 
 
 def _facts(path: Path) -> tuple[str, AgentFacts]:

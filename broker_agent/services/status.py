@@ -30,7 +30,8 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     heard and refused, since this agent has obeyed a newer one; 0 if there is none.
     full: why no task is taken, if there is no room for one.
     lease_age_s: at `read_s` of the clock that goes on while the host is suspended. fence_after_s:
-    the age at which tasks are ended, but those with an agreement of their own.
+    the age at which tasks are ended, but those with an agreement of their own. cells: whether tasks
+    begin in control groups; None if the agent does not say.
     """
 
     pid: int
@@ -47,6 +48,7 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     lease_age_s: float = 0.0
     fence_after_s: float = 0.0
     refused_epoch: int = 0
+    cells: bool | None = None
 
     def lease_age_at(self, now_s: float) -> float | None:
         """None while linked: it is renewed all the time, and nothing is written for that."""
@@ -83,8 +85,11 @@ class StatusFile:
         handshake: Handshake,
         room: Room,
         trouble: Callable[[], str] = lambda: "",
+        *,
+        has_cells: bool = False,
     ) -> None:
         self._trouble = trouble
+        self._has_cells = has_cells
         self._path = state_dir / STATUS_FILE
         self._facts = facts
         self._station = station
@@ -132,6 +137,7 @@ class StatusFile:
             lease_age_s=lease.age_s(now_s),
             fence_after_s=lease.timers.unrecoverable_s,
             refused_epoch=lease.refused_epoch,
+            cells=self._has_cells,
         )
         try:
             write_passing(self._path, msgspec.json.encode(state))

@@ -1,6 +1,6 @@
 """The options that every command takes, before or after its name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final
 
@@ -71,6 +71,21 @@ def pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
         if not equals or not name:
             raise Refused("field_invalid", f"{option} takes NAME=VALUE, not {text[:64]!a}")
         found[name] = value
+    return found
+
+
+def environment(texts: Sequence[str] | None, own: Mapping[str, str]) -> dict[str, str]:
+    """`--env NAME=VALUE`, or `--env NAME` for the value that it has in `own`.
+
+    Raises Refused (`field_invalid`) for a name that is not there.
+    """
+    found = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not name or (not equals and name not in own):
+            what = f"{name[:64]!a} is not set here" if name else f"not {text[:64]!a}"
+            raise Refused("field_invalid", f"--env takes NAME=VALUE, or NAME: {what}")
+        found[name] = value if equals else own[name]
     return found
 
 

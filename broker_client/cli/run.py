@@ -1,5 +1,6 @@
 """`mesh run`."""
 
+import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -7,7 +8,14 @@ from cyclopts import Parameter
 
 from broker_client.cli.attend import attend, leave_now
 from broker_client.cli.fanout import Wanted, run_on_many
-from broker_client.cli.options import COMMON, Common, check_positive, check_seconds, pairs
+from broker_client.cli.options import (
+    COMMON,
+    Common,
+    check_positive,
+    check_seconds,
+    environment,
+    pairs,
+)
 from broker_client.cli.outcomes import (
     ADVICE,
     INTERRUPTED,
@@ -69,7 +77,11 @@ def run(  # noqa: PLR0913  (one option of the command line each)
         bool, Parameter(negative="", help="Print the id and do not wait for the end.")
     ] = False,
     env: Annotated[
-        list[str] | None, Parameter(negative="", help="NAME=VALUE for the program; repeatable.")
+        list[str] | None,
+        Parameter(
+            negative="",
+            help="NAME=VALUE for the program, or NAME for the value it has here; repeatable.",
+        ),
     ] = None,
     cwd: Annotated[str | None, Parameter(help="Directory on the host to run it in.")] = None,
     queue_ttl: Annotated[
@@ -118,7 +130,7 @@ def run(  # noqa: PLR0913  (one option of the command line each)
         return print_usage(problem, "see `mesh run --help`", common.output)
     work = ProcessArgs(
         argv=[*program],
-        env=pairs("--env", env),
+        env=environment(env, os.environ),
         cwd=cwd,
         stdin=_read_stdin() if stdin else b"",
         timeout_s=timeout,
