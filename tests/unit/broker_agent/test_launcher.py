@@ -8,7 +8,7 @@ import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -281,13 +281,18 @@ async def test_launcher_that_was_killed_has_a_successor(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def cells() -> Iterator[Cells]:
+async def cells() -> AsyncIterator[Cells]:
     parent = cells_of.find_parent()
     if parent is None:
         pytest.skip("no cgroup v2 can be made here")
     made = Cells(parent, f"t{secrets.token_hex(4)}", "inc")
     yield made
-    made.sweep()
+
+    def is_empty() -> bool:
+        made.sweep()
+        return not list(Path(parent).glob(f"{Path(made.prefix).name}*"))
+
+    await eventually(is_empty, WAIT_S)
 
 
 ESCAPE = """
