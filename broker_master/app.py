@@ -34,6 +34,7 @@ from broker_master.ca.marker import read_marker, refuse_foreign
 from broker_master.ca.mesh import Mesh, open_mesh, update_context_urls
 from broker_master.console.overview import Overview
 from broker_master.core.liveness import Roster
+from broker_master.core.strays import Strays
 from broker_master.embedded import ChildSettings, EmbeddedBroker
 from broker_master.metrics.endpoint import own_endpoint
 from broker_master.metrics.scrape import Scraper
@@ -49,7 +50,6 @@ from broker_master.services.checkpoint import Checkpointer
 from broker_master.services.comparison import Comparison
 from broker_master.services.custody import Custody
 from broker_master.services.enrolment import Enrolment
-from broker_master.services.fanout import BUCKET as FANOUTS
 from broker_master.services.fanout import Fanouts
 from broker_master.services.gate import Gate
 from broker_master.services.historian import Historian
@@ -75,6 +75,7 @@ from broker_master.services.reports import Reports
 from broker_master.services.revoke import Revoker
 from broker_master.services.rotator import Rotator
 from broker_master.services.settle import Settler
+from broker_master.services.strays import StrayAlarm
 from broker_master.services.system import BrokerSystem
 from broker_master.services.terms import Terms
 from broker_master.services.transmit import Transmitter
@@ -82,7 +83,15 @@ from broker_master.services.upstream import Upstream
 from broker_master.services.views import Views
 from broker_master.services.whereabouts import Whereabouts
 from broker_master.settings import MasterSettings
-from broker_master.store.facts import AUDIT, EVENTS, HISTORY, REGISTRY, FactStore, ensure_streams
+from broker_master.store.facts import (
+    AUDIT,
+    EVENTS,
+    FANOUTS,
+    HISTORY,
+    REGISTRY,
+    FactStore,
+    ensure_streams,
+)
 from broker_master.store.readmodel import ReadModel
 from broker_master.store.registry import Registry
 from broker_master.store.restored import Restored, read_restored, write_restored
@@ -237,7 +246,8 @@ class Control:
     ) -> Plane:
         bucket = Bucket(streams, REGISTRY)
         await bucket.ensure(history=8, replicas=self._settings.broker.replicas)
-        registry = Registry(bucket)
+        strays = Strays()
+        registry = Registry(bucket, strays)
         epoch, earlier, restored = await self._begin_epoch(registry)
         bind_process(epoch=epoch)
         await registry.load()
@@ -251,7 +261,8 @@ class Control:
             settings=self._settings,
             clock=self._clock,
             link=link,
-            facts=FactStore(streams, events),
+            facts=FactStore(streams, events, strays),
+            strays=strays,
             readmodel=readmodel,
             registry=registry,
             roster=Roster(self._settings.timers, now_s=self._clock.elapsed()),
@@ -337,7 +348,7 @@ class Control:
         whereabouts = Whereabouts(system)
         auditor = Auditor(plane, audit, whereabouts)
         operations = Operations(AuditTrail(plane, auditor.record).audited)
-        AuditOperations(streams).register(operations)
+        AuditOperations(streams, plane.strays).register(operations)
         commands = CommandOperations(plane, canceller, output)
         commands.register(operations)
         DeadLetterOperations(plane, commands, intake).register(operations)
@@ -371,6 +382,7 @@ class Control:
             audit,
             whereabouts,
             auditor,
+            StrayAlarm(plane),
             gate,
             historian,
             Checkpointer(plane, streams),

@@ -20,6 +20,7 @@ from broker_master.core.budgets import Budgets
 from broker_master.core.dispatch import Dispatcher
 from broker_master.core.liveness import Roster
 from broker_master.core.measures import Measures
+from broker_master.core.strays import Strays
 from broker_master.settings import MasterSettings
 from broker_master.store.facts import FactStore
 from broker_master.store.readmodel import ReadModel
@@ -71,6 +72,7 @@ class Plane:
     waiters: dict[str, list["asyncio.Future[None]"]] = field(default_factory=dict)
     # Who is told of what belongs into the audit trail.
     noted: list[Callable[[AuditEntry], None]] = field(default_factory=list)
+    strays: Strays = field(default_factory=Strays)
     budgets: Budgets = field(init=False)
 
     def __post_init__(self) -> None:

@@ -542,6 +542,31 @@ ALERTS: Final[tuple[Alert, ...]] = (
         settle_s=16 * MINUTE,
     ),
     Alert(
+        name="MeshUnreadableEntries",
+        # Also those that a master has found at its start, before anybody saw it with none.
+        expr=(
+            "sum by (job, stream) (increase(mesh_unreadable_entries_total[15m])) > 0 or"
+            " sum by (job, stream) (mesh_unreadable_entries_total"
+            " unless mesh_unreadable_entries_total offset 15m) > 0"
+        ),
+        for_s=0,
+        severity="critical",
+        summary="{{ $labels.stream }} holds entries that are not the mesh's",
+        description=(
+            "The master has skipped entries of {{ $labels.stream }} that it cannot read, or that"
+            " are in another's place. Somebody writes there with a master's rights, or the disk of"
+            " the broker is damaged."
+        ),
+        board="mesh-broker",
+        story=(
+            counter(f'mesh_unreadable_entries_total{{{JOB},stream="KV_mesh_registry"}}', 0, 1),
+            _UP,
+        ),
+        labels={"job": "mesh-master", "stream": "KV_mesh_registry"},
+        fault_s=16 * MINUTE,
+        settle_s=16 * MINUTE,
+    ),
+    Alert(
         name="MeshEventLoopLag",
         expr="max_over_time(mesh_event_loop_lag_seconds[5m]) > 0.5",
         for_s=5 * MINUTE,

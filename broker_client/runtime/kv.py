@@ -6,12 +6,14 @@ the broker a watch can be silent for many seconds, so it is a hint to look, noth
 
 import re
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from broker_client.runtime.frames import parse_headers
 from broker_client.runtime.link import Msg, Subscription
 from broker_client.runtime.streams import SequenceConflict, StreamConfig, StreamInfo, Streams
-from schemas.faults import Misused
+from schemas.faults import MeshError, Misused
+
+T = TypeVar("T")
 
 _KEY: Final = re.compile(r"[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*")
 _BUCKET: Final = re.compile(r"[a-zA-Z0-9_-]+")
@@ -23,6 +25,13 @@ class Entry(NamedTuple):
 
     key: str
     value: bytes
+    revision: int
+
+
+class Found(NamedTuple, Generic[T]):
+    """value: of the newest revision that can be read; None if none can. revision: the newest."""
+
+    value: T | None
     revision: int
 
 
@@ -92,6 +101,31 @@ class Bucket:
                 found.pop(key, None)
             else:
                 found[key] = Entry(key, stored.data, stored.seq)
+        return found
+
+    async def read_all(
+        self,
+        decode: Callable[[str, bytes], T],
+        skipped: Callable[[str, int, MeshError], object],
+        keys: str = ">",
+    ) -> dict[str, Found[T]]:
+        """All entries, decoded. Of one that cannot be, an older revision counts if there is one.
+
+        decode: given key and value, may raise a MeshError. skipped: told the key, the revision and
+        why, of each that was passed over.
+        """
+        found: dict[str, Found[T]] = {}
+        async for stored in self._streams.replay(self.stream, subject=f"{self._prefix}{keys}"):
+            key = stored.subject.removeprefix(self._prefix)
+            if _is_deletion(stored.headers):
+                found.pop(key, None)
+                continue
+            try:
+                found[key] = Found(decode(key, stored.data), stored.seq)
+            except MeshError as error:
+                before = found.get(key)
+                found[key] = Found(None if before is None else before.value, stored.seq)
+                skipped(key, stored.seq, error)
         return found
 
     async def keys(self, keys: str = ">") -> list[str]:

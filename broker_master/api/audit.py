@@ -7,10 +7,11 @@ import msgspec
 
 from broker_client.runtime.streams import Stored, Streams
 from broker_master.api.operations import Handler, Operations
+from broker_master.core.strays import Strays
 from broker_master.plane import Plane
 from broker_master.store.facts import AUDIT
-from schemas import codec
-from schemas.faults import MeshError
+from schemas import codec, subjects
+from schemas.faults import MeshError, Refused
 from schemas.messages.api import AuditPage, AuditQuery, AuditRecord, Done
 from schemas.messages.audit import DETAIL_LEN, AuditEntry, Result
 from schemas.messages.registry import ClientEntry
@@ -96,8 +97,9 @@ def _told(entry: AuditEntry, result: Result, said: str, code: str = "") -> Audit
 
 
 class AuditOperations:
-    def __init__(self, streams: Streams) -> None:
+    def __init__(self, streams: Streams, strays: Strays) -> None:
         self._streams = streams
+        self._strays = strays
 
     def register(self, operations: Operations) -> None:
         operations.add("audit", "list", AuditQuery, self.find)
@@ -110,7 +112,9 @@ class AuditOperations:
         size_bytes = 0
         for _ in range(_PAGES_MAX):
             for stored in reversed(await self._before(end, info.first_seq)):
-                entry = codec.decode_trusted(AuditEntry, stored.data)
+                entry = self._entry(stored)
+                if entry is None:
+                    continue
                 if wanted.since is not None and entry.at < wanted.since:
                     return AuditPage(entries=found)
                 if _matches(entry, wanted, caller):
@@ -122,6 +126,17 @@ class AuditOperations:
             if end < info.first_seq:
                 return AuditPage(entries=found)
         return _page(found, end + 1, info.first_seq)
+
+    def _entry(self, stored: Stored) -> AuditEntry | None:
+        """None for one that cannot be read, or stands in another's place: the others still can."""
+        try:
+            entry = codec.decode_trusted(AuditEntry, stored.data)
+            if stored.subject != subjects.audit(entry.action.partition(".")[0]):
+                raise Refused("malformed", f"an entry of {entry.action}")
+        except Refused as error:
+            self._strays.note(AUDIT, stored.seq, stored.subject, error)
+            return None
+        return entry
 
     async def _before(self, end: int, first: int) -> list[Stored]:
         """Up to a page of messages that ends with sequence `end`."""

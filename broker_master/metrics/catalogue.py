@@ -248,6 +248,12 @@ SHED = Family(
     " compared in time, or turned out wrong; rate: an agent beyond its budget; share: beyond one"
     " speaker's share of something that all use",
 )
+UNREADABLE = Family(
+    "mesh_unreadable_entries_total",
+    "counter",
+    ("stream",),
+    "Entries of streams and buckets that could not be read, or were in another's place: skipped",
+)
 CA_ENDS = Family(
     "mesh_ca_certificate_not_after_timestamp_seconds", "gauge", ("name",), "When an authority ends"
 )

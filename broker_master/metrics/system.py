@@ -9,7 +9,7 @@ from broker_master.metrics import catalogue as c
 from broker_master.metrics.survey import Findings
 from broker_master.metrics.text import family, histograms
 from broker_master.plane import Plane
-from broker_master.store.facts import stream_configs
+from broker_master.store.facts import FANOUTS, REGISTRY, stream_configs
 
 _NATS: Final = {"broker": "nats"}
 _SHED: Final = ("unproved", "rate", "share")
@@ -43,6 +43,9 @@ class System:
             if config.max_bytes > 0
         }
 
+        streams = [config.name for config in stream_configs(plane.settings)]
+        self._held = [*streams, *(f"KV_{name}" for name in (REGISTRY, FANOUTS))]
+
     def parts(self) -> Iterator[str]:
         yield from self._broker()
         yield from self._streams()
@@ -71,6 +74,8 @@ class System:
         sizes = self._around.findings.streams.items()
         yield family(c.STREAM_MESSAGES, (({"stream": name}, size.messages) for name, size in sizes))
         yield family(c.STREAM_BYTES, (({"stream": name}, size.size_bytes) for name, size in sizes))
+        counts = dict.fromkeys(self._held, 0) | self._plane.strays.counts
+        yield family(c.UNREADABLE, (({"stream": name}, count) for name, count in counts.items()))
         limits = self._limits.items()
         yield family(c.STREAM_LIMIT, (({"stream": name}, most) for name, most in limits))
 

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from broker_client.runtime.kv import Bucket
+from broker_client.runtime.kv import Bucket, Entry
 from broker_client.runtime.streams import SequenceConflict
 from broker_client.runtime.supervise import TaskSet
 from broker_master.core.book import Command
@@ -36,7 +36,6 @@ from schemas.states import STATES, TERMINAL, AgentStatus, State
 
 log = structlog.get_logger()
 
-BUCKET: Final = "mesh_fanouts"
 OPEN_MAX: Final = 256
 # Between two tries of what was refused for the moment.
 _RETRY_S: Final = 1.0
@@ -80,9 +79,10 @@ class Fanouts:
         await self._bucket.ensure(
             replicas=settings.broker.replicas, max_age_s=settings.retention.history_days * _DAY_S
         )
-        for key, found in (await self._bucket.items()).items():
-            entry = codec.decode_trusted(FanoutEntry, found.value)
-            self._revisions[key] = found.revision
+        for key, (entry, revision) in (await self._bucket.read_all(_decode, self._skip)).items():
+            if entry is None:
+                continue
+            self._revisions[key] = revision
             if entry.state == RUNNING:
                 states = {agent: self._state(entry, agent) for agent in entry.agents}
                 # Also those that were named before such ids were nobody's to choose.
@@ -129,7 +129,18 @@ class Fanouts:
         if fanout is not None:
             return fanout.entry
         found = await self._bucket.get(id) if id in self.summaries else None
-        return None if found is None else codec.decode_trusted(FanoutEntry, found.value)
+        return (self._read(found) or self.summaries[id]) if found is not None else None
+
+    def _read(self, found: Entry) -> FanoutEntry | None:
+        """None for an entry that cannot be read."""
+        try:
+            return _decode(found.key, found.value)
+        except MeshError as error:
+            self._skip(found.key, found.revision, error)
+            return None
+
+    def _skip(self, key: str, revision: int, error: MeshError) -> None:
+        self._plane.strays.note(self._bucket.stream, revision, key, error)
 
     async def begin(self, entry: FanoutEntry) -> None:
         """Durable when this returns. Raises `queue_full` or `id_conflict`."""
@@ -154,7 +165,13 @@ class Fanouts:
             self._revisions[entry.id] = await self._bucket.create(entry.id, codec.encode(entry))
         except SequenceConflict as error:
             found = await self._bucket.get(entry.id)
-            before = None if found is None else codec.decode_trusted(FanoutEntry, found.value)
+            before = None if found is None else self._read(found)
+            if found is not None and before is None:
+                # Nobody can read what stands there, so nobody's fan-out has this id.
+                self._revisions[entry.id] = await self._bucket.update(
+                    entry.id, codec.encode(entry), found.revision
+                )
+                return entry
             if found is None or before is None or before.digest != entry.digest:
                 raise Refused("id_conflict", f"id {entry.id} is in use already") from error
             self._revisions[entry.id] = found.revision
@@ -361,10 +378,23 @@ class Fanouts:
     async def _save(self, fanout: Fanout, entry: FanoutEntry) -> None:
         """Durable first, then memory follows."""
         revision = self._revisions[entry.id]
-        self._revisions[entry.id] = await self._bucket.update(
-            entry.id, codec.encode(entry), revision
-        )
+        try:
+            revision = await self._bucket.update(entry.id, codec.encode(entry), revision)
+        except SequenceConflict:
+            # Nobody else writes here. What cannot be read is written over with the next try.
+            found = await self._bucket.get(entry.id)
+            if found is not None and self._read(found) is None:
+                self._revisions[entry.id] = found.revision
+            raise
+        self._revisions[entry.id] = revision
         fanout.on_changed(entry)
+
+
+def _decode(key: str, value: bytes) -> FanoutEntry:
+    entry = codec.decode_trusted(FanoutEntry, value)
+    if entry.id != key:
+        raise Refused("malformed", "the entry of another id")
+    return entry
 
 
 def _answer(

@@ -71,8 +71,9 @@ class OutputReader:
         for stream in subjects.STREAMS:
             subject = subjects.log(record.group, attempt.agent, record.id, attempt.attempt, stream)
             stored = await self._streams.get_last(LOGS, subject)
-            if stored is not None:
-                moments.append(codec.decode_trusted(LogChunk, stored.data).at)
+            chunk = self._decode(stored) if stored is not None else None
+            if chunk is not None:
+                moments.append(chunk.at)
         return rfc3339_or_none(max(moments))
 
     async def _read_now(
@@ -155,7 +156,12 @@ class OutputReader:
                 batch=_PAGE_MESSAGES,
                 max_bytes=max(_PAGE_BYTES, max_bytes),
             )
-            chunks = [_chunk(message) for message in page.messages]
+            decoded = [(message, self._decode(message)) for message in page.messages]
+            chunks = [
+                Chunk(message.seq, chunk.offset, chunk.data, chunk.skipped)
+                for message, chunk in decoded
+                if chunk is not None
+            ]
             self._runs -= len(index)
             index.add_page(chunks, page.next_seq)
             self._runs += len(index)
@@ -173,6 +179,14 @@ class OutputReader:
                 at = after
         return Part(gap=at - offset)
 
+    def _decode(self, stored: Stored) -> LogChunk | None:
+        """None for what is no chunk: an agent can print whatever it likes into its own output."""
+        try:
+            return codec.decode_trusted(LogChunk, stored.data)
+        except Refused as error:
+            self._plane.strays.note(LOGS, stored.seq, stored.subject, error)
+            return None
+
     def _index(self, subject: str) -> ChunkIndex:
         index = self._indexes.pop(subject, None) or ChunkIndex()
         self._indexes[subject] = index
@@ -181,11 +195,6 @@ class OutputReader:
         ):
             self._runs -= len(self._indexes.popitem(last=False)[1])
         return index
-
-
-def _chunk(message: Stored) -> Chunk:
-    chunk = codec.decode_trusted(LogChunk, message.data)
-    return Chunk(message.seq, chunk.offset, chunk.data, chunk.skipped)
 
 
 def _attempt(record: CommandRecord, number: int | None) -> AttemptRecord | None:

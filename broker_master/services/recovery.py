@@ -18,7 +18,7 @@ from broker_master.plane import OPEN_IN_BACKUP, Plane
 from broker_master.services.historian import Historian
 from broker_master.store.facts import HISTORY
 from broker_master.store.readmodel import Row
-from schemas import codec
+from schemas import codec, subjects
 from schemas.faults import Refused
 from schemas.messages.facts import HistoryRecord
 from schemas.messages.registry import CertificateEntry, ClientEntry
@@ -36,8 +36,10 @@ async def rebuild_readmodel(plane: Plane, streams: Streams) -> int:
     async for message in streams.replay(HISTORY, plane.readmodel.position + 1):
         try:
             history = codec.decode_trusted(HistoryRecord, message.data)
+            if message.subject != subjects.history(history.record.group):
+                raise Refused("malformed", "the record of another group")
         except Refused as error:
-            log.warning("history_unreadable", sequence=message.seq, error=str(error))
+            plane.strays.note(HISTORY, message.seq, message.subject, error)
             continue
         rows.append(Row(message.seq, history, message.data))
         if len(rows) >= _ROWS:

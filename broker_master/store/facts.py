@@ -1,22 +1,26 @@
 """The streams of the mesh, and the facts in them."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 import structlog
 
 from broker_client.runtime.batch import BatchWriter, Entry
-from broker_client.runtime.streams import Republish, StreamConfig, StreamInfo, Streams
+from broker_client.runtime.streams import Republish, Stored, StreamConfig, StreamInfo, Streams
 from broker_client.runtime.streams import SequenceConflict as Conflict
+from broker_master.core.strays import Strays
 from broker_master.settings import MasterSettings
 from schemas import codec, limits, subjects
-from schemas.faults import MeshError
-from schemas.messages.facts import FACTS, Fact
+from schemas.faults import MeshError, Refused
+from schemas.messages.facts import FACTS, Accepted, Fact, Outcome
+from schemas.states import STATES
 
 __all__ = [
     "AUDIT",
     "EVENTS",
+    "FANOUTS",
     "HISTORY",
     "LOGS",
     "REGISTRY",
@@ -32,8 +36,10 @@ HISTORY: Final = "MESH_HISTORY"
 LOGS: Final = "MESH_LOGS"
 AUDIT: Final = "MESH_AUDIT"
 REGISTRY: Final = "mesh_registry"
+FANOUTS: Final = "mesh_fanouts"
 
 _DAY_S = 86_400.0
+_TAKEN_MAX: Final = 4096
 
 
 def stream_configs(settings: MasterSettings) -> list[StreamConfig]:
@@ -85,9 +91,12 @@ def stream_configs(settings: MasterSettings) -> list[StreamConfig]:
 class FactStore:
     """Writes facts by group commit and reads them back."""
 
-    def __init__(self, streams: Streams, writer: BatchWriter) -> None:
+    def __init__(self, streams: Streams, writer: BatchWriter, strays: Strays | None = None) -> None:
         self._streams = streams
         self._writer = writer
+        self._strays = strays or Strays()
+        # Where an entry that cannot be read stands in the place of a fact: that may be written.
+        self._taken: OrderedDict[str, int] = OrderedDict()
 
     def append(self, fact: subjects.Fact, body: Fact) -> "asyncio.Future[int]":
         """Write the first and only fact of its kind for this attempt.
@@ -96,7 +105,8 @@ class FactStore:
         already, or with Refused (`store_full`, `queue_full`); in both cases nothing was written.
         """
         try:
-            return self._writer.append(subjects.fact(*fact), codec.encode(body), 0)
+            subject = subjects.fact(*fact)
+            return self._writer.append(subject, codec.encode(body), self._taken.get(subject, 0))
         except MeshError as error:
             return _failed(error)
 
@@ -104,7 +114,10 @@ class FactStore:
         self, facts: Sequence[tuple[subjects.Fact, Fact]]
     ) -> "asyncio.Future[list[int]]":
         """Write facts together, all or none; see `append`."""
-        entries = [Entry(subjects.fact(*fact), codec.encode(body), 0) for fact, body in facts]
+        entries = [
+            Entry(subject, codec.encode(body), self._taken.get(subject, 0))
+            for subject, body in ((subjects.fact(*fact), body) for fact, body in facts)
+        ]
         try:
             return self._writer.append_many(entries)
         except MeshError as error:
@@ -121,26 +134,50 @@ class FactStore:
         return page.messages[0].data
 
     async def read(self, fact: subjects.Fact) -> tuple[int, Fact] | None:
-        """The fact as it stands in the stream, with its sequence."""
+        """The fact as it stands in the stream, with its sequence.
+
+        None as well if what stands there cannot be read; then `append` writes over it.
+        """
         stored = await self._streams.get_last(EVENTS, subjects.fact(*fact))
         if stored is None:
             return None
-        return stored.seq, codec.decode_trusted(FACTS[fact.kind], stored.data)
+        body = self._decode(stored)
+        return None if body is None else (stored.seq, body[1])
 
     async def replay(self) -> AsyncIterator[tuple[subjects.Fact, Fact, int]]:
-        """All facts in their order. One that cannot be read is logged and left out."""
+        """All facts in their order. One that cannot be read is noted and left out."""
         async for stored in self._streams.replay(EVENTS):
-            fact = subjects.parse_fact(stored.subject)
-            kind = FACTS.get(fact.kind) if fact is not None else None
-            if fact is None or kind is None:
-                log.warning("fact_unknown", subject=stored.subject, sequence=stored.seq)
-                continue
-            try:
-                body = codec.decode_trusted(kind, stored.data)
-            except MeshError as error:
-                log.warning("fact_unreadable", subject=stored.subject, error=str(error))
-                continue
-            yield fact, body, stored.seq
+            found = self._decode(stored)
+            if found is not None:
+                yield *found, stored.seq
+
+    def _decode(self, stored: Stored) -> tuple[subjects.Fact, Fact] | None:
+        fact = subjects.parse_fact(stored.subject)
+        try:
+            if fact is None:
+                raise Refused("malformed", "not the subject of a fact")
+            body = _body(fact, stored.data)
+        except MeshError as error:
+            self._strays.note(EVENTS, stored.seq, stored.subject, error)
+            self._taken[stored.subject] = stored.seq
+            if len(self._taken) > _TAKEN_MAX:
+                self._taken.popitem(last=False)
+            return None
+        self._taken.pop(stored.subject, None)
+        return fact, body
+
+
+def _body(fact: subjects.Fact, payload: bytes) -> Fact:
+    """Raises MeshError for what no master would have written there."""
+    kind = FACTS.get(fact.kind)
+    if kind is None:
+        raise Refused("malformed", "not a kind of fact")
+    body = codec.decode_trusted(kind, payload)
+    if isinstance(body, Accepted) and body.id != fact.command:
+        raise Refused("malformed", "a command of another id")
+    if isinstance(body, Outcome) and body.state not in STATES:
+        raise Refused("malformed", "an outcome of no known state")
+    return body
 
 
 def _failed(error: MeshError) -> "asyncio.Future[Any]":

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import msgspec
+import structlog
 
 from broker_master.core.idfilter import IdFilter
 from schemas import codec
 from schemas.faults import Corrupt, Refused
 from schemas.messages.facts import HistoryRecord
+
+log = structlog.get_logger()
 
 T = TypeVar("T")
 
@@ -204,7 +207,13 @@ class ReadModel:
     async def find(self, wanted: Filter) -> list[tuple[int, HistoryRecord]]:
         """Matching records with their sequences, the last ended first."""
         rows = await self._on(self._reader, lambda: self._find(wanted))
-        return [(sequence, codec.decode_trusted(HistoryRecord, blob)) for sequence, blob in rows]
+        found = []
+        for sequence, blob in rows:
+            try:
+                found.append((sequence, codec.decode_trusted(HistoryRecord, blob)))
+            except Refused as error:
+                log.warning("row_unreadable", sequence=sequence, error=str(error))
+        return found
 
     def _find(self, wanted: Filter) -> list[tuple[int, bytes]]:
         clauses, values = ["1"], list[object]()

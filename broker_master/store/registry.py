@@ -5,15 +5,16 @@ at once one wins and the other is decided anew.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
-from broker_client.runtime.kv import Bucket
+from broker_client.runtime.kv import Bucket, Found
 from broker_client.runtime.streams import SequenceConflict
 from broker_master.core.epochs import next_epoch
+from broker_master.core.strays import Strays
 from schemas import codec
-from schemas.faults import Refused
+from schemas.faults import MeshError, Refused
 from schemas.messages.registry import AgentEntry, ClientEntry, GroupEntry, MeshEntry
 from schemas.states import Admin
 
@@ -21,6 +22,11 @@ E = TypeVar("E", AgentEntry, ClientEntry, GroupEntry)
 
 _TRIES = 5
 _MESH_KEY = "mesh"
+_KINDS: Final[dict[str, type[GroupEntry | AgentEntry | ClientEntry]]] = {
+    "group": GroupEntry,
+    "agent": AgentEntry,
+    "client": ClientEntry,
+}
 
 
 class Begun(NamedTuple):
@@ -33,24 +39,30 @@ class Begun(NamedTuple):
 class Registry:
     """Reads are from memory. Writes are durable when they return, then memory follows."""
 
-    def __init__(self, bucket: Bucket) -> None:
+    def __init__(self, bucket: Bucket, strays: Strays | None = None) -> None:
         self._bucket = bucket
+        self._strays = strays or Strays()
         self._revisions: dict[str, int] = {}
+        # Keys of which no revision can be read: free to be written, as if they were not there.
+        self._unreadable: set[str] = set()
         self.groups: dict[str, GroupEntry] = {}
         self.agents: dict[str, AgentEntry] = {}
         self.clients: dict[str, ClientEntry] = {}
         self._agents_of: dict[str, int] = {}
 
     async def load(self) -> None:
-        for key, entry in (await self._bucket.items()).items():
-            kind, _, name = key.partition(".")
-            self._revisions[key] = entry.revision
-            if kind == "group":
-                self.groups[name] = codec.decode_trusted(GroupEntry, entry.value)
-            elif kind == "agent":
-                self._put_agent(codec.decode_trusted(AgentEntry, entry.value))
-            elif kind == "client":
-                self.clients[name] = codec.decode_trusted(ClientEntry, entry.value)
+        """Of an entry that cannot be read the newest revision that can be counts, if any can."""
+        found = await self._bucket.read_all(_decode, self._skip)
+        for key, (entry, revision) in found.items():
+            self._revisions[key] = revision
+            if isinstance(entry, GroupEntry):
+                self.groups[entry.name] = entry
+            elif isinstance(entry, AgentEntry):
+                self._put_agent(entry)
+            elif isinstance(entry, ClientEntry):
+                self.clients[entry.name] = entry
+            elif entry is None:
+                self._unreadable.add(key)
 
     async def begin_epoch(
         self, mesh: str, now_s: float, *, above: int = 0, is_restored: bool = False
@@ -58,23 +70,44 @@ class Registry:
         """The epoch of a master that starts now: greater than every one before it.
 
         now_s: time of day, Unix seconds. above: an epoch that is known from elsewhere. is_restored:
-        this state was put back, so a new generation begins.
-        Raises Refused (`state_foreign`) if the broker holds another mesh.
+        this state was put back, so a new generation begins; so it does where the last epoch cannot
+        be read any more. Raises Refused (`state_foreign`) if the broker holds another mesh.
         """
         for _ in range(_TRIES):
-            entry = await self._bucket.get(_MESH_KEY)
-            old = codec.decode_trusted(MeshEntry, entry.value) if entry else MeshEntry(mesh=mesh)
-            if old.mesh != mesh:
-                raise Refused("state_foreign", f"the broker holds mesh {old.mesh}, not {mesh}")
-            known = max(old.epoch, above)
-            epoch = next_epoch(known, now_s, is_restored=is_restored)
+            old, revision = await self._last_epoch(mesh)
+            earlier = old or 0
+            is_lost = is_restored or old is None
+            epoch = next_epoch(max(earlier, above), now_s, is_restored=is_lost)
             new = codec.encode(MeshEntry(mesh=mesh, epoch=epoch))
             try:
-                await self._bucket.update(_MESH_KEY, new, entry.revision if entry else 0)
+                await self._bucket.update(_MESH_KEY, new, revision)
             except SequenceConflict:
                 continue
-            return Begun(epoch, old.epoch)
+            return Begun(epoch, earlier)
         raise Refused("master_starting", "another master starts at the same time")
+
+    async def _last_epoch(self, mesh: str) -> tuple[int | None, int]:
+        """The epoch of the master before, None if it cannot be read; and the key's revision."""
+        foreign: list[str] = []
+        skipped: list[tuple[str, int, MeshError]] = []
+
+        def decode(_: str, value: bytes) -> MeshEntry:
+            entry = codec.decode_trusted(MeshEntry, value)
+            if entry.mesh != mesh:
+                foreign.append(entry.mesh)
+                raise Refused("state_foreign", "the entry of another mesh")
+            return entry
+
+        found = await self._bucket.read_all(decode, lambda *each: skipped.append(each), _MESH_KEY)
+        entry, revision = found.get(_MESH_KEY, Found(MeshEntry(mesh=mesh), 0))
+        if entry is None and foreign:
+            raise Refused("state_foreign", f"the broker holds mesh {foreign[-1]}, not {mesh}")
+        for each in skipped:
+            self._skip(*each)
+        return (None if entry is None else entry.epoch), revision
+
+    def _skip(self, key: str, revision: int, error: MeshError) -> None:
+        self._strays.note(self._bucket.stream, revision, key, error)
 
     # -- look-ups
 
@@ -170,8 +203,14 @@ class Registry:
         self.agents[entry.name] = entry
 
     async def _create(self, key: str, entry: msgspec.Struct, exists: str) -> None:
+        value = codec.encode(entry)
         try:
-            self._revisions[key] = await self._bucket.create(key, codec.encode(entry))
+            if key in self._unreadable:
+                revision = self._revisions[key]
+                self._revisions[key] = await self._bucket.update(key, value, revision)
+                self._unreadable.discard(key)
+            else:
+                self._revisions[key] = await self._bucket.create(key, value)
         except SequenceConflict as error:
             kind, _, name = key.partition(".")
             raise Refused(exists, f"{kind} {name} exists") from error
@@ -193,21 +232,38 @@ class Registry:
                     key, codec.encode(changed), self._revisions[key]
                 )
             except SequenceConflict:
-                await self._refresh(key, type(current))
+                await self._refresh(key)
                 continue
             self._revisions[key] = revision
             return changed
         raise Refused("store_unavailable", f"{key} is being changed by others")
 
-    async def _refresh(self, key: str, kind: type[E]) -> None:
+    async def _refresh(self, key: str) -> None:
         entry = await self._bucket.get(key)
         if entry is None:
             raise Refused("agent_unknown", f"{key} was deleted meanwhile")
         self._revisions[key] = entry.revision
-        current = codec.decode_trusted(kind, entry.value)
+        try:
+            current = _decode(key, entry.value)
+        except MeshError as error:
+            self._skip(key, entry.revision, error)
+            return  # what is in memory is the newest that can be read
         if isinstance(current, AgentEntry):
             self._put_agent(current)
         elif isinstance(current, ClientEntry):
             self.clients[current.name] = current
-        else:
+        elif isinstance(current, GroupEntry):
             self.groups[current.name] = current
+
+
+def _decode(key: str, value: bytes) -> GroupEntry | AgentEntry | ClientEntry | MeshEntry:
+    """Raises MeshError for what no master would have written at this key."""
+    kind, _, name = key.partition(".")
+    if key == _MESH_KEY:
+        return MeshEntry(mesh="")  # `begin_epoch` reads it
+    if kind not in _KINDS:
+        raise Refused("malformed", "not a key of the registry")
+    entry = codec.decode_trusted(_KINDS[kind], value)
+    if entry.name != name:
+        raise Refused("malformed", "the entry of another name")
+    return entry

@@ -15,7 +15,7 @@ from schemas.messages.liveness import HEARS_STORED, Hello
 from schemas.messages.work import LogChunk
 from schemas.permissions import GROUP, NAME, SCOPES
 from tests.harness import MeshProcesses
-from tests.meshes import Behind, behind, issuer, raw, shared_mesh
+from tests.meshes import LONG_LEASE, Behind, behind, issuer, raw, shared_mesh
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-security-streams")]
 
@@ -48,7 +48,7 @@ HEADERS: Final[tuple[dict[str, str] | None, ...]] = (
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
     groups = {"web": ("web-1",), "db": ("db-1",)}
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), groups) as running:
+    with shared_mesh(tmp_path_factory.mktemp("mesh"), groups, env=LONG_LEASE) as running:
         asyncio.run(running.add_agent("rogue-1", group="db", start=False))
         yield running
 
@@ -218,3 +218,95 @@ async def _message(inside: Behind, seq: int) -> bytes:
     query = msgspec.json.encode({"seq": seq})
     answer = await inside.client.request("$JS.API.DIRECT.GET.MESH_LOGS", query, timeout=HEARD_S)
     return answer.data
+
+
+# What nobody can read, and what can be read but stands in another's place.
+GARBAGE: Final = b'{"stream":"MESH_LOGS","seq":7}'
+
+
+async def _plant(inside: Behind, subject: str, payload: bytes = GARBAGE) -> int:
+    answer = await inside.client.request(subject, payload, timeout=HEARD_S)
+    said = msgspec.json.decode(answer.data)
+    assert "error" not in said, (subject, said)
+    return int(said["seq"])
+
+
+async def _counts(mesh: MeshProcesses) -> dict[str, float]:
+    async def fetch() -> str:
+        return await asyncio.to_thread(mesh._metrics)
+
+    found = {}
+    for line in (await fetch()).splitlines():
+        name, _, value = line.rpartition(" ")
+        if name.startswith("mesh_unreadable_entries_total{"):
+            found[name.partition('stream="')[2].partition('"')[0]] = float(value)
+    return found
+
+
+async def test_sec_s29_entries_that_nobody_can_read_are_skipped_counted_and_told(
+    mesh: MeshProcesses, inside: Behind, admin: MeshClient
+) -> None:
+    """Planted with a master's rights in each stream and bucket: the master starts, lists work."""
+    done = await admin.run(["seq", "20000"], agent="web-1")
+    running = await admin.submit(["sleep", "30"], agent="web-1")
+    for subject in (
+        subjects.fact("s29-a", 0, "accepted"),
+        subjects.fact("s29-b", 1, "no-such-kind"),
+        subjects.fact(running.id, 1, "outcome"),
+        subjects.history("web"),
+        subjects.audit("agent"),
+        "$KV.mesh_registry.agent.web-1",
+        "$KV.mesh_registry.group.web",
+        "$KV.mesh_registry.client.admin",
+        "$KV.mesh_registry.agent.s29-new",
+        "$KV.mesh_registry.no.such.key",
+        "$KV.mesh_fanouts.s29-fan",
+    ):
+        await _plant(inside, subject)
+    for _ in range(9):  # all of its history
+        await _plant(inside, "$KV.mesh_registry.mesh")
+    elsewhere = msgspec.msgpack.encode({"name": "other", "created_at": 1.0})
+    await _plant(inside, "$KV.mesh_registry.group.db", elsewhere)
+    # The stream of output answers nobody.
+    await inside.client.publish(subjects.log("web", "web-1", done.id, 1, "stdout"), GARBAGE)
+    await inside.client.flush()
+    await mesh.restart_master()
+    await admin.link.wait_connected(HEARD_S)
+    await mesh.wait_status("web-1", "active")
+    await mesh.wait_status("db-1", "active")
+
+    listed = await mesh.cli("audit", "list", "--output", "json")
+    assert listed.code == 0, listed.err
+    for words in (
+        ("agent", "list"),
+        ("group", "list"),
+        ("client", "list"),
+        ("command", "list"),
+        ("fanout", "list"),
+        ("deadletter", "list"),
+        ("command", "logs", done.id),
+        ("status",),
+    ):
+        ran = await mesh.cli(*words)
+        assert ran.code == 0, (words, ran.err)
+    logs = await mesh.cli("command", "logs", done.id)
+    assert logs.out == "".join(f"{number}\n" for number in range(1, 20001))
+
+    counts = await _counts(mesh)
+    assert counts["MESH_EVENTS"] >= 3
+    assert counts["KV_mesh_registry"] >= 14
+    for stream in ("MESH_HISTORY", "MESH_LOGS", "MESH_AUDIT", "KV_mesh_fanouts"):
+        assert counts[stream] >= 1, (stream, counts)
+    alarms = await mesh.cli("audit", "list", "--action", "store.unreadable", "--output", "json")
+    assert "KV_mesh_registry" in alarms.out
+
+    # Work goes on, also on what was hit: its outcome is written over what nobody can read.
+    assert (await admin.run(["true"], agent="web-1")).state == "succeeded"
+    assert (await admin.run(["true"], group="db")).state == "succeeded"
+    await admin.cancel(running.id)
+    ended = await admin.wait(running.id, timeout_s=20)
+    assert ended.state == "cancelled"
+    made = await mesh.cli("agent", "create", "s29-new", "--group", "web", "--output", "json")
+    assert made.code == 0, made.err
+    taken = await mesh.cli("run", "--all", "--group", "web", "--id", "s29-fan", "--", "true")
+    assert taken.code in (0, 5), taken.err

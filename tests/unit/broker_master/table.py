@@ -185,7 +185,7 @@ class Table(Stage):
             plane, self.views, mesh.issuer, self.presence, self.canceller, revoker, terms
         )
         for part in (
-            AuditOperations(self.trail),
+            AuditOperations(self.trail, plane.strays),
             commands,
             DeadLetterOperations(plane, commands, self.intake),
             FanoutOperations(plane, self.fanouts, self.canceller),
