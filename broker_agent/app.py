@@ -50,6 +50,7 @@ from broker_client.runtime.files import lock_directory, make_private_directory, 
 from broker_client.runtime.link import Link
 from broker_client.runtime.logs import bind_process
 from broker_client.runtime.notify import Notices, ServiceManager
+from broker_client.runtime.proxies import unused_proxies
 from broker_client.runtime.supervise import Service, supervise
 from broker_client.runtime.tls import trust_digest
 from schemas import codec, subjects
@@ -98,6 +99,8 @@ async def run_agent(
     keep_descriptors()
     with os_errors(state_dir, "read"):
         os.scandir(state_dir).close()
+    if proxies := unused_proxies(os.environ):
+        log.warning("proxy_not_used", variables=proxies, why="brokers are connected to directly")
     slots = Slots(state_dir)
     if slots.facts() is None:
         raise Refused("state_missing", f"{state_dir} holds no identity of an agent")

@@ -1,6 +1,7 @@
 """Setting up: keys are made on this host, the master gives a certificate and a token for them."""
 
 import asyncio
+import os
 import socket
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -12,7 +13,9 @@ from broker_client.runtime.files import lock_directory, make_private_directory, 
 from broker_client.runtime.frames import Msg
 from broker_client.runtime.identity import NewIdentity, new_identity
 from broker_client.runtime.link import Link, LinkIdentity
+from broker_client.runtime.proxies import unused_proxies
 from broker_client.runtime.renewal import key_proof
+from broker_client.runtime.stdio import tell
 from broker_client.runtime.tls import mesh_of
 from broker_client.runtime.token import ActivationToken, decode_token
 from schemas import codec, subjects
@@ -119,6 +122,8 @@ async def redeem(token: ActivationToken, keys: NewIdentity, clock: Clock) -> Enr
     The same keys get the same answer again. Raises MeshError: `token_*`, `broker_unreachable`,
     `no_answer`.
     """
+    if proxies := unused_proxies(os.environ):
+        tell(f"broker-agent: {proxies} not used: the broker is connected to directly\n")
     identity = token.identity()
     bootstrap = LinkIdentity(tls=identity.context, jwt=identity.creds.jwt, seed=identity.creds.seed)
     deadline = clock.elapsed() + ENROL_S

@@ -1,6 +1,7 @@
 """Checks of the way to the broker that clients and agents share."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from broker_client.cli.probe import reach, resolve, shake_hands
 from broker_client.cli.tables import duration, local_and_utc
 from broker_client.runtime.identity import Identity
 from broker_client.runtime.link import Link, LinkIdentity
+from broker_client.runtime.proxies import unused_proxies
 from broker_client.runtime.tls import certificate_facts
 from schemas.moments import rfc3339
 from schemas.permissions import GROUP, NAME, Scope
@@ -62,6 +64,15 @@ def reached(
     findings: Findings, urls: Sequence[str], identity: Identity | None, timeout_s: float
 ) -> list[str]:
     """Those of the brokers that can be reached; each is looked at, step by step."""
+    if names := unused_proxies(os.environ):
+        verb = "are" if "," in names else "is"
+        findings.note(
+            "proxy",
+            "warning",
+            f"{names} {verb} set, and not used",
+            "connections to a broker go straight to its port, with TLS from end to end",
+            "let this host reach the broker's port, or forward a port and name it as an address",
+        )
     return [url for url in urls if _is_reached(findings, url, identity, timeout_s)]
 
 
