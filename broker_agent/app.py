@@ -25,6 +25,7 @@ from broker_agent.executors.manner import file_limits, manner_of
 from broker_agent.executors.process import ProcessExecutor
 from broker_agent.executors.spawn import keep_descriptors
 from broker_agent.services.beat import Beats
+from broker_agent.services.carrier import CarrierPost
 from broker_agent.services.control import Controls
 from broker_agent.services.handshake import Handshake
 from broker_agent.services.hearing import Hearing
@@ -179,6 +180,7 @@ class Agent:
         self._cells = Cells(
             self._cell_parent if settings.tasks.cells else None, facts.agent, incarnation
         )
+        self.carrier = CarrierPost()
         self.processes = ProcessExecutor(
             loop,
             grace_s=lambda: station.lease.timers.grace_s,
@@ -187,9 +189,11 @@ class Agent:
                 "MESH_GROUP": facts.group,
                 "MESH_INCARNATION": incarnation,
             },
+            carrier=self.carrier,
             cells=self._cells,
             manner=manner,
         )
+        self.carrier.others = self.processes.kinship.others
         self.processes.kinship.adopts = adopt_orphans()
         journal.is_patient = lambda: station.book.is_full or self.processes.is_behind
         self.table = Table(settings.task_slots + SPARE_PLACES)
@@ -358,6 +362,7 @@ class Agent:
         self.link.start()
         services: list[Service] = [
             self.post,
+            self.carrier,
             self.room,
             self.reporter,
             self.shipper,

@@ -39,6 +39,13 @@ def holes(limit_bytes: int, sizes: Sizes) -> tuple[Hole, Hole]:
     )
 
 
+def hull(first: Hole, second: Hole) -> Hole:
+    """One hole that has both in it; what lies between them is not kept either."""
+    if not first.size or not second.size:
+        return first if first.size else second
+    return Hole(min(first.start, second.start), max(first.end, second.end))
+
+
 def _share(budget: int, wanted: Sizes) -> Sizes:
     """Half each; what one does not need is the other's."""
     half = budget // 2

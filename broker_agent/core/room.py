@@ -4,8 +4,8 @@ from typing import Final, NamedTuple
 
 from schemas.states import Lack
 
-# A task needs three descriptors and a few more for a moment; the rest keeps link and journal alive.
-FDS_PER_TASK: Final = 6
+# A task needs five descriptors and a few more for a moment; the rest keeps link and journal alive.
+FDS_PER_TASK: Final = 8
 FDS_RESERVED: Final = 24
 # From here on it is worth a line in the log.
 WARN_SHARE: Final = 0.8

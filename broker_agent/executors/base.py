@@ -29,6 +29,16 @@ class Ending(NamedTuple):
     reason: str
 
 
+class Carrying(Protocol):
+    """Brings what comes out of the pipes of tasks into their files, also when this process dies."""
+
+    def take(self, folder: TaskFolder) -> None:
+        """From now until `leave`. Returns at once; called in any thread."""
+
+    def leave(self, folder: TaskFolder) -> None:
+        """The task has ended, and its files are whole."""
+
+
 OnStart = Callable[[int], None]
 OnEnd = Callable[[Ending], None]
 

@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import Final
 
 from broker_agent.executors.account import find_account
-from broker_agent.executors.base import Ending, Job, OnEnd, OnStart
+from broker_agent.executors.base import Carrying, Ending, Job, OnEnd, OnStart
 from broker_agent.executors.cells import Cells
 from broker_agent.executors.exits import Exits
 from broker_agent.executors.groups import Kinship, group_lives, process_start, signal_group
@@ -30,6 +30,7 @@ from broker_agent.executors.manner import Manner, file_limits, manner_of
 from broker_agent.executors.spawn import CannotStart, Files, Order, spawn
 from broker_agent.executors.starter import Starter
 from broker_agent.settings import TaskSettings
+from broker_agent.store.folders import TaskFolder
 from broker_agent.warden import cell
 from broker_agent.warden.kin import Process, see, send
 from broker_client.runtime import tracing
@@ -42,6 +43,9 @@ POLL_S: Final = 0.02
 POLL_MAX_S: Final = 0.25
 # A killed process that the kernel does not let go of (a dead network disk) holds nobody up.
 GIVE_UP_S: Final = 5.0
+# How long, and how often, what a program printed last is waited for: somebody else is carrying it.
+DRAIN_S: Final = 5.0
+DRAIN_POLL_S: Final = 0.005
 
 
 class ProcessTask:
@@ -54,6 +58,7 @@ class ProcessTask:
         self.pid = 0
         self.name = f"{job.command}.{job.attempt}"
         self._owner = owner
+        self._folder = job.folder
         self._marks = {
             f"MESH_COMMAND={job.command}".encode(),
             f"MESH_ATTEMPT={job.attempt}".encode(),
@@ -267,6 +272,17 @@ class ProcessTask:
             cell.remove(self.cell)  # where a daemon was left in it, it goes with a later sweep
         self._owner.tasks.discard(self)
         self._owner.leaders.discard(self.pid)
+        self._drain(ending, self._loop.time() + DRAIN_S)
+
+    def _drain(self, ending: Ending, until: float) -> None:
+        """It is told when its files are whole."""
+        if not self._folder.drain():
+            if self._loop.time() < until:
+                self._loop.call_later(DRAIN_POLL_S, self._drain, ending, until)
+                return
+            self._folder.is_cut = True
+            self._folder.settle()
+        self._owner.carrier.leave(self._folder)
         self._on_end(ending)
 
     def _ending(self) -> Ending:
@@ -299,8 +315,9 @@ class ProcessExecutor:
 
     grace_s: asked each time, as the master may announce another. marks: added to the environment of
     each program, beside the id of its command; `MESH_INCARNATION` tells our tasks from those of all
-    other agents of the host. cells: where tasks are enclosed, if anywhere. manner: how they begin;
-    where this process itself is not like that, or there are cells, they begin in a launcher.
+    other agents of the host. carrier: brings what they print into their files. cells: where tasks
+    are enclosed, if anywhere. manner: how they begin; where this process itself is not like that,
+    or there are cells, they begin in a launcher.
     """
 
     def __init__(
@@ -309,6 +326,7 @@ class ProcessExecutor:
         *,
         grace_s: Callable[[], float],
         marks: Mapping[str, str],
+        carrier: Carrying,
         cells: Cells | None = None,
         manner: Manner | None = None,
     ) -> None:
@@ -318,6 +336,7 @@ class ProcessExecutor:
         self.grace_s = grace_s
         incarnation = marks.get("MESH_INCARNATION", "")
         self.kinship = Kinship(f"MESH_INCARNATION={incarnation}".encode() if incarnation else b"")
+        self.carrier = carrier
         self.cells = cells or Cells(None, "", "")
         manner = manner or manner_of(TaskSettings(), find_account(str(os.geteuid())), file_limits())
         self.is_enclosing = bool(self.cells.prefix)
@@ -338,19 +357,32 @@ class ProcessExecutor:
         if self._is_ending:
             raise CannotStart("the agent is ending")
         stdin = self._stdin(args.stdin) if args.stdin else self._null
-        files = Files(stdin, job.folder.stdout, job.folder.stderr)
+        files = Files(stdin, self._null, self._null)
+        given = () if stdin == self._null else (stdin,)
         task = ProcessTask(self, job, on_start, on_end)
         env = self._environment(job, args)
-        order = Order(args.argv, env, job.folder.path, args.cwd, files, task.cell)
-
-        def begun(started: int | CannotStart) -> None:
-            if stdin != self._null:
-                os.close(stdin)
-            task.begin(started)
-
+        order = Order(args.argv, env, job.folder.work, args.cwd, files, task.cell, given)
         self.tasks.add(task)
-        self._starter.start(order, begun, lambda: task.is_wanted)
+        self._starter.start(
+            order,
+            task.begin,
+            lambda: task.is_wanted,
+            lambda order: self._connect(order, job.folder),
+        )
         return task
+
+    def _connect(self, order: Order, folder: TaskFolder) -> Order:
+        """Give it its pipes: in the thread that starts it, and no earlier.
+
+        Other programs that are being loaded hold copies of all our descriptors for a moment, and
+        its pipes would not seem closed when it has ended.
+        """
+        try:
+            ends = folder.open_pipes()
+        except OSError as error:
+            raise CannotStart(f"no pipes for its output: {error.strerror}") from error
+        self.carrier.take(folder)
+        return order._replace(files=Files(order.files.stdin, *ends), given=(*order.given, *ends))
 
     def _environment(self, job: Job, args: ProcessArgs) -> dict[bytes, bytes]:
         """The marks come last: no command can pretend to be another."""

@@ -33,6 +33,9 @@ _libc: Final = ctypes.CDLL(None)
 # Working directories came with glibc 2.29 and musl 1.1.24.
 _add_folder: Final = _libc.posix_spawn_file_actions_addchdir_np
 _add_dup: Final = _libc.posix_spawn_file_actions_adddup2
+# glibc 2.34. Loading would close our descriptors as well, but late: a program would hold the pipes
+# of others until it is loaded, and whoever looks whether those are closed would find them open.
+_close_from: Final = getattr(_libc, "posix_spawn_file_actions_addclosefrom_np", None)
 
 
 class CannotStart(Refused):
@@ -55,6 +58,7 @@ class Order(NamedTuple):
     """What to start. folder: an absolute path, where it starts, or what `cwd` starts from.
 
     cell: the path of a control group that is to be made for it; the launcher alone can do that.
+    given: descriptors that are the program's alone, to be closed here as soon as it has them.
 
     No text may have a NUL byte in it, and no name in `env` an equals sign.
     """
@@ -65,6 +69,12 @@ class Order(NamedTuple):
     cwd: str | None
     files: Files
     cell: str = ""
+    given: tuple[int, ...] = ()
+
+    def let_go(self) -> None:
+        """It has been started, or never will be."""
+        for fd in self.given:
+            os.close(fd)
 
 
 def _attributes() -> "ctypes.Array[ctypes.c_char]":
@@ -118,6 +128,8 @@ def _spawn(program: bytes, order: Order, folder: bytes) -> tuple[int, int]:
     _libc.posix_spawn_file_actions_init(actions)
     try:
         refused = [_add_dup(actions, source, target) for target, source in enumerate(order.files)]
+        if _close_from is not None:
+            refused.append(_close_from(actions, len(order.files)))
         number = next(filter(None, [*refused, _add_folder(actions, folder)]), 0)
         if number:
             return number, 0

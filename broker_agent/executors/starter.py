@@ -41,6 +41,7 @@ class _Start(NamedTuple):
     order: Order
     done: Started
     is_wanted: Callable[[], bool]
+    prepare: Callable[[Order], Order]
 
 
 class Starter:
@@ -82,16 +83,21 @@ class Starter:
         return not self._orders.empty()
 
     def start(
-        self, order: Order, done: Started, is_wanted: Callable[[], bool] = lambda: True
+        self,
+        order: Order,
+        done: Started,
+        is_wanted: Callable[[], bool] = lambda: True,
+        prepare: Callable[[Order], Order] = lambda order: order,
     ) -> None:
         """`done` gets the pid, or why there is none, in the loop.
 
-        is_wanted: asked in a thread when its turn has come; if not, nothing is started.
+        is_wanted: asked in a thread when its turn has come; if not, nothing is started. prepare:
+        called there after it, completes the order.
         """
         while len(self._threads) < THREADS:
             self._add_thread()
         self._under_way += 1
-        self._orders.put(_Start(order, done, is_wanted))
+        self._orders.put(_Start(order, done, is_wanted, prepare))
         if self._timer is None:
             self._timer = self._loop.call_later(LOOK_S, self._look)
 
@@ -101,6 +107,7 @@ class Starter:
             while True:
                 start = self._orders.get_nowait()
                 if start is not None:
+                    start.order.let_go()
                     self._results.append((start.done, CannotStart("the agent is ending")))
         for _ in self._threads:
             self._orders.put(None)
@@ -156,14 +163,18 @@ class Starter:
                     self._loop.call_soon_threadsafe(self._deliver)
 
     def _try(self, start: _Start) -> int | CannotStart:
+        order = start.order
         try:
             if not start.is_wanted():
                 return CannotStart("stopped before it began")
-            return self._spawn(start.order)
+            order = start.prepare(order)
+            return self._spawn(order)
         except CannotStart as fault:
             return fault
         except Exception as error:  # noqa: BLE001  it is the end of this task, and of no other
             return CannotStart(f"cannot run {start.order.argv[0][:200]}: {error}")
+        finally:
+            order.let_go()
 
     def _deliver(self) -> None:
         self._is_called = False

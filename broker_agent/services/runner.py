@@ -37,6 +37,9 @@ from schemas.texts import cut_text
 STARTED_AFTER_S: Final = 0.05
 # Output of longer tasks is brought while they run.
 FOLLOW_AFTER_S: Final = 0.25
+# How long, and how often, the files of an earlier start are waited for.
+CARRIED_S: Final = 5.0
+CARRIED_POLL_S: Final = 0.02
 # As a shell gives them: ended by TERM or KILL.
 _KILLED: Final = frozenset({128 + signal.SIGTERM, 128 + signal.SIGKILL})
 
@@ -206,7 +209,7 @@ class Runner:
         sizes = active.folder.sizes() if active.folder is not None else (0, 0)
         shipment = active.shipment
         is_untouched = shipment is None or shipment.is_untouched
-        if is_untouched and sum(sizes) <= _inline_limit(active):
+        if is_untouched and sum(sizes) <= _inline_limit(active) and not _has_lost(active):
             self._shipper.drop(entry.key)
             self._close(active, ending, ended_at, sizes)
             return
@@ -229,13 +232,13 @@ class Runner:
         entry, folder = active.entry, active.folder
         output = None
         if folder is not None:
-            is_whole = active.shipment is None or not active.shipment.truncated
+            is_whole = not (active.shipment and active.shipment.truncated) and not _has_lost(active)
             if is_whole and 0 < sum(sizes) <= _inline_limit(active):
                 output = Output(
                     stdout=folder.read(0, sizes[0], 0), stderr=folder.read(1, sizes[1], 0)
                 )
             folder.close()
-            if sizes == (0, 0) and self._folders.reuse(folder.path):
+            if sizes == (0, 0) and folder.is_closed and self._folders.reuse(folder.path):
                 entry.has_folder = False
         entry.has_output = sizes != (0, 0)
         report = self._end_report(active, ending, ended_at, sizes, output)
@@ -283,7 +286,7 @@ class Runner:
             stdout_bytes=sizes[0],
             stderr_bytes=sizes[1],
             output=output,
-            truncated=shipment is not None and shipment.truncated,
+            truncated=(shipment is not None and shipment.truncated) or _has_lost(active),
         )
 
     def note_idle(self) -> None:
@@ -421,7 +424,22 @@ class Runner:
         args = decode_args(noop.NAME, msgspec.Raw(b"\x80"))
         active = _Active(entry, args, row.output_limit)
         active.folder = self._folders.reopen(row.command, row.attempt)
+        entry.has_folder = active.folder is not None
         self._active[entry.key] = active
+        self._await_carrier(active, report, self._loop.time() + CARRIED_S)
+
+    def _await_carrier(self, active: _Active, report: AttemptReport | None, until: float) -> None:
+        """The carrier of the start before this one may still bring what the task printed last."""
+        if self._active.get(active.entry.key) is not active:
+            return  # released meanwhile
+        if active.folder is not None and active.folder.is_carried:
+            if self._loop.time() < until:
+                self._loop.call_later(CARRIED_POLL_S, self._await_carrier, active, report, until)
+                return
+            active.folder.is_cut = True
+        self._recover_end(active, report)
+
+    def _recover_end(self, active: _Active, report: AttemptReport | None) -> None:
         if report is None:
             restarted = "agent" if self._journal.is_same_boot else "host"
             ending = Ending(State.LOST, None, f"{restarted} restarted")
@@ -429,12 +447,15 @@ class Runner:
         else:
             ending = Ending(State(report.state), report.exit_code, report.reason)
             ended_at = report.ended_at
-        entry.has_folder = active.folder is not None
         sizes = active.folder.sizes() if active.folder is not None else (0, 0)
-        if sum(sizes) <= _inline_limit(active):
+        if sum(sizes) <= _inline_limit(active) and not _has_lost(active):
             self._close(active, ending, ended_at, sizes)
         else:
             self._ship_rest(active, ending, ended_at, sizes)
+
+
+def _has_lost(active: _Active) -> bool:
+    return active.folder is not None and active.folder.has_lost
 
 
 def _inline_limit(active: _Active) -> int:

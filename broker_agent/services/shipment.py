@@ -12,7 +12,7 @@ come back: nothing is kept in memory that is not on its way.
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from broker_agent.core.budget import NO_HOLE, Hole, Sizes, holes
+from broker_agent.core.budget import NO_HOLE, Hole, Sizes, holes, hull
 from broker_agent.core.tasks import Key
 from broker_agent.store.folders import TaskFolder
 
@@ -107,7 +107,7 @@ class Shipment:
         sizes = self.folder.sizes()
         for cursor, size in zip(self._cursors, sizes, strict=True):
             cursor.size = size
-        if sum(sizes) > self.limit_bytes:
+        if sum(sizes) > self.limit_bytes or self.folder.has_lost:
             self._overflow(sizes)
         return self.has_bytes()
 
@@ -115,9 +115,11 @@ class Shipment:
         return any(cursor.todo or self._live(cursor) for cursor in self._cursors)
 
     def _overflow(self, sizes: Sizes) -> None:
+        self.truncated |= self.folder.has_lost
         for stream, (cursor, hole) in enumerate(
             zip(self._cursors, holes(self.limit_bytes, sizes), strict=True)
         ):
+            hole = hull(hole, self.folder.lost(stream, sizes[stream]))  # noqa: PLW2901
             if hole == cursor.hole:
                 continue
             cursor.hole = hole

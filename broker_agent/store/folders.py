@@ -1,11 +1,17 @@
 # ruff: noqa: PTH102, PTH106, PTH108, PTH112, PTH114, PTH116
 # Text and os, not Path: this runs for every task.
-"""The folder of each task: `<state>/tasks/<command>.<attempt>/`, with what the task prints.
+"""The folder of each task: `<state>/tasks/<command>.<attempt>/`.
 
-The task writes straight into the files, no byte passes through the agent. Nothing here follows a
-symbolic link: what a task left in its folder is removed as names, never as what they point to.
+    stdout.log, stderr.log    what the task prints: comes through pipes, and is the agent's alone
+    work/                     where the task starts: empty, its own
+    stdout.lost, stderr.lost  which bytes the disk did not take, if there were any
+
+Nothing here follows a symbolic link: what a task left in its folder is removed as names, never as
+what they point to.
 """
 
+import errno
+import fcntl
 import os
 import shutil
 from collections import deque
@@ -13,25 +19,57 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from broker_agent.carrier.flow import Flows, is_marked, read_span
+from broker_agent.core.budget import NO_HOLE, Hole
 from broker_agent.store.holes import punch
-from broker_agent.store.spares import Spares
+from broker_agent.store.spares import WORK, Spares
 from broker_client.runtime.files import open_regular
 from schemas.faults import Refused, Unreachable
 from schemas.subjects import STREAMS
 
-_CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 SPARES: Final = 64
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+# Who has a pipe as its stdout may open it by name, whatever user it has become meanwhile.
+_PIPE_MODE: Final = 0o622
 
 
 class TaskFolder:
-    """One task's folder and the two files of its output, open until `close`."""
+    """One task's folder, the two files of its output and the pipes they come from, until `close`.
 
-    __slots__ = ("_fds", "path")
+    is_cut: the pipes held more that could not be brought into the files.
+    """
 
-    def __init__(self, path: str, fds: tuple[int, int]) -> None:
+    __slots__ = (
+        "_fds",
+        "_flows",
+        "_is_marked",
+        "_pipes",
+        "_sizes",
+        "is_cut",
+        "number",
+        "owner",
+        "path",
+    )
+
+    def __init__(
+        self, path: str, fds: tuple[int, int], owner: tuple[int, int] | None = None
+    ) -> None:
         self.path = path
+        self.owner = owner
+        # What the carrier knows it by.
+        self.number = 0
+        self.is_cut = False
         self._fds: tuple[int, int] | None = fds
+        self._pipes: tuple[()] | tuple[int, int] = ()
+        self._flows: Flows | None = None
+        self._is_marked = False
+        self._sizes: tuple[int, int] | None = None
+
+    @property
+    def work(self) -> str:
+        """Where the task starts."""
+        return f"{self.path}/{WORK}"
 
     @property
     def stdout(self) -> int:
@@ -41,11 +79,87 @@ class TaskFolder:
     def stderr(self) -> int:
         return self._fds[1] if self._fds else -1
 
+    def open_pipes(self) -> tuple[int, int]:
+        """The ends for the program, which the caller closes once it has them. Raises OSError."""
+        opened: list[int] = []
+        try:
+            for _ in STREAMS:
+                opened += os.pipe()
+                os.fchmod(opened[-1], _PIPE_MODE)
+                if self.owner is not None:
+                    os.fchown(opened[-1], *self.owner)
+            if self._fds is None:
+                raise OSError(errno.EBADF, "the task was given up")
+            self._pipes = (opened[0], opened[2])
+            self._flows = Flows(self._pipes, self._fds)
+        except OSError:
+            for fd in opened:
+                os.close(fd)
+            raise
+        return opened[1], opened[3]
+
+    @property
+    def cargo(self) -> tuple[int, ...]:
+        """What the carrier needs: both pipes, both files; nothing where there are no pipes."""
+        return () if self._fds is None else (*self._pipes, *self._fds)
+
+    def drain(self) -> bool:
+        """The task has ended: bring what the pipes still hold into the files, which then are whole.
+
+        False if that cannot be done yet, as the carrier is at it, or the disk does not take it.
+        """
+        if self._flows is not None and not self._flows.finish():
+            return False
+        self.settle()
+        return True
+
+    def settle(self) -> None:
+        """What the files hold now is what the task has printed, whoever still holds its pipes."""
+        self._sizes = self.sizes()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nobody can print into it any more."""
+        return self._flows is not None and self._flows.is_over
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether a carrier, also of an earlier start of the agent, still has its files."""
+        if self._fds is None:
+            return False
+        try:
+            fcntl.flock(self._fds[0], fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        return False
+
     def sizes(self) -> tuple[int, int]:
         """Bytes of stdout and stderr so far."""
+        if self._sizes is not None:
+            return self._sizes
         if self._fds is None:
             return (0, 0)
-        return os.fstat(self._fds[0]).st_size, os.fstat(self._fds[1]).st_size
+        facts = os.fstat(self._fds[0]), os.fstat(self._fds[1])
+        self._is_marked = is_marked(facts[0]) or is_marked(facts[1])
+        return facts[0].st_size, facts[1].st_size
+
+    def lost(self, stream: int, size: int) -> Hole:
+        """Which of its first `size` bytes the disk did not take; empty if it took all."""
+        if not self._is_marked or self._fds is None:
+            return NO_HOLE
+        span = read_span(self._fds[stream])
+        if span is None:
+            return NO_HOLE
+        start, end = span
+        end = size if end is None else min(end, size)
+        return Hole(start, end) if 0 <= start < end else NO_HOLE
+
+    @property
+    def has_lost(self) -> bool:
+        """Whether the disk did not take all of it, as seen by the last look at the sizes."""
+        return self._is_marked or self.is_cut
 
     def read(self, stream: int, size: int, offset: int) -> bytes:
         """At most `size` bytes of stream 0 (stdout) or 1 (stderr)."""
@@ -60,7 +174,7 @@ class TaskFolder:
     def close(self) -> None:
         """Let go of the files; they stay on the disk. Harmless if done twice."""
         fds, self._fds = self._fds, None
-        for fd in fds or ():
+        for fd in (*self._pipes, *fds) if fds else ():
             os.close(fd)
 
 
@@ -69,7 +183,7 @@ class Folders:
 
     Of those without output up to `spares` stay until they are used again, the rest vanish with
     their release; of the others the newest `keep` stay for a person to look at. owner: user and
-    group that tasks run as, if not the agent's.
+    group that tasks run as, if not the agent's; the folder that they work in is theirs.
     """
 
     def __init__(
@@ -81,16 +195,16 @@ class Folders:
         owner: tuple[int, int] | None = None,
     ) -> None:
         self._root = str(root)
-        self._owner = owner
         self._keep = keep
+        self._owner = owner
         self._kept: deque[str] = deque()
-        self._spares = Spares(spares)
+        self._spares = Spares(spares, owner)
 
     def name(self, command: str, attempt: int) -> str:
         return f"{self._root}/{command}.{attempt}"
 
     def make(self, command: str, attempt: int) -> TaskFolder:
-        """A new folder with two empty files.
+        """A new folder with two empty files, and an empty one for the task to start in.
 
         Raises Refused (`state_foreign`) if there is one already, Unreachable (`disk_full`).
         """
@@ -99,16 +213,26 @@ class Folders:
             fds, worn = self._spares.take(path)
             for each in worn:
                 remove_folder(each)
-            if fds is not None:
-                return TaskFolder(path, fds)
-            os.mkdir(path, 0o700)
-            if self._owner is not None:
-                os.chown(path, *self._owner, follow_symlinks=False)
-            return TaskFolder(path, _open_both(path, _CREATE))
+            if fds is None:
+                fds = self._make(path)
+            # Shared with the carrier: as long as it has the files, they are still written to.
+            with suppress(OSError):
+                fcntl.flock(fds[0], fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return TaskFolder(path, fds, self._owner)
         except FileExistsError as error:
             raise Refused("state_foreign", f"{path} exists already") from error
         except OSError as error:
             raise Unreachable("disk_full", f"cannot make {path}: {error.strerror}") from error
+
+    def _make(self, path: str) -> tuple[int, int]:
+        os.mkdir(path, 0o700)
+        if self._owner is not None:
+            os.chmod(path, 0o711)  # noqa: PTH101, S103  (for names that are known)
+        work = f"{path}/{WORK}"
+        os.mkdir(work, 0o700)
+        if self._owner is not None:
+            os.chown(work, *self._owner, follow_symlinks=False)
+        return _open_both(path, _CREATE)
 
     def reopen(self, command: str, attempt: int) -> TaskFolder | None:
         """The folder of a task of an earlier start, for reading; None if it is gone."""
@@ -185,6 +309,7 @@ def remove_folder(path: str) -> None:
     try:
         for stream in STREAMS:
             os.unlink(f"{stream}.log", dir_fd=folder)
+        os.rmdir(WORK, dir_fd=folder)
     except OSError:
         pass  # rmtree gets what is there
     finally:

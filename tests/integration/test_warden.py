@@ -60,12 +60,16 @@ def tasks_of(command: str) -> list[psutil.Process]:
     return found
 
 
-def wardens_of(agent: Child) -> list[psutil.Process]:
+def companions_of(agent: Child, name: str) -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process(agent.pid).children()
-        if "broker_agent.warden" in " ".join(child.cmdline())
+        if f"broker_agent.{name}" in " ".join(child.cmdline())
     ]
+
+
+def wardens_of(agent: Child) -> list[psutil.Process]:
+    return companions_of(agent, "warden")
 
 
 def warden_of(agent: Child) -> psutil.Process:
@@ -206,3 +210,39 @@ async def test_no_control_group_outlives_its_task(mesh: MeshProcesses, admin: Me
     assert cells()[0].name == f"mesh-a2-{incarnation}-{command.id}.1"
     await admin.wait(command.id, timeout_s=10)
     await eventually(lambda: not cells())
+
+
+async def printed(admin: MeshClient, command: str) -> bytes:
+    return b"".join([part.data async for part in admin.logs(command)])
+
+
+async def test_program_that_opens_its_own_output_loses_nothing(
+    admin: MeshClient, agent: Child
+) -> None:
+    script = "ls -A; grep -r x .; echo a; echo b > /dev/stdout; echo c; rm -rf -- *; exit 0"
+    record = await admin.run(["sh", "-c", script], agent="a1", timeout_s=20)
+    assert record.state == "succeeded"
+    assert await printed(admin, record.id) == b"a\nb\nc\n"
+    assert (record.stdout_bytes, record.stderr_bytes, record.truncated) == (6, 0, False)
+
+
+async def test_carrier_that_is_killed_while_a_task_prints_costs_no_byte(
+    admin: MeshClient, agent: Child
+) -> None:
+    script = "for n in $(seq 300); do seq 100; sleep 0.01; done"
+    command = (await admin.submit(["sh", "-c", script], agent="a1")).id
+    await eventually(lambda: tasks_of(command), 10)
+    killed: set[int] = set()
+
+    def another() -> list[psutil.Process]:
+        return [each for each in companions_of(agent, "carrier") if each.pid not in killed]
+
+    for _ in range(3):
+        await eventually(another, 10)
+        carrier = another()[0]
+        killed.add(carrier.pid)
+        carrier.kill()
+    record = await admin.wait(command, timeout_s=30)
+    line = b"".join(b"%d\n" % number for number in range(1, 101))
+    assert (record.state, record.truncated) == ("succeeded", False)
+    assert await printed(admin, command) == line * 300

@@ -13,6 +13,7 @@ from broker_agent.core.tasks import TaskBook
 from broker_agent.executors.groups import kill_orphans
 from broker_agent.executors.process import ProcessExecutor
 from broker_agent.services.beat import Beats
+from broker_agent.services.carrier import CarrierPost
 from broker_agent.services.control import Controls
 from broker_agent.services.handshake import Handshake
 from broker_agent.services.inbox import Echoes, Inbox
@@ -150,11 +151,14 @@ class Rig:
         self.lease = lease
         self.clock = clock
         self.folders = Folders(tasks, keep=0)
+        self.carrier = CarrierPost()
         self.processes = ProcessExecutor(
             loop,
             grace_s=lambda: lease.timers.grace_s,
             marks={"MESH_AGENT": "a1", "MESH_INCARNATION": lease.incarnation},
+            carrier=self.carrier,
         )
+        self.carrier.others = self.processes.kinship.others
         self.table = Table(slots)
         self.reporter = Reporter(self.station)
         self.shipper = Shipper(self.station)
@@ -209,6 +213,7 @@ class Rig:
             self.shipper.on_stored,
         )
         self._services: list[asyncio.Task[None]] = []
+        self.serve(self.carrier)
 
     def serve(self, *services: Service) -> None:
         for service in services or (self.reporter, self.shipper):
@@ -222,6 +227,17 @@ class Rig:
         self.journal.close()
         self.folders.close()
         self.table.close()
+
+    async def die(self) -> None:
+        """As kill -9 does: nothing is told to the tasks, and all descriptors are closed."""
+        self.processes.kill_all = lambda: None  # type: ignore[method-assign]
+        await self.close()
+        self.processes.exits.close()
+        for active in self.runner._active.values():
+            if active.timer is not None:
+                active.timer.cancel()
+            if active.folder is not None:
+                active.folder.close()
 
     def recover(self) -> None:
         """What the application does at start, before it serves."""

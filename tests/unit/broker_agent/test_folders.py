@@ -1,13 +1,15 @@
 """Folders of tasks: private, never shared with what is left of another task, never followed."""
 
 import os
-import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
 from broker_agent.store.folders import Folders, remove_folder
+from broker_agent.store.spares import _SETTLED_NS
 from schemas.faults import MeshError
+from tests.waiting import eventually
 
 
 @pytest.fixture
@@ -92,8 +94,9 @@ def test_folder_that_is_not_as_new_is_removed(folders: Folders, tmp_path: Path) 
         folders.make(f"new{count}", 1).close()
     assert names(tmp_path) == ["elsewhere", "new0.1", "new1.1", "new2.1", "new3.1"]
     for count in range(4):
-        assert names(tmp_path / f"new{count}.1") == ["stderr.log", "stdout.log"]
-        assert {path.stat().st_size for path in (tmp_path / f"new{count}.1").iterdir()} == {0}
+        assert names(tmp_path / f"new{count}.1") == ["stderr.log", "stdout.log", "work"]
+        logs = (tmp_path / f"new{count}.1").glob("*.log")
+        assert {path.stat().st_size for path in logs} == {0}
 
 
 def test_no_more_folders_are_kept_than_asked_for(tmp_path: Path) -> None:
@@ -106,36 +109,47 @@ def test_no_more_folders_are_kept_than_asked_for(tmp_path: Path) -> None:
     assert names(tmp_path) == ["c2.1"]
 
 
-def test_folder_into_which_somebody_can_still_write_is_not_used_again(
+async def test_work_folder_in_which_anything_was_left_is_not_used_again(
     folders: Folders, tmp_path: Path
 ) -> None:
-    """A process that left its group keeps its stdout: it must not become another task's stdout."""
-    folder = folders.make("c1", 1)
-    escaped = subprocess.Popen(["sleep", "60"], stdout=folder.stdout, start_new_session=True)
+    """Also one that was listed before, and in which something was left since."""
+    retired(folders, "c0")
+    changed = (tmp_path / "c0.1" / "work").stat().st_ctime_ns
+    await eventually(lambda: time.time_ns() - changed > _SETTLED_NS)
+    for count in (1, 2):  # from the second on it is known by its times
+        retired(folders, f"c{count}")
+    assert names(tmp_path) == ["c2.1"]
+    (tmp_path / "c2.1" / "work" / "left").write_text("x")
+    folder = folders.make("c3", 1)
+    assert list(Path(folder.work).iterdir()) == []
+    assert names(tmp_path) == ["c3.1"]
     folder.close()
-    assert folders.reuse(folder.path)
-    inode = (tmp_path / "c1.1").stat().st_ino
-    for count in range(8):
-        folders.make(f"new{count}", 1).close()
-        assert (tmp_path / f"new{count}.1").stat().st_ino != inode
-    escaped.kill()
-    escaped.wait()
-    # It was tried a few times, as a program that is being loaded has copies for a moment.
-    assert names(tmp_path) == [f"new{count}.1" for count in range(8)]
 
 
-def test_folder_is_used_again_once_nobody_has_it_open(folders: Folders, tmp_path: Path) -> None:
+def test_folder_and_what_is_left_in_it_go_together(folders: Folders, tmp_path: Path) -> None:
     folder = folders.make("c1", 1)
-    loading = os.dup(folder.stdout)
+    deep = Path(folder.work) / "a" / "b"
+    deep.mkdir(parents=True)
+    (deep / "file").write_text("x")
     folder.close()
-    assert folders.reuse(folder.path)
-    inode = (tmp_path / "c1.1").stat().st_ino
-    folders.make("c2", 1).close()
-    assert (tmp_path / "c2.1").stat().st_ino != inode
-    os.close(loading)
-    folders.make("c3", 1).close()
-    assert (tmp_path / "c3.1").stat().st_ino == inode
-    assert names(tmp_path) == ["c2.1", "c3.1"]
+    folders.retire(folder.path, empty=True)
+    assert names(tmp_path) == []
+
+
+def test_folder_of_an_earlier_release_is_read_and_removed(folders: Folders, tmp_path: Path) -> None:
+    """It had no folder to work in: what the task left is beside its output."""
+    old = tmp_path / "c1.1"
+    old.mkdir(mode=0o700)
+    (old / "stdout.log").write_bytes(b"printed")
+    (old / "stderr.log").write_bytes(b"")
+    (old / "left").write_text("x")
+    again = folders.reopen("c1", 1)
+    assert again is not None
+    assert not again.is_carried
+    assert (again.sizes(), again.read(0, 100, 0)) == ((7, 0), b"printed")
+    again.close()
+    folders.retire(str(old), empty=True)
+    assert names(tmp_path) == []
 
 
 def test_newest_folders_with_output_are_kept(folders: Folders, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from broker_agent.executors.cells import Cells
 from broker_agent.executors.groups import adopt_orphans
 from broker_agent.executors.manner import file_limits, manner_of
 from broker_agent.executors.process import ProcessExecutor
+from broker_agent.services.carrier import CarrierPost
 from broker_agent.settings import TaskSettings
 from broker_agent.store.folders import Folders
 from broker_agent.warden.kin import look
@@ -61,13 +62,17 @@ class Stage:
         owner = (account.uid, account.gid) if account.is_other else None
         self.folders = Folders(root, keep=0, owner=owner)
         self.incarnation = secrets.token_hex(8)
+        self.carrier = CarrierPost()
+        self.carrying = asyncio.ensure_future(self.carrier.run(asyncio.Event()))
         self.executor = ProcessExecutor(
             asyncio.get_running_loop(),
             grace_s=lambda: 5.0,
             marks={"MESH_AGENT": "a1", "MESH_INCARNATION": self.incarnation},
             manner=manner_of(settings, account, file_limits()),
             cells=cells,
+            carrier=self.carrier,
         )
+        self.carrier.others = self.executor.kinship.others
         self.executor.kinship.adopts = adopt_orphans()
         self.count = 0
 
@@ -93,6 +98,7 @@ class Stage:
     def close(self) -> None:
         self.executor.kill_all()
         self.executor.close()
+        self.carrying.cancel()
         self._root.cleanup()
 
 

@@ -18,6 +18,7 @@ from broker_agent.executors.groups import Kinship, kill_orphans, process_start
 from broker_agent.executors.process import ProcessExecutor, ProcessTask
 from broker_agent.executors.spawn import CannotStart, Order, find_program
 from broker_agent.executors.starter import Started, Starter
+from broker_agent.services.carrier import CarrierPost
 from broker_agent.store.folders import Folders, TaskFolder
 from broker_agent.warden.kin import read_marks
 from schemas.messages.actions import ProcessArgs
@@ -34,11 +35,15 @@ class Bench:
 
     def __init__(self, root: Path, grace_s: float = 5.0) -> None:
         self.folders = Folders(root, keep=0)
+        self.carrier = CarrierPost()
+        self.carrying = asyncio.ensure_future(self.carrier.run(asyncio.Event()))
         self.executor = ProcessExecutor(
             asyncio.get_running_loop(),
             grace_s=lambda: grace_s,
             marks={"MESH_AGENT": "a1", "MESH_INCARNATION": secrets.token_hex(8)},
+            carrier=self.carrier,
         )
+        self.carrier.others = self.executor.kinship.others
         self.count = 0
         self.pids: list[int] = []
 
@@ -123,7 +128,7 @@ async def test_standard_input_is_what_was_given_and_then_ends(bench: Bench) -> N
 
 
 async def test_folder_of_its_own_unless_told_otherwise(bench: Bench, tmp_path: Path) -> None:
-    assert (await bench.run("pwd"))[1].decode().strip() == bench.folders.name("c1", 1)
+    assert (await bench.run("pwd"))[1].decode().strip() == bench.folders.name("c1", 1) + "/work"
     assert (await bench.run("pwd", cwd="/"))[1] == b"/\n"
     assert Path.cwd() == Path("/") or Path.cwd().exists()
 
@@ -159,7 +164,7 @@ async def test_relative_names_are_those_of_its_folder(bench: Bench, tmp_path: Pa
     (place / "here").symlink_to("/bin/pwd")
     assert (await bench.run("./here", cwd=str(place)))[1].decode() == f"{place}\n"
     env = {"PATH": ".:/bin"}
-    assert (await bench.run("here", cwd="../place", env=env))[1].decode() == f"{place}\n"
+    assert (await bench.run("here", cwd="../../place", env=env))[1].decode() == f"{place}\n"
     assert Path.cwd() != place
 
 
@@ -172,10 +177,14 @@ class Hesitant(Starter):
         self.asked: list[Callable[[], bool]] = []
 
     def start(
-        self, order: Order, done: Started, is_wanted: Callable[[], bool] = lambda: True
+        self,
+        order: Order,
+        done: Started,
+        is_wanted: Callable[[], bool] = lambda: True,
+        prepare: Callable[[Order], Order] = lambda order: order,
     ) -> None:
         self.asked.append(is_wanted)
-        super().start(order, lambda started: self.held.append((done, started)))
+        super().start(order, lambda started: self.held.append((done, started)), prepare=prepare)
 
     async def tell(self) -> None:
         await eventually(lambda: self.held, WAIT_S)

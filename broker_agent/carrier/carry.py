@@ -1,0 +1,186 @@
+"""The carrier itself: takes pipes and files from the agent, and carries until the pipes are closed.
+
+    agent ── take NUMBER: two pipes, two files ──▶ carrier
+          ── leave NUMBER ──────────────────────▶
+          ── (the end of its socket) ───────────▶ carries what it has to the end, then ends
+
+It is no parent of the tasks and is asked for nothing: the agent looks at pipes and files itself.
+When this process dies, the agent hands all of it to another.
+"""
+
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+
+from broker_agent.carrier.flow import ELSEWHERE, HELD, Flow, Flows
+
+POST_FD = 3
+TAKE, LEAVE = 1, 2
+# kind and number of a message; what comes with TAKE: pipes and files of stdout and stderr.
+MESSAGE = struct.Struct("=qq")
+FDS = struct.Struct("4i")
+# Programs that print little at a time are looked at less and less often, down to this.
+_PAUSE_MIN_S = 0.0005
+_PAUSE_MAX_S = 0.008
+# What the agent tells is read so much later: most tasks have ended by then.
+_POST_S = 0.01
+# So much at once is a program that is waiting for us.
+_MUCH_BYTES = 32 * 1024
+# How often a disk that was full, or a file that the agent was at, is tried again.
+_AGAIN_S = 0.1
+_POLL_MAX = 256
+
+
+class Load:
+    """What is carried for one task. Its descriptors are closed with both pipes."""
+
+    __slots__ = ("_fds", "flows", "number")
+
+    def __init__(self, number: int, fds: tuple[int, int, int, int]) -> None:
+        self.number = number
+        self._fds = fds
+        self.flows = Flows(fds[:2], fds[2:])
+
+    def close(self) -> None:
+        for fd in self._fds:
+            os.close(fd)
+
+
+class Carrier:
+    """post: the agent's socket, which keeps the bounds of messages."""
+
+    def __init__(self, post: socket.socket) -> None:
+        self._post: socket.socket | None = post
+        self._post_fd = post.fileno()
+        post.setblocking(False)
+        self._epoll = select.epoll()
+        self._epoll.register(self._post_fd, select.EPOLLIN)
+        self._loads: dict[int, Load] = {}
+        self._flows: dict[int, tuple[Load, Flow]] = {}
+        self._watched: set[int] = set()
+        # Pipes that are left alone until the next look.
+        self._waiting: set[int] = set()
+        # When that is, and when the post is read; 0 if there is nothing to do.
+        self._again_at = 0.0
+        self._post_at = 0.0
+
+    def run(self) -> None:
+        """Until the agent is gone and nothing is left to carry."""
+        pause_s = _PAUSE_MIN_S
+        while self._post is not None or self._loads:
+            found = self._epoll.poll(self._wait_s(), _POLL_MAX)
+            most = 0
+            for fd, _ in found:
+                if fd == self._post_fd:
+                    self._post_at = time.monotonic() + _POST_S
+                    self._epoll.unregister(fd)
+                elif fd in self._flows:
+                    most = max(most, self._carry(*self._flows[fd]))
+            self._on_time(time.monotonic())
+            if most >= _MUCH_BYTES:
+                pause_s = _PAUSE_MIN_S
+            elif found:
+                time.sleep(pause_s)
+                pause_s = min(_PAUSE_MAX_S, 2 * pause_s)
+
+    def _wait_s(self) -> float | None:
+        times = [at for at in (self._post_at, self._again_at) if at]
+        return max(0.0, min(times) - time.monotonic()) if times else None
+
+    def _on_time(self, now: float) -> None:
+        if self._post_at and now >= self._post_at:
+            self._post_at = 0.0
+            self._read_post()
+            if self._post is not None:
+                self._epoll.register(self._post_fd, select.EPOLLIN)
+        if self._again_at and now >= self._again_at:
+            self._again_at = 0.0
+            self._look_again()
+        if self._waiting and not self._again_at:
+            self._again_at = now + _AGAIN_S
+
+    def _read_post(self) -> None:
+        while self._post is not None:
+            try:
+                data, extra, flags, _ = self._post.recvmsg(
+                    MESSAGE.size, socket.CMSG_SPACE(FDS.size)
+                )
+            except BlockingIOError:
+                return
+            except OSError:
+                data, extra, flags = b"", [], 0
+            if len(data) < MESSAGE.size:
+                self._post.close()
+                self._post, self._post_fd = None, -1
+                return
+            if flags & socket.MSG_CTRUNC:
+                sys.exit(1)  # no descriptors are left: the agent starts another, with all of it
+            kind, number = MESSAGE.unpack(data)
+            if kind == TAKE:
+                self._take(Load(number, FDS.unpack(extra[0][2])))
+            elif (load := self._loads.get(number)) is not None:
+                self._leave(load)
+
+    def _take(self, load: Load) -> None:
+        if load.flows.were_closed():
+            load.close()
+            return
+        self._loads[load.number] = load
+        for flow in (load.flows.stdout, load.flows.stderr):
+            self._flows[flow.pipe] = (load, flow)
+            self._carry(load, flow)
+
+    def _carry(self, load: Load, flow: Flow) -> int:
+        """Returns how much was carried, or why nothing was."""
+        moved = load.flows.carry(flow)
+        if flow.is_over:
+            self._forget(flow)
+            if load.flows.is_over:
+                del self._loads[load.number]
+                load.close()
+        elif moved in {HELD, ELSEWHERE}:
+            # It would wake us all the time.
+            self._unwatch(flow.pipe)
+            self._waiting.add(flow.pipe)
+        elif flow.pipe not in self._watched:
+            self._watched.add(flow.pipe)
+            self._epoll.register(flow.pipe, select.EPOLLIN)
+        return moved
+
+    def _look_again(self) -> None:
+        pipes = list(self._waiting)
+        self._waiting.clear()
+        for pipe in pipes:
+            self._carry(*self._flows[pipe])
+
+    def _unwatch(self, pipe: int) -> None:
+        if pipe in self._watched:
+            self._watched.discard(pipe)
+            self._epoll.unregister(pipe)
+
+    def _forget(self, flow: Flow) -> None:
+        self._flows.pop(flow.pipe, None)
+        self._waiting.discard(flow.pipe)
+        self._unwatch(flow.pipe)
+
+    def _leave(self, load: Load) -> None:
+        """The task has ended and somebody still holds its pipes, who has no reader from now on."""
+        for flow in (load.flows.stdout, load.flows.stderr):
+            self._forget(flow)
+        del self._loads[load.number]
+        load.close()
+
+
+def main() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # who ends an agent's group means the agent
+    os.chdir("/")
+    Carrier(socket.socket(fileno=POST_FD)).run()
+
+
+if __name__ == "__main__":
+    main()
