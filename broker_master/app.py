@@ -61,6 +61,7 @@ from broker_master.services.orders import Orders
 from broker_master.services.output import OutputReader
 from broker_master.services.presence import PresenceService
 from broker_master.services.probe import Prober
+from broker_master.services.quota import OutputQuotas
 from broker_master.services.receipts import Receipts
 from broker_master.services.recovery import (
     enter_admin,
@@ -340,7 +341,13 @@ class Control:
         presence.on_change = terms.on_change = views.note_group
         transmitter.on_untaken = presence.on_untaken
         reports.on_took = presence.on_took
-        intake = Intake(plane, assigner, historian.lag_s, lambda: events.stalled_since)
+        intake = Intake(
+            plane,
+            assigner,
+            historian.lag_s,
+            lambda: events.stalled_since,
+            is_crowded=lambda: events.is_crowded,
+        )
         events.on_stalled = intake.on_stalled
         events.is_patient = lambda: plane.dispatcher.backlog() >= _BACKLOG
         output = OutputReader(plane, streams)
@@ -402,6 +409,7 @@ class Control:
             comparison,
             NatsApi(plane, gate, operations, intake),
             survey,
+            OutputQuotas(plane, streams, system, whereabouts),
             Pulse(survey.findings, scraper.look),
             *own_endpoint(self._settings.metrics_http, scraper),
             HttpServer(plane, scraper, Overview(plane, views), self._settings.http),

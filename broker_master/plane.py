@@ -20,6 +20,7 @@ from broker_master.core.budgets import Budgets
 from broker_master.core.dispatch import Dispatcher
 from broker_master.core.liveness import Roster
 from broker_master.core.measures import Measures
+from broker_master.core.room import StoreRoom
 from broker_master.core.strays import Strays
 from broker_master.settings import MasterSettings
 from broker_master.store.facts import FactStore
@@ -74,9 +75,11 @@ class Plane:
     noted: list[Callable[[AuditEntry], None]] = field(default_factory=list)
     strays: Strays = field(default_factory=Strays)
     budgets: Budgets = field(init=False)
+    room: StoreRoom = field(init=False)
 
     def __post_init__(self) -> None:
         self.budgets = Budgets(self.timers, lambda agent: agent in self.registry.agents)
+        self.room = StoreRoom(self.settings.limits.event_bytes)
 
     @property
     def timers(self) -> Timers:

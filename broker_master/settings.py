@@ -27,13 +27,21 @@ class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Each limit gives a fault that names it when it is reached."""
+    """Each limit gives a fault that names it when it is reached.
+
+    open_argument_bytes: of open commands, arguments above 4 KiB; one client gets a quarter of it.
+    log_bytes_per_agent: of stored output, what one agent keeps; 0 for a tenth of log_bytes.
+    log_look_s: how often it is looked how much each has.
+    """
 
     open_commands_per_group: Positive = 100_000
     output_bytes_per_attempt: Positive = limits.OUTPUT_LIMIT_BYTES
+    open_argument_bytes: Positive = 128 * 1024**2
     event_bytes: Positive = 8 * 1024**3
     log_bytes: Positive = 10 * 1024**3
     http_connections: Positive = 256
+    log_bytes_per_agent: Annotated[int, Meta(ge=0)] = 0
+    log_look_s: Annotated[float, Meta(gt=0)] = 5.0
 
 
 class RetentionSettings(msgspec.Struct, frozen=True, kw_only=True):

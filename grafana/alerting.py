@@ -523,6 +523,22 @@ ALERTS: Final[tuple[Alert, ...]] = (
         settle_s=6 * MINUTE,
     ),
     Alert(
+        name="MeshMessagesShed",
+        expr="sum by (job, reason) (rate(mesh_messages_shed_total[5m])) > 10",
+        for_s=2 * MINUTE,
+        severity="warning",
+        summary="Somebody says more than the mesh listens to ({{ $labels.reason }})",
+        description=(
+            "More than ten messages a second are not looked at, for reason {{ $labels.reason }}."
+            " Others are not held up by it: one member floods, or somebody tries a stolen token."
+        ),
+        board="mesh-internals",
+        story=(counter(f'mesh_messages_shed_total{{{JOB},reason="rate"}}', 0, 1500), _UP),
+        labels={"job": "mesh-master", "reason": "rate"},
+        fault_s=8 * MINUTE,
+        settle_s=6 * MINUTE,
+    ),
+    Alert(
         name="MeshForeignCredentials",
         expr=(
             "sum by (job, reason) (increase("

@@ -75,7 +75,7 @@ def reply(group: str, agent: str, token: str) -> str:
     return f"{PREFIX}.up.{group}.{agent}.reply.{token}"
 
 
-def log(group: str, agent: str, command: str, attempt: int, stream: str) -> str:
+def log(group: str, agent: str, command: str, attempt: int | str, stream: str) -> str:
     return f"{PREFIX}.up.{group}.{agent}.log.{command}.{attempt}.{stream}"
 
 
@@ -87,6 +87,11 @@ def log_of(group: str, agent: str) -> str:
 def stored_of(group: str, agent: str) -> str:
     """All that the broker says of it."""
     return f"{PREFIX}.down.{group}.{agent}.{STORED}.>"
+
+
+def stored_of_attempt(group: str, agent: str, command: str, attempt: int) -> str:
+    """What the broker says of the output of one attempt."""
+    return f"{PREFIX}.down.{group}.{agent}.{STORED}.{command}.{attempt}.*"
 
 
 def fact(command: str, attempt: int, kind: str) -> str:

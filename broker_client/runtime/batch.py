@@ -124,6 +124,14 @@ class BatchWriter:
         """Messages that wait for their turn."""
         return self._queued
 
+    @property
+    def is_crowded(self) -> bool:
+        """Half of what may wait is there: whoever can do without it leaves the rest to others."""
+        limits = self._limits
+        return (
+            2 * self._queued > limits.queue_messages or 2 * self._queued_bytes > limits.queue_bytes
+        )
+
     def append(
         self, subject: str, body: bytes, expected: int | None = None
     ) -> "asyncio.Future[int]":

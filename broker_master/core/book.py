@@ -5,6 +5,7 @@ holds exactly what the facts say. What is not a fact (transmissions, acknowledge
 set by the methods below it and is learnt again after a restart.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 import msgspec
@@ -20,6 +21,9 @@ from schemas.messages.facts import (
     Started,
 )
 from schemas.states import STATES, TERMINAL, State, check_move
+
+# Arguments up to this size are what commands usually have.
+_HEAVY = 4096
 
 
 class Attempt(msgspec.Struct, kw_only=True):
@@ -119,12 +123,20 @@ class Command(msgspec.Struct, kw_only=True):
             self.state, self.since = state, at
 
 
+def heavy_bytes(accepted: Accepted) -> int:
+    """What its arguments hold, if they are large; nothing for those of the usual size."""
+    size = memoryview(accepted.args).nbytes
+    return size if size > _HEAVY else 0
+
+
 class CommandBook:
     """All commands that are open, or ended and not yet in history. One order for all."""
 
     def __init__(self) -> None:
         self._commands: dict[str, Command] = {}
         self._per_group: dict[str, int] = {}
+        # Bytes of large arguments, by client.
+        self.heavy: Counter[str] = Counter()
         self._replayed: dict[str, dict[subjects.Fact, tuple[Fact, int]]] = {}
         self._order = 0
 
@@ -142,6 +154,13 @@ class CommandBook:
         command = self._commands.pop(command_id, None)
         if command is not None:
             self._per_group[command.accepted.group] -= 1
+            self._lighten(command.accepted)
+
+    def _lighten(self, accepted: Accepted) -> None:
+        if size := heavy_bytes(accepted):
+            self.heavy[accepted.client] -= size
+            if not self.heavy[accepted.client]:
+                del self.heavy[accepted.client]
 
     def open_in(self, group: str) -> int:
         """How many commands of `group` are in the book."""
@@ -165,6 +184,8 @@ class CommandBook:
         )
         self._commands[accepted.id] = command
         self._per_group[accepted.group] = self._per_group.get(accepted.group, 0) + 1
+        if size := heavy_bytes(accepted):
+            self.heavy[accepted.client] += size
         return command
 
     def replay(self, fact: subjects.Fact, body: Fact, sequence: int) -> Command | None:

@@ -23,8 +23,8 @@ _BEATS_BURST: Final = 25.0
 _HELLOS: Final = 4.0
 _HELLOS_BURST: Final = 12.0
 # In units of a message or a kibibyte, whichever is more.
-_WORK_PER_S: Final = 400.0
-_WORK_BURST: Final = 4000.0
+_WORK_PER_S: Final = 300.0
+_WORK_BURST: Final = 1500.0
 _UNIT_BYTES: Final = 1024
 # An answer, a start and an end with as much output as may be in it.
 _WORK_PER_RUN: Final = 48.0

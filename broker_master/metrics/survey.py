@@ -78,6 +78,7 @@ class Survey:
             info = await self._streams.info(name)
             found[name] = StreamSize(info.messages, info.size_bytes)
         findings.streams = found
+        self._plane.room.note_size(found[EVENTS].size_bytes)
         findings.disk_free = await asyncio.to_thread(_disk_free, self._readmodel.parent)
         findings.readmodel_bytes = await asyncio.to_thread(_size, self._readmodel)
         if clock.elapsed() >= self._rows_due_s:

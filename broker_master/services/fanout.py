@@ -37,6 +37,7 @@ from schemas.states import STATES, TERMINAL, AgentStatus, State
 log = structlog.get_logger()
 
 OPEN_MAX: Final = 256
+OPEN_PER_CLIENT: Final = OPEN_MAX // 4
 # Between two tries of what was refused for the moment.
 _RETRY_S: Final = 1.0
 # Between two looks at agents whose turn is put off.
@@ -67,7 +68,7 @@ class Fanouts:
         self._running: dict[str, Fanout] = {}
         self._wakes: dict[str, asyncio.Event] = {}
         self._ended: dict[str, asyncio.Event] = {}
-        self._beginning: set[str] = set()
+        self._beginning: dict[str, str] = {}
         # Why somebody wants a fan-out to be stopped, until that is durable.
         self._stops: dict[str, tuple[str, asyncio.Event]] = {}
         # Ended ones without their agents and their command, which the bucket has.
@@ -146,13 +147,20 @@ class Fanouts:
         """Durable when this returns. Raises `queue_full` or `id_conflict`."""
         if len(self._running) + len(self._beginning) >= OPEN_MAX:
             raise Refused("queue_full", f"{OPEN_MAX} fan-outs are running, the limit")
+        running = (each.entry.client for each in self._running.values())
+        mine = [each for each in (*running, *self._beginning.values()) if each == entry.client]
+        if len(mine) >= OPEN_PER_CLIENT:
+            self._plane.count("shed", "share")
+            raise Refused(
+                "queue_full", f"{OPEN_PER_CLIENT} fan-outs of {entry.client} are running, its share"
+            )
         if entry.id in self._beginning:
             raise Unreachable("store_unavailable", f"fan-out {entry.id} is being stored")
-        self._beginning.add(entry.id)
+        self._beginning[entry.id] = entry.client
         try:
             entry = await self._store(entry)
         finally:
-            self._beginning.discard(entry.id)
+            self._beginning.pop(entry.id, None)
         self._plane.fanout_ids.add(entry.id)
         fanout = Fanout(entry, {})
         self._enter(fanout)

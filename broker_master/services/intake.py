@@ -11,7 +11,7 @@ import msgspec
 import structlog
 
 from broker_client.runtime import failpoints, tracing
-from broker_master.core.book import Command, fold
+from broker_master.core.book import Command, fold, heavy_bytes
 from broker_master.core.dispatch import LANES_MAX, Choice, tags_of
 from broker_master.core.rights import check_group
 from broker_master.plane import Plane
@@ -40,6 +40,7 @@ FANOUT: Final = "fanout"
 # History may fall behind by at most this part of the time for which the stream itself would still
 # refuse an id that is used again.
 _LAG_PART = 0.1
+_CLIENT_PART = 4
 _deterministic = msgspec.msgpack.Encoder(order="deterministic")
 
 
@@ -47,6 +48,7 @@ class Intake:
     """`command.submit`. Nothing is stored for a request that is refused.
 
     stalled_since: a reading of the clock from when on the broker has answered no write, if so.
+    is_crowded: so much waits to be stored that the rest is left to what becomes of commands.
     """
 
     def __init__(
@@ -55,11 +57,14 @@ class Intake:
         assigner: Assigner,
         history_lag_s: Callable[[], float],
         stalled_since: Callable[[], float | None] = lambda: None,
+        *,
+        is_crowded: Callable[[], bool] = lambda: False,
     ) -> None:
         self._plane = plane
         self._assigner = assigner
         self._history_lag_s = history_lag_s
         self._stalled_since = stalled_since
+        self._is_crowded = is_crowded
         self._storing: dict[str, list[Answer]] = {}
 
     def submit(
@@ -107,7 +112,7 @@ class Intake:
             else:
                 answer(SubmitAnswer(id=accepted.id, state=known, duplicate=True))
             return
-        self._check_room(accepted.group)
+        self._check_room(accepted)
         self._store(accepted, answer)
 
     # -- checks
@@ -246,7 +251,8 @@ class Intake:
         self._plane.count("duplicate", "master", "suppressed" if is_open else "replayed")
         return before.state
 
-    def _check_room(self, group: str) -> None:
+    def _check_room(self, accepted: Accepted) -> None:
+        group = accepted.group
         stalled_since = self._stalled_since()
         if stalled_since is not None:
             stalled_s = self._plane.clock.elapsed() - stalled_since
@@ -264,6 +270,29 @@ class Intake:
         lag_s, window_s = self._history_lag_s(), self._plane.settings.retention.facts_s
         if lag_s > window_s * _LAG_PART:
             raise Refused("master_lagging", f"history is {lag_s:.0f} s behind")
+        self._check_share(accepted)
+        if self._is_crowded():
+            raise Refused("queue_full", "half of what may wait to be stored is there already")
+        if not self._plane.room.take(memoryview(accepted.args).nbytes):
+            raise Refused(
+                "store_full", "what is left of limits.event_bytes is for ends of open commands"
+            )
+
+    def _check_share(self, accepted: Accepted) -> None:
+        """Large arguments are held until their command has ended, so each client has a share."""
+        size, heavy = heavy_bytes(accepted), self._plane.book.heavy
+        total = self._plane.settings.limits.open_argument_bytes
+        if not size:
+            return
+        if heavy[accepted.client] + size > total // _CLIENT_PART:
+            self._plane.count("shed", "share")
+            raise Refused(
+                "queue_full",
+                f"open commands of {accepted.client} hold {heavy[accepted.client]} bytes of large"
+                f" arguments; its share of limits.open_argument_bytes is {total // _CLIENT_PART}",
+            )
+        if sum(heavy.values()) + size > total:
+            raise Refused("queue_full", f"open commands hold {total} bytes of large arguments")
 
     # -- storing
 

@@ -6,7 +6,8 @@ remembers where in the stream which bytes begin. Bytes that will never come are 
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import msgspec
 
@@ -14,6 +15,7 @@ from broker_client.runtime.streams import Stored, Streams
 from broker_master.core.chunks import Chunk, ChunkIndex, splice
 from broker_master.plane import Plane
 from broker_master.services.ahead import Part, ReadAhead
+from broker_master.services.watches import Wait, Watches
 from broker_master.store.facts import LOGS
 from schemas import codec, limits, subjects
 from schemas.faults import Refused
@@ -25,7 +27,11 @@ from schemas.states import TERMINAL, State
 
 LookUp = Callable[[], Awaitable[CommandRecord]]
 
-_POLL_S = 0.05
+# How soon what says nothing is looked at again, in case that its word was missed.
+_AGAIN_S = 0.1
+_AGAIN_MOST_S = 5.0
+# Readers that ask the broker at one time.
+_READS = 64
 _PAGE_MESSAGES = 64
 # At least one whole run of chunks, and no more than an answer holds.
 _PAGE_BYTES = 2 * limits.CHUNK_BYTES
@@ -44,6 +50,8 @@ class OutputReader:
         self._streams = streams
         self._indexes: OrderedDict[str, ChunkIndex] = OrderedDict()
         self._runs = 0
+        self._watches = Watches(plane.link)
+        self._turns = asyncio.Semaphore(_READS)
         self._ahead = ReadAhead(plane.tasks, self._read_on)
 
     async def read(self, look_up: LookUp, request: LogsRequest) -> LogsAnswer:
@@ -53,14 +61,43 @@ class OutputReader:
         """
         clock = self._plane.clock
         deadline_s = clock.elapsed() + request.wait_s
+        again_s = _AGAIN_S
         while True:
             record = await look_up()
             attempt = _attempt(record, request.attempt)
-            answer = await self._read_now(record, attempt, request)
-            has_news = answer.end or answer.stdout or answer.stderr or answer.gaps
-            if has_news or clock.elapsed() >= deadline_s:
-                return answer
-            await asyncio.sleep(_POLL_S)
+            with self._watches.watching(
+                record.group,
+                attempt.agent if attempt else "?",
+                record.id,
+                attempt.attempt if attempt else 0,
+            ) as wait:
+                async with self._turns:
+                    answer = await self._read_now(record, attempt, request)
+                left_s = deadline_s - clock.elapsed()
+                if answer.end or answer.stdout or answer.stderr or answer.gaps or left_s <= 0:
+                    return answer
+                with self._until_ended(record.id, wait):
+                    is_woken = await wait.woken(min(again_s, left_s))
+            # Whatever says nothing is looked at less and less often.
+            again_s = _AGAIN_S if is_woken else min(2 * again_s, _AGAIN_MOST_S)
+
+    @contextmanager
+    def _until_ended(self, command: str, wait: Wait) -> Iterator[None]:
+        """The end of a command wakes as well."""
+        if self._plane.book.get(command) is None:
+            yield
+            return
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ended.add_done_callback(lambda _: wait.wake())
+        waiters = self._plane.waiters.setdefault(command, [])
+        waiters.append(ended)
+        try:
+            yield
+        finally:
+            if ended in waiters:
+                waiters.remove(ended)
+            if not waiters and self._plane.waiters.get(command) is waiters:
+                del self._plane.waiters[command]
 
     async def last_at(self, record: CommandRecord) -> str | None:
         """When the newest bytes that are stored of the newest attempt were printed."""

@@ -50,6 +50,7 @@ class _Shown(msgspec.Struct):
 
 class _Entry(msgspec.Struct):
     cid: int
+    in_bytes: int = 0
     ip: str = ""
     port: int = 0
     authorized_user: str = ""
@@ -125,6 +126,11 @@ class BrokerSystem:
             known |= await self.look_up(sorted(fresh), is_strict=False)
         self._known = known
         return list(known.values())
+
+    async def sent_bytes(self) -> dict[_Place, int]:
+        """What every live connection of the account has sent so far, in bytes."""
+        found = await self._pages({"acc": self._account})
+        return {(server, entry.cid): entry.in_bytes for server, entry in found}
 
     async def _pages(self, query: dict[str, Any]) -> list[tuple[str, _Entry]]:
         """All entries that every node gives for `query`, with the node's id."""

@@ -63,15 +63,19 @@ class Whereabouts:
         seen = [*self._live.values(), *self._ended.values()]
         return _listed([s.host for s in seen if s.name == name and s.user not in known][:1])
 
+    def name_at(self, place: tuple[str, int]) -> str:
+        """Whom the token of a live connection speaks for; empty if it is not known."""
+        seen = self._live.get(place)
+        return seen.name if seen is not None else ""
+
     async def refresh(self) -> None:
         """Take over what the broker has now: what was heard of before may be out of date."""
         connections = await self._system.connections()
-        names = {seen.user: seen.name for seen in self._live.values()}
         self._live.clear()
         self._by_user.clear()
         for each in connections:
             host = each.address.rpartition(":")[0]
-            self._enter((each.server, each.cid), Seen(each.user, host, names.get(each.user, "")))
+            self._enter((each.server, each.cid), Seen(each.user, host, name_in(each.token)))
 
     def on_event(self, kind: str, body: dict[str, Any]) -> None:
         client = body.get("client", {})

@@ -41,8 +41,9 @@ def test_who_says_what_the_protocol_asks_for_is_never_refused() -> None:
 def test_size_counts_and_what_is_larger_than_the_burst_is_taken_once() -> None:
     of = budgets()
     assert taken(of, "web-1", "work", 1_000, size=256 * 1024, s=0.1) < 20
-    assert not of.take("web-1", "work", 1, 0.2)
-    assert of.take("web-1", "work", 1, 100.0)
+    assert of.take("web-2", "work", 10 * 1024 * 1024, 0.0)
+    assert not of.take("web-2", "work", 1, 10.0)
+    assert of.take("web-2", "work", 1, 100.0)
 
 
 def test_strangers_share_one_budget_and_no_memory() -> None:

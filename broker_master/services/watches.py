@@ -1,0 +1,73 @@
+"""Wakes whoever waits for output when the broker says that it has stored some."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from broker_client.runtime.link import Link, Subscription
+from schemas import subjects
+
+# Of a stream of words one wakes: the next read brings what came with the others.
+_SETTLE_S: Final = 0.02
+
+
+class _Watch:
+    __slots__ = ("events", "subscription")
+
+    def __init__(self) -> None:
+        self.events: set[asyncio.Event] = set()
+        self.subscription: Subscription | None = None
+
+    def wake(self) -> None:
+        for event in self.events:
+            event.set()
+
+
+class Watches:
+    """One subscription for all who wait for the output of one attempt, and only while they do."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._watches: dict[str, _Watch] = {}
+
+    def __len__(self) -> int:
+        return len(self._watches)
+
+    @contextmanager
+    def watching(self, group: str, agent: str, command: str, attempt: int) -> Iterator["Wait"]:
+        subject = subjects.stored_of_attempt(group, agent, command, attempt)
+        watch = self._watches.get(subject)
+        if watch is None:
+            watch = self._watches[subject] = _Watch()
+            found = watch
+            watch.subscription = self._link.subscribe(subject, lambda _: found.wake())
+        event = asyncio.Event()
+        watch.events.add(event)
+        try:
+            yield Wait(event)
+        finally:
+            watch.events.discard(event)
+            if not watch.events:
+                del self._watches[subject]
+                if watch.subscription is not None:
+                    watch.subscription.unsubscribe()
+
+
+class Wait:
+    def __init__(self, event: asyncio.Event) -> None:
+        self._event = event
+
+    def wake(self) -> None:
+        self._event.set()
+
+    async def woken(self, within_s: float) -> bool:
+        """Whether something has come since the last call, or comes in `within_s`."""
+        try:
+            async with asyncio.timeout(within_s):
+                await self._event.wait()
+        except TimeoutError:
+            return False
+        await asyncio.sleep(_SETTLE_S)
+        self._event.clear()
+        return True

@@ -1,0 +1,146 @@
+"""One member that says far too much, for twenty seconds, and how the others fare (row S11)."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from broker_client.api import MeshClient
+from schemas import codec
+from schemas.faults import MeshError
+from schemas.messages.actions import ProcessArgs
+from schemas.messages.api import (
+    GroupCreate,
+    GroupRecord,
+    LogsAnswer,
+    LogsRequest,
+    SubmitRequest,
+)
+from schemas.messages.fanouts import FanoutRecord, FanoutSubmit
+from tests.harness import MeshProcesses
+from tests.meshes import client_of, shared_mesh
+from tests.storms import LOUD, LOUD_GROUP, STORMS, Fared, entries, fare, harmed, raging
+
+pytestmark = [pytest.mark.chaos, pytest.mark.serial]
+
+STORM_S = float(os.environ.get("MESH_STORM_S", "20"))
+OTHERS = ("web-1", "web-2")
+QUOTA = 8 * 1024 * 1024
+# Timers as they are in production, but that output is counted more often and sooner too much.
+SETTINGS = {
+    "MESH_LIMITS__LOG_BYTES": str(10 * QUOTA),
+    "MESH_LIMITS__LOG_BYTES_PER_AGENT": str(QUOTA),
+    "MESH_LIMITS__LOG_LOOK_S": "1",
+}
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[MeshProcesses]:
+    with shared_mesh(tmp_path, {"web": OTHERS}, master_env=SETTINGS) as running:
+        asyncio.run(_add_loud(running))
+        yield running
+
+
+async def _add_loud(mesh: MeshProcesses) -> None:
+    await mesh.add_group(LOUD_GROUP)
+    await mesh.add_agent(LOUD, group=LOUD_GROUP, start=False)
+
+
+@pytest.fixture
+async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
+    async with mesh.client() as client:
+        yield client
+
+
+async def deeds(admin: MeshClient, name: str) -> list[str]:
+    """Changes by others, which belong into the audit trail."""
+    made = []
+    for number in range(10):
+        made.append(f"{name}-{number}")
+        await admin.ask("group", "create", GroupCreate(name=made[-1]), GroupRecord)
+        await asyncio.sleep(STORM_S / 12)
+    return made
+
+
+async def judge(
+    mesh: MeshProcesses, admin: MeshClient, name: str, quiet: Fared, fared: Fared, made: list[str]
+) -> None:
+    sys.stderr.write(
+        f"{name}: p50 {quiet.p50_ms:.1f} -> {fared.p50_ms:.1f} ms,"
+        f" p99 {quiet.p99_ms:.1f} -> {fared.p99_ms:.1f} ms"
+        f" ({fared.p99_ms / quiet.p99_ms:.2f} x), {len(fared.latencies)} commands\n"
+    )
+    assert await harmed(mesh, admin, mesh._metrics()) == []
+    assert set(made) <= set(await entries(admin, "group.create"))
+    assert fared.p99_ms < 2 * max(quiet.p99_ms, 25.0)
+
+
+@pytest.mark.parametrize("name", STORMS)
+async def test_sec_s11_storm_of_an_agent(mesh: MeshProcesses, admin: MeshClient, name: str) -> None:
+    printed = await admin.run(ProcessArgs(argv=["seq", "200000"]), agent="web-1", timeout_s=30)
+    quiet = await fare(admin, STORM_S / 2, agent="web-2")
+    async with raging(mesh, LOUD, STORMS[name]) as storm:
+        running = asyncio.create_task(fare(admin, STORM_S, agent="web-2"))
+        made = await deeds(admin, name)
+        fared = await running
+    assert storm.sent > STORM_S * STORMS[name].per_s / 3
+    await judge(mesh, admin, name, quiet, fared, made)
+    output = b"".join([part.data async for part in admin.logs(printed.id)])
+    assert output.endswith(b"200000\n")
+    assert len(output) == printed.stdout_bytes
+
+
+@pytest.fixture
+async def loud(mesh: MeshProcesses, tmp_path: Path) -> AsyncIterator[MeshClient]:
+    path = await client_of(mesh, "loud", "operator", directory=tmp_path)
+    async with mesh.client(path) as client:
+        yield client
+
+
+async def flood(loud: MeshClient, name: str) -> list[MeshError]:
+    """What one client asks for; the refusals."""
+    args = msgspec.Raw(codec.encode(ProcessArgs(argv=["sleep", "60"])))
+    sleep = SubmitRequest(action="process", args=args)
+    asked: list[Coroutine[Any, Any, object]]
+    if name == "fanouts":
+        asked = [
+            loud.ask(
+                "fanout",
+                "submit",
+                FanoutSubmit(id=f"f-{number}", agents=["web-1"], command=sleep),
+                FanoutRecord,
+            )
+            for number in range(256)
+        ]
+    elif name == "large":
+        asked = [
+            loud.submit(ProcessArgs(argv=["cat"], stdin=b"x" * 250_000), agent=LOUD)
+            for _ in range(125)
+        ]
+    else:
+        held = await loud.submit(["sleep", "60"], agent="web-1")
+        asked = [
+            loud.ask("command", "logs", LogsRequest(id=held.id, wait_s=10.0), LogsAnswer)
+            for _ in range(900)
+        ]
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    return [each for each in answers if isinstance(each, MeshError)]
+
+
+@pytest.mark.parametrize("name", ["fanouts", "large", "logs"])
+async def test_sec_s11_storm_of_a_client(
+    mesh: MeshProcesses, admin: MeshClient, loud: MeshClient, name: str
+) -> None:
+    quiet = await fare(admin, STORM_S / 2, agent="web-2")
+    running = asyncio.create_task(fare(admin, STORM_S, agent="web-2"))
+    storm = asyncio.create_task(flood(loud, name))
+    made = await deeds(admin, name)
+    fared = await running
+    refused = await storm
+    assert {each.code for each in refused} <= {"queue_full", "rate_limited", "no_answer"}
+    await judge(mesh, admin, name, quiet, fared, made)

@@ -1,0 +1,211 @@
+"""One member that says far too much, and how the others fare meanwhile.
+
+quiet = await fare(client, 5, agent="web-1")
+async with raging(mesh, "bad-1", STORMS["beats"]) as storm:
+    loud = await fare(client, 5, agent="web-1")
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from broker_client.api import MeshClient
+from broker_client.runtime.identity import read_identity
+from schemas import codec, subjects
+from schemas.messages.actions import NoopArgs
+from schemas.messages.api import AuditPage, AuditQuery, GroupRecord, NameQuery
+from schemas.messages.liveness import Beat, Hello, TaskStatus
+from schemas.messages.work import AttemptReport, LogChunk, Report
+from tests.harness import MeshProcesses
+from tests.rawlink import RawLink, pub
+
+# What is written at one time; the rest of a second is shared out evenly.
+_TURN_S = 0.01
+# A reader of what comes back, so that the broker never waits for us.
+_READ_BYTES = 1 << 16
+# What a master may hold, whoever talks.
+RSS_MB: Final = 300.0
+
+
+@dataclass(frozen=True)
+class Fared:
+    """latencies: of commands of others, in seconds, sorted."""
+
+    latencies: list[float]
+
+    @property
+    def p50_ms(self) -> float:
+        return self._at(0.5)
+
+    @property
+    def p99_ms(self) -> float:
+        return self._at(0.99)
+
+    def _at(self, part: float) -> float:
+        return 1000 * self.latencies[min(len(self.latencies) - 1, int(part * len(self.latencies)))]
+
+
+async def fare(client: MeshClient, for_s: float, *, agent: str, pause_s: float = 0.02) -> Fared:
+    """Run no-ops on `agent`, one after the other; each must succeed."""
+    latencies = []
+    until = time.monotonic() + for_s
+    while time.monotonic() < until:
+        began = time.monotonic()
+        record = await client.run(NoopArgs(), agent=agent, timeout_s=20)
+        latencies.append(time.monotonic() - began)
+        assert record.state == "succeeded", record
+        await asyncio.sleep(pause_s)
+    return Fared(sorted(latencies))
+
+
+@contextlib.asynccontextmanager
+async def raging(mesh: MeshProcesses, agent: str, kind: "Kind") -> AsyncIterator["Storm"]:
+    """Says what `kind` makes of 0, 1, 2 … so many times a second, over a connection of `agent`."""
+    identity = read_identity(mesh.agent_dir(agent) / "identity" / "current")
+    creds = identity.creds
+    link = await RawLink.open(mesh.nats_url, identity.context, creds.jwt, creds.seed)
+    storm = Storm(link, kind.frame, kind.per_s)
+    await link.say(b"PING\r\n")
+    tasks = [asyncio.ensure_future(each) for each in (storm.rage(), storm.read())]
+    try:
+        yield storm
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        link.abort()
+
+
+@dataclass(frozen=True)
+class Kind:
+    """frame: what is sent, made of its number."""
+
+    frame: Callable[[int], bytes]
+    per_s: float
+
+
+LOUD: Final = "bad-1"
+LOUD_GROUP: Final = "bad"
+
+
+def _up(kind: str, payload: bytes) -> bytes:
+    return pub(subjects.up(LOUD_GROUP, LOUD, kind), payload)
+
+
+def _reports(number: int) -> bytes:
+    item = AttemptReport(
+        command=f"none-{number}", attempt=1, kind="ended", seq=number, state="succeeded"
+    )
+    return _up("report", codec.encode(Report(incarnation="evil", items=[item])))
+
+
+_TASKS: Final = [
+    TaskStatus(command=f"none-{each}", attempt=1, state="running") for each in range(512)
+]
+_HELLO: Final = codec.encode(Hello(incarnation="evil", slots=1, tasks=_TASKS))
+
+
+def _hellos(_: int) -> bytes:
+    return _up("hello", _HELLO)
+
+
+def _beats(_: int) -> bytes:
+    return _up("beat", b"\x80")
+
+
+_CHUNK: Final = b"x" * 64 * 1024
+
+
+def _output(number: int) -> bytes:
+    chunk = LogChunk(offset=number * len(_CHUNK), data=_CHUNK)
+    subject = subjects.log(LOUD_GROUP, LOUD, "endless", 1, "stdout")
+    return pub(subject, codec.encode(chunk))
+
+
+def _incarnations(number: int) -> bytes:
+    name = f"evil-{number % 2}"
+    if number % 4 < 2:
+        return _up("hello", codec.encode(Hello(incarnation=name, slots=1)))
+    return _up("beat", codec.encode(Beat(incarnation=name, seq=number)))
+
+
+def _trusts(number: int) -> bytes:
+    trust = hashlib.sha256(str(number).encode()).hexdigest()
+    return _up("hello", codec.encode(Hello(incarnation="evil", slots=1, trust=trust)))
+
+
+STORMS: Final[dict[str, Kind]] = {
+    "reports": Kind(_reports, 3600),
+    "hellos": Kind(_hellos, 1500),
+    "beats": Kind(_beats, 20_000),
+    "output": Kind(_output, 200),
+    "incarnations": Kind(_incarnations, 700),
+    "trusts": Kind(_trusts, 200),
+}
+
+
+async def harmed(mesh: MeshProcesses, client: MeshClient, metrics: str) -> list[str]:
+    """What of the others was harmed, in words; nothing if all is well."""
+    found = []
+    group = await client.ask("group", "show", NameQuery(name="web"), GroupRecord)
+    if group.agents.get("active") != len(mesh.agents) - 1:
+        found.append(f"agents of web: {group.agents}")
+    for labels, value in series(metrics, "mesh_agent_status_changes_total"):
+        if 'group="web"' in labels and 'from="active"' in labels and value:
+            found.append(f"status changes {labels}: {value}")
+    lost = dict(series(metrics, "mesh_audit_lost_total"))
+    if any(lost.values()):
+        found.append(f"audit entries lost: {lost}")
+    if rss_mb(mesh.master.pid) >= RSS_MB:
+        found.append(f"the master holds {rss_mb(mesh.master.pid):.0f} MB")
+    return found
+
+
+async def entries(client: MeshClient, action: str, by: str = "") -> list[str]:
+    """The targets of the newest entries of the audit trail."""
+    query = AuditQuery(action=action, limit=200)
+    page = await client.ask("audit", "list", query, AuditPage)
+    return [each.target for each in page.entries if not by or each.by == by]
+
+
+class Storm:
+    def __init__(self, link: RawLink, frame: Callable[[int], bytes], per_s: float) -> None:
+        self._link = link
+        self._frame = frame
+        self._per_s = per_s
+        self.sent = 0
+
+    async def rage(self) -> None:
+        began = time.monotonic()
+        while True:
+            due = int((time.monotonic() - began) * self._per_s)
+            frames = [self._frame(number) for number in range(self.sent, due)]
+            self.sent = due
+            self._link.writer.writelines(frames)
+            await self._link.writer.drain()
+            await asyncio.sleep(_TURN_S)
+
+    async def read(self) -> None:
+        while await self._link.reader.read(_READ_BYTES):
+            pass
+
+
+def rss_mb(pid: int) -> float:
+    """What a process holds in memory."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) / 1024
+    raise ValueError(f"process {pid} is gone")
+
+
+def series(metrics: str, name: str) -> Iterator[tuple[str, float]]:
+    """Labels and value of each sample of a family."""
+    for line in metrics.splitlines():
+        if line.startswith((f"{name}{{", f"{name} ")):
+            labels, _, value = line.rpartition(" ")
+            yield labels.removeprefix(name), float(value)
