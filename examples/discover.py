@@ -17,9 +17,9 @@ from plain_client import connect
 WAIT_S = 1.0
 
 
-async def ask_all(connection: Client, name: str, verb: str) -> list[dict]:
+async def ask_all(connection: Client, verb: str) -> list[dict]:
     """Every answer to one discovery question; each instance of a service gives its own."""
-    inbox = f"_INBOX_{name}.discover.{verb.lower()}"
+    inbox = connection.new_inbox()  # a random one: others get no answer
     answers = await connection.subscribe(inbox)
     await connection.publish(f"$SRV.{verb}", reply=inbox)
     found = []
@@ -35,13 +35,13 @@ async def ask_all(connection: Client, name: str, verb: str) -> list[dict]:
 
 
 async def main(folder: str) -> None:
-    connection, name = await connect(Path(folder))
-    for instance in await ask_all(connection, name, "PING"):
+    connection, _ = await connect(Path(folder))
+    for instance in await ask_all(connection, "PING"):
         print(f"{instance['name']} {instance['version']} (instance {instance['id']})")
-    for instance in await ask_all(connection, name, "INFO"):
+    for instance in await ask_all(connection, "INFO"):
         for endpoint in instance["endpoints"]:
             print(f"  {endpoint['name']:<20} {endpoint['subject']}")
-    for instance in await ask_all(connection, name, "STATS"):
+    for instance in await ask_all(connection, "STATS"):
         for endpoint in instance["endpoints"]:
             asked, failed = endpoint["num_requests"], endpoint["num_errors"]
             print(f"  {endpoint['name']:<20} {asked} requests, {failed} faults")
