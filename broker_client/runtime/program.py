@@ -1,5 +1,6 @@
 """How the programs of a mesh's hosts end: each fault as one line on stderr and an exit code."""
 
+import contextlib
 import sys
 from collections.abc import Callable
 from typing import Final, NoReturn
@@ -67,6 +68,8 @@ def _run(name: str, command: Callable[[], object]) -> int:
 
 
 def _fail(name: str, error: MeshError) -> int:
+    with contextlib.suppress(OSError):  # `settle_output` meets it again
+        sys.stdout.flush()  # what was printed comes before why there is no more
     tell(f"{name}: {error}; {error.kind.advice}\n")
     return error.kind.exit_code
 
