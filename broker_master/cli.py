@@ -14,6 +14,7 @@ from cyclopts import App, Parameter
 from broker_client.runtime.program import run_tool
 from broker_client.runtime.stdio import STDOUT, tell
 from broker_master import VERSION
+from schemas.addresses import place_to_listen
 from schemas.faults import Refused
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def serve(
     nats_host
         Address on which the embedded broker listens.
     http
-        HOST:PORT for health, metrics and console.
+        HOST:PORT for health, metrics and console; a PORT alone is for this machine only.
     config
         A TOML file with settings.
     print_config
@@ -201,9 +202,9 @@ def broker_config(
     state_dir
         The folder that `init` made.
     listen
-        HOST:PORT for clients.
+        HOST:PORT for clients; a PORT alone is for this machine only.
     monitor
-        HOST:PORT of the server's own health page; keep it on loopback.
+        HOST:PORT of the server's own health page; a PORT alone is for this machine only.
     out
         A folder of the broker's own, for another host or user: gets nats.conf, certificate, key and
         CA, and nothing else of the mesh. The configuration names them by this path.
@@ -212,7 +213,7 @@ def broker_config(
     from broker_master.broker_config import render_config, with_own_files
     from broker_master.ca.mesh import open_mesh
 
-    host, port = _address("--listen", listen)
+    host, port = place_to_listen("--listen", listen)
     mesh = open_mesh(state_dir)
     files = mesh.broker_files()
     text = render_config(
@@ -221,7 +222,7 @@ def broker_config(
         name=f"mesh-{mesh.id}",
         files=files if out is None else with_own_files(files, out.absolute()),
         trust=mesh.broker_trust(),
-        monitor=_address("--monitor", monitor) if monitor else None,
+        monitor=place_to_listen("--monitor", monitor) if monitor else None,
     )
     if out is None:
         sys.stdout.write(text)
@@ -237,11 +238,11 @@ def check(*, http: str = "127.0.0.1:8080") -> None:
     Parameters
     ----------
     http
-        HOST:PORT of its console.
+        HOST:PORT of its console, or its PORT on this machine.
     """
     from http.client import HTTPConnection, HTTPException
 
-    host, port = _address("--http", http)
+    host, port = place_to_listen("--http", http)
     connection = HTTPConnection(host, port, timeout=_CHECK_S)
     try:
         connection.request("GET", "/readyz")
@@ -254,13 +255,6 @@ def check(*, http: str = "127.0.0.1:8080") -> None:
     if answer.status != HTTPStatus.OK:
         raise Refused("not_ready", f"the master at {http} is not ready: {said}")
     print(said)
-
-
-def _address(option: str, text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":")
-    if not port.isdigit():
-        raise Refused("settings_invalid", f"{option} {text!a} is not HOST:PORT")
-    return host, int(port)
 
 
 def main() -> NoReturn:

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from schemas import limits
-from schemas.addresses import url_fault
+from schemas.addresses import listener_fault, place_to_listen, url_fault
 from schemas.faults import Refused
 from schemas.timers import Timers, check_timers
 
@@ -98,7 +98,8 @@ class MasterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     nats_host: where the embedded one listens; empty for everywhere if `init` was given hosts, and
     for this machine alone otherwise. http_hosts: names under which HTTP is asked, beside addresses,
     localhost and the name of this machine. metrics_http: HOST:PORT for `/metrics` alone; empty
-    leaves it on `http`. per_agent_metrics: off leaves the totals of groups, for very large fleets.
+    leaves it on `http`. A PORT alone is of this machine. per_agent_metrics: off leaves
+    the totals of groups, for very large fleets.
     """
 
     state_dir: str = "mesh"
@@ -124,3 +125,9 @@ def check_settings(settings: MasterSettings) -> None:
     why = url_fault(settings.nats_url) if settings.nats_url else ""
     if why:
         raise Refused("settings_invalid", f"nats_url {settings.nats_url[:80]!a}: {why}")
+    place_to_listen("http", settings.http)
+    if settings.metrics_http:
+        place_to_listen("metrics_http", settings.metrics_http)
+    why = listener_fault(settings.nats_host) if settings.nats_host else ""
+    if why:
+        raise Refused("settings_invalid", f"nats_host {settings.nats_host[:80]!a}: {why}")

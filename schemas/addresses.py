@@ -1,9 +1,11 @@
-"""Addresses of brokers: which can work at all, and what is wrong with the others."""
+"""Addresses to connect to and to listen on: which can work, and what is wrong with the others."""
 
 import ipaddress
 import re
 from collections.abc import Sequence
 from typing import Final
+
+from schemas.faults import Refused
 
 SCHEMES: Final = ("tls", "nats")
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)")
@@ -14,6 +16,7 @@ _NAME: Final = re.compile(
 )
 _NUMBERS: Final = re.compile(r"[0-9.]+")
 _PORT_MAX: Final = 65535
+LOOPBACK: Final = "127.0.0.1"
 
 
 def host_fault(host: str) -> str:
@@ -52,3 +55,31 @@ def url_fault(url: str) -> str:
 def usable(urls: Sequence[str]) -> tuple[str, ...]:
     """Those of `urls` that can work; all of them if none can, so that the fault is met and told."""
     return tuple(url for url in urls if not url_fault(url)) or tuple(urls)
+
+
+def place_to_listen(setting: str, text: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`; a port alone, or `:PORT`, is of this machine alone.
+
+    All addresses are listened on only where they are named, as `0.0.0.0:PORT` or `[::]:PORT`.
+    Raises Refused (`settings_invalid`) that names the setting.
+    """
+    host, _, port = text.strip().rpartition(":")
+    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    is_port = port.isascii() and port.isdigit() and len(port) < 6 and int(port) <= _PORT_MAX
+    if not is_port:
+        example = "give 8080 or 127.0.0.1:8080 for this machine alone, 0.0.0.0:8080 for all"
+        raise Refused("settings_invalid", f"{setting} {text[:80]!a} is not HOST:PORT; {example}")
+    if why := listener_fault(host or LOOPBACK):
+        raise Refused("settings_invalid", f"{setting} {text[:80]!a}: {why}")
+    return host or LOOPBACK, int(port)
+
+
+def listener_fault(host: str) -> str:
+    """Why nothing can listen on `host`; empty if it may. Systems take `0` for all addresses."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        if _NUMBERS.fullmatch(host):
+            return f"{host} is no address: give 127.0.0.1 for this machine, 0.0.0.0 for all"
+        return "" if _NAME.fullmatch(host) else "it is neither a host name nor an address"
+    return ""

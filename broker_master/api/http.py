@@ -35,7 +35,7 @@ class HttpServer:
     async def run(self, ready: asyncio.Event) -> None:
         listener = listen(self._address)
         host, port = listener.getsockname()[:2]
-        self.url = f"http://{host}:{port}"
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         server = _Server(self._config())
         serving = asyncio.ensure_future(server.serve(sockets=[listener]))
         ready.set()

@@ -13,6 +13,7 @@ from typing import Final
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from broker_master.metrics.http import Application, Message, Receive, Send
+from schemas.addresses import place_to_listen
 from schemas.faults import Refused
 
 # From the first byte of a connection or of a next request to the end of its headers.
@@ -23,13 +24,15 @@ _NAMES: Final = frozenset({"localhost"})
 
 
 def listen(address: str) -> socket.socket:
-    """A listening socket at HOST:PORT; raises Refused (`settings_invalid`)."""
-    host, _, port = address.rpartition(":")
-    if not port.isdigit():
-        raise Refused("settings_invalid", f"http: {address!a} is not HOST:PORT")
+    """A listening socket at HOST:PORT, or at PORT of the loopback address.
+
+    Raises Refused (`settings_invalid`).
+    """
+    host, port = place_to_listen("http", address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host.strip("[]"), int(port)))
-    except (OSError, OverflowError) as error:
+        return socket.create_server((host, port), family=family)
+    except OSError as error:
         raise Refused("settings_invalid", f"http {address}: {error}") from error
 
 

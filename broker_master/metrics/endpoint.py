@@ -5,17 +5,15 @@ from broker_client.runtime.files import read_bytes
 from broker_client.runtime.tls import certificate_facts
 from broker_master.ca.mesh import Mesh
 from broker_master.metrics.scrape import Scraper
-from schemas.faults import Refused
+from schemas.addresses import place_to_listen
 
 
 def own_endpoint(address: str, scraper: Scraper) -> list[ExpositionServer]:
-    """Nothing for an empty address. Raises Refused (`settings_invalid`) unless it is HOST:PORT."""
+    """Nothing for an empty address. Raises Refused (`settings_invalid`) if it is no HOST:PORT."""
     if not address:
         return []
-    host, _, port = address.rpartition(":")
-    if not port.isdigit() or not host:
-        raise Refused("settings_invalid", f"metrics_http: {address!a} is not HOST:PORT")
-    return [ExpositionServer(host.strip("[]"), int(port), scraper.page)]
+    host, port = place_to_listen("metrics_http", address)
+    return [ExpositionServer(host, port, scraper.page)]
 
 
 def certificate_ends(mesh: Mesh) -> dict[str, float]:

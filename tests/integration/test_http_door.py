@@ -9,12 +9,18 @@ import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Self
+from unittest.mock import create_autospec
 from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
 
+from broker_client.runtime.settings import load_settings
 from broker_master.api.listener import Crowd, KnownHost, listen, protocol
+from broker_master.metrics.endpoint import own_endpoint
+from broker_master.metrics.scrape import Scraper
+from broker_master.settings import MasterSettings, check_settings
+from schemas.faults import Refused
 from tests.harness import MeshProcesses
 from tests.meshes import shared_mesh
 from tests.waiting import STEP_S, eventually
@@ -128,6 +134,37 @@ async def test_sec_s34_another_site_cannot_have_a_browser_ask_the_master(
     found, body = await get(f"{mesh.http_url}/healthz", f"Host: {host}")
     assert found in ({status, 400} if "\r" in host else {status})
     assert ("http_hosts" in body) == (found == 421)
+
+
+@pytest.mark.parametrize(
+    ("address", "host"),
+    [("0", "127.0.0.1"), (":0", "127.0.0.1"), ("0.0.0.0:0", "0.0.0.0"), ("[::1]:0", "::1")],
+)
+def test_sec_s34_port_alone_listens_on_this_machine_alone(address: str, host: str) -> None:
+    with listen(address) as listener:
+        assert listener.getsockname()[0] == host
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("http", "0:8080"), ("metrics_http", "*:9100"), ("nats_host", "0"), ("nats_host", "4222")],
+)
+def test_sec_s34_what_systems_take_for_all_addresses_is_refused(setting: str, value: str) -> None:
+    with pytest.raises(Refused, match=setting):
+        load_settings(MasterSettings, environ={}, flags={setting: value}, check=check_settings)
+
+
+async def test_sec_s34_own_port_of_metrics_is_of_this_machine() -> None:
+    (endpoint,) = own_endpoint("0", create_autospec(Scraper, instance=True))
+    ready = asyncio.Event()
+    serving = asyncio.ensure_future(endpoint.run(ready))
+    try:
+        async with asyncio.timeout(ANSWER_S):
+            await ready.wait()
+        assert endpoint.url.startswith("http://127.0.0.1:")
+    finally:
+        serving.cancel()
+        await asyncio.wait({serving})
 
 
 @contextlib.asynccontextmanager

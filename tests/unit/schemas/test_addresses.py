@@ -2,7 +2,8 @@
 
 import pytest
 
-from schemas.addresses import host_fault, url_fault, usable
+from schemas.addresses import host_fault, place_to_listen, url_fault, usable
+from schemas.faults import Refused
 
 GOOD = (
     "tls://broker.example.net:4222",
@@ -47,3 +48,30 @@ def test_bad_address_does_not_make_the_good_ones_useless() -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "256.1.1.1", "fe80::1%eth0", "::", "a b"])
 def test_host_that_nobody_can_connect_to_has_a_fault(host: str) -> None:
     assert host_fault(host)
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("28099", ("127.0.0.1", 28099)),
+        (":28099", ("127.0.0.1", 28099)),
+        ("0", ("127.0.0.1", 0)),
+        ("0.0.0.0:8080", ("0.0.0.0", 8080)),
+        ("[::]:8080", ("::", 8080)),
+        ("[::1]:8080", ("::1", 8080)),
+        ("localhost:8080", ("localhost", 8080)),
+    ],
+)
+def test_port_alone_is_of_this_machine_and_all_else_is_asked_for(
+    text: str, place: tuple[str, int]
+) -> None:
+    assert place_to_listen("http", text) == place
+
+
+@pytest.mark.parametrize(
+    "text", ["", "nowhere", "host:port", "1:99999", "0:8080", "*:8080", "8.8:1", "h:", "127.1:80"]
+)
+def test_place_that_is_none_is_refused_by_the_name_of_its_setting(text: str) -> None:
+    with pytest.raises(Refused, match=r"^--http .*(HOST:PORT|address)") as caught:
+        place_to_listen("--http", text)
+    assert caught.value.code == "settings_invalid"
