@@ -34,7 +34,7 @@ from broker_master.services.revoke import Revoker
 from broker_master.services.rotator import Rotator
 from broker_master.services.terms import Terms
 from broker_master.services.views import Views
-from schemas import codec
+from schemas import codec, subjects
 from schemas.messages.api import SubmitAnswer, SubmitRequest
 from schemas.messages.audit import AuditEntry
 from schemas.messages.fanouts import FanoutEntry
@@ -88,7 +88,8 @@ class Trail:
             AuditEntry(at=1.0, by="ops", action="agent.enable", target=f"{group}-1", group=group)
             for group in (*GROUPS, "")
         ]
-        self._stored = [Stored(n, "", codec.encode(each)) for n, each in enumerate(entries, 1)]
+        where = subjects.audit("agent")
+        self._stored = [Stored(n, where, codec.encode(each)) for n, each in enumerate(entries, 1)]
 
     async def info(self, _stream: str) -> Any:  # noqa: ANN401
         return msgspec.defstruct("Info", ["first_seq", "last_seq"])(1, len(self._stored))
