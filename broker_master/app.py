@@ -28,7 +28,7 @@ from broker_master.api.fanouts import FanoutOperations
 from broker_master.api.groups import GroupOperations
 from broker_master.api.http import HttpServer
 from broker_master.api.nats import NatsApi
-from broker_master.api.operations import Operations
+from broker_master.api.operations import Operations, Registers
 from broker_master.api.rotation import RotationOperations
 from broker_master.ca.marker import read_marker, refuse_foreign
 from broker_master.ca.mesh import Mesh, open_mesh, update_context_urls
@@ -98,6 +98,7 @@ from broker_master.store.registry import Registry
 from broker_master.store.restored import Restored, read_restored, write_restored
 from schemas.faults import MeshError, Refused
 from schemas.subjects import MASTER_INBOX, inbox_prefix
+from schemas.verbs import COMMAND_SUBMIT
 
 log = structlog.get_logger()
 
@@ -354,22 +355,25 @@ class Control:
         keys = KeyDesk(plane, custody.own_keys, lambda: revoker.refused)
         whereabouts = Whereabouts(system)
         auditor = Auditor(plane, audit, whereabouts)
-        operations = Operations(AuditTrail(plane, auditor.record).audited)
-        AuditOperations(streams, plane.strays).register(operations)
         commands = CommandOperations(plane, canceller, output)
-        commands.register(operations)
-        DeadLetterOperations(plane, commands, intake).register(operations)
         fanouts = Fanouts(plane, Bucket(streams, FANOUTS), intake, views)
-        FanoutOperations(plane, fanouts, canceller).register(operations)
-        GroupOperations(plane, views).register(operations)
-        AgentOperations(
-            plane, views, self._mesh.issuer, presence, canceller, revoker, terms
-        ).register(operations)
-        RotationOperations(plane, orders).register(operations)
-        ClientOperations(plane, views, self._mesh.issuer, keys, revoker).register(operations)
         rotator = Rotator(plane, self._mesh, system, custody, orders)
         presence.on_trust = rotator.note_trust
-        AuthorityOperations(plane, custody, rotator).register(operations)
+        issuer = self._mesh.issuer
+        operations = Operations(AuditTrail(plane, auditor.record).audited)
+        operations.add_direct(COMMAND_SUBMIT, intake.submit)
+        parts: list[Registers] = [
+            AuditOperations(streams, plane.strays),
+            commands,
+            DeadLetterOperations(plane, commands, intake),
+            FanoutOperations(plane, fanouts, canceller),
+            GroupOperations(plane, views),
+            AgentOperations(plane, views, issuer, presence, canceller, revoker, terms),
+            RotationOperations(plane, orders),
+            ClientOperations(plane, views, issuer, keys, revoker),
+            AuthorityOperations(plane, custody, rotator),
+        ]
+        operations.fill(parts)
         await _recover(plane, streams, historian, canceller, settler, presence.aftermath)
         await fanouts.load()
         survey = Survey(plane, streams, self._mesh.directory)
@@ -407,7 +411,7 @@ class Control:
             custody,
             rotator,
             comparison,
-            NatsApi(plane, gate, operations, intake),
+            NatsApi(plane, gate, operations),
             survey,
             OutputQuotas(plane, streams, system, whereabouts),
             Pulse(survey.findings, scraper.look),

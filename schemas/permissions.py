@@ -4,33 +4,16 @@ The broker enforces these as templates of scoped signing keys: it fills `{{name(
 `{{tag(group)}}` from the user's token, so that a stolen scoped key can make nothing wider.
 """
 
-from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
 from schemas import limits
 from schemas.subjects import PREFIX
+from schemas.verbs import ROLES, VERBS, Role
 
 NAME: Final = "{{name()}}"
 GROUP: Final = "{{tag(group)}}"
-
-_READ: Final = {
-    "command": ("show", "list", "wait", "logs"),
-    "deadletter": ("list", "show"),
-    "fanout": ("show", "list", "wait"),
-    "agent": ("show", "list"),
-    "group": ("show", "list"),
-    "client": ("renew",),
-    "certificate": ("list", "trust"),
-    "mesh": ("status",),
-}
-_OPERATE: Final = {
-    "command": ("submit", "cancel", "decide"),
-    "deadletter": ("retry",),
-    "fanout": ("submit", "cancel"),
-    "agent": ("enable", "disable", "pause"),
-}
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,9 +25,13 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
     payload_bytes: int = limits.PAYLOAD_BYTES
 
 
-def _api(verbs: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+def _api(*roles: Role) -> tuple[str, ...]:
+    """The subjects of the verbs whose weakest role is one of these."""
     return tuple(
-        f"{PREFIX}.api.{NAME}.{noun}.{verb}" for noun, names in verbs.items() for verb in names
+        f"{PREFIX}.api.{NAME}.{each.name}"
+        for role in roles
+        for each in VERBS.values()
+        if each.role == role
     )
 
 
@@ -63,10 +50,10 @@ ENROL: Final = Scope(
     subscriptions=4,
 )
 VIEWER: Final = Scope(
-    publish=_api(_READ) + _DISCOVER, subscribe=_CLIENT_SUBSCRIBE, subscriptions=100
+    publish=_api("viewer") + _DISCOVER, subscribe=_CLIENT_SUBSCRIBE, subscriptions=100
 )
 OPERATOR: Final = Scope(
-    publish=_api(_READ) + _api(_OPERATE) + _DISCOVER,
+    publish=_api("viewer", "operator") + _DISCOVER,
     subscribe=_CLIENT_SUBSCRIBE,
     subscriptions=1000,
 )
@@ -83,16 +70,7 @@ SCOPES: Final[dict[str, Scope]] = {
     "operator": OPERATOR,
     "admin": ADMIN,
 }
-CLIENT_ROLES: Final = ("viewer", "operator", "admin")
-
-
-# What such a verb does is look: it changes nothing, so it needs no entry in the audit trail.
-_LOOKING: Final = frozenset({"show", "list", "wait", "logs", "status", "trust"})
-
-
-def is_audited(noun: str, verb: str) -> bool:
-    """Whether a call changes something that history does not record anyway."""
-    return verb not in _LOOKING and (noun, verb) != ("command", "submit")
+CLIENT_ROLES: Final = ROLES
 
 
 def may_call(role: str, noun: str, verb: str) -> bool:

@@ -39,6 +39,20 @@ from schemas.messages.api import (
 from schemas.messages.registry import DEFAULT_TRAITS, AgentEntry, ClientEntry, TokenEntry, Traits
 from schemas.moments import rfc3339
 from schemas.states import Admin
+from schemas.verbs import (
+    AGENT_CREATE,
+    AGENT_DELETE,
+    AGENT_DISABLE,
+    AGENT_ENABLE,
+    AGENT_FORGET,
+    AGENT_LIST,
+    AGENT_MOVE,
+    AGENT_PAUSE,
+    AGENT_REVOKE,
+    AGENT_SET,
+    AGENT_SHOW,
+    AGENT_TOKEN,
+)
 
 log = structlog.get_logger()
 
@@ -63,18 +77,18 @@ class AgentOperations:
         self._terms = terms
 
     def register(self, operations: Operations) -> None:
-        operations.add("agent", "create", AgentCreate, self.create)
-        operations.add("agent", "token", AgentCreate, self.token)
-        operations.add("agent", "set", AgentSet, self.set)
-        operations.add("agent", "show", NameQuery, self.show)
-        operations.add("agent", "list", AgentList, self.list)
-        operations.add("agent", "enable", NameQuery, self.enable)
-        operations.add("agent", "disable", AgentDisable, self.disable)
-        operations.add("agent", "pause", AgentPause, self.pause)
-        operations.add("agent", "move", AgentMove, self.move)
-        operations.add("agent", "forget", AgentForget, self.forget)
-        operations.add("agent", "revoke", NameQuery, self.revoke)
-        operations.add("agent", "delete", NameQuery, self.delete)
+        operations.add(AGENT_CREATE, self.create)
+        operations.add(AGENT_TOKEN, self.token)
+        operations.add(AGENT_SET, self.set)
+        operations.add(AGENT_SHOW, self.show)
+        operations.add(AGENT_LIST, self.list)
+        operations.add(AGENT_ENABLE, self.enable)
+        operations.add(AGENT_DISABLE, self.disable)
+        operations.add(AGENT_PAUSE, self.pause)
+        operations.add(AGENT_MOVE, self.move)
+        operations.add(AGENT_FORGET, self.forget)
+        operations.add(AGENT_REVOKE, self.revoke)
+        operations.add(AGENT_DELETE, self.delete)
 
     # -- new agents
 

@@ -17,6 +17,7 @@ from schemas.messages.audit import DETAIL_LEN, AuditEntry, Result
 from schemas.messages.registry import ClientEntry
 from schemas.moments import rfc3339
 from schemas.texts import cut_text
+from schemas.verbs import AUDIT_LIST
 
 Record = Callable[[AuditEntry], Awaitable[None]]
 
@@ -102,7 +103,7 @@ class AuditOperations:
         self._strays = strays
 
     def register(self, operations: Operations) -> None:
-        operations.add("audit", "list", AuditQuery, self.find)
+        operations.add(AUDIT_LIST, self.find)
 
     async def find(self, caller: ClientEntry, wanted: AuditQuery) -> AuditPage:
         """Read the stream backwards, page by page, from the cursor on."""

@@ -24,6 +24,7 @@ from schemas.messages.api import (
 )
 from schemas.messages.registry import CertificateEntry, ClientEntry
 from schemas.moments import rfc3339
+from schemas.verbs import CA_ROTATE, CA_SHOW, CERTIFICATE_LIST, CERTIFICATE_TRUST
 
 _DAY_S = 86_400.0
 _NAMED = 50
@@ -40,10 +41,10 @@ class AuthorityOperations:
         self._rotator = rotator
 
     def register(self, operations: Operations) -> None:
-        operations.add("certificate", "list", CertificateList, self.list)
-        operations.add("certificate", "trust", TrustQuery, self.trust)
-        operations.add("ca", "show", NoQuery, self.show)
-        operations.add("ca", "rotate", CaRotate, self.rotate)
+        operations.add(CERTIFICATE_LIST, self.list)
+        operations.add(CERTIFICATE_TRUST, self.trust)
+        operations.add(CA_SHOW, self.show)
+        operations.add(CA_ROTATE, self.rotate)
 
     async def list(self, caller: ClientEntry, wanted: CertificateList) -> CertificatesAnswer:
         at = self._plane.clock.now()

@@ -31,6 +31,7 @@ from schemas.messages.registry import ClientEntry
 from schemas.messages.renewal import RenewalRequest
 from schemas.moments import rfc3339
 from schemas.permissions import CLIENT_ROLES
+from schemas.verbs import CLIENT_CREATE, CLIENT_LIST, CLIENT_RENEW, CLIENT_REVOKE, MESH_STATUS
 
 _DAY_S = 86_400
 # Certificates of one client that may be good at a time.
@@ -48,11 +49,11 @@ class ClientOperations:
         self._revoker = revoker
 
     def register(self, operations: Operations) -> None:
-        operations.add("client", "create", ClientCreate, self.create)
-        operations.add("client", "list", ClientList, self.list)
-        operations.add("client", "revoke", NameQuery, self.revoke)
-        operations.add("client", "renew", RenewalRequest, self.renew)
-        operations.add("mesh", "status", NoQuery, self.status)
+        operations.add(CLIENT_CREATE, self.create)
+        operations.add(CLIENT_LIST, self.list)
+        operations.add(CLIENT_REVOKE, self.revoke)
+        operations.add(CLIENT_RENEW, self.renew)
+        operations.add(MESH_STATUS, self.status)
 
     async def create(self, caller: ClientEntry, request: ClientCreate) -> IdentityAnswer:
         """Sign the keys that the caller made for a new client."""

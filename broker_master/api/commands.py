@@ -1,4 +1,4 @@
-"""`command.*`: show, list, wait, cancel and logs; `submit` goes straight to the intake."""
+"""`command.*`: show, list, wait, cancel and logs; `submit` is the intake's own."""
 
 import asyncio
 import contextlib
@@ -31,6 +31,14 @@ from schemas.messages.api import (
 from schemas.messages.facts import CommandRecord
 from schemas.messages.registry import ClientEntry
 from schemas.states import TERMINAL, State
+from schemas.verbs import (
+    COMMAND_CANCEL,
+    COMMAND_DECIDE,
+    COMMAND_LIST,
+    COMMAND_LOGS,
+    COMMAND_SHOW,
+    COMMAND_WAIT,
+)
 
 # Rows that are read from the read model at a time: each may be as large as a record can be.
 _READ_ROWS = 50
@@ -52,12 +60,12 @@ class CommandOperations:
         self._output = output
 
     def register(self, operations: Operations) -> None:
-        operations.add("command", "show", CommandQuery, self.show)
-        operations.add("command", "list", CommandList, self.find)
-        operations.add("command", "wait", CommandQuery, self.wait)
-        operations.add("command", "cancel", CommandQuery, self.cancel)
-        operations.add("command", "logs", LogsRequest, self.logs)
-        operations.add("command", "decide", DecideRequest, self.decide)
+        operations.add(COMMAND_SHOW, self.show)
+        operations.add(COMMAND_LIST, self.find)
+        operations.add(COMMAND_WAIT, self.wait)
+        operations.add(COMMAND_CANCEL, self.cancel)
+        operations.add(COMMAND_LOGS, self.logs)
+        operations.add(COMMAND_DECIDE, self.decide)
 
     async def show(self, caller: ClientEntry, query: CommandQuery) -> CommandRecord:
         command = self._plane.book.get(query.id)

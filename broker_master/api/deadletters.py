@@ -19,6 +19,7 @@ from schemas.messages.api import (
 from schemas.messages.facts import Accepted, CommandRecord
 from schemas.messages.registry import ClientEntry
 from schemas.states import State
+from schemas.verbs import DEADLETTER_LIST, DEADLETTER_RETRY, DEADLETTER_SHOW
 
 
 class DeadLetterOperations:
@@ -28,9 +29,9 @@ class DeadLetterOperations:
         self._intake = intake
 
     def register(self, operations: Operations) -> None:
-        operations.add("deadletter", "list", CommandList, self.find)
-        operations.add("deadletter", "show", CommandQuery, self.show)
-        operations.add("deadletter", "retry", RetryRequest, self.retry)
+        operations.add(DEADLETTER_LIST, self.find)
+        operations.add(DEADLETTER_SHOW, self.show)
+        operations.add(DEADLETTER_RETRY, self.retry)
 
     async def find(self, caller: ClientEntry, wanted: CommandList) -> CommandPage:
         only = msgspec.structs.replace(wanted, state=str(State.UNDELIVERABLE))

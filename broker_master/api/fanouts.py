@@ -41,6 +41,7 @@ from schemas.messages.fanouts import (
 from schemas.messages.registry import AgentEntry, ClientEntry
 from schemas.moments import rfc3339, rfc3339_or_none
 from schemas.texts import cut_text
+from schemas.verbs import FANOUT_CANCEL, FANOUT_LIST, FANOUT_SHOW, FANOUT_SUBMIT, FANOUT_WAIT
 
 # Below what the broker takes, with room for every agent to be noted as skipped.
 _ENTRY_BYTES: Final = 300 * 1024
@@ -57,11 +58,11 @@ class FanoutOperations:
         self._canceller = canceller
 
     def register(self, operations: Operations) -> None:
-        operations.add("fanout", "submit", FanoutSubmit, self.submit)
-        operations.add("fanout", "show", FanoutQuery, self.show)
-        operations.add("fanout", "list", FanoutList, self.list)
-        operations.add("fanout", "wait", FanoutQuery, self.wait)
-        operations.add("fanout", "cancel", FanoutQuery, self.cancel)
+        operations.add(FANOUT_SUBMIT, self.submit)
+        operations.add(FANOUT_SHOW, self.show)
+        operations.add(FANOUT_LIST, self.list)
+        operations.add(FANOUT_WAIT, self.wait)
+        operations.add(FANOUT_CANCEL, self.cancel)
 
     async def submit(self, caller: ClientEntry, request: FanoutSubmit) -> FanoutRecord:
         """Durable when this answers, with the agents that were chosen."""

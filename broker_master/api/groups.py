@@ -22,6 +22,7 @@ from schemas.messages.api import (
     NameQuery,
 )
 from schemas.messages.registry import DEFAULT_POLICY, ClientEntry, GroupEntry, Policy
+from schemas.verbs import GROUP_CREATE, GROUP_DELETE, GROUP_LIST, GROUP_SET, GROUP_SHOW
 
 # Agents that `group.show` lists with their share of the work.
 _SPREAD_MAX: Final = 1000
@@ -33,11 +34,11 @@ class GroupOperations:
         self._views = views
 
     def register(self, operations: Operations) -> None:
-        operations.add("group", "create", GroupCreate, self.create)
-        operations.add("group", "set", GroupSet, self.set)
-        operations.add("group", "show", NameQuery, self.show)
-        operations.add("group", "list", GroupList, self.list)
-        operations.add("group", "delete", NameQuery, self.delete)
+        operations.add(GROUP_CREATE, self.create)
+        operations.add(GROUP_SET, self.set)
+        operations.add(GROUP_SHOW, self.show)
+        operations.add(GROUP_LIST, self.list)
+        operations.add(GROUP_DELETE, self.delete)
 
     async def create(self, caller: ClientEntry, request: GroupCreate) -> GroupRecord:
         name = check_name("a group", request.name)

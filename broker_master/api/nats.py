@@ -14,17 +14,16 @@ from broker_client.runtime.frames import Msg
 from broker_client.runtime.rates import TokenBucket
 from broker_client.runtime.supervise import TaskSet
 from broker_master import VERSION
-from broker_master.api.operations import Operation, Operations
+from broker_master.api.operations import Direct, Operation, Operations, Reply
 from broker_master.core.rights import ATTEMPTS, check_right
 from broker_master.plane import Plane
 from broker_master.services.gate import Gate
-from broker_master.services.intake import Answer, Intake
 from schemas import codec, limits, subjects
 from schemas.faults import MeshError, Refused, known_code
-from schemas.messages.api import SubmitAnswer
 from schemas.messages.registry import ClientEntry
 from schemas.moments import rfc3339
 from schemas.texts import cut_text
+from schemas.verbs import VERBS
 
 log = structlog.get_logger()
 
@@ -54,11 +53,10 @@ class NatsApi:
 
     name = "api"
 
-    def __init__(self, plane: Plane, gate: Gate, operations: Operations, intake: Intake) -> None:
+    def __init__(self, plane: Plane, gate: Gate, operations: Operations) -> None:
         self._plane = plane
         self._gate = gate
         self._operations = operations
-        self._intake = intake
         self._tasks = TaskSet("api", limit=_REQUESTS_MAX)
         self._under_way: Counter[str] = Counter()
         self._id = secrets.token_hex(8)
@@ -106,13 +104,13 @@ class NatsApi:
         try:
             caller = self._caller(api.client)
             check_right(caller, api.noun, api.verb)
-            if api.noun == "command" and api.verb == "submit":
-                trace = tracing.of_headers(msg.headers) if msg.raw_headers else ""
-                answer = self._answer_to(msg.reply, stats, api)
-                self._intake.submit(caller, msg.data, answer, "nats", trace)
-                return
             operation = self._operations.find(api.noun, api.verb)
-            request = codec.decode_request(operation.request, msg.data)
+            request = codec.decode_request(operation.verb.request, msg.data)
+            if isinstance(operation, Direct):
+                trace = tracing.of_headers(msg.headers) if msg.raw_headers else ""
+                reply = self._reply_to(msg.reply, stats, api)
+                operation.taker(caller, request, reply, "nats", trace)
+                return
             if self._under_way[caller.name] >= _REQUESTS_PER_CLIENT:
                 count = self._under_way[caller.name]
                 raise Refused("rate_limited", f"{caller.name} has {count} requests under way")
@@ -155,7 +153,7 @@ class NatsApi:
             self._refuse(reply, error, stats)
         except Exception:
             # The one place where a mistake of ours becomes an answer instead of a silence.
-            log.exception("request_failed", verb=_key(operation), client=caller.name)
+            log.exception("request_failed", verb=operation.verb.name, client=caller.name)
             self._refuse(reply, MeshError("internal", "the request failed; see the log"), stats)
         else:
             self._give(reply, answer, stats)
@@ -163,8 +161,8 @@ class NatsApi:
             self._under_way[caller.name] -= 1
         stats.spent_s += self._plane.clock.elapsed() - began_s
 
-    def _answer_to(self, reply: str, stats: _Stats, api: subjects.Api) -> Answer:
-        def answer(result: SubmitAnswer | MeshError) -> None:
+    def _reply_to(self, reply: str, stats: _Stats, api: subjects.Api) -> Reply:
+        def answer(result: msgspec.Struct | MeshError) -> None:
             if isinstance(result, MeshError):
                 self._refuse(reply, result, stats)
                 self._note_refusal(api, result)
@@ -271,8 +269,8 @@ class NatsApi:
         return {**self._identity("stats"), "started": self._started, "endpoints": endpoints}
 
     def _verbs(self) -> list[tuple[str, str]]:
-        return [("command", "submit"), *((each.noun, each.verb) for each in self._operations)]
+        return [(each.noun, each.verb) for each in VERBS.values()]
 
 
-def _key(named: subjects.Api | Operation) -> str:
-    return f"{named.noun}.{named.verb}"
+def _key(api: subjects.Api) -> str:
+    return f"{api.noun}.{api.verb}"

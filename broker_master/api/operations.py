@@ -1,47 +1,106 @@
-"""Which verbs there are: the request each takes and who carries it out."""
+"""What carries out each verb of the table."""
 
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from typing import Protocol, TypeVar
 
 import msgspec
 
-from schemas.faults import Refused
+from schemas.faults import MeshError, Refused
 from schemas.messages.registry import ClientEntry
-from schemas.permissions import is_audited
+from schemas.verbs import VERBS, AnyVerb, Verb
 
-Handler = Callable[[ClientEntry, Any], Awaitable[msgspec.Struct]]
+Q = TypeVar("Q", bound=msgspec.Struct)
+A = TypeVar("A", bound=msgspec.Struct)
+
+Handler = Callable[[ClientEntry, msgspec.Struct], Awaitable[msgspec.Struct]]
+Reply = Callable[[msgspec.Struct | MeshError], None]
+# Given who asks, for what, whom to tell, by which way (such as `nats`), and a trace context.
+Taker = Callable[[ClientEntry, msgspec.Struct, Reply, str, str], None]
 
 
 class Operation(msgspec.Struct, frozen=True):
-    noun: str
-    verb: str
-    request: type[msgspec.Struct]
+    verb: AnyVerb
     handler: Handler
+
+
+class Direct(msgspec.Struct, frozen=True):
+    """An operation of the hot path: no coroutine for a call. It replies now, later, or raises."""
+
+    verb: AnyVerb
+    taker: Taker
 
 
 Wrap = Callable[[str, str, Handler], Handler]
 
 
 class Operations:
-    """The table of verbs; each part of the api adds its own.
+    """The handlers of all verbs; each part of the api adds its own.
 
     audited: what each changing verb's handler is replaced by, whichever way it is called.
     """
 
     def __init__(self, audited: Wrap = lambda _noun, _verb, handler: handler) -> None:
-        self._table: dict[tuple[str, str], Operation] = {}
+        self._table: dict[tuple[str, str], Operation | Direct] = {}
         self._audited = audited
 
-    def add(self, noun: str, verb: str, request: type[msgspec.Struct], handler: Handler) -> None:
-        if is_audited(noun, verb):
-            handler = self._audited(noun, verb, handler)
-        self._table[noun, verb] = Operation(noun, verb, request, handler)
+    def add(self, verb: Verb[Q, A], handler: Callable[[ClientEntry, Q], Awaitable[A]]) -> None:
+        """Let `handler` carry out `verb`; a type checker compares their types."""
 
-    def find(self, noun: str, verb: str) -> Operation:
+        def handle(caller: ClientEntry, request: msgspec.Struct) -> Awaitable[msgspec.Struct]:
+            return handler(caller, _checked(verb, request))
+
+        audited = self._audited(verb.noun, verb.verb, handle) if verb.is_audited else handle
+        self._enter(Operation(verb, audited))
+
+    def add_direct(
+        self,
+        verb: Verb[Q, A],
+        taker: Callable[[ClientEntry, Q, Callable[[A | MeshError], None], str, str], None],
+    ) -> None:
+        """As `add`, for the hot path. Such a verb has its own record: it is not audited."""
+        if verb.is_audited:
+            raise ValueError(f"{verb.name} is audited: it needs a handler")
+
+        def take(
+            caller: ClientEntry, request: msgspec.Struct, reply: Reply, source: str, trace: str
+        ) -> None:
+            taker(caller, _checked(verb, request), reply, source, trace)
+
+        self._enter(Direct(verb, take))
+
+    def _enter(self, operation: Operation | Direct) -> None:
+        verb = operation.verb
+        if VERBS.get(verb.name) is not verb:
+            raise ValueError(f"a handler of {verb.name}, which is not in the table of verbs")
+        if (verb.noun, verb.verb) in self._table:
+            raise ValueError(f"two handlers of {verb.name}")
+        self._table[verb.noun, verb.verb] = operation
+
+    def fill(self, parts: Iterable["Registers"]) -> None:
+        """Have each part add its own; raise ValueError if any verb is left without a handler."""
+        for part in parts:
+            part.register(self)
+        missing = [v.name for v in VERBS.values() if (v.noun, v.verb) not in self._table]
+        if missing:
+            raise ValueError(f"no handler of {', '.join(missing)}")
+
+    def find(self, noun: str, verb: str) -> Operation | Direct:
         operation = self._table.get((noun, verb))
         if operation is None:
             raise Refused("verb_unknown", f"no verb {noun!a}.{verb!a}")
         return operation
 
-    def __iter__(self) -> Iterator[Operation]:
+    def __iter__(self) -> Iterator[Operation | Direct]:
         return iter(self._table.values())
+
+
+class Registers(Protocol):
+    """A part of the api: adds the handlers of its verbs."""
+
+    def register(self, operations: Operations) -> None: ...
+
+
+def _checked(verb: Verb[Q, A], request: msgspec.Struct) -> Q:
+    if not isinstance(request, verb.request):
+        raise TypeError(f"{verb.name} takes a {verb.request.__name__}")
+    return request

@@ -13,6 +13,7 @@ from schemas.faults import MeshError
 from schemas.messages.api import Done, NameQuery, Passed, RotateAnswer
 from schemas.messages.registry import ClientEntry
 from schemas.texts import cut_text
+from schemas.verbs import AGENT_ROTATE, GROUP_ROTATE
 
 log = structlog.get_logger()
 
@@ -28,8 +29,8 @@ class RotationOperations:
         self._orders = orders
 
     def register(self, operations: Operations) -> None:
-        operations.add("agent", "rotate", NameQuery, self.rotate)
-        operations.add("group", "rotate", NameQuery, self.rotate_group)
+        operations.add(AGENT_ROTATE, self.rotate)
+        operations.add(GROUP_ROTATE, self.rotate_group)
 
     async def rotate(self, caller: ClientEntry, query: NameQuery) -> Done:
         """Order it; the agent has agreed when this returns, and begins at once."""

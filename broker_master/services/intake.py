@@ -19,7 +19,7 @@ from broker_master.services.assign import Assigner
 from broker_master.services.standing import Standing
 from broker_master.store.facts import Conflict
 from broker_master.store.readmodel import Known
-from schemas import codec, subjects
+from schemas import subjects
 from schemas.faults import MeshError, Refused, Unreachable
 from schemas.ids import is_reserved, refuse_reserved
 from schemas.messages.actions import decode_args
@@ -68,14 +68,18 @@ class Intake:
         self._storing: dict[str, list[Answer]] = {}
 
     def submit(
-        self, caller: ClientEntry, payload: bytes, answer: Answer, source: str, trace: str = ""
+        self,
+        caller: ClientEntry,
+        request: SubmitRequest,
+        answer: Answer,
+        source: str,
+        trace: str = "",
     ) -> None:
         """Answer once the command is durable, or at once with what is wrong with it.
 
-        trace: a checked trace context. Raises Refused for the latter; `answer` is called later for
-        the former.
+        source: by which way it came, such as `nats`. trace: a checked trace context. Raises Refused
+        for the latter; `answer` is called later for the former.
         """
-        request = codec.decode_request(SubmitRequest, payload)
         self.take_in(self._accepted(caller, request, source, trace), answer)
 
     def take(self, caller: ClientEntry, request: SubmitRequest, answer: Answer) -> None:

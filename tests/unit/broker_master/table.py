@@ -21,7 +21,7 @@ from broker_master.api.commands import CommandOperations
 from broker_master.api.deadletters import DeadLetterOperations
 from broker_master.api.fanouts import FanoutOperations
 from broker_master.api.groups import GroupOperations
-from broker_master.api.operations import Operations
+from broker_master.api.operations import Direct, Operation, Operations, Registers
 from broker_master.api.rotation import RotationOperations
 from broker_master.ca.mesh import Mesh
 from broker_master.core.fanout import FORM, Fanout
@@ -35,11 +35,13 @@ from broker_master.services.rotator import Rotator
 from broker_master.services.terms import Terms
 from broker_master.services.views import Views
 from schemas import codec, subjects
-from schemas.messages.api import SubmitAnswer, SubmitRequest
+from schemas.faults import MeshError
+from schemas.messages.api import SubmitRequest
 from schemas.messages.audit import AuditEntry
 from schemas.messages.fanouts import FanoutEntry
 from schemas.messages.registry import CertificateEntry, ClientEntry
 from schemas.states import State
+from schemas.verbs import COMMAND_SUBMIT
 from tests.planes import DAY_S, add_agent, add_client, add_group
 from tests.unit.broker_master.stage import Stage
 
@@ -185,7 +187,8 @@ class Table(Stage):
         agents = AgentOperations(
             plane, self.views, mesh.issuer, self.presence, self.canceller, revoker, terms
         )
-        for part in (
+        operations.add_direct(COMMAND_SUBMIT, self.intake.submit)
+        parts: list[Registers] = [
             AuditOperations(self.trail, plane.strays),
             commands,
             DeadLetterOperations(plane, commands, self.intake),
@@ -195,23 +198,25 @@ class Table(Stage):
             RotationOperations(plane, orders),
             ClientOperations(plane, self.views, mesh.issuer, keys, revoker),
             AuthorityOperations(plane, custody, Rotator(plane, mesh, system, custody, orders)),
-        ):
-            cast("Any", part).register(operations)
-        # It goes to the intake by itself, for speed.
-        operations.add("command", "submit", SubmitRequest, self._submit)
+        ]
+        operations.fill(parts)
         return operations
 
-    async def _submit(self, caller: ClientEntry, request: SubmitRequest) -> SubmitAnswer:
-        answered: asyncio.Future[SubmitAnswer] = asyncio.get_running_loop().create_future()
 
-        def answer(result: object) -> None:
-            if isinstance(result, Exception):
-                answered.set_exception(result)
-            else:
-                answered.set_result(cast("SubmitAnswer", result))
+async def call(operation: Operation | Direct, caller: ClientEntry, request: msgspec.Struct) -> Any:  # noqa: ANN401 - of the type that the verb says
+    """The answer of an operation of whichever kind; raises its fault."""
+    if isinstance(operation, Operation):
+        return await operation.handler(caller, request)
+    answered: asyncio.Future[msgspec.Struct] = asyncio.get_running_loop().create_future()
 
-        self.intake.submit(caller, codec.encode(request), answer, "nats")
-        return await answered
+    def reply(result: msgspec.Struct | MeshError) -> None:
+        if isinstance(result, MeshError):
+            answered.set_exception(result)
+        else:
+            answered.set_result(result)
+
+    operation.taker(caller, request, reply, "nats", "")
+    return await answered
 
 
 class _Orders:

@@ -1,5 +1,6 @@
 """No message is larger than the broker takes, whatever its fields hold; and all are read back."""
 
+import dataclasses
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Final, NamedTuple, cast
@@ -41,6 +42,7 @@ from schemas.messages import (
     work,
 )
 from schemas.timers import Timers
+from schemas.verbs import MESH_STATUS
 from tests.fake_clock import FakeClock
 from tests.planes import add_agent, add_group, connect, make_plane
 from tests.unit.broker_master.sizes import BOUNDS, WIDE, largest, raw_of, unused_bounds
@@ -561,13 +563,13 @@ async def test_sec_s30_answer_that_is_too_large_all_the_same_is_a_fault_and_neve
 ):
     stage = Stage()
     replies: list[tuple[str, bytes]] = stage.link.published
-    service = NatsApi(stage.plane, cast("Any", None), cast("Any", []), cast("Any", None))
+    service = NatsApi(stage.plane, cast("Any", None), cast("Any", []))
     stats = service._unknown
 
     async def handler(_caller: registry.ClientEntry, _request: msgspec.Struct) -> api.Done:
         return api.Done(message="x" * limits.BROKER_PAYLOAD_BYTES)
 
-    operation = Operation("mesh", "status", api.NoQuery, handler)
+    operation = Operation(MESH_STATUS, handler)
     caller = registry.ClientEntry(name="ops", role="admin", created_at=0.0)
     service._under_way["ops"] = 1
     await service._serve(operation, caller, api.NoQuery(), "_INBOX_ops.1", stats)
@@ -579,12 +581,12 @@ async def test_sec_s30_answer_that_is_too_large_all_the_same_is_a_fault_and_neve
     assert len(replies[0][1]) < 8 * limits.REASON_LEN
 
 
-def test_sec_s30_what_discovery_answers_fits() -> None:
-    async def handler(_caller: registry.ClientEntry, _request: msgspec.Struct) -> api.Done:
-        return api.Done()
-
-    stage_plane = make_plane(FakeClock())
-    verbs = [Operation("n" * 32, f"{number:032}", api.NoQuery, handler) for number in range(200)]
-    service = NatsApi(stage_plane, cast("Any", None), cast("Any", verbs), cast("Any", None))
+def test_sec_s30_what_discovery_answers_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [
+        dataclasses.replace(MESH_STATUS, noun="n" * 32, verb=f"{number:032}")
+        for number in range(200)
+    ]
+    monkeypatch.setattr("broker_master.api.nats.VERBS", {each.name: each for each in many})
+    service = NatsApi(make_plane(FakeClock()), cast("Any", None), cast("Any", None))
     for answer in (service._ping, service._info, service._statistics):
         assert len(msgspec.json.encode(answer())) <= limits.PAYLOAD_BYTES

@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 from msgspec import inspect
@@ -30,87 +30,15 @@ from schemas.messages import (
 )
 from schemas.messages.actions import ACTIONS
 from schemas.messages.facts import FACTS
-from schemas.permissions import CLIENT_ROLES, SCOPES, may_call
+from schemas.permissions import CLIENT_ROLES, SCOPES
 from schemas.states import MOVES, TERMINAL, State
 from schemas.timers import Timers
+from schemas.verbs import VERBS
 from tests.unit.schemas.catalogue import Kind
 from tests.unit.schemas.samples import fields as fields_of
 
 PATH: Final = Path(__file__).resolve().parents[3] / "docs" / "protocol.md"
 
-
-class Verb(NamedTuple):
-    request: Kind
-    answer: Kind
-    does: str
-
-
-VERBS: Final[dict[str, Verb]] = {
-    "command.submit": Verb(api.SubmitRequest, api.SubmitAnswer, "take a command in"),
-    "command.show": Verb(api.CommandQuery, facts.CommandRecord, "one command as it stands"),
-    "command.list": Verb(api.CommandList, api.CommandPage, "a page of commands"),
-    "command.wait": Verb(
-        api.CommandQuery, facts.CommandRecord, "its record once it has ended, or after `timeout_s`"
-    ),
-    "command.cancel": Verb(api.CommandQuery, facts.CommandRecord, "ask for its end"),
-    "command.logs": Verb(api.LogsRequest, api.LogsAnswer, "output from two offsets on"),
-    "command.decide": Verb(
-        api.DecideRequest, facts.CommandRecord, "the word that a lost attempt waits for"
-    ),
-    "deadletter.list": Verb(api.CommandList, api.CommandPage, "commands nobody acknowledged"),
-    "deadletter.show": Verb(api.CommandQuery, facts.CommandRecord, "one of them"),
-    "deadletter.retry": Verb(api.RetryRequest, api.SubmitAnswer, "submit one of them again"),
-    "fanout.submit": Verb(
-        fanouts.FanoutSubmit, fanouts.FanoutRecord, "one command for many agents"
-    ),
-    "fanout.show": Verb(fanouts.FanoutQuery, fanouts.FanoutRecord, "a fan-out as it stands"),
-    "fanout.list": Verb(fanouts.FanoutList, fanouts.FanoutsAnswer, "the newest fan-outs"),
-    "fanout.wait": Verb(
-        fanouts.FanoutQuery, fanouts.FanoutRecord, "its record once it has ended, or later"
-    ),
-    "fanout.cancel": Verb(
-        fanouts.FanoutQuery, fanouts.FanoutRecord, "ask nobody else, and end what is open"
-    ),
-    "agent.create": Verb(api.AgentCreate, api.TokenAnswer, "enter an agent, get its token"),
-    "agent.token": Verb(api.AgentCreate, api.TokenAnswer, "a new token for an agent"),
-    "agent.set": Verb(api.AgentSet, api.AgentRecord, "change its tags, weight, priority, limit"),
-    "agent.show": Verb(api.NameQuery, api.AgentRecord, "one agent"),
-    "agent.list": Verb(api.AgentList, api.AgentsAnswer, "agents by name"),
-    "agent.enable": Verb(api.NameQuery, api.Done, "give it work again"),
-    "agent.disable": Verb(api.AgentDisable, api.Done, "give it nothing new"),
-    "agent.pause": Verb(api.AgentPause, api.Done, "as `agent.disable`, for a time"),
-    "agent.move": Verb(api.AgentMove, api.Done, "into another group, once it is empty"),
-    "agent.forget": Verb(api.AgentForget, api.ForgetAnswer, "delete those silent for long"),
-    "agent.rotate": Verb(api.NameQuery, api.Done, "have it renew its certificate now"),
-    "agent.revoke": Verb(api.NameQuery, api.Done, "take its credentials away"),
-    "agent.delete": Verb(api.NameQuery, api.Done, "revoke it and forget it"),
-    "group.create": Verb(api.GroupCreate, api.GroupRecord, "make a group"),
-    "group.set": Verb(api.GroupSet, api.GroupRecord, "change how it shares its work"),
-    "group.show": Verb(api.NameQuery, api.GroupRecord, "one group"),
-    "group.list": Verb(api.GroupList, api.GroupsAnswer, "groups by name"),
-    "group.rotate": Verb(
-        api.NameQuery, api.RotateAnswer, "have all of its agents renew their certificates"
-    ),
-    "group.delete": Verb(api.NameQuery, api.Done, "delete an empty group"),
-    "client.create": Verb(api.ClientCreate, api.IdentityAnswer, "sign keys for a new client"),
-    "client.list": Verb(api.ClientList, api.ClientsAnswer, "clients by name"),
-    "client.revoke": Verb(api.NameQuery, api.Done, "take its credentials away"),
-    "audit.list": Verb(api.AuditQuery, api.AuditPage, "who did what, the newest first"),
-    "client.renew": Verb(
-        renewal.RenewalRequest, api.IdentityAnswer, "a new certificate for the caller itself"
-    ),
-    "certificate.list": Verb(
-        api.CertificateList, api.CertificatesAnswer, "what was issued, the first to end first"
-    ),
-    "certificate.trust": Verb(
-        api.TrustQuery, api.TrustAnswer, "whom to trust, and whether to renew now"
-    ),
-    "ca.show": Verb(api.NoQuery, api.CaAnswer, "the authority and the signing keys"),
-    "ca.rotate": Verb(api.CaRotate, api.CaAnswer, "one step of the replacement of one of them"),
-    "mesh.status": Verb(api.NoQuery, api.StatusAnswer, "the mesh at a glance"),
-}
-# Roles may hold these already, so that the verb can come without new credentials.
-RESERVED: Final[tuple[str, ...]] = ()
 
 _SHAPES: Final = (
     (inspect.type_info(fields.Name), "name"),
@@ -151,7 +79,7 @@ def verbs() -> str:
                 _link(verb.request),
                 _link(verb.answer),
                 verb.does,
-                *("yes" if may_call(role, *name.split(".")) else "" for role in CLIENT_ROLES),
+                *("yes" if verb.is_for(role) else "" for role in CLIENT_ROLES),
             ]
             for name, verb in VERBS.items()
         ],

@@ -1,20 +1,35 @@
+from typing import Any, cast
+
 import msgspec
 import pytest
 
-from broker_master.api.operations import Operations
+from broker_master.api.operations import Handler, Operations
 from broker_master.core.rights import check_group, check_right, may_see
 from schemas.faults import Refused
 from schemas.messages.api import Done, NameQuery, NoQuery
 from schemas.messages.registry import ClientEntry
 from schemas.permissions import CLIENT_ROLES
+from schemas.verbs import (
+    AGENT_DELETE,
+    AGENT_ENABLE,
+    COMMAND_SUBMIT,
+    MESH_STATUS,
+    VERBS,
+    Verb,
+)
+from tests.unit.broker_master.table import call
 
 
 def caller(role: str = "operator", *groups: str, revoked: bool = False) -> ClientEntry:
     return ClientEntry(name="ops", role=role, created_at=1.0, groups=[*groups], revoked=revoked)
 
 
-async def nothing(_caller: ClientEntry, _request: msgspec.Struct) -> Done:
+async def done(_caller: ClientEntry, _request: msgspec.Struct) -> Done:
     return Done()
+
+
+def take(*_: object) -> None:
+    return None
 
 
 def code_of(refused: pytest.ExceptionInfo[Refused]) -> str:
@@ -23,22 +38,77 @@ def code_of(refused: pytest.ExceptionInfo[Refused]) -> str:
 
 def test_verb_is_found_by_noun_and_verb_together() -> None:
     operations = Operations()
-    operations.add("group", "show", NameQuery, nothing)
-    operations.add("group", "list", NoQuery, nothing)
-    assert operations.find("group", "show").request is NameQuery
-    assert [f"{each.noun}.{each.verb}" for each in operations] == ["group.show", "group.list"]
+    operations.add(AGENT_ENABLE, done)
+    operations.add(AGENT_DELETE, done)
+    assert operations.find("agent", "enable").verb is AGENT_ENABLE
+    assert [each.verb.name for each in operations] == ["agent.enable", "agent.delete"]
 
 
 @pytest.mark.parametrize(
-    ("noun", "verb"), [("group", "paint"), ("show", "group"), ("", ""), ("group", "show\r\nX: y")]
+    ("noun", "verb"), [("agent", "paint"), ("enable", "agent"), ("", ""), ("agent", "show\r\nX: y")]
 )
 def test_unknown_verb_is_refused_and_cannot_break_a_header(noun: str, verb: str) -> None:
     operations = Operations()
-    operations.add("group", "show", NameQuery, nothing)
+    operations.add(AGENT_ENABLE, done)
     with pytest.raises(Refused) as refused:
         operations.find(noun, verb)
     assert code_of(refused) == "verb_unknown"
     assert refused.value.message.isprintable()
+
+
+def test_verb_without_handler_fails_the_start() -> None:
+    operations = Operations()
+    operations.add_direct(COMMAND_SUBMIT, take)
+    for verb in VERBS.values():
+        if verb not in (COMMAND_SUBMIT, MESH_STATUS):
+            operations.add(cast("Any", verb), done)
+    with pytest.raises(ValueError, match=r"no handler of mesh\.status"):
+        operations.fill([])
+    operations.add(cast("Any", MESH_STATUS), done)
+    operations.fill([])
+
+
+def test_handler_without_verb_fails_the_start() -> None:
+    paint = Verb("agent", "paint", NameQuery, Done, role="admin", changes=True, does="paint it")
+    with pytest.raises(ValueError, match=r"agent\.paint, which is not in the table"):
+        Operations().add(paint, done)
+
+
+def test_verb_has_one_handler() -> None:
+    operations = Operations()
+    operations.add(AGENT_ENABLE, done)
+    with pytest.raises(ValueError, match=r"two handlers of agent\.enable"):
+        operations.add(AGENT_ENABLE, done)
+
+
+def test_verb_that_is_audited_cannot_go_past_the_audit_trail() -> None:
+    with pytest.raises(ValueError, match=r"agent\.enable is audited"):
+        Operations().add_direct(AGENT_ENABLE, take)
+
+
+async def test_handler_gets_no_request_of_another_verb() -> None:
+    operations = Operations()
+    operations.add(AGENT_ENABLE, done)
+    operation = operations.find("agent", "enable")
+    with pytest.raises(TypeError, match=r"agent\.enable takes a NameQuery"):
+        await call(operation, caller(), NoQuery())
+    assert await call(operation, caller(), NameQuery(name="web-1")) == Done()
+
+
+def test_changing_verbs_are_audited_and_looking_ones_are_not() -> None:
+    audited: list[str] = []
+
+    def note(noun: str, verb: str, handler: Handler) -> Handler:
+        audited.append(f"{noun}.{verb}")
+        return handler
+
+    operations = Operations(note)
+    for verb in VERBS.values():
+        if verb is not COMMAND_SUBMIT:
+            operations.add(cast("Any", verb), done)
+    assert audited == [each.name for each in VERBS.values() if each.is_audited]
+    assert {"agent.pause", "client.renew", "deadletter.retry"} < {*audited}
+    assert not {"agent.show", "certificate.trust", "command.submit"} & {*audited}
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Rights are judged when they are used: of what waits, is run again, retried, or has its turn."""
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 import msgspec
 import pytest
@@ -17,7 +18,7 @@ from schemas.states import State
 from tests.planes import add_client, connect
 from tests.unit.broker_master.deeds import accepted
 from tests.unit.broker_master.stage import states
-from tests.unit.broker_master.table import Table
+from tests.unit.broker_master.table import Table, call
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +139,7 @@ async def test_sec_s31_word_to_run_again_needs_the_rights_of_both(
         change(table, "ann", groups=[])
     else:
         change(table, "ann", revoked=True)
-    decide = operations.find("command", "decide").handler
+    decide = partial(call, operations.find("command", "decide"))
     with pytest.raises(MeshError) as refused:
         await decide(decider, api.DecideRequest(id="mine", decision="rerun"))
     assert refused.value.code == ("forbidden" if whose == "decider" else "client_disabled")
@@ -153,7 +154,7 @@ async def test_sec_s31_dead_letter_is_not_retried_where_its_agent_is_now(
     table.plane.dispatcher.withdraw(dead.id)
     dead.state = State.UNDELIVERABLE
     move(table, "web-1", "db")
-    retry = operations.find("deadletter", "retry").handler
+    retry = partial(call, operations.find("deadletter", "retry"))
     ann = table.plane.registry.clients["ann"]
     with pytest.raises(MeshError) as refused:
         await retry(ann, api.RetryRequest(id="dead", new_id="again"))
@@ -170,20 +171,20 @@ async def test_sec_s31_stored_id_of_another_hides_no_refusal(
     table: Table, operations: Operations
 ) -> None:
     ann = table.plane.registry.clients["ann"]
-    submit = operations.find("command", "submit").handler
+    submit = partial(call, operations.find("command", "submit"))
     own = api.SubmitRequest(id="own", group="web", action="noop")
-    assert (await submit(ann, own)).duplicate is False  # type: ignore[attr-defined]
+    assert (await submit(ann, own)).duplicate is False
     for known in ("db-open", "own"):
         with pytest.raises(MeshError) as refused:
             await submit(ann, api.SubmitRequest(id=known, group="db", action="noop"))
         assert refused.value.code == "forbidden", known
     many = fanouts.FanoutSubmit(id="db-fan", group="db", command=api.SubmitRequest(action="noop"))
     with pytest.raises(MeshError) as refused:
-        await operations.find("fanout", "submit").handler(ann, many)
+        await call(operations.find("fanout", "submit"), ann, many)
     assert refused.value.code == "forbidden"
     # What is one's own is answered as it stands, though it could not be submitted any more.
     change(table, "ann", groups=["db"])
-    assert (await submit(table.plane.registry.clients["ann"], own)).duplicate is True  # type: ignore[attr-defined]
+    assert (await submit(table.plane.registry.clients["ann"], own)).duplicate is True
 
 
 @pytest.mark.parametrize("wanted", [child_id("fan-1", "web-1"), "__", "__x"])
@@ -203,7 +204,7 @@ async def test_sec_s31_ids_that_the_mesh_makes_are_nobodys_to_choose(
     ]
     for noun, verb, request in asked:
         with pytest.raises(Refused) as refused:
-            await operations.find(noun, verb).handler(ops, request)
+            await call(operations.find(noun, verb), ops, request)
         assert refused.value.code == "id_reserved"
     assert table.plane.book.get(wanted) is None
 
@@ -212,7 +213,7 @@ async def begun(table: Table, operations: Operations, client: ClientEntry) -> st
     request = fanouts.FanoutSubmit(
         id="fan-1", group="web", command=api.SubmitRequest(action="noop", queue_ttl_s=60)
     )
-    record = await operations.find("fanout", "submit").handler(client, request)
+    record = await call(operations.find("fanout", "submit"), client, request)
     assert isinstance(record, fanouts.FanoutRecord)
     return record.id
 
