@@ -40,6 +40,16 @@ class HeardLink(FakeLink):
             raise Unreachable("broker_unreachable", "not connected")
         self.published.append((subject, payload))
 
+    def subscribe(self, *_: object, **__: object) -> "Subscribed":
+        return Subscribed()
+
+
+class Subscribed:
+    """To a subject on which nothing comes."""
+
+    def unsubscribe(self) -> None:
+        return None
+
 
 class FactsInMemory:
     """The promises of the fact store: one fact of a kind per attempt, durable or refused."""

@@ -42,7 +42,7 @@ from schemas.messages import (
     work,
 )
 from schemas.timers import Timers
-from schemas.verbs import MESH_STATUS
+from schemas.verbs import MESH_STATUS, VERBS
 from tests.fake_clock import FakeClock
 from tests.planes import add_agent, add_group, connect, make_plane
 from tests.unit.broker_master.sizes import BOUNDS, WIDE, largest, raw_of, unused_bounds
@@ -84,8 +84,19 @@ BY_AGENTS: Final[dict[Kind, Judged]] = {
     renewal.SelfTest: Judged(AGENT, codec.decode),
     renewal.Confirmed: Judged(AGENT, codec.decode),
 }
-# What the master sends to agents, stores, or answers.
+# Judged below with the code that makes them, each by a test of its own.
+PAGES: Final[dict[Kind, tuple[Kind, int]]] = {
+    api.AgentsAnswer: (api.AgentRecord, 200),
+    api.CertificatesAnswer: (api.HoldingRecord, 200),
+    api.AuditPage: (api.AuditRecord, 500),
+    api.GroupsAnswer: (api.GroupRecord, 5000),
+    api.ClientsAnswer: (api.ClientRecord, 5000),
+    api.CommandPage: (facts.CommandRecord, 500),
+    fanouts.FanoutsAnswer: (fanouts.FanoutRecord, 500),
+}
+# What the master answers, sends to agents, or stores.
 BY_MASTER: Final[dict[Kind, Judged]] = {
+    **{verb.answer: Judged(MASTER) for verb in VERBS.values() if verb.answer not in PAGES},
     liveness.Echo: Judged(MASTER, codec.decode),
     liveness.Welcome: Judged(MASTER, codec.decode),
     work.Control: Judged(MASTER, codec.decode),
@@ -105,31 +116,8 @@ BY_MASTER: Final[dict[Kind, Judged]] = {
     registry.ClientEntry: Judged(MASTER),
     registry.RevocationEntry: Judged(MASTER),
     FaultBody: Judged(MASTER),
-    api.SubmitAnswer: Judged(MASTER),
-    api.LogsAnswer: Judged(MASTER),
-    api.AgentRecord: Judged(MASTER),
-    api.GroupRecord: Judged(MASTER),
-    api.RotateAnswer: Judged(MASTER),
-    api.ForgetAnswer: Judged(MASTER),
-    api.TokenAnswer: Judged(MASTER),
-    api.IdentityAnswer: Judged(MASTER),
-    api.TrustAnswer: Judged(MASTER),
-    api.CaAnswer: Judged(MASTER),
-    api.StatusAnswer: Judged(MASTER),
-    api.Done: Judged(MASTER),
-    fanouts.FanoutRecord: Judged(MASTER),
 }
 JUDGED: Final = {**BY_AGENTS, **BY_MASTER}
-# Judged below with the code that makes them, each by a test of its own.
-PAGES: Final[dict[Kind, tuple[Kind, int]]] = {
-    api.AgentsAnswer: (api.AgentRecord, 200),
-    api.CertificatesAnswer: (api.HoldingRecord, 200),
-    api.AuditPage: (api.AuditRecord, 500),
-    api.GroupsAnswer: (api.GroupRecord, 5000),
-    api.ClientsAnswer: (api.ClientRecord, 5000),
-    api.CommandPage: (facts.CommandRecord, 500),
-    fanouts.FanoutsAnswer: (fanouts.FanoutRecord, 500),
-}
 MADE_OF_REQUESTS: Final[frozenset[Kind]] = frozenset(
     {work.Run, work.Report, facts.Accepted, fanouts.FanoutEntry}
 )
@@ -166,10 +154,7 @@ PARTS: Final[frozenset[Kind]] = frozenset(
 # Composed by clients: the master refuses what is longer than PAYLOAD_BYTES before it reads it.
 REQUESTS: Final[frozenset[Kind]] = frozenset(
     {
-        *(kind for kind in KINDS.values() if issubclass(kind, api._Request)),
-        fanouts.FanoutSubmit,
-        fanouts.FanoutQuery,
-        fanouts.FanoutList,
+        *(verb.request for verb in VERBS.values() if verb.request not in BY_AGENTS),
         actions.ProcessArgs,
         actions.NoopArgs,
     }

@@ -2,12 +2,13 @@
 
 import importlib
 import pkgutil
-from typing import Final
+from typing import Final, TypeGuard
 
 import msgspec
 
 import schemas.messages
 from schemas import faults, timers
+from schemas.messages.api import base
 
 Kind = type[msgspec.Struct]
 
@@ -20,22 +21,23 @@ _ELSEWHERE: Final[dict[str, Kind]] = {
 
 def _found() -> dict[str, Kind]:
     kinds = dict(_ELSEWHERE)
-    for module_info in pkgutil.iter_modules(schemas.messages.__path__):
-        module = importlib.import_module(f"schemas.messages.{module_info.name}")
-        for name, value in vars(module).items():
-            if _is_message(value, module.__name__) and not name.startswith("_"):
-                kinds[f"{module_info.name}.{name}"] = value
+    for module_info in pkgutil.walk_packages(schemas.messages.__path__, "schemas.messages."):
+        module = importlib.import_module(module_info.name)
+        for value in vars(module).values():
+            if _is_message(value, module.__name__) and value is not base.Request:
+                kinds[name_of(value)] = value
     return dict(sorted(kinds.items()))
 
 
-def _is_message(value: object, module: str) -> bool:
+def _is_message(value: object, module: str) -> TypeGuard[Kind]:
     is_struct = isinstance(value, type) and issubclass(value, msgspec.Struct)
     return is_struct and value.__module__ == module
 
 
-KINDS: Final = _found()
-
-
 def name_of(kind: Kind) -> str:
-    """`work.Run` for `schemas.messages.work.Run`."""
-    return f"{kind.__module__.rpartition('.')[2]}.{kind.__name__}"
+    """`work.Run` for `schemas.messages.work.Run`; a package is one room: `api.Done`."""
+    room = kind.__module__.removeprefix("schemas.").removeprefix("messages.").partition(".")[0]
+    return f"{room}.{kind.__name__}"
+
+
+KINDS: Final = _found()

@@ -11,6 +11,7 @@ import pytest
 from schemas.codec import decode, decode_request
 from schemas.faults import FAULTS
 from schemas.messages import api, enrol, liveness, work
+from schemas.verbs import VERBS
 from tests.unit.schemas.catalogue import KINDS, Kind
 from tests.unit.schemas.hostile import CORPUS
 from tests.unit.schemas.strategies import refusal_of
@@ -25,7 +26,10 @@ STEPS_S: Final = 0.0006
 
 Read = Callable[[Any, bytes], Any]
 
-REQUESTS: Final[tuple[Kind, ...]] = (*api._Request.__subclasses__(), enrol.EnrolRequest)
+REQUESTS: Final[tuple[Kind, ...]] = (
+    *dict.fromkeys(verb.request for verb in VERBS.values()),
+    enrol.EnrolRequest,
+)
 # One of each family that is decoded from the wire; `test_codec` sends noise to all the others.
 FROM_THE_WIRE: Final[tuple[tuple[Read, Kind], ...]] = (
     *((decode_request, kind) for kind in REQUESTS),

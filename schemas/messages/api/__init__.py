@@ -1,0 +1,127 @@
+"""What clients ask of the master, and what it answers.
+
+Records (`AgentRecord`, `GroupRecord`, `facts.CommandRecord`) are the same in answers, in result
+messages and in the command line's JSON. Times in records are RFC 3339 in UTC.
+
+One module for each noun; their names are all here as well. New code names the module.
+"""
+
+from schemas.messages.api.agents import (
+    AgentCreate,
+    AgentDisable,
+    AgentForget,
+    AgentList,
+    AgentMove,
+    AgentPause,
+    AgentRecord,
+    AgentsAnswer,
+    AgentSet,
+    DetailsRecord,
+    ForgetAnswer,
+    SilentRecord,
+    TokenAnswer,
+)
+from schemas.messages.api.audit import AuditPage, AuditQuery, AuditRecord
+from schemas.messages.api.base import Done, NameQuery, NoQuery
+from schemas.messages.api.certificates import (
+    CaAnswer,
+    CaRotate,
+    CertificateList,
+    CertificateRecord,
+    CertificatesAnswer,
+    HoldingRecord,
+    RotationRecord,
+    TrustAnswer,
+    TrustQuery,
+)
+from schemas.messages.api.clients import (
+    ClientCreate,
+    ClientList,
+    ClientRecord,
+    ClientsAnswer,
+    IdentityAnswer,
+)
+from schemas.messages.api.commands import (
+    CommandList,
+    CommandPage,
+    CommandQuery,
+    DecideRequest,
+    Gap,
+    LogsAnswer,
+    LogsRequest,
+    Loss,
+    OnInactive,
+    OnLost,
+    RetryRequest,
+    SubmitAnswer,
+    SubmitRequest,
+)
+from schemas.messages.api.groups import (
+    GroupCreate,
+    GroupList,
+    GroupRecord,
+    GroupsAnswer,
+    GroupSet,
+    Passed,
+    RotateAnswer,
+    SpreadRecord,
+)
+from schemas.messages.api.mesh import StatusAnswer
+
+__all__ = [
+    "AgentCreate",
+    "AgentDisable",
+    "AgentForget",
+    "AgentList",
+    "AgentMove",
+    "AgentPause",
+    "AgentRecord",
+    "AgentSet",
+    "AgentsAnswer",
+    "AuditPage",
+    "AuditQuery",
+    "AuditRecord",
+    "CaAnswer",
+    "CaRotate",
+    "CertificateList",
+    "CertificateRecord",
+    "CertificatesAnswer",
+    "ClientCreate",
+    "ClientList",
+    "ClientRecord",
+    "ClientsAnswer",
+    "CommandList",
+    "CommandPage",
+    "CommandQuery",
+    "DecideRequest",
+    "DetailsRecord",
+    "Done",
+    "ForgetAnswer",
+    "Gap",
+    "GroupCreate",
+    "GroupList",
+    "GroupRecord",
+    "GroupSet",
+    "GroupsAnswer",
+    "HoldingRecord",
+    "IdentityAnswer",
+    "LogsAnswer",
+    "LogsRequest",
+    "Loss",
+    "NameQuery",
+    "NoQuery",
+    "OnInactive",
+    "OnLost",
+    "Passed",
+    "RetryRequest",
+    "RotateAnswer",
+    "RotationRecord",
+    "SilentRecord",
+    "SpreadRecord",
+    "StatusAnswer",
+    "SubmitAnswer",
+    "SubmitRequest",
+    "TokenAnswer",
+    "TrustAnswer",
+    "TrustQuery",
+]
