@@ -34,6 +34,7 @@ from broker_master.ca.marker import read_marker, refuse_foreign
 from broker_master.ca.mesh import Mesh, open_mesh, update_context_urls
 from broker_master.console.overview import Overview
 from broker_master.core.liveness import Roster
+from broker_master.core.measures import Measures
 from broker_master.core.strays import Strays
 from broker_master.embedded import ChildSettings, EmbeddedBroker
 from broker_master.metrics.endpoint import own_endpoint
@@ -261,6 +262,7 @@ class Control:
         update_context_urls(self._mesh.directory, list(dict.fromkeys([*local, *urls])))
         plane = Plane(
             settings=self._settings,
+            measures=Measures(self._settings.programs_in_metrics),
             clock=self._clock,
             link=link,
             facts=FactStore(streams, events, strays),

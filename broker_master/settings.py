@@ -100,6 +100,8 @@ class MasterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     localhost and the name of this machine. metrics_http: HOST:PORT for `/metrics` alone; empty
     leaves it on `http`. A PORT alone is of this machine. per_agent_metrics: off leaves
     the totals of groups, for very large fleets.
+    programs_in_metrics: so many base names of programs have series of their own; 0: none, and no
+    program is named in metrics and dashboards.
     """
 
     state_dir: str = "mesh"
@@ -110,6 +112,7 @@ class MasterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     http_hosts: tuple[str, ...] = ()
     metrics_http: str = ""
     per_agent_metrics: bool = True
+    programs_in_metrics: Annotated[int, Meta(ge=0, le=1000)] = 50
     timers: Timers = msgspec.field(default_factory=Timers)
     loss: LossSettings = msgspec.field(default_factory=LossSettings)
     broker: BrokerSettings = msgspec.field(default_factory=BrokerSettings)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 from cyclopts import Parameter
 
 from broker_client.cli.attend import interrupts, leave_now
-from broker_client.cli.listing import check_limit
+from broker_client.cli.listing import PROGRAM, check_limit
 from broker_client.cli.options import (
     COMMON,
     LISTING,
@@ -211,6 +211,7 @@ def list_(
         Column("AGENTS", right=True),
         Column("SUBMITTED", 1),
         Column("BY", 2),
+        PROGRAM,
         Column("COUNTS", least=12),
         Column("REASON", least=10),
     )
@@ -221,6 +222,7 @@ def list_(
             str(each.agents),
             short_time(each.submitted_at, time.time()),
             each.client,
+            each.program,
             _counts(each),
             each.reason,
         )
@@ -298,6 +300,7 @@ def _described(record: FanoutRecord) -> list[str]:
             ("id", record.id),
             ("state", record.state),
             ("reason", record.reason),
+            ("program", record.program),
             ("agents", f"{record.agents}: {_counts(record)}"),
             ("at once", str(record.at_once) if record.at_once else "all"),
             ("failures", "" if limit is None else f"at most {limit}, then nobody else is asked"),

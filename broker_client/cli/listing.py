@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # The most that the master gives at once.
 PAGE: Final = 500
+# Of what runs, a line shows as much as there is room for.
+PROGRAM: Final = Column("PROGRAM", least=14, is_cut=True)
 
 Ask = Callable[["MeshClient", CommandList], Awaitable[CommandPage]]
 
@@ -81,6 +83,7 @@ def table_of(commands: Sequence[CommandRecord], now: float) -> Table:
         Column("EXIT", 2, right=True),
         Column("ON"),
         Column("SUBMITTED", 1),
+        PROGRAM,
         Column("REASON", least=10),
     )
     rows = [
@@ -90,6 +93,7 @@ def table_of(commands: Sequence[CommandRecord], now: float) -> Table:
             exit_of(record),
             agent_of(record) or f"any of {record.group}",
             short_time(record.submitted_at, now),
+            record.program,
             record.reason,
         )
         for record in commands

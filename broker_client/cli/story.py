@@ -1,5 +1,6 @@
 """One command for people: what it is, how it stands, and what happened to it."""
 
+import shlex
 import time
 
 from broker_client.cli.listing import agent_of, exit_of
@@ -8,6 +9,7 @@ from broker_client.cli.report import print_json, print_lines, screen_width
 from broker_client.cli.tables import facts, in_local_time, local_and_utc
 from broker_client.cli.timeline import timeline
 from schemas.messages.facts import CommandRecord
+from schemas.texts import visible
 
 
 def print_command(common: Common, record: CommandRecord) -> None:
@@ -30,6 +32,8 @@ def described(record: CommandRecord, now: float) -> list[str]:
             ("group", record.group),
             ("agent", agent_of(record)),
             ("action", record.action),
+            ("program", record.program),
+            *_arguments(record),
             ("client", record.client),
             ("labels", ", ".join(f"{name}={value}" for name, value in record.labels.items())),
             ("output", _sizes(record)),
@@ -37,6 +41,21 @@ def described(record: CommandRecord, now: float) -> list[str]:
             ("not whole", _cut(record)),
         ]
     )
+
+
+def _arguments(record: CommandRecord) -> list[tuple[str, str]]:
+    """What the line of the program does not say: all of them where that line is cut."""
+    given = record.arguments
+    if given is None:
+        return []
+    whole = visible(shlex.join(given.argv))
+    return [
+        ("arguments", "" if whole == record.program else whole),
+        ("directory", given.cwd or ""),
+        ("environment", ", ".join(given.env)),
+        ("input", f"{given.stdin_bytes} bytes" if given.stdin_bytes else ""),
+        ("time limit", f"{given.timeout_s:g} s" if given.timeout_s else ""),
+    ]
 
 
 def _since(record: CommandRecord) -> str:

@@ -27,6 +27,8 @@ _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 class Column(msgspec.Struct, frozen=True):
     """head: its heading. least: texts may be broken into lines of so many cells; 0: they may not.
 
+    is_cut: they stay on one line, and are cut to no less than `least` cells instead.
+
     rank: columns with the highest are left out first when space is short; 0 never.
     """
 
@@ -34,6 +36,7 @@ class Column(msgspec.Struct, frozen=True):
     rank: int = 0
     right: bool = False
     least: int = 0
+    is_cut: bool = False
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -102,7 +105,8 @@ def _total(widths: Sequence[int], kept: Sequence[int]) -> int:
 
 
 def _shorten(columns: Sequence[Column], widths: list[int], kept: Sequence[int], width: int) -> None:
-    for index in kept:
+    # What can be broken loses nothing by it.
+    for index in sorted(kept, key=lambda each: columns[each].is_cut):
         excess = _total(widths, kept) - width
         least = max(columns[index].least, cells_of(columns[index].head))
         if excess > 0 and columns[index].least:
@@ -125,7 +129,7 @@ def _lines(
     """One row: as many lines as its longest text takes, and one at least."""
     parts = [
         broken(row[index], widths[index])
-        if columns[index].least
+        if columns[index].least and not columns[index].is_cut
         else [cut(row[index], widths[index])]
         for index in kept
     ]

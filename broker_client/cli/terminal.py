@@ -6,20 +6,13 @@ is stored. So they are spelled out there; a pipe or a file gets the bytes as the
 """
 
 import codecs
-import re
-from typing import Final
 
-# C0 without tab and line feed, DEL, C1; marks that reorder, hide or join text (bidi controls,
-# zero-width and invisible characters, interlinear annotations, tags); line and paragraph separator.
-_STEERING: Final = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
-    "\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
-)
+from schemas.texts import spell_out, visible
 
 
 def shown(text: str) -> str:
     """`text` on one line, for tables and messages."""
-    return _spell_out(text).replace("\n", "\\n").replace("\t", " ")
+    return visible(text)
 
 
 def shown_lines(text: str) -> str:
@@ -27,18 +20,7 @@ def shown_lines(text: str) -> str:
 
     A carriage return is kept out as well: alone it lets a line overwrite what stood there.
     """
-    return _spell_out(text.replace("\r\n", "\n"))
-
-
-def _spell_out(text: str) -> str:
-    return _STEERING.sub(_spelled, text)
-
-
-def _spelled(found: re.Match[str]) -> str:
-    code = ord(found.group())
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return spell_out(text.replace("\r\n", "\n"))
 
 
 class TerminalText:

@@ -7,6 +7,7 @@ import msgspec
 
 from broker_client.runtime.streams import Stored, Streams
 from broker_master.api.operations import Handler, Operations
+from broker_master.core.records import first_arguments
 from broker_master.core.strays import Strays
 from broker_master.plane import Plane
 from broker_master.store.facts import AUDIT
@@ -16,6 +17,7 @@ from schemas.messages.api import AuditPage, AuditQuery, AuditRecord, Done
 from schemas.messages.audit import DETAIL_LEN, AuditEntry, Result
 from schemas.messages.registry import ClientEntry
 from schemas.moments import rfc3339
+from schemas.programs import arguments_of, base_name
 from schemas.texts import cut_text
 from schemas.verbs import AUDIT_LIST
 
@@ -64,9 +66,27 @@ class AuditTrail:
             action=action,
             target=target,
             group=getattr(request, "group", None) or plane.group_of(action, target),
-            detail=_asked(request),
+            detail=_joined(_program(plane, action, target), _asked(request), ", "),
             epoch=plane.epoch,
         )
+
+
+def _joined(one: str, other: str, between: str) -> str:
+    return between.join(part for part in (one, other) if part)
+
+
+def _program(plane: Plane, action: str, target: str) -> str:
+    """Of a command the base name of its program, and none of its arguments."""
+    if action.partition(".")[0] not in ("command", "deadletter"):
+        return ""
+    command = plane.book.get(target)
+    if command is not None:
+        given = arguments_of(command.accepted.action, command.accepted.args)
+        argv = given.argv if given is not None else []
+    else:
+        history = plane.readmodel.look_up(target)
+        argv = [] if history is None else first_arguments(history)
+    return f"program={base_name(argv)}" if argv else ""
 
 
 def _target(request: msgspec.Struct) -> str:
@@ -93,7 +113,7 @@ def _answered(entry: AuditEntry, answer: msgspec.Struct) -> AuditEntry:
 
 
 def _told(entry: AuditEntry, result: Result, said: str, code: str = "") -> AuditEntry:
-    detail = cut_text("; ".join(part for part in (entry.detail, said) if part), DETAIL_LEN)
+    detail = cut_text(_joined(entry.detail, said, "; "), DETAIL_LEN)
     return msgspec.structs.replace(entry, result=result, code=code, detail=detail)
 
 

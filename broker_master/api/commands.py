@@ -10,7 +10,7 @@ from broker_master.api.operations import Operations
 from broker_master.core.book import Command
 from broker_master.core.fit import fit_record
 from broker_master.core.pages import Rows
-from broker_master.core.records import command_record
+from broker_master.core.records import command_record, shown_record
 from broker_master.core.rights import check_group, may_see
 from broker_master.plane import Plane
 from broker_master.services.cancel import Canceller
@@ -75,6 +75,7 @@ class CommandOperations:
                 command,
                 self._plane.timers,
                 with_output=query.with_output,
+                with_arguments=True,
                 waits_for=Standing(self._plane).waits_for,
             )
             if command.state is State.UNKNOWN:
@@ -86,9 +87,10 @@ class CommandOperations:
                 raise Refused("command_unknown", f"{query.id} is a fan-out: see mesh fanout show")
             raise Refused("command_unknown", f"no command {query.id}")
         check_group(caller, history.record.group)
-        if not query.with_output:
-            return fit_record(msgspec.structs.replace(history.record, output=None))
-        return fit_record(history.record)
+        record = shown_record(history, with_arguments=True)
+        if query.with_output:
+            record.output = history.record.output
+        return fit_record(record)
 
     async def wait(self, caller: ClientEntry, query: CommandQuery) -> CommandRecord:
         """The record once the state is terminal, or as it stands after `timeout_s`."""
@@ -193,7 +195,7 @@ class CommandOperations:
             )
             found = await self._plane.readmodel.find(part)
             for position, history in found:
-                record = fit_record(msgspec.structs.replace(history.record, output=None))
+                record = fit_record(shown_record(history))
                 size_bytes += len(codec.encode(record))
                 rows.append(_Row(f"ended:{position}", record))
             if len(found) < part.limit:

@@ -40,6 +40,7 @@ from schemas.messages.fanouts import (
 )
 from schemas.messages.registry import AgentEntry, ClientEntry
 from schemas.moments import rfc3339, rfc3339_or_none
+from schemas.programs import arguments_of, program_of
 from schemas.texts import cut_text
 from schemas.verbs import FANOUT_CANCEL, FANOUT_LIST, FANOUT_SHOW, FANOUT_SUBMIT, FANOUT_WAIT
 
@@ -178,6 +179,7 @@ class FanoutOperations:
 
     def _record(self, entry: FanoutEntry) -> FanoutRecord:
         counts, fanout = entry.counts, self._fanouts.running(entry.id)
+        command = entry.command
         if fanout is not None:
             counts = fanout.counts(self._fanouts.open_states(fanout))
         elif entry.state == RUNNING:
@@ -193,6 +195,7 @@ class FanoutOperations:
             counts=counts,
             at_once=entry.at_once,
             max_failures=entry.max_failures,
+            program=program_of(command.action, arguments_of(command.action, command.args)),
         )
 
     async def _member(self, entry: FanoutEntry, agent: str) -> FanoutMember:

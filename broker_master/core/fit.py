@@ -11,8 +11,15 @@ import msgspec
 
 from schemas import codec, limits
 from schemas.messages.audit import AuditEntry
-from schemas.messages.facts import AttemptRecord, CommandRecord, HistoryRecord, Outcome
+from schemas.messages.facts import (
+    ArgumentsRecord,
+    AttemptRecord,
+    CommandRecord,
+    HistoryRecord,
+    Outcome,
+)
 from schemas.messages.work import Output
+from schemas.programs import is_short, shortened
 from schemas.texts import cut_text
 
 # Of a record that is too large: characters of each reason, and the attempts that stay.
@@ -22,6 +29,8 @@ _LAST: Final = 12
 # Bytes of one attempt, and of one record, beside its texts.
 _ATTEMPT_BYTES: Final = 400
 _PLAIN_BYTES: Final = 4096
+# What says how long a text is.
+_HEAD_BYTES: Final = 5
 # The longest encoding of one character.
 _WIDE: Final = 4
 # Changes a record in place; whether there was anything to cut.
@@ -100,7 +109,7 @@ def bare_record(record: CommandRecord) -> CommandRecord:
 def fit_history(history: HistoryRecord, most: int = limits.HISTORY_BYTES) -> HistoryRecord:
     """As `fit_record`, for what history keeps.
 
-    A dead letter keeps its whole command as long as that fits, as it may be submitted again.
+    The whole command stays as long as it fits, as it may be submitted again.
     """
     accepted = history.accepted
     longest = _longest(history.record) + 4 * _PLAIN_BYTES
@@ -136,6 +145,9 @@ def _longest(record: CommandRecord) -> int:
     """An upper bound of the encoded size, without encoding."""
     output = record.output
     size = _PLAIN_BYTES + _WIDE * (len(record.reason) + len(record.next) + len(record.action))
+    if record.arguments is not None:
+        size += _longest_arguments(record.arguments)
+    size += _WIDE * len(record.program)
     if output is not None:
         size += len(output.stdout) + len(output.stderr)
     for label, value in record.labels.items():
@@ -143,6 +155,11 @@ def _longest(record: CommandRecord) -> int:
     for attempt in record.attempts:
         size += _ATTEMPT_BYTES + _WIDE * (len(attempt.reason) + len(attempt.why))
     return size
+
+
+def _longest_arguments(arguments: ArgumentsRecord) -> int:
+    texts = (*arguments.argv, *arguments.env, arguments.cwd or "")
+    return sum(_WIDE * len(text) + _HEAD_BYTES for text in texts)
 
 
 def _cut(record: CommandRecord, name: str, step: _Step) -> CommandRecord:
@@ -188,6 +205,18 @@ def _short(attempt: AttemptRecord) -> AttemptRecord:
     )
 
 
+def _short_arguments(record: CommandRecord) -> bool:
+    if record.arguments is None or is_short(record.arguments):
+        return False
+    record.arguments = shortened(record.arguments)
+    return True
+
+
+def _no_arguments(record: CommandRecord) -> bool:
+    had, record.arguments = record.arguments is not None, None
+    return had
+
+
 def _few_attempts(record: CommandRecord) -> bool:
     attempts = record.attempts
     if len(attempts) <= _FIRST + _LAST:
@@ -217,9 +246,11 @@ def _one_attempt(record: CommandRecord) -> bool:
 # By what a reader would miss least. The names are those of `CommandRecord.cut`.
 _STEPS: Final[tuple[tuple[str, _Step], ...]] = (
     ("output", _small_output),
+    ("arguments", _short_arguments),
     ("reasons", _short_reasons),
     ("attempts", _few_attempts),
     ("labels", _no_labels),
+    ("arguments", _no_arguments),
     ("output", _no_output),
     ("reasons", _short_words),
     ("attempts", _one_attempt),

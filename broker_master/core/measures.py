@@ -1,7 +1,7 @@
 """What is counted while work flows: plain numbers in fixed places, made into text by a scrape.
 
 Nothing here allocates per command, and no label is a name that a message chose: groups are those of
-the registry, actions, states and codes are closed sets.
+the registry, actions, states and codes are closed sets. Of programs, only so many have a label.
 """
 
 from bisect import bisect_left
@@ -27,6 +27,8 @@ KILLS: Final[Mapping[str, str]] = {
     State.TIMED_OUT: "timeout",
     State.CANCELLED: "cancel",
 }
+# The label of all programs beyond those that have their own.
+OTHERS: Final = "(others)"
 RECOVERED: Final = 0
 UNRECOVERABLE: Final = 1
 # Why somebody was turned away, by what the services count it under.
@@ -67,6 +69,21 @@ class Histogram:
         self.total += seconds
 
 
+class ProgramMeasures:
+    """Of one program in one group: commands by how they ended, and how long they ran.
+
+    told: the outcomes that a scrape has seen already.
+    """
+
+    __slots__ = ("finished", "runs", "seconds", "told")
+
+    def __init__(self) -> None:
+        self.finished: dict[str, int] = {}
+        self.runs = 0
+        self.seconds = 0.0
+        self.told: set[str] = set()
+
+
 class GroupMeasures:
     """The counts of one group."""
 
@@ -78,6 +95,7 @@ class GroupMeasures:
         "duration",
         "finished",
         "killed",
+        "programs",
         "queue",
         "round_trip",
         "sends",
@@ -94,6 +112,7 @@ class GroupMeasures:
         self.round_trip = Histogram(ROUND_TRIP)
         self.queue: dict[str, Histogram] = {}
         self.duration: dict[str, Histogram] = {}
+        self.programs: dict[str, ProgramMeasures] = {}
         self.beats = 0
         self.beats_missed = 0
 
@@ -104,9 +123,14 @@ class Loss(NamedTuple):
 
 
 class Measures:
-    """All counts of a master since its start."""
+    """All counts of a master since its start.
 
-    def __init__(self) -> None:
+    programs: so many programs have series of their own, the first ones that end; 0: none at all.
+    """
+
+    def __init__(self, programs: int = 0) -> None:
+        self._programs_max = programs
+        self._programs: set[str] = set()
         self.groups: dict[str, GroupMeasures] = {}
         self.losses: dict[str, list[int]] = {}
         self.store_writes = {name: Histogram(WRITE) for name in ("accept", "history", "readmodel")}
@@ -156,6 +180,30 @@ class Measures:
         if outcome.final:
             key = (accepted.action, str(outcome.state))
             group.finished[key] = group.finished.get(key, 0) + 1
+
+    def on_finished(self, command: Command, program: str) -> None:
+        """A command has ended for good. program: its base name, as whoever submitted it chose."""
+        outcome = command.outcome
+        if not self._programs_max or outcome is None or not program:
+            return
+        programs = self.group(command.accepted.group).programs
+        name = self._program(program)
+        found = programs.get(name)
+        if found is None:
+            found = programs[name] = ProgramMeasures()
+        found.finished[outcome.state] = found.finished.get(outcome.state, 0) + 1
+        if outcome.started_at:
+            found.runs += 1
+            found.seconds += max(0.0, (outcome.ended_at or outcome.at) - outcome.started_at)
+
+    def _program(self, name: str) -> str:
+        """The label of a program: names are the clients' choice, so there are only so many."""
+        if name in self._programs:
+            return name
+        if len(self._programs) >= self._programs_max:
+            return OTHERS
+        self._programs.add(name)
+        return name
 
     # -- agents
 

@@ -1,20 +1,28 @@
 """Commands as users see them, made from what the book holds."""
 
 from collections.abc import Callable
+from typing import Final
 
 import msgspec
 
 from broker_master.core.book import Attempt, Command, late_reason
 from broker_master.core.fit import fit_record
-from schemas.messages.actions import ProcessArgs, decode_args
-from schemas.messages.facts import Accepted, AttemptRecord, CommandRecord, HistoryRecord, Outcome
+from schemas.messages.facts import (
+    Accepted,
+    ArgumentsRecord,
+    AttemptRecord,
+    CommandRecord,
+    HistoryRecord,
+    Outcome,
+)
 from schemas.messages.work import Output
 from schemas.moments import rfc3339, rfc3339_or_none
+from schemas.programs import arguments_of, is_short, program_of, quoted, shortened
 from schemas.states import TERMINAL, State
 from schemas.timers import Timers
 
-_ARGV_SHOWN = 16
-_ARGUMENT_SHOWN = 200
+# A body beyond this is not kept in history: a large input would outweigh everything beside it.
+BODY_BYTES: Final = 64 * 1024
 
 
 def command_record(
@@ -22,10 +30,12 @@ def command_record(
     timers: Timers,
     *,
     with_output: bool = False,
+    with_arguments: bool = False,
     waits_for: Callable[[Accepted], str] | None = None,
 ) -> CommandRecord:
     """The command as it stands, cut to what can be answered.
 
+    with_arguments: whole, if they fit, instead of what a list shows of them.
     waits_for: says what a queued command waits for, from how its target stands now.
     """
     accepted, outcome = command.accepted, command.outcome
@@ -52,7 +62,38 @@ def command_record(
         truncated=outcome.truncated if outcome else False,
         output=output,
     )
+    _put_program(record, accepted, whole=with_arguments)
     return fit_record(record)
+
+
+def _put_program(record: CommandRecord, accepted: Accepted, *, whole: bool) -> None:
+    arguments = arguments_of(accepted.action, accepted.args)
+    record.program = program_of(accepted.action, arguments)
+    if arguments is not None and not whole and not is_short(arguments):
+        arguments, record.cut = shortened(arguments), [*record.cut, "arguments"]
+    record.arguments = arguments
+
+
+def shown_record(history: HistoryRecord, *, with_arguments: bool = False) -> CommandRecord:
+    """The record that history keeps, as it is answered, without output.
+
+    Those of 0.1.0 have the first of their arguments beside them.
+    """
+    record = msgspec.structs.replace(history.record, output=None)
+    if with_arguments and history.accepted is not None:
+        record.cut = [part for part in record.cut if part != "arguments"]
+        _put_program(record, history.accepted, whole=True)
+    elif not record.program:
+        if history.argv:
+            record.arguments = ArgumentsRecord(argv=history.argv)
+        record.program = quoted(history.argv) if history.argv else ""
+    return record
+
+
+def first_arguments(history: HistoryRecord) -> list[str]:
+    """The program and the arguments that a list shows, whichever version has written them."""
+    given = history.record.arguments
+    return history.argv if given is None else given.argv
 
 
 def attempt_record(attempt: Attempt) -> AttemptRecord:
@@ -106,19 +147,15 @@ def history_record(command: Command, record: CommandRecord) -> HistoryRecord:
         digest=command.accepted.digest,
         submitted=command.accepted.submitted_at,
         ended=_ended(command),
-        argv=_argv(command),
         amended=command.late is not None,
-        accepted=command.accepted if command.state is State.UNDELIVERABLE else None,
+        accepted=command.accepted if _is_kept(command) else None,
     )
 
 
-def _argv(command: Command) -> list[str]:
-    """The program and its first arguments, each cut to a length that a list can show."""
-    if command.accepted.action != "process":
-        return []
-    args = decode_args("process", command.accepted.args)
-    argv = args.argv[:_ARGV_SHOWN] if isinstance(args, ProcessArgs) else []
-    return [argument[:_ARGUMENT_SHOWN] for argument in argv]
+def _is_kept(command: Command) -> bool:
+    """Whether the whole command stays: a dead letter always does."""
+    is_small = len(bytes(command.accepted.args)) <= BODY_BYTES
+    return is_small or command.state is State.UNDELIVERABLE
 
 
 def _ended(command: Command) -> float:

@@ -132,6 +132,27 @@ FINISHED = Family(
     ("group", "action", "outcome"),
     "Commands by the terminal state that they reached",
 )
+_PROGRAM: Final = (
+    "program: the base name of `argv[0]`; beyond the first `programs_in_metrics` of them, (others)"
+)
+PROGRAM_FINISHED = Family(
+    "mesh_program_finished_total",
+    "counter",
+    ("group", "program", "outcome"),
+    f"Processes by the terminal state that they reached; {_PROGRAM}",
+)
+PROGRAM_RUNS = Family(
+    "mesh_program_runs_total",
+    "counter",
+    ("group", "program"),
+    f"Processes that have run, by their last attempt; {_PROGRAM}",
+)
+PROGRAM_SECONDS = Family(
+    "mesh_program_run_seconds_total",
+    "counter",
+    ("group", "program"),
+    f"How long these ran, all together; {_PROGRAM}",
+)
 IN_FLIGHT = Family(
     "mesh_commands_in_flight",
     "gauge",

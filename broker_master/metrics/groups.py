@@ -38,6 +38,7 @@ class Groups:
         yield from self._open_commands()
         yield from self._counts()
         yield from self._times()
+        yield from self._programs()
 
     def _settle_names(self) -> None:
         """The series of a deleted group end; those of a new one begin with 0."""
@@ -157,6 +158,25 @@ class Groups:
         yield histograms(
             c.ROUND_TRIP, (({"group": name}, each.round_trip) for name, each in self._measures())
         )
+
+    def _programs(self) -> Iterator[str]:
+        """What is new begins with 0, so that the first failure of a program shows as a rise."""
+        finished: list[tuple[Mapping[str, str], float]] = []
+        runs: list[tuple[Mapping[str, str], float]] = []
+        seconds: list[tuple[Mapping[str, str], float]] = []
+        for group, measures in self._measures():
+            for program, counts in measures.programs.items():
+                names = {"group": group, "program": program}
+                is_new = not counts.told
+                runs.append((names, 0 if is_new else counts.runs))
+                seconds.append((names, 0 if is_new else counts.seconds))
+                for outcome, count in counts.finished.items():
+                    told = count if outcome in counts.told else 0
+                    finished.append(({**names, "outcome": outcome}, told))
+                    counts.told.add(outcome)
+        yield family(c.PROGRAM_FINISHED, finished)
+        yield family(c.PROGRAM_RUNS, runs)
+        yield family(c.PROGRAM_SECONDS, seconds)
 
     def _measures(self) -> list[tuple[str, GroupMeasures]]:
         return list(self._plane.measures.groups.items())

@@ -28,10 +28,12 @@ from broker_master.services.intake import Intake
 from broker_master.services.views import Views
 from schemas import codec
 from schemas.faults import MeshError, Refused, Unreachable
+from schemas.messages.actions import ProcessArgs
 from schemas.messages.api import SubmitAnswer, SubmitRequest
 from schemas.messages.facts import Accepted, CommandRecord
 from schemas.messages.fanouts import LABEL, FanoutEntry
 from schemas.messages.registry import ClientEntry
+from schemas.programs import arguments_of, shortened
 from schemas.states import STATES, TERMINAL, AgentStatus, State
 
 log = structlog.get_logger()
@@ -436,4 +438,10 @@ def child_request(entry: FanoutEntry, agent: str) -> SubmitRequest:
 
 
 def summary(entry: FanoutEntry) -> FanoutEntry:
-    return msgspec.structs.replace(entry, agents=[], skipped={}, command=SubmitRequest())
+    """What stays in memory: without its agents, and of its command what a list shows."""
+    command = SubmitRequest(action=entry.command.action)
+    given = arguments_of(entry.command.action, entry.command.args)
+    if given is not None:
+        args = ProcessArgs(argv=shortened(given).argv)
+        command = msgspec.structs.replace(command, args=msgspec.Raw(codec.encode(args)))
+    return msgspec.structs.replace(entry, agents=[], skipped={}, command=command)

@@ -16,6 +16,7 @@ from broker_master.store.facts import Conflict
 from schemas import codec, limits, subjects
 from schemas.faults import MeshError, Refused
 from schemas.messages.facts import CommandRecord, Outcome
+from schemas.programs import base_name
 from schemas.states import State
 
 log = structlog.get_logger()
@@ -131,6 +132,8 @@ class Settler:
     def finish(self, command: Command) -> None:
         """Tell everybody of a command whose end is durable."""
         record = command_record(command, self._plane.timers, with_output=True)
+        if record.arguments is not None:
+            self._plane.measures.on_finished(command, base_name(record.arguments.argv))
         self.publish_result(command, record)
         for waiter in self._plane.waiters.pop(command.id, ()):
             if not waiter.done():

@@ -142,16 +142,16 @@ BOARD = Board(
             ),
         ),
         Row(
-            title="Actions",
+            title="Programs",
             panels=(
                 Panel(
                     kind="table",
-                    title="Most failing actions",
+                    title="Most failing programs",
                     description="Failed, timed out, lost or undelivered in the time shown",
                     queries=(
                         query(
-                            "topk(10, sum by (group, action) (increase("
-                            f'mesh_commands_finished_total{{{GROUP},outcome=~"{_FAILED}"}}'
+                            "topk(10, sum by (group, program) (increase("
+                            f'mesh_program_finished_total{{{GROUP},outcome=~"{_FAILED}"}}'
                             "[$__range])) > 0)",
                             "failures",
                         ),
@@ -163,14 +163,14 @@ BOARD = Board(
                 ),
                 Panel(
                     kind="table",
-                    title="Slowest actions",
+                    title="Slowest programs",
                     description="Mean run time in the time shown",
                     queries=(
                         query(
-                            "topk(10, sum by (group, action) (increase("
-                            f"mesh_command_duration_seconds_sum{{{GROUP}}}[$__range]))\n"
-                            "/ (sum by (group, action) (increase("
-                            f"mesh_command_duration_seconds_count{{{GROUP}}}[$__range])) > 0))",
+                            "topk(10, sum by (group, program) (increase("
+                            f"mesh_program_run_seconds_total{{{GROUP}}}[$__range]))\n"
+                            "/ (sum by (group, program) (increase("
+                            f"mesh_program_runs_total{{{GROUP}}}[$__range])) > 0))",
                             "mean",
                         ),
                     ),

@@ -165,13 +165,27 @@ class AttemptRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
     late: bool = False
 
 
+class ArgumentsRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
+    """What a process was given: env has the names alone, stdin_bytes the size of its input."""
+
+    argv: list[str]
+    env: list[str] = []
+    cwd: str | None = None
+    stdin_bytes: int = 0
+    timeout_s: float | None = None
+
+
 class CommandRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
     """A command as users see it: in answers, in result messages and in history.
+
+    program: what it runs, in one line quoted as a shell would, control characters spelled out; of
+    other actions than `process` their name. arguments: of a process, whole in `command.show` and
+    shortened elsewhere; None where an older master has kept none.
 
     since: when `state` began. next: what will happen next and when, for states that wait.
     output: only where it was asked for and is small enough to ride along. cut: parts that were too
     long and are not whole here: `output`, `reasons`, `attempts` (the first and the last ones are
-    left), `labels`, `accepted` (a dead letter that cannot be submitted again).
+    left), `labels`, `arguments`, `accepted` (the body, so that it cannot be submitted again).
     """
 
     id: str
@@ -193,13 +207,16 @@ class CommandRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
     last_output_at: str | None = None
     output: Output | None = None
     cut: list[str] = []
+    program: str = ""
+    arguments: ArgumentsRecord | None = None
 
 
 class HistoryRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One ended command, complete: what the read model is rebuilt from.
 
     amended: a later result came after the verdict; the record replaces the earlier one. accepted:
-    the whole command, kept where it may be submitted again from the list of dead letters.
+    the whole command, so that it may be submitted again; 0.1.0 kept it of dead letters alone. argv:
+    its first arguments, as 0.1.0 kept them; now they are in the record.
     """
 
     record: CommandRecord

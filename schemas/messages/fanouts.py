@@ -70,6 +70,7 @@ class FanoutRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A fan-out as it stands. state: running, succeeded, partial, failed or cancelled.
 
     counts: agents by state, all of them. members: a page, by name; cursor: gives the next one.
+    program: what each of them runs, as in the record of a command.
     """
 
     id: str
@@ -85,6 +86,7 @@ class FanoutRecord(msgspec.Struct, frozen=True, kw_only=True):
     duplicate: bool = False
     members: list[FanoutMember] = []
     cursor: str | None = None
+    program: str = ""
 
 
 class FanoutsAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,6 +17,7 @@ from broker_master.core.certificates import KEPT_MAX
 from schemas import ids, limits
 from schemas.codec import encode
 from schemas.faults import FAULTS
+from schemas.programs import PROGRAM_LEN
 from schemas.states import State
 from tests.unit.schemas.catalogue import KINDS, Kind, name_of
 from tests.unit.schemas.samples import fields
@@ -192,6 +193,11 @@ BOUNDS: Final[dict[str, Bound]] = {
         limits.LABELS + limits.OWN_LABELS, "those of facts.Accepted", item=limits.LABEL_LEN
     ),
     "facts.CommandRecord.last_output_at": _TIME,
+    "facts.CommandRecord.program": Bound(PROGRAM_LEN, "cut by schemas.programs"),
+    # As in `command.show`: all that a request holds.
+    "facts.ArgumentsRecord.argv": Bound(64, "came in one request", item=500),
+    "facts.ArgumentsRecord.env": Bound(64, "came in one request", item=300),
+    "facts.ArgumentsRecord.cwd": Bound(limits.TEXT_LEN, "a Text of ProcessArgs"),
     "facts.CommandRecord.cut": Bound(0, "none before it is cut"),
     "facts.HistoryRecord.digest": Bound(16, "a digest of that length"),
     "facts.Assigned.why": Bound(limits.LABEL_LEN + 100, "the master's, with a label's name"),
@@ -215,6 +221,7 @@ BOUNDS: Final[dict[str, Bound]] = {
     "fanouts.FanoutRecord.counts": Bound(len(State) + 2, "one for each state", item=16, wide=False),
     "fanouts.FanoutRecord.members": Bound(0, "a page of them is judged apart"),
     "fanouts.FanoutRecord.cursor": _NAME,
+    "fanouts.FanoutRecord.program": Bound(PROGRAM_LEN, "cut by schemas.programs"),
     # what is stored of identities
     "registry.AgentEntry.certificates": Bound(KEPT_MAX + 16, "refused beyond that; new tokens"),
     "registry.ClientEntry.certificates": Bound(17, "refused beyond that by client.renew"),

@@ -284,6 +284,29 @@ async def test_outcomes_are_there_as_0_before_the_first_of_them(plane: Plane) ->
     assert value(samples, finished, group="web", action="process", outcome="lost") == 2
 
 
+async def test_programs_are_so_many_and_begin_with_0(plane: Plane) -> None:
+    plane.measures = measures = Measures(programs=2)
+    command = deeds.command_of(
+        deeds.accepted(), deeds.assigned(), deeds.ended(state=State.FAILED, started_at=EPOCH + 1)
+    )
+    for name in ("apt", "apt", "rm", "third", "fourth"):
+        measures.on_finished(command, name)
+    finished = "mesh_program_finished_total"
+    samples = await scrape(plane)
+    assert value(samples, finished, group="web", program="apt", outcome="failed") == 0
+    samples = await scrape(plane)
+    assert value(samples, finished, group="web", program="apt", outcome="failed") == 2
+    assert value(samples, finished, group="web", program="(others)", outcome="failed") == 2
+    assert value(samples, "mesh_program_runs_total", group="web", program="apt") == 2
+    assert len([name for name, _ in samples if name == finished]) == 3
+
+
+async def test_programs_can_be_left_out(plane: Plane) -> None:
+    plane.measures = measures = Measures(programs=0)
+    measures.on_finished(deeds.command_of(deeds.accepted(), deeds.assigned(), deeds.ended()), "apt")
+    assert not [name for name, _ in await scrape(plane) if name.startswith("mesh_program")]
+
+
 async def test_open_commands_are_counted_by_phase_and_the_oldest_in_the_queue_is_told(
     plane: Plane,
 ) -> None:

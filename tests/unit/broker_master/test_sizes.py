@@ -134,6 +134,7 @@ PARTS: Final[frozenset[Kind]] = frozenset(
         api.HoldingRecord,
         api.ClientRecord,
         api.AuditRecord,
+        facts.ArgumentsRecord,
         facts.AttemptRecord,
         facts.Terms,
         fanouts.FanoutMember,
@@ -521,7 +522,7 @@ async def test_sec_s30_large_records_are_listed_all_and_not_read_all_at_once() -
 
 
 def test_sec_s30_page_of_commands_holds_what_fits() -> None:
-    record = fit_record(largest(facts.CommandRecord))
+    record = fit_record(largest(facts.CommandRecord, arguments=None))
     page = command_page([_Row(f"ended:{number}", record) for number in range(5)], 5)
     assert (len(page.commands), page.cursor) == (1, "ended:0")
     assert len(codec.encode(page)) <= limits.PAGE_BYTES

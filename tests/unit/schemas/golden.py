@@ -25,6 +25,8 @@ VERSIONS: Final[dict[str, int]] = {
     "facts.CommandRecord": 2,
     "facts.HistoryRecord": 2,
     "fanouts.FanoutEntry": 2,
+    "fanouts.FanoutRecord": 2,
+    "fanouts.FanoutsAnswer": 2,
     "liveness.Hello": 2,
     "api.ClientCreate": 2,
     "enrol.EnrolRequest": 2,

@@ -282,6 +282,7 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
     "answers": messages(
         api.SubmitAnswer,
         facts.CommandRecord,
+        facts.ArgumentsRecord,
         facts.AttemptRecord,
         work.Output,
         api.CommandPage,

@@ -5,6 +5,7 @@ import pytest
 
 from broker_master.core.book import Command
 from broker_master.core.records import amend_record, command_record, history_record
+from schemas import codec
 from schemas.messages.facts import HistoryRecord, Outcome
 from schemas.messages.work import Output
 from schemas.moments import rfc3339
@@ -68,6 +69,8 @@ def test_record_of_a_success_has_every_field() -> None:
         "next": "",
         "ended_at": rfc3339(EPOCH + 8),
         "labels": {"ticket": "42"},
+        "program": "noop",
+        "arguments": None,
         "stdout_bytes": 3,
         "stderr_bytes": 0,
         "truncated": False,
@@ -129,7 +132,7 @@ def test_end_without_an_attempt_has_its_reason_and_its_time() -> None:
     assert record.ended_at == rfc3339(EPOCH + 9)
 
 
-def test_history_keeps_what_dedup_and_lists_need_and_no_arguments_beyond() -> None:
+def test_history_keeps_what_dedup_lists_and_a_retry_need() -> None:
     command = command_of(
         accepted(action="process", args=argv("prog", "x" * 900, *["y"] * 40), digest=b"d"),
         assigned(),
@@ -137,7 +140,13 @@ def test_history_keeps_what_dedup_and_lists_need_and_no_arguments_beyond() -> No
     )
     kept = history_of(command)
     assert (kept.digest, kept.submitted, kept.ended) == (b"d", EPOCH, EPOCH + 8)
-    assert (len(kept.argv), kept.argv[0], len(kept.argv[1])) == (16, "prog", 200)
+    given = kept.record.arguments
+    assert given is not None
+    assert (len(given.argv), given.argv[0], len(given.argv[1])) == (16, "prog", 200)
+    assert kept.record.cut == ["arguments"]
+    assert kept.accepted == command.accepted, "it can be submitted again"
+    large = command_of(accepted(action="process", args=argv("x", "y" * 70_000)), ended())
+    assert history_of(large).accepted is None
     assert (kept.record.output, kept.amended) == (SMALL, False)
 
 
@@ -175,11 +184,11 @@ def test_late_word_amends_a_record_as_it_amends_the_book() -> None:
 
 def test_amending_leaves_the_old_record_as_it_was() -> None:
     before = history_of(command_of(accepted(), assigned(), ended(state=State.LOST)))
-    copied = msgspec.to_builtins(before)
+    copied = codec.encode(before)
     _, word = late()
     assert isinstance(word, Outcome)
     assert amend_record(before, 1, word) is not None
-    assert msgspec.to_builtins(before) == copied
+    assert codec.encode(before) == copied
 
 
 @pytest.mark.parametrize(
