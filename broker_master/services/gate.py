@@ -21,7 +21,7 @@ import msgspec
 import structlog
 
 from broker_client.runtime.link import Link
-from broker_master.core.standing import Place, Standing
+from broker_master.core.doubts import Doubts, Place
 from broker_master.plane import Plane
 from broker_master.services.comparison import Comparison, name_in
 from broker_master.services.fences import Fences
@@ -78,7 +78,7 @@ class Gate:
         self._system = system
         self._comparison = comparison
         self._fences = Fences(link, plane.clock)
-        self._standing = Standing()
+        self._doubts = Doubts()
         self._is_open = False
         self._batch: list[_Word] = []
         self._since_s = 0.0
@@ -134,7 +134,7 @@ class Gate:
             self._waiting_bytes -= word.size
             if not whole:
                 self._refuse(word)
-            elif word.name not in self._held and self._standing.is_clear(word.name):
+            elif word.name not in self._held and self._doubts.is_clear(word.name):
                 self._take(word)
             else:
                 self._hold(word)
@@ -168,7 +168,7 @@ class Gate:
 
     def _let_go(self, name: str) -> None:
         """Let through what is held of `name`, if nothing is in doubt any more."""
-        if self._standing.is_clear(name):
+        if self._doubts.is_clear(name):
             hold = self._held.pop(name, None)
             for word in hold.words if hold is not None else ():
                 self._take(word)
@@ -186,12 +186,12 @@ class Gate:
         if kind == "DISCONNECT":
             self._on_ended(place)
         elif client.get("user"):
-            self._standing.on_connected(place, name_in(str(client.get("jwt", ""))))
+            self._doubts.on_connected(place, name_in(str(client.get("jwt", ""))))
             self._wake.set()
 
     def _on_ended(self, place: Place) -> None:
         """What it had sent is on its way to us; before it is here, nothing more is believed."""
-        name = self._standing.name_of(place)
+        name = self._doubts.name_of(place)
         if name is not None:
             self._plane.spawn(self._see_off(place, name))
 
@@ -214,7 +214,7 @@ class Gate:
         except MeshError as error:
             log.info("gate_unfenced", speaker=name, error=str(error))
         self._throw_away(name)
-        self._standing.forget(place)
+        self._doubts.forget(place)
 
     async def run(self, ready: asyncio.Event) -> None:
         await self._system.watch(self.on_event, self._miss)
@@ -239,7 +239,7 @@ class Gate:
         self._missed.clear()
         try:
             self._fences.nodes = await self._system.nodes()
-            before = self._standing.places()
+            before = self._doubts.places()
             connections = await self._system.connections()
             wrong = await self._comparison.judge(connections)
         except MeshError as error:
@@ -248,7 +248,7 @@ class Gate:
             return
         known = {(each.server, each.cid) for each in connections}
         for place in known - wrong:
-            self._standing.forget(place)
+            self._doubts.forget(place)
         for place in before - known:
             self._on_ended(place)  # with its node, which told nobody
         if not self._is_open:
@@ -264,20 +264,20 @@ class Gate:
         self._is_open = False
         self._plane.roster.on_cut_off()
         self._fences.lose()
-        self._standing.restart({})
+        self._doubts.restart({})
         self._wake.set()
 
     async def _compare(self) -> None:
         """Those that were just made; waits until there are some."""
         await self._wake.wait()
         self._wake.clear()
-        while self._is_open and (places := self._standing.take_fresh(_AT_ONCE)):
+        while self._is_open and (places := self._doubts.take_fresh(_AT_ONCE)):
             try:
                 found = await self._system.look_up(places)
                 wrong = await self._comparison.judge(list(found.values()))
             except MeshError as error:
                 log.warning("comparison_failed", code=error.code, error=str(error))
-                self._standing.put_back(places)
+                self._doubts.put_back(places)
                 await asyncio.sleep(_AGAIN_S)
                 self._miss()
                 return
@@ -285,13 +285,13 @@ class Gate:
                 self._on_judged(place, is_there=place in found, is_wrong=place in wrong)
 
     def _on_judged(self, place: Place, *, is_there: bool, is_wrong: bool) -> None:
-        name = self._standing.name_of(place)
+        name = self._doubts.name_of(place)
         if name is None or is_wrong:
             return  # it is being cut, and what was held goes with it
         if not is_there:
             self._on_ended(place)
             return
-        self._standing.forget(place)
+        self._doubts.forget(place)
         self._let_go(name)
 
     async def _tick(self) -> None:

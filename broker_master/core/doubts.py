@@ -12,13 +12,13 @@ from collections.abc import Mapping
 Place = tuple[str, int]
 
 
-class Standing:
+class Doubts:
     """An identity is clear if none of its live connections is in doubt."""
 
     def __init__(self) -> None:
         self._names: dict[Place, str] = {}
         self._fresh: dict[Place, None] = {}
-        self._doubts: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._names)
@@ -27,7 +27,7 @@ class Standing:
         """Doubt exactly these."""
         self._names.clear()
         self._fresh.clear()
-        self._doubts.clear()
+        self._counts.clear()
         for place, name in live.items():
             self.on_connected(place, name)
 
@@ -35,10 +35,10 @@ class Standing:
         if place not in self._names:
             self._names[place] = name
             self._fresh[place] = None
-            self._doubts[name] += 1
+            self._counts[name] += 1
 
     def is_clear(self, name: str) -> bool:
-        return name not in self._doubts
+        return name not in self._counts
 
     def name_of(self, place: Place) -> str | None:
         """Whose connection that is, while it is in doubt."""
@@ -65,6 +65,6 @@ class Standing:
         self._fresh.pop(place, None)
         name = self._names.pop(place, None)
         if name is not None:
-            self._doubts[name] -= 1
-            if not self._doubts[name]:
-                del self._doubts[name]
+            self._counts[name] -= 1
+            if not self._counts[name]:
+                del self._counts[name]
