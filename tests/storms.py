@@ -1,14 +1,16 @@
 """One member that says far too much, and how the others fare meanwhile.
 
 quiet = await fare(client, 5, agent="web-1")
-async with raging(mesh, "bad-1", STORMS["beats"]) as storm:
+async with raging(mesh, "bad-1", "beats") as storm:
     loud = await fare(client, 5, agent="web-1")
 """
 
 import asyncio
 import contextlib
 import hashlib
+import sys
 import time
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +27,10 @@ from tests.harness import MeshProcesses
 from tests.rawlink import RawLink, pub
 
 # What is written at one time; the rest of a second is shared out evenly.
-_TURN_S = 0.01
+_TURN_S: Final = 0.01
 # A reader of what comes back, so that the broker never waits for us.
-_READ_BYTES = 1 << 16
+_READ_BYTES: Final = 1 << 16
+_ROOT: Final = Path(__file__).parents[1]
 # What a master may hold, whoever talks.
 RSS_MB: Final = 300.0
 
@@ -63,30 +66,41 @@ async def fare(client: MeshClient, for_s: float, *, agent: str, pause_s: float =
     return Fared(sorted(latencies))
 
 
-@contextlib.asynccontextmanager
-async def raging(mesh: MeshProcesses, agent: str, kind: "Kind") -> AsyncIterator["Storm"]:
-    """Says what `kind` makes of 0, 1, 2 … so many times a second, over a connection of `agent`."""
-    identity = read_identity(mesh.agent_dir(agent) / "identity" / "current")
-    creds = identity.creds
-    link = await RawLink.open(mesh.nats_url, identity.context, creds.jwt, creds.seed)
-    storm = Storm(link, kind.frame, kind.per_s)
-    await link.say(b"PING\r\n")
-    tasks = [asyncio.ensure_future(each) for each in (storm.rage(), storm.read())]
-    try:
-        yield storm
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        link.abort()
-
-
 @dataclass(frozen=True)
 class Kind:
     """frame: what is sent, made of its number."""
 
     frame: Callable[[int], bytes]
     per_s: float
+
+
+class Storm:
+    """sent: how many frames the storm has said, known when it is over."""
+
+    sent = 0
+
+
+@contextlib.asynccontextmanager
+async def raging(mesh: MeshProcesses, agent: str, kind: str) -> AsyncIterator[Storm]:
+    """One of `STORMS`, over a connection of `agent`, while the block runs.
+
+    It rages in a process of its own: what it costs to make is not to slow down who measures.
+    """
+    folder = mesh.agent_dir(agent) / "identity" / "current"
+    argv = [sys.executable, "-m", "tests.storms", mesh.nats_url, str(folder), kind]
+    storm = Storm()
+    process = await asyncio.create_subprocess_exec(*argv, cwd=_ROOT, stdin=PIPE, stdout=PIPE)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        assert await process.stdout.readline() == b"raging\n"
+        yield storm
+        process.stdin.close()
+        storm.sent = int(await process.stdout.read())
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
 
 
 LOUD: Final = "bad-1"
@@ -173,28 +187,6 @@ async def entries(client: MeshClient, action: str, by: str = "") -> list[str]:
     return [each.target for each in page.entries if not by or each.by == by]
 
 
-class Storm:
-    def __init__(self, link: RawLink, frame: Callable[[int], bytes], per_s: float) -> None:
-        self._link = link
-        self._frame = frame
-        self._per_s = per_s
-        self.sent = 0
-
-    async def rage(self) -> None:
-        began = time.monotonic()
-        while True:
-            due = int((time.monotonic() - began) * self._per_s)
-            frames = [self._frame(number) for number in range(self.sent, due)]
-            self.sent = due
-            self._link.writer.writelines(frames)
-            await self._link.writer.drain()
-            await asyncio.sleep(_TURN_S)
-
-    async def read(self) -> None:
-        while await self._link.reader.read(_READ_BYTES):
-            pass
-
-
 def rss_mb(pid: int) -> float:
     """What a process holds in memory."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -209,3 +201,51 @@ def series(metrics: str, name: str) -> Iterator[tuple[str, float]]:
         if line.startswith((f"{name}{{", f"{name} ")):
             labels, _, value = line.rpartition(" ")
             yield labels.removeprefix(name), float(value)
+
+
+# -- the process that rages
+
+
+class _Rage:
+    def __init__(self, link: RawLink, kind: Kind) -> None:
+        self._link = link
+        self._kind = kind
+        self._began = time.monotonic()
+        self.sent = 0
+
+    async def run(self) -> None:
+        frame = self._kind.frame
+        while True:
+            due = int((time.monotonic() - self._began) * self._kind.per_s)
+            frames = [frame(number) for number in range(self.sent, due)]
+            self.sent = due
+            self._link.writer.writelines(frames)
+            await self._link.writer.drain()
+            await asyncio.sleep(_TURN_S)
+
+    async def read(self) -> None:
+        """What comes back, so that the broker never waits for us."""
+        while await self._link.reader.read(_READ_BYTES):
+            pass
+
+
+async def _rage(url: str, folder: Path, kind: Kind) -> None:
+    """Until stdin ends; then the number of frames is printed."""
+    identity = read_identity(folder)
+    creds = identity.creds
+    link = await RawLink.open(url, identity.context, creds.jwt, creds.seed)
+    await link.say(b"PING\r\n")
+    rage = _Rage(link, kind)
+    tasks = [asyncio.ensure_future(each) for each in (rage.run(), rage.read())]
+    sys.stdout.write("raging\n")
+    sys.stdout.flush()
+    await asyncio.to_thread(sys.stdin.read)
+    sys.stdout.write(f"{rage.sent}\n")
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    link.abort()
+
+
+if __name__ == "__main__":
+    asyncio.run(_rage(sys.argv[1], Path(sys.argv[2]), STORMS[sys.argv[3]]))

@@ -61,27 +61,24 @@ class Auditor:
 
     def take(self, entry: AuditEntry) -> None:
         """Write it soon."""
-        told = self._told(entry)
-        if told is None:
+        if not self._is_told(entry):
             return
-        speaker = "" if told.actor == "master" else told.by
+        speaker = "" if entry.actor == "master" else entry.by
         try:
-            _ = self._tasks.spawn(self._write(told), speaker)
+            _ = self._tasks.spawn(self._write(entry), speaker)
         except MeshError as error:
-            if speaker and told.result in _TOLD_TOGETHER:
-                who = self._who(told)
-                self._untold[who] = self._untold.get(who, 0) + 1
+            if speaker and entry.result in _TOLD_TOGETHER:
+                self._leave_out(self._who(entry))
             else:
-                self._lose(told, error)
+                self._lose(entry, error)
 
     async def record(self, entry: AuditEntry) -> None:
         """Write an entry; returns when it is durable, or after a moment if the broker is slow."""
-        told = self._told(entry)
-        if told is not None:
-            await self._write(told)
+        if self._is_told(entry):
+            await self._write(entry)
 
     async def _write(self, entry: AuditEntry) -> None:
-        entry = fit_entry(await self._located(entry))
+        entry = fit_entry(await self._located(self._with_left_out(entry)))
         try:
             stored = self._writer.append(
                 subjects.audit(entry.action.partition(".")[0]), codec.encode(entry)
@@ -103,18 +100,26 @@ class Auditor:
         self._plane.count("audit", "lost")
         log.error("audit_lost", entry=msgspec.to_builtins(entry), error=str(error))
 
-    def _told(self, entry: AuditEntry) -> AuditEntry | None:
-        """None for one of many refusals or alarms of one speaker: it is told with a later one."""
+    def _is_told(self, entry: AuditEntry) -> bool:
+        """Not if it is one of many refusals or alarms of one speaker: a later one tells of it."""
         if entry.result not in _TOLD_TOGETHER:
-            return entry
+            return True
         who = self._who(entry)
         bucket = self._refusals.setdefault(
             who, TokenBucket(per_s=_REFUSALS_PER_S, burst=_REFUSALS_BURST)
         )
-        if not bucket.take(self._plane.clock.elapsed()):
-            self._untold[who] = self._untold.get(who, 0) + 1
-            return None
-        untold = self._untold.pop(who, 0)
+        is_told = bucket.take(self._plane.clock.elapsed())
+        if not is_told:
+            self._leave_out(who)
+        return is_told
+
+    def _leave_out(self, who: str) -> None:
+        self._untold[who] = self._untold.get(who, 0) + 1
+
+    def _with_left_out(self, entry: AuditEntry) -> AuditEntry:
+        if entry.result not in _TOLD_TOGETHER:
+            return entry
+        untold = self._untold.pop(self._who(entry), 0)
         if not untold:
             return entry
         what = "refused" if entry.result == "refused" else "alarms"

@@ -84,7 +84,7 @@ async def judge(
 async def test_sec_s11_storm_of_an_agent(mesh: MeshProcesses, admin: MeshClient, name: str) -> None:
     printed = await admin.run(ProcessArgs(argv=["seq", "200000"]), agent="web-1", timeout_s=30)
     quiet = await fare(admin, STORM_S / 2, agent="web-2")
-    async with raging(mesh, LOUD, STORMS[name]) as storm:
+    async with raging(mesh, LOUD, name) as storm:
         running = asyncio.create_task(fare(admin, STORM_S, agent="web-2"))
         made = await deeds(admin, name)
         fared = await running

@@ -40,7 +40,7 @@ async def test_sec_s11_storm_of_one_agent_stops_nobody_else(
     mesh: MeshProcesses, admin: MeshClient, name: str
 ) -> None:
     made = [f"{name}-{number}" for number in range(3)]
-    async with raging(mesh, LOUD, STORMS[name]) as storm:
+    async with raging(mesh, LOUD, name) as storm:
         running = asyncio.create_task(fare(admin, STORM_S, agent="web-1"))
         for group in made:
             await admin.ask("group", "create", GroupCreate(name=group), GroupRecord)
