@@ -79,7 +79,7 @@ class Plane:
 
     def __post_init__(self) -> None:
         self.budgets = Budgets(self.timers, lambda agent: agent in self.registry.agents)
-        self.room = StoreRoom(self.settings.limits.event_bytes)
+        self.room = StoreRoom(self.settings.limits.event_bytes, lambda: self.facts.appended_bytes)
 
     @property
     def timers(self) -> Timers:

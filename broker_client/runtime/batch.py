@@ -77,7 +77,8 @@ class BatchWriter:
     """The one writer of a process into one stream; a Service, whose loop does all the writing.
 
     A future that is cancelled before its group was sent withdraws it; later it changes nothing.
-    Counters: `stored` messages, `writes`, `conflicts`, `retries`. `stalled_since` is a reading of
+    Counters: `stored` messages, `writes`, `conflicts`, `retries`, `appended_bytes` (whatever came
+    of them). `stalled_since` is a reading of
     the clock while the broker stores nothing, else None.
     """
 
@@ -112,6 +113,7 @@ class BatchWriter:
         self.is_patient: Callable[[], bool] = lambda: False
         self.stored = 0
         self.writes = 0
+        self.appended_bytes = 0
         self.conflicts = 0
         self.retries = 0
 
@@ -176,6 +178,7 @@ class BatchWriter:
         self._queue.append(group)
         self._queued += count
         self._queued_bytes += group.size_bytes
+        self.appended_bytes += group.size_bytes
         self._wake.set()
 
     # the loop

@@ -46,7 +46,10 @@ class Findings:
 
 
 class Survey:
-    """Asks the broker each few seconds; what it cannot learn is absent until it can."""
+    """Asks the broker each few seconds; what it cannot learn is absent until it can.
+
+    Ready when it has asked once: before that nobody knows how much room the event store has.
+    """
 
     name = "survey"
 
@@ -58,7 +61,6 @@ class Survey:
         self.findings = Findings()
 
     async def run(self, ready: asyncio.Event) -> None:
-        ready.set()
         while True:
             try:
                 await self.look()
@@ -66,6 +68,7 @@ class Survey:
                 # Gaps in a curve, and nothing else, while the broker is away.
                 self.findings.streams, self.findings.broker_rtt_s = {}, None
                 log.debug("survey_delayed", error=str(error))
+            ready.set()
             await asyncio.sleep(PERIOD_S)
 
     async def look(self) -> None:
@@ -73,12 +76,13 @@ class Survey:
         began_s = clock.elapsed()
         await self._plane.link.flush(RTT_S)
         findings.broker_rtt_s = clock.elapsed() - began_s
+        appended = self._plane.facts.appended_bytes
         found = {}
         for name in (EVENTS, HISTORY, LOGS, AUDIT, f"KV_{REGISTRY}"):
             info = await self._streams.info(name)
             found[name] = StreamSize(info.messages, info.size_bytes)
         findings.streams = found
-        self._plane.room.note_size(found[EVENTS].size_bytes)
+        self._plane.room.note_size(found[EVENTS].size_bytes, appended)
         findings.disk_free = await asyncio.to_thread(_disk_free, self._readmodel.parent)
         findings.readmodel_bytes = await asyncio.to_thread(_size, self._readmodel)
         if clock.elapsed() >= self._rows_due_s:

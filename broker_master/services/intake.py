@@ -277,7 +277,7 @@ class Intake:
         self._check_share(accepted)
         if self._is_crowded():
             raise Refused("queue_full", "half of what may wait to be stored is there already")
-        if not self._plane.room.take(memoryview(accepted.args).nbytes):
+        if not self._plane.room.has(memoryview(accepted.args).nbytes):
             raise Refused(
                 "store_full", "what is left of limits.event_bytes is for ends of open commands"
             )

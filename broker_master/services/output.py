@@ -7,7 +7,7 @@ remembers where in the stream which bytes begin. Bytes that will never come are 
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import msgspec
 
@@ -65,14 +65,10 @@ class OutputReader:
         while True:
             record = await look_up()
             attempt = _attempt(record, request.attempt)
-            with self._watches.watching(
-                record.group,
-                attempt.agent if attempt else "?",
-                record.id,
-                attempt.attempt if attempt else 0,
-            ) as wait:
-                async with self._turns:
-                    answer = await self._read_now(record, attempt, request)
+            if not request.wait_s:
+                return await self._read_in_turn(record, attempt, request)
+            with self._watching(record, attempt) as wait:
+                answer = await self._read_in_turn(record, attempt, request)
                 left_s = deadline_s - clock.elapsed()
                 if answer.end or answer.stdout or answer.stderr or answer.gaps or left_s <= 0:
                     return answer
@@ -80,6 +76,19 @@ class OutputReader:
                     is_woken = await wait.woken(min(again_s, left_s))
             # Whatever says nothing is looked at less and less often.
             again_s = _AGAIN_S if is_woken else min(2 * again_s, _AGAIN_MOST_S)
+
+    async def _read_in_turn(
+        self, record: CommandRecord, attempt: AttemptRecord | None, request: LogsRequest
+    ) -> LogsAnswer:
+        async with self._turns:
+            return await self._read_now(record, attempt, request)
+
+    def _watching(
+        self, record: CommandRecord, attempt: AttemptRecord | None
+    ) -> AbstractContextManager[Wait]:
+        """Before it is read, so that nothing is stored unheard between the two."""
+        agent, number = (attempt.agent, attempt.attempt) if attempt is not None else ("?", 0)
+        return self._watches.watching(record.group, agent, record.id, number)
 
     @contextmanager
     def _until_ended(self, command: str, wait: Wait) -> Iterator[None]:

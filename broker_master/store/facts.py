@@ -123,6 +123,11 @@ class FactStore:
         except MeshError as error:
             return _failed(error)
 
+    @property
+    def appended_bytes(self) -> int:
+        """All that was handed over to be written so far, about."""
+        return self._writer.appended_bytes
+
     async def rewrite(self, subject: str, payload: bytes, expected: int) -> int:
         """Write a fact again at the head, if its newest copy still is at sequence `expected`."""
         return await self._writer.append(subject, payload, expected)

@@ -59,6 +59,7 @@ class FactsInMemory:
         self.fault: MeshError | None = None
         self.takes_bytes = 1 << 20
         self.refused = 0
+        self.appended_bytes = 0
 
     def append(self, fact: subjects.Fact, body: Fact) -> "asyncio.Future[int]":
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
