@@ -46,7 +46,7 @@ class Desk:
         request = SubmitRequest(group="web", action="process", args=args)
         answers: list[SubmitAnswer | MeshError] = []
         caller = self._caller(client)
-        self.intake.submit(caller, codec.encode(request), answers.append, "nats")
+        self.intake.submit(caller, request, answers.append, "nats")
         return next(reversed(self.stage.plane.book._commands))
 
     def _caller(self, client: str) -> ClientEntry:
