@@ -10,6 +10,7 @@ PYTHON ?= python3
 WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.installed
+RUNS := .venv/.runs
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 CODE := schemas broker_client broker_agent broker_master tests
 PYTEST := $(BIN)/python -m pytest
@@ -22,20 +23,29 @@ help:
 
 .venv: $(STAMP)
 
-# The stamp is inside .venv, so that deleting the one deletes the other. An environment whose
-# making was interrupted has no stamp and is completed by the next run.
+# The stamps are inside .venv, so that deleting the one deletes the others. An environment whose
+# making was interrupted has no stamp and is completed by the next run. What a mesh needs to run is
+# a part of what developing it needs, at the same versions: `make demo` installs that part alone.
+define install
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+  echo "make: $(PYTHON) is missing or older than 3.11; name a newer one: make PYTHON=python3.11" >&2; \
+  exit 1; }
+@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+  echo "make: $(PYTHON) has no venv module; install it: apt install python3-venv" >&2; exit 1; }
+@$(BIN)/python -c 'import pip' 2>/dev/null || { echo "making .venv"; $(PYTHON) -m venv --clear .venv; }
+@echo "installing $(1), every file checked against its hash"
+@$(PIP) install --quiet --require-hashes -r $(1)
+@$(PIP) install --quiet --no-build-isolation --no-deps -e .
+endef
+
 $(STAMP): requirements/dev.txt pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-	  echo "make: $(PYTHON) is missing or older than 3.11; name a newer one: make PYTHON=python3.11" >&2; \
-	  exit 1; }
-	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
-	  echo "make: $(PYTHON) has no venv module; install it: apt install python3-venv" >&2; exit 1; }
-	@$(BIN)/python -c 'import pip' 2>/dev/null || { echo "making .venv"; $(PYTHON) -m venv --clear .venv; }
-	@echo "installing requirements/dev.txt, every file checked against its hash"
-	@$(PIP) install --quiet --require-hashes -r requirements/dev.txt
-	@$(PIP) install --quiet --no-build-isolation --no-deps -e .
-	@touch $@
+	$(call install,requirements/dev.txt)
+	@touch $(RUNS) $@
 	@echo ".venv is ready"
+
+$(RUNS): requirements/master.txt pyproject.toml
+	$(call install,requirements/master.txt)
+	@touch $@
 
 # Tests marked serial go first: they need the machine for themselves, and the closing line
 # of the run that follows is the one that counts nearly all tests. Exit code 5 is "none found".
@@ -60,10 +70,10 @@ format: $(STAMP)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-demo: $(STAMP)
+demo: $(RUNS)
 	@exec $(BIN)/python -m broker_master.demo $(if $(filter 1,$(ONCE)),--once)
 
-demo-loss: $(STAMP)
+demo-loss: $(RUNS)
 	@exec $(BIN)/python -m broker_master.demo --loss
 
 bench: $(STAMP)

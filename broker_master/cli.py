@@ -103,9 +103,22 @@ def serve(
     if print_config:
         sys.stdout.write(loaded.render())
         return
+    _check_extras(loaded.value)
     failpoints.arm(os.environ)
     configure_logs(loaded.value.log.level, is_bounded=True)
     _run(loaded.value)
+
+
+def _check_extras(settings: "MasterSettings") -> None:
+    """Name all that an install lacks at once; raises Refused (`extra_missing`)."""
+    from broker_client.runtime.extras import lacking, no_extras
+    from broker_master.broker_child import installed_server
+
+    is_own_broker = settings.nats_url or settings.broker.binary
+    missing = ["master"] if lacking("master") else []
+    missing += [] if is_own_broker or installed_server() else ["embedded"]
+    if missing:
+        raise no_extras(missing, "serve")
 
 
 def _run(settings: "MasterSettings") -> None:

@@ -139,6 +139,12 @@ FAULTS: Final[dict[str, FaultKind]] = {
         400, "never", 78, "check the file, or make one with `mesh client create`"
     ),
     "settings_invalid": FaultKind(400, "never", 78, "correct the setting that the message names"),
+    "extra_missing": FaultKind(
+        500,
+        "never",
+        78,
+        "install the extra beside this program, with pip or `pipx install --force`",
+    ),
     "host_unfit": FaultKind(500, "never", 78, "give the process what the message names"),
     "state_unreadable": FaultKind(500, "never", 78, "check the path, its owner and its mode"),
     "state_foreign": FaultKind(

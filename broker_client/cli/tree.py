@@ -182,11 +182,13 @@ def _path(tokens: Sequence[str]) -> list[str]:
 def _fault(error: Exception, output: "Output") -> int:
     """Say a fault of the mesh; anything else is a defect of ours, and is shown as one."""
     from broker_client.cli.report import print_fault
+    from broker_client.runtime.extras import fault_of_import
     from schemas.faults import MeshError
 
-    if not isinstance(error, MeshError):
+    fault = fault_of_import(error) if isinstance(error, ImportError) else error
+    if not isinstance(fault, MeshError):
         raise error
-    return print_fault(error, output)
+    return print_fault(fault, output)
 
 
 def _broken_pipe() -> int:

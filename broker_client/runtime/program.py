@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Final, NoReturn
 
+from broker_client.runtime.extras import fault_of_import
 from broker_client.runtime.stdio import (
     OutputFailed,
     give_up_output,
@@ -58,6 +59,11 @@ def _run(name: str, command: Callable[[], object]) -> int:
         if known is None:
             raise
         return _fail(name, known)
+    except ImportError as error:
+        lacking = fault_of_import(error)
+        if lacking is None:
+            raise
+        return _fail(name, lacking)
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit as end:
