@@ -3,6 +3,7 @@
 Needs no pytest, so that benchmarks may use it as well.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -33,6 +34,9 @@ class FakeLink:
     permission_errors: int = 0
     malformed: int = 0
     callback_failures: int = 0
+
+    def on_connected(self, listener: Callable[[], object]) -> None:
+        """It never connects again."""
 
 
 def make_plane(clock: Clock, settings: MasterSettings | None = None) -> Plane:

@@ -1,6 +1,7 @@
 """Keeps the event stream small: carries long-lived commands forward and purges what is over."""
 
 import asyncio
+from typing import Final
 
 import structlog
 
@@ -12,6 +13,10 @@ from schemas.faults import MeshError
 
 log = structlog.get_logger()
 
+# Of the stream's limit, what may be there twice while facts are carried forward: less than what
+# commands leave to ends and cancels.
+_TWICE_PART: Final = 0.01
+
 
 class Checkpointer:
     name = "checkpoint"
@@ -20,6 +25,7 @@ class Checkpointer:
         self._plane = plane
         self._streams = streams
         self._checkpoint = Checkpoint(plane.settings.retention.facts_s)
+        self._twice_bytes = int(plane.settings.limits.event_bytes * _TWICE_PART)
 
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()
@@ -51,9 +57,14 @@ class Checkpointer:
         """Write the facts of long-lived commands again at the head; False if one could not be.
 
         Each is expected at the sequence of its old copy, so a fact is never doubled and a master
-        that was replaced meanwhile carries nothing.
+        that was replaced meanwhile carries nothing. What is carried soon goes from its
+        old place, so that a stream that is nearly full does not get full by being tidied up.
         """
+        twice = self._twice_bytes
         for subject, sequence in plan.carry:
+            if twice >= self._twice_bytes:
+                await self._streams.purge_up_to(EVENTS, sequence - 1)
+                twice = 0
             command = self._plane.book.get(subject.split(".")[3])
             if command is None or command.facts.get(subject) != sequence:
                 continue
@@ -62,4 +73,5 @@ class Checkpointer:
                 log.error("fact_missing", subject=subject, sequence=sequence)
                 return False
             command.facts[subject] = await self._plane.facts.rewrite(subject, payload, sequence)
+            twice += len(payload)
         return True

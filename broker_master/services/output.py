@@ -27,9 +27,14 @@ from schemas.states import TERMINAL, State
 
 LookUp = Callable[[], Awaitable[CommandRecord]]
 
-# How soon what says nothing is looked at again, in case that its word was missed.
-_AGAIN_S = 0.1
+# How soon what says nothing is looked at again, in case that its word was missed: in a cluster it
+# takes a moment until all nodes know of a new subscription; and how often after that.
+_AGAIN_S = 0.25
 _AGAIN_MOST_S = 5.0
+# Of a stream of words one wakes: the next read brings what came with the others. Who was woken for
+# nothing waits longer for the next one.
+_SETTLE_S = 0.02
+_SETTLE_MOST_S = 1.0
 # Readers that ask the broker at one time.
 _READS = 64
 _PAGE_MESSAGES = 64
@@ -61,7 +66,7 @@ class OutputReader:
         """
         clock = self._plane.clock
         deadline_s = clock.elapsed() + request.wait_s
-        again_s = _AGAIN_S
+        again_s, settle_s = _AGAIN_S, _SETTLE_S
         while True:
             record = await look_up()
             attempt = _attempt(record, request.attempt)
@@ -73,9 +78,11 @@ class OutputReader:
                 if answer.end or answer.stdout or answer.stderr or answer.gaps or left_s <= 0:
                     return answer
                 with self._until_ended(record.id, wait):
-                    is_woken = await wait.woken(min(again_s, left_s))
-            # Whatever says nothing is looked at less and less often.
-            again_s = _AGAIN_S if is_woken else min(2 * again_s, _AGAIN_MOST_S)
+                    is_woken = await wait.woken(min(again_s, left_s), min(settle_s, left_s))
+            if is_woken:
+                settle_s = min(2 * settle_s, _SETTLE_MOST_S)
+            else:
+                again_s = _AGAIN_MOST_S
 
     async def _read_in_turn(
         self, record: CommandRecord, attempt: AttemptRecord | None, request: LogsRequest

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 
 import structlog
@@ -20,6 +20,8 @@ log = structlog.get_logger()
 
 # How often it is looked who has said far too much.
 _LOOK_S: Final = 10.0
+# Subjects that are remembered, of each kind.
+_SUBJECTS: Final = 4096
 _BUDGETS: Final[dict[str, Kind]] = {
     "beat": "beat",
     "hello": "hello",
@@ -75,12 +77,16 @@ class Upstream:
         budget = _BUDGETS[kind]
         gate, count, clock = self._gate, self._plane.count, self._plane.clock
         budgets = self._plane.budgets
+        parse = subjects.parse_up
+        if "*" not in kind:
+            # An agent has one such subject, and a flood of them costs less.
+            parse = lru_cache(maxsize=_SUBJECTS)(parse)
 
         def shed(_: MeshError) -> None:
             """Agents say it again."""
 
         def take(msg: Msg) -> None:
-            up = subjects.parse_up(msg.subject)
+            up = parse(msg.subject)
             if up is None:
                 count("malformed", "subject")
                 return

@@ -3,13 +3,9 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
 from broker_client.runtime.link import Link, Subscription
 from schemas import subjects
-
-# Of a stream of words one wakes: the next read brings what came with the others.
-_SETTLE_S: Final = 0.02
 
 
 class _Watch:
@@ -25,14 +21,22 @@ class _Watch:
 
 
 class Watches:
-    """One subscription for all who wait for the output of one attempt, and only while they do."""
+    """One subscription for all who wait for the output of one attempt, and only while they do.
+
+    What was said while the link was lost nobody has heard: its return wakes everybody.
+    """
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self._watches: dict[str, _Watch] = {}
+        link.on_connected(self._wake_all)
 
     def __len__(self) -> int:
         return len(self._watches)
+
+    def _wake_all(self) -> None:
+        for watch in self._watches.values():
+            watch.wake()
 
     @contextmanager
     def watching(self, group: str, agent: str, command: str, attempt: int) -> Iterator["Wait"]:
@@ -61,13 +65,16 @@ class Wait:
     def wake(self) -> None:
         self._event.set()
 
-    async def woken(self, within_s: float) -> bool:
-        """Whether something has come since the last call, or comes in `within_s`."""
+    async def woken(self, within_s: float, settle_s: float) -> bool:
+        """Whether something has come since the last call, or comes in `within_s`.
+
+        settle_s: if so, return so much later.
+        """
         try:
             async with asyncio.timeout(within_s):
                 await self._event.wait()
         except TimeoutError:
             return False
-        await asyncio.sleep(_SETTLE_S)
+        await asyncio.sleep(settle_s)
         self._event.clear()
         return True
