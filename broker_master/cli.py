@@ -245,6 +245,43 @@ def broker_config(
 
 
 @app.command
+def monitoring(
+    *,
+    out: Path,
+    console: str | None = None,
+    grafana: str | None = None,
+    runbooks: str | None = None,
+    config: Path | None = None,
+) -> None:
+    """Write dashboards, Prometheus rules, alerts and runbooks, with links that work from outside.
+
+    Parameters
+    ----------
+    out
+        The folder to write them into; made if it is missing.
+    console
+        Address of the master's pages, as others reach it; the setting console.public_url.
+    grafana
+        Address of Grafana, for links of alerts; the setting console.grafana_url.
+    runbooks
+        Address where runbooks.md is published; the setting console.runbooks_url.
+    config
+        A TOML file with settings, as for `serve`.
+    """
+    from broker_client.runtime.settings import load_settings
+    from broker_master.monitoring import write_monitoring
+    from broker_master.settings import MasterSettings, check_settings
+
+    given = {"public_url": console, "grafana_url": grafana, "runbooks_url": runbooks}
+    flags = {f"console.{name}": value for name, value in given.items()}
+    loaded = load_settings(
+        MasterSettings, environ=os.environ, flags=flags, file=config, check=check_settings
+    )
+    for path in write_monitoring(out, loaded.value.console):
+        print(path)
+
+
+@app.command
 def check(*, http: str = "127.0.0.1:8080") -> None:
     """Ask a running master whether it is ready: exit code 0, or 7.
 

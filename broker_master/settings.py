@@ -1,5 +1,6 @@
 """The settings of a master, with their defaults."""
 
+import re
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -10,6 +11,7 @@ from schemas.addresses import listener_fault, place_to_listen, url_fault
 from schemas.faults import Refused
 from schemas.timers import Timers, check_timers
 
+_WEB: Final = re.compile(r"https?://[A-Za-z0-9._~:/@!$&*+,;=%\[\]-]*[A-Za-z0-9._~\]-]")
 Positive = Annotated[int, Meta(gt=0)]
 
 
@@ -92,6 +94,18 @@ class LossSettings(msgspec.Struct, frozen=True, kw_only=True):
     mode: Literal["graceful", "strict"] = "graceful"
 
 
+class ConsoleSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Addresses that others reach, for links in alerts and dashboards; empty leaves the links out.
+
+    public_url: of this master's pages. grafana_url: of the Grafana with the dashboards.
+    runbooks_url: of the page that `runbooks.md` is published as.
+    """
+
+    public_url: str = ""
+    grafana_url: str = ""
+    runbooks_url: str = ""
+
+
 class MasterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """nats_url: an own broker; empty starts the embedded one on nats_port (0: any free one).
 
@@ -120,6 +134,7 @@ class MasterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     retention: RetentionSettings = msgspec.field(default_factory=RetentionSettings)
     certificates: CertificateSettings = msgspec.field(default_factory=CertificateSettings)
     log: LogSettings = msgspec.field(default_factory=LogSettings)
+    console: ConsoleSettings = msgspec.field(default_factory=ConsoleSettings)
 
 
 def check_settings(settings: MasterSettings) -> None:
@@ -134,3 +149,8 @@ def check_settings(settings: MasterSettings) -> None:
     why = listener_fault(settings.nats_host) if settings.nats_host else ""
     if why:
         raise Refused("settings_invalid", f"nats_host {settings.nats_host[:80]!a}: {why}")
+    for name in ConsoleSettings.__struct_fields__:
+        url = getattr(settings.console, name)
+        if url and not _WEB.fullmatch(url):
+            example = "give it as https://mesh.example.net, without a slash at its end"
+            raise Refused("settings_invalid", f"console.{name} {url[:80]!a}: {example}")

@@ -1,12 +1,13 @@
 """Writes everything in this folder that is made from code.
 
-    python -m grafana.build [--runbooks URL] [--grafana URL] [--into FOLDER]
+    python -m grafana.build [--into FOLDER]
 
-Dashboards, rules, alerts and their tests; the result is committed, and a test builds it again and
-compares the bytes.
+Dashboards, rules, alerts, tests and links; the result is committed, and a test builds it again
+and compares the bytes. `broker-master monitoring` writes it for one installation.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 from grafana import rules, stories
@@ -17,9 +18,9 @@ HERE = Path(__file__).parent
 _MADE = "# Made by `python -m grafana.build`; change the Python beside it, not this file.\n"
 
 
-def files(*, runbooks: str = rules.RUNBOOKS, grafana: str = rules.GRAFANA) -> dict[str, str]:
+def files() -> dict[str, str]:
     """Every made file, by its path below this folder."""
-    alerts = rules.alerting_rules(runbooks=runbooks, grafana=grafana)
+    alerts = rules.alerting_rules()
     made = {
         "prometheus/rules.yaml": render(rules.recording_rules()),
         "prometheus/alerts.yaml": render(alerts),
@@ -36,7 +37,12 @@ def files(*, runbooks: str = rules.RUNBOOKS, grafana: str = rules.GRAFANA) -> di
             ],
         }
         made[f"prometheus/tests/alerts_{rules.duration(step_s)}.yaml"] = render(tests)
-    return {path: _MADE + text for path, text in made.items()} | _dashboards()
+    links = {alert.name: rules.dashboard_path(alert) for alert in ALERTS}
+    return {
+        **{path: _MADE + text for path, text in made.items()},
+        "prometheus/links.json": json.dumps(links, indent=2) + "\n",
+        **_dashboards(),
+    }
 
 
 def _dashboards() -> dict[str, str]:
@@ -47,11 +53,9 @@ def _dashboards() -> dict[str, str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m grafana.build")
-    parser.add_argument("--runbooks", default=rules.RUNBOOKS, help="where runbooks.md is served")
-    parser.add_argument("--grafana", default=rules.GRAFANA, help="address of Grafana")
     parser.add_argument("--into", type=Path, default=HERE)
     options = parser.parse_args()
-    for path, text in files(runbooks=options.runbooks, grafana=options.grafana).items():
+    for path, text in files().items():
         target = options.into / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)

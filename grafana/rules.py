@@ -10,25 +10,21 @@ from grafana.recording import RULES
 
 Seconds = Callable[[float], float]
 
-# Where the runbooks and Grafana are, for who builds the files for an installation of his own.
-RUNBOOKS: Final = "grafana/runbooks.md"
-GRAFANA: Final = ""
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
-def annotations(
-    alert: Alert, *, runbooks: str = RUNBOOKS, grafana: str = GRAFANA
-) -> dict[str, str]:
+def annotations(alert: Alert) -> dict[str, str]:
+    """What is true of every installation; `broker-master monitoring` adds the links of one."""
+    return {"summary": alert.summary, "description": alert.description}
+
+
+def dashboard_path(alert: Alert) -> str:
+    """The board of an alert, below the address of Grafana, with what it is about chosen."""
     query = "&".join(
         f"{name}={value if '{{' in value else quote(value)}"
         for name, value in alert.variables.items()
     )
-    return {
-        "summary": alert.summary,
-        "description": alert.description,
-        "runbook_url": f"{runbooks}#{alert.name.lower()}",
-        "dashboard_url": f"{grafana}/d/{alert.board}" + (f"?{query}" if query else ""),
-    }
+    return f"/d/{alert.board}" + (f"?{query}" if query else "")
 
 
 def recording_rules(seconds: Seconds = float) -> dict[str, object]:
@@ -44,9 +40,7 @@ def recording_rules(seconds: Seconds = float) -> dict[str, object]:
     }
 
 
-def alerting_rules(
-    seconds: Seconds = float, *, runbooks: str = RUNBOOKS, grafana: str = GRAFANA
-) -> dict[str, object]:
+def alerting_rules(seconds: Seconds = float) -> dict[str, object]:
     """seconds: what becomes of each duration; tests shorten them, and change nothing else."""
     rules: list[dict[str, object]] = []
     for alert in ALERTS:
@@ -56,7 +50,7 @@ def alerting_rules(
         if alert.keep_s:
             rule["keep_firing_for"] = duration(seconds(alert.keep_s))
         rule["labels"] = {"severity": alert.severity}
-        rule["annotations"] = annotations(alert, runbooks=runbooks, grafana=grafana)
+        rule["annotations"] = annotations(alert)
         rules.append(rule)
     return {"groups": [{"name": "mesh-alerts", "rules": rules}]}
 

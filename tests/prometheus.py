@@ -20,7 +20,9 @@ from urllib.error import URLError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
+from broker_master import monitoring
 from broker_master.broker_child import choose_port
+from broker_master.settings import ConsoleSettings
 from grafana import rules
 from grafana.plain_yaml import render
 from tests.children import Child
@@ -33,6 +35,13 @@ SCRAPE: Final = "500ms"
 # What is left of the rules' durations: long enough for a few scrapes, short enough to wait for.
 FOR_MAX_S: Final = 2.0
 RANGE_MIN_S: Final = 3.0
+
+# Where the alerts of the tests lead.
+LINKED: Final = ConsoleSettings(
+    public_url="https://mesh.example",
+    grafana_url="https://grafana.example",
+    runbooks_url="https://wiki.example/runbooks.md",
+)
 
 
 def shortened(seconds: float) -> float:
@@ -194,7 +203,9 @@ class Watchers:
         folder = self.directory
         (folder / "prometheus.yml").write_text(render(config))
         (folder / "rules.yaml").write_text(render(rules.recording_rules()))
-        (folder / "alerts.yaml").write_text(render(rules.alerting_rules(shortened)))
+        alerts = render(rules.alerting_rules(shortened))
+        links = json.loads((monitoring.files_folder() / monitoring.LINKS).read_text())
+        (folder / "alerts.yaml").write_text("".join(monitoring.linked(alerts, links, LINKED)))
         (folder / "alertmanager.yml").write_text(self._alertmanager_config())
 
     def _write_targets(self) -> None:

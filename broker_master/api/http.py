@@ -5,6 +5,7 @@ import contextlib
 import socket
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import uvicorn
 from litestar import Litestar, MediaType, Request, Response, get
@@ -47,7 +48,8 @@ class HttpServer:
 
     def _config(self) -> uvicorn.Config:
         plane = self._plane
-        names = [socket.gethostname(), *plane.settings.http_hosts]
+        public = urlsplit(plane.settings.console.public_url).hostname or ""
+        names = [socket.gethostname(), public, *plane.settings.http_hosts]
         app = Metered(KnownHost(self._app(), names), plane.measures, plane.clock)
         return uvicorn.Config(
             app,

@@ -125,7 +125,7 @@ class KnownHost:
 
     def __init__(self, app: Application, names: Collection[str]) -> None:
         self._app = app
-        self._names = _NAMES | {name.lower().rstrip(".") for name in names}
+        self._names = _NAMES | {name.lower().rstrip(".") for name in names if name}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and not self._is_known(scope["headers"]):

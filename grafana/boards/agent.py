@@ -3,7 +3,7 @@
 from grafana.boards.spec import AGENT, GROUP, STATUS_CODE, Board, Panel, Row, query, stat
 
 _DURATION = f"mesh_command_duration_seconds_bucket{{{GROUP}}}[$__rate_interval]"
-_CONSOLE = "${console}/agents/${__data.fields.agent}"
+_ROW = "/d/mesh-agent?var-agent=${__data.fields.agent}"
 
 BOARD = Board(
     uid="mesh-agent",
@@ -134,7 +134,7 @@ BOARD = Board(
                 Panel(
                     kind="table",
                     title="What it says of itself",
-                    description="Version and host; a row leads to the agent's page in the console",
+                    description="Version and host; a row leads to this board for one agent",
                     queries=(
                         query(
                             "max by (agent, group, version, os, arch, protocol) "
@@ -142,7 +142,7 @@ BOARD = Board(
                             "known",
                         ),
                     ),
-                    link=_CONSOLE,
+                    link=_ROW,
                 ),
             ),
         ),

@@ -158,7 +158,7 @@ def _add_links(builder: build.Dashboard) -> None:
         .type(dashboard.DashboardLinkType.LINK)
         .url("${console}")
         .icon("external link")
-        .tooltip("The master's own pages, which can also change things")
+        .tooltip("The master's own page: agents, groups and open commands")
         .target_blank(True)
     )
 

@@ -10,6 +10,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from broker_client.runtime.extras import EXTRAS, fault_of_import
+from broker_master.monitoring import monitoring_files
+from broker_master.settings import ConsoleSettings
 from tests.installed import NAME, build_wheel, install
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("install")]
@@ -92,6 +94,15 @@ def test_plain_install_reaches_as_far_as_the_broker(plain: Path, state: Path) ->
     assert ran.returncode == 7, ran.stderr
     ran = run(plain, "broker-agent", "doctor", "--state-dir", str(state))
     assert "Traceback" not in ran.stderr
+
+
+def test_plain_install_brings_dashboards_alerts_and_runbooks(plain: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    ran = run(plain, "broker-master", "monitoring", "--out", str(out), "--grafana", "https://g.x")
+    assert ran.returncode == 0, ran.stderr
+    made = {Path(line).relative_to(out).as_posix() for line in ran.stdout.splitlines()}
+    assert made == set(monitoring_files(ConsoleSettings()))
+    assert "https://g.x/d/mesh-agent" in (out / "prometheus" / "alerts.yaml").read_text()
 
 
 def test_every_module_of_an_extra_is_known_by_it() -> None:

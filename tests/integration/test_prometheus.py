@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from grafana.boards import BOARDS
 from tests import dashboards
-from tests.prometheus import wait_for
+from tests.prometheus import LINKED, wait_for
 from tests.watched import GROUPS, STATUSES, World, watched_world
 
 pytestmark = [
@@ -111,8 +111,12 @@ async def test_a_killed_agent_is_told_at_the_webhook_and_its_return_too(
     record_property("group_inactive_told_after_s", round(notice.at - began, 1))
     notice = await watchers.wait_alert("MeshAgentNoResponse", "firing", agent="web-2")
     assert notice.annotations["summary"] == "Agent web-2 of group web does not respond"
-    assert notice.annotations["runbook_url"].endswith("#meshagentnoresponse")
-    assert "var-agent=web-2" in notice.annotations["dashboard_url"]
+    links = {name: url for name, url in notice.annotations.items() if name.endswith("_url")}
+    assert links == {
+        "runbook_url": f"{LINKED.runbooks_url}#meshagentnoresponse",
+        "dashboard_url": f"{LINKED.grafana_url}/d/mesh-agent?var-agent=web-2",
+        "console_url": f"{LINKED.public_url}/",
+    }
     assert notice.labels["severity"] == "warning"
     began = time.monotonic()
     await mesh.agents["web-2"].start()

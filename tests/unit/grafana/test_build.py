@@ -36,11 +36,15 @@ def test_committed_files_are_built_again_to_the_byte() -> None:
     assert there == {path for path in made if Path(path).parent.as_posix() in folders}
 
 
-def test_addresses_of_an_installation_are_put_into_every_alert() -> None:
-    made = build.files(runbooks="https://docs.example/run", grafana="https://g.example")
-    alerts = made["prometheus/alerts.yaml"]
-    assert alerts.count("https://docs.example/run#mesh") == len(ALERTS)
-    assert alerts.count("https://g.example/d/mesh-") == len(ALERTS)
+@every_board
+def test_links_of_a_board_lead_to_what_there_is(path: Path) -> None:
+    """To a board, or to a page of the master."""
+    uids = {each.stem for each in BOARD_FILES}
+    urls = [url for url in re.findall(r'"url": "([^"]*)"', path.read_text()) if url]
+    assert "${console}" in urls
+    for url in urls:
+        board = re.match(r"/d/([a-z-]+)", url)
+        assert url == "${console}" or (board and board[1] in uids), url
 
 
 @every_board
