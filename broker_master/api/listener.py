@@ -76,6 +76,7 @@ class Connection(H11Protocol):
         """The signature departs from that of asyncio as the one of uvicorn does."""
         super().connection_made(transport)
         self._deadline: asyncio.TimerHandle | None = None
+        self._is_stalled = False
         self._expect(self.crowd.head_s)
         self.crowd.admit(self)
 
@@ -86,6 +87,8 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self._is_stalled:
+            return  # what it says meanwhile does not read its answer
         if self.is_serving:
             self._expect(None)
         elif self._deadline is None:
@@ -93,10 +96,12 @@ class Connection(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self._is_stalled = True
         self._expect(self.crowd.stall_s)
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._is_stalled = False
         self._expect(None)
 
     def connection_lost(self, exc: Exception | None) -> None:

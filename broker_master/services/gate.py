@@ -202,8 +202,11 @@ class Gate:
             # What was on its way is lost with the link.
             log.info("gate_unflushed", speaker=name, error=str(error))
         # What the flush has brought may still wait for its fence to be asked.
-        for word in [word for word in self._batch if word.name == name]:
-            self._batch.remove(word)
+        batch, self._batch = self._batch, []
+        for word in batch:
+            if word.name != name:
+                self._batch.append(word)
+                continue
             self._waiting -= 1
             self._waiting_bytes -= word.size
             self._hold(word)

@@ -67,6 +67,10 @@ class Held:
             with contextlib.suppress(OSError):
                 each.sendall(self._first)
 
+    def say(self, more: bytes) -> None:
+        for each in self._sockets:
+            each.sendall(more)
+
     async def __aexit__(self, *_: object) -> None:
         for each in self._sockets:
             each.close()
@@ -214,6 +218,18 @@ async def test_sec_s34_answers_that_nobody_reads_are_given_up() -> None:
     async with small_server(crowd) as url, Held(url, 2, asked):
         await eventually(lambda: crowd.shed == 2, within_s=ANSWER_S)
         assert len(crowd) == 0
+
+
+async def test_sec_s34_whoever_goes_on_asking_has_to_read_all_the_same() -> None:
+    crowd = Crowd(8, stall_s=1.0)
+    asked = b"GET /endless HTTP/1.1\r\nHost: here\r\n\r\n"
+    async with small_server(crowd) as url, Held(url, 2, asked) as held:
+        await eventually(
+            lambda: len(crowd) == 2 and all(each.flow.write_paused for each in crowd._open),
+            within_s=ANSWER_S,
+        )
+        held.say(b"GET /")
+        await eventually(lambda: crowd.shed == 2, within_s=ANSWER_S)
 
 
 async def test_sec_s34_newcomer_takes_the_place_of_the_oldest_idle_connection() -> None:
