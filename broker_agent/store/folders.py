@@ -13,6 +13,7 @@ what they point to.
 import errno
 import fcntl
 import os
+import secrets
 import shutil
 from collections import deque
 from contextlib import suppress
@@ -29,6 +30,7 @@ from schemas.subjects import STREAMS
 
 _CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
 SPARES: Final = 64
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Who has a pipe as its stdout may open it by name, whatever user it has become meanwhile.
 _PIPE_MODE: Final = 0o622
@@ -301,7 +303,7 @@ def _open_both(path: str, flags: int) -> tuple[int, int]:
 def remove_folder(path: str) -> None:
     """Remove a folder and what a task left in it; what cannot be removed stays."""
     try:
-        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        folder = os.open(path, _FOLDER)
     except OSError:
         with suppress(OSError):
             os.unlink(path)  # a link, or no folder at all
@@ -317,4 +319,44 @@ def remove_folder(path: str) -> None:
     try:
         os.rmdir(path)
     except OSError:
+        _remove_tree(path)
+
+
+def _remove_tree(path: str) -> None:
+    try:
         shutil.rmtree(path, ignore_errors=True)  # this does not follow links either
+    except RecursionError:
+        with suppress(OSError):
+            _remove_deep(path)
+
+
+def _remove_deep(path: str) -> None:
+    """However deep: the folders in a folder are brought up before it is removed. Raises OSError."""
+    top = os.open(path, _FOLDER)
+    unique, number = secrets.token_hex(8), 0
+    try:
+        left = _empty(top)
+        while left:
+            name = left.pop()
+            inner = os.open(name, _FOLDER, dir_fd=top)
+            try:
+                for each in _empty(inner):
+                    number += 1
+                    left.append(f"{unique}.{number}")
+                    os.rename(each, left[-1], src_dir_fd=inner, dst_dir_fd=top)
+            finally:
+                os.close(inner)
+            os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+    os.rmdir(path)
+
+
+def _empty(folder: int) -> list[str]:
+    """Remove all in it that is no folder; the names of the folders."""
+    with os.scandir(folder) as found:
+        entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
+    for name, is_folder in entries:
+        if not is_folder:
+            os.unlink(name, dir_fd=folder)
+    return [name for name, is_folder in entries if is_folder]

@@ -54,6 +54,34 @@ def test_sec_s35_folder_with_a_pipe_is_not_used_again(
     assert not (tmp_path / "c3.1" / LOG).is_symlink()
 
 
+def bury(folder: str, depth: int) -> None:
+    """Folders in folders, each with a file and a link beside the next."""
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.symlink("/etc", "etc", dir_fd=here)
+        os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+
+
+@pytest.mark.parametrize("depth", [1, 3000])
+def test_sec_s35_folder_of_any_depth_is_removed(tmp_path: Path, depth: int) -> None:
+    """Deeper than calls may be nested, and than a path may be long."""
+    folders = Folders(tmp_path, keep=0)
+    paths = []
+    for command in ("c1", "c2"):
+        folder = folders.make(command, 1)
+        bury(folder.work, depth)
+        folder.close()
+        paths.append(folder.path)
+    folders.retire(paths[0], empty=True)
+    folders.adopt(set())
+    assert os.listdir(tmp_path) == []  # noqa: PTH208  (what is too deep for Path would raise)
+
+
 @pytest.mark.parametrize("name", ["journal.db", "journal.db-wal", "journal.db-shm"])
 def test_sec_s35_pipe_in_place_of_the_journal_is_said_at_once(tmp_path: Path, name: str) -> None:
     pipe(tmp_path / name)
