@@ -198,9 +198,7 @@ class Renewer:
     # -- the steps
 
     async def _ask(self) -> None:
-        keys, payload = await asyncio.to_thread(self._make_request)
-        failpoints.reach("agent.renewal_keys_made")
-        answer = await self._question("renew", payload, EnrolAnswer)
+        keys, answer = await self._certified()
         failpoints.reach("agent.renewal_answered")
         if (answer.agent, answer.mesh) != (self.facts.agent, self.facts.mesh):
             raise Refused("request_invalid", f"the answer is for agent {answer.agent}")
@@ -222,6 +220,21 @@ class Renewer:
         self._renewal.on_answered()
         failpoints.reach("agent.renewal_stored")
         await self._relocate_if_due()
+
+    async def _certified(self) -> tuple[NewIdentity, EnrolAnswer]:
+        """Keys and what was given for them: those of an earlier try, unless they are refused."""
+        was_kept = self._slots.pending() is not None
+        keys, payload = await asyncio.to_thread(self._make_request)
+        failpoints.reach("agent.renewal_keys_made")
+        try:
+            return keys, await self._question("renew", payload, EnrolAnswer)
+        except Refused as refused:
+            if not was_kept or refused.code != "request_invalid":
+                raise
+        log.warning("kept_keys_refused", user=keys.user)
+        await asyncio.to_thread(self._slots.discard_next)
+        keys, payload = await asyncio.to_thread(self._make_request)
+        return keys, await self._question("renew", payload, EnrolAnswer)
 
     async def _relocate_if_due(self) -> None:
         """A candidate for another group is of use to another start of this agent only."""

@@ -230,6 +230,48 @@ async def test_sec_s32_agent_of_then_enrols_without_a_proof_and_the_trail_says_s
     assert await code_of(admin, request("heir", keys, proof=b"")) == "request_invalid"
 
 
+async def held_by_another(mesh: MeshProcesses, admin: MeshClient, name: str) -> NewIdentity:
+    """Keys as an agent keeps them from a try whose answer got lost, and a client has by now."""
+    keys = new_identity(name)
+    holder = f"holder-{secrets.token_hex(4)}"
+    asked = request(holder, keys)
+    proof = key_proof("client", open_mesh(mesh.state_dir).id, holder, keys)
+    wanted = msgspec.structs.replace(asked, user_signature=proof)
+    assert await code_of(admin, wanted) == ""
+    return keys
+
+
+async def test_sec_s32_agent_whose_kept_keys_are_refused_is_set_up_with_new_ones(
+    mesh: MeshProcesses, admin: MeshClient
+) -> None:
+    keys = await held_by_another(mesh, admin, "keeper")
+    created = AgentCreate(name="keeper", group="web", ttl_s=600)
+    token = (await admin.ask("agent", "create", created, TokenAnswer)).token
+    slots, where = Slots(mesh.agent_dir("keeper")), str(mesh.agent_dir("keeper"))
+    slots.begin(keys)
+    ran = await mesh._run("broker-agent", "setup", "--state-dir", where, "--token=-", stdin=token)
+    assert ran.code == 0, ran.err
+    assert slots.identity().claims.user != keys.user
+    trail = await mesh.cli("audit", "list", "--action", "agent.enrol", "--output", "json")
+    told = [(each["result"], each["code"]) for each in trail.json if each["target"] == "keeper"]
+    assert told == [("done", ""), ("refused", "request_invalid")]
+
+
+async def test_sec_s32_agent_whose_kept_keys_are_refused_renews_with_new_ones(
+    mesh: MeshProcesses, admin: MeshClient
+) -> None:
+    """At once and in the same process; the keys in use stay until then."""
+    keys = await held_by_another(mesh, admin, "web-1")
+    slots = Slots(mesh.agent_dir("web-1"))
+    before = slots.identity().claims.user
+    slots.begin(keys)
+    ran = await mesh.cli("agent", "rotate", "web-1", "--wait")
+    assert ran.code == 0, ran.err
+    assert slots.identity().claims.user not in (before, keys.user)
+    assert "kept_keys_refused" in mesh.agents["web-1"].stderr
+    assert (await admin.run(["true"], agent="web-1")).state == "succeeded"
+
+
 async def test_sec_s32_client_does_not_renew_into_an_older_key(
     mesh: MeshProcesses, admin: MeshClient, tmp_path: Path
 ) -> None:
