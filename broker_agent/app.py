@@ -31,6 +31,7 @@ from broker_agent.services.handshake import Handshake
 from broker_agent.services.hearing import Hearing
 from broker_agent.services.inbox import Echoes, Inbox
 from broker_agent.services.intake import Intake
+from broker_agent.services.recall import Recall
 from broker_agent.services.renewal import Renewer
 from broker_agent.services.reporter import Reporter
 from broker_agent.services.room import Room
@@ -239,6 +240,7 @@ class Agent:
             on_epoch=self._on_epoch,
             trust=lambda: trust_digest(slots.ca_pem()),
         )
+        self.handshake.recall = Recall(station.book, journal, self.runner)
         self.watchdog = Watchdog(station, self.runner)
         self.hearing = Hearing(station)
         self.post = WardenPost(

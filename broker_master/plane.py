@@ -5,7 +5,7 @@ decides, changes and returns. What must survive is in the event stream before an
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,7 +27,7 @@ from broker_master.store.facts import FactStore
 from broker_master.store.readmodel import ReadModel
 from broker_master.store.registry import Registry
 from broker_master.store.restored import Restored
-from schemas.messages.audit import DETAIL_LEN, Actor, AuditEntry, Result
+from schemas.messages.audit import DETAIL_LEN, GROUPS_MAX, Actor, AuditEntry, Result
 from schemas.texts import cut_text
 from schemas.timers import Timers
 
@@ -39,6 +39,13 @@ OPEN_IN_BACKUP = (
     "and it was open in the backup that the master's state was restored from: whether and how it"
     " ended since is not known"
 )
+
+
+def one_or_many(groups: Collection[str]) -> tuple[str, list[str]]:
+    """`group` and `groups` of an audit entry; neither for none, or for more than it names."""
+    if len(groups) == 1:
+        return next(iter(groups)), []
+    return "", [] if len(groups) > GROUPS_MAX else sorted(groups)
 
 
 @dataclass
@@ -70,6 +77,8 @@ class Plane:
     measures: Measures = field(default_factory=Measures)
     ended: list[Callable[[Command], None]] = field(default_factory=list)
     fanout_ids: set[str] = field(default_factory=set)
+    # Given the id of a fan-out: the groups of its agents, none if it is not known.
+    groups_of_fanout: Callable[[str], Collection[str]] = lambda _: ()
     waiters: dict[str, list["asyncio.Future[None]"]] = field(default_factory=dict)
     # Who is told of what belongs into the audit trail.
     noted: list[Callable[[AuditEntry], None]] = field(default_factory=list)
@@ -114,13 +123,15 @@ class Plane:
 
         action: `noun.what`, from a closed set, such as `agent.enrolled`. detail: no secret.
         """
+        group, groups = self.groups_of(action, target)
         entry = AuditEntry(
             at=self.clock.now(),
             by=by,
             actor=actor,
             action=action,
             target=target,
-            group=self.group_of(action, target),
+            group=group,
+            groups=groups,
             result=result,
             code=code,
             detail=cut_text(detail, DETAIL_LEN),
@@ -128,6 +139,12 @@ class Plane:
         )
         for tell in self.noted:
             tell(entry)
+
+    def groups_of(self, action: str, target: str) -> tuple[str, list[str]]:
+        """The group of a target, or those of a fan-out over several; as `AuditEntry` has them."""
+        if action.partition(".")[0] != "fanout":
+            return self.group_of(action, target), []
+        return one_or_many(self.groups_of_fanout(target))
 
     def group_of(self, action: str, target: str) -> str:
         """The group that the target of an act is, or belongs to; empty if there is none."""

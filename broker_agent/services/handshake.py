@@ -15,12 +15,20 @@ import structlog
 from broker_agent.core.lease import Phase as LeasePhase
 from broker_agent.core.tasks import Entry, Phase
 from broker_agent.services.beat import Beats
+from broker_agent.services.recall import Recall
 from broker_agent.services.reporter import Reporter
 from broker_agent.services.runner import Runner
 from broker_agent.services.wire import Station
 from schemas import codec, limits
 from schemas.faults import Refused, Unreachable
-from schemas.messages.liveness import HEARS_STORED, Details, Hello, TaskStatus, Welcome
+from schemas.messages.liveness import (
+    HEARS_STORED,
+    RECALLS,
+    Details,
+    Hello,
+    TaskStatus,
+    Welcome,
+)
 from schemas.states import State
 
 # After a refusal only an operator can help; asking more often would only fill the logs.
@@ -71,6 +79,7 @@ class Handshake:
         self._welcomed = asyncio.Event()
         self._said_seq = 0
         self.refused = ""
+        self.recall: Recall | None = None
         # The refusal in words, with what to do about it.
         self.said = ""
 
@@ -127,12 +136,15 @@ class Handshake:
             await self._be_refused(welcome)
             return
         self.refused = self.said = ""
+        recalled: list[TaskStatus] = []
+        if welcome.recall and self.recall is not None:
+            recalled = await self.recall.answer(welcome.recall, self._lease.timers.handshake_s)
         if self._lease.phase is LeasePhase.FENCING:
             return
         if self._lease.on_welcome(welcome.epoch, welcome.timers):
             self._on_epoch(welcome.epoch)
             self._runner.renew_places()
-            self._conclude(welcome)
+            self._conclude(welcome, recalled)
 
     async def _be_refused(self, welcome: Welcome) -> None:
         if self.refused != welcome.refused:
@@ -160,7 +172,7 @@ class Handshake:
         self._reporter.say_last()
         raise Refused(SUPERSEDED, welcome.reason or OUTCAST[SUPERSEDED])
 
-    def _conclude(self, welcome: Welcome) -> None:
+    def _conclude(self, welcome: Welcome, recalled: list[TaskStatus]) -> None:
         for decision in welcome.decisions:
             command, attempt = decision.command, decision.attempt
             if decision.verdict == "kill":
@@ -170,7 +182,7 @@ class Handshake:
                 self._runner.release_now(command, attempt)
             elif decision.verdict == "report":
                 self._reporter.send_again((command, attempt))
-        if not self._say(self._done(welcome.epoch)):
+        if not self._say(self._done(welcome.epoch, recalled)):
             return
         self._lease.on_done()
         self._beats.send_soon()
@@ -182,9 +194,14 @@ class Handshake:
             decisions=len(welcome.decisions),
         )
 
-    def _done(self, epoch: int) -> Hello:
-        slots = self._book.slots
-        return Hello(incarnation=self._lease.incarnation, epoch=epoch, slots=slots, done=True)
+    def _done(self, epoch: int, recalled: list[TaskStatus]) -> Hello:
+        return Hello(
+            incarnation=self._lease.incarnation,
+            epoch=epoch,
+            slots=self._book.slots,
+            done=True,
+            tasks=recalled,
+        )
 
     def _hello(self) -> Hello:
         now = self._clock.elapsed()
@@ -203,7 +220,7 @@ class Handshake:
             tasks=tasks,
             complete=len(tasks) == len(self._book),
             trust=self._trust(),
-            features=[HEARS_STORED],
+            features=[HEARS_STORED] if self.recall is None else [HEARS_STORED, RECALLS],
         )
 
     def _tasks_to_name(self) -> list[Entry]:

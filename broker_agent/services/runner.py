@@ -23,7 +23,7 @@ from broker_agent.services.reporter import Reporter
 from broker_agent.services.shipper import Shipment, Shipper
 from broker_agent.services.wire import Station
 from broker_agent.store.folders import Folders, TaskFolder
-from broker_agent.store.journal import Journal, Outcome, Row, end_row
+from broker_agent.store.journal import Journal, Outcome, Past, Row, end_row
 from broker_agent.warden.table import Table
 from broker_client.runtime import failpoints
 from schemas import codec, limits
@@ -417,6 +417,35 @@ class Runner:
             self._reporter.add(report, row.report)
             return
         self._recover_output(entry, row, report)
+
+    def tell_again(self, past: Past) -> None:
+        """Report the end of a released attempt once more, with the output that is still here."""
+        kept = self._folders.reopen(past.command, past.attempt)
+        if kept is not None:
+            kept.close()
+        report = AttemptReport(
+            command=past.command,
+            attempt=past.attempt,
+            kind="ended",
+            seq=self.next_seq(),
+            state=past.state,
+            started_at=past.started_at,
+            ended_at=past.ended_at,
+            exit_code=0 if past.state == State.SUCCEEDED else past.exit_code,
+            reason=past.reason,
+            stdout_bytes=past.stdout_bytes,
+            stderr_bytes=past.stderr_bytes,
+            truncated=past.stdout_bytes + past.stderr_bytes > 0,
+        )
+        row = end_row(
+            self._journal.next_row(),
+            self._lease.incarnation,
+            report,
+            codec.encode(report),
+            shipped=kept is None,
+        )._replace(output_limit=past.output_limit)
+        self._journal.take_back(row)
+        self.recover(row)
 
     def _recover_output(self, entry: Entry, row: Row, report: AttemptReport | None) -> None:
         """Send what it printed before its end is told; what is stored twice does no harm."""

@@ -3,9 +3,9 @@
 Group commit: while one transaction is being committed, everything that arrives forms the next. Its
 results come back to the loop together, so that a burst costs one fsync and one wake-up.
 
-Attempts that are not released stand in `attempts`, complete. Released ones leave their id and state
-in one of two tables that take turns, so that forgetting the old ones is one DROP and the ids of
-at least `remember_s` are always there.
+Attempts that are not released stand in `attempts`, complete. Released ones leave their id and how
+they ended in one of two tables that take turns, so that forgetting the old ones is one DROP and
+those of at least `remember_s` are always there.
 """
 
 import json
@@ -23,10 +23,26 @@ from broker_client.runtime.rates import Gathering
 from schemas.faults import Corrupt, MeshError, Unreachable
 from schemas.messages.work import AttemptReport
 
-FORMAT: Final = 2
+FORMAT: Final = 3
+# What is remembered of a released attempt beside its id and state.
+_REMEMBERED: Final = (
+    "exit_code INTEGER, reason TEXT NOT NULL DEFAULT '', started_at REAL NOT NULL DEFAULT 0,"
+    " ended_at REAL NOT NULL DEFAULT 0, stdout_bytes INTEGER NOT NULL DEFAULT 0,"
+    " stderr_bytes INTEGER NOT NULL DEFAULT 0, output_limit INTEGER NOT NULL DEFAULT 0"
+)
 # The journals of earlier releases, and what each lacks.
 _UPGRADES: Final = {
     1: ("ALTER TABLE attempts ADD COLUMN kill_after REAL NOT NULL DEFAULT 0",),
+    2: tuple(
+        f"CREATE TABLE IF NOT EXISTS released_{turn} (command TEXT NOT NULL, attempt INTEGER"
+        " NOT NULL, state TEXT NOT NULL, PRIMARY KEY (command, attempt)) WITHOUT ROWID"
+        for turn in (0, 1)
+    )
+    + tuple(
+        f"ALTER TABLE released_{turn} ADD COLUMN {column}"
+        for turn in (0, 1)
+        for column in _REMEMBERED.split(", ")
+    ),
 }
 REMEMBER_S: Final = 86_400.0
 # Kept in the write-ahead file between checkpoints, in pages of 4 KiB.
@@ -56,7 +72,7 @@ CREATE TABLE IF NOT EXISTS attempts (
 )"""
 _RELEASED: Final = (
     "CREATE TABLE IF NOT EXISTS {} (command TEXT NOT NULL, attempt INTEGER NOT NULL,"
-    " state TEXT NOT NULL, PRIMARY KEY (command, attempt)) WITHOUT ROWID"
+    f" state TEXT NOT NULL, {_REMEMBERED}, PRIMARY KEY (command, attempt)) WITHOUT ROWID"
 )
 _INSERT: Final = "INSERT INTO attempts VALUES {}"
 _RUNNING: Final = (
@@ -70,7 +86,13 @@ _ENDED: Final = (
     " stdout_bytes = ends.stdout_bytes, stderr_bytes = ends.stderr_bytes, shipped = ends.shipped,"
     " report = ends.report FROM ends WHERE attempts.row = ends.row"
 )
-_RELEASE: Final = "INSERT OR REPLACE INTO {} VALUES {}"
+_RELEASE: Final = (
+    "WITH gone (row, command, attempt, state) AS (VALUES {{}}) INSERT OR REPLACE INTO {}"
+    " SELECT gone.command, gone.attempt, gone.state, a.exit_code, coalesce(a.reason, ''),"
+    " coalesce(a.started_at, 0), coalesce(a.ended_at, 0), coalesce(a.stdout_bytes, 0),"
+    " coalesce(a.stderr_bytes, 0), coalesce(a.output_limit, 0)"
+    " FROM gone LEFT JOIN attempts AS a ON a.row = gone.row"
+)
 _DROP: Final = "DELETE FROM attempts WHERE row IN (SELECT value FROM json_each(?))"
 # Rows of one statement; each of these sizes is compiled once.
 _BULKS: Final = (64, 16, 4, 1)
@@ -105,6 +127,21 @@ class Row(NamedTuple):
     kill_after: float = 0.0
 
 
+class Past(NamedTuple):
+    """A released attempt. What an earlier release of the agent has not kept is 0 or None."""
+
+    command: str
+    attempt: int
+    state: str
+    exit_code: int | None
+    reason: str
+    started_at: float
+    ended_at: float
+    stdout_bytes: int
+    stderr_bytes: int
+    output_limit: int
+
+
 def end_row(row: int, incarnation: str, report: AttemptReport, raw: bytes, *, shipped: bool) -> Row:
     """The journal's form of an end."""
     return Row(
@@ -129,16 +166,29 @@ def end_row(row: int, incarnation: str, report: AttemptReport, raw: bytes, *, sh
 # What became of a write: None, the state of a duplicate, or why nothing was written.
 Outcome = str | MeshError | None
 Done = Callable[[Outcome], None]
+Found = Callable[[list[Past] | MeshError], None]
 Notify = Callable[[Callable[[], None]], object]
 
 
 class _Batch:
     """Everything that goes into one transaction, by kind; the kinds have a fixed order."""
 
-    __slots__ = ("accepts", "callbacks", "ends", "epoch", "releases", "runs", "tidy")
+    __slots__ = (
+        "accepts",
+        "callbacks",
+        "ends",
+        "epoch",
+        "questions",
+        "releases",
+        "returns",
+        "runs",
+        "tidy",
+    )
 
     def __init__(self) -> None:
         self.accepts: list[tuple[Row, Done]] = []
+        self.questions: list[tuple[str, Found]] = []
+        self.returns: list[Row] = []
         self.runs: list[tuple[Any, ...]] = []
         self.ends: list[tuple[Any, ...]] = []
         self.releases: list[tuple[int, str, int, str]] = []
@@ -149,7 +199,7 @@ class _Batch:
     @property
     def urgent(self) -> int:
         """How many wait for it."""
-        return len(self.accepts) + len(self.callbacks)
+        return len(self.accepts) + len(self.callbacks) + len(self.questions)
 
     @property
     def is_urgent(self) -> bool:
@@ -157,7 +207,8 @@ class _Batch:
         return self.urgent > 0 or len(self.releases) >= LAZY_ITEMS
 
     def __bool__(self) -> bool:
-        return bool(self.is_urgent or self.runs or self.releases or self.epoch is not None)
+        is_lazy = self.runs or self.releases or self.returns
+        return bool(self.is_urgent or is_lazy or self.epoch is not None)
 
 
 class Journal:
@@ -202,10 +253,10 @@ class Journal:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.execute("CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value)")
             version = int(self._meta("format", 0))
+            self._upgrade(version)
             self._db.execute(_ATTEMPTS)
             for table in ("released_0", "released_1"):
                 self._db.execute(_RELEASED.format(table))
-            self._upgrade(version)
             self.boots = int(self._meta("boots", 0)) + 1
             self.epoch = int(self._meta("epoch", 0))
             self._set_meta("format", FORMAT)
@@ -303,6 +354,21 @@ class Journal:
                 self._next.tidy.append(tidy)
             self._wake.notify()
 
+    def find_released(self, commands: Sequence[str], found: Found) -> None:
+        """Look up these commands; `found` gets all attempts that are remembered, or why not.
+
+        The answer also has what is being released when this is called.
+        """
+        with self._lock:
+            self._next.questions.append((json.dumps(commands), found))
+            self._wake.notify()
+
+    def take_back(self, row: Row) -> None:
+        """Keep an attempt as one that is not released: its end is to be told once more."""
+        with self._lock:
+            self._next.returns.append(row)
+            self._wake.notify()
+
     def note_epoch(self, epoch: int) -> None:
         """Remember the newest master over restarts; what is known already costs nothing."""
         if epoch == self.epoch:
@@ -372,9 +438,11 @@ class Journal:
     def _settle(self, batch: _Batch) -> None:
         notify = self._notify
         known: dict[tuple[str, int], str] = {}
+        answers: list[list[Past]] = []
         fault: MeshError | None = None
         try:
             known = self._commit(batch)
+            answers = [self._remembered(wanted) for wanted, _ in batch.questions]
             self.commits += 1
             self.fault = ""
         except (sqlite3.Error, OSError) as error:
@@ -385,10 +453,10 @@ class Journal:
             fault = Unreachable("journal_unavailable", f"cannot write the journal: {error}")
             fault.__cause__ = error
             self.fault = fault.message
-        if notify is not None and (batch.accepts or batch.callbacks):
+        if notify is not None and batch.urgent:
             # The loop may be gone while the last batch is written: nobody waits for it then.
             with suppress(RuntimeError):
-                notify(lambda: _resolve(batch, known, fault))
+                notify(lambda: _resolve(batch, known, answers, fault))
         if fault is None:
             for tidy in batch.tidy:
                 tidy()
@@ -401,7 +469,7 @@ class Journal:
             self._release(batch.releases)
         known = self._released([row for row, _ in batch.accepts])
         new = [row for row, _ in batch.accepts if (row.command, row.attempt) not in known]
-        self._in_bulk(_INSERT, new)
+        self._in_bulk(_INSERT, [*new, *batch.returns])
         if batch.runs:
             db.executemany(_RUNNING, batch.runs)
         # Of two ends of one attempt the second counts: output was stored between them.
@@ -426,10 +494,21 @@ class Journal:
         )
         return {(c, a): state for c, a, state in found if (c, a) in keys}
 
+    def _remembered(self, wanted: str) -> list[Past]:
+        """Each attempt of these commands (a JSON list), by command and number."""
+        found = self._db.execute(
+            "SELECT * FROM released_0 WHERE command IN (SELECT value FROM json_each(?1)) UNION"
+            " SELECT * FROM released_1 WHERE command IN (SELECT value FROM json_each(?1))",
+            (wanted,),
+        )
+        return sorted(
+            {(each[0], each[1]): Past(*each) for each in found}.values(), key=lambda past: past[:2]
+        )
+
     def _release(self, releases: list[tuple[int, str, int, str]]) -> None:
         self._take_turns()
         table = f"released_{self._young}"
-        self._in_bulk(_RELEASE.format(table, "{}"), [item[1:] for item in releases])
+        self._in_bulk(_RELEASE.format(table), releases)
         self._db.execute(_DROP, (json.dumps([item[0] for item in releases]),))
 
     def _in_bulk(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -468,9 +547,16 @@ class Journal:
         self._set_meta("young_s", self._age_s)
 
 
-def _resolve(batch: _Batch, known: dict[tuple[str, int], str], fault: MeshError | None) -> None:
+def _resolve(
+    batch: _Batch,
+    known: dict[tuple[str, int], str],
+    answers: list[list[Past]],
+    fault: MeshError | None,
+) -> None:
     for row, done in batch.accepts:
         done(fault or known.get((row.command, row.attempt)))
+    for number, (_, found) in enumerate(batch.questions):
+        found(fault or answers[number])
     for done in batch.callbacks:
         done(fault)
 

@@ -8,13 +8,15 @@ import msgspec
 from broker_client.runtime.streams import Stored, Streams
 from broker_master.api.operations import Handler, Operations
 from broker_master.core.records import first_arguments
+from broker_master.core.rights import may_see_all
 from broker_master.core.strays import Strays
-from broker_master.plane import Plane
+from broker_master.plane import Plane, one_or_many
 from broker_master.store.facts import AUDIT
 from schemas import codec, subjects
 from schemas.faults import MeshError, Refused
 from schemas.messages.api import AuditPage, AuditQuery, AuditRecord, Done
 from schemas.messages.audit import DETAIL_LEN, AuditEntry, Result
+from schemas.messages.fanouts import FanoutSubmit
 from schemas.messages.registry import ClientEntry
 from schemas.moments import rfc3339
 from schemas.programs import arguments_of, base_name
@@ -60,15 +62,23 @@ class AuditTrail:
         """Before the call, since it may delete what its target belongs to."""
         plane = self._plane
         target = _target(request)
+        group, groups = plane.groups_of(action, target)
+        if isinstance(request, FanoutSubmit) and not (group or groups):
+            group, groups = one_or_many(self._groups_of(request))
         return AuditEntry(
             at=plane.clock.now(),
             by=caller.name,
             action=action,
             target=target,
-            group=getattr(request, "group", None) or plane.group_of(action, target),
+            group=getattr(request, "group", None) or group,
+            groups=groups,
             detail=_joined(_program(plane, action, target), _asked(request), ", "),
             epoch=plane.epoch,
         )
+
+    def _groups_of(self, request: FanoutSubmit) -> set[str]:
+        agents = self._plane.registry.agents
+        return {agents[name].group for name in request.agents if name in agents}
 
 
 def _joined(one: str, other: str, between: str) -> str:
@@ -173,13 +183,14 @@ def _page(found: list[AuditRecord], last: int, first: int) -> AuditPage:
 
 
 def _matches(entry: AuditEntry, wanted: AuditQuery, caller: ClientEntry) -> bool:
-    if caller.groups and entry.group not in caller.groups:
+    groups = entry.groups or [entry.group]
+    if not may_see_all(caller, groups):
         return False
     return (
         wanted.by in (None, entry.by)
         and wanted.action in (None, entry.action, entry.action.partition(".")[0])
         and wanted.target in (None, entry.target)
-        and wanted.group in (None, entry.group)
+        and (wanted.group is None or wanted.group in groups)
         and wanted.result in (None, entry.result)
         and (wanted.until is None or entry.at <= wanted.until)
     )
@@ -194,7 +205,7 @@ def _record(seq: int, entry: AuditEntry) -> AuditRecord:
         address=entry.address,
         action=entry.action,
         target=entry.target,
-        group=entry.group,
+        group=", ".join(entry.groups) or entry.group,
         result=entry.result,
         code=entry.code,
         detail=entry.detail,

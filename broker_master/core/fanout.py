@@ -20,6 +20,7 @@ WAITING: Final = "waiting"
 SKIPPED: Final = "skipped"
 FAILURES: Final = "failures"
 CANCELLED_BY: Final = "cancelled by "
+RESTORED: Final = "the master's state was restored from a backup"
 
 SILENT: Final = "no_response"
 # An obstacle that passes or turns into another before long: the agent's turn is put off.
@@ -207,4 +208,6 @@ def skip_reason(entry: FanoutEntry, agent: str) -> str:
     why = entry.skipped.get(agent)
     if why is not None:
         return WHY.get(why, f"refused: {why}")
+    if entry.stopped == RESTORED:
+        return f"not asked again: {RESTORED}, and it may have been asked since that was made"
     return f"not asked: {reason_of(entry)}"

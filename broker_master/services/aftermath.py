@@ -21,9 +21,11 @@ from broker_master.plane import OPEN_IN_BACKUP, Plane
 from broker_master.services.settle import Settler, is_final
 from broker_master.store.restored import Restored, remove_restored, write_restored
 from schemas import subjects
+from schemas.counting import counted
 from schemas.faults import MeshError
 from schemas.messages.facts import Accepted, Assigned, Fact, Outcome
 from schemas.messages.liveness import TaskStatus
+from schemas.moments import rfc3339
 from schemas.states import Liveness, State
 
 log = structlog.get_logger()
@@ -56,8 +58,22 @@ class Aftermath:
         found = {command.id for command in plane.book if not command.is_terminal}
         if restored.doubtful is not None:
             found &= set(restored.doubtful)
+        else:
+            self._tell(restored, len(found))
         plane.doubtful |= found
         self._write(msgspec.structs.replace(restored, doubtful=sorted(found)))
+
+    def _tell(self, restored: Restored, open_: int) -> None:
+        """Once for each restore, by the first master on that state."""
+        plane = self._plane
+        made = rfc3339(restored.taken_at) if restored.taken_at else "at an unknown time"
+        plane.count("restore", "announced")
+        plane.note(
+            "master.restore",
+            plane.mesh,
+            detail=f"from a backup made {made}, put back {rfc3339(restored.at)}; epoch"
+            f" {plane.earlier} before, {plane.epoch} now; {counted(open_, 'command')} open in it",
+        )
 
     def is_past(self, epoch: int) -> bool:
         """Whether a master of this epoch ran with what the present state does not know."""
@@ -65,6 +81,10 @@ class Aftermath:
         if plane.restored is not None:
             return generation_of(epoch) < generation_of(plane.epoch)
         return plane.earlier < epoch < plane.epoch
+
+    def is_of_past(self, agent: str) -> bool:
+        """Whether it may have run what the state does not know, until its handshake is done."""
+        return agent in self._past
 
     def note_past(self, presence: Presence) -> None:
         """An agent has obeyed such a master, and not yet agreed with this one."""
@@ -83,6 +103,14 @@ class Aftermath:
             if command.accepted.group == group and self._may_have_ended(command)
         }
         log.error("state_was_put_back", group=group, doubtful=len(fresh))
+        plane.count("restore", "noticed")
+        plane.note(
+            "group.restore",
+            group,
+            result="alarm",
+            detail=f"agents have obeyed a master since epoch {plane.earlier}, the last that this"
+            f" state knows: it was put back; {counted(len(fresh), 'command')} in doubt",
+        )
         for command_id in fresh - plane.doubtful:
             plane.dispatcher.withdraw(command_id)
         plane.doubtful |= fresh
@@ -152,6 +180,7 @@ class Aftermath:
         plane.dispatcher.take(agent)
         self._append(command, facts)
         plane.doubtful.discard(command.id)
+        plane.count("restored", "adopted")
         log.warning("attempt_adopted", command_id=command.id, attempt=number, agent=agent)
 
     def _lost(
@@ -216,6 +245,7 @@ class Aftermath:
         return presence is not None and presence.liveness is Liveness.LIVE and presence.reconciled
 
     def _end(self, command: Command, number: int, agent: str, reason: str) -> None:
+        self._plane.count("restored", "lost")
         outcome = Outcome(
             state=State.LOST,
             at=self._plane.clock.now(),

@@ -14,6 +14,7 @@ from broker_client.runtime.supervise import TaskSet
 from broker_master.core.book import Command
 from broker_master.core.fanout import (
     HELD,
+    RESTORED,
     RUNNING,
     SILENT,
     Decision,
@@ -75,6 +76,7 @@ class Fanouts:
         self._stops: dict[str, tuple[str, asyncio.Event]] = {}
         # Ended ones without their agents and their command, which the bucket has.
         self.summaries: dict[str, FanoutEntry] = {}
+        plane.groups_of_fanout = self._groups
 
     async def load(self) -> None:
         """Read what there is; call it once the book and the read model are complete."""
@@ -96,8 +98,7 @@ class Fanouts:
                     and entry.submitted_at <= self._plane.restored.at
                 ):
                     # Agents that this state calls unasked may have been asked since.
-                    why = "the master's state was restored from a backup"
-                    self._stops[key] = (why, asyncio.Event())
+                    self._stops[key] = (RESTORED, asyncio.Event())
             else:
                 self.summaries[key] = summary(entry)
             self._plane.fanout_ids.add(key)
@@ -119,6 +120,10 @@ class Fanouts:
         """A fan-out that runs, whole, or the summary of one that has ended."""
         fanout = self._running.get(id)
         return fanout.entry if fanout is not None else self.summaries.get(id)
+
+    def _groups(self, id: str) -> list[str]:
+        entry = self.known(id)
+        return entry.groups if entry is not None else []
 
     def running(self, id: str) -> Fanout | None:
         return self._running.get(id)

@@ -6,6 +6,7 @@ and until then nobody can say that its tasks do not run.
 """
 
 import asyncio
+from collections.abc import Collection
 
 import structlog
 
@@ -29,12 +30,20 @@ class Forgotten:
         self._plane = plane
         self._settler = settler
         self._waiting: dict[tuple[str, int], Attempt] = {}
+        self._denied: set[tuple[str, int]] = set()
 
-    def judge(self, presence: Presence, hello: Hello, open_: list[tuple[Command, Attempt]]) -> None:
+    def judge(
+        self,
+        presence: Presence,
+        hello: Hello,
+        open_: list[tuple[Command, Attempt]],
+        asked: Collection[str] = (),
+    ) -> None:
         """Compare a complete hello with what is open on the agent.
 
         What was never acknowledged was never journalled, and is sent again once the handshake is
         done: unless this journal has forgotten others, then it may have forgotten that as well.
+        asked: commands of which the agent has yet to say what it remembers.
         """
         if not hello.complete:
             return
@@ -42,13 +51,20 @@ class Forgotten:
         missing = [
             (command, attempt)
             for command, attempt in open_
-            if (command.id, attempt.number) not in listed and not command.settling
+            if (command.id, attempt.number) not in listed
+            and not command.settling
+            and command.id not in asked
         ]
         has_forgotten = any(_was_acknowledged(attempt) for _, attempt in missing)
         for command, attempt in missing:
             is_doubtful = command.id in self._plane.doubtful
             if is_doubtful or _was_acknowledged(attempt) or (has_forgotten and attempt.sent):
                 self._doubt(presence, command, attempt)
+
+    def deny(self, presence: Presence, command: Command, attempt: Attempt) -> None:
+        """The agent was asked, after a restore, and says that it knows nothing of it."""
+        self._denied.add((command.id, attempt.number))
+        self._doubt(presence, command, attempt)
 
     def _doubt(self, presence: Presence, command: Command, attempt: Attempt) -> None:
         plane = self._plane
@@ -107,7 +123,12 @@ class Forgotten:
     def _lose(self, command: Command, attempt: Attempt) -> None:
         reason = f"{attempt.agent} came back without any memory of it"
         if command.id in self._plane.doubtful:
-            reason = f"{attempt.agent} has it no longer, {OPEN_IN_BACKUP}"
+            self._plane.count("restored", "lost")
+            says = "has it no longer"
+            if (command.id, attempt.number) in self._denied:
+                says = "says that it never had it, or longer ago than it remembers"
+            reason = f"{attempt.agent} {says}, {OPEN_IN_BACKUP}"
+        self._denied.discard((command.id, attempt.number))
         self._settler.settle(
             command,
             attempt.number,

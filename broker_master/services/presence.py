@@ -16,6 +16,7 @@ from broker_master.services.aftermath import Aftermath
 from broker_master.services.assign import Assigner
 from broker_master.services.cancel import Canceller
 from broker_master.services.forgotten import Forgotten
+from broker_master.services.recall import Recall
 from broker_master.services.settle import Settler
 from schemas import codec, subjects
 from schemas.counting import counted
@@ -80,6 +81,7 @@ class PresenceService:
         self._want_address = want_address
         self.aftermath = aftermath
         self._forgotten = Forgotten(plane, settler)
+        self._recall = Recall(plane, aftermath, self._on_unknown)
         # Agents that are given up, with tasks that may outlive that.
         self._held: set[str] = set()
         self._meetings: dict[str, _Meeting] = {}
@@ -198,18 +200,29 @@ class PresenceService:
             incarnation=hello.incarnation,
             timers=plane.timers,
             decisions=[self._decide(up.agent, task) for task in hello.tasks],
+            recall=self._recall.ask(up.agent, hello),
         )
-        self._forgotten.judge(presence, hello, self._open_attempts(up.agent))
+        asked = self._recall.still_asked(up.agent)
+        self._forgotten.judge(presence, hello, self._open_attempts(up.agent), asked)
         self._publish(up, "welcome", codec.encode(welcome))
 
     def _on_done(self, up: subjects.Up, hello: Hello) -> None:
         plane = self._plane
+        presence = plane.roster.get(up.agent)
+        is_answer = presence is not None and presence.incarnation == hello.incarnation
+        if is_answer and not self._recall.on_done(up.agent, hello):
+            return  # the next echo says that nothing is agreed yet, and it says hello again
         self.aftermath.on_done(up.agent)
         changes = plane.roster.on_done(
             up.agent, hello.incarnation, now_s=plane.clock.elapsed(), at=plane.clock.now()
         )
         if changes:
             self._apply(changes)
+
+    def _on_unknown(self, agent: str, command: Command, attempt: Attempt) -> None:
+        presence = self._plane.roster.get(agent)
+        if presence is not None:
+            self._forgotten.deny(presence, command, attempt)
 
     def _refuse(self, up: subjects.Up, hello: Hello, code: str, reason: str) -> None:
         self._plane.count("handshake_refused", code)

@@ -164,6 +164,7 @@ class Settler:
         at = self._plane.clock.now()
         reason = f"{attempt.agent} fell silent while it was {attempt.hidden or attempt.state}"
         if command.id in self._plane.doubtful:
+            self._plane.count("restored", "lost")
             reason = f"{attempt.agent} is silent, {OPEN_IN_BACKUP}"
         self.settle(
             command,

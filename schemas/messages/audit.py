@@ -1,10 +1,11 @@
 """The audit trail: who did what to what, from where, when, and what came of it (`MESH_AUDIT`)."""
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
+from msgspec import Meta
 
-from schemas.messages.fields import Count, Label, Text, Timestamp
+from schemas.messages.fields import Count, Label, Name, Text, Timestamp
 
 # Who acted: a client, an agent, whoever shows an activation token, or the master by itself.
 Actor = Literal["client", "agent", "token", "master"]
@@ -13,6 +14,8 @@ Result = Literal["done", "unchanged", "refused", "failed", "alarm"]
 
 # From this length on a text is cut: an entry is a line, not a document.
 DETAIL_LEN: Final = 1000
+# A fan-out over more is of the whole mesh.
+GROUPS_MAX: Final = 64
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -21,6 +24,7 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     action: `noun.verb` of the api, or an event such as `agent.enrolled`. target: its name or id.
     address: the hosts from which the actor was connected then, as the broker saw them. code: of
     the fault, if it was refused or failed. detail: what else was asked for; never a secret.
+    groups: of a fan-out over several, which have no `group`.
     """
 
     at: Timestamp
@@ -34,3 +38,4 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     code: Label = ""
     detail: Text = ""
     epoch: Count = 0
+    groups: Annotated[list[Name], Meta(max_length=GROUPS_MAX)] = []

@@ -22,6 +22,11 @@ from schemas.timers import Timers
 PROTOCOL: Final = 1
 # A feature of an agent: it learns by `stored` that its output is durable, and needs no answer.
 HEARS_STORED: Final = "stored"
+# A feature of an agent: it answers what `recall` of a welcome asks.
+RECALLS: Final = "recall"
+# The attempt and the state of what it was asked for and does not know.
+NO_ATTEMPT: Final = 0
+UNKNOWN_TO_AGENT: Final = "unknown"
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -94,7 +99,9 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     says whether that is all of them. done: the agent has carried out the welcome's decisions, and
     work may flow. Step one is sent again until a welcome comes; every step may be repeated. trust:
     the digest of the authorities that it trusts. features: what it knows to do beyond what every
-    agent of this protocol does; unknown ones are ignored.
+    agent of this protocol does; unknown ones are ignored. To `recall` of the welcome the third step
+    answers in `tasks`: with those whose end it knows and reports next, and, as attempt 0 with the
+    state `unknown`, with those that it never had, or longer ago than it remembers.
     """
 
     incarnation: Token
@@ -128,7 +135,11 @@ class TaskDecision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The master's step. With `refused` the agent may not take part, and `reason` says why."""
+    """The master's step. With `refused` the agent may not take part, and `reason` says why.
+
+    recall: commands that were open in the state that this master was restored from, and that the
+    hello does not name. They may have ended and been released since: only the agent knows.
+    """
 
     epoch: Count
     incarnation: Token
@@ -136,3 +147,4 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     decisions: Annotated[list[TaskDecision], Meta(max_length=limits.HELLO_TASKS)] = []
     refused: str = ""
     reason: Text = ""
+    recall: Annotated[list[CommandId], Meta(max_length=limits.HELLO_TASKS)] = []

@@ -10,6 +10,8 @@ from typing import Final
 
 import pytest
 
+from broker_client.api import MeshClient
+from schemas.messages.actions import ProcessArgs
 from tests.harness import FAST_TIMERS, MeshProcesses
 from tests.meshes import LONG_LEASE, state_reached
 from tests.old_release import programs_of, unpacked
@@ -17,6 +19,8 @@ from tests.old_release import programs_of, unpacked
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-restore")]
 
 SOON_S: Final = 20.0
+AGENTS: Final = ("web-1", "web-2", "web-3")
+FAN: Final = [f"__fan_{agent}" for agent in AGENTS]
 # Short enough that what nobody speaks of is settled within the test.
 TIMERS: Final = {
     **FAST_TIMERS,
@@ -57,24 +61,47 @@ async def agent_says(mesh: MeshProcesses, name: str, words: str) -> str:
             await asyncio.sleep(0.2)
 
 
+async def how(client: MeshClient, command: str) -> tuple[str, int | None, str, bytes]:
+    """State, exit code, agent and output of a command, once it has ended."""
+    record = await client.wait(command, timeout_s=SOON_S, with_output=True)
+    last = record.attempts[-1]
+    said = record.output.stdout if record.output is not None else b""
+    return record.state, last.exit_code, last.agent, said
+
+
 async def test_agents_of_both_releases_obey_a_copy_that_was_put_back(
     mesh: MeshProcesses, tmp_path: Path
 ) -> None:
+    """Nobody has said that it was put back. What ended meanwhile, an agent of now remembers."""
+    go, agents = tmp_path / "go", ("now-1", "old-1")
+    work = ["sh", "-c", f"until [ -e {go} ]; do sleep 0.05; done; echo done; exit 3"]
     with unpacked() as old:
         await mesh.add_agent("now-1", group="web")
         with programs_of(mesh, old):
             await mesh.add_agent("old-1", group="web")
+        async with mesh.client() as client:
+            for agent in agents:
+                await client.submit(work, agent=agent, id=f"on-{agent}")
+                await state_reached(client, f"on-{agent}", "running")
         await mesh.master.stop()
         shutil.copytree(mesh.state_dir, tmp_path / "copy")
         await mesh.start_master()
+        go.touch()
+        async with mesh.client() as client:
+            for agent in agents:
+                ended = await how(client, f"on-{agent}")
+                assert ended == ("failed", 3, agent, b"done\n")
         await restarts(mesh, 1)
-        for agent in ("now-1", "old-1"):
+        for agent in agents:
             await mesh.wait_status(agent, "active")
         await mesh.master.stop()
         put_back(mesh, tmp_path / "copy")
         await mesh.start_master()
         async with mesh.client() as client:
-            for agent in ("now-1", "old-1"):
+            assert await how(client, "on-now-1") == ("failed", 3, "now-1", b"done\n")
+            lost = await client.wait("on-old-1", timeout_s=SOON_S)
+            assert (lost.state, "restored from" in lost.reason) == ("lost", True)
+            for agent in agents:
                 await mesh.wait_status(agent, "active")
                 assert (await client.run(["true"], agent=agent, timeout_s=SOON_S)).state == (
                     "succeeded"
@@ -123,34 +150,35 @@ async def test_old_master_is_refused_after_a_restore_and_all_sides_say_why(
 async def test_restored_state_tells_the_truth_of_what_was_open_and_of_what_came_since(
     mesh: MeshProcesses, tmp_path: Path
 ) -> None:
-    """Three agents at work, a backup, more commands, a restore: nothing runs twice."""
+    """Three agents at work, a backup, more commands, a restore: nothing runs twice.
+
+    What has ended since is told by who ran it, also of a fan-out, and of a command that no agent
+    had when the backup was made.
+    """
     ran_file, go = tmp_path / "ran", tmp_path / "go"
-    for name in ("web-1", "web-2", "web-3"):
+    for name in AGENTS:
         await mesh.add_agent(name, group="web", slots=2)
 
     def work(name: str, then: str = "true") -> list[str]:
         return ["sh", "-c", f"echo {name} >> {ran_file}; {then}"]
 
     until = f"while [ ! -e {go} ]; do sleep 0.05; done"
+    meanwhile = f"while [ ! -e {tmp_path}/short ]; do sleep 0.05; done; echo $MESH_AGENT"
     async with mesh.client() as client:
         await client.run(work("before"), group="web", id="before", timeout_s=SOON_S)
         for name, agent in (("long-1", "web-1"), ("long-2", "web-2"), ("short", "web-3")):
-            then = f"while [ ! -e {tmp_path}/{name} ]; do sleep 0.05; done"
-            then = then if name == "short" else until
+            then = meanwhile if name == "short" else until
             await client.submit(work(name, then), agent=agent, id=name)
             await state_reached(client, name, "running")
         await client.submit(work("fill", until), agent="web-3", id="fill")
-        await client.submit(work("queued"), agent="web-3", id="queued")
+        await client.submit(work("queued", "exit 4"), agent="web-3", id="queued")
         await state_reached(client, "queued", "queued")
-        backup = tmp_path / "mesh.backup"
-        made = await mesh._run(
-            "broker-master", "backup", "--state-dir", str(mesh.state_dir), "--out", str(backup)
-        )
-        assert made.code == 0, made.err
-        assert backup.stat().st_mode & 0o777 == 0o600
+        await fan_out(client, work("fan", meanwhile))
+        backup = await backed_up(mesh, tmp_path)
         (tmp_path / "short").touch()
         assert (await client.wait("short", timeout_s=SOON_S)).state == "succeeded"
-        assert (await client.wait("queued", timeout_s=SOON_S)).state == "succeeded"
+        assert (await client.wait("queued", timeout_s=SOON_S)).state == "failed"
+        assert (await client.fanouts.wait("fan", timeout_s=SOON_S)).state == "succeeded"
         await client.run(work("since"), group="web", id="since", timeout_s=SOON_S)
         await client.submit(work("found", until), agent="web-1", id="found")
         await state_reached(client, "found", "running")
@@ -162,24 +190,46 @@ async def test_restored_state_tells_the_truth_of_what_was_open_and_of_what_came_
     )
     assert put.code == 0, put.err
     await mesh.start_master()
-    for name in ("web-1", "web-2", "web-3"):
+    for name in AGENTS:
         await mesh.wait_status(name, "active")
     async with mesh.client() as client:
         for name in ("long-1", "long-2", "fill", "found"):
             await state_reached(client, name, "running")
         assert (await client.show("found")).labels == {"restored": "adopted"}
-        for name in ("short", "queued"):
-            record = await client.wait(name, timeout_s=30)
-            assert record.state == "lost"
-            assert "restored from" in record.reason
+        for name, agent in (("short", "web-3"), (FAN[0], "web-1"), (FAN[1], "web-2")):
+            said = f"{agent}\n".encode()
+            assert await how(client, name) == ("succeeded", 0, agent, said), name
+        assert await how(client, "queued") == ("failed", 4, "web-3", b"")
+        fan = await client.fanouts.wait("fan", timeout_s=SOON_S)
+        assert (fan.state, fan.counts) == ("partial", {"skipped": 1, "succeeded": 2})
+        assert "it may have been asked since" in fan.members[2].reason
         go.touch()
         for name in ("long-1", "long-2", "fill", "found"):
             assert (await client.wait(name, timeout_s=SOON_S)).state == "succeeded", name
         assert (await client.show("before")).state == "succeeded"
         assert (await client.run(work("after"), group="web", timeout_s=SOON_S)).state == "succeeded"
     names = ["before", "long-1", "long-2", "short", "fill", "queued", "since", "found", "after"]
+    names += ["fan"] * 3
     assert Counter(ran_file.read_text().split()) == Counter(names)
     await comes_back(mesh, "web-4")
+
+
+async def fan_out(client: MeshClient, argv: list[str]) -> None:
+    """Begin one that has asked two of three agents when this returns."""
+    await client.fanouts.submit(
+        *("process", ProcessArgs(argv=argv)), id="fan", agents=[*AGENTS], at_once=2
+    )
+    for child in FAN[:2]:
+        await state_reached(client, child, "running")
+
+
+async def backed_up(mesh: MeshProcesses, folder: Path) -> Path:
+    backup = folder / "mesh.backup"
+    where = ("--state-dir", str(mesh.state_dir), "--out", str(backup))
+    made = await mesh._run("broker-master", "backup", *where)
+    assert made.code == 0, made.err
+    assert backup.stat().st_mode & 0o777 == 0o600
+    return backup
 
 
 async def comes_back(mesh: MeshProcesses, name: str) -> None:

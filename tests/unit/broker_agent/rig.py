@@ -18,6 +18,7 @@ from broker_agent.services.control import Controls
 from broker_agent.services.handshake import Handshake
 from broker_agent.services.inbox import Echoes, Inbox
 from broker_agent.services.intake import Intake
+from broker_agent.services.recall import Recall
 from broker_agent.services.reporter import Reporter
 from broker_agent.services.runner import Runner
 from broker_agent.services.shipper import Shipper
@@ -191,6 +192,7 @@ class Rig:
             certificate=lambda: ("1", 2e9),
             on_epoch=self.journal.note_epoch,
         )
+        self.handshake.recall = Recall(self.station.book, self.journal, self.runner)
         self.watchdog = Watchdog(self.station, self.runner)
         self.runner.on_free = self.watchdog.nudge
         self.runner.check_lease = self.watchdog.check
@@ -294,10 +296,20 @@ class Rig:
         items = [Released(command=r.command, attempt=r.attempt, seq=r.seq) for r in reports]
         self.send("release", Release(epoch=self.lease.epoch, items=items))
 
-    def welcome(self, decisions: list[TaskDecision] | None = None, *, epoch: int = 1) -> None:
+    def welcome(
+        self,
+        decisions: list[TaskDecision] | None = None,
+        *,
+        epoch: int = 1,
+        recall: tuple[str, ...] = (),
+    ) -> None:
         inc = self.lease.incarnation
         message = Welcome(
-            epoch=epoch, incarnation=inc, timers=self.timers, decisions=decisions or []
+            epoch=epoch,
+            incarnation=inc,
+            timers=self.timers,
+            decisions=decisions or [],
+            recall=[*recall],
         )
         self.send("welcome", message)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from broker_agent.store.journal import Journal, Outcome, Row, open_journal
+from broker_agent.store.journal import Journal, Outcome, Past, Row, open_journal
 from schemas.faults import Corrupt, MeshError, Unreachable
 from tests.fake_clock import FakeClock
 
@@ -29,6 +29,18 @@ CREATE TABLE attempts (
 );
 INSERT INTO attempts VALUES
     (1, 'c1', 1, 'inc', 'running', 0, 1.5, 2.5, 0, 77, 88, NULL, '', 0, 0, 100, 0, NULL);
+"""
+
+# What the second format adds, with attempts that were released.
+SECOND_FORMAT = """
+ALTER TABLE attempts ADD COLUMN kill_after REAL NOT NULL DEFAULT 0;
+UPDATE meta SET value = 2 WHERE name = 'format';
+CREATE TABLE released_0 (command TEXT NOT NULL, attempt INTEGER NOT NULL,
+    state TEXT NOT NULL, PRIMARY KEY (command, attempt)) WITHOUT ROWID;
+CREATE TABLE released_1 (command TEXT NOT NULL, attempt INTEGER NOT NULL,
+    state TEXT NOT NULL, PRIMARY KEY (command, attempt)) WITHOUT ROWID;
+INSERT INTO released_0 VALUES ('c8', 1, 'failed');
+INSERT INTO released_1 VALUES ('c9', 2, 'succeeded');
 """
 
 
@@ -224,6 +236,68 @@ async def test_journal_of_the_first_release_is_still_opened(path: Path) -> None:
     assert await accept(journal, held) is None
     again = reopened(journal, path)
     assert [found.kill_after for found in again.rows] == [0.0, 7200.0]
+    again.close()
+
+
+async def find(journal: Journal, *commands: str) -> list[Past]:
+    done: asyncio.Future[list[Past] | MeshError] = asyncio.get_running_loop().create_future()
+    journal.find_released(commands, done.set_result)
+    async with asyncio.timeout(10):
+        found = await done
+    assert isinstance(found, list)
+    return found
+
+
+async def test_journal_of_the_second_format_keeps_what_it_knows_of_released_ones(
+    path: Path,
+) -> None:
+    database = sqlite3.connect(path)
+    database.executescript(FIRST_FORMAT + SECOND_FORMAT)
+    database.close()
+    journal = open_journal(path)
+    start(journal)
+    assert await accept(journal, row(journal, "c8")) == "failed"
+    assert await find(journal, "c8", "c9", "c7") == [
+        Past("c8", 1, "failed", None, "", 0.0, 0.0, 0, 0, 0),
+        Past("c9", 2, "succeeded", None, "", 0.0, 0.0, 0, 0, 0),
+    ]
+    await release(journal, "c2")
+    again = reopened(journal, path)
+    start(again)
+    assert [past.command for past in await find(again, "c2", "c9")] == ["c2", "c9"]
+    again.close()
+
+
+async def test_how_a_released_attempt_ended_is_remembered_and_can_be_told_again(
+    journal: Journal, path: Path
+) -> None:
+    start(journal)
+    entry = row(journal, "c1")._replace(output_limit=99)
+    await accept(journal, entry)
+    ended = entry._replace(
+        state="failed",
+        started_at=2.0,
+        ended_at=3.0,
+        exit_code=3,
+        reason="because",
+        stdout_bytes=4,
+        stderr_bytes=5,
+        shipped=True,
+        report=b"raw",
+    )
+    journal.ended(ended, lambda _: None)
+    await flush(journal)
+    journal.release([(entry.row, "c1", 1, "failed")])
+    past = Past("c1", 1, "failed", 3, "because", 2.0, 3.0, 4, 5, 99)
+    assert await find(journal, "c1") == [past]
+    back = ended._replace(row=journal.next_row())
+    journal.take_back(back)
+    await flush(journal)
+    again = reopened(journal, path)
+    assert again.rows == [back]
+    start(again)
+    again.release([(back.row, "c1", 1, "failed")])
+    assert await find(again, "c1") == [past]
     again.close()
 
 

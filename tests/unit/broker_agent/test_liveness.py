@@ -35,13 +35,19 @@ def clock(rig: Rig) -> FakeClock:
     return rig.clock
 
 
-async def shaken(rig: Rig, decisions: list[TaskDecision] | None = None, *, epoch: int = 1) -> None:
+async def shaken(
+    rig: Rig,
+    decisions: list[TaskDecision] | None = None,
+    *,
+    epoch: int = 1,
+    recall: tuple[str, ...] = (),
+) -> None:
     """Let one handshake take its course."""
     before = sum(hello.done for hello in rig.hellos())
     rig.handshake.ask()
     hellos = len(rig.hellos())
     await eventually(lambda: len(rig.hellos()) > hellos, WAIT_S)
-    rig.welcome(decisions, epoch=epoch)
+    rig.welcome(decisions, epoch=epoch, recall=recall)
     await eventually(lambda: sum(hello.done for hello in rig.hellos()) > before, WAIT_S)
 
 
@@ -123,6 +129,42 @@ async def test_verdicts_are_carried_out_before_the_handshake_ends(rig: Rig) -> N
     assert rig.station.book.known_state("keep", 1) == "running"
     rig.runner.stop_all(State.CANCELLED, "the test is over")
     await rig.end_of("keep")
+
+
+async def test_ends_that_were_released_are_told_to_a_master_that_was_put_back(rig: Rig) -> None:
+    """With what is still here of their output; what it never had is said as well."""
+    rig.folders._keep = 1
+    rig.serve(rig.reporter, rig.handshake)
+    rig.link()
+    rig.run("gone", ["sh", "-c", "echo gone; exit 3"])
+    rig.release(await rig.end_of("gone"))
+    rig.run("kept", ["sh", "-c", "echo kept"])
+    rig.release(await rig.end_of("kept"))
+    await eventually(lambda: not Path(rig.folders.name("gone", 1)).exists(), WAIT_S)
+    rig.run("open", SLEEP)
+    await eventually(lambda: rig.processes.leaders, WAIT_S)
+    rig.lease.on_disconnected()
+    before = len(rig.reports("kept")), len(rig.reports("gone"))
+    await shaken(rig, epoch=7, recall=("gone", "kept", "open", "never"))
+    done = rig.hellos()[-1]
+    assert [(task.command, task.attempt, task.state) for task in done.tasks] == [
+        ("gone", 1, "failed"),
+        ("kept", 1, "succeeded"),
+        ("open", 1, "running"),
+        ("never", 0, "unknown"),
+    ]
+    await eventually(lambda: len(rig.reports("kept")) > before[0], WAIT_S)
+    await eventually(lambda: len(rig.reports("gone")) > before[1], WAIT_S)
+    kept, gone = rig.reports("kept")[-1], rig.reports("gone")[-1]
+    assert kept.output is not None
+    assert (kept.exit_code, kept.output.stdout, kept.truncated) == (0, b"kept\n", False)
+    assert (gone.exit_code, gone.output, gone.stdout_bytes, gone.truncated) == (3, None, 5, True)
+    assert gone.ended_at >= gone.started_at > 0
+    rig.release(kept)
+    await eventually(lambda: rig.station.book.get("kept", 1) is None, WAIT_S)
+    assert rig.station.book.known_state("gone", 1) == "failed"
+    rig.runner.stop_all(State.CANCELLED, "the test is over")
+    await rig.end_of("open")
 
 
 async def test_refused_agent_takes_no_part_and_says_why(rig: Rig) -> None:

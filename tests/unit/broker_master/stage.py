@@ -1,6 +1,7 @@
 """The services of a master with everything real but the broker, the clock and the disk."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,6 +75,13 @@ class FactsInMemory:
         else:
             self.stored[fact] = body
             future.set_result(len(self.stored))
+        return future
+
+    def append_many(
+        self, facts: Sequence[tuple[subjects.Fact, Fact]]
+    ) -> "asyncio.Future[list[int]]":
+        future: asyncio.Future[list[int]] = asyncio.get_running_loop().create_future()
+        future.set_result([self.append(fact, body).result() for fact, body in facts])
         return future
 
     async def read(self, fact: subjects.Fact) -> tuple[int, Fact] | None:

@@ -15,7 +15,7 @@ from schemas.messages import api, fanouts
 from schemas.messages.facts import Accepted
 from schemas.messages.registry import ClientEntry
 from schemas.states import State
-from tests.planes import add_client, connect
+from tests.planes import add_client, add_group, connect
 from tests.unit.broker_master.deeds import accepted
 from tests.unit.broker_master.stage import states
 from tests.unit.broker_master.table import Table, call
@@ -209,9 +209,14 @@ async def test_sec_s31_ids_that_the_mesh_makes_are_nobodys_to_choose(
     assert table.plane.book.get(wanted) is None
 
 
-async def begun(table: Table, operations: Operations, client: ClientEntry) -> str:
+async def begun(
+    table: Table, operations: Operations, client: ClientEntry, agents: tuple[str, ...] = ()
+) -> str:
     request = fanouts.FanoutSubmit(
-        id="fan-1", group="web", command=api.SubmitRequest(action="noop", queue_ttl_s=60)
+        id="fan-1",
+        group=None if agents else "web",
+        agents=[*agents],
+        command=api.SubmitRequest(action="noop", queue_ttl_s=60),
     )
     record = await call(operations.find("fanout", "submit"), client, request)
     assert isinstance(record, fanouts.FanoutRecord)
@@ -251,5 +256,38 @@ async def test_sec_s31_fan_out_asks_nobody_its_client_may_not_use_any_more(
     await table.rest()
     entry = table.fanouts.known(fan)
     assert entry is not None
-    noted = [(each.action, each.by, each.code) for each in table.notes if each.target == fan]
-    assert (entry.state, noted) == ("failed", [("fanout.submit", "ann", "client_disabled")])
+    noted = [
+        (each.action, each.by, each.code, each.group) for each in table.notes if each.target == fan
+    ]
+    assert (entry.state, noted) == ("failed", [("fanout.submit", "ann", "client_disabled", "web")])
+
+
+async def test_sec_s31_member_that_moved_out_of_the_fan_outs_groups_is_skipped(
+    table: Table, operations: Operations
+) -> None:
+    """Though its client may use every group: it has asked for those of then."""
+    ops = table.plane.registry.clients["ops"]
+    add_group(table.plane, "cache")
+    fan = await begun(table, operations, ops, agents=("web-1", "db-1"))
+    move(table, "web-1", "cache")
+    await table.rest()
+    running = table.fanouts.running(fan)
+    assert running is not None
+    assert (running.entry.skipped, [*running.open]) == ({"web-1": "moved"}, ["db-1"])
+    assert table.plane.book.get(child_id(fan, "web-1")) is None
+    shown = await call(operations.find("fanout", "show"), ops, fanouts.FanoutQuery(id=fan))
+    assert isinstance(shown, fanouts.FanoutRecord)
+    reasons = {each.agent: each.reason for each in shown.members}
+    assert reasons["web-1"] == "not asked: it has moved to another group"
+
+
+async def test_sec_s31_member_that_moved_within_the_fan_outs_groups_is_asked(
+    table: Table, operations: Operations
+) -> None:
+    ops = table.plane.registry.clients["ops"]
+    fan = await begun(table, operations, ops, agents=("web-1", "db-1"))
+    move(table, "web-1", "db")
+    await table.rest()
+    running = table.fanouts.running(fan)
+    assert running is not None
+    assert (running.entry.skipped, sorted(running.open)) == ({}, ["db-1", "web-1"])

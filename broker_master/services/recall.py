@@ -1,0 +1,117 @@
+"""Asks agents of before a restore for ends that they have told, and that the state has not.
+
+Each handshake asks for some; an agent is asked in more rounds until it has been asked for all that
+it may have run. What it has is entered as if the hello had named it, and its report follows.
+"""
+
+from collections.abc import Callable, Collection
+from heapq import nsmallest
+
+import msgspec
+
+from broker_master.core.book import Attempt, Command
+from broker_master.plane import Plane
+from broker_master.services.aftermath import Aftermath
+from schemas import limits
+from schemas.messages.liveness import NO_ATTEMPT, RECALLS, Hello, TaskStatus
+from schemas.states import State
+
+
+class _Round(msgspec.Struct):
+    """asked: in the newest welcome. after: what sorts up to here has been answered."""
+
+    asked: list[str] = []
+    after: str = ""
+
+
+class Recall:
+    """on_unknown: called with an open attempt of which its own agent knows nothing."""
+
+    def __init__(
+        self,
+        plane: Plane,
+        aftermath: Aftermath,
+        on_unknown: Callable[[str, Command, Attempt], None],
+    ) -> None:
+        self._plane = plane
+        self._aftermath = aftermath
+        self._on_unknown = on_unknown
+        self._rounds: dict[str, _Round] = {}
+
+    def ask(self, agent: str, hello: Hello) -> list[str]:
+        """The commands to ask for in the welcome; none of an agent that has nothing to recall."""
+        if RECALLS not in hello.features or not self._aftermath.is_of_past(agent):
+            self._rounds.pop(agent, None)
+            return []
+        found = self._rounds.setdefault(agent, _Round())
+        named = {task.command for task in hello.tasks}
+        found.asked = nsmallest(
+            limits.HELLO_TASKS,
+            (
+                command_id
+                for command_id in self._plane.doubtful
+                if command_id > found.after
+                and command_id not in named
+                and self._may_have_run(agent, command_id)
+            ),
+        )
+        return found.asked
+
+    def _may_have_run(self, agent: str, command_id: str) -> bool:
+        command = self._plane.book.get(command_id)
+        if command is None or command.is_terminal:
+            return False
+        accepted, attempt = command.accepted, command.attempt
+        if attempt is not None and attempt.agent == agent:
+            return True
+        is_of_group = accepted.group == self._plane.registry.agent(agent).group
+        return accepted.agent == agent or (is_of_group and not accepted.agent)
+
+    def still_asked(self, agent: str) -> Collection[str]:
+        """What the agent has yet to speak of: it is not lost before that."""
+        found = self._rounds.get(agent)
+        if found is None:
+            return ()
+        return [each for each in self._plane.doubtful if each > found.after]
+
+    def on_done(self, agent: str, hello: Hello) -> bool:
+        """Take the answer in. False if the agent is to be asked for more."""
+        found = self._rounds.get(agent)
+        if found is None:
+            return True
+        asked = frozenset(found.asked)
+        for task in hello.tasks:
+            if task.command not in asked:
+                continue
+            if task.attempt == NO_ATTEMPT:
+                self._deny(agent, task.command)
+            else:
+                self._enter(agent, task)
+        if len(found.asked) == limits.HELLO_TASKS:
+            found.after, found.asked = found.asked[-1], []
+            return False
+        del self._rounds[agent]
+        return True
+
+    def _enter(self, agent: str, task: TaskStatus) -> None:
+        """It has ended there, as the report will say: wait for that, and send nothing again."""
+        plane = self._plane
+        self._aftermath.adopt(agent, task)
+        command = plane.book.get(task.command)
+        attempt = command.find(task.attempt) if command is not None else None
+        if command is None or attempt is None or attempt.agent != agent or command.settling:
+            return
+        if attempt.state in (State.SENT, State.UNKNOWN):
+            now = plane.clock.now()
+            attempt.accepted_at, attempt.hidden = attempt.accepted_at or now, None
+            attempt.elsewhere_s = attempt.elsewhere_at = 0.0
+            command.move(attempt, State.ACCEPTED, now)
+            plane.count("restored", "recalled")
+
+    def _deny(self, agent: str, command_id: str) -> None:
+        command = self._plane.book.get(command_id)
+        attempt = command.open_attempt if command is not None else None
+        if command is None or attempt is None or attempt.agent != agent or command.settling:
+            return
+        if command_id in self._plane.doubtful:
+            self._on_unknown(agent, command, attempt)
