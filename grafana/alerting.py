@@ -523,6 +523,75 @@ ALERTS: Final[tuple[Alert, ...]] = (
         settle_s=6 * MINUTE,
     ),
     Alert(
+        name="MeshHistoryRefused",
+        # A label value appears with 0 at the start: each increase is seen.
+        expr="sum by (job, result) (increase(mesh_history_refused_total[15m])) > 0",
+        for_s=0,
+        severity="warning",
+        summary="Records of ended commands were {{ $labels.result }}: too large for the broker",
+        description=(
+            "cut: only id and end of a command are kept; set_aside: not even these. The broker"
+            " takes smaller messages than the mesh needs."
+        ),
+        board="mesh-broker",
+        story=(counter(f'mesh_history_refused_total{{{JOB},result="cut"}}', 0, 1), _UP),
+        labels={"job": "mesh-master", "result": "cut"},
+        fault_s=16 * MINUTE,
+        settle_s=16 * MINUTE,
+    ),
+    Alert(
+        name="MeshAuditLost",
+        expr="sum by (job) (increase(mesh_audit_lost_total[15m])) > 0",
+        for_s=0,
+        severity="critical",
+        summary="Entries of the audit trail could not be stored",
+        description=(
+            "They are in the master's log only. The broker's disk is full or does not answer, or"
+            " more happens than the trail can take."
+        ),
+        board="mesh-broker",
+        story=(counter(f"mesh_audit_lost_total{{{JOB}}}", 0, 1), _UP),
+        labels={"job": "mesh-master"},
+        fault_s=16 * MINUTE,
+        settle_s=16 * MINUTE,
+    ),
+    Alert(
+        name="MeshStatePutBack",
+        # One at the start of a master is there before anybody saw the series with 0.
+        expr=(
+            'sum by (job) (increase(mesh_restores_total{how="noticed"}[15m])) > 0 or'
+            ' sum by (job) (mesh_restores_total{how="noticed"}'
+            " unless mesh_restores_total offset 15m) > 0"
+        ),
+        for_s=0,
+        severity="critical",
+        summary="The master runs on an old copy of its state",
+        description=(
+            "Agents have obeyed a master that this state has never heard of: it was put back"
+            " without broker-master restore, or two masters run on copies of one state."
+        ),
+        board="mesh-commands",
+        story=(counter(f'mesh_restores_total{{{JOB},how="noticed"}}', 0, 1), _UP),
+        labels={"job": "mesh-master"},
+        fault_s=16 * MINUTE,
+        settle_s=16 * MINUTE,
+    ),
+    Alert(
+        name="MeshRestoreDoubtful",
+        expr="mesh_restore_doubtful_commands > 0",
+        for_s=15 * MINUTE,
+        severity="warning",
+        summary="{{ $value }} commands of a restored state wait for what agents say",
+        description=(
+            "They were open in the backup, and may have run since. Their agents are silent; what"
+            " nobody speaks of ends as lost."
+        ),
+        board="mesh-commands",
+        story=(gauge(f"mesh_restore_doubtful_commands{{{JOB}}}", 0, 3), _UP),
+        labels=_BASE,
+        value="3",
+    ),
+    Alert(
         name="MeshMessagesShed",
         expr="sum by (job, reason) (rate(mesh_messages_shed_total[5m])) > 10",
         for_s=2 * MINUTE,

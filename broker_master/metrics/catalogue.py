@@ -261,6 +261,26 @@ HISTORY_REFUSED = Family(
     "Records of ended commands that the broker refused for their size; cut: only their id and end"
     " are kept, set_aside: not even these",
 )
+RESTORES = Family(
+    "mesh_restores_total",
+    "counter",
+    ("how",),
+    "States that were put back; announced: by broker-master restore, once at the first start on"
+    " one; noticed: by what the agents of a group have obeyed since",
+)
+RESTORE_DOUBTFUL = Family(
+    "mesh_restore_doubtful_commands",
+    "gauge",
+    (),
+    "Commands that were open in a state that was put back, and of which nobody has spoken yet",
+)
+RESTORED_ATTEMPTS = Family(
+    "mesh_restored_attempts_total",
+    "counter",
+    ("result",),
+    "Attempts after a restore; adopted: not in the backup, and an agent has them; recalled: had"
+    " ended since, and their agent says how; lost: nobody knows of them",
+)
 SHED = Family(
     "mesh_messages_shed_total",
     "counter",

@@ -13,6 +13,8 @@ from broker_master.store.facts import FANOUTS, REGISTRY, stream_configs
 
 _NATS: Final = {"broker": "nats"}
 _SHED: Final = ("unproved", "rate", "share")
+_RESTORES: Final = ("announced", "noticed")
+_RESTORED: Final = ("adopted", "recalled", "lost")
 _TABLE: Final = {"table": "commands"}
 # side and result; a known id at the agent is answered with where it stands.
 _DUPLICATES: Final = (("master", "suppressed"), ("master", "replayed"), ("agent", "suppressed"))
@@ -93,6 +95,17 @@ class System:
         )
         yield family(c.LOOP_LAG, [({}, found.loop_lag_s)])
         found.loop_lag_s = 0.0
+        yield from self._restores()
+
+    def _restores(self) -> Iterator[str]:
+        yield family(
+            c.RESTORES, (({"how": how}, self._counted("restore", how)) for how in _RESTORES)
+        )
+        yield family(c.RESTORE_DOUBTFUL, [({}, len(self._plane.doubtful))])
+        yield family(
+            c.RESTORED_ATTEMPTS,
+            (({"result": result}, self._counted("restored", result)) for result in _RESTORED),
+        )
 
     def _trust(self) -> Iterator[str]:
         refused = dict.fromkeys(AUTH_REASONS.values(), 0)
