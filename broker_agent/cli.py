@@ -30,6 +30,7 @@ def build() -> "App":
         help="The process on a host that runs tasks.",
         version=product_version,
         result_action="return_value",
+        help_formatter="plain",
     )
     for command in (setup, run, status, doctor):
         app.command(command)
@@ -240,7 +241,9 @@ def _tenths(seconds: float | None) -> float | None:
 
 def main() -> NoReturn:
     """Run the command line of this process and exit with its code."""
-    run_tool("broker-agent", lambda: build()(_joined(sys.argv[1:])))
+    from broker_client.cli.tool import call_tool
+
+    run_tool("broker-agent", lambda: call_tool(build(), _joined(sys.argv[1:])))
 
 
 def _joined(tokens: Sequence[str]) -> list[str]:

@@ -25,6 +25,7 @@ app = App(
     help="The control plane of a mesh.",
     version=VERSION,
     result_action="return_value",
+    help_formatter="plain",
 )
 
 _CHECK_S = 5.0
@@ -309,4 +310,6 @@ def check(*, http: str = "127.0.0.1:8080") -> None:
 
 def main() -> NoReturn:
     """Run the command line; the only place that ends the process."""
-    run_tool("broker-master", app)
+    from broker_client.cli.tool import call_tool
+
+    run_tool("broker-master", lambda: call_tool(app, sys.argv[1:]))

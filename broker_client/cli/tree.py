@@ -109,10 +109,11 @@ def run(tokens: Sequence[str]) -> int:
 
 
 def _run(tokens: Sequence[str]) -> int:
-    ordered = hoist(tokens)
+    ordered = hoist(_spelled(tokens))
     output = asked_output(ordered)
     try:
         result = _overview(ordered) or _command(ordered, output)
+        _show_examples(ordered)
         settle_output()
     except BrokenPipeError:
         return _broken_pipe()
@@ -123,6 +124,24 @@ def _run(tokens: Sequence[str]) -> int:
     except Exception as error:  # noqa: BLE001  (faults are said, all else is raised again)
         return _fault(error, output)
     return result if isinstance(result, int) else 0
+
+
+def _spelled(tokens: Sequence[str]) -> list[str]:
+    """`help [COMMAND]` and `version` as the options that do the same."""
+    if tokens[:1] == ["version"]:
+        return ["--version", *tokens[1:]]
+    return [*tokens[1:], "--help"] if tokens[:1] == ["help"] else [*tokens]
+
+
+def _show_examples(tokens: Sequence[str]) -> None:
+    """Below the help of a command."""
+    before = [*tokens][: tokens.index("--")] if "--" in tokens else tokens
+    path = _path(tokens)
+    is_command = len(path) == 2 or (path and path[0] not in NOUNS)
+    if is_command and HELP_FLAGS.intersection(before):
+        from broker_client.cli import examples
+
+        print(f"\n{examples.shown(path[0], path[1] if path[1:] else '')}")
 
 
 def _overview(tokens: Sequence[str]) -> str:

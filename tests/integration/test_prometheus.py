@@ -114,7 +114,7 @@ async def test_a_killed_agent_is_told_at_the_webhook_and_its_return_too(
     links = {name: url for name, url in notice.annotations.items() if name.endswith("_url")}
     assert links == {
         "runbook_url": f"{LINKED.runbooks_url}#meshagentnoresponse",
-        "dashboard_url": f"{LINKED.grafana_url}/d/mesh-agent?var-agent=web-2",
+        "dashboard_url": f"{LINKED.grafana_url}/d/mesh-agent?var-agent=web-2&var-group=web",
         "console_url": f"{LINKED.public_url}/",
     }
     assert notice.labels["severity"] == "warning"

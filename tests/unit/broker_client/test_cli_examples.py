@@ -1,0 +1,104 @@
+"""Help of the three programs: examples that parse, `help` and `version`, one look."""
+
+import shlex
+from collections.abc import Callable
+
+import pytest
+from cyclopts import App
+
+import broker_agent.cli
+import broker_master.cli
+from broker_client.cli import tree
+from broker_client.cli.examples import EXAMPLES
+from broker_client.cli.tool import call_tool, commands_of
+from broker_client.cli.words import hoist
+
+TOOLS: dict[str, App] = {
+    "broker-master": broker_master.cli.app,
+    "broker-agent": broker_agent.cli.build(),
+}
+LINES = [line for lines in EXAMPLES.values() for line in lines]
+
+
+def tool(name: str) -> Callable[[list[str]], int]:
+    """A program as a function of its words; returns its exit code."""
+
+    def run(words: list[str]) -> int:
+        try:
+            call_tool(TOOLS[name], words)
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    return tree.run if name == "mesh" else run
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_example_parses(line: str) -> None:
+    program, *words = shlex.split(line)
+    app, words = (
+        (TOOLS[program], [word.replace("-", "x") if word == "-" else word for word in words])
+        if program in TOOLS
+        else (tree.build(), hoist(words))
+    )
+    command, _, _ = app.parse_args(words, exit_on_error=False, print_error=False)
+    assert command.__name__
+
+
+def test_every_command_has_three_examples_of_its_own() -> None:
+    commands = {(noun, verb) for noun, verb, _, _ in tree.COMMANDS}
+    commands |= {(name, verb) for name, app in TOOLS.items() for verb in commands_of(app)}
+    assert set(EXAMPLES) == commands
+    assert len(set(LINES)) == 3 * len(commands)
+    for (noun, verb), lines in EXAMPLES.items():
+        start = f"{noun} {verb}" if noun in TOOLS else f"mesh {noun} {verb}".rstrip()
+        assert all(line == start or line.startswith(f"{start} ") for line in lines)
+
+
+@pytest.mark.parametrize(("noun", "verb"), EXAMPLES)
+def test_help_of_a_command_ends_with_its_examples(
+    noun: str, verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program, path = (noun, [verb]) if noun in TOOLS else ("mesh", [noun, *verb.split()])
+    lines = "\n".join(f"  {line}" for line in EXAMPLES[noun, verb])
+    assert tool(program)([*path, "--help"]) == 0
+    asked = capsys.readouterr().out
+    assert asked.startswith(f"Usage: {program} {' '.join(path)}")
+    assert asked.endswith(f"\nExamples:\n{lines}\n")
+    assert tool(program)(["help", *path]) == 0
+    assert capsys.readouterr().out == asked
+
+
+@pytest.mark.parametrize("program", ["mesh", *TOOLS])
+def test_programs_have_one_look(program: str, capfd: pytest.CaptureFixture[str]) -> None:
+    run = tool(program)
+    overviews = []
+    for words in ([], ["help"], ["--help"], ["-h"]):
+        assert run(words) == 0
+        overviews.append(capfd.readouterr().out)
+    assert len(set(overviews)) == 1
+    assert overviews[0].startswith(f"Usage: {program} COMMAND\n")
+    assert overviews[0].endswith(f"\n`{program} NAME --help` shows the options of each.\n")
+    assert run(["version"]) == 0
+    version = capfd.readouterr().out
+    assert version.strip()
+    assert run(["--version"]) == 0
+    assert capfd.readouterr().out == version
+    assert run(["frobnicate"]) == 2
+    said = capfd.readouterr()
+    assert said.out == ""
+    assert said.err == (
+        f'{program}: unknown command "frobnicate" (usage)\n  see `{program} --help`\n'
+    )
+
+
+@pytest.mark.parametrize("program", TOOLS)
+def test_wrong_option_of_a_program_is_a_usage_error(
+    program: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for verb in commands_of(TOOLS[program]):
+        assert tool(program)([verb, "--frobnicate"]) == 2
+        first, hint = capfd.readouterr().err.splitlines()
+        assert first.startswith(f"{program}: ")
+        assert first.endswith(" (usage)")
+        assert hint == f"  see `{program} {verb} --help`"
