@@ -13,6 +13,7 @@ import contextlib
 import os
 import random
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Literal, Self, TypedDict, TypeVar, Unpack
@@ -31,8 +32,9 @@ from broker_client.runtime.logs import keep_out_of_the_way
 from broker_client.runtime.renewed import ContextFiles
 from broker_client.runtime.supervise import TaskSet
 from schemas import codec
-from schemas.faults import Expired, MeshError, Misused
+from schemas.faults import Expired, MeshError, Misused, Refused
 from schemas.ids import check_command_id
+from schemas.listed import AGENTS, passes
 from schemas.messages.actions import NoopArgs, ProcessArgs
 from schemas.messages.api import (
     AgentList,
@@ -68,6 +70,8 @@ SUBMIT_S: Final = 30.0
 # How long the master holds a `command.wait` before it says "not yet"; it allows 60.
 WAIT_HOLD_S: Final = 30.0
 CLOSE_S: Final = 3.0
+# The most commands that the master gives at once.
+PAGE: Final = 500
 RESULTS_UNREAD: Final = 10_000
 # Each reader of output has one request in flight; the broker allows a client more than this.
 READERS: Final = 512
@@ -277,8 +281,28 @@ class MeshClient:
         return await self.ask("command", "show", query, CommandRecord)
 
     async def list(self, query: CommandList | None = None) -> CommandPage:
-        """Commands, newest first, a page at a time: pass `page.cursor` on for the next."""
-        return await self.ask("command", "list", query or CommandList(), CommandPage)
+        """Commands, newest first, a page at a time: pass `page.cursor` on for the next.
+
+        `query.filter` are words as `state:failed,lost label:deploy=42 program:apt* since:1d`.
+        Raises `filter_invalid`, or `filter_unsupported` if the master is too old to know any.
+        """
+        query = query or CommandList()
+        page = await self.ask("command", "list", query, CommandPage)
+        _check_filtered(query.filter, page.filter)
+        return page
+
+    async def find(self, filter: str, *, limit: int = 1000) -> "Sequence[CommandRecord]":
+        """The first `limit` commands that all words of `filter` hold for, as with `list`."""
+        found: dict[str, CommandRecord] = {}
+        query = CommandList(filter=filter, limit=min(limit, PAGE))
+        while True:
+            page = await self.list(query)
+            for record in page.commands:
+                # One that ends between two pages may come twice.
+                found.setdefault(record.id, record)
+            if page.cursor is None or len(found) >= limit:
+                return [*found.values()][:limit]
+            query = msgspec.structs.replace(query, cursor=page.cursor)
 
     async def cancel(self, id: str) -> CommandRecord:
         """Ask for the end of command `id`. It has ended when `wait` says so, not before.
@@ -341,16 +365,20 @@ class MeshClient:
     # the mesh
 
     async def agents(
-        self, *, group: str | None = None, status: str | None = None
+        self, *, group: str | None = None, status: str | None = None, filter: str = ""
     ) -> Sequence[AgentRecord]:
-        """All agents by name, however many pages they fill."""
-        request = AgentList(group=group, status=status)
+        """All agents by name, however many pages they fill.
+
+        filter: words as `web-* status:no_response expires:<14d tag:site=a`; faults as of `list`.
+        """
+        request = AgentList(group=group, status=status, filter=filter)
         found: list[AgentRecord] = []
         while True:
             page = await self.ask("agent", "list", request, AgentsAnswer)
             found += page.agents
             if page.cursor is None:
-                return found
+                # A master of 0.1.0 has given all of them.
+                return found if page.filter == filter else _passing(found, filter)
             request = msgspec.structs.replace(request, cursor=page.cursor)
 
     async def groups(self) -> Sequence[GroupRecord]:
@@ -441,6 +469,18 @@ def _id_of(request: SubmitRequest) -> str:
     if request.id is None:
         raise Misused("id_invalid", "a submission without an id")
     return check_command_id(request.id)
+
+
+def _passing(agents: Sequence[AgentRecord], filter: str) -> Sequence[AgentRecord]:
+    now = time.time()
+    words = AGENTS.parse(filter, now)
+    return [agent for agent in agents if passes(words, agent, now)]
+
+
+def _check_filtered(wanted: str, obeyed: str) -> None:
+    """Whoever did not obey a filter has answered with what nobody has asked for."""
+    if wanted != obeyed:
+        raise Refused("filter_unsupported", "the master has not filtered what it answered")
 
 
 def _not_yet(command: str, timeout_s: float | None) -> Expired:

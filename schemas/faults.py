@@ -34,6 +34,9 @@ FAULTS: Final[dict[str, FaultKind]] = {
     # the request itself
     "malformed": FaultKind(400, "never", 2, "send a msgpack map as docs/protocol.md describes"),
     "field_invalid": FaultKind(400, "never", 2, "correct the field that the message names"),
+    "filter_invalid": FaultKind(400, "never", 2, "correct the word that the message names"),
+    "filter_unsupported": FaultKind(501, "never", 2, "upgrade the master, or leave the filter out"),
+    "body_not_kept": FaultKind(410, "never", 6, "submit it again as it was submitted first"),
     "argument_unknown": FaultKind(400, "never", 2, "remove the argument or correct its name"),
     "name_invalid": FaultKind(400, "never", 2, _NAME_RULE),
     "id_invalid": FaultKind(400, "never", 2, "use 1 to 64 of A-Z, a-z, 0-9, '_' and '-'"),

@@ -13,6 +13,7 @@ ITEMS: Final = 8192
 LIST_LEN: Final = 4096
 MAP_LEN: Final = 1024
 TEXT_LEN: Final = 4096
+FILTER_LEN: Final = 1000
 LABELS: Final = 32
 # What the mesh may add to those of a client: a trace context, the fan-out, the retried command.
 OWN_LABELS: Final = 8

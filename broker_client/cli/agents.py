@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from broker_client.cli.filters import check as check_filters
-from broker_client.cli.filters import parse
+from broker_client.cli.filters import joined
 from broker_client.cli.live import EVERY_S, Every, Frame, keep_showing
 from broker_client.cli.options import LISTING, Common, Listing
 from broker_client.cli.report import print_list, screen_width
@@ -21,6 +20,7 @@ from broker_client.cli.roster import (
 )
 from broker_client.cli.session import call
 from broker_client.cli.tables import Table, fit
+from schemas.listed import AGENTS
 from schemas.messages.api import AgentRecord
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ def list_(
         Parameter(
             help="Only agents that all of these hold for: web-*, status:no_response, group:web,"
             " expires:<14d, uptime:>1h, running:>0, tag:site=a, version:!=1.4; ! before one: not.",
-            validator=check_filters,
         ),
     ],
     group: Annotated[str | None, Parameter(help="Only agents of this group.")] = None,
@@ -59,12 +58,11 @@ def list_(
     shared: Listing = LISTING,
 ) -> None:
     """List agents with status, since when and why."""
-    passes = parse(filters)
+    wanted = joined(filters, AGENTS)
 
     async def ask(mesh: "MeshClient") -> Sequence[AgentRecord]:
-        found = await mesh.agents(group=group, status=status)
-        now = time.time()
-        return in_order([agent for agent in found if passes(agent, now)], sort, now)
+        found = await mesh.agents(group=group, status=status, filter=wanted)
+        return in_order(found, sort, time.time())
 
     if watch and shared.output == "table":
         keep_showing(shared, lambda mesh: _frame(mesh, ask, columns), every)

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from broker_client.cli.filters import joined
+from broker_client.cli.ledger import check_columns, check_sort
 from broker_client.cli.listing import check_limit, list_commands
 from broker_client.cli.options import (
     COMMON,
@@ -20,6 +22,7 @@ from broker_client.cli.run import conclude
 from broker_client.cli.screen import Memory, Screen, Writer
 from broker_client.cli.session import call
 from broker_client.cli.story import print_command
+from schemas.listed import COMMANDS
 from schemas.messages.api import CommandList
 
 if TYPE_CHECKING:
@@ -46,20 +49,42 @@ State = Literal[
 
 
 def list_(
-    *,
+    *filters: Annotated[
+        str,
+        Parameter(
+            help="Only commands that all of these hold for: state:failed,lost, label:deploy=42,"
+            " client:ann, program:apt*, argv:*--force*, since:1d, exit:!=0, took:>5m; ! before one:"
+            " not.",
+        ),
+    ],
     group: Annotated[str | None, Parameter(help="Only commands of this group.")] = None,
     agent: Annotated[str | None, Parameter(help="Only commands of this agent.")] = None,
     state: Annotated[State | None, Parameter(help="Only commands in this state.")] = None,
     limit: Annotated[int, Parameter(help="At most this many.", validator=check_limit)] = 50,
+    sort: Annotated[
+        str | None,
+        Parameter(
+            help="Column to sort by; -COLUMN: the greatest first.",
+            allow_leading_hyphen=True,
+            validator=check_sort,
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        Parameter(help="Columns, with commas between, or all.", validator=check_columns),
+    ] = None,
     shared: Listing = LISTING,
 ) -> None:
     """List commands, open ones first, the newest first."""
+    wanted = joined(filters, COMMANDS)
     list_commands(
         shared,
         lambda mesh, query: mesh.list(query),
-        CommandList(group=group, agent=agent, state=state),
+        CommandList(group=group, agent=agent, state=state, filter=wanted),
         limit,
-        nothing="no commands",
+        nothing="no command passes the filter" if wanted else "no commands",
+        sort=sort,
+        columns=columns,
     )
 
 

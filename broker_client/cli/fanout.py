@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 from cyclopts import Parameter
 
 from broker_client.cli.attend import interrupts, leave_now
-from broker_client.cli.listing import PROGRAM, check_limit
+from broker_client.cli.ledger import PROGRAM
+from broker_client.cli.listing import check_limit
 from broker_client.cli.options import (
     COMMON,
     LISTING,

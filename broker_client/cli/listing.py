@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from broker_client.cli.ledger import TRAITS, columns_of, in_order, rows_of
 from broker_client.cli.options import Listing
-from broker_client.cli.outcomes import program_code
 from broker_client.cli.report import print_list, say, screen_width
 from broker_client.cli.session import call
-from broker_client.cli.tables import Column, Table, fit, short_time
+from broker_client.cli.tables import Table, fit
 from schemas.messages.api import CommandList, CommandPage
 from schemas.messages.facts import CommandRecord
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 # The most that the master gives at once.
 PAGE: Final = 500
-# Of what runs, a line shows as much as there is room for.
-PROGRAM: Final = Column("PROGRAM", least=14, is_cut=True)
+# With --sort, so many that match are looked at.
+SORTED_MAX: Final = 10_000
 
 Ask = Callable[["MeshClient", CommandList], Awaitable[CommandPage]]
 
@@ -31,15 +31,31 @@ def check_limit(_type: object, value: int) -> None:
 
 
 def list_commands(
-    shared: Listing, ask: Ask, wanted: CommandList, limit: int, *, nothing: str
+    shared: Listing,
+    ask: Ask,
+    wanted: CommandList,
+    limit: int,
+    *,
+    nothing: str,
+    sort: str | None = None,
+    columns: str | None = None,
 ) -> None:
-    """Print at most `limit` commands, page by page; says on stderr if there are more."""
+    """Print at most `limit` commands, page by page; says on stderr if there are more.
+
+    sort: by a column, over all that match up to `SORTED_MAX`.
+    """
+    most = limit if sort is None else max(limit, SORTED_MAX)
 
     async def pages(mesh: "MeshClient") -> tuple[list[CommandRecord], bool]:
-        return await read_pages(lambda query: ask(mesh, query), wanted, limit)
+        return await read_pages(lambda query: ask(mesh, query), wanted, most)
 
     commands, is_more = call(shared, pages)
-    print_list(shared, commands, lambda: table_of(commands, time.time()), nothing=nothing)
+    if sort is not None:
+        if is_more:
+            say(f"sorted are the newest {most} only: there may be more")
+        is_more = is_more or len(commands) > limit
+        commands = in_order(commands, sort)[:limit]
+    print_list(shared, commands, lambda: table_of(commands, time.time(), columns), nothing=nothing)
     if is_more:
         say(f"there may be more than these {limit}: see --limit")
 
@@ -65,37 +81,8 @@ async def read_pages(
     return [*found.values()], True
 
 
-def agent_of(record: CommandRecord) -> str:
-    """Where it ran or runs last, or else whom it is meant for."""
-    return record.attempts[-1].agent if record.attempts else record.agent or ""
-
-
-def exit_of(record: CommandRecord) -> str:
-    code = program_code(record)
-    return "" if code is None else str(code)
-
-
-def table_of(commands: Sequence[CommandRecord], now: float) -> Table:
-    """Commands as a table for this screen; now: unix time."""
-    columns = (
-        Column("ID"),
-        Column("STATE"),
-        Column("EXIT", 2, right=True),
-        Column("ON"),
-        Column("SUBMITTED", 1),
-        PROGRAM,
-        Column("REASON", least=10),
-    )
-    rows = [
-        (
-            record.id,
-            record.state,
-            exit_of(record),
-            agent_of(record) or f"any of {record.group}",
-            short_time(record.submitted_at, now),
-            record.program,
-            record.reason,
-        )
-        for record in commands
-    ]
-    return fit(columns, rows, screen_width())
+def table_of(commands: Sequence[CommandRecord], now: float, columns: str | None = None) -> Table:
+    """Commands as a table for this screen; now: unix time; columns: as `--columns` has them."""
+    names = columns_of(columns)
+    rows = rows_of(commands, names, now)
+    return fit([TRAITS[name].column for name in names], rows, screen_width())

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 
 from broker_client.cli.tables import Column, duration, short_time
+from schemas.listed import why
 from schemas.messages.api import AgentRecord
 
 DAY_S: Final = 86_400.0
@@ -66,11 +67,6 @@ def _days(agent: AgentRecord, now: float) -> str:
 
 def _tags(agent: AgentRecord) -> str:
     return ", ".join(f"{name}={value}" for name, value in sorted(agent.tags.items()))
-
-
-def why(agent: AgentRecord) -> str:
-    """The reason of its status, and what else is worth a look."""
-    return "; ".join(text for text in (agent.reason, *agent.badges) if text)
 
 
 TRAITS: Final[dict[str, Trait]] = {

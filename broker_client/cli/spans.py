@@ -1,20 +1,11 @@
 """Lengths of time, and moments, as people write them."""
 
-import re
 import time
 from datetime import UTC, datetime
-from typing import Final
 
-_UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
-_SPAN: Final = re.compile(r"(\d+(?:\.\d+)?)([smhdw]?)")
+from schemas.spans import span_s
 
-
-def span_s(text: str) -> float:
-    """Seconds of `90`, `90s`, `15m`, `2h`, `30d` or `2w`; ValueError for anything else."""
-    found = _SPAN.fullmatch(text.strip())
-    if found is None or not float(found[1]):
-        raise ValueError(f"{text!a} is no length of time: write it as 90s, 15m, 2h or 30d")
-    return float(found[1]) * _UNITS_S[found[2] or "s"]
+__all__ = ["check_moment", "check_span", "moment_of", "span_s"]
 
 
 def check_span(_type: object, value: str | None) -> None:

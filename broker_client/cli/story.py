@@ -3,11 +3,12 @@
 import shlex
 import time
 
-from broker_client.cli.listing import agent_of, exit_of
+from broker_client.cli.ledger import agent_of, exit_of
 from broker_client.cli.options import Common
 from broker_client.cli.report import print_json, print_lines, screen_width
 from broker_client.cli.tables import facts, in_local_time, local_and_utc
 from broker_client.cli.timeline import timeline
+from schemas.listed import RETRY_OF
 from schemas.messages.facts import CommandRecord
 from schemas.texts import visible
 
@@ -35,6 +36,7 @@ def described(record: CommandRecord, now: float) -> list[str]:
             ("program", record.program),
             *_arguments(record),
             ("client", record.client),
+            ("retry of", record.labels.get(RETRY_OF, "")),
             ("labels", ", ".join(f"{name}={value}" for name, value in record.labels.items())),
             ("output", _sizes(record)),
             ("last output", local_and_utc(record.last_output_at)),

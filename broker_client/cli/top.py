@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 from cyclopts import Parameter
 
 from broker_client.cli.agents import table_of as agents_table
-from broker_client.cli.filters import check as check_filters
-from broker_client.cli.filters import parse
+from broker_client.cli.filters import joined
 from broker_client.cli.group import table_of as groups_table
 from broker_client.cli.listing import table_of as commands_table
 from broker_client.cli.live import EVERY_S, Every, Frame, keep_showing, print_frame
@@ -21,6 +20,7 @@ from broker_client.cli.roster import check_sort, in_order
 from broker_client.cli.session import call
 from broker_client.cli.tables import Table, duration
 from schemas.counting import counted
+from schemas.listed import AGENTS
 from schemas.messages.api import AgentRecord, CommandList, GroupRecord, StatusAnswer
 from schemas.messages.facts import CommandRecord
 from schemas.states import AgentStatus
@@ -51,7 +51,6 @@ def top(
         str,
         Parameter(
             help="Only agents that all of these hold for, as with `mesh agent list`.",
-            validator=check_filters,
         ),
     ],
     sort: Annotated[
@@ -67,11 +66,11 @@ def top(
     shared: Shared = SHARED,
 ) -> None:
     """Show mesh, groups, agents and open commands, live until Ctrl-C."""
-    passes = parse(filters)
+    wanted = joined(filters, AGENTS)
 
     async def look(mesh: "MeshClient") -> Seen:
-        agents, now = await mesh.agents(), time.time()
-        found = in_order([each for each in agents if passes(each, now)], sort or "agent", now)
+        agents = await mesh.agents(filter=wanted)
+        found = in_order(agents, sort or "agent", time.time())
         page = await mesh.list(CommandList(limit=_COMMANDS_ASKED))
         return Seen(
             status=await mesh.status(),

@@ -20,6 +20,7 @@ from broker_master.services.views import Views
 from schemas import limits
 from schemas.faults import Refused
 from schemas.ids import check_name
+from schemas.listed import AGENTS, passes
 from schemas.messages.api import (
     AgentCreate,
     AgentDisable,
@@ -186,6 +187,8 @@ class AgentOperations:
     async def list(self, caller: ClientEntry, wanted: AgentList) -> AgentsAnswer:
         if wanted.group is not None:
             check_group(caller, self._plane.registry.group(wanted.group).name)
+        now = self._plane.clock.now()
+        words = AGENTS.parse(wanted.filter, now)
         rows = Rows[AgentRecord](wanted.limit)
         for name, entry in sorted(self._plane.registry.agents.items()):
             if wanted.cursor is not None and name <= wanted.cursor:
@@ -194,9 +197,13 @@ class AgentOperations:
                 continue
             if wanted.status not in (None, str(self._views.status_of(entry))):
                 continue
-            if not rows.add(self._views.agent(entry)):
-                return AgentsAnswer(agents=rows.taken, cursor=rows.taken[-1].agent)
-        return AgentsAnswer(agents=rows.taken)
+            record = self._views.agent(entry)
+            if words and not passes(words, record, now):
+                continue
+            if not rows.add(record):
+                cursor = rows.taken[-1].agent
+                return AgentsAnswer(agents=rows.taken, cursor=cursor, filter=wanted.filter)
+        return AgentsAnswer(agents=rows.taken, filter=wanted.filter)
 
     # -- what an operator wants of it
 

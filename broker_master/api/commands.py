@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import re
+from functools import partial
 
 import msgspec
 
 from broker_master.api.operations import Operations
 from broker_master.core.book import Command
+from broker_master.core.facets import COSTLY, open_value
 from broker_master.core.fit import fit_record
 from broker_master.core.pages import Rows
 from broker_master.core.records import command_record, shown_record
@@ -20,6 +22,8 @@ from broker_master.services.standing import Standing
 from broker_master.store.readmodel import Filter
 from schemas import codec, limits
 from schemas.faults import Refused
+from schemas.filters import Word, holds
+from schemas.listed import COMMANDS
 from schemas.messages.api import (
     CommandList,
     CommandPage,
@@ -40,6 +44,11 @@ from schemas.verbs import (
     COMMAND_WAIT,
 )
 
+# Sequences that one read of a search covers, and how long one request searches.
+_WINDOW = 20_000
+_SEARCH_S = 0.25
+# Open commands that are held against a filter before others have their turn.
+_SLICE = 1000
 # Rows that are read from the read model at a time: each may be as large as a record can be.
 _READ_ROWS = 50
 _POSITION = re.compile("[0-9]{1,18}")
@@ -139,10 +148,11 @@ class CommandOperations:
         """Open commands first, the newest first; then ended ones, the last ended first.
 
         A cursor names the part and the last row of the page before. A page holds what fits into
-        one message, at most `limit` records.
+        one message, at most `limit` records; with a filter, what was found in a moment.
         """
         if wanted.group is not None:
             check_group(caller, wanted.group)
+        words = self._words(wanted)
         part, _, position = (wanted.cursor or "open:").partition(":")
         if part not in ("open", "ended") or not (
             wanted.cursor is None or _POSITION.fullmatch(position)
@@ -150,15 +160,31 @@ class CommandOperations:
             raise Refused("field_invalid", "cursor: not one of ours")
         rows: list[_Row] = []
         if part == "open":
-            rows = self._open(caller, wanted, int(position) if position else None)
+            rows = await self._open(caller, wanted, words, int(position) if position else None)
             position = ""
+        rest = ""
         if len(rows) <= wanted.limit and wanted.state not in _OPEN_STATES:
             seen = {row.record.id for row in rows}
-            ended = await self._ended(caller, wanted, int(position) if position else None)
+            ended, rest = await self._ended(
+                caller, wanted, words, int(position) if position else None
+            )
             rows += [row for row in ended if row.record.id not in seen]
-        return _page(rows, wanted.limit)
+        page = _page(rows, wanted.limit)
+        cursor = page.cursor or rest or None
+        return msgspec.structs.replace(page, cursor=cursor, filter=wanted.filter)
 
-    def _open(self, caller: ClientEntry, wanted: CommandList, before: int | None) -> list[_Row]:
+    def _words(self, wanted: CommandList) -> tuple[Word, ...]:
+        words = COMMANDS.parse(wanted.filter, self._plane.clock.now())
+        # What takes arguments to be read comes last: the others spare most of them that.
+        return tuple(sorted(words, key=lambda word: word.field in COSTLY))
+
+    async def _open(
+        self,
+        caller: ClientEntry,
+        wanted: CommandList,
+        words: tuple[Word, ...],
+        before: int | None,
+    ) -> list[_Row]:
         found = [
             command
             for command in self._plane.book
@@ -169,6 +195,8 @@ class CommandOperations:
             and wanted.agent in (None, _agent(command))
         ]
         found.sort(key=lambda command: command.order, reverse=True)
+        if words:
+            found = await self._filtered(found, words, wanted.limit + 1)
         standing, timers = Standing(self._plane), self._plane.timers
         return [
             _Row(
@@ -178,12 +206,35 @@ class CommandOperations:
             for command in found[: wanted.limit + 1]
         ]
 
+    async def _filtered(
+        self, commands: list[Command], words: tuple[Word, ...], most: int
+    ) -> list[Command]:
+        """The first that all words hold for; others have their turn between two slices."""
+        found: list[Command] = []
+        for index, command in enumerate(commands):
+            if index and index % _SLICE == 0:
+                await asyncio.sleep(0)
+            if holds(words, partial(open_value, command)):
+                found.append(command)
+                if len(found) == most:
+                    break
+        return found
+
     async def _ended(
-        self, caller: ClientEntry, wanted: CommandList, before: int | None
-    ) -> list[_Row]:
-        """At least one more than fits into a page, if there is; large records not all at once."""
+        self,
+        caller: ClientEntry,
+        wanted: CommandList,
+        words: tuple[Word, ...],
+        before: int | None,
+    ) -> tuple[list[_Row], str]:
+        """At least one more than fits into a page, if there is; large records not all at once.
+
+        And the cursor from where to search on, if a filter has taken its time.
+        """
         rows: list[_Row] = []
         size_bytes, position = 0, before
+        above = self._floor(position) if words else 0
+        began_s = self._plane.clock.elapsed()
         while len(rows) <= wanted.limit and size_bytes <= limits.PAGE_BYTES:
             part = Filter(
                 group=wanted.group,
@@ -191,6 +242,8 @@ class CommandOperations:
                 state=wanted.state,
                 groups=tuple(caller.groups) or None,
                 before=position,
+                above=above,
+                words=words,
                 limit=min(_READ_ROWS, wanted.limit + 1 - len(rows)),
             )
             found = await self._plane.readmodel.find(part)
@@ -198,9 +251,19 @@ class CommandOperations:
                 record = fit_record(shown_record(history))
                 size_bytes += len(codec.encode(record))
                 rows.append(_Row(f"ended:{position}", record))
-            if len(found) < part.limit:
+            if len(found) == part.limit:
+                continue
+            if not above:
                 break
-        return rows
+            if self._plane.clock.elapsed() - began_s > _SEARCH_S:
+                return rows, f"ended:{above + 1}"
+            position, above = above + 1, self._floor(above + 1)
+        return rows, ""
+
+    def _floor(self, before: int | None) -> int:
+        """How far back one read of a search goes."""
+        newest = self._plane.readmodel.position + 1 if before is None else before
+        return max(0, newest - 1 - _WINDOW)
 
 
 def _page(rows: list[_Row], limit: int) -> CommandPage:

@@ -14,16 +14,19 @@ from typing import NamedTuple, TypeVar
 import msgspec
 import structlog
 
+from broker_master.core.facets import facets_of
 from broker_master.core.idfilter import IdFilter
+from broker_master.store.facets import conditions, facet_row
 from schemas import codec
 from schemas.faults import Corrupt, Refused
+from schemas.filters import Word, fold
 from schemas.messages.facts import HistoryRecord
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
-_VERSION = 2
+_VERSION = 3
 _IDS_MIN = 1_000_000
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SCHEMA = """
@@ -38,6 +41,28 @@ CREATE TABLE commands (
     digest BLOB NOT NULL,
     record BLOB NOT NULL
 );
+CREATE TABLE facets (
+    seq INTEGER PRIMARY KEY,
+    id TEXT NOT NULL,
+    state TEXT NOT NULL,
+    grp TEXT NOT NULL,
+    agent TEXT NOT NULL,
+    client TEXT NOT NULL,
+    action TEXT NOT NULL,
+    program TEXT NOT NULL,
+    argv TEXT NOT NULL,
+    exit REAL,
+    attempts REAL NOT NULL,
+    took REAL,
+    submitted REAL NOT NULL,
+    ended REAL
+);
+CREATE TABLE labels (
+    seq INTEGER NOT NULL,
+    name TEXT NOT NULL,
+    value TEXT NOT NULL,
+    PRIMARY KEY (seq, name, value)
+) WITHOUT ROWID;
 CREATE INDEX by_group ON commands (grp);
 CREATE INDEX by_agent ON commands (agent);
 CREATE INDEX by_trouble ON commands (state) WHERE state <> 'succeeded';
@@ -55,13 +80,19 @@ class Known(msgspec.Struct, frozen=True):
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """before: only rows with a smaller sequence. groups: those a caller may see, None for all."""
+    """before: only rows with a smaller sequence. groups: those a caller may see, None for all.
+
+    words: of a filter, as `schemas.listed.COMMANDS` reads it. above: only rows with a greater
+    sequence, so that no search reads too much at a time.
+    """
 
     group: str | None = None
     agent: str | None = None
     state: str | None = None
     groups: tuple[str, ...] | None = None
     before: int | None = None
+    above: int = 0
+    words: tuple[Word, ...] = ()
     limit: int = 50
 
 
@@ -166,7 +197,23 @@ class ReadModel:
             self._write.executemany(
                 "INSERT OR REPLACE INTO commands VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", values
             )
+            self._add_facets(rows)
             self._write.execute("UPDATE position SET seq = max(seq, ?)", (rows[-1].seq,))
+
+    def _add_facets(self, rows: Sequence[Row]) -> None:
+        # Those of an id that was there stay behind, found by nothing, until they are trimmed.
+        self._write.executemany(
+            f"INSERT OR REPLACE INTO facets VALUES ({', '.join('?' * 14)})",  # noqa: S608 - marks
+            [facet_row(row.seq, facets_of(row.history)) for row in rows],
+        )
+        self._write.executemany(
+            "INSERT OR REPLACE INTO labels VALUES (?, ?, ?)",
+            [
+                (row.seq, fold(name), fold(value))
+                for row in rows
+                for name, value in row.history.record.labels.items()
+            ],
+        )
 
     async def trim(self, first_seq: int) -> None:
         """Drop what the history stream no longer holds."""
@@ -174,7 +221,8 @@ class ReadModel:
 
     def _trim(self, first_seq: int) -> None:
         with self._write:
-            self._write.execute("DELETE FROM commands WHERE seq < ?", (first_seq,))
+            for table in ("commands", "facets", "labels"):
+                self._write.execute(f"DELETE FROM {table} WHERE seq < ?", (first_seq,))  # noqa: S608 - names above
 
     # -- reading
 
@@ -216,24 +264,37 @@ class ReadModel:
         return found
 
     def _find(self, wanted: Filter) -> list[tuple[int, bytes]]:
-        clauses, values = ["1"], list[object]()
+        clauses, values = ["commands.seq > ?"], list[object]([wanted.above])
         for column, value in (
             ("grp", wanted.group),
             ("agent", wanted.agent),
             ("state", wanted.state),
         ):
             if value is not None:
-                clauses.append(f"{column} = ?")
+                clauses.append(f"commands.{column} = ?")
                 values.append(value)
         if wanted.before is not None:
-            clauses.append("seq < ?")
+            clauses.append("commands.seq < ?")
             values.append(wanted.before)
         if wanted.groups is not None:
-            clauses.append(f"grp IN ({', '.join('?' * len(wanted.groups))})")
+            clauses.append(f"commands.grp IN ({', '.join('?' * len(wanted.groups))})")
             values.extend(wanted.groups)
+        source = "commands"
+        if wanted.words:
+            words, more = conditions(wanted.words)
+            clauses += words
+            values += more
+            # In this order: of what does not match, the large record is not read.
+            source = "facets CROSS JOIN commands ON commands.seq = facets.seq"
+            if wanted.before is not None:
+                clauses.append("facets.seq < ?")
+                values.append(wanted.before)
+            clauses.append("facets.seq > ?")
+            values.append(wanted.above)
         where = " AND ".join(clauses)
+        order = f"{source.partition(' ')[0]}.seq DESC"
         return self._read.execute(
-            f"SELECT seq, record FROM commands WHERE {where} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - only column names above
+            f"SELECT commands.seq, record FROM {source} WHERE {where} ORDER BY {order} LIMIT ?",  # noqa: S608 - only names above
             (*values, wanted.limit),
         ).fetchall()
 

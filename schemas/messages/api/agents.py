@@ -39,10 +39,14 @@ class AgentSet(Request, frozen=True, kw_only=True):
 
 
 class AgentList(Request, frozen=True, kw_only=True):
-    """`agent.list`, by name; `cursor` is that of the page before."""
+    """`agent.list`, by name; `cursor` is that of the page before.
+
+    filter: words as `web-* status:no_response expires:<14d tag:site=a`, which all must hold.
+    """
 
     group: Name | None = None
     status: Label | None = None
+    filter: Annotated[str, Meta(max_length=limits.FILTER_LEN)] = ""
     limit: Annotated[int, Meta(ge=1, le=200)] = 200
     cursor: Label | None = None
 
@@ -156,7 +160,11 @@ class ForgetAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentsAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """cursor: pass it to get the next page; None: there is no more."""
+    """cursor: pass it to get the next page; None: there is no more.
+
+    filter: as it was asked for, and obeyed; masters of 0.1.0 know none, and leave this empty.
+    """
 
     agents: list[AgentRecord]
     cursor: str | None = None
+    filter: str = ""

@@ -86,7 +86,10 @@ class DecideRequest(Request, frozen=True, kw_only=True):
 
 
 class RetryRequest(Request, frozen=True, kw_only=True):
-    """`deadletter.retry`: submit an undeliverable command again, under a new id."""
+    """`command.retry`: submit an ended command again, under a new id; `deadletter.retry` likewise.
+
+    The new one is the caller's, and has the body of the old one and a label `retry-of`.
+    """
 
     id: CommandId
     new_id: CommandId | None = None
@@ -95,21 +98,28 @@ class RetryRequest(Request, frozen=True, kw_only=True):
 class CommandList(Request, frozen=True, kw_only=True):
     """`command.list`: open commands first, newest first; then ended ones, last ended first.
 
-    cursor: as the page before gave it; None: from the start.
+    cursor: as the page before gave it; None: from the start. filter: words as `state:failed,lost
+    label:deploy=42 program:apt* since:1d !client:cron`, which all must hold.
     """
 
     group: Name | None = None
     agent: Name | None = None
     state: Label | None = None
+    filter: Annotated[str, Meta(max_length=limits.FILTER_LEN)] = ""
     limit: Annotated[int, Meta(ge=1, le=500)] = 50
     cursor: Label | None = None
 
 
 class CommandPage(msgspec.Struct, frozen=True, kw_only=True):
-    """cursor: pass it to get the next page; None: there is no more."""
+    """cursor: pass it to get the next page; None: there is no more.
+
+    A page may be short, or empty, and have a cursor: so much of history is searched at a time.
+    filter: as it was asked for, and obeyed; masters of 0.1.0 know none, and leave this empty.
+    """
 
     commands: list[CommandRecord]
     cursor: str | None = None
+    filter: str = ""
 
 
 class LogsRequest(Request, frozen=True, kw_only=True):

@@ -2,10 +2,11 @@
 
 import pytest
 
-from broker_client.cli.filters import parse
 from broker_client.cli.report import print_csv
 from broker_client.cli.roster import TRAITS, USUAL, columns_of, in_order, rows_of
 from broker_client.cli.tables import fit
+from schemas.faults import Refused
+from schemas.listed import AGENTS, passes
 from schemas.messages.api import AgentRecord, CertificateRecord, DetailsRecord
 
 NOW = 1763755200.0  # 2025-11-21T20:00:00Z
@@ -49,8 +50,8 @@ FLEET = [
 
 
 def passing(*words: str) -> list[str]:
-    test = parse(words)
-    return [each.agent for each in FLEET if test(each, NOW)]
+    parsed = AGENTS.parse(" ".join(words), NOW)
+    return [each.agent for each in FLEET if passes(parsed, each, NOW)]
 
 
 @pytest.mark.parametrize(
@@ -86,8 +87,10 @@ def test_filter_keeps_what_all_its_words_hold_for(words: tuple[str, ...], names:
     "word", ["colour:red", "expires:<soon", "status:<3", "running:>many", "status:", "!nope:1"]
 )
 def test_wrong_word_of_a_filter_is_named(word: str) -> None:
-    with pytest.raises(ValueError, match=word.strip("!").partition(":")[0]):
-        parse([word])
+    with pytest.raises(Refused, match=word.strip("!").partition(":")[0]) as caught:
+        AGENTS.parse(f"web-* {word}", NOW)
+    assert caught.value.code == "filter_invalid"
+    assert "at character 7: " in caught.value.message
 
 
 @pytest.mark.parametrize(

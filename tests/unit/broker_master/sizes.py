@@ -193,6 +193,8 @@ BOUNDS: Final[dict[str, Bound]] = {
         limits.LABELS + limits.OWN_LABELS, "those of facts.Accepted", item=limits.LABEL_LEN
     ),
     "facts.CommandRecord.last_output_at": _TIME,
+    "api.CommandPage.filter": Bound(limits.FILTER_LEN, "as in CommandList"),
+    "api.AgentsAnswer.filter": Bound(limits.FILTER_LEN, "as in AgentList"),
     "facts.CommandRecord.program": Bound(PROGRAM_LEN, "cut by schemas.programs"),
     # As in `command.show`: all that a request holds.
     "facts.ArgumentsRecord.argv": Bound(64, "came in one request", item=500),

@@ -18,6 +18,9 @@ from tests.unit.schemas.samples import full, least
 FOLDER: Final = Path(__file__).resolve().parents[2] / "data" / "golden"
 VERSIONS: Final[dict[str, int]] = {
     "api.ClientsAnswer": 2,
+    "api.AgentList": 2,
+    "api.AgentsAnswer": 2,
+    "api.CommandList": 2,
     "api.CommandPage": 2,
     "api.GroupRecord": 2,
     "api.GroupsAnswer": 2,

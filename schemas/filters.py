@@ -1,0 +1,246 @@
+"""Filters of lists: words beside each other that all must hold, `state:failed,lost !client:cron`.
+
+`field:value`, where the value is a pattern with `*` and `?`, or several with commas between, or a
+comparison (`<14d`, `>=2`, `!=0`); `!` before a word means the opposite; a bare word is a pattern of
+names. Letters are compared without their case, as far as they are ASCII. One implementation serves
+the master, the SDK and the command line; how a store asks for the same is `Word.patterns` and on.
+"""
+
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Final, Literal, NamedTuple
+
+from schemas import limits
+from schemas.faults import Refused
+from schemas.spans import moment_of, span_s
+from schemas.texts import visible
+
+Value = float | str | Mapping[str, str]
+Get = Callable[[str], Value | None]
+# number, and span (seconds): compared as numbers. since, until: a field that is a moment, held
+# against the moment that the word names. pairs: names with values.
+Kind = Literal["text", "number", "span", "since", "until", "pairs"]
+Sign = Literal["", "=", "!=", "<", "<=", ">", ">="]
+
+WORDS: Final = 32
+_ALTERNATIVES: Final = 50
+_SHOWN: Final = 64
+_COMPARISON: Final = re.compile(r"(<=|>=|!=|<|>|=)(.*)", re.DOTALL)
+_WORD: Final = re.compile(r"\S+")
+_ORDERS: Final[Mapping[str, Callable[[float, float], bool]]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "=": operator.eq,
+    "!=": operator.ne,
+}
+_SMALL: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
+
+
+class Field(NamedTuple):
+    """of: the value that is looked at, if not the field's own. values: all there are, if closed."""
+
+    kind: Kind = "text"
+    of: str = ""
+    values: tuple[str, ...] = ()
+
+
+class Word(NamedTuple):
+    """One word, read: `field` is the value to look at, `sign` empty for patterns.
+
+    patterns: alternatives, folded. number: what is compared with; of `since` and `until` unix time.
+    key: of pairs, the name, folded; without patterns any value will do.
+    """
+
+    field: str
+    kind: Kind
+    is_not: bool
+    sign: Sign
+    patterns: tuple[str, ...]
+    number: float
+    key: str
+
+
+class Language(NamedTuple):
+    """fields: by what a list can be filtered. other: further names of them. bare: of bare words."""
+
+    fields: Mapping[str, Field]
+    other: Mapping[str, str]
+    bare: str
+    example: str
+
+    def parse(self, text: str, now: float) -> list[Word]:
+        """The words of `text`; now: unix time, for `since:1d`.
+
+        Raises Refused (`filter_invalid`) that names the wrong word, where it is, and what to write.
+        """
+        if len(text) > limits.FILTER_LEN:
+            raise Refused("filter_invalid", f"filter: longer than {limits.FILTER_LEN} characters")
+        words = []
+        for found in _WORD.finditer(text):
+            try:
+                words.append(self._word(found.group(), now))
+            except ValueError as error:
+                at = f"{_short(found.group())} at character {found.start() + 1}"
+                raise Refused(
+                    "filter_invalid", f"filter: {at}: {error}; for example: {self.example}"
+                ) from error
+        if len(words) > WORDS:
+            raise Refused("filter_invalid", f"filter: more than {WORDS} words")
+        return words
+
+    def _word(self, text: str, now: float) -> Word:
+        is_not = text.startswith("!")
+        name, colon, value = text.removeprefix("!").partition(":")
+        if not colon:
+            name, value = self.bare, name
+        if not value:
+            raise ValueError("nothing behind it" if colon else "nothing but a sign")
+        name = name.lower()
+        name = self.other.get(name, name)
+        found = self.fields.get(name)
+        if found is None:
+            near = _near(name, [*self.fields, *self.other])
+            raise ValueError(
+                f"no field {_short(name)}{near}, there are: {', '.join(sorted(self.fields))}"
+            )
+        word = Word(found.of or name, found.kind, is_not, "", (), 0.0, "")
+        if found.kind in ("since", "until"):
+            return word._replace(number=moment_of(value, now))
+        if found.kind == "pairs":
+            key, equals, pattern = value.partition("=")
+            patterns = _alternatives(pattern) if equals else ()
+            return word._replace(key=fold(key), patterns=patterns)
+        comparison = _COMPARISON.fullmatch(value)
+        if comparison is None:
+            return _patterned(word, name, found, value)
+        if not comparison[2]:
+            raise ValueError("nothing behind the comparison")
+        return _compared(word, name, found, comparison[1], comparison[2])
+
+
+def _patterned(word: Word, name: str, field: Field, value: str) -> Word:
+    patterns = _alternatives(value)
+    if field.kind == "text":
+        _check_values(name, field, patterns)
+    else:
+        for pattern in patterns:
+            if not set(pattern) & {"*", "?"}:
+                _number(field, pattern)
+        if field.kind == "span":
+            if len(patterns) > 1 or set(patterns[0]) & {"*", "?"}:
+                raise ValueError("compare a length of time: <14d, >=1h")
+            return word._replace(sign="=", number=_number(field, value))
+    return word._replace(patterns=patterns)
+
+
+def _compared(word: Word, name: str, field: Field, sign: str, wanted: str) -> Word:
+    if field.kind == "text":
+        if sign not in ("=", "!="):
+            raise ValueError("a text is neither less nor more: use = or !=")
+        patterns = _alternatives(wanted)
+        _check_values(name, field, patterns)
+        is_not = word.is_not != (sign == "!=")
+        return word._replace(is_not=is_not, patterns=patterns)
+    exact: Sign = next(each for each in _SIGNS if each == sign)
+    return word._replace(sign=exact, number=_number(field, wanted))
+
+
+_SIGNS: Final[tuple[Sign, ...]] = ("=", "!=", "<", "<=", ">", ">=")
+
+
+def _number(field: Field, text: str) -> float:
+    try:
+        if field.kind == "span":
+            return 0.0 if text == "0" else span_s(text)
+        if not re.fullmatch(r"-?\d{1,15}(\.\d{1,9})?", text):
+            raise ValueError(text)
+        return float(text)
+    except ValueError as error:
+        kind = "a length of time such as 14d" if field.kind == "span" else "a number"
+        raise ValueError(f"{_short(text)} is not {kind}") from error
+
+
+def _alternatives(value: str) -> tuple[str, ...]:
+    patterns = tuple(fold(each) for each in value.split(","))
+    if len(patterns) > _ALTERNATIVES:
+        raise ValueError(f"more than {_ALTERNATIVES} alternatives")
+    return patterns
+
+
+def _check_values(name: str, field: Field, patterns: Sequence[str]) -> None:
+    """A value that no record can have is a slip of the pen, not a wish."""
+    if not field.values:
+        return
+    for pattern in patterns:
+        if not any(matches(value, pattern) for value in field.values):
+            near = _near(pattern, field.values) or f", there are: {', '.join(field.values)}"
+            raise ValueError(f"no {name} {_short(pattern)}{near}")
+
+
+def _near(name: str, known: Sequence[str]) -> str:
+    near = get_close_matches(name[:_SHOWN], known, n=2, cutoff=0.6)
+    near = near or [each for each in known if name and each.startswith(name)][:2]
+    return f": did you mean {' or '.join(near)}?" if near else ""
+
+
+def _short(text: str) -> str:
+    cut = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+    return f"'{visible(cut)}'"
+
+
+# -- holding words against values
+
+
+def fold(text: str) -> str:
+    """How texts are compared: on one line, spelled out, ASCII letters small."""
+    return visible(text).translate(_SMALL)
+
+
+def matches(text: str, pattern: str) -> bool:
+    """Whether a folded text matches a folded pattern, in which only `*` and `?` are special."""
+    return _compiled(pattern).fullmatch(text) is not None
+
+
+@lru_cache(maxsize=512)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """Each piece between stars is looked for once, from left to right: no pattern is slow."""
+    first, *pieces = [_spelled(piece) for piece in re.split(r"\*+", pattern)]
+    if not pieces:
+        return re.compile(first, re.DOTALL)
+    *middle, last = pieces
+    found = "".join(f"(?>.*?{piece})" for piece in middle)
+    return re.compile(f"{first}{found}.*{last}", re.DOTALL)
+
+
+def _spelled(piece: str) -> str:
+    return ".".join(re.escape(part) for part in piece.split("?"))
+
+
+def holds(words: Sequence[Word], get: Get) -> bool:
+    """Whether all words hold; get: the value of a field by its name, None if there is none."""
+    return all(_holds(word, get(word.field)) != word.is_not for word in words)
+
+
+def _holds(word: Word, value: Value | None) -> bool:
+    if isinstance(value, Mapping):
+        found = [fold(each) for name, each in value.items() if fold(name) == word.key]
+        if not word.patterns:
+            return bool(found)
+        return any(matches(text, each) for text in found for each in word.patterns)
+    if isinstance(value, str):
+        text = fold(value)
+        return any(matches(text, each) for each in word.patterns)
+    if value is None:
+        return False
+    if word.kind == "since":
+        return value >= word.number
+    if word.kind == "until":
+        return value <= word.number
+    if word.sign:
+        return _ORDERS[word.sign](value, word.number)
+    return any(matches(f"{value:g}", each) for each in word.patterns)

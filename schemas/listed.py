@@ -1,0 +1,126 @@
+"""By what agents and commands are filtered: the fields of each, and an agent's values."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+
+from schemas.filters import Field, Language, Value, Word, holds
+from schemas.messages.api import AgentRecord
+from schemas.states import AgentStatus, Liveness, State
+
+_NUMBER: Final = Field("number")
+_SPAN: Final = Field("span")
+
+AGENTS: Final = Language(
+    fields={
+        "agent": Field(),
+        "group": Field(),
+        "status": Field(values=tuple(str(each) for each in AgentStatus)),
+        "since": _SPAN,
+        "running": _NUMBER,
+        "slots": _NUMBER,
+        "load": _NUMBER,
+        "cert": _SPAN,
+        "uptime": _SPAN,
+        "silent": _SPAN,
+        "version": Field(),
+        "host": Field(),
+        "ip": Field(),
+        "user": Field(),
+        "admin": Field(),
+        "liveness": Field(values=tuple(str(each) for each in Liveness)),
+        "tag": Field("pairs"),
+        "weight": _NUMBER,
+        "priority": _NUMBER,
+        "limit": _NUMBER,
+        "note": Field(),
+        "reason": Field(),
+    },
+    other={
+        "name": "agent",
+        "tags": "tag",
+        "expires": "cert",
+        "certificate": "cert",
+        "address": "ip",
+        "badges": "reason",
+    },
+    bare="agent",
+    example="web-* status:no_response expires:<14d tag:site=a !group:db",
+)
+
+COMMANDS: Final = Language(
+    fields={
+        "id": Field(),
+        "state": Field(values=tuple(str(each) for each in State)),
+        "group": Field(),
+        "agent": Field(),
+        "client": Field(),
+        "action": Field(),
+        "program": Field(),
+        "argv": Field(),
+        "exit": _NUMBER,
+        "attempts": _NUMBER,
+        "took": _SPAN,
+        "label": Field("pairs"),
+        "since": Field("since", of="submitted"),
+        "until": Field("until", of="submitted"),
+        "ended": Field("since", of="ended"),
+    },
+    other={"labels": "label", "name": "id", "on": "agent", "by": "client", "submitted": "since"},
+    bare="id",
+    example="state:failed,lost label:deploy=42 client:ann program:apt* since:1d exit:!=0",
+)
+
+
+def agent_value(agent: AgentRecord, field: str, now: float) -> Value | None:  # noqa: PLR0911  (one per kind)
+    """What a field of `AGENTS` is of an agent at `now`, unix time; None if it is not known.
+
+    since and silent are ages, cert is what is left; all in seconds.
+    """
+    match field:
+        case "since":
+            return _ago(agent.since, now)
+        case "silent":
+            return _ago(agent.last_beat_at, now)
+        case "cert":
+            end = _unix(agent.certificate.not_after) if agent.certificate else None
+            return None if end is None else end - now
+        case "load":
+            return agent.running / agent.slots if agent.slots else None
+        case "uptime":
+            return agent.details.uptime_s or None
+        case "version" | "host" | "ip" | "user":
+            text: str = getattr(agent.details, field)
+            return text
+        case "tag":
+            return agent.tags
+        case "reason":
+            return why(agent)
+        case "running" | "slots" | "weight" | "priority" | "limit":
+            return float(getattr(agent, field))
+        case _:
+            plain: str = getattr(agent, field)
+            return plain
+
+
+def passes(words: Sequence[Word], agent: AgentRecord, now: float) -> bool:
+    """Whether all words, as `AGENTS` reads them, hold for `agent` at `now`, unix time."""
+    return holds(words, lambda field: agent_value(agent, field, now))
+
+
+def why(agent: AgentRecord) -> str:
+    """The reason of its status, and what else is worth a look."""
+    return "; ".join(text for text in (agent.reason, *agent.badges) if text)
+
+
+def _unix(text: str | None) -> float | None:
+    return datetime.fromisoformat(text).timestamp() if text else None
+
+
+def _ago(text: str | None, now: float) -> float | None:
+    at = _unix(text)
+    return None if at is None else now - at
+
+
+# What a label of a retried command names.
+RETRY_OF: Final = "retry-of"
