@@ -24,6 +24,7 @@ from broker_master.api.authority import AuthorityOperations
 from broker_master.api.clients import ClientOperations
 from broker_master.api.commands import CommandOperations
 from broker_master.api.deadletters import DeadLetterOperations
+from broker_master.api.door import Door
 from broker_master.api.fanouts import FanoutOperations
 from broker_master.api.groups import GroupOperations
 from broker_master.api.http import HttpServer
@@ -362,7 +363,7 @@ class Control:
         rotator = Rotator(plane, self._mesh, system, custody, orders)
         presence.on_trust = rotator.note_trust
         issuer = self._mesh.issuer
-        operations = Operations(AuditTrail(plane, auditor.record).audited)
+        operations = Operations()
         operations.add_direct(COMMAND_SUBMIT, intake.submit)
         parts: list[Registers] = [
             AuditOperations(streams, plane.strays),
@@ -376,6 +377,7 @@ class Control:
             AuthorityOperations(plane, custody, rotator),
         ]
         operations.fill(parts)
+        door = Door(plane, operations, AuditTrail(plane, auditor.record))
         await _recover(plane, streams, historian, canceller, settler, presence.aftermath)
         await fanouts.load()
         survey = Survey(plane, streams, self._mesh.directory)
@@ -414,7 +416,8 @@ class Control:
             rotator,
             comparison,
             survey,
-            NatsApi(plane, gate, operations),
+            door,
+            NatsApi(plane, gate, door),
             OutputQuotas(plane, streams, system, whereabouts),
             Pulse(survey.findings, scraper.look),
             *own_endpoint(self._settings.metrics_http, scraper),

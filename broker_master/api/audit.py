@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 
 from broker_client.runtime.streams import Stored, Streams
-from broker_master.api.operations import Handler, Operations
+from broker_master.api.operations import Operation, Operations
 from broker_master.core.records import first_arguments
 from broker_master.core.rights import may_see_all
 from broker_master.core.strays import Strays
@@ -42,21 +42,19 @@ class AuditTrail:
         self._plane = plane
         self._record = record
 
-    def audited(self, noun: str, verb: str, handler: Handler) -> Handler:
-        """The handler, with an entry for each call, durable before its answer is known."""
-
-        async def handle(caller: ClientEntry, request: msgspec.Struct) -> msgspec.Struct:
-            entry = self._entry(f"{noun}.{verb}", caller, request)
-            try:
-                answer = await handler(caller, request)
-            except MeshError as error:
-                result: Result = "failed" if error.effect == "unknown" else "refused"
-                await self._record(_told(entry, result, error.message, error.code))
-                raise
-            await self._record(_answered(entry, answer))
-            return answer
-
-        return handle
+    async def audited(
+        self, operation: Operation, caller: ClientEntry, request: msgspec.Struct
+    ) -> msgspec.Struct:
+        """The answer of an operation, whose entry is durable before its answer is known."""
+        entry = self._entry(operation.verb.name, caller, request)
+        try:
+            answer = await operation.handler(caller, request)
+        except MeshError as error:
+            result: Result = "failed" if error.effect == "unknown" else "refused"
+            await self._record(_told(entry, result, error.message, error.code))
+            raise
+        await self._record(_answered(entry, answer))
+        return answer
 
     def _entry(self, action: str, caller: ClientEntry, request: msgspec.Struct) -> AuditEntry:
         """Before the call, since it may delete what its target belongs to."""

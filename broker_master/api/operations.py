@@ -30,18 +30,11 @@ class Direct(msgspec.Struct, frozen=True):
     taker: Taker
 
 
-Wrap = Callable[[str, str, Handler], Handler]
-
-
 class Operations:
-    """The handlers of all verbs; each part of the api adds its own.
+    """The handlers of all verbs; each part of the api adds its own."""
 
-    audited: what each changing verb's handler is replaced by, whichever way it is called.
-    """
-
-    def __init__(self, audited: Wrap = lambda _noun, _verb, handler: handler) -> None:
+    def __init__(self) -> None:
         self._table: dict[tuple[str, str], Operation | Direct] = {}
-        self._audited = audited
 
     def add(self, verb: Verb[Q, A], handler: Callable[[ClientEntry, Q], Awaitable[A]]) -> None:
         """Let `handler` carry out `verb`; a type checker compares their types."""
@@ -49,8 +42,7 @@ class Operations:
         def handle(caller: ClientEntry, request: msgspec.Struct) -> Awaitable[msgspec.Struct]:
             return handler(caller, _checked(verb, request))
 
-        audited = self._audited(verb.noun, verb.verb, handle) if verb.is_audited else handle
-        self._enter(Operation(verb, audited))
+        self._enter(Operation(verb, handle))
 
     def add_direct(
         self,

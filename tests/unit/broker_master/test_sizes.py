@@ -17,17 +17,18 @@ from broker_master.api.agents import AgentOperations
 from broker_master.api.clients import ClientOperations
 from broker_master.api.commands import CommandOperations, _Row
 from broker_master.api.commands import _page as command_page
+from broker_master.api.discovery import Discovery
+from broker_master.api.door import Door
 from broker_master.api.fanouts import FanoutOperations
 from broker_master.api.groups import GroupOperations
 from broker_master.api.nats import NatsApi
-from broker_master.api.operations import Operation
 from broker_master.core.certificates import KEPT_MAX, with_candidate
 from broker_master.core.fit import fit_entry, fit_history, fit_outcome, fit_record
 from broker_master.core.pages import Rows
 from broker_master.services.intake import Intake
 from broker_master.services.views import Views
 from broker_master.store.readmodel import Filter
-from schemas import codec, limits
+from schemas import codec, limits, subjects
 from schemas.faults import FAULTS, FaultBody, Refused
 from schemas.messages import (
     actions,
@@ -544,35 +545,27 @@ def test_sec_s30_certificates_of_a_holder_have_an_end() -> None:
     assert with_candidate(kept, last, 101.0) == [last], "they are forgotten when they have ended"
 
 
-async def test_sec_s30_answer_that_is_too_large_all_the_same_is_a_fault_and_never_a_silence() -> (
-    None
-):
+def test_sec_s30_answer_that_is_too_large_all_the_same_is_a_fault_and_never_a_silence() -> None:
     stage = Stage()
     replies: list[tuple[str, bytes]] = stage.link.published
-    service = NatsApi(stage.plane, cast("Any", None), cast("Any", []))
-    stats = service._unknown
-
-    async def handler(_caller: registry.ClientEntry, _request: msgspec.Struct) -> api.Done:
-        return api.Done(message="x" * limits.BROKER_PAYLOAD_BYTES)
-
-    operation = Operation(MESH_STATUS, handler)
-    caller = registry.ClientEntry(name="ops", role="admin", created_at=0.0)
-    service._under_way["ops"] = 1
-    await service._serve(operation, caller, api.NoQuery(), "_INBOX_ops.1", stats)
+    door = Door(stage.plane, cast("Any", None), cast("Any", None))
+    service = NatsApi(stage.plane, cast("Any", None), door)
+    asked = subjects.Api("ops", "mesh", "status")
+    service._reply("_INBOX_ops.1", asked, api.Done(message="x" * limits.BROKER_PAYLOAD_BYTES))
     ((subject, payload),) = replies
     assert subject == "_INBOX_ops.1"
     assert codec.decode(FaultBody, payload).code == "too_large"
+    assert door.stats["mesh.status"].errors == 1
     replies.clear()
-    service._refuse("_INBOX_ops.1", Refused("internal", WIDE * 100_000), stats)
+    service._reply("_INBOX_ops.1", asked, Refused("internal", WIDE * 100_000))
     assert len(replies[0][1]) < 8 * limits.REASON_LEN
 
 
-def test_sec_s30_what_discovery_answers_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    many = [
-        dataclasses.replace(MESH_STATUS, noun="n" * 32, verb=f"{number:032}")
+def test_sec_s30_what_discovery_answers_fits() -> None:
+    many = {
+        f"{number}": dataclasses.replace(MESH_STATUS, noun="n" * 32, verb=f"{number:032}")
         for number in range(200)
-    ]
-    monkeypatch.setattr("broker_master.api.nats.VERBS", {each.name: each for each in many})
-    service = NatsApi(make_plane(FakeClock()), cast("Any", None), cast("Any", None))
-    for answer in (service._ping, service._info, service._statistics):
+    }
+    discovery = Discovery("m" * 64, 1.0, {}, many)
+    for answer in discovery.answers().values():
         assert len(msgspec.json.encode(answer())) <= limits.PAYLOAD_BYTES

@@ -62,8 +62,7 @@ async def call(
     trail = AuditTrail(table.plane, written.record)
     found = operations.find("fanout", verb)
     assert isinstance(found, Operation)
-    handler = trail.audited("fanout", verb, found.handler)
-    await handler(table.plane.registry.clients["ops"], request)
+    await trail.audited(found, table.plane.registry.clients["ops"], request)
 
 
 async def seen(table: Table, written: Written, *groups: str, **wanted: str) -> list[str]:

@@ -3,7 +3,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from broker_master.api.operations import Handler, Operations
+from broker_master.api.operations import Operations
 from broker_master.core.rights import check_group, check_right, may_see
 from schemas.faults import Refused
 from schemas.messages.api import Done, NameQuery, NoQuery
@@ -96,19 +96,9 @@ async def test_handler_gets_no_request_of_another_verb() -> None:
 
 
 def test_changing_verbs_are_audited_and_looking_ones_are_not() -> None:
-    audited: list[str] = []
-
-    def note(noun: str, verb: str, handler: Handler) -> Handler:
-        audited.append(f"{noun}.{verb}")
-        return handler
-
-    operations = Operations(note)
-    for verb in VERBS.values():
-        if verb is not COMMAND_SUBMIT:
-            operations.add(cast("Any", verb), done)
-    assert audited == [each.name for each in VERBS.values() if each.is_audited]
-    assert {"agent.pause", "client.renew", "deadletter.retry"} < {*audited}
-    assert not {"agent.show", "certificate.trust", "command.submit"} & {*audited}
+    audited = {each.name for each in VERBS.values() if each.is_audited}
+    assert {"agent.pause", "client.renew", "deadletter.retry"} < audited
+    assert not {"agent.show", "certificate.trust", "command.submit"} & audited
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,202 @@
+"""The door of the api: every call goes through it, whichever way it comes.
+
+    call ─▶ who asks ─▶ the right ─▶ the verb ─▶ the request ─▶ room for it ─▶ handler ─▶ reply
+
+What is refused on the way is counted, and an attempt at what is not allowed leaves an entry in the
+audit trail; so does each call of a verb that changes something. A way in (NATS, later HTTP) says
+who asks, by a proof of its own, and turns replies into its own form.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import msgspec
+import structlog
+
+from broker_client.runtime.rates import TokenBucket
+from broker_client.runtime.supervise import TaskSet
+from broker_master.api.audit import AuditTrail
+from broker_master.api.operations import Direct, Operation, Operations
+from broker_master.core.rights import ATTEMPTS, check_right
+from broker_master.plane import Plane
+from schemas import codec
+from schemas.faults import MeshError, Refused, known_code
+from schemas.messages.registry import ClientEntry
+from schemas.verbs import VERBS
+
+log = structlog.get_logger()
+
+# Calls under way: most of them wait for a command to end. They have limits of their own, so that
+# whoever only asks cannot take the place of others, or of the master's own work.
+_CALLS_MAX: Final = 4000
+_CALLS_PER_CLIENT: Final = 1000
+_LOOKS_PER_S: Final = 10.0
+_LOOKS_BURST: Final = 50.0
+_LOOKERS_MAX: Final = 1000
+
+
+class Stats(msgspec.Struct):
+    """Of one verb, since the start. last_error: number and code of the last fault."""
+
+    requests: int = 0
+    errors: int = 0
+    last_error: str = ""
+    spent_s: float = 0.0
+
+
+class Call(msgspec.Struct, frozen=True):
+    """One call. client: who asks, as the way in has proved it. payload: the request in msgpack.
+
+    reply: takes the answer or the fault, once. source: the way in, such as `nats`. trace: a checked
+    trace context, or nothing.
+    """
+
+    client: str
+    noun: str
+    verb: str
+    payload: bytes
+    reply: Callable[[msgspec.Struct | MeshError], None]
+    source: str
+    trace: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.noun}.{self.verb}"
+
+
+class Door:
+    """Its tasks are the calls under way; they end with it."""
+
+    name = "door"
+
+    def __init__(self, plane: Plane, operations: Operations, trail: AuditTrail) -> None:
+        self._plane = plane
+        self._operations = operations
+        self._trail = trail
+        self._tasks = TaskSet("api", limit=_CALLS_MAX)
+        self._under_way: Counter[str] = Counter()
+        # Kept for verbs that exist only, so that nobody can grow the table.
+        self.stats = {name: Stats() for name in VERBS}
+        self._unknown = Stats()
+        self._looks: dict[str, TokenBucket] = {}
+
+    async def run(self, ready: asyncio.Event) -> None:
+        ready.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self._tasks.aclose(0)
+
+    # -- calls
+
+    def take(self, call: Call) -> None:
+        """Let it in, or refuse it; either way it gets its reply."""
+        stats = self._stats_of(call)
+        stats.requests += 1
+        try:
+            self._begin(call, stats)
+        except MeshError as error:
+            self._refuse(call, error)
+
+    def turn_away(self, call: Call, error: MeshError) -> None:
+        """Reply with a fault to a call whose client is not proved: nothing is noted of it."""
+        self._stats_of(call).requests += 1
+        self._fail(call, error)
+
+    def _begin(self, call: Call, stats: Stats) -> None:
+        caller = self._plane.registry.clients.get(call.client)
+        if caller is None:
+            raise Refused("client_disabled", f"no client {call.client}")
+        check_right(caller, call.noun, call.verb)
+        operation = self._operations.find(call.noun, call.verb)
+        request = codec.decode_request(operation.verb.request, call.payload)
+        if isinstance(operation, Direct):
+            reply = partial(self._settle, call)
+            operation.taker(caller, request, reply, call.source, call.trace)
+            return
+        count = self._under_way[caller.name]
+        if count >= _CALLS_PER_CLIENT:
+            raise Refused("rate_limited", f"{caller.name} has {count} requests under way")
+        _ = self._tasks.spawn(self._serve(operation, caller, request, call, stats))
+        self._under_way[caller.name] += 1
+
+    async def _serve(
+        self,
+        operation: Operation,
+        caller: ClientEntry,
+        request: msgspec.Struct,
+        call: Call,
+        stats: Stats,
+    ) -> None:
+        began_s = self._plane.clock.elapsed()
+        try:
+            answer = await self._carry_out(operation, caller, request)
+        except MeshError as error:
+            self._fail(call, error)
+        except Exception:
+            # The one place where a mistake of ours becomes an answer instead of a silence.
+            log.exception("request_failed", verb=call.name, client=caller.name)
+            self._fail(call, MeshError("internal", "the request failed; see the log"))
+        else:
+            call.reply(answer)
+        finally:
+            self._under_way[caller.name] -= 1
+        stats.spent_s += self._plane.clock.elapsed() - began_s
+
+    async def _carry_out(
+        self, operation: Operation, caller: ClientEntry, request: msgspec.Struct
+    ) -> msgspec.Struct:
+        if operation.verb.is_audited:
+            return await self._trail.audited(operation, caller, request)
+        return await operation.handler(caller, request)
+
+    # -- what becomes of them
+
+    def _settle(self, call: Call, result: msgspec.Struct | MeshError) -> None:
+        if isinstance(result, MeshError):
+            self._refuse(call, result)
+        else:
+            call.reply(result)
+
+    def _refuse(self, call: Call, error: MeshError) -> None:
+        """Before a handler has it: an attempt at what is not allowed is noted here."""
+        self._fail(call, error)
+        self.note_attempt(call.client, call.name, error)
+
+    def _fail(self, call: Call, error: MeshError) -> None:
+        self.count_fault(call.noun, call.verb, error)
+        call.reply(error)
+
+    def count_fault(self, noun: str, verb: str, error: MeshError) -> None:
+        """Count a fault that a way in itself gives as the reply."""
+        stats = self.stats.get(f"{noun}.{verb}", self._unknown)
+        stats.errors += 1
+        stats.last_error = f"{error.kind.number}:{error.code}"
+        self._plane.count("refused", known_code(error.code))
+
+    def note_attempt(self, client: str, action: str, error: MeshError) -> None:
+        """Enter it in the audit trail if somebody has tried what he may not do."""
+        if error.code in ATTEMPTS:
+            self._plane.note(
+                action,
+                by=client,
+                actor="client",
+                result="refused",
+                code=error.code,
+                detail=error.message,
+            )
+
+    def _stats_of(self, call: Call) -> Stats:
+        return self.stats.get(call.name, self._unknown)
+
+    # -- questions that are no verb
+
+    def admits_look(self, client: str) -> bool:
+        """Whether a client may look at the service once more: not too often."""
+        if client not in self._looks and len(self._looks) >= _LOOKERS_MAX:
+            self._looks.clear()
+        bucket = self._looks.setdefault(client, TokenBucket(per_s=_LOOKS_PER_S, burst=_LOOKS_BURST))
+        return bucket.take(self._plane.clock.elapsed())
