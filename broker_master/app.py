@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from broker_client.runtime.batch import BatchWriter
+from broker_client.runtime.batch import BatchWriter, WriterLimits
 from broker_client.runtime.clock import Clock, SystemClock
 from broker_client.runtime.files import Lock, lock_directory
 from broker_client.runtime.identity import read_identity
@@ -112,6 +112,8 @@ _LOOPBACK_S = 2.0
 _TASKS_MAX = 2000
 # So many commands that wait for a free slot are served no sooner by hurried writes.
 _BACKLOG = 64
+# Of large commands, what goes with one write: no other waits longer than for this.
+_HEAVY_BYTES = 512 * 1024
 
 Ready = Callable[[str, str], None]
 
@@ -199,7 +201,7 @@ class Control:
             readmodel = ReadModel.open(
                 self._mesh.directory / "readmodel.db", infos[HISTORY].created_at
             )
-            events = BatchWriter(streams, EVENTS)
+            events = BatchWriter(streams, EVENTS, limits=WriterLimits(heavy_bytes=_HEAVY_BYTES))
             history = BatchWriter(streams, HISTORY)
             audit = BatchWriter(streams, AUDIT)
             plane = await self._plane(link, streams, events, readmodel, tasks)

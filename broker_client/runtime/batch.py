@@ -52,6 +52,8 @@ T = TypeVar("T")
 _GATHER_STEPS = 3
 # No stream of the mesh, and no broker that it can use, has a limit below this.
 _SURELY_TAKEN = 1024
+# Larger than any end of a command with its output.
+_HEAVY = 64 * 1024
 
 
 class WriterLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +62,9 @@ class WriterLimits(msgspec.Struct, frozen=True, kw_only=True):
     batch_*: the largest write. queue_*: what may wait; more is refused. answer_s: how long the
     broker may take for one write before its outcome is unknown. singles: up to so many messages
     are sent one by one, which is quicker for few. gather_s, patient_s: how long a write may wait
-    for company in a steady stream, and while `is_patient`.
+    for company in a steady stream, and while `is_patient`. heavy_bytes: so much of what is large
+    (64 KiB) goes with one write, so that a great deal of it holds up nothing else; 0 if all is to
+    be stored in the order of appending.
     """
 
     batch_messages: int = 500
@@ -71,6 +75,7 @@ class WriterLimits(msgspec.Struct, frozen=True, kw_only=True):
     singles: int = 16
     gather_s: float = 0.008
     patient_s: float = 0.06
+    heavy_bytes: int = 0
 
 
 class BatchWriter:
@@ -98,6 +103,7 @@ class BatchWriter:
         self._clock = clock or SystemClock()
         self._chance = chance
         self._queue: deque[Group] = deque()
+        self._heavy: deque[Group] = deque()
         self._queued = 0
         self._queued_bytes = 0
         self._wake = asyncio.Event()
@@ -175,7 +181,8 @@ class BatchWriter:
             or self._queued_bytes + group.size_bytes > self._limits.queue_bytes
         ):
             raise Refused("queue_full", f"{self._queued} messages wait to be stored")
-        self._queue.append(group)
+        is_heavy = self._limits.heavy_bytes and group.size_bytes > _HEAVY
+        (self._heavy if is_heavy else self._queue).append(group)
         self._queued += count
         self._queued_bytes += group.size_bytes
         self.appended_bytes += group.size_bytes
@@ -197,11 +204,11 @@ class BatchWriter:
                 groups = self._take()
                 if groups:
                     await self._write(groups)
-                elif not self._queue:
+                elif not self._queue and not self._heavy:
                     self._wake.clear()
         finally:
             self._is_open = False
-            self._abandon(groups, self._queue)
+            self._abandon(groups, [*self._queue, *self._heavy])
 
     async def _gather(self) -> None:
         """Wait a moment for more, if that is what the last moments promise."""
@@ -224,26 +231,22 @@ class BatchWriter:
 
     def _take(self) -> list[Group]:
         """The groups of the next write, in order, without those that were withdrawn."""
-        groups: list[Group] = []
-        taken: dict[str, bool] = {}
-        count = size_bytes = 0
-        while self._queue:
-            group = self._queue[0]
-            if not group.future.done():
-                size_bytes += group.size_bytes
-                count += len(group.entries)
-                is_over = (
-                    count > self._limits.batch_messages or size_bytes > self._limits.batch_bytes
-                )
-                if groups and (is_over or _meet(taken, group)):
-                    break
-                groups.append(group)
-                for entry in group.entries:
-                    taken[entry.subject] = entry.expected is not None
-            self._queue.popleft()
+        part, limits, heavy = _Part(), self._limits, self._heavy
+        # One large one goes with each write, or they would wait for ever while others come in.
+        self._fill(part, self._queue, limits.batch_messages - bool(heavy), limits.batch_bytes)
+        if heavy:
+            most = part.size_bytes + max(limits.heavy_bytes, heavy[0].size_bytes)
+            self._fill(part, heavy, limits.batch_messages, most)
+        return part.groups
+
+    def _fill(self, part: "_Part", queue: deque[Group], messages: int, size_bytes: int) -> None:
+        while queue:
+            group = queue[0]
+            if not group.future.done() and not part.take(group, messages, size_bytes):
+                return
+            queue.popleft()
             self._queued -= len(group.entries)
             self._queued_bytes -= group.size_bytes
-        return groups
 
     async def _write(self, groups: list[Group]) -> None:
         """Write until each of `groups` has its answer, in order as far as the broker allows."""
@@ -374,6 +377,28 @@ class BatchWriter:
 
 def _largest(group: Group) -> int:
     return max(len(entry.body) for entry in group.entries)
+
+
+class _Part:
+    """What goes with one write."""
+
+    def __init__(self) -> None:
+        self.groups: list[Group] = []
+        self.size_bytes = 0
+        self._count = 0
+        self._taken: dict[str, bool] = {}
+
+    def take(self, group: Group, messages: int, size_bytes: int) -> bool:
+        """Whether there is room for it, within so many messages and bytes."""
+        count, size = self._count + len(group.entries), self.size_bytes + group.size_bytes
+        is_over = count > messages or size > size_bytes
+        if self.groups and (is_over or _meet(self._taken, group)):
+            return False
+        self._count, self.size_bytes = count, size
+        self.groups.append(group)
+        for entry in group.entries:
+            self._taken[entry.subject] = entry.expected is not None
+        return True
 
 
 def _meet(taken: dict[str, bool], group: Group) -> bool:

@@ -26,6 +26,8 @@ from schemas.moments import rfc3339_or_none
 from schemas.states import TERMINAL, State
 
 LookUp = Callable[[], Awaitable[CommandRecord]]
+# Subject, offset, bytes at most, and whether nothing more will come.
+_Read = tuple[str, int, int, bool]
 
 # How soon what says nothing is looked at again, in case that its word was missed: in a cluster it
 # takes a moment until all nodes know of a new subscription; and how often after that.
@@ -57,6 +59,7 @@ class OutputReader:
         self._runs = 0
         self._watches = Watches(plane.link)
         self._turns = asyncio.Semaphore(_READS)
+        self._reading: dict[_Read, asyncio.Future[Part | None]] = {}
         self._ahead = ReadAhead(plane.tasks, self._read_on)
 
     async def read(self, look_up: LookUp, request: LogsRequest) -> LogsAnswer:
@@ -187,9 +190,29 @@ class OutputReader:
         data = await self._ahead.take(subject, offset, request.max_bytes)
         if data:
             return Part(data)
-        part = await self._from_stream(subject, offset, request.max_bytes, is_final=is_final)
+        part = await self._read_once(subject, offset, request.max_bytes, is_final=is_final)
         self._ahead.note(subject, offset + part.gap + len(part.data), len(part.data))
         return part
+
+    async def _read_once(
+        self, subject: str, offset: int, max_bytes: int, *, is_final: bool
+    ) -> Part:
+        """As `_from_stream`; of many who want the same at one time one reads it."""
+        key = (subject, offset, max_bytes, is_final)
+        others = self._reading.get(key)
+        part = await asyncio.shield(others) if others is not None else None
+        if part is not None:
+            return part
+        reading: asyncio.Future[Part | None] = asyncio.get_running_loop().create_future()
+        self._reading[key] = reading
+        try:
+            part = await self._from_stream(subject, offset, max_bytes, is_final=is_final)
+            return part
+        finally:
+            # None: it failed, and each tries by itself.
+            reading.set_result(part)
+            if self._reading.get(key) is reading:
+                del self._reading[key]
 
     async def _read_on(self, subject: str, offset: int, max_bytes: int) -> Part:
         # What is not there yet may still come, whatever becomes of the attempt meanwhile.

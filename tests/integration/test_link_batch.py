@@ -289,6 +289,21 @@ async def test_writes_that_never_arrived_are_written_again(tmp_path: Path, singl
             check_each_once(answers, await stored(streams))
 
 
+async def test_sec_s11_large_messages_hold_up_no_small_ones(tmp_path: Path) -> None:
+    async with facts_writer(tmp_path, heavy_bytes=512 * 1024) as (_, streams, writer):
+        large = [writer.append(f"fact.large.{n}", bytes(250_000), 0) for n in range(40)]
+        small = await writer.append("fact.small", b"x", 0)
+        # With the first write goes what was there, and of the large ones as much as goes with one.
+        assert small <= 1 + 512 * 1024 // 250_000
+        later = [await writer.append(f"fact.later.{n}", b"x", 0) for n in range(5)]
+        assert later[-1] < 30
+        # All of them are stored, in their own order, whatever else comes.
+        seqs = await asyncio.gather(*large)
+        assert seqs == sorted(seqs)
+        assert writer.queued == 0
+        assert len(await stored(streams)) == 46
+
+
 async def test_batch_cut_at_any_byte_is_stored_once(tmp_path: Path) -> None:
     async with proxied(tmp_path) as (proxy, link):
         streams = Streams(link, timeout_s=2)
