@@ -105,8 +105,11 @@ def _of_entry(entry: pwd.struct_passwd) -> Account:
 
 def _check_rights() -> None:
     """Raise unless this process may take another user: root of a container often may not."""
-    with open("/proc/self/status", encoding="latin-1") as file:  # noqa: PTH123
-        rights = next((int(line[7:], 16) for line in file if line.startswith("CapEff:")), 0)
+    try:
+        with open("/proc/self/status", encoding="latin-1") as file:  # noqa: PTH123
+            rights = next((int(line[7:], 16) for line in file if line.startswith("CapEff:")), 0)
+    except OSError as error:
+        raise Refused("host_unfit", f"/proc cannot be read: {error.strerror}") from error
     if not rights >> _CAP_SETUID & rights >> _CAP_SETGID & 1:
         raise Refused(
             "host_unfit",

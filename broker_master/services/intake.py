@@ -148,9 +148,11 @@ class Intake:
     ) -> str:
         """The group of the target, or Refused. digest: of the request, if it is known already."""
         deadline = request.deadline
-        try:
-            if deadline is not None and deadline <= self._plane.clock.now():
+        if deadline is not None and deadline <= self._plane.clock.now():
+            before = self._before(request.id or "")
+            if before is None or before.client != caller.name:
                 raise Refused("deadline_passed", "the deadline of the request has passed")
+        try:
             return self._target_group(caller, request)
         except Refused:
             # What is stored is answered as it stands: a refusal would say that it is not. But only
