@@ -69,7 +69,6 @@ __all__ = ["MeshClient", "Output", "OutputPart", "SubmitFields", "Work"]
 SUBMIT_S: Final = 30.0
 # How long the master holds a `command.wait` before it says "not yet"; it allows 60.
 WAIT_HOLD_S: Final = 30.0
-CLOSE_S: Final = 3.0
 # The most commands that the master gives at once.
 PAGE: Final = 500
 RESULTS_UNREAD: Final = 10_000
@@ -144,10 +143,10 @@ class MeshClient:
             context = load_context(context, os.environ)
         identity = _identity_of(context)
         # Files that cannot be read are a fault of their own, not a broker that cannot be reached.
-        identity()
+        first = [identity()]
         link = await Link.connect(
             context.urls,
-            identity,
+            lambda: first.pop() if first else identity(),
             f"client {context.name}",
             inbox_prefix(context.name),
             wait_s=timeout_s,
@@ -155,11 +154,12 @@ class MeshClient:
         try:
             client = cls(link, name=context.name, role=context.role, answer_s=timeout_s)
             client._renewal = SelfRenewal(context, link, client._asker)
-            await link.flush(timeout_s)
+            # No flush: what is asked goes out behind the subscriptions, on the same connection.
             async with client.running():
                 yield client
         finally:
-            await link.close(CLOSE_S)
+            # Each question has been answered or given up: nothing waits to be sent.
+            await link.close(0)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:

@@ -1,6 +1,6 @@
 """`make bench`: every number as a ratio to its floor or peer of the same run, and one table.
 
-    python -m tests.bench [--quick] [noop process output memory idle demo scrape scale]
+    python -m tests.bench [--quick] [noop process output memory idle demo scrape scale shell]
     python -m tests.bench --profile master|agent|client [--load noop|process|copy]
 
 A target that is missed is said, and fails nothing: how fast a machine is, is no bug. An error is.
@@ -20,7 +20,7 @@ from typing import Final
 import uvloop
 
 from broker_client.runtime.logs import configure_logs
-from tests.bench import demo, hotspots, idle, memory, noop, output, process, scale, scrape
+from tests.bench import demo, hotspots, idle, memory, noop, output, process, scale, scrape, shell
 from tests.bench.table import Row, render
 
 ROUNDS: Final = 3
@@ -33,6 +33,7 @@ BENCHMARKS: Final[Mapping[str, Callable[[Path, int], Awaitable[list[Row]]]]] = {
     "demo": demo.measure,
     "scrape": scrape.measure,
     "scale": scale.measure,
+    "shell": shell.measure,
 }
 
 

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -12,6 +12,11 @@ import pytest
 
 from broker_client.api import MeshClient
 from broker_client.cli.outcomes import MESH_EXITS
+from broker_client.context import Context
+from broker_client.context import context_identity as read_context_identity
+from broker_client.runtime.frames import Msg
+from broker_client.runtime.guard import Endpoint, GuardedClient, LinkIdentity
+from broker_client.runtime.identity import Identity
 from schemas.messages.actions import NoopArgs, ProcessArgs
 from schemas.messages.api import CommandList, LogsAnswer, LogsRequest
 from schemas.messages.facts import CommandRecord
@@ -57,6 +62,60 @@ async def number_in(path: Path, within_s: float = 10.0) -> int:
     """The number that a task has written, once it has."""
     await eventually(lambda: path.exists() and path.read_text().endswith("\n"), within_s)
     return int(path.read_text())
+
+
+# what one question costs
+
+
+async def test_one_question_costs_one_round_trip_beside_that_of_the_link(
+    mesh: MeshProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    connections, waits, identities = GuardedClient.open, GuardedClient.flush, read_context_identity
+
+    async def opened(
+        self: GuardedClient,
+        endpoint: Endpoint,
+        identity: LinkIdentity,
+        *,
+        name: str,
+        timeout_s: float = 5.0,
+    ) -> None:
+        await connections(self, endpoint, identity, name=name, timeout_s=timeout_s)
+        done.append("connection")
+
+    async def flushed(self: GuardedClient, timeout_s: float) -> None:
+        if timeout_s > 0:
+            done.append("round trip")
+        await waits(self, timeout_s)
+
+    def read(context: Context) -> Identity:
+        done.append("identity")
+        return identities(context)
+
+    monkeypatch.setattr(GuardedClient, "open", opened)
+    monkeypatch.setattr(GuardedClient, "flush", flushed)
+    monkeypatch.setattr("broker_client.runtime.renewed.context_identity", read)
+    async with mesh.client() as client:
+        requests = count_requests(client, monkeypatch)
+        assert len(await client.agents()) == 3
+    # The one that shows that the broker takes the link's inbox; none for results, none at the end.
+    assert done == ["identity", "connection", "round trip"]
+    assert requests == ["mesh.v1.api.admin.agent.list"]
+
+
+def count_requests(client: MeshClient, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    subjects: list[str] = []
+    ask = client.link.request
+
+    async def asked(
+        subject: str, payload: bytes, timeout_s: float, headers: Mapping[str, str] | None = None
+    ) -> Msg:
+        subjects.append(subject)
+        return await ask(subject, payload, timeout_s, headers)
+
+    monkeypatch.setattr(client.link, "request", asked)
+    return subjects
 
 
 # where it runs

@@ -1,0 +1,36 @@
+"""`mesh agent list` as a whole process, beside a Python that does nothing."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tests.bench.table import Row
+from tests.harness import MeshProcesses, program
+
+TURNS = 7
+# Each as a part of what the other takes: 0.2 s beside the 0.02 s of an empty Python.
+TARGET = "<= 10"
+
+
+async def measure(directory: Path, rounds: int) -> list[Row]:
+    async with MeshProcesses(directory / "mesh") as mesh:
+        return await asyncio.to_thread(_measured, mesh, rounds)
+
+
+def _measured(mesh: MeshProcesses, rounds: int) -> list[Row]:
+    environment = {**os.environ, "MESH_CONTEXT": str(mesh.admin_context)}
+    listing = program("mesh", "agent", "list")
+    nothing = [sys.executable, "-c", "pass"]
+    took: dict[str, list[float]] = {"list": [], "pass": []}
+    for _ in range(rounds * TURNS):
+        for name, command in (("list", listing), ("pass", nothing)):
+            began = time.perf_counter()
+            subprocess.run(command, env=environment, check=True, capture_output=True)
+            took[name].append(time.perf_counter() - began)
+    # The least of many: what else ran meanwhile only adds.
+    ours, empty = min(took["list"]), min(took["pass"])
+    print(f"  mesh agent list: {ours:.3f} s, python -c pass: {empty:.3f} s", flush=True)
+    return [Row("mesh agent list", ours, "s", empty, ours / empty, TARGET)]
