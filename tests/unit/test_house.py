@@ -188,3 +188,13 @@ def test_missing_program_skips_on_a_laptop_and_fails_on_ci(monkeypatch: pytest.M
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="apt install no-such-server"):
         require("no-such-server", "apt install no-such-server")
+
+
+def test_each_threat_and_each_trusted_one_has_one_row() -> None:
+    """Two rows of one name promise two things."""
+    text = (ROOT / "docs" / "security.md").read_text()
+    trust, threats = text.split("## Threats", 1)
+    numbers = re.findall(r"^\| (S\d+) \|", threats, re.MULTILINE)
+    assert numbers == sorted(set(numbers), key=lambda each: int(each[1:]))
+    names = re.findall(r"^\| ([a-zA-Z' ]+) \|", trust.split("## When")[0], re.MULTILINE)
+    assert len(names) == len(set(names))
