@@ -16,7 +16,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Literal, Self, TypedDict, TypeVar, Unpack
+from typing import Final, Literal, Self, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
@@ -39,17 +39,14 @@ from schemas.messages.actions import NoopArgs, ProcessArgs
 from schemas.messages.api import (
     AgentList,
     AgentRecord,
-    AgentsAnswer,
     ClientList,
     ClientRecord,
-    ClientsAnswer,
     CommandList,
     CommandPage,
     CommandQuery,
     DecideRequest,
     GroupList,
     GroupRecord,
-    GroupsAnswer,
     Loss,
     NoQuery,
     OnInactive,
@@ -62,6 +59,22 @@ from schemas.messages.api import (
 from schemas.messages.facts import CommandRecord
 from schemas.states import TERMINAL
 from schemas.subjects import inbox_prefix
+from schemas.verbs import (
+    AGENT_LIST,
+    CLIENT_LIST,
+    COMMAND_CANCEL,
+    COMMAND_DECIDE,
+    COMMAND_LIST,
+    COMMAND_SHOW,
+    COMMAND_SUBMIT,
+    COMMAND_WAIT,
+    DEADLETTER_LIST,
+    DEADLETTER_RETRY,
+    GROUP_LIST,
+    MESH_STATUS,
+    AnyVerb,
+    Verb,
+)
 
 __all__ = ["MeshClient", "Output", "OutputPart", "SubmitFields", "Work"]
 
@@ -76,6 +89,8 @@ RESULTS_UNREAD: Final = 10_000
 READERS: Final = 512
 
 M = TypeVar("M")
+Q = TypeVar("Q", bound=msgspec.Struct)
+A = TypeVar("A", bound=msgspec.Struct)
 Work = ProcessArgs | NoopArgs | Sequence[str]
 
 
@@ -278,7 +293,7 @@ class MeshClient:
     async def show(self, id: str, *, with_output: bool = False) -> CommandRecord:
         """The record of command `id` as it stands; `with_output` adds output that is small."""
         query = CommandQuery(id=check_command_id(id), with_output=with_output)
-        return await self.ask("command", "show", query, CommandRecord)
+        return await self.ask(COMMAND_SHOW, query)
 
     async def list(self, query: CommandList | None = None) -> CommandPage:
         """Commands, newest first, a page at a time: pass `page.cursor` on for the next.
@@ -287,7 +302,7 @@ class MeshClient:
         Raises `filter_invalid`, or `filter_unsupported` if the master is too old to know any.
         """
         query = query or CommandList()
-        page = await self.ask("command", "list", query, CommandPage)
+        page = await self.ask(COMMAND_LIST, query)
         _check_filtered(query.filter, page.filter)
         return page
 
@@ -310,7 +325,7 @@ class MeshClient:
         Raises `command_unknown`, or `command_ended` if there is nothing to end.
         """
         query = CommandQuery(id=check_command_id(id))
-        return await self.ask("command", "cancel", query, CommandRecord)
+        return await self.ask(COMMAND_CANCEL, query)
 
     async def decide(self, id: str, decision: Literal["fail", "rerun"]) -> CommandRecord:
         """Give the word that command `id` waits for since its attempt was lost.
@@ -319,11 +334,11 @@ class MeshClient:
         `not_undecided` if it waits for none.
         """
         request = DecideRequest(id=check_command_id(id), decision=decision)
-        return await self.ask("command", "decide", request, CommandRecord)
+        return await self.ask(COMMAND_DECIDE, request)
 
     async def dead_letters(self, query: CommandList | None = None) -> CommandPage:
         """Commands that no agent has acknowledged, a page at a time as with `list`."""
-        return await self.ask("deadletter", "list", query or CommandList(), CommandPage)
+        return await self.ask(DEADLETTER_LIST, query or CommandList())
 
     async def retry_dead_letter(self, id: str, *, new_id: str | None = None) -> SubmitAnswer:
         """Submit a dead letter once more, as a command of this client with an id of its own.
@@ -333,7 +348,7 @@ class MeshClient:
         """
         chosen = check_command_id(new_id or secrets.token_hex(12))
         request = RetryRequest(id=check_command_id(id), new_id=chosen)
-        answer = await self._asker.ask_until_answered("deadletter", "retry", request, SubmitAnswer)
+        answer = await self._asker.ask_until_answered(DEADLETTER_RETRY, request)
         # As with `submit`: an id of our own was not known before our first try.
         return answer if new_id else msgspec.structs.replace(answer, duplicate=False)
 
@@ -374,7 +389,7 @@ class MeshClient:
         request = AgentList(group=group, status=status, filter=filter)
         found: list[AgentRecord] = []
         while True:
-            page = await self.ask("agent", "list", request, AgentsAnswer)
+            page = await self.ask(AGENT_LIST, request)
             found += page.agents
             if page.cursor is None:
                 # A master of 0.1.0 has given all of them.
@@ -386,7 +401,7 @@ class MeshClient:
         request = GroupList()
         found: list[GroupRecord] = []
         while True:
-            page = await self.ask("group", "list", request, GroupsAnswer)
+            page = await self.ask(GROUP_LIST, request)
             found += page.groups
             if page.cursor is None:
                 return found
@@ -397,21 +412,39 @@ class MeshClient:
         request = ClientList()
         found: list[ClientRecord] = []
         while True:
-            page = await self.ask("client", "list", request, ClientsAnswer)
+            page = await self.ask(CLIENT_LIST, request)
             found += page.clients
             if page.cursor is None:
                 return found
             request = msgspec.structs.replace(request, cursor=page.cursor)
 
     async def status(self) -> StatusAnswer:
-        return await self.ask("mesh", "status", NoQuery(), StatusAnswer)
+        return await self.ask(MESH_STATUS, NoQuery())
 
-    async def ask(self, noun: str, verb: str, request: msgspec.Struct, kind: type[M]) -> M:
-        """Any other operation of docs/protocol.md: its request and the type of its answer.
+    @overload
+    async def ask(self, noun: Verb[Q, A], verb: Q) -> A: ...
 
+    @overload
+    async def ask(self, noun: str, verb: str, request: msgspec.Struct, kind: type[M]) -> M: ...
+
+    async def ask(
+        self,
+        noun: AnyVerb | str,
+        verb: msgspec.Struct | str,
+        request: msgspec.Struct | None = None,
+        kind: type[object] = object,
+    ) -> object:
+        """Any operation of docs/protocol.md: `ask(AGENT_SHOW, NameQuery(name="web-1"))`.
+
+        The verbs are in `schemas.verbs`, each with the types of its request and its answer. One
+        that only a newer mesh has is asked by its names, `ask("agent", "show", request, kind)`.
         Asked once: after Unreachable with effect `unknown`, look before asking again.
         """
-        return await self._asker.ask(noun, verb, request, kind)
+        if isinstance(noun, AnyVerb) and isinstance(verb, msgspec.Struct):
+            return await self._asker.ask_named(noun.noun, noun.verb, verb, noun.answer)
+        if isinstance(noun, str) and isinstance(verb, str) and request is not None:
+            return await self._asker.ask_named(noun, verb, request, kind)
+        raise TypeError("ask(VERB, request) or ask(noun, verb, request, kind)")
 
     # below
 
@@ -431,7 +464,7 @@ class MeshClient:
         while True:
             tries += 1
             try:
-                answer = await self.ask("command", "submit", request, SubmitAnswer)
+                answer = await self.ask(COMMAND_SUBMIT, request)
             except MeshError as error:
                 if not is_passing(error) or asyncio.get_running_loop().time() >= give_up_at:
                     raise
@@ -446,7 +479,7 @@ class MeshClient:
         """The record once it is terminal; None if the master held the question for nothing."""
         try:
             record = await self._asker.ask_until_answered(
-                "command", "wait", query, CommandRecord, wait_s=query.timeout_s
+                COMMAND_WAIT, query, wait_s=query.timeout_s
             )
         except Expired as error:
             if error.code == "wait_timeout":

@@ -12,8 +12,11 @@ from broker_client.runtime.link import Link, Msg, NoResponders
 from schemas import codec, subjects
 from schemas.faults import FAULTS, Expired, FaultBody, MeshError, Refused, Unreachable
 from schemas.permissions import CLIENT_ROLES, may_call
+from schemas.verbs import Verb
 
 M = TypeVar("M")
+Q = TypeVar("Q", bound=msgspec.Struct)
+A = TypeVar("A", bound=msgspec.Struct)
 
 ERROR_HEADER: Final = "Nats-Service-Error"
 ERROR_CODE_HEADER: Final = "Nats-Service-Error-Code"
@@ -45,10 +48,14 @@ class Asker:
         self.role = role
         self.answer_s = answer_s
 
-    async def ask(
+    async def ask(self, verb: Verb[Q, A], request: Q, *, wait_s: float = 0.0) -> A:
+        """The answer to `request`, of the type that the verb says; see `ask_named`."""
+        return await self.ask_named(verb.noun, verb.verb, request, verb.answer, wait_s=wait_s)
+
+    async def ask_named(
         self, noun: str, verb: str, request: msgspec.Struct, kind: type[M], *, wait_s: float = 0.0
     ) -> M:
-        """Send `request` to `noun.verb` and return its answer as a `kind`.
+        """Send `request` to `noun.verb`, which a newer mesh may have, and decode a `kind`.
 
         wait_s: how long the master itself may take before it answers, on top of `answer_s`.
         Raises the master's fault as a MeshError of its code; Refused (`forbidden`) without asking
@@ -68,9 +75,7 @@ class Asker:
             # Nobody has looked at the request: a connection in our name was just cut.
             await asyncio.sleep(_RETRY_FIRST_S)
 
-    async def ask_until_answered(
-        self, noun: str, verb: str, request: msgspec.Struct, kind: type[M], *, wait_s: float = 0.0
-    ) -> M:
+    async def ask_until_answered(self, verb: Verb[Q, A], request: Q, *, wait_s: float = 0.0) -> A:
         """As `ask`, for what may be asked twice: tried again while nobody answers.
 
         Gives up with the last fault once nobody has answered for `OUTAGE_S`.
@@ -79,7 +84,7 @@ class Asker:
         give_up_at = asyncio.get_running_loop().time() + OUTAGE_S + wait_s
         while True:
             try:
-                return await self.ask(noun, verb, request, kind, wait_s=wait_s)
+                return await self.ask(verb, request, wait_s=wait_s)
             except MeshError as error:
                 late = asyncio.get_running_loop().time() >= give_up_at
                 if late or not is_passing(error):

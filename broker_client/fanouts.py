@@ -18,9 +18,9 @@ from schemas.messages.fanouts import (
     FanoutMember,
     FanoutQuery,
     FanoutRecord,
-    FanoutsAnswer,
     FanoutSubmit,
 )
+from schemas.verbs import FANOUT_CANCEL, FANOUT_LIST, FANOUT_SHOW, FANOUT_SUBMIT, FANOUT_WAIT
 
 # How long the master may hold a question back; it allows 60.
 HOLD_S: Final = 30.0
@@ -76,7 +76,7 @@ class Fanouts:
             at_once=at_once,
             max_failures=max_failures,
         )
-        answer = await self._asker.ask_until_answered("fanout", "submit", request, FanoutRecord)
+        answer = await self._asker.ask_until_answered(FANOUT_SUBMIT, request)
         return answer if id else msgspec.structs.replace(answer, duplicate=False)
 
     async def show(self, id: str) -> FanoutRecord:
@@ -84,7 +84,7 @@ class Fanouts:
         query = FanoutQuery(id=check_command_id(id))
         members: list[FanoutMember] = []
         while True:
-            page = await self._asker.ask_until_answered("fanout", "show", query, FanoutRecord)
+            page = await self._asker.ask_until_answered(FANOUT_SHOW, query)
             members += page.members
             if page.cursor is None:
                 return msgspec.structs.replace(page, members=members)
@@ -103,16 +103,14 @@ class Fanouts:
 
     async def look(self, query: FanoutQuery) -> FanoutRecord:
         """Its record without members, once it has ended or `query.timeout_s` has passed."""
-        return await self._asker.ask_until_answered(
-            "fanout", "wait", query, FanoutRecord, wait_s=query.timeout_s
-        )
+        return await self._asker.ask_until_answered(FANOUT_WAIT, query, wait_s=query.timeout_s)
 
     async def cancel(self, id: str) -> FanoutRecord:
         """Ask nobody else, and end what is open. Raises `fanout_unknown` or `command_ended`."""
         query = FanoutQuery(id=check_command_id(id))
-        return await self._asker.ask("fanout", "cancel", query, FanoutRecord)
+        return await self._asker.ask(FANOUT_CANCEL, query)
 
     async def list(self, *, limit: int = 50) -> Sequence[FanoutRecord]:
         """The newest fan-outs, without their members."""
-        answer = await self._asker.ask("fanout", "list", FanoutList(limit=limit), FanoutsAnswer)
+        answer = await self._asker.ask(FANOUT_LIST, FanoutList(limit=limit))
         return answer.fanouts

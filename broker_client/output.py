@@ -12,6 +12,7 @@ from schemas.faults import MeshError
 from schemas.messages.api import LogsAnswer, LogsRequest
 from schemas.states import TERMINAL
 from schemas.subjects import STDERR, STDOUT
+from schemas.verbs import COMMAND_LOGS
 
 # How long the master may hold an answer back while there is nothing new; it allows 30.
 HOLD_S: Final = 25.0
@@ -120,9 +121,7 @@ class Output:
             stderr_from=self._next[STDERR],
             wait_s=hold_s,
         )
-        return await self._asker.ask_until_answered(
-            "command", "logs", request, LogsAnswer, wait_s=hold_s
-        )
+        return await self._asker.ask_until_answered(COMMAND_LOGS, request, wait_s=hold_s)
 
 
 def _parts(answer: LogsAnswer) -> list[OutputPart]:

@@ -18,6 +18,7 @@ from broker_client.runtime.tls import trust_digest
 from schemas.faults import MeshError
 from schemas.messages.api import IdentityAnswer, TrustAnswer, TrustQuery
 from schemas.messages.renewal import RenewalRequest
+from schemas.verbs import CERTIFICATE_TRUST, CLIENT_RENEW
 
 # How often the master is asked whether anything has changed; short lives are looked at more often.
 LOOK_S: Final = 3600.0
@@ -102,11 +103,11 @@ class SelfRenewal:
             return keys, renewal_request(self._name, keys, cert_pem=cert_pem, key_pem=key_pem)
 
         keys, request = await asyncio.to_thread(prepare)
-        return keys, await self._asker.ask("client", "renew", request, IdentityAnswer)
+        return keys, await self._asker.ask(CLIENT_RENEW, request)
 
     async def _ask_trust(self) -> TrustAnswer:
         query = await asyncio.to_thread(self._query)
-        return await self._asker.ask("certificate", "trust", query, TrustAnswer)
+        return await self._asker.ask(CERTIFICATE_TRUST, query)
 
     def _query(self) -> TrustQuery:
         from broker_client.runtime.tls import certificate_facts

@@ -16,6 +16,7 @@ from schemas.faults import MeshError
 from schemas.messages.api import CommandQuery
 from schemas.messages.facts import CommandRecord
 from schemas.states import TERMINAL
+from schemas.verbs import COMMAND_SHOW
 
 # A result that was lost on its way without a broken link is noticed after at most twice this.
 CATCH_UP_S: Final = 30.0
@@ -137,6 +138,6 @@ class Results:
         """Resolve `command` if it has ended. A fault is no answer: the next round asks again."""
         with contextlib.suppress(MeshError):
             query = CommandQuery(id=command, with_output=True)
-            record = await self._asker.ask("command", "show", query, CommandRecord)
+            record = await self._asker.ask(COMMAND_SHOW, query)
             if record.state in TERMINAL:
                 self._resolve(command, codec.encode(record))

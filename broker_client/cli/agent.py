@@ -25,6 +25,16 @@ from schemas.messages.api import (
     NameQuery,
     TokenAnswer,
 )
+from schemas.verbs import (
+    AGENT_CREATE,
+    AGENT_DELETE,
+    AGENT_ENABLE,
+    AGENT_REVOKE,
+    AGENT_SET,
+    AGENT_SHOW,
+    AGENT_TOKEN,
+    Verb,
+)
 
 Name = Annotated[str, Parameter(help="Name of the agent.")]
 Ttl = Annotated[
@@ -64,17 +74,13 @@ def create(
     given = {"weight": weight, "priority": priority, "limit": limit}
     traits = {key: value for key, value in given.items() if value is not None}
     request = AgentCreate(name=name, group=group, ttl_s=ttl, tags=pairs("--tag", tag), **traits)
-    _print_token(
-        call(shared, lambda mesh: mesh.ask("agent", "create", request, TokenAnswer)), shared
-    )
+    _print_token(call(shared, lambda mesh: mesh.ask(AGENT_CREATE, request)), shared)
 
 
 def token(name: Name, /, *, ttl: Ttl = TOKEN_TTL_S, shared: Shared = SHARED) -> None:
     """Print a new token for an agent; one that was issued before no longer works."""
     request = AgentCreate(name=name, ttl_s=ttl)
-    _print_token(
-        call(shared, lambda mesh: mesh.ask("agent", "token", request, TokenAnswer)), shared
-    )
+    _print_token(call(shared, lambda mesh: mesh.ask(AGENT_TOKEN, request)), shared)
 
 
 def set_(
@@ -99,7 +105,7 @@ def set_(
         priority=priority,
         limit=limit,
     )
-    record = call(shared, lambda mesh: mesh.ask("agent", "set", request, AgentRecord))
+    record = call(shared, lambda mesh: mesh.ask(AGENT_SET, request))
     if shared.output == "json":
         print_json(record)
     else:
@@ -108,7 +114,7 @@ def set_(
 
 def show(name: Name, /, *, shared: Shared = SHARED) -> None:
     """Show one agent: status and why, certificate, host and process."""
-    record = call(shared, lambda mesh: mesh.ask("agent", "show", NameQuery(name=name), AgentRecord))
+    record = call(shared, lambda mesh: mesh.ask(AGENT_SHOW, NameQuery(name=name)))
     if shared.output == "json":
         print_json(record)
     else:
@@ -117,12 +123,12 @@ def show(name: Name, /, *, shared: Shared = SHARED) -> None:
 
 def enable(name: Name, /, *, shared: Shared = SHARED) -> None:
     """Let an agent take commands again."""
-    _change(shared, "enable", NameQuery(name=name))
+    _change(shared, AGENT_ENABLE, name)
 
 
 def revoke(name: Name, /, *, shared: Shared = SHARED) -> None:
     """Refuse an agent's credentials from now on."""
-    _change(shared, "revoke", NameQuery(name=name))
+    _change(shared, AGENT_REVOKE, name)
 
 
 def delete(name: Name, /, *, shared: Shared = SHARED) -> None:
@@ -131,7 +137,7 @@ def delete(name: Name, /, *, shared: Shared = SHARED) -> None:
     What it runs is lost to the mesh, and said to be once it cannot run any more: until then the
     agent is still listed.
     """
-    _change(shared, "delete", NameQuery(name=name))
+    _change(shared, AGENT_DELETE, name)
 
 
 def _described(agent: AgentRecord) -> list[str]:
@@ -175,12 +181,12 @@ def _certificate(certificate: CertificateRecord) -> str:
     return f"{text}{warning}, serial {certificate.serial}"
 
 
-def _change(shared: Shared, verb: str, request: NameQuery) -> None:
-    done = call(shared, lambda mesh: mesh.ask("agent", verb, request, Done))
+def _change(shared: Shared, verb: Verb[NameQuery, Done], name: str) -> None:
+    done = call(shared, lambda mesh: mesh.ask(verb, NameQuery(name=name)))
     if shared.output == "json":
         print_json(done)
     else:
-        print_lines(shared, [done.message or f"agent {request.name}: {verb} done"])
+        print_lines(shared, [done.message or f"agent {name}: {verb.verb} done"])
 
 
 def _print_token(answer: TokenAnswer, shared: Shared) -> None:

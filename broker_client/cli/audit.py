@@ -11,7 +11,8 @@ from broker_client.cli.report import print_json, print_table, say
 from broker_client.cli.session import call
 from broker_client.cli.spans import check_moment, moment_of
 from broker_client.cli.tables import Column, local_time
-from schemas.messages.api import AuditPage, AuditQuery, AuditRecord
+from schemas.messages.api import AuditQuery, AuditRecord
+from schemas.verbs import AUDIT_LIST
 
 if TYPE_CHECKING:
     from broker_client.api import MeshClient
@@ -69,7 +70,7 @@ async def _read(
     cursor = None
     while len(found) < limit:
         query = msgspec.structs.replace(wanted, limit=min(PAGE, limit - len(found)), cursor=cursor)
-        page = await mesh.ask("audit", "list", query, AuditPage)
+        page = await mesh.ask(AUDIT_LIST, query)
         found += page.entries
         cursor = page.cursor
         if cursor is None:

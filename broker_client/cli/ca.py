@@ -9,6 +9,7 @@ from broker_client.cli.report import print_json, print_table, say
 from broker_client.cli.session import call
 from broker_client.cli.tables import Column, local_time
 from schemas.messages.api import CaAnswer, CaRotate, NoQuery, RotationRecord
+from schemas.verbs import CA_ROTATE, CA_SHOW
 
 Step = Literal["prepare", "activate", "taint", "revoke"]
 Key = Literal["authority", "agent", "enrol", "viewer", "operator", "admin", "master"]
@@ -16,7 +17,7 @@ Key = Literal["authority", "agent", "enrol", "viewer", "operator", "admin", "mas
 
 def show(*, shared: Shared = SHARED) -> None:
     """Show the authority and the signing keys, the step that is due, and who holds it up."""
-    _print(shared, call(shared, lambda mesh: mesh.ask("ca", "show", NoQuery(), CaAnswer)))
+    _print(shared, call(shared, lambda mesh: mesh.ask(CA_SHOW, NoQuery())))
 
 
 def rotate(
@@ -37,7 +38,7 @@ def rotate(
     something of the old one renews it. revoke: the old one is trusted no more.
     """
     request = CaRotate(step=step, key=key, force=force)
-    _print(shared, call(shared, lambda mesh: mesh.ask("ca", "rotate", request, CaAnswer)))
+    _print(shared, call(shared, lambda mesh: mesh.ask(CA_ROTATE, request)))
 
 
 def _print(shared: Shared, answer: CaAnswer) -> None:

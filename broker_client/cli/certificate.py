@@ -10,7 +10,8 @@ from broker_client.cli.report import print_json, print_table
 from broker_client.cli.session import call
 from broker_client.cli.spans import check_span, span_s
 from broker_client.cli.tables import Column, duration, utc_time
-from schemas.messages.api import CertificateList, CertificatesAnswer, HoldingRecord
+from schemas.messages.api import CertificateList, HoldingRecord
+from schemas.verbs import CERTIFICATE_LIST
 
 if TYPE_CHECKING:
     from broker_client.api import MeshClient
@@ -37,7 +38,7 @@ def list_(
         cursor: str | None = None
         while True:
             page = msgspec.structs.replace(request, cursor=cursor)
-            answer = await mesh.ask("certificate", "list", page, CertificatesAnswer)
+            answer = await mesh.ask(CERTIFICATE_LIST, page)
             found += answer.certificates
             cursor = answer.cursor
             if cursor is None:

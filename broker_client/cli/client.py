@@ -13,10 +13,9 @@ from broker_client.cli.tables import Column, fit, local_time, utc_time
 from schemas.messages.api import (
     ClientCreate,
     ClientRecord,
-    Done,
-    IdentityAnswer,
     NameQuery,
 )
+from schemas.verbs import CLIENT_CREATE, CLIENT_REVOKE
 
 Name = Annotated[str, Parameter(help="Name of the client.")]
 Role = Literal["viewer", "operator", "admin"]
@@ -48,7 +47,7 @@ def create(
         user_signature=fresh.proof(context_of(shared).mesh),
     )
     with fresh.reserved():
-        answer = call(shared, lambda mesh: mesh.ask("client", "create", request, IdentityAnswer))
+        answer = call(shared, lambda mesh: mesh.ask(CLIENT_CREATE, request))
         fresh.store(answer)
     if shared.output == "json":
         kept = {"mesh": answer.mesh, "name": answer.name, "role": answer.role, "out": str(out)}
@@ -79,7 +78,7 @@ def list_(*, shared: Listing = LISTING) -> None:
 
 def revoke(name: Name, /, *, shared: Shared = SHARED) -> None:
     """Refuse a client's credentials from now on."""
-    done = call(shared, lambda mesh: mesh.ask("client", "revoke", NameQuery(name=name), Done))
+    done = call(shared, lambda mesh: mesh.ask(CLIENT_REVOKE, NameQuery(name=name)))
     if shared.output == "json":
         print_json(msgspec.to_builtins(done))
     else:

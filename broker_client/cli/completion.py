@@ -2,35 +2,17 @@
 
 from typing import Annotated, Final, Literal
 
+import msgspec
 from cyclopts import Parameter
 
 from broker_client.cli.options import SHARED, Shared
 from broker_client.cli.report import print_json
 from broker_client.cli.tree import COMMANDS, build
 from broker_client.cli.words import NOUNS
+from schemas.verbs import VERBS
 
 Shell = Annotated[Literal["bash", "zsh", "fish"], Parameter(help="Which shell.")]
 
-# What is followed by the name of one that there is, which is the first column of the noun's list.
-NAMED: Final = {
-    "agent": {
-        "token",
-        "set",
-        "show",
-        "enable",
-        "disable",
-        "pause",
-        "rotate",
-        "move",
-        "revoke",
-        "delete",
-    },
-    "client": {"revoke"},
-    "command": {"show", "wait", "cancel", "logs", "decide"},
-    "deadletter": {"show", "retry"},
-    "fanout": {"show", "wait", "cancel"},
-    "group": {"set", "show", "rotate", "delete"},
-}
 _ASK_S: Final = 2
 _FIRST_COLUMN: Final = "tail -n +2 | cut -d, -f1"
 _BASH: Final = """\
@@ -106,6 +88,21 @@ def first_words() -> list[str]:
     return sorted({noun for noun, _, _, _ in COMMANDS})
 
 
+def named() -> dict[str, list[str]]:
+    """By noun, the verbs that are followed by the name of one that there is.
+
+    Such a name is in the first column of the noun's list.
+    """
+    found: dict[str, list[str]] = {}
+    commands = {(noun, verb) for noun, verb, _, _ in COMMANDS}
+    for verb in VERBS.values():
+        fields = {field.name: field.required for field in msgspec.structs.fields(verb.request)}
+        takes_one = fields.get("name") or fields.get("id")
+        if takes_one and verb.verb != "create" and (verb.noun, verb.verb) in commands:
+            found.setdefault(verb.noun, []).append(verb.verb)
+    return {noun: sorted(verbs) for noun, verbs in sorted(found.items())}
+
+
 def verbs_of(noun: str) -> list[str]:
     return sorted(verb for each, verb, _, _ in COMMANDS if each == noun)
 
@@ -120,10 +117,10 @@ def bash() -> str:
         else:
             nouns.append(f"            {noun}) words=({' '.join(names)}) ;;")
     nouns += [f"            {noun}) words=({' '.join(verbs_of(noun))}) ;;" for noun in NOUNS]
-    named = [f'"{noun} {verb}"' for noun, verbs in NAMED.items() for verb in sorted(verbs)]
+    one = [f'"{noun} {verb}"' for noun, verbs in named().items() for verb in verbs]
     text = _BASH.replace("@FIRST@", " ".join(first_words())).replace("@ASK_S@", str(_ASK_S))
     text = text.replace("@FIRST_COLUMN@", _FIRST_COLUMN)
-    text = text.replace("@NAMED@", f"            {' | '.join(named)})")
+    text = text.replace("@NAMED@", f"            {' | '.join(one)})")
     return text.replace("@CASES@", "\n".join(cases)).replace("@NOUNS@", "\n".join(sorted(nouns)))
 
 
@@ -147,10 +144,10 @@ def fish() -> str:
         if verb:
             seen += f"; and __fish_seen_subcommand_from {verb}"
         lines += [f"complete -c mesh -n '{seen}' -l {name[2:]}" for name in names]
-    for noun, verbs in NAMED.items():
+    for noun, verbs in named().items():
         seen = f"__fish_seen_subcommand_from {noun}; and __fish_seen_subcommand_from"
         asked = f"(mesh {noun} list --output csv --timeout {_ASK_S} 2>/dev/null | {_FIRST_COLUMN})"
-        lines.append(f"complete -c mesh -n '{seen} {' '.join(sorted(verbs))}' -a '{asked}'")
+        lines.append(f"complete -c mesh -n '{seen} {' '.join(verbs)}' -a '{asked}'")
     return "\n".join(lines) + "\n"
 
 

@@ -11,7 +11,7 @@ from broker_client.cli.session import call
 from broker_client.cli.story import print_command
 from schemas.ids import check_command_id
 from schemas.messages.api import CommandList, CommandQuery
-from schemas.messages.facts import CommandRecord
+from schemas.verbs import DEADLETTER_SHOW
 
 Id = Annotated[str, Parameter(help="Id of the dead letter.")]
 
@@ -36,9 +36,7 @@ def list_(
 def show(id: Id, /, *, shared: Shared = SHARED) -> None:
     """Show a dead letter and its timeline."""
     query = CommandQuery(id=check_command_id(id))
-    print_command(
-        shared, call(shared, lambda mesh: mesh.ask("deadletter", "show", query, CommandRecord))
-    )
+    print_command(shared, call(shared, lambda mesh: mesh.ask(DEADLETTER_SHOW, query)))
 
 
 def retry(

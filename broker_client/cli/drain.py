@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import msgspec
 from cyclopts import Parameter
@@ -14,6 +14,7 @@ from broker_client.cli.spans import check_span, span_s
 from broker_client.cli.tables import in_local_time
 from schemas.faults import Expired
 from schemas.messages.api import AgentDisable, AgentMove, AgentPause, AgentRecord, Done, NameQuery
+from schemas.verbs import AGENT_DISABLE, AGENT_MOVE, AGENT_PAUSE, AGENT_SHOW, Verb
 
 if TYPE_CHECKING:
     from broker_client.api import MeshClient
@@ -34,6 +35,9 @@ _LOOK_S = 0.5
 _LEFT: Final = re.compile(r"\d+ tasks? left")
 
 
+Stop = TypeVar("Stop", AgentDisable, AgentPause)
+
+
 def disable(
     name: Name,
     /,
@@ -46,7 +50,7 @@ def disable(
 ) -> None:
     """Give an agent no new commands; what runs there finishes."""
     request = AgentDisable(name=name, now=now, note=note)
-    _drain(shared, "disable", request, wait=wait, within=within)
+    _drain(shared, AGENT_DISABLE, request, wait=wait, within=within)
 
 
 def pause(
@@ -69,7 +73,7 @@ def pause(
 ) -> None:
     """Give an agent no new commands for a while; what runs there finishes."""
     request = AgentPause(name=name, for_s=span_s(for_), now=now, note=note)
-    _drain(shared, "pause", request, wait=wait, within=within)
+    _drain(shared, AGENT_PAUSE, request, wait=wait, within=within)
 
 
 def move(
@@ -86,7 +90,7 @@ def move(
     limit_s = None if within is None else span_s(within)
 
     async def relocate(mesh: "MeshClient") -> Done:
-        done = await mesh.ask("agent", "move", request, Done)
+        done = await mesh.ask(AGENT_MOVE, request)
         if wait or limit_s is not None:
             await _wait_there(mesh, name, group, limit_s)
             return msgspec.structs.replace(done, message=f"agent {name} works in group {group}")
@@ -113,13 +117,13 @@ async def _wait_there(mesh: "MeshClient", name: str, group: str, limit_s: float 
 
 
 async def _shown(mesh: "MeshClient", name: str) -> AgentRecord:
-    return await mesh.ask("agent", "show", NameQuery(name=name), AgentRecord)
+    return await mesh.ask(AGENT_SHOW, NameQuery(name=name))
 
 
 def _drain(
     shared: Shared,
-    verb: str,
-    request: AgentDisable | AgentPause,
+    verb: Verb[Stop, Done],
+    request: Stop,
     *,
     wait: bool,
     within: str | None,
@@ -127,7 +131,7 @@ def _drain(
     limit_s = None if within is None else span_s(within)
 
     async def drain(mesh: "MeshClient") -> Done:
-        done = await mesh.ask("agent", verb, request, Done)
+        done = await mesh.ask(verb, request)
         if wait or limit_s is not None:
             await _wait_empty(mesh, request.name, limit_s)
             return msgspec.structs.replace(done, message=_LEFT.sub("0 tasks left", done.message))

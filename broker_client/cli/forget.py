@@ -11,6 +11,7 @@ from broker_client.cli.session import call
 from broker_client.cli.spans import check_span, span_s
 from broker_client.cli.tables import Column, local_time
 from schemas.messages.api import AgentForget, ForgetAnswer, SilentRecord
+from schemas.verbs import AGENT_FORGET
 
 if TYPE_CHECKING:
     from broker_client.api import MeshClient
@@ -39,7 +40,7 @@ def forget(
         cursor: str | None = None
         while True:
             page = msgspec.structs.replace(request, cursor=cursor)
-            answer = await mesh.ask("agent", "forget", page, ForgetAnswer)
+            answer = await mesh.ask(AGENT_FORGET, page)
             agents += answer.agents
             cursor = answer.cursor
             if cursor is None:

@@ -14,8 +14,9 @@ from broker_client.cli.tables import Column, Table, facts, fit, local_and_utc, s
 from schemas.faults import Refused
 from schemas.ids import check_name
 from schemas.messages import registry
-from schemas.messages.api import Done, GroupCreate, GroupRecord, GroupSet, NameQuery
+from schemas.messages.api import GroupCreate, GroupRecord, GroupSet, NameQuery
 from schemas.messages.registry import DEFAULT_POLICY, Policy
+from schemas.verbs import GROUP_CREATE, GROUP_DELETE, GROUP_SET, GROUP_SHOW
 
 if TYPE_CHECKING:
     from broker_client.api import MeshClient
@@ -57,7 +58,7 @@ def create(
         queue_limit=queue_limit or 0,
     )
     request = GroupCreate(name=name, policy=policy)
-    record = call(shared, lambda mesh: mesh.ask("group", "create", request, GroupRecord))
+    record = call(shared, lambda mesh: mesh.ask(GROUP_CREATE, request))
     if shared.output == "json":
         print_json(record)
     else:
@@ -75,7 +76,7 @@ def set_(
 ) -> None:
     """Change how a group shares its work."""
     request = _change(name, balance, limit, queue_limit)
-    record = call(shared, lambda mesh: mesh.ask("group", "set", request, GroupRecord))
+    record = call(shared, lambda mesh: mesh.ask(GROUP_SET, request))
     if shared.output == "json":
         print_json(record)
     else:
@@ -136,7 +137,7 @@ def show(name: Name, /, *, shared: Shared = SHARED) -> None:
     """Show one group and its agents."""
 
     async def ask(mesh: "MeshClient") -> GroupRecord:
-        return await mesh.ask("group", "show", NameQuery(name=name), GroupRecord)
+        return await mesh.ask(GROUP_SHOW, NameQuery(name=name))
 
     if shared.output == "json":
         print_json(call(shared, ask))
@@ -157,7 +158,7 @@ def show(name: Name, /, *, shared: Shared = SHARED) -> None:
 
 def delete(name: Name, /, *, shared: Shared = SHARED) -> None:
     """Delete a group that has no agents and no open commands."""
-    done = call(shared, lambda mesh: mesh.ask("group", "delete", NameQuery(name=name), Done))
+    done = call(shared, lambda mesh: mesh.ask(GROUP_DELETE, NameQuery(name=name)))
     if shared.output == "json":
         print_json(done)
     else:

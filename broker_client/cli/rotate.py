@@ -14,6 +14,7 @@ from broker_client.cli.tables import Column, utc_time
 from schemas.faults import FAULTS
 from schemas.ids import check_name
 from schemas.messages.api import AgentRecord, Done, NameQuery, RotateAnswer
+from schemas.verbs import AGENT_ROTATE, AGENT_SHOW, GROUP_ROTATE
 
 if TYPE_CHECKING:
     from broker_client.api import MeshClient
@@ -47,7 +48,7 @@ def agent(
 
     async def order(mesh: "MeshClient") -> Done | list[Renewed]:
         before = await serials(mesh, [name])
-        done = await mesh.ask("agent", "rotate", NameQuery(name=name), Done)
+        done = await mesh.ask(AGENT_ROTATE, NameQuery(name=name))
         return await wait_renewed(mesh, before, timeout) if wait else done
 
     answer = call(shared, order)
@@ -74,7 +75,7 @@ def group(
     async def order(mesh: "MeshClient") -> RotateAnswer | list[Renewed]:
         members = [agent.agent for agent in await mesh.agents(group=name)]
         before = await serials(mesh, members)
-        answer = await mesh.ask("group", "rotate", NameQuery(name=name), RotateAnswer)
+        answer = await mesh.ask(GROUP_ROTATE, NameQuery(name=name))
         if not wait:
             return answer
         ordered = {agent: before[agent] for agent in answer.ordered if agent in before}
@@ -159,7 +160,7 @@ def print_renewed(common: Common, renewed: Sequence[Renewed]) -> int:
 
 
 async def _show(mesh: "MeshClient", agent: str) -> AgentRecord:
-    return await mesh.ask("agent", "show", NameQuery(name=agent), AgentRecord)
+    return await mesh.ask(AGENT_SHOW, NameQuery(name=agent))
 
 
 def _serial(record: AgentRecord) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from broker_client.cli.completion import NAMED, bash, fish, options, zsh
+from broker_client.cli.completion import bash, fish, named, options, zsh
 from broker_client.cli.tree import COMMANDS
 from schemas.messages.api import AgentCreate, TokenAnswer
 from tests.harness import MeshProcesses
@@ -93,9 +93,9 @@ def test_names_are_not_completed_where_nobody_answers(tmp_path: Path) -> None:
 
 def test_every_verb_whose_names_are_completed_is_there() -> None:
     verbs = {(noun, verb) for noun, verb, _, _ in COMMANDS}
-    for noun, named in NAMED.items():
+    for noun, followed in named().items():
         assert (noun, "list") in verbs
-        assert {(noun, verb) for verb in named} <= verbs
+        assert {(noun, verb) for verb in followed} <= verbs
 
 
 def test_every_command_and_option_is_in_each_script() -> None:

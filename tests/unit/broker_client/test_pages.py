@@ -14,6 +14,7 @@ from schemas.messages.api import (
     DetailsRecord,
 )
 from schemas.messages.facts import CommandRecord
+from schemas.verbs import AGENT_LIST
 
 
 class Book:
@@ -87,12 +88,10 @@ class Agents(MeshClient):
         self.names = names
         self.asked: list[AgentList] = []
 
-    async def ask(  # type: ignore[override]
-        self, noun: str, verb: str, request: AgentList, kind: type[AgentsAnswer]
-    ) -> AgentsAnswer:
-        assert (noun, verb) == ("agent", "list")
-        self.asked.append(request)
-        first = int(request.cursor or "0")
+    async def ask(self, noun: object, verb: AgentList) -> AgentsAnswer:  # type: ignore[override]
+        assert noun is AGENT_LIST
+        self.asked.append(verb)
+        first = int(verb.cursor or "0")
         after = first + 2
         cursor = str(after) if after < len(self.names) else None
         return AgentsAnswer(agents=[agent(name) for name in self.names[first:after]], cursor=cursor)

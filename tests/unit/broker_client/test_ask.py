@@ -1,0 +1,52 @@
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from broker_client.api import MeshClient
+from schemas.messages.api import AgentRecord, Done, NameQuery
+from schemas.verbs import AGENT_ENABLE, AGENT_SHOW
+
+
+class Asked:
+    """In place of what sends: keeps what it is asked, and answers with the type it is told."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, msgspec.Struct, type[object]]] = []
+
+    async def ask_named(
+        self, noun: str, verb: str, request: msgspec.Struct, kind: type[object]
+    ) -> Done:
+        self.asked.append((noun, verb, request, kind))
+        return Done(message=verb)
+
+
+@pytest.fixture
+def client() -> MeshClient:
+    made = MeshClient.__new__(MeshClient)
+    made._asker = cast("Any", Asked())
+    return made
+
+
+async def test_verb_of_the_table_brings_its_names_and_the_type_of_its_answer(
+    client: MeshClient,
+) -> None:
+    request = NameQuery(name="web-1")
+    assert (await client.ask(AGENT_ENABLE, request)).message == "enable"
+    await client.ask(AGENT_SHOW, request)
+    assert cast("Any", client._asker).asked == [
+        ("agent", "enable", request, Done),
+        ("agent", "show", request, AgentRecord),
+    ]
+
+
+async def test_verb_of_a_newer_mesh_is_asked_by_its_names(client: MeshClient) -> None:
+    request = NameQuery(name="web-1")
+    assert (await client.ask("agent", "paint", request, Done)).message == "paint"
+    assert (await client.ask(noun="agent", verb="paint", request=request, kind=Done)).message
+    assert cast("Any", client._asker).asked == [("agent", "paint", request, Done)] * 2
+
+
+async def test_half_of_one_form_and_half_of_the_other_is_a_mistake(client: MeshClient) -> None:
+    with pytest.raises(TypeError, match=r"ask\(VERB, request\)"):
+        await cast("Any", client).ask("agent", NameQuery(name="web-1"))
