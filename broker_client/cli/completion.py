@@ -1,5 +1,6 @@
 """`mesh completion`: what a shell needs to complete nouns, verbs, options and names."""
 
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -14,6 +15,8 @@ from schemas.verbs import VERBS
 Shell = Annotated[Literal["bash", "zsh", "fish"], Parameter(help="Which shell.")]
 
 _ASK_S: Final = 2
+# Of commands that print no list; those name more themselves.
+_FORMS: Final = ("table", "json")
 _FIRST_COLUMN: Final = "tail -n +2 | cut -d, -f1"
 _BASH: Final = """\
 # bash completion of mesh: source <(mesh completion bash)
@@ -31,7 +34,12 @@ _mesh() {
         [[ ${COMP_WORDS[i]} == -- ]] && return 0
         [[ ${COMP_WORDS[i]} == --context ]] && context=(--context "${COMP_WORDS[i + 1]}")
     done
-    if [[ $before == --group || $before == --agent ]] && ((COMP_CWORD > 1)); then
+    case "$noun $verb $before" in
+@VALUES@
+    esac
+    if ((${#words[@]} > 0)); then
+        :
+    elif [[ $before == --group || $before == --agent ]] && ((COMP_CWORD > 1)); then
         mapfile -t words < <(_mesh_names "${before#--}")
     elif ((COMP_CWORD == 1)); then
         words=(@FIRST@)
@@ -84,6 +92,23 @@ def options() -> dict[tuple[str, str], list[str]]:
     return found
 
 
+def values() -> dict[tuple[str, str, str], list[str]]:
+    """What may follow an option that takes one of a few words, by command and option.
+
+    With an empty option: what may stand as an argument.
+    """
+    app = build(())
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for noun, verb, _, _ in COMMANDS:
+        command = app[noun][verb] if verb else app[noun]
+        for each in command.assemble_argument_collection():
+            choices = each.get_choices() or (_FORMS if "--output" in each.names else ())
+            flags = [name for name in each.names if name.startswith("-")]
+            for name in (flags or [""]) if choices else []:
+                found[noun, verb, name] = [*choices]
+    return found
+
+
 def first_words() -> list[str]:
     return sorted({noun for noun, _, _, _ in COMMANDS})
 
@@ -109,7 +134,9 @@ def verbs_of(noun: str) -> list[str]:
 
 def bash() -> str:
     cases, nouns = list[str](), list[str]()
-    for (noun, verb), names in sorted(options().items()):
+    chosen = values()
+    for (noun, verb), own in sorted(options().items()):
+        names = [*own, *chosen.get((noun, verb, ""), ())]
         if verb:
             cases.append(
                 f'        "{noun} {verb}") ((COMP_CWORD > 2)) && words=({" ".join(names)}) ;;'
@@ -121,7 +148,15 @@ def bash() -> str:
     text = _BASH.replace("@FIRST@", " ".join(first_words())).replace("@ASK_S@", str(_ASK_S))
     text = text.replace("@FIRST_COLUMN@", _FIRST_COLUMN)
     text = text.replace("@NAMED@", f"            {' | '.join(one)})")
+    text = text.replace("@VALUES@", "\n".join(_bash_values(chosen)))
     return text.replace("@CASES@", "\n".join(cases)).replace("@NOUNS@", "\n".join(sorted(nouns)))
+
+
+def _bash_values(chosen: Mapping[tuple[str, str, str], Sequence[str]]) -> Iterator[str]:
+    for (noun, verb, option), choices in chosen.items():
+        if option:
+            place = f'"{noun} {verb} {option}"' if verb else f'"{noun} "*" {option}"'
+            yield f"        {place}) words=({' '.join(choices)}) ;;"
 
 
 def zsh() -> str:
@@ -130,6 +165,7 @@ def zsh() -> str:
 
 
 def fish() -> str:
+    chosen = values()
     lines = ["# fish completion of mesh: mesh completion fish | source", "complete -c mesh -f"]
     for noun in first_words():
         about = NOUNS.get(noun) or next(text for each, _, _, text in COMMANDS if each == noun)
@@ -143,7 +179,12 @@ def fish() -> str:
         seen = f"__fish_seen_subcommand_from {noun}"
         if verb:
             seen += f"; and __fish_seen_subcommand_from {verb}"
-        lines += [f"complete -c mesh -n '{seen}' -l {name[2:]}" for name in names]
+        for name in names:
+            choices = chosen.get((noun, verb, name))
+            after = f" -x -a '{' '.join(choices)}'" if choices else ""
+            lines.append(f"complete -c mesh -n '{seen}' -l {name[2:]}{after}")
+        if words := chosen.get((noun, verb, "")):
+            lines.append(f"complete -c mesh -n '{seen}' -a '{' '.join(words)}'")
     for noun, verbs in named().items():
         seen = f"__fish_seen_subcommand_from {noun}; and __fish_seen_subcommand_from"
         asked = f"(mesh {noun} list --output csv --timeout {_ASK_S} 2>/dev/null | {_FIRST_COLUMN})"

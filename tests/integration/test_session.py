@@ -18,6 +18,22 @@ from tests.session_doc import README, record, shape, shown
 pytestmark = pytest.mark.integration
 
 
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (("agent", "list", "--status", "no"), ["no_response"]),
+        (("agent", "list", "--output", ""), ["table", "json", "jsonl", "csv"]),
+        (("agent", "show", "web-1", "--output", ""), ["table", "json"]),
+        (("run", "--group", "web", "--on-lost", "r"), ["rerun"]),
+        (("ca", "rotate", "pre"), ["prepare"]),
+        (("completion", "z"), ["zsh"]),
+    ],
+    ids=" ".join,
+)
+def test_values_of_options_are_completed(words: tuple[str, ...], found: list[str]) -> None:
+    assert completed("mesh", *words) == found
+
+
 async def test_session_of_the_readme_has_the_shape_of_one_that_is_recorded_now() -> None:
     page, now = shape(shown(README.read_text())), shape(await record())
     assert now == page
