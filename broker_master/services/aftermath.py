@@ -49,6 +49,8 @@ class Aftermath:
         self._past: set[str] = set()
         self._due_s = plane.clock.elapsed() + plane.timers.adopt_s
         self._noted: set[str] = set()
+        # Groups whose agents have shown that this state was put back without a word.
+        self._noticed: set[str] = set()
 
     def begin(self) -> None:
         """After the replay, before anything is sent: doubt what is open in a restored state."""
@@ -102,6 +104,10 @@ class Aftermath:
             for command in plane.book
             if command.accepted.group == group and self._may_have_ended(command)
         }
+        self._withhold(fresh)
+        if group in self._noticed:
+            return  # another agent of it says the same
+        self._noticed.add(group)
         log.error("state_was_put_back", group=group, doubtful=len(fresh))
         plane.count("restore", "noticed")
         plane.note(
@@ -111,9 +117,13 @@ class Aftermath:
             detail=f"agents have obeyed a master since epoch {plane.earlier}, the last that this"
             f" state knows: it was put back; {counted(len(fresh), 'command')} in doubt",
         )
-        for command_id in fresh - plane.doubtful:
+
+    def _withhold(self, commands: set[str]) -> None:
+        """Give these to nobody until it is known what became of them."""
+        plane = self._plane
+        for command_id in commands - plane.doubtful:
             plane.dispatcher.withdraw(command_id)
-        plane.doubtful |= fresh
+        plane.doubtful |= commands
 
     def _may_have_ended(self, command: Command) -> bool:
         """Of before this start, and nobody has named it to this master."""

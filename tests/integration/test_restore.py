@@ -12,6 +12,7 @@ import pytest
 
 from broker_client.api import MeshClient
 from schemas.messages.actions import ProcessArgs
+from schemas.messages.api import AuditPage, AuditQuery, AuditRecord
 from tests.harness import FAST_TIMERS, MeshProcesses
 from tests.meshes import LONG_LEASE, state_reached
 from tests.old_release import programs_of, unpacked
@@ -21,18 +22,29 @@ pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-restore")]
 SOON_S: Final = 20.0
 AGENTS: Final = ("web-1", "web-2", "web-3")
 FAN: Final = [f"__fan_{agent}" for agent in AGENTS]
-# Short enough that what nobody speaks of is settled within the test.
+
+
+# Tasks outlive a stop of the master, and what no agent knows is lost soon after.
 TIMERS: Final = {
     **FAST_TIMERS,
-    **LONG_LEASE,
-    "MESH_TIMERS__LOST_S": "14",
-    "MESH_TIMERS__ADOPT_S": "5",
+    "MESH_TIMERS__SUSPECT_S": "2",
+    "MESH_TIMERS__RESENDS": "8",
+    "MESH_TIMERS__LOST_S": "7",
 }
 
 
 @pytest.fixture
 async def mesh(tmp_path: Path) -> AsyncIterator[MeshProcesses]:
     async with MeshProcesses(tmp_path / "mesh", env=TIMERS) as running:
+        await running.add_group("web")
+        yield running
+
+
+@pytest.fixture
+async def patient_mesh(tmp_path: Path) -> AsyncIterator[MeshProcesses]:
+    """Its tasks go on while the master is away for as long as a restore takes."""
+    env = {**FAST_TIMERS, **LONG_LEASE, "MESH_TIMERS__ADOPT_S": "5"}
+    async with MeshProcesses(tmp_path / "mesh", env=env) as running:
         await running.add_group("web")
         yield running
 
@@ -61,6 +73,11 @@ async def agent_says(mesh: MeshProcesses, name: str, words: str) -> str:
             await asyncio.sleep(0.2)
 
 
+async def audited(client: MeshClient, action: str) -> list[AuditRecord]:
+    page = await client.ask("audit", "list", AuditQuery(action=action), AuditPage)
+    return page.entries
+
+
 async def how(client: MeshClient, command: str) -> tuple[str, int | None, str, bytes]:
     """State, exit code, agent and output of a command, once it has ended."""
     record = await client.wait(command, timeout_s=SOON_S, with_output=True)
@@ -84,9 +101,9 @@ async def test_agents_of_both_releases_obey_a_copy_that_was_put_back(
                 await client.submit(work, agent=agent, id=f"on-{agent}")
                 await state_reached(client, f"on-{agent}", "running")
         await mesh.master.stop()
+        go.touch()
         shutil.copytree(mesh.state_dir, tmp_path / "copy")
         await mesh.start_master()
-        go.touch()
         async with mesh.client() as client:
             for agent in agents:
                 ended = await how(client, f"on-{agent}")
@@ -101,6 +118,8 @@ async def test_agents_of_both_releases_obey_a_copy_that_was_put_back(
             assert await how(client, "on-now-1") == ("failed", 3, "now-1", b"done\n")
             lost = await client.wait("on-old-1", timeout_s=SOON_S)
             assert (lost.state, "restored from" in lost.reason) == ("lost", True)
+            alarms = await audited(client, "group.restore")
+            assert [(each.target, each.result) for each in alarms] == [("web", "alarm")]
             for agent in agents:
                 await mesh.wait_status(agent, "active")
                 assert (await client.run(["true"], agent=agent, timeout_s=SOON_S)).state == (
@@ -148,16 +167,15 @@ async def test_old_master_is_refused_after_a_restore_and_all_sides_say_why(
 
 
 async def test_restored_state_tells_the_truth_of_what_was_open_and_of_what_came_since(
-    mesh: MeshProcesses, tmp_path: Path
+    patient_mesh: MeshProcesses, tmp_path: Path
 ) -> None:
     """Three agents at work, a backup, more commands, a restore: nothing runs twice.
 
     What has ended since is told by who ran it, also of a fan-out, and of a command that no agent
     had when the backup was made.
     """
-    ran_file, go = tmp_path / "ran", tmp_path / "go"
-    for name in AGENTS:
-        await mesh.add_agent(name, group="web", slots=2)
+    mesh, ran_file, go = patient_mesh, tmp_path / "ran", tmp_path / "go"
+    await asyncio.gather(*(mesh.add_agent(name, group="web", slots=2) for name in AGENTS))
 
     def work(name: str, then: str = "true") -> list[str]:
         return ["sh", "-c", f"echo {name} >> {ran_file}; {then}"]
@@ -203,6 +221,7 @@ async def test_restored_state_tells_the_truth_of_what_was_open_and_of_what_came_
         fan = await client.fanouts.wait("fan", timeout_s=SOON_S)
         assert (fan.state, fan.counts) == ("partial", {"skipped": 1, "succeeded": 2})
         assert "it may have been asked since" in fan.members[2].reason
+        await told(mesh, client)
         go.touch()
         for name in ("long-1", "long-2", "fill", "found"):
             assert (await client.wait(name, timeout_s=SOON_S)).state == "succeeded", name
@@ -232,6 +251,21 @@ async def backed_up(mesh: MeshProcesses, folder: Path) -> Path:
     return backup
 
 
+async def told(mesh: MeshProcesses, client: MeshClient) -> None:
+    """The restore is in the audit trail and in the metrics."""
+    entries = await audited(client, "master.restore")
+    assert [(each.actor, each.result) for each in entries] == [("master", "done")]
+    assert "7 commands open in it" in entries[0].detail
+    page = (await asyncio.to_thread(mesh._metrics)).splitlines()
+    assert {
+        'mesh_restores_total{how="announced"} 1',
+        'mesh_restores_total{how="noticed"} 0',
+        "mesh_restore_doubtful_commands 0",
+        'mesh_restored_attempts_total{result="recalled"} 4',
+        'mesh_restored_attempts_total{result="lost"} 0',
+    } <= set(page)
+
+
 async def comes_back(mesh: MeshProcesses, name: str) -> None:
     """An agent that was enrolled after the backup: told why it is refused, and let in again."""
     where = ("--state-dir", str(mesh.agent_dir(name)))
@@ -256,7 +290,7 @@ async def test_backup_of_a_stopped_mesh_is_whole_or_refused(
     async with mesh.client() as client:
         status = await client.status()
     await mesh.master.stop()
-    backup, new = tmp_path / "mesh.backup", tmp_path / "new"
+    backup = tmp_path / "mesh.backup"
     where = ("--state-dir", str(mesh.state_dir))
     made = await mesh._run("broker-master", "backup", *where, "--out", str(backup))
     assert made.code == 0, made.err
@@ -265,12 +299,17 @@ async def test_backup_of_a_stopped_mesh_is_whole_or_refused(
     put = ("broker-master", "restore", "--backup", str(backup), "--state-dir")
     at = whole.index(b"streams/MESH_AUDIT/00000") + 700
     damaged = whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
-    for bad in (whole[: len(whole) // 2], b"", damaged):
-        backup.write_bytes(bad)
-        ran = await mesh._run(*put, str(new))
+
+    async def refuse(number: int, bad: bytes) -> None:
+        spoilt, new = tmp_path / f"bad-{number}", tmp_path / f"new-{number}"
+        spoilt.write_bytes(bad)
+        where = ("--backup", str(spoilt), "--state-dir", str(new))
+        ran = await mesh._run("broker-master", "restore", *where)
         assert ran.code == 78, ran.err
         assert not new.exists()
-    backup.write_bytes(whole)
+
+    cases = enumerate((whole[: len(whole) // 2], b"", damaged))
+    await asyncio.gather(*(refuse(number, bad) for number, bad in cases))
     refused = await mesh._run(*put, str(mesh.state_dir))
     assert "is not empty" in refused.err
     shutil.rmtree(mesh.state_dir)
