@@ -46,7 +46,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     slots: tasks at once, 0 for four per core. keep_folders: folders of released tasks that had
     output, the newest ones. drain_s: how long running tasks may take to end when the agent is asked
-    to stop. remember_s: for how long ids and ends of released attempts are kept at least. spool_bytes:
+    to stop. remember_s: for how long released attempts are remembered at least. spool_bytes:
     output that may wait for the broker before new tasks are refused. disk_free: the share of the
     state directory's disk that must be free for a task to be taken. urls: brokers to use instead of
     those of the enrolment. metrics_port: of `/metrics` on the loopback address, 0 for none.

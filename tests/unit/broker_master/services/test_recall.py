@@ -3,6 +3,7 @@
 from broker_master.core.book import Command
 from broker_master.store.restored import Restored
 from schemas import codec, limits
+from schemas.messages.audit import AuditEntry
 from schemas.messages.liveness import (
     NO_ATTEMPT,
     RECALLS,
@@ -159,3 +160,18 @@ async def test_answer_counts_for_what_was_asked_only() -> None:
     assert theirs.state is State.SENT
     assert [each.agent for each in later.attempts] == ["web-1"]
     assert restored(stage) == {}
+
+
+async def test_state_that_was_put_back_without_a_word_is_one_alarm_for_a_group() -> None:
+    stage = Stage("web-1", "web-2")
+    noted: list[AuditEntry] = []
+    stage.plane.noted.append(noted.append)
+    for agent in ("web-1", "web-2"):
+        presence = stage.plane.roster.get(agent)
+        assert presence is not None
+        presence.reconciled = False
+        stage.presence.aftermath.note_past(presence)
+    assert [(each.action, each.target, each.group, each.result) for each in noted] == [
+        ("group.restore", "web", "web", "alarm")
+    ]
+    assert stage.plane.counters[("restore", "noticed")] == 1
