@@ -30,6 +30,8 @@ def call_tool(app: "App", tokens: Sequence[str]) -> None:
         print(overview(app))
     elif words[0] in _VERSION:
         print(app.version() if callable(app.version) else app.version)
+    elif words[0] == "completion":
+        _complete(app, words[1:])
     else:
         try:
             app(words, exit_on_error=False, print_error=False)
@@ -39,10 +41,21 @@ def call_tool(app: "App", tokens: Sequence[str]) -> None:
             print(f"\n{text}")
 
 
+def _complete(app: "App", words: Sequence[str]) -> None:
+    from broker_client.cli.tool_completion import SHELLS, script
+
+    if len(words) != 1 or words[0] not in SHELLS:
+        name = app.name[0]
+        tell(f"{name}: name one of {', '.join(SHELLS)} (usage)\n  see `{name} --help`\n")
+        raise SystemExit(USAGE)
+    print(script(app, commands_of(app), words[0]), end="")
+
+
 def overview(app: "App") -> str:
     """Which commands there are."""
     name = app.name[0]
     rows = [(verb, app[verb].help.partition("\n")[0]) for verb in commands_of(app)]
+    rows.append(("completion", "Print what bash, zsh or fish needs to complete this program."))
     width = max(len(verb) for verb, _ in rows)
     lines = [f"  {verb:<{width}}  {text}" for verb, text in rows]
     hint = f"`{name} NAME --help` shows the options of each."
