@@ -239,37 +239,17 @@ def _range(kind: inspect.IntType | inspect.FloatType) -> str:
     return " " + ", ".join(bounds_) if bounds_ else ""
 
 
+def _requests() -> list[Kind]:
+    """Of all verbs, in their order; fan-outs and renewals have sections of their own."""
+    kinds = dict.fromkeys(verb.request for verb in VERBS.values())
+    return [kind for kind in kinds if kind.__module__.startswith(api.__name__)]
+
+
 SECTIONS: Final[dict[str, Callable[[], str]]] = {
     "roles": roles,
     "limits": bounds,
     "verbs": verbs,
-    "requests": messages(
-        api.SubmitRequest,
-        api.CommandQuery,
-        api.DecideRequest,
-        api.RetryRequest,
-        api.CommandList,
-        api.LogsRequest,
-        api.NameQuery,
-        api.NoQuery,
-        api.AgentCreate,
-        api.AgentSet,
-        api.AgentList,
-        api.AgentDisable,
-        api.AgentPause,
-        api.AgentMove,
-        api.AgentForget,
-        api.GroupCreate,
-        api.GroupList,
-        api.ClientList,
-        api.GroupSet,
-        registry.Policy,
-        api.ClientCreate,
-        api.AuditQuery,
-        api.CertificateList,
-        api.TrustQuery,
-        api.CaRotate,
-    ),
+    "requests": messages(*_requests(), registry.Policy),
     "fanouts": messages(
         fanouts.FanoutSubmit,
         fanouts.FanoutQuery,
