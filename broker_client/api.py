@@ -65,6 +65,7 @@ from schemas.verbs import (
     COMMAND_CANCEL,
     COMMAND_DECIDE,
     COMMAND_LIST,
+    COMMAND_RETRY,
     COMMAND_SHOW,
     COMMAND_SUBMIT,
     COMMAND_WAIT,
@@ -326,6 +327,19 @@ class MeshClient:
         """
         query = CommandQuery(id=check_command_id(id))
         return await self.ask(COMMAND_CANCEL, query)
+
+    async def retry(self, id: str, *, new_id: str | None = None) -> SubmitAnswer:
+        """Submit command `id`, which has ended, once more: the same body, an id of its own.
+
+        It is this client's then, and has a label `retry-of`. While nobody answers it is asked again
+        with the same new id, which is safe. Raises `command_unknown`, `command_open`,
+        `body_not_kept`, `id_conflict`, or what a submission of it is refused with.
+        """
+        chosen = check_command_id(new_id or secrets.token_hex(12))
+        request = RetryRequest(id=check_command_id(id), new_id=chosen)
+        answer = await self._asker.ask_until_answered(COMMAND_RETRY, request)
+        # As with `submit`: an id of our own was not known before our first try.
+        return answer if new_id else msgspec.structs.replace(answer, duplicate=False)
 
     async def decide(self, id: str, decision: Literal["fail", "rerun"]) -> CommandRecord:
         """Give the word that command `id` waits for since its attempt was lost.

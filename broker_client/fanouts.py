@@ -18,9 +18,17 @@ from schemas.messages.fanouts import (
     FanoutMember,
     FanoutQuery,
     FanoutRecord,
+    FanoutRetry,
     FanoutSubmit,
 )
-from schemas.verbs import FANOUT_CANCEL, FANOUT_LIST, FANOUT_SHOW, FANOUT_SUBMIT, FANOUT_WAIT
+from schemas.verbs import (
+    FANOUT_CANCEL,
+    FANOUT_LIST,
+    FANOUT_RETRY,
+    FANOUT_SHOW,
+    FANOUT_SUBMIT,
+    FANOUT_WAIT,
+)
 
 # How long the master may hold a question back; it allows 60.
 HOLD_S: Final = 30.0
@@ -109,6 +117,23 @@ class Fanouts:
         """Ask nobody else, and end what is open. Raises `fanout_unknown` or `command_ended`."""
         query = FanoutQuery(id=check_command_id(id))
         return await self._asker.ask(FANOUT_CANCEL, query)
+
+    async def retry(
+        self, id: str, *, failed: bool = False, silent: bool = False, new_id: str | None = None
+    ) -> FanoutRecord:
+        """Run fan-out `id`, which has ended, once more as a new one: the same body.
+
+        failed: on those agents on which it did not succeed; silent: on those that were not asked;
+        neither: on all. Raises `fanout_unknown`, `command_open` or `nothing_to_retry`.
+        """
+        request = FanoutRetry(
+            id=check_command_id(id),
+            new_id=check_command_id(new_id or secrets.token_hex(8)),
+            failed=failed,
+            silent=silent,
+        )
+        answer = await self._asker.ask_until_answered(FANOUT_RETRY, request)
+        return answer if new_id else msgspec.structs.replace(answer, duplicate=False)
 
     async def list(self, *, limit: int = 50) -> Sequence[FanoutRecord]:
         """The newest fan-outs, without their members."""

@@ -18,6 +18,7 @@ from broker_client.runtime.logs import bind_process
 from broker_client.runtime.notify import Notices, ServiceManager
 from broker_client.runtime.streams import Streams
 from broker_client.runtime.supervise import Service, TaskSet, supervise
+from broker_master.api.again import AgainOperations
 from broker_master.api.agents import AgentOperations
 from broker_master.api.audit import AuditOperations, AuditTrail
 from broker_master.api.authority import AuthorityOperations
@@ -45,6 +46,7 @@ from broker_master.metrics.system import Surroundings
 from broker_master.plane import Plane
 from broker_master.services.addresses import Addresses
 from broker_master.services.aftermath import Aftermath
+from broker_master.services.again import Again
 from broker_master.services.assign import Assigner
 from broker_master.services.audit import Auditor
 from broker_master.services.cancel import Canceller
@@ -361,6 +363,7 @@ class Control:
         whereabouts = Whereabouts(system)
         auditor = Auditor(plane, audit, whereabouts)
         commands = CommandOperations(plane, canceller, output)
+        again = Again(plane, intake)
         fanouts = Fanouts(plane, Bucket(streams, FANOUTS), intake, views)
         rotator = Rotator(plane, self._mesh, system, custody, orders)
         presence.on_trust = rotator.note_trust
@@ -370,7 +373,8 @@ class Control:
         parts: list[Registers] = [
             AuditOperations(streams, plane.strays),
             commands,
-            DeadLetterOperations(plane, commands, intake),
+            DeadLetterOperations(plane, commands, again),
+            AgainOperations(again),
             FanoutOperations(plane, fanouts, canceller),
             GroupOperations(plane, views),
             AgentOperations(plane, views, issuer, presence, canceller, revoker, terms),

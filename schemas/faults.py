@@ -87,6 +87,8 @@ FAULTS: Final[dict[str, FaultKind]] = {
         409, "never", 6, "see `mesh ca show` for the step that is due, and for whom to wait"
     ),
     "not_undecided": FaultKind(409, "never", 6, "it waits for no word: see `mesh command show ID`"),
+    "command_open": FaultKind(409, "later", 6, "wait until it has ended, or cancel it"),
+    "nothing_to_retry": FaultKind(409, "never", 6, "see `mesh fanout show ID`"),
     "command_ended": FaultKind(409, "never", 6, "it has ended: see `mesh command show ID`"),
     # who asks
     "forbidden": FaultKind(403, "never", 6, "ask an admin for a role or group that may do this"),

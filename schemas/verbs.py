@@ -73,6 +73,8 @@ COMMAND_WAIT: Final = Verb("command", "wait", api.CommandQuery, facts.CommandRec
     role="viewer", changes=False, does="its record once it has ended, or after `timeout_s`")
 COMMAND_CANCEL: Final = Verb("command", "cancel", api.CommandQuery, facts.CommandRecord,
     role="operator", changes=True, does="ask for its end")
+COMMAND_RETRY: Final = Verb("command", "retry", api.RetryRequest, api.SubmitAnswer,
+    role="operator", changes=True, does="submit what has ended again, under a new id")
 COMMAND_LOGS: Final = Verb("command", "logs", api.LogsRequest, api.LogsAnswer,
     role="viewer", changes=False, does="output from two offsets on")
 COMMAND_DECIDE: Final = Verb("command", "decide", api.DecideRequest, facts.CommandRecord,
@@ -95,6 +97,8 @@ FANOUT_WAIT: Final = Verb("fanout", "wait", fanouts.FanoutQuery, fanouts.FanoutR
     role="viewer", changes=False, does="its record once it has ended, or later")
 FANOUT_CANCEL: Final = Verb("fanout", "cancel", fanouts.FanoutQuery, fanouts.FanoutRecord,
     role="operator", changes=True, does="ask nobody else, and end what is open")
+FANOUT_RETRY: Final = Verb("fanout", "retry", fanouts.FanoutRetry, fanouts.FanoutRecord,
+    role="operator", changes=True, does="run an ended one again, where it failed or everywhere")
 
 AGENT_CREATE: Final = Verb("agent", "create", api.AgentCreate, api.TokenAnswer,
     role="admin", changes=True, does="enter an agent, get its token")

@@ -112,15 +112,6 @@ def wait(
     return conclude(record, common)
 
 
-def cancel(id: Id, /, *, shared: Shared = SHARED) -> None:
-    """Ask for the end of a command; `mesh command wait` tells when it has come."""
-    record = call(shared, lambda mesh: mesh.cancel(id))
-    if shared.output == "json":
-        print_json(record)
-    else:
-        print_lines(shared, [f"command {record.id} is {record.state}"])
-
-
 def decide(
     id: Id,
     decision: Annotated[

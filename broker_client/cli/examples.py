@@ -17,9 +17,9 @@ EXAMPLES: Final[dict[tuple[str, str], tuple[str, str, str]]] = {
     ("status", ""): ("mesh status", "mesh status --output json", "mesh status --context ops"),
     ("doctor", ""): ("mesh doctor", "mesh doctor --timeout 3", "mesh doctor --output json"),
     ("command", "list"): (
-        "mesh command list",
-        "mesh command list --state failed --limit 20",
-        "mesh command list --output csv",
+        "mesh command list state:failed,lost since:1d",
+        "mesh command list 'program:apt*' 'exit:!=0' --sort -took",
+        "mesh command list label:deploy=42 --output csv",
     ),
     ("command", "show"): (
         "mesh command show backup-7",
@@ -33,8 +33,18 @@ EXAMPLES: Final[dict[tuple[str, str], tuple[str, str, str]]] = {
     ),
     ("command", "cancel"): (
         "mesh command cancel backup-7",
-        "mesh command cancel backup-7 --output json",
-        "mesh command cancel backup-7 --context ops",
+        "mesh command cancel label:deploy=42 --dry-run",
+        "mesh command cancel state:queued group:web --yes",
+    ),
+    ("command", "retry"): (
+        "mesh command retry backup-7",
+        "mesh command retry backup-7 --id backup-8",
+        "mesh command retry state:failed label:deploy=42 --yes",
+    ),
+    ("fanout", "retry"): (
+        "mesh fanout retry patch --failed",
+        "mesh fanout retry patch --failed --silent",
+        "mesh fanout retry patch --id patch-2",
     ),
     ("command", "logs"): (
         "mesh command logs backup-7",

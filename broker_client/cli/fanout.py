@@ -211,7 +211,6 @@ def list_(
         Column("STATE"),
         Column("AGENTS", right=True),
         Column("SUBMITTED", 1),
-        Column("BY", 2),
         PROGRAM,
         Column("COUNTS", least=12),
         Column("REASON", least=10),
@@ -222,7 +221,6 @@ def list_(
             each.state,
             str(each.agents),
             short_time(each.submitted_at, time.time()),
-            each.client,
             each.program,
             _counts(each),
             each.reason,
@@ -270,6 +268,33 @@ def cancel(id: Id, /, *, shared: Shared = SHARED) -> None:
         print_lines(shared, [f"fan-out {record.id} is being ended"])
 
 
+def retry(
+    id: Id,
+    /,
+    *,
+    failed: Annotated[
+        bool, Parameter(negative="", help="Only on agents on which it did not succeed.")
+    ] = False,
+    silent: Annotated[
+        bool, Parameter(negative="", help="Only on agents that were not asked.")
+    ] = False,
+    new: Annotated[
+        str | None,
+        Parameter(name="--id", help="Id of the new fan-out: the same one never runs twice."),
+    ] = None,
+    shared: Shared = SHARED,
+) -> None:
+    """Run a fan-out that has ended again, as a new one of yours, and print its id."""
+    record = call(
+        shared, lambda mesh: mesh.fanouts.retry(id, failed=failed, silent=silent, new_id=new)
+    )
+    if shared.output == "json":
+        print_json(record)
+        return
+    print_id(record.id)
+    say(f"retry of {id} on {counted(record.agents, 'agent')}: see `mesh fanout wait {record.id}`")
+
+
 def table_of(members: Sequence[FanoutMember]) -> Table:
     """Members as a table for this screen: those who were not asked first, the good ones last."""
     columns = (
@@ -302,6 +327,7 @@ def _described(record: FanoutRecord) -> list[str]:
             ("state", record.state),
             ("reason", record.reason),
             ("program", record.program),
+            ("retry of", record.retry_of),
             ("agents", f"{record.agents}: {_counts(record)}"),
             ("at once", str(record.at_once) if record.at_once else "all"),
             ("failures", "" if limit is None else f"at most {limit}, then nobody else is asked"),

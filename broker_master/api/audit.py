@@ -28,7 +28,7 @@ Record = Callable[[AuditEntry], Awaitable[None]]
 # What of a request may be told. Names only, so that no key, token or argument can slip in.
 _TOLD: Final = (
     "group", "agent", "groups", "role", "now", "decision", "new_id", "ttl_s", "note", "until_s",
-    "step", "force", "silent_for_s", "dry_run", "slots",
+    "step", "force", "silent_for_s", "dry_run", "slots", "failed", "silent", "filter",
 )  # fmt: skip
 _TARGETS: Final = ("name", "id", "agent", "group", "step")
 _PAGE: Final = 500

@@ -1,14 +1,12 @@
 """`deadletter.*`: commands that no agent has acknowledged; they are kept with their arguments."""
 
-import asyncio
-
 import msgspec
 
 from broker_master.api.commands import CommandOperations
 from broker_master.api.operations import Operations
 from broker_master.plane import Plane
-from broker_master.services.intake import Intake
-from schemas.faults import MeshError, Refused
+from broker_master.services.again import Again
+from schemas.faults import Refused
 from schemas.messages.api import (
     CommandList,
     CommandPage,
@@ -16,17 +14,17 @@ from schemas.messages.api import (
     RetryRequest,
     SubmitAnswer,
 )
-from schemas.messages.facts import Accepted, CommandRecord
+from schemas.messages.facts import CommandRecord
 from schemas.messages.registry import ClientEntry
 from schemas.states import State
 from schemas.verbs import DEADLETTER_LIST, DEADLETTER_RETRY, DEADLETTER_SHOW
 
 
 class DeadLetterOperations:
-    def __init__(self, plane: Plane, commands: CommandOperations, intake: Intake) -> None:
+    def __init__(self, plane: Plane, commands: CommandOperations, again: Again) -> None:
         self._plane = plane
         self._commands = commands
-        self._intake = intake
+        self._again = again
 
     def register(self, operations: Operations) -> None:
         operations.add(DEADLETTER_LIST, self.find)
@@ -46,23 +44,4 @@ class DeadLetterOperations:
     async def retry(self, caller: ClientEntry, request: RetryRequest) -> SubmitAnswer:
         """Submit it again as a new command of the caller; the dead letter stays in the list."""
         await self.show(caller, CommandQuery(id=request.id))
-        again = await self._accepted(request.id)
-        answered: asyncio.Future[SubmitAnswer] = asyncio.get_running_loop().create_future()
-
-        def answer(result: SubmitAnswer | MeshError) -> None:
-            if isinstance(result, MeshError):
-                answered.set_exception(result)
-            else:
-                answered.set_result(result)
-
-        self._intake.take_again(caller, again, request.new_id, answer)
-        return await answered
-
-    async def _accepted(self, command_id: str) -> Accepted:
-        command = self._plane.book.get(command_id)
-        if command is not None:
-            return command.accepted
-        history = await self._plane.readmodel.get(command_id)
-        if history is None or history.accepted is None:
-            raise Refused("command_unknown", f"no dead letter {command_id}")
-        return history.accepted
+        return await self._again.retry(caller, request.id, request.new_id)

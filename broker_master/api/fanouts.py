@@ -15,6 +15,7 @@ from broker_master.core.fanout import (
     SKIPPED,
     WAITING,
     child_of,
+    is_repeated,
     reason_of,
     skip_reason,
 )
@@ -35,6 +36,7 @@ from schemas.messages.fanouts import (
     FanoutMember,
     FanoutQuery,
     FanoutRecord,
+    FanoutRetry,
     FanoutsAnswer,
     FanoutSubmit,
 )
@@ -42,7 +44,14 @@ from schemas.messages.registry import AgentEntry, ClientEntry
 from schemas.moments import rfc3339, rfc3339_or_none
 from schemas.programs import arguments_of, program_of
 from schemas.texts import cut_text
-from schemas.verbs import FANOUT_CANCEL, FANOUT_LIST, FANOUT_SHOW, FANOUT_SUBMIT, FANOUT_WAIT
+from schemas.verbs import (
+    FANOUT_CANCEL,
+    FANOUT_LIST,
+    FANOUT_RETRY,
+    FANOUT_SHOW,
+    FANOUT_SUBMIT,
+    FANOUT_WAIT,
+)
 
 # Below what the broker takes, with room for every agent to be noted as skipped.
 _ENTRY_BYTES: Final = 300 * 1024
@@ -64,9 +73,38 @@ class FanoutOperations:
         operations.add(FANOUT_LIST, self.list)
         operations.add(FANOUT_WAIT, self.wait)
         operations.add(FANOUT_CANCEL, self.cancel)
+        operations.add(FANOUT_RETRY, self.retry)
 
     async def submit(self, caller: ClientEntry, request: FanoutSubmit) -> FanoutRecord:
         """Durable when this answers, with the agents that were chosen."""
+        return await self._begin(caller, request)
+
+    async def retry(self, caller: ClientEntry, request: FanoutRetry) -> FanoutRecord:
+        """The body of one that has ended, once more; rights are those of a submission."""
+        entry = await self._whole(caller, request.id)
+        if entry.state == RUNNING:
+            raise Refused("command_open", f"fan-out {entry.id} is running")
+        chosen = []
+        for agent in entry.agents:
+            if agent not in self._plane.registry.agents:
+                continue
+            state = (await self._member(entry, agent)).state
+            if is_repeated(state, failed=request.failed, silent=request.silent):
+                chosen.append(agent)
+        if not chosen:
+            raise Refused("nothing_to_retry", f"fan-out {entry.id} has no such agent any more")
+        again = FanoutSubmit(
+            id=request.new_id,
+            agents=chosen,
+            command=entry.command,
+            at_once=entry.at_once,
+            max_failures=entry.max_failures,
+        )
+        return await self._begin(caller, again, retry_of=entry.id)
+
+    async def _begin(
+        self, caller: ClientEntry, request: FanoutSubmit, *, retry_of: str = ""
+    ) -> FanoutRecord:
         fanout = request.id or secrets.token_hex(12)
         digest = blake2b(_body(request), digest_size=16).digest()
         known = self._fanouts.known(fanout)
@@ -92,6 +130,7 @@ class FanoutOperations:
             at_once=request.at_once,
             max_failures=request.max_failures,
             form=FORM,
+            retry_of=retry_of,
         )
         _check_size(entry)
         await self._fanouts.begin(entry)
@@ -195,6 +234,7 @@ class FanoutOperations:
             counts=counts,
             at_once=entry.at_once,
             max_failures=entry.max_failures,
+            retry_of=entry.retry_of,
             program=program_of(command.action, arguments_of(command.action, command.args)),
         )
 

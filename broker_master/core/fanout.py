@@ -195,6 +195,15 @@ def verdict(entry: FanoutEntry, counts: Mapping[str, int]) -> str:
     return PARTIAL if succeeded else FAILED
 
 
+def is_repeated(state: str, *, failed: bool, silent: bool) -> bool:
+    """Whether a retry asks an agent again whose command ended so; of all, if neither is wanted."""
+    if not failed and not silent:
+        return True
+    if state in (SKIPPED, WAITING):
+        return silent
+    return failed and state != SUCCEEDED
+
+
 def reason_of(entry: FanoutEntry) -> str:
     """Why nobody else is asked, for people."""
     if entry.stopped != FAILURES:

@@ -29,6 +29,7 @@ from broker_master.services.intake import Intake
 from broker_master.services.views import Views
 from schemas import codec
 from schemas.faults import MeshError, Refused, Unreachable
+from schemas.listed import RETRY_OF
 from schemas.messages.actions import ProcessArgs
 from schemas.messages.api import SubmitAnswer, SubmitRequest
 from schemas.messages.facts import Accepted, CommandRecord
@@ -438,7 +439,11 @@ def child_request(entry: FanoutEntry, agent: str) -> SubmitRequest:
         group=None,
         agent=agent,
         deadline=None,
-        labels={**entry.command.labels, LABEL: entry.id},
+        labels={
+            **entry.command.labels,
+            **({RETRY_OF: entry.retry_of} if entry.retry_of else {}),
+            LABEL: entry.id,
+        },
     )
 
 

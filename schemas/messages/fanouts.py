@@ -49,6 +49,19 @@ class FanoutQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     timeout_s: Annotated[float, Meta(ge=0, le=60)] = 30.0
 
 
+class FanoutRetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`fanout.retry`: the same command, as a new fan-out of the caller.
+
+    failed: on those agents on which it did not succeed. silent: on those that were not asked.
+    Neither: on all of them. Agents that have been deleted since are left out.
+    """
+
+    id: CommandId
+    new_id: CommandId | None = None
+    failed: bool = False
+    silent: bool = False
+
+
 class FanoutList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`fanout.list`: the newest first, without their members."""
 
@@ -70,7 +83,7 @@ class FanoutRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A fan-out as it stands. state: running, succeeded, partial, failed or cancelled.
 
     counts: agents by state, all of them. members: a page, by name; cursor: gives the next one.
-    program: what each of them runs, as in the record of a command.
+    program: what each of them runs, as in the record of a command. retry_of: the one it repeats.
     """
 
     id: str
@@ -87,6 +100,7 @@ class FanoutRecord(msgspec.Struct, frozen=True, kw_only=True):
     members: list[FanoutMember] = []
     cursor: str | None = None
     program: str = ""
+    retry_of: str = ""
 
 
 class FanoutsAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,7 +112,8 @@ class FanoutEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     digest: tells one body from another under the same id. agents: chosen when it was submitted, by
     name. groups: theirs. skipped: who was not asked, and why (a short word). stopped: why nobody
-    else is asked any more. form: how the ids of its children are made.
+    else is asked any more. form: how the ids of its children are made. retry_of: the one that it
+    repeats.
     """
 
     id: CommandId
@@ -116,3 +131,4 @@ class FanoutEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     form: Count = 0
     ended_at: Timestamp = 0.0
     counts: dict[Label, Count] = {}
+    retry_of: Label = ""

@@ -107,7 +107,9 @@ async def test_record_of_history_is_complete(admin: MeshClient, inside: Behind) 
             await asyncio.sleep(0.05)
     (kept,) = found
     assert msgspec.to_builtins(kept.record) == msgspec.to_builtins(told)
-    assert kept.argv == work
+    assert kept.record.arguments is not None
+    assert kept.record.arguments.argv == work
+    assert kept.accepted is not None, "it can be submitted again"
     assert kept.digest
     assert kept.submitted < kept.ended
     assert not kept.amended

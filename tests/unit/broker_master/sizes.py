@@ -223,6 +223,7 @@ BOUNDS: Final[dict[str, Bound]] = {
     "fanouts.FanoutRecord.counts": Bound(len(State) + 2, "one for each state", item=16, wide=False),
     "fanouts.FanoutRecord.members": Bound(0, "a page of them is judged apart"),
     "fanouts.FanoutRecord.cursor": _NAME,
+    "fanouts.FanoutRecord.retry_of": _ID,
     "fanouts.FanoutRecord.program": Bound(PROGRAM_LEN, "cut by schemas.programs"),
     # what is stored of identities
     "registry.AgentEntry.certificates": Bound(KEPT_MAX + 16, "refused beyond that; new tokens"),

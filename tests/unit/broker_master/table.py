@@ -13,6 +13,7 @@ import msgspec
 
 from broker_client.runtime.nkeys import KeyPair
 from broker_client.runtime.streams import Page, Stored
+from broker_master.api.again import AgainOperations
 from broker_master.api.agents import AgentOperations
 from broker_master.api.audit import AuditOperations
 from broker_master.api.authority import AuthorityOperations
@@ -25,6 +26,7 @@ from broker_master.api.operations import Direct, Operation, Operations, Register
 from broker_master.api.rotation import RotationOperations
 from broker_master.ca.mesh import Mesh
 from broker_master.core.fanout import FORM, Fanout
+from broker_master.services.again import Again
 from broker_master.services.custody import Custody
 from broker_master.services.fanout import Fanouts
 from broker_master.services.intake import Intake
@@ -184,6 +186,7 @@ class Table(Stage):
         terms = Terms(plane, self.presence, revoker, orders)
         operations = Operations()
         commands = CommandOperations(plane, self.canceller, OutputReader(plane, self.trail))
+        again = Again(plane, self.intake)
         agents = AgentOperations(
             plane, self.views, mesh.issuer, self.presence, self.canceller, revoker, terms
         )
@@ -191,7 +194,8 @@ class Table(Stage):
         parts: list[Registers] = [
             AuditOperations(self.trail, plane.strays),
             commands,
-            DeadLetterOperations(plane, commands, self.intake),
+            DeadLetterOperations(plane, commands, again),
+            AgainOperations(again),
             FanoutOperations(plane, self.fanouts, self.canceller),
             GroupOperations(plane, self.views),
             agents,

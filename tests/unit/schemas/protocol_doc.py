@@ -253,6 +253,7 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
     "fanouts": messages(
         fanouts.FanoutSubmit,
         fanouts.FanoutQuery,
+        fanouts.FanoutRetry,
         fanouts.FanoutList,
         fanouts.FanoutRecord,
         fanouts.FanoutMember,
