@@ -26,9 +26,10 @@ from broker_master.plane import Plane
 from broker_master.services.cancel import Canceller
 from broker_master.services.fanout import Fanouts, is_own
 from broker_master.services.standing import Standing
-from schemas import codec
+from schemas import codec, limits
 from schemas.faults import Refused
 from schemas.ids import is_reserved, refuse_reserved
+from schemas.listed import RETRY_OF
 from schemas.messages.actions import decode_args
 from schemas.messages.fanouts import (
     FanoutEntry,
@@ -77,34 +78,6 @@ class FanoutOperations:
 
     async def submit(self, caller: ClientEntry, request: FanoutSubmit) -> FanoutRecord:
         """Durable when this answers, with the agents that were chosen."""
-        return await self._begin(caller, request)
-
-    async def retry(self, caller: ClientEntry, request: FanoutRetry) -> FanoutRecord:
-        """The body of one that has ended, once more; rights are those of a submission."""
-        entry = await self._whole(caller, request.id)
-        if entry.state == RUNNING:
-            raise Refused("command_open", f"fan-out {entry.id} is running")
-        chosen = []
-        for agent in entry.agents:
-            if agent not in self._plane.registry.agents:
-                continue
-            state = (await self._member(entry, agent)).state
-            if is_repeated(state, failed=request.failed, silent=request.silent):
-                chosen.append(agent)
-        if not chosen:
-            raise Refused("nothing_to_retry", f"fan-out {entry.id} has no such agent any more")
-        again = FanoutSubmit(
-            id=request.new_id,
-            agents=chosen,
-            command=entry.command,
-            at_once=entry.at_once,
-            max_failures=entry.max_failures,
-        )
-        return await self._begin(caller, again, retry_of=entry.id)
-
-    async def _begin(
-        self, caller: ClientEntry, request: FanoutSubmit, *, retry_of: str = ""
-    ) -> FanoutRecord:
         fanout = request.id or secrets.token_hex(12)
         digest = blake2b(_body(request), digest_size=16).digest()
         known = self._fanouts.known(fanout)
@@ -130,11 +103,36 @@ class FanoutOperations:
             at_once=request.at_once,
             max_failures=request.max_failures,
             form=FORM,
-            retry_of=retry_of,
         )
         _check_size(entry)
         await self._fanouts.begin(entry)
         return self._record(entry)
+
+    async def retry(self, caller: ClientEntry, request: FanoutRetry) -> FanoutRecord:
+        """The body of one that has ended, once more; rights are those of a submission."""
+        entry = await self._whole(caller, request.id)
+        if entry.state == RUNNING:
+            raise Refused("command_open", f"fan-out {entry.id} is running")
+        chosen = []
+        for agent in entry.agents:
+            if agent not in self._plane.registry.agents:
+                continue
+            state = (await self._member(entry, agent)).state
+            if is_repeated(state, failed=request.failed, silent=request.silent):
+                chosen.append(agent)
+        if not chosen:
+            raise Refused("nothing_to_retry", f"fan-out {entry.id} has no such agent any more")
+        labels = {**entry.command.labels, RETRY_OF: entry.id}
+        if len(labels) > limits.LABELS:
+            raise Refused("field_invalid", f"its {limits.LABELS} labels leave no room for retry-of")
+        again = FanoutSubmit(
+            id=request.new_id,
+            agents=chosen,
+            command=msgspec.structs.replace(entry.command, labels=labels),
+            at_once=entry.at_once,
+            max_failures=entry.max_failures,
+        )
+        return await self.submit(caller, again)
 
     def _chosen(self, caller: ClientEntry, request: FanoutSubmit) -> list[AgentEntry]:
         command, registry = request.command, self._plane.registry
@@ -234,7 +232,7 @@ class FanoutOperations:
             counts=counts,
             at_once=entry.at_once,
             max_failures=entry.max_failures,
-            retry_of=entry.retry_of,
+            retry_of=command.labels.get(RETRY_OF, ""),
             program=program_of(command.action, arguments_of(command.action, command.args)),
         )
 

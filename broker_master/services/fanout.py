@@ -439,17 +439,14 @@ def child_request(entry: FanoutEntry, agent: str) -> SubmitRequest:
         group=None,
         agent=agent,
         deadline=None,
-        labels={
-            **entry.command.labels,
-            **({RETRY_OF: entry.retry_of} if entry.retry_of else {}),
-            LABEL: entry.id,
-        },
+        labels={**entry.command.labels, LABEL: entry.id},
     )
 
 
 def summary(entry: FanoutEntry) -> FanoutEntry:
     """What stays in memory: without its agents, and of its command what a list shows."""
-    command = SubmitRequest(action=entry.command.action)
+    kept = {name: text for name, text in entry.command.labels.items() if name == RETRY_OF}
+    command = SubmitRequest(action=entry.command.action, labels=kept)
     given = arguments_of(entry.command.action, entry.command.args)
     if given is not None:
         args = ProcessArgs(argv=shortened(given).argv)

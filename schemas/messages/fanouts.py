@@ -112,8 +112,7 @@ class FanoutEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
     digest: tells one body from another under the same id. agents: chosen when it was submitted, by
     name. groups: theirs. skipped: who was not asked, and why (a short word). stopped: why nobody
-    else is asked any more. form: how the ids of its children are made. retry_of: the one that it
-    repeats.
+    else is asked any more. form: how the ids of its children are made.
     """
 
     id: CommandId
@@ -131,4 +130,3 @@ class FanoutEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     form: Count = 0
     ended_at: Timestamp = 0.0
     counts: dict[Label, Count] = {}
-    retry_of: Label = ""
