@@ -5,9 +5,11 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+from broker_client.asking import is_passing
+from broker_client.cli.outcomes import INTERRUPTED
 from broker_client.cli.report import say
 from broker_client.cli.screen import Sink, Writer
 from schemas.faults import MeshError
@@ -17,6 +19,8 @@ from schemas.states import State
 if TYPE_CHECKING:
     from broker_client.api import MeshClient
     from broker_client.results import Waiter
+
+T = TypeVar("T")
 
 # A command that ends within this time is shown from its result alone, with no further request.
 QUICK_S: Final = 0.15
@@ -28,26 +32,63 @@ _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 async def attend(
-    mesh: "MeshClient", command: str, waiter: "Waiter", sink: Sink
+    mesh: "MeshClient", command: str, waiter: "Waiter", sink: Sink, interrupted: asyncio.Event
 ) -> CommandRecord | None:
     """Show the output of `command` until it has ended; None if the person left before.
 
-    Ctrl-C, SIGTERM or SIGHUP asks for its end and goes on showing; a second one leaves.
+    interrupted: of `interrupts`. Once it is set, the end is asked for and output goes on to be
+    shown; the second time is to leave.
     """
     try:
-        with interrupts() as interrupted:
-            async with asyncio.TaskGroup() as group:
-                showing = group.create_task(_show(mesh, command, waiter, sink))
-                others = (
-                    group.create_task(_obey(interrupted, mesh, command, showing.cancel)),
-                    group.create_task(_tell_why_it_waits(mesh, command)),
-                )
-                await asyncio.wait({showing})
-                for other in others:
-                    other.cancel()
+        async with asyncio.TaskGroup() as group:
+            showing = group.create_task(_show(mesh, command, waiter, sink))
+            others = (
+                group.create_task(_obey(interrupted, mesh, command, showing.cancel)),
+                group.create_task(_tell_why_it_waits(mesh, command)),
+            )
+            await asyncio.wait({showing})
+            for other in others:
+                other.cancel()
     except BaseExceptionGroup as errors:
         raise _first(errors) from None
     return None if showing.cancelled() else showing.result()
+
+
+async def until_submitted(
+    submitting: Coroutine[Any, Any, T], id: str, interrupted: asyncio.Event, *, see: str
+) -> T | None:
+    """What `submitting` gives; None if the person left before there was an answer.
+
+    The first interruption is kept for whoever follows `id`, the second one leaves. see: the command
+    that shows it. A fault that lets ask again is told with the id, since one of the tries before
+    may have arrived.
+    """
+    advice = f"{id} may have been submitted; see `{see} {id}`"
+    answer = asyncio.ensure_future(submitting)
+    leaving = asyncio.ensure_future(_interrupted_twice(interrupted, id))
+    try:
+        await asyncio.wait({answer, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
+    except MeshError as error:
+        if is_passing(error):
+            say(advice)
+        raise
+    finally:
+        answer.cancel()
+        leaving.cancel()
+        await asyncio.wait({answer, leaving})
+    say(f"left: {advice}")
+    return None
+
+
+async def _interrupted_twice(interrupted: asyncio.Event, id: str) -> None:
+    await _next(interrupted)
+    say(f"{id} is being submitted; Ctrl-C again to leave it")
+    try:
+        await interrupted.wait()
+    finally:
+        interrupted.set()
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -118,14 +159,40 @@ def interrupts() -> Iterator[asyncio.Event]:
     """
     event = asyncio.Event()
     loop = asyncio.get_running_loop()
-    obeyed = [each for each in _ENDING if signal.getsignal(each) is not signal.SIG_IGN]
-    for number in obeyed:
+    before = _obeyed()
+    for number in before:
         loop.add_signal_handler(number, event.set)
     try:
         yield event
     finally:
-        for number in obeyed:
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def signals_leave(id: str, *, see: str) -> Iterator[None]:
+    """SIGTERM and SIGHUP are as Ctrl-C in the block: where `interrupts` is not used, they end it.
+
+    Not without a line that has the id. Raises SystemExit.
+    """
+    before = _obeyed()
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"interrupted; `{see} {id}` shows it if it was submitted")
+        sys.exit(INTERRUPTED)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _obeyed() -> dict[signal.Signals, Any]:
+    """What is done now at signals that end this process."""
+    found = {number: signal.getsignal(number) for number in _ENDING}
+    return {number: done for number, done in found.items() if done is not signal.SIG_IGN}
 
 
 def leave_now(code: int) -> None:

@@ -6,7 +6,7 @@ from cyclopts import Parameter
 
 from broker_client.cli.listing import check_limit, list_commands
 from broker_client.cli.options import LISTING, SHARED, Listing, Shared
-from broker_client.cli.report import print_id, print_json, say
+from broker_client.cli.report import print_submitted, say
 from broker_client.cli.session import call
 from broker_client.cli.story import print_command
 from schemas.ids import check_command_id
@@ -51,10 +51,7 @@ def retry(
 ) -> None:
     """Submit a dead letter again as a new command, and print its id."""
     answer = call(shared, lambda mesh: mesh.retry_dead_letter(id, new_id=new))
-    if shared.output == "json":
-        print_json(answer)
-        return
     # Alone on stdout, as with `mesh run --detach`.
-    print_id(answer.id)
-    if answer.duplicate:
+    print_submitted(answer.id, answer, shared.output)
+    if answer.duplicate and shared.output != "json":
         say(f"{answer.id} was submitted before and is {answer.state}")

@@ -1,6 +1,7 @@
 """`mesh run --all`, and `mesh fanout …`: one command for many agents."""
 
 import asyncio
+import secrets
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -8,8 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 from cyclopts import Parameter
+from msgspec import structs
 
-from broker_client.cli.attend import interrupts, leave_now
+from broker_client.cli.attend import (
+    interrupts,
+    leave_now,
+    signals_leave,
+    until_submitted,
+)
 from broker_client.cli.ledger import PROGRAM
 from broker_client.cli.listing import check_limit
 from broker_client.cli.options import (
@@ -25,10 +32,10 @@ from broker_client.cli.outcomes import INTERRUPTED, MESH_EXITS, PARTIAL
 from broker_client.cli.progress import Progress, print_output
 from broker_client.cli.report import (
     print_fitted,
-    print_id,
     print_json,
     print_lines,
     print_list,
+    print_submitted,
     say,
     screen_width,
     told_if_unwritable,
@@ -49,6 +56,7 @@ if TYPE_CHECKING:
 
 # Between two looks at how far it is; results come by themselves meanwhile.
 _LOOK_S: Final = 1.0
+SHOW: Final = "mesh fanout show"
 _RUNNING: Final = "running"
 _SKIPPED: Final = "skipped"
 Id = Annotated[str, Parameter(help="Id of the fan-out.")]
@@ -78,62 +86,73 @@ def run_on_many(
     is_raw: bool = False,
 ) -> int:
     """`mesh run` for many agents; the exit code is 0 only if it succeeded on each."""
+    chosen = wanted.id or secrets.token_hex(8)
+    asked = {**wanted._asdict(), "id": chosen}
 
-    async def submit(mesh: "MeshClient") -> FanoutRecord:
-        return await mesh.fanouts.submit("process", work, **wanted._asdict(), **fields)
+    async def submit(mesh: "MeshClient", interrupted: asyncio.Event) -> FanoutRecord | None:
+        submitting = mesh.fanouts.submit("process", work, **asked, **fields)
+        record = await until_submitted(submitting, chosen, interrupted, see=SHOW)
+        if record is None or wanted.id:
+            return record
+        return structs.replace(record, duplicate=False)
 
     async def submit_only(mesh: "MeshClient") -> int:
-        record = await submit(mesh)
-        if common.output == "json":
-            with told_if_unwritable(f"{record.id} was submitted"):
-                print_json(record)
-        else:
-            print_id(record.id)
+        with interrupts() as interrupted:
+            record = await submit(mesh, interrupted)
+        if record is None:
+            return INTERRUPTED
+        print_submitted(record.id, record, common.output)
         return 0
 
     async def follow(mesh: "MeshClient") -> int:
-        with mesh.results() as results:
-            record = await submit(mesh)
+        with mesh.results() as results, interrupts() as interrupted:
+            record = await submit(mesh, interrupted)
+            if record is None:
+                return INTERRUPTED
             goes_on = f"see `mesh fanout show {record.id}`, which goes on unless it has ended"
             with told_if_unwritable(goes_on):
                 shows = _printer(is_raw=is_raw) if common.output == "table" else None
-                ended = await _attend(mesh, record, results, shows)
+                ended = await _attend(mesh, record, results, shows, interrupted)
         if ended is None:
             say(f"left: {record.id} goes on; see `mesh fanout show {record.id}`")
             leave_now(INTERRUPTED)
             return INTERRUPTED
         return _conclude(ended, common)
 
-    return call(common, submit_only if detach else follow)
+    with signals_leave(chosen, see=SHOW):
+        return call(common, submit_only if detach else follow)
 
 
 async def _attend(
-    mesh: "MeshClient", record: FanoutRecord, results: "Reader", shows: Show | None
+    mesh: "MeshClient",
+    record: FanoutRecord,
+    results: "Reader",
+    shows: Show | None,
+    interrupted: asyncio.Event,
 ) -> FanoutRecord | None:
     """Show output as agents end, until all have; None if the person left before."""
     progress, seen = Progress(sys.stderr), set[str]()
-    with interrupts() as interrupted:
-        showing = asyncio.ensure_future(_show(record.id, results, progress, seen, shows))
-        leaving = asyncio.ensure_future(_obey(mesh, record.id, interrupted))
-        try:
-            query = FanoutQuery(id=record.id, timeout_s=_LOOK_S)
-            while record.state == _RUNNING:
-                looking = asyncio.ensure_future(mesh.fanouts.look(query))
-                busy = {looking, leaving, showing}
-                await asyncio.wait(busy, return_when=asyncio.FIRST_COMPLETED)
-                if showing.done():
-                    showing.result()  # whoever read the output has gone
-                if leaving.done():
-                    looking.cancel()
-                    leaving.result()
-                    return None
-                record = looking.result()
-                progress.show(record)
-        finally:
-            showing.cancel()
-            leaving.cancel()
-            await asyncio.wait({showing, leaving})
-            progress.clear()
+    showing = asyncio.ensure_future(_show(record.id, results, progress, seen, shows))
+    leaving = asyncio.ensure_future(_obey(mesh, record.id, interrupted))
+    try:
+        query = FanoutQuery(id=record.id, timeout_s=_LOOK_S)
+        while record.state == _RUNNING:
+            looking = asyncio.ensure_future(mesh.fanouts.look(query))
+            busy = {looking, leaving, showing}
+            await asyncio.wait(busy, return_when=asyncio.FIRST_COMPLETED)
+            if showing.done():
+                showing.result()  # whoever read the output has gone
+            if leaving.done():
+                looking.cancel()
+                leaving.result()
+                return None
+            record = looking.result()
+            progress.show(record)
+    finally:
+        showing.cancel()
+        leaving.cancel()
+        await asyncio.wait({showing, leaving})
+        progress.clear()
     record = await mesh.fanouts.show(record.id)
     if shows is not None:
         for member in record.members:
@@ -288,10 +307,9 @@ def retry(
     record = call(
         shared, lambda mesh: mesh.fanouts.retry(id, failed=failed, silent=silent, new_id=new)
     )
+    print_submitted(record.id, record, shared.output)
     if shared.output == "json":
-        print_json(record)
         return
-    print_id(record.id)
     say(f"retry of {id} on {counted(record.agents, 'agent')}: see `mesh fanout wait {record.id}`")
 
 

@@ -14,9 +14,9 @@ from broker_client.cli.options import SHARED, Shared
 from broker_client.cli.report import (
     print_fault,
     print_fitted,
-    print_id,
     print_json,
     print_lines,
+    print_submitted,
     print_usage,
     say,
 )
@@ -85,7 +85,7 @@ def retry(
         return await mesh.retry(old, new_id=id)
 
     def told(answer: SubmitAnswer) -> None:
-        print_id(answer.id)
+        print_submitted(answer.id, answer, "table")
         if answer.duplicate:
             say(f"{answer.id} was submitted before and is {answer.state}")
 

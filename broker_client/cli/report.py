@@ -206,15 +206,23 @@ def told_if_unwritable(text: str) -> Iterator[None]:
     """Output that cannot be written in the block says `text` behind the reason."""
     try:
         yield
+        sys.stdout.flush()
     except OutputFailed as error:
         error.add_note(text)
         raise
 
 
-def print_id(id: str) -> None:
-    """The id of what was submitted, alone on stdout; on stderr if that takes nothing."""
+def print_submitted(id: str, answer: msgspec.Struct, output: Form) -> None:
+    """The id of what was submitted, alone on stdout, or the answer as JSON.
+
+    If that takes nothing, the id is told on stderr.
+    """
     try:
-        print(id, flush=True)
+        if output == "json":
+            print_json(answer)
+        else:
+            print(id)
+        sys.stdout.flush()
     except OutputFailed as error:
         error.add_note(f"{id} was submitted")
         raise

@@ -1,12 +1,21 @@
 """`mesh run`."""
 
+import contextlib
 import os
+import secrets
 import sys
 from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
+from msgspec import structs
 
-from broker_client.cli.attend import attend, leave_now
+from broker_client.cli.attend import (
+    attend,
+    interrupts,
+    leave_now,
+    signals_leave,
+    until_submitted,
+)
 from broker_client.cli.fanout import Wanted, run_on_many
 from broker_client.cli.options import (
     COMMON,
@@ -23,9 +32,9 @@ from broker_client.cli.outcomes import (
     is_verdict,
 )
 from broker_client.cli.report import (
-    print_id,
     print_json,
     print_problem,
+    print_submitted,
     print_usage,
     record_json,
     say,
@@ -44,6 +53,7 @@ if TYPE_CHECKING:
     from broker_client.api import MeshClient, SubmitFields
     from broker_client.fanouts import FanoutFields
 
+SHOW: Final = "mesh command show"
 # Room for the rest of the request beside what is read from stdin.
 STDIN_BYTES: Final = limits.PAYLOAD_BYTES - 32 * 1024
 
@@ -135,8 +145,9 @@ def run(  # noqa: PLR0913  (one option of the command line each)
         stdin=_read_stdin() if stdin else b"",
         timeout_s=timeout,
     )
+    command = id or secrets.token_hex(8)
     fields: SubmitFields = {
-        "id": id,
+        "id": command,
         "group": group,
         "agent": agents[0] if agents else None,
         "queue_ttl_s": queue_ttl,
@@ -171,23 +182,33 @@ def run(  # noqa: PLR0913  (one option of the command line each)
         return run_on_many(common, work, wanted, each, detach=detach, is_raw=raw)
 
     async def submit_only(mesh: "MeshClient") -> int:
-        answer = await mesh.submit(work, **fields)
-        if common.output == "json":
-            with told_if_unwritable(f"{answer.id} was submitted"):
-                print_json(answer)
-        else:
-            print_id(answer.id)
+        with interrupts() as interrupted:
+            submitting = mesh.submit(work, **fields)
+            answer = await until_submitted(submitting, command, interrupted, see=SHOW)
+        if answer is None:
+            return INTERRUPTED
+        answer = answer if id else structs.replace(answer, duplicate=False)
+        print_submitted(answer.id, answer, common.output)
+        if common.output != "json":
             _say_inactive(answer)
         return 0
 
     async def follow(mesh: "MeshClient") -> int:
-        async with mesh.start(work, **fields) as (answer, waiter):
+        async with contextlib.AsyncExitStack() as stack:
+            interrupted = stack.enter_context(interrupts())
+            starting = stack.enter_async_context(mesh.start(work, **fields))
+            started = await until_submitted(starting, command, interrupted, see=SHOW)
+            if started is None:
+                return INTERRUPTED
+            answer, waiter = started
             memory = Memory() if common.output == "json" else None
             if memory is None:
                 _say_inactive(answer)
             goes_on = f"see `mesh command show {answer.id}`, which goes on unless it has ended"
             with told_if_unwritable(goes_on):
-                record = await attend(mesh, answer.id, waiter, memory or Screen(is_raw=raw))
+                record = await attend(
+                    mesh, answer.id, waiter, memory or Screen(is_raw=raw), interrupted
+                )
             if record is None:
                 return _left(answer.id)
             if memory is not None:
@@ -196,7 +217,8 @@ def run(  # noqa: PLR0913  (one option of the command line each)
                 return exit_code(record)
             return conclude(record, common)
 
-    return call(common, submit_only if detach else follow)
+    with signals_leave(command, see=SHOW):
+        return call(common, submit_only if detach else follow)
 
 
 def conclude(record: CommandRecord, common: Common) -> int:

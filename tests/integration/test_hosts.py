@@ -1,6 +1,7 @@
 """Hosts as they really are: busy, short of descriptors, with a log that takes nothing."""
 
 import asyncio
+import contextlib
 import os
 import pty
 import resource
@@ -178,15 +179,20 @@ def test_output_that_cannot_be_written_has_a_code_of_its_own(
     assert ran.stderr == (
         f"{unwritable}; see `mesh command show kept{why[:2]}`, which goes on unless it has ended\n"
     )
-    ran = in_shell(mesh, f"$MESH run --detach --agent web-1 --id left{why[:2]} -- true {how}")
-    assert (ran.returncode, ran.stderr) == (74, f"{unwritable}; left{why[:2]} was submitted\n")
+    submitted = (74, f"{unwritable}; left{why[:2]} was submitted\n")
+    for options in ("", "--output json"):
+        words = f"run --detach {options} --agent web-1 --id left{why[:2]} -- true"
+        ran = in_shell(mesh, f"$MESH {words} {how}")
+        assert (ran.returncode, ran.stderr) == submitted, options
 
 
 def test_id_is_not_lost_with_its_reader_and_words_change_no_code(mesh: MeshProcesses) -> None:
     detached = "$MESH run --detach --agent web-1"
     # The reader has gone before anything is written.
-    ran = in_shell(mesh, f"{{ sleep 1; exec {detached} --id piped -- true; }} | true")
-    assert (ran.returncode, ran.stderr) == (141, "mesh: piped was submitted\n")
+    for options in ("", "--output json"):
+        line = f"exec {detached} {options} --id piped -- true"
+        ran = in_shell(mesh, f"{{ sleep 1; {line}; }} | true")
+        assert (ran.returncode, ran.stderr) == (141, "mesh: piped was submitted\n"), options
     ran = in_shell(mesh, "$MESH agent show nobody 2>/dev/full")
     assert (ran.returncode, ran.stdout, ran.stderr) == (3, "", "")
     ran = in_shell(mesh, "$MESH run --agent web-1 -- sh -c 'echo a >&2; exit 7' 2>/dev/full")
@@ -264,6 +270,44 @@ async def test_signal_to_a_run_ends_the_command_as_ctrl_c_does(
     assert running.returncode == 123, said
     assert f"ending {command}" in said
     assert (await admin.show(command)).state == "cancelled"
+
+
+@pytest.mark.parametrize("options", [(), ("--detach",), ("--agent", "one-1")])
+async def test_signal_to_a_run_without_an_answer_leaves_a_line_with_the_id(
+    mesh: MeshProcesses, admin: MeshClient, options: tuple[str, ...]
+) -> None:
+    """However far it has come: the master is stopped, so that nothing is answered."""
+    words = ("run", "--agent", "web-1", *options, "--id", "unanswered", "--", "true")
+    mesh.master.signal(signal.SIGSTOP)
+    running = subprocess.Popen(
+        program("mesh", *words),
+        env={**mesh.env, "MESH_CONTEXT": str(mesh.admin_context)},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        async with asyncio.timeout(WAIT_S):
+            while not catches(running.pid, signal.SIGTERM):
+                await asyncio.sleep(0.01)
+            while running.poll() is None:
+                running.send_signal(signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    await asyncio.to_thread(running.wait, 2.0)
+        said = await asyncio.to_thread(running.communicate, timeout=WAIT_S)
+    finally:
+        running.kill()
+        mesh.master.signal(signal.SIGCONT)
+        for name in ("web-1", "one-1"):
+            await agent_said(admin, name, "beats arrive and are answered")
+    assert running.returncode == 130, said
+    assert "unanswered" in said[1].splitlines()[-1], said
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether the process has a handler for it."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    caught = next(int(line[7:], 16) for line in lines if line.startswith("SigCgt:"))
+    return bool(caught >> (number - 1) & 1)
 
 
 def test_fan_out_in_a_pipe_gives_the_bytes_as_they_are(mesh: MeshProcesses) -> None:
