@@ -16,7 +16,7 @@ import struct
 import sys
 import time
 
-from broker_agent.carrier.flow import ELSEWHERE, HELD, Flow, Flows
+from broker_agent.carrier.flow import ELSEWHERE, HELD, Flow, Flows, mark_whole
 
 POST_FD = 3
 TAKE, LEAVE = 1, 2
@@ -127,7 +127,7 @@ class Carrier:
 
     def _take(self, load: Load) -> None:
         if load.flows.were_closed():
-            load.close()
+            self._end(load)
             return
         self._loads[load.number] = load
         for flow in (load.flows.stdout, load.flows.stderr):
@@ -141,7 +141,7 @@ class Carrier:
             self._forget(flow)
             if load.flows.is_over:
                 del self._loads[load.number]
-                load.close()
+                self._end(load)
         elif moved in {HELD, ELSEWHERE}:
             # It would wake us all the time.
             self._unwatch(flow.pipe)
@@ -150,6 +150,20 @@ class Carrier:
             self._watched.add(flow.pipe)
             self._epoll.register(flow.pipe, select.EPOLLIN)
         return moved
+
+    def _end(self, load: Load) -> None:
+        """Both pipes are closed. The agent knows it by itself, as long as it lives."""
+        if self._is_alone():
+            mark_whole(load.flows.stdout.file)
+        load.close()
+
+    def _is_alone(self) -> bool:
+        """Whether the agent is gone, also if its last messages were not read yet."""
+        if self._post is None:
+            return True
+        look = select.poll()
+        look.register(self._post_fd, select.POLLRDHUP)
+        return bool(look.poll(0))
 
     def _look_again(self) -> None:
         pipes = list(self._waiting)

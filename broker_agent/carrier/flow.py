@@ -28,6 +28,8 @@ ELSEWHERE = -2
 HELD = -3
 # Set in the mode of a file that has a mark.
 _MARKED = stat.S_IXUSR
+# Set in the mode of stdout's file by a carrier without its agent, once both pipes are closed.
+_WHOLE = stat.S_IXGRP
 _COPY_BYTES = 64 * 1024
 _SPAN_MAX = 64
 
@@ -230,6 +232,21 @@ def mark(file: int, start: int, end: int | None) -> int:
 def is_marked(facts: os.stat_result) -> bool:
     """Whether bytes are missing in a file with these facts."""
     return bool(facts.st_mode & _MARKED)
+
+
+def mark_whole(file: int) -> None:
+    """Note that all that came through the pipes is in the files, for the next start of the agent.
+
+    Without this note, a carrier that was killed would look like one that has done its work.
+    """
+    try:
+        os.fchmod(file, stat.S_IMODE(os.fstat(file).st_mode) | _WHOLE)
+    except OSError:
+        return  # the files then count as cut, though they are not
+
+
+def is_whole(file: int) -> bool:
+    return bool(os.fstat(file).st_mode & _WHOLE)
 
 
 def read_span(file: int) -> tuple[int, int | None] | None:

@@ -466,6 +466,8 @@ class Runner:
                 self._loop.call_later(CARRIED_POLL_S, self._await_carrier, active, report, until)
                 return
             active.folder.is_cut = True
+        elif active.folder is not None and report is None and active.entry.started_at:
+            active.folder.is_cut = not active.folder.was_left_whole
         self._recover_end(active, report)
 
     def _recover_end(self, active: _Active, report: AttemptReport | None) -> None:

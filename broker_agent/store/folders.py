@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from broker_agent.carrier.flow import Flows, is_marked, read_span
+from broker_agent.carrier.flow import Flows, is_marked, is_whole, read_span
 from broker_agent.core.budget import NO_HOLE, Hole
 from broker_agent.store.holes import punch
 from broker_agent.store.spares import WORK, Spares
@@ -136,6 +136,16 @@ class TaskFolder:
         except OSError:
             return False
         return False
+
+    @property
+    def was_left_whole(self) -> bool:
+        """Whether all that a task printed without its agent came into the files.
+
+        Tasks of an agent of 0.1.0 wrote into them by themselves, and have no `work`.
+        """
+        if self._fds is None or not os.path.isdir(self.work):
+            return True
+        return is_whole(self._fds[0])
 
     def sizes(self) -> tuple[int, int]:
         """Bytes of stdout and stderr so far."""

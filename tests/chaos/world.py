@@ -57,6 +57,8 @@ STEP_S: Final = 0.02
 POLL_S: Final = 0.15
 READY_S: Final = 20.0
 SETTLE_S: Final = 25.0
+# Reports on their way are released within this time.
+CLOSED_S: Final = 5.0
 GONE_S: Final = 8.0
 ASK_S: Final = 2.0
 ANSWER_S: Final = 8.0
@@ -589,6 +591,13 @@ class World:
                     return
                 await asyncio.sleep(STEP_S)
 
+    async def _folders_closed(self) -> None:
+        """Until the last ends are recorded: an open folder of a task holds files and pipes."""
+        ends_at = now() + CLOSED_S
+        pids = [child.pid for child in self.agents.values() if child.is_running]
+        while now() < ends_at and any(_has_open_task(pid) for pid in pids):
+            await asyncio.sleep(STEP_S)
+
     def note_usage(self, phase: str) -> None:
         children = {"master": self.mesh.master, **self.agents}
         for name, child in children.items():
@@ -628,6 +637,7 @@ class World:
                 mono=each.mono,
             )
         await self.note_epoch()
+        await self._folders_closed()
         self.note_usage("after")
         self._note_ends()
         judgement = judge(read_history(self.history.path))
@@ -738,6 +748,13 @@ def _fds(pid: int) -> int:
         with contextlib.suppress(OSError):
             count += "/.spare-" not in str(entry.readlink())
     return count
+
+
+def _has_open_task(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        links = (str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir())
+        return any("/tasks/" in link and "/.spare-" not in link for link in links)
+    return False
 
 
 def _url(port: int) -> str:

@@ -169,6 +169,30 @@ async def test_program_goes_on_and_its_output_is_whole_when_the_agent_is_killed(
     await again.close()
 
 
+async def test_output_is_marked_as_cut_when_agent_and_carrier_are_killed_together(
+    tmp_path: Path,
+) -> None:
+    rig = Rig(tmp_path)
+    rig.link()
+    rig.serve()
+    gate = tmp_path / "gate"
+    code = f"import os, time\nwhile not os.path.exists({str(gate)!r}): time.sleep(0.01)\n"
+    rig.run("c1", [sys.executable, "-c", code + NUMBERS.format(count=100_000)])
+    await eventually(lambda: rig.reports("c1", "started"), WAIT_S)
+    await eventually(lambda: rig.carrier.pid, WAIT_S)
+    os.kill(rig.carrier.pid, signal.SIGKILL)
+    await rig.die()
+    gate.touch()
+
+    again = Rig(tmp_path)
+    again.recover()
+    again.link()
+    again.serve()
+    end = await again.end_of("c1")
+    assert (end.state, end.truncated) == ("lost", True)
+    await again.close()
+
+
 async def test_end_waits_for_no_background_program_that_keeps_the_output(rig: Rig) -> None:
     rig.run("c1", [SHELL, "-c", "trap '' TERM; sleep 60 & echo done"])
     end = await rig.end_of("c1")
