@@ -229,9 +229,8 @@ async def test_sec_s30_record_that_the_broker_refuses_for_its_size_is_cut_alone(
         for id_ in ids:
             assert (await admin.wait(id_, timeout_s=20)).state == "succeeded"
         kept = {id_: (await in_history(probe, id_)).record for id_ in ids}
-        assert {id_: record.cut for id_, record in kept.items() if record.cut} == {
-            "beside-3": ["output"]
-        }
+        assert {id_ for id_, record in kept.items() if record.cut} == {"beside-3"}
+        assert "output" in kept["beside-3"].cut
         await others_go_on(admin)
     alarms = await admin.ask(
         "audit", "list", AuditQuery(action="history.cut", result="alarm"), AuditPage
@@ -241,5 +240,5 @@ async def test_sec_s30_record_that_the_broker_refuses_for_its_size_is_cut_alone(
     assert "1 record of history too large for the broker" in status.out
     await mesh.restart_master()
     await admin.link.wait_connected(15)
-    assert (await admin.show("beside-3")).cut == ["output"]
+    assert "output" in (await admin.show("beside-3")).cut
     await others_go_on(admin)
