@@ -1,6 +1,7 @@
 """Tasks whose agent hangs, is killed, or is two: nothing of them outlives its time."""
 
 import asyncio
+import contextlib
 import json
 import signal
 import time
@@ -61,11 +62,12 @@ def tasks_of(command: str) -> list[psutil.Process]:
 
 
 def companions_of(agent: Child, name: str) -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process(agent.pid).children()
-        if f"broker_agent.{name}" in " ".join(child.cmdline())
-    ]
+    found = []
+    for child in psutil.Process(agent.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # also what has died and is not buried yet
+            if f"broker_agent.{name}" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
 
 
 def wardens_of(agent: Child) -> list[psutil.Process]:
