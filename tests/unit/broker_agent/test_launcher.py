@@ -1,6 +1,7 @@
 """What a program finds of its process, and whose it is, when it begins in the launcher."""
 
 import asyncio
+import ctypes
 import json
 import os
 import pwd
@@ -49,6 +50,9 @@ print(json.dumps({
 """
 # On the system's own interpreter: the one of the tests is not for everybody.
 PYTHON = "/usr/bin/python3"
+
+# Source: prctl(2).
+PR_SET_CHILD_SUBREAPER = 36
 
 
 class Stage:
@@ -99,6 +103,8 @@ class Stage:
         self.executor.kill_all()
         self.executor.close()
         self.carrying.cancel()
+        # Orphans of programs that other tests start would stay unburied with this process.
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
         self._root.cleanup()
 
 
