@@ -115,15 +115,18 @@ class Kinship:
         """
         if not self.adopts:
             return False
-        for pid in self._children():
-            if pid in leaders or pid in self.others:
-                continue
-            process = see(pid)
-            if process is None or process.is_dead:
-                with suppress(ChildProcessError):
-                    os.waitpid(pid, os.WNOHANG)
-            elif marks <= process.marks or (is_last and not process.marks):
-                return True
+        has_died = True
+        while has_died:
+            # Whoever has died since the list was read has left its children to us meanwhile.
+            has_died = False
+            for pid in self._children():
+                if pid in leaders or pid in self.others:
+                    continue
+                process = see(pid)
+                if process is None or process.is_dead:
+                    has_died |= _bury(pid)
+                elif marks <= process.marks or (is_last and not process.marks):
+                    return True
         return False
 
     def reap(self, leaders: set[int]) -> None:
@@ -160,6 +163,14 @@ class Kinship:
         if self._list is not None:
             os.close(self._list)
             self._list = None
+
+
+def _bury(pid: int) -> bool:
+    """Whether this was a child of ours that is dead, and now is gone."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] != 0
+    except ChildProcessError:
+        return False
 
 
 def kill_orphans(

@@ -254,14 +254,18 @@ class ProcessTask:
         """Whether there is still something to wait for; zombies that nobody reaps are not.
 
         Whoever left the group of a task that was stopped is killed here; all others have a grace.
+        A look at all processes takes a while: a parent that dies meanwhile hides its child from it,
+        so that what has become ours since is looked for again.
         """
         now = time.monotonic()
         if self._killed_at is not None and now - self._killed_at > GIVE_UP_S:
             return False
         since, self._checked_at = self._checked_at, now
         if lives or self._stop is None:
-            return bool(self._members(since=since))
-        return self._kill_members(since=since) > 0
+            found = bool(self._members(since=since))
+        else:
+            found = self._kill_members(since=since) > 0
+        return found or self._has_left_behind()
 
     def _end(self, ending: Ending) -> None:
         self._has_ended = True
