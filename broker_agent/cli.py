@@ -177,7 +177,7 @@ def doctor(
 
     from broker_agent.services.doctor import examine
     from broker_agent.settings import load_agent_settings
-    from broker_client.cli.findings import lines_of
+    from broker_client.cli.doctor.findings import lines_of
     from broker_client.runtime.logs import configure_logs
 
     configure_logs("error")
@@ -241,7 +241,7 @@ def _tenths(seconds: float | None) -> float | None:
 
 def main() -> NoReturn:
     """Run the command line of this process and exit with its code."""
-    from broker_client.cli.tool import call_tool
+    from broker_client.cli.shell.tool import call_tool
 
     run_tool("broker-agent", lambda: call_tool(build(), _joined(sys.argv[1:])))
 

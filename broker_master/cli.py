@@ -310,6 +310,6 @@ def check(*, http: str = "127.0.0.1:8080") -> None:
 
 def main() -> NoReturn:
     """Run the command line; the only place that ends the process."""
-    from broker_client.cli.tool import call_tool
+    from broker_client.cli.shell.tool import call_tool
 
     run_tool("broker-master", lambda: call_tool(app, sys.argv[1:]))

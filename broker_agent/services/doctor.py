@@ -19,8 +19,8 @@ from broker_agent.services.status import AgentState, read_status
 from broker_agent.settings import AgentSettings
 from broker_agent.store.identity import AgentFacts, Slots
 from broker_agent.store.journal import check_journal_files
-from broker_client.cli import way
-from broker_client.cli.findings import Findings, Trouble
+from broker_client.cli.doctor import way
+from broker_client.cli.doctor.findings import Findings, Trouble
 from broker_client.runtime.files import lock_directory, os_errors, read_bytes
 from broker_client.runtime.identity import CERT_FILE, Identity
 from broker_client.runtime.link import Link

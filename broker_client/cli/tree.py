@@ -23,53 +23,78 @@ Every command takes --context, --output table|json, --timeout and --no-color.
 
 # Noun or command, verb, function, one line of help.
 COMMANDS: Final[tuple[tuple[str, str, str, str], ...]] = (
-    ("run", "", "run:run", "Run a program on an agent, or on many, and show its output."),
-    ("top", "", "top:top", "Show mesh, groups, agents and open commands, live."),
-    ("completion", "", "completion:completion", "Print what a shell needs to complete `mesh`."),
-    ("status", "", "status:status", "Show the mesh at a glance."),
-    ("doctor", "", "doctor:doctor", "Check the way from here to the master, step by step."),
-    ("command", "list", "command:list_", "List commands, newest first."),
-    ("command", "show", "command:show", "Show a command and the timeline of its attempts."),
-    ("command", "wait", "command:wait", "Wait until a command has ended."),
-    ("command", "cancel", "many:cancel", "Ask for the end of commands, by id or by filter."),
-    ("command", "retry", "many:retry", "Submit commands again, under new ids."),
-    ("command", "logs", "command:logs", "Write a command's output as it was printed."),
-    ("command", "decide", "command:decide", "Say what becomes of a command that waits for it."),
-    ("fanout", "list", "fanout:list_", "List fan-outs, newest first."),
-    ("fanout", "show", "fanout:show", "Show a fan-out and what became of it on each agent."),
-    ("fanout", "wait", "fanout:wait", "Wait until a fan-out has ended."),
-    ("fanout", "cancel", "fanout:cancel", "Ask no more agents, and end what runs."),
-    ("fanout", "retry", "fanout:retry", "Run a fan-out again, where it failed or everywhere."),
-    ("deadletter", "list", "deadletter:list_", "List dead letters, the last one first."),
-    ("deadletter", "show", "deadletter:show", "Show a dead letter and its timeline."),
-    ("deadletter", "retry", "deadletter:retry", "Submit a dead letter again, under a new id."),
-    ("group", "create", "group:create", "Create a group."),
-    ("group", "set", "group:set_", "Change how a group shares its work."),
-    ("group", "list", "group:list_", "List groups."),
-    ("group", "show", "group:show", "Show one group and its agents."),
-    ("group", "rotate", "rotate:group", "Have a group's agents renew their certificates."),
-    ("group", "delete", "group:delete", "Delete a group that has no agents."),
-    ("agent", "create", "agent:create", "Create an agent and print its activation token."),
-    ("agent", "token", "agent:token", "Print a new activation token for an agent."),
-    ("agent", "set", "agent:set_", "Change an agent's tags, weight, priority or limit."),
-    ("agent", "list", "agents:list_", "List agents, with status and reason."),
-    ("agent", "show", "agent:show", "Show one agent."),
-    ("agent", "enable", "agent:enable", "Let an agent take commands again."),
-    ("agent", "disable", "drain:disable", "Give an agent no new commands."),
-    ("agent", "pause", "drain:pause", "Give an agent no new commands for a while."),
-    ("agent", "rotate", "rotate:agent", "Have an agent renew its certificate now."),
-    ("agent", "move", "drain:move", "Move an agent to another group once it is empty."),
-    ("agent", "revoke", "agent:revoke", "Refuse an agent's credentials from now on."),
-    ("agent", "delete", "agent:delete", "Remove an agent; its credentials are refused."),
-    ("agent", "forget", "forget:forget", "Delete agents that have been silent for long."),
-    ("audit", "list", "audit:list_", "List who did what to what, from where, when."),
-    ("certificate", "list", "certificate:list_", "List certificates by when they end."),
-    ("ca", "show", "ca:show", "Show the authority, the signing keys and who holds them up."),
-    ("ca", "rotate", "ca:rotate", "Replace the authority or a signing key, step by step."),
-    ("client", "create", "client:create", "Make keys and credentials for a new client."),
-    ("client", "list", "client:list_", "List clients."),
-    ("client", "renew", "client:renew", "Renew the credentials of the context in use."),
-    ("client", "revoke", "client:revoke", "Refuse a client's credentials from now on."),
+    ("run", "", "run.program:run", "Run a program on an agent, or on many, and show its output."),
+    ("top", "", "mesh.top:top", "Show mesh, groups, agents and open commands, live."),
+    (
+        "completion",
+        "",
+        "shell.completion:completion",
+        "Print what a shell needs to complete `mesh`.",
+    ),
+    ("status", "", "mesh.status:status", "Show the mesh at a glance."),
+    ("doctor", "", "doctor.client:doctor", "Check the way from here to the master, step by step."),
+    ("command", "list", "command.manage:list_", "List commands, newest first."),
+    ("command", "show", "command.manage:show", "Show a command and the timeline of its attempts."),
+    ("command", "wait", "command.manage:wait", "Wait until a command has ended."),
+    (
+        "command",
+        "cancel",
+        "command.many:cancel",
+        "Ask for the end of commands, by id or by filter.",
+    ),
+    ("command", "retry", "command.many:retry", "Submit commands again, under new ids."),
+    ("command", "logs", "command.manage:logs", "Write a command's output as it was printed."),
+    (
+        "command",
+        "decide",
+        "command.manage:decide",
+        "Say what becomes of a command that waits for it.",
+    ),
+    ("fanout", "list", "fanout.manage:list_", "List fan-outs, newest first."),
+    ("fanout", "show", "fanout.manage:show", "Show a fan-out and what became of it on each agent."),
+    ("fanout", "wait", "fanout.manage:wait", "Wait until a fan-out has ended."),
+    ("fanout", "cancel", "fanout.manage:cancel", "Ask no more agents, and end what runs."),
+    (
+        "fanout",
+        "retry",
+        "fanout.manage:retry",
+        "Run a fan-out again, where it failed or everywhere.",
+    ),
+    ("deadletter", "list", "command.deadletter:list_", "List dead letters, the last one first."),
+    ("deadletter", "show", "command.deadletter:show", "Show a dead letter and its timeline."),
+    (
+        "deadletter",
+        "retry",
+        "command.deadletter:retry",
+        "Submit a dead letter again, under a new id.",
+    ),
+    ("group", "create", "group.manage:create", "Create a group."),
+    ("group", "set", "group.manage:set_", "Change how a group shares its work."),
+    ("group", "list", "group.manage:list_", "List groups."),
+    ("group", "show", "group.manage:show", "Show one group and its agents."),
+    ("group", "rotate", "agent.rotate:group", "Have a group's agents renew their certificates."),
+    ("group", "delete", "group.manage:delete", "Delete a group that has no agents."),
+    ("agent", "create", "agent.manage:create", "Create an agent and print its activation token."),
+    ("agent", "token", "agent.manage:token", "Print a new activation token for an agent."),
+    ("agent", "set", "agent.manage:set_", "Change an agent's tags, weight, priority or limit."),
+    ("agent", "list", "agent.listing:list_", "List agents, with status and reason."),
+    ("agent", "show", "agent.manage:show", "Show one agent."),
+    ("agent", "enable", "agent.manage:enable", "Let an agent take commands again."),
+    ("agent", "disable", "agent.drain:disable", "Give an agent no new commands."),
+    ("agent", "pause", "agent.drain:pause", "Give an agent no new commands for a while."),
+    ("agent", "rotate", "agent.rotate:agent", "Have an agent renew its certificate now."),
+    ("agent", "move", "agent.drain:move", "Move an agent to another group once it is empty."),
+    ("agent", "revoke", "agent.manage:revoke", "Refuse an agent's credentials from now on."),
+    ("agent", "delete", "agent.manage:delete", "Remove an agent; its credentials are refused."),
+    ("agent", "forget", "agent.forget:forget", "Delete agents that have been silent for long."),
+    ("audit", "list", "mesh.audit:list_", "List who did what to what, from where, when."),
+    ("certificate", "list", "ca.certificate:list_", "List certificates by when they end."),
+    ("ca", "show", "ca.manage:show", "Show the authority, the signing keys and who holds them up."),
+    ("ca", "rotate", "ca.manage:rotate", "Replace the authority or a signing key, step by step."),
+    ("client", "create", "client.manage:create", "Make keys and credentials for a new client."),
+    ("client", "list", "client.manage:list_", "List clients."),
+    ("client", "renew", "client.manage:renew", "Renew the credentials of the context in use."),
+    ("client", "revoke", "client.manage:revoke", "Refuse a client's credentials from now on."),
 )
 
 
@@ -183,7 +208,7 @@ def _command(tokens: Sequence[str], output: "Output") -> object:
 
 
 def _usage(error: Exception, tokens: Sequence[str], output: "Output") -> int:
-    from broker_client.cli.report import print_usage
+    from broker_client.cli.screen.report import print_usage
 
     words = " ".join(["mesh", *_path(tokens)])
     message = " ".join(str(error).partition("Available commands:")[0].split()).rstrip(".")
@@ -202,7 +227,7 @@ def _path(tokens: Sequence[str]) -> list[str]:
 
 def _fault(error: Exception, output: "Output") -> int:
     """Say a fault of the mesh; anything else is a defect of ours, and is shown as one."""
-    from broker_client.cli.report import print_fault
+    from broker_client.cli.screen.report import print_fault
     from broker_client.runtime.extras import fault_of_import
     from schemas.faults import MeshError
 
@@ -222,7 +247,7 @@ def _broken_pipe() -> int:
 
 def _unwritable(error: OutputFailed) -> int:
     from broker_client.cli.outcomes import UNWRITABLE
-    from broker_client.cli.report import say
+    from broker_client.cli.screen.report import say
 
     give_up_output()
     said = getattr(error, "__notes__", [])
@@ -232,7 +257,7 @@ def _unwritable(error: OutputFailed) -> int:
 
 def _interrupted() -> int:
     from broker_client.cli.outcomes import INTERRUPTED
-    from broker_client.cli.report import say
+    from broker_client.cli.screen.report import say
 
     say("interrupted")
     return INTERRUPTED

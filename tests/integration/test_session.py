@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from broker_client.cli.completion import bash, fish, named, options, zsh
+from broker_client.cli.shell.completion import bash, fish, named, options, zsh
 from broker_client.cli.tree import COMMANDS
 from schemas.messages.api import AgentCreate, TokenAnswer
 from tests.harness import MeshProcesses

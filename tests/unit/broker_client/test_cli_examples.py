@@ -11,7 +11,7 @@ import broker_agent.cli
 import broker_master.cli
 from broker_client.cli import tree
 from broker_client.cli.examples import EXAMPLES
-from broker_client.cli.tool import call_tool, commands_of
+from broker_client.cli.shell.tool import call_tool, commands_of
 from broker_client.cli.words import hoist
 
 TOOLS: dict[str, App] = {

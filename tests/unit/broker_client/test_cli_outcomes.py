@@ -4,11 +4,11 @@ import json
 
 import pytest
 
+from broker_client.cli.command.timeline import timeline
 from broker_client.cli.options import Common
 from broker_client.cli.outcomes import MESH_EXITS, exit_code
-from broker_client.cli.report import print_fault, record_json
-from broker_client.cli.run import conclude
-from broker_client.cli.timeline import timeline
+from broker_client.cli.run.program import conclude
+from broker_client.cli.screen.report import print_fault, record_json
 from schemas.faults import FAULTS, Refused
 from schemas.messages.facts import AttemptRecord, CommandRecord
 from schemas.messages.work import Output

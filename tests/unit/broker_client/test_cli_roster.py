@@ -2,9 +2,9 @@
 
 import pytest
 
-from broker_client.cli.report import print_csv
-from broker_client.cli.roster import TRAITS, USUAL, columns_of, in_order, rows_of
-from broker_client.cli.tables import fit
+from broker_client.cli.agent.roster import TRAITS, USUAL, columns_of, in_order, rows_of
+from broker_client.cli.screen.report import print_csv
+from broker_client.cli.screen.tables import fit
 from schemas.faults import Refused
 from schemas.listed import AGENTS, passes
 from schemas.messages.api import AgentRecord, CertificateRecord, DetailsRecord

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_client.cli.tables import (
+from broker_client.cli.screen.tables import (
     Column,
     cells_of,
     cut,

@@ -6,9 +6,9 @@ import sys
 import pytest
 
 from broker_client.cli.options import Common
-from broker_client.cli.report import plain, print_lines
-from broker_client.cli.screen import Memory, Screen, Writer
-from broker_client.cli.terminal import TerminalText, shown, shown_lines
+from broker_client.cli.screen.report import plain, print_lines
+from broker_client.cli.screen.sinks import Memory, Screen, Writer
+from broker_client.cli.screen.terminal import TerminalText, shown, shown_lines
 from broker_client.output import OutputPart
 from schemas.messages.work import Output
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from broker_client.cli.story import described
-from broker_client.cli.timeline import timeline
+from broker_client.cli.command.story import described
+from broker_client.cli.command.timeline import timeline
 from schemas.messages.facts import AttemptRecord, CommandRecord
 from schemas.moments import parse_rfc3339
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from broker_client.cli.live import lines_of
-from broker_client.cli.tables import Table
-from broker_client.cli.top import Seen, frame, shortened, trouble_first
+from broker_client.cli.mesh.top import Seen, frame, shortened, trouble_first
+from broker_client.cli.screen.live import lines_of
+from broker_client.cli.screen.tables import Table
 from schemas.messages.api import GroupRecord, StatusAnswer
 from tests.unit.broker_client.test_cli_roster import FLEET, NOW, agent
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from broker_client.api import MeshClient
-from broker_client.cli.listing import read_pages
+from broker_client.cli.command.listing import read_pages
 from schemas.messages.api import (
     AgentList,
     AgentRecord,

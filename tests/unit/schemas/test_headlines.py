@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker_client.cli.report import print_csv
+from broker_client.cli.screen.report import print_csv
 from broker_client.runtime.frames import render_headers
 from schemas.faults import FAULTS, MeshError, known_code
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from broker_client.cli import way
-from broker_client.cli.findings import Findings
+from broker_client.cli.doctor import way
+from broker_client.cli.doctor.findings import Findings
 from broker_client.runtime.proxies import unused_proxies
 
 

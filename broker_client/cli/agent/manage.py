@@ -1,0 +1,198 @@
+"""`mesh agent …`."""
+
+import time
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from broker_client.cli.options import SHARED, Shared, check_seconds, pairs
+from broker_client.cli.screen.report import print_json, print_lines, say
+from broker_client.cli.screen.tables import (
+    duration,
+    facts,
+    in_local_time,
+    local_and_utc,
+    local_time,
+)
+from broker_client.cli.session import call
+from schemas.ids import check_name
+from schemas.messages.api import (
+    AgentCreate,
+    AgentRecord,
+    AgentSet,
+    CertificateRecord,
+    Done,
+    NameQuery,
+    TokenAnswer,
+)
+from schemas.verbs import (
+    AGENT_CREATE,
+    AGENT_DELETE,
+    AGENT_ENABLE,
+    AGENT_REVOKE,
+    AGENT_SET,
+    AGENT_SHOW,
+    AGENT_TOKEN,
+    Verb,
+)
+
+Name = Annotated[str, Parameter(help="Name of the agent.")]
+Ttl = Annotated[
+    float,
+    Parameter(name="--ttl", help="Seconds for which the token works.", validator=check_seconds),
+]
+Tag = Annotated[
+    list[str] | None,
+    Parameter(negative="", help="NAME=VALUE that commands can ask for; repeatable."),
+]
+Weight = Annotated[
+    int | None, Parameter(help="1 to 100 (1): its part in a group balanced by weight.")
+]
+Priority = Annotated[
+    int | None, Parameter(help="0 to 4 (2): the greater is used first if balanced by priority.")
+]
+Limit = Annotated[
+    int | None, Parameter(help="Commands at once, if less than its slots; 0: its slots.")
+]
+TOKEN_TTL_S = 3600.0
+
+
+def create(
+    name: Name,
+    /,
+    *,
+    group: Annotated[str, Parameter(help="Group the agent belongs to.")],
+    ttl: Ttl = TOKEN_TTL_S,
+    tag: Tag = None,
+    weight: Weight = None,
+    priority: Priority = None,
+    limit: Limit = None,
+    shared: Shared = SHARED,
+) -> None:
+    """Create an agent and print the token it is set up with, once."""
+    check_name("an agent", name)
+    given = {"weight": weight, "priority": priority, "limit": limit}
+    traits = {key: value for key, value in given.items() if value is not None}
+    request = AgentCreate(name=name, group=group, ttl_s=ttl, tags=pairs("--tag", tag), **traits)
+    _print_token(call(shared, lambda mesh: mesh.ask(AGENT_CREATE, request)), shared)
+
+
+def token(name: Name, /, *, ttl: Ttl = TOKEN_TTL_S, shared: Shared = SHARED) -> None:
+    """Print a new token for an agent; one that was issued before no longer works."""
+    request = AgentCreate(name=name, ttl_s=ttl)
+    _print_token(call(shared, lambda mesh: mesh.ask(AGENT_TOKEN, request)), shared)
+
+
+def set_(
+    name: Name,
+    /,
+    *,
+    tag: Tag = None,
+    untag: Annotated[
+        list[str] | None, Parameter(negative="", help="Name of a tag to take away; repeatable.")
+    ] = None,
+    weight: Weight = None,
+    priority: Priority = None,
+    limit: Limit = None,
+    shared: Shared = SHARED,
+) -> None:
+    """Change what commands and groups choose an agent by."""
+    request = AgentSet(
+        name=name,
+        tags=pairs("--tag", tag),
+        untag=untag or [],
+        weight=weight,
+        priority=priority,
+        limit=limit,
+    )
+    record = call(shared, lambda mesh: mesh.ask(AGENT_SET, request))
+    if shared.output == "json":
+        print_json(record)
+    else:
+        print_lines(shared, [f"agent {name}: {_traits(record)}"])
+
+
+def show(name: Name, /, *, shared: Shared = SHARED) -> None:
+    """Show one agent: status and why, certificate, host and process."""
+    record = call(shared, lambda mesh: mesh.ask(AGENT_SHOW, NameQuery(name=name)))
+    if shared.output == "json":
+        print_json(record)
+    else:
+        print_lines(shared, _described(record))
+
+
+def enable(name: Name, /, *, shared: Shared = SHARED) -> None:
+    """Let an agent take commands again."""
+    _change(shared, AGENT_ENABLE, name)
+
+
+def revoke(name: Name, /, *, shared: Shared = SHARED) -> None:
+    """Refuse an agent's credentials from now on."""
+    _change(shared, AGENT_REVOKE, name)
+
+
+def delete(name: Name, /, *, shared: Shared = SHARED) -> None:
+    """Remove an agent: its credentials are refused at once.
+
+    What it runs is lost to the mesh, and said to be once it cannot run any more: until then the
+    agent is still listed.
+    """
+    _change(shared, AGENT_DELETE, name)
+
+
+def _described(agent: AgentRecord) -> list[str]:
+    details = agent.details
+    certificate = agent.certificate
+    return facts(
+        [
+            ("agent", agent.agent),
+            ("group", agent.group),
+            ("status", f"{agent.status} since {local_and_utc(agent.since)}"),
+            ("reason", agent.reason),
+            ("next", in_local_time(agent.next, time.time())),
+            ("badges", ", ".join(agent.badges)),
+            ("returned", agent.returned.removeprefix("returned ")),
+            ("admin", agent.admin),
+            ("note", agent.note),
+            ("liveness", agent.liveness),
+            ("last beat", local_and_utc(agent.last_beat_at)),
+            ("running", f"{agent.running} of {agent.slots} slots"),
+            ("chosen by", _traits(agent)),
+            ("certificate", _certificate(certificate) if certificate else "none"),
+            ("address", details.ip),
+            ("host", details.host),
+            ("process", f"{details.pid} of user {details.user}" if details.pid else ""),
+            ("uptime", duration(details.uptime_s) if details.uptime_s else ""),
+            ("version", details.version),
+        ]
+    )
+
+
+def _traits(agent: AgentRecord) -> str:
+    """`tags site=berlin gpu=1, weight 1, priority 2, limit 3`."""
+    tags = " ".join(f"{name}={value}" for name, value in sorted(agent.tags.items()))
+    limit = f", limit {agent.limit}" if agent.limit else ""
+    return f"tags {tags or 'none'}, weight {agent.weight}, priority {agent.priority}{limit}"
+
+
+def _certificate(certificate: CertificateRecord) -> str:
+    text = f"{certificate.days_left:.1f} days left, until {local_and_utc(certificate.not_after)}"
+    warning = f" ({certificate.warning})" if certificate.warning else ""
+    return f"{text}{warning}, serial {certificate.serial}"
+
+
+def _change(shared: Shared, verb: Verb[NameQuery, Done], name: str) -> None:
+    done = call(shared, lambda mesh: mesh.ask(verb, NameQuery(name=name)))
+    if shared.output == "json":
+        print_json(done)
+    else:
+        print_lines(shared, [done.message or f"agent {name}: {verb.verb} done"])
+
+
+def _print_token(answer: TokenAnswer, shared: Shared) -> None:
+    if shared.output == "json":
+        print_json(answer)
+    else:
+        # Alone on stdout, so that it can be handed on: `broker-agent setup --token -`.
+        print(answer.token)
+        say(f"token for {answer.agent} in {answer.group}, until {local_time(answer.expires_at)}")

@@ -1,0 +1,179 @@
+"""Agents as rows: every column that can be shown, sorted and filtered by, once."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+
+from broker_client.cli.screen.tables import Column, duration, short_time
+from schemas.listed import why
+from schemas.messages.api import AgentRecord
+
+DAY_S: Final = 86_400.0
+# What fits 80 columns in full, with names and reasons as they usually are.
+USUAL: Final = ("agent", "group", "status", "since", "running", "cert", "reason")
+
+Value = float | str
+
+
+class Trait(NamedTuple):
+    """shown: its text in a table at that unix time. value: what sorting and filters compare.
+
+    is_span: the value is a length of time in seconds. None stands for what is not known.
+    """
+
+    column: Column
+    shown: Callable[[AgentRecord, float], str]
+    value: Callable[[AgentRecord, float], Value | None]
+    is_span: bool = False
+
+
+def _text(head: str, of: Callable[[AgentRecord], str], *, rank: int = 0, least: int = 0) -> Trait:
+    return Trait(Column(head, rank, least=least), lambda a, _: of(a), lambda a, _: of(a))
+
+
+def _count(head: str, of: Callable[[AgentRecord], int], *, rank: int = 0) -> Trait:
+    column = Column(head, rank, right=True)
+    return Trait(column, lambda a, _: str(of(a)), lambda a, _: float(of(a)))
+
+
+def _span(head: str, of: Callable[[AgentRecord, float], float | None], *, rank: int = 0) -> Trait:
+    def shown(agent: AgentRecord, now: float) -> str:
+        seconds = of(agent, now)
+        return "" if seconds is None else duration(max(0.0, seconds))
+
+    return Trait(Column(head, rank, right=True), shown, of, is_span=True)
+
+
+def _unix(text: str | None) -> float | None:
+    return datetime.fromisoformat(text).timestamp() if text else None
+
+
+def _ago(text: str | None, now: float) -> float | None:
+    at = _unix(text)
+    return None if at is None else now - at
+
+
+def _left_s(agent: AgentRecord, now: float) -> float | None:
+    end = _unix(agent.certificate.not_after) if agent.certificate else None
+    return None if end is None else end - now
+
+
+def _days(agent: AgentRecord, now: float) -> str:
+    left_s = _left_s(agent, now)
+    if left_s is None:
+        return ""
+    return duration(max(0.0, left_s)) if left_s < DAY_S else f"{left_s / DAY_S:.0f}d"
+
+
+def _tags(agent: AgentRecord) -> str:
+    return ", ".join(f"{name}={value}" for name, value in sorted(agent.tags.items()))
+
+
+TRAITS: Final[dict[str, Trait]] = {
+    "agent": _text("AGENT", lambda a: a.agent),
+    "group": _text("GROUP", lambda a: a.group),
+    "status": _text("STATUS", lambda a: a.status),
+    "since": Trait(
+        Column("SINCE"),
+        lambda a, now: short_time(a.since, now),
+        lambda a, now: _ago(a.since, now),
+        is_span=True,
+    ),
+    "running": Trait(
+        Column("RUNNING", 2, right=True),
+        lambda a, _: f"{a.running}/{a.slots}",
+        lambda a, _: float(a.running),
+    ),
+    "slots": _count("SLOTS", lambda a: a.slots, rank=6),
+    "load": Trait(
+        Column("LOAD", 6, right=True),
+        lambda a, _: f"{100 * a.running / a.slots:.0f}%" if a.slots else "",
+        lambda a, _: a.running / a.slots if a.slots else None,
+    ),
+    "cert": Trait(Column("CERT", 3, right=True), _days, _left_s, is_span=True),
+    "uptime": _span("UPTIME", lambda a, _: a.details.uptime_s or None, rank=5),
+    "silent": _span("SILENT", lambda a, now: _ago(a.last_beat_at, now), rank=5),
+    "version": _text("VERSION", lambda a: a.details.version, rank=7),
+    "host": _text("HOST", lambda a: a.details.host, rank=4, least=12),
+    "ip": _text("ADDRESS", lambda a: a.details.ip, rank=8),
+    "user": _text("USER", lambda a: a.details.user, rank=9),
+    "admin": _text("ADMIN", lambda a: a.admin, rank=8),
+    "liveness": _text("LIVENESS", lambda a: a.liveness, rank=9),
+    "tags": _text("TAGS", _tags, rank=6, least=12),
+    "weight": _count("WEIGHT", lambda a: a.weight, rank=8),
+    "priority": _count("PRIORITY", lambda a: a.priority, rank=8),
+    "limit": _count("LIMIT", lambda a: a.limit, rank=8),
+    "note": _text("NOTE", lambda a: a.note, rank=7, least=12),
+    "reason": _text("REASON", why, least=10),
+}
+# Other words for the same, as people say them.
+OTHER_NAMES: Final = {
+    "name": "agent",
+    "expires": "cert",
+    "certificate": "cert",
+    "address": "ip",
+    "badges": "reason",
+}
+
+
+def trait(name: str) -> Trait | None:
+    return TRAITS.get(OTHER_NAMES.get(name, name))
+
+
+def columns_of(text: str | None) -> tuple[str, ...]:
+    """The columns of `--columns`: names with commas between, `all`, or None for the usual ones.
+
+    Raises ValueError that names the ones there are.
+    """
+    if text is None:
+        return USUAL
+    if text == "all":
+        return tuple(TRAITS)
+    names = [OTHER_NAMES.get(name, name) for name in text.lower().split(",")]
+    for name in names:
+        if name not in TRAITS:
+            raise ValueError(f"no column {name!a}: use all, or {', '.join(TRAITS)}")
+    return tuple(dict.fromkeys(names))
+
+
+def rows_of(
+    agents: Sequence[AgentRecord], names: Sequence[str], now: float
+) -> list[tuple[str, ...]]:
+    return [tuple(TRAITS[name].shown(agent, now) for name in names) for agent in agents]
+
+
+def check_columns(_type: object, value: str | None) -> None:
+    """For parameters that are such columns."""
+    columns_of(value)
+
+
+def check_sort(_type: object, value: str | None) -> None:
+    """For parameters that are such a column."""
+    if value is not None:
+        sort_key(value)
+
+
+def sort_key(text: str) -> tuple[str, bool]:
+    """The column, and whether its greatest comes first (`-uptime`); ValueError if it is none."""
+    name = text.lower().removeprefix("-")
+    if trait(name) is None:
+        raise ValueError(f"no column {name!a}: sort by {', '.join(TRAITS)}")
+    return name, text.startswith("-")
+
+
+def in_order(agents: Sequence[AgentRecord], by: str, now: float) -> list[AgentRecord]:
+    """Sorted by a column; what has no value in it comes last, and equals stand by name."""
+    name, is_reversed = sort_key(by)
+    found = trait(name)
+    if found is None:
+        return [*agents]
+    known: list[tuple[Value, AgentRecord]] = []
+    unknown = []
+    for agent in sorted(agents, key=lambda each: each.agent):
+        value = found.value(agent, now)
+        if value is None or value == "":
+            unknown.append(agent)
+        else:
+            known.append((value, agent))
+    known.sort(key=lambda pair: pair[0], reverse=is_reversed)
+    return [*(agent for _, agent in known), *unknown]

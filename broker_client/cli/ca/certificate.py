@@ -1,0 +1,73 @@
+"""`mesh certificate list`: until when what was issued is good."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+from cyclopts import Parameter
+
+from broker_client.cli.options import SHARED, Shared
+from broker_client.cli.screen.report import print_json, print_table
+from broker_client.cli.screen.tables import Column, duration, utc_time
+from broker_client.cli.session import call
+from broker_client.cli.spans import check_span, span_s
+from schemas.messages.api import CertificateList, HoldingRecord
+from schemas.verbs import CERTIFICATE_LIST
+
+if TYPE_CHECKING:
+    from broker_client.api import MeshClient
+
+_DAY_S = 86_400.0
+
+
+def list_(
+    *,
+    expiring: Annotated[
+        str | None,
+        Parameter(help="Only what ends within this time: 30d, 12h.", validator=check_span),
+    ] = None,
+    shared: Shared = SHARED,
+) -> None:
+    """List certificates of agents, clients, the broker and the mesh itself.
+
+    What ends first comes first; what could not be renewed is listed however long it holds.
+    """
+    request = CertificateList(expiring_s=None if expiring is None else span_s(expiring))
+
+    async def gather(mesh: "MeshClient") -> list[HoldingRecord]:
+        found: list[HoldingRecord] = []
+        cursor: str | None = None
+        while True:
+            page = msgspec.structs.replace(request, cursor=cursor)
+            answer = await mesh.ask(CERTIFICATE_LIST, page)
+            found += answer.certificates
+            cursor = answer.cursor
+            if cursor is None:
+                return found
+
+    found = call(shared, gather)
+    if shared.output == "json":
+        print_json(found)
+        return
+    columns = (
+        Column("KIND"),
+        Column("NAME", least=12),
+        Column("VALID UNTIL (UTC)"),
+        Column("LEFT"),
+        Column("WARNING", least=10),
+        Column("GROUP", 1),
+        Column("SERIAL", 2),
+    )
+    rows = [
+        (
+            each.kind,
+            each.name,
+            utc_time(each.not_after),
+            duration(each.days_left * _DAY_S),
+            each.warning,
+            each.group,
+            each.serial,
+        )
+        for each in found
+    ]
+    ends = f" ends within {expiring}" if expiring else ""
+    print_table(shared, columns, rows, nothing=f"no certificate{ends}")

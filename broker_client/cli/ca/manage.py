@@ -1,0 +1,67 @@
+"""`mesh ca …`: replacing the mesh's authority, or one of its signing keys, in four steps."""
+
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from broker_client.cli.options import SHARED, Shared
+from broker_client.cli.screen.report import print_json, print_table, say
+from broker_client.cli.screen.tables import Column, local_time
+from broker_client.cli.session import call
+from schemas.messages.api import CaAnswer, CaRotate, NoQuery, RotationRecord
+from schemas.verbs import CA_ROTATE, CA_SHOW
+
+Step = Literal["prepare", "activate", "taint", "revoke"]
+Key = Literal["authority", "agent", "enrol", "viewer", "operator", "admin", "master"]
+
+
+def show(*, shared: Shared = SHARED) -> None:
+    """Show the authority and the signing keys, the step that is due, and who holds it up."""
+    _print(shared, call(shared, lambda mesh: mesh.ask(CA_SHOW, NoQuery())))
+
+
+def rotate(
+    step: Annotated[Step, Parameter(help="The step; the same again completes it.")],
+    /,
+    *,
+    key: Annotated[
+        Key, Parameter(help="What is replaced: the authority, or the signing key of a role.")
+    ] = "authority",
+    force: Annotated[
+        bool, Parameter(negative="", help="Although somebody would be cut off.")
+    ] = False,
+    shared: Shared = SHARED,
+) -> None:
+    """Replace the mesh's authority or a signing key, step by step.
+
+    prepare: all learn to trust the new one. activate: it signs from now on. taint: whoever holds
+    something of the old one renews it. revoke: the old one is trusted no more.
+    """
+    request = CaRotate(step=step, key=key, force=force)
+    _print(shared, call(shared, lambda mesh: mesh.ask(CA_ROTATE, request)))
+
+
+def _print(shared: Shared, answer: CaAnswer) -> None:
+    if shared.output == "json":
+        print_json(answer)
+        return
+    columns = (
+        Column("KEY"),
+        Column("STAGE"),
+        Column("SINCE", 2),
+        Column("SIGNS"),
+        Column("BESIDE", 1),
+        Column("NEXT STEP"),
+        Column("HELD UP BY", least=12),
+    )
+    print_table(shared, columns, [_row(each) for each in answer.rotations], nothing="no keys")
+    if answer.note:
+        say(answer.note)
+
+
+def _row(each: RotationRecord) -> tuple[str, ...]:
+    beside = f"#{each.other}" if each.other else ""
+    more = each.waiting - len(each.waiting_for)
+    held_up = ", ".join(each.waiting_for) + (f" and {more} more" if more else "")
+    since = local_time(each.since)
+    return (each.key, each.stage, since, f"#{each.active}", beside, each.next, held_up)

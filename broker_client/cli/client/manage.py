@@ -1,0 +1,100 @@
+"""`mesh client …`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from cyclopts import Parameter
+
+from broker_client.cli.options import LISTING, SHARED, Listing, Shared
+from broker_client.cli.screen.report import print_json, print_list, screen_width
+from broker_client.cli.screen.tables import Column, fit, local_time, utc_time
+from broker_client.cli.session import call, context_of
+from schemas.messages.api import (
+    ClientCreate,
+    ClientRecord,
+    NameQuery,
+)
+from schemas.verbs import CLIENT_CREATE, CLIENT_REVOKE
+
+Name = Annotated[str, Parameter(help="Name of the client.")]
+Role = Literal["viewer", "operator", "admin"]
+
+
+def create(
+    name: Name,
+    /,
+    *,
+    role: Annotated[Role, Parameter(help="What it may do.")],
+    group: Annotated[
+        list[str] | None,
+        Parameter(negative="", help="Limit it to this group; repeatable. All groups without it."),
+    ] = None,
+    out: Annotated[Path, Parameter(help="New or empty directory for its files.")],
+    shared: Shared = SHARED,
+) -> None:
+    """Make keys here, have the mesh sign them, and write all that a client needs."""
+    # The keys pull in X.509, which the other commands of this module have no use for.
+    from broker_client.cli.client.files import NewClient
+
+    fresh = NewClient(name, out)
+    request = ClientCreate(
+        name=name,
+        role=role,
+        groups=group or [],
+        csr_pem=fresh.csr_pem,
+        user_nkey=fresh.user_nkey,
+        user_signature=fresh.proof(context_of(shared).mesh),
+    )
+    with fresh.reserved():
+        answer = call(shared, lambda mesh: mesh.ask(CLIENT_CREATE, request))
+        fresh.store(answer)
+    if shared.output == "json":
+        kept = {"mesh": answer.mesh, "name": answer.name, "role": answer.role, "out": str(out)}
+        print_json({**kept, "serial": answer.serial, "not_after": answer.not_after})
+    else:
+        until = f"{utc_time(answer.not_after)} UTC"
+        print(f"client {name} ({role}) until {until}: --context {out / 'context.toml'}")
+
+
+def list_(*, shared: Listing = LISTING) -> None:
+    """List clients with role, groups and the end of their certificates."""
+    clients = call(shared, lambda mesh: mesh.clients())
+    columns = (
+        Column("CLIENT"),
+        Column("ROLE"),
+        Column("GROUPS", least=16),
+        Column("UNTIL (UTC)", 1),
+        Column("CREATED", 2),
+    )
+    rows = [_row(client) for client in clients]
+    print_list(
+        shared,
+        clients,
+        lambda: fit(columns, rows, screen_width()),
+        nothing="no clients",
+    )
+
+
+def revoke(name: Name, /, *, shared: Shared = SHARED) -> None:
+    """Refuse a client's credentials from now on."""
+    done = call(shared, lambda mesh: mesh.ask(CLIENT_REVOKE, NameQuery(name=name)))
+    if shared.output == "json":
+        print_json(msgspec.to_builtins(done))
+    else:
+        print(f"client {name} revoked")
+
+
+def renew(*, shared: Shared = SHARED) -> None:
+    """Renew the credentials of the context in use now; they do so by themselves as well."""
+    until = call(shared, lambda mesh: mesh.renew())
+    if shared.output == "json":
+        print_json({"not_after": until})
+    else:
+        print(f"renewed until {utc_time(until)} UTC")
+
+
+def _row(client: ClientRecord) -> tuple[str, ...]:
+    until = utc_time(client.certificate.not_after) if client.certificate else ""
+    groups = ", ".join(client.groups) or "all"
+    return (client.client, client.role, groups, until, local_time(client.created_at))

@@ -1,0 +1,1 @@
+"""`mesh command …` and `mesh deadletter …`."""

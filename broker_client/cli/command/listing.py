@@ -1,0 +1,88 @@
+"""Lists of commands: as many pages as it takes, as one table."""
+
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from broker_client.cli.command.ledger import TRAITS, columns_of, in_order, rows_of
+from broker_client.cli.options import Listing
+from broker_client.cli.screen.report import print_list, say, screen_width
+from broker_client.cli.screen.tables import Table, fit
+from broker_client.cli.session import call
+from schemas.messages.api import CommandList, CommandPage
+from schemas.messages.facts import CommandRecord
+
+if TYPE_CHECKING:
+    from broker_client.api import MeshClient
+
+# The most that the master gives at once.
+PAGE: Final = 500
+# With --sort, so many that match are looked at.
+SORTED_MAX: Final = 10_000
+
+Ask = Callable[["MeshClient", CommandList], Awaitable[CommandPage]]
+
+
+def check_limit(_type: object, value: int) -> None:
+    if value < 1:
+        raise ValueError("ask for at least 1")
+
+
+def list_commands(
+    shared: Listing,
+    ask: Ask,
+    wanted: CommandList,
+    limit: int,
+    *,
+    nothing: str,
+    sort: str | None = None,
+    columns: str | None = None,
+) -> None:
+    """Print at most `limit` commands, page by page; says on stderr if there are more.
+
+    sort: by a column, over all that match up to `SORTED_MAX`.
+    """
+    most = limit if sort is None else max(limit, SORTED_MAX)
+
+    async def pages(mesh: "MeshClient") -> tuple[list[CommandRecord], bool]:
+        return await read_pages(lambda query: ask(mesh, query), wanted, most)
+
+    commands, is_more = call(shared, pages)
+    if sort is not None:
+        if is_more:
+            say(f"sorted are the newest {most} only: there may be more")
+        is_more = is_more or len(commands) > limit
+        commands = in_order(commands, sort)[:limit]
+    print_list(shared, commands, lambda: table_of(commands, time.time(), columns), nothing=nothing)
+    if is_more:
+        say(f"there may be more than these {limit}: see --limit")
+
+
+async def read_pages(
+    ask: Callable[[CommandList], Awaitable[CommandPage]], wanted: CommandList, limit: int
+) -> tuple[list[CommandRecord], bool]:
+    """The first `limit` commands, and whether there may be more. A page may be short of its limit.
+
+    A command that ends between two pages moves from the open ones to the ended ones, and may come
+    twice: the first of the two is kept.
+    """
+    found: dict[str, CommandRecord] = {}
+    cursor = None
+    while len(found) < limit:
+        query = msgspec.structs.replace(wanted, limit=min(PAGE, limit - len(found)), cursor=cursor)
+        page = await ask(query)
+        for record in page.commands:
+            found.setdefault(record.id, record)
+        cursor = page.cursor
+        if cursor is None:
+            return [*found.values()], False
+    return [*found.values()], True
+
+
+def table_of(commands: Sequence[CommandRecord], now: float, columns: str | None = None) -> Table:
+    """Commands as a table for this screen; now: unix time; columns: as `--columns` has them."""
+    names = columns_of(columns)
+    rows = rows_of(commands, names, now)
+    return fit([TRAITS[name].column for name in names], rows, screen_width())

@@ -1,0 +1,162 @@
+"""`mesh command …`."""
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from broker_client.cli.command.ledger import check_columns, check_sort
+from broker_client.cli.command.listing import check_limit, list_commands
+from broker_client.cli.command.story import print_command
+from broker_client.cli.filters import joined
+from broker_client.cli.options import (
+    COMMON,
+    LISTING,
+    SHARED,
+    Common,
+    Listing,
+    Shared,
+    check_seconds,
+)
+from broker_client.cli.outcomes import exit_code
+from broker_client.cli.run.program import conclude
+from broker_client.cli.screen.report import output_json, print_json, print_lines, record_json
+from broker_client.cli.screen.sinks import Memory, Screen, Writer
+from broker_client.cli.session import call
+from schemas.listed import COMMANDS
+from schemas.messages.api import CommandList
+
+if TYPE_CHECKING:
+    from broker_client.api import MeshClient
+
+Id = Annotated[str, Parameter(help="Id of the command.")]
+State = Literal[
+    "queued",
+    "sent",
+    "accepted",
+    "running",
+    "unknown",
+    "stopping",
+    "succeeded",
+    "failed",
+    "timed_out",
+    "cancelled",
+    "rejected",
+    "expired",
+    "undeliverable",
+    "killed_fenced",
+    "lost",
+]
+
+
+def list_(
+    *filters: Annotated[
+        str,
+        Parameter(
+            help="Only commands that all of these hold for: state:failed,lost, label:deploy=42,"
+            " client:ann, program:apt*, argv:*--force*, since:1d, exit:!=0, took:>5m; ! before one:"
+            " not.",
+        ),
+    ],
+    group: Annotated[str | None, Parameter(help="Only commands of this group.")] = None,
+    agent: Annotated[str | None, Parameter(help="Only commands of this agent.")] = None,
+    state: Annotated[State | None, Parameter(help="Only commands in this state.")] = None,
+    limit: Annotated[int, Parameter(help="At most this many.", validator=check_limit)] = 50,
+    sort: Annotated[
+        str | None,
+        Parameter(
+            help="Column to sort by; -COLUMN: the greatest first.",
+            allow_leading_hyphen=True,
+            validator=check_sort,
+        ),
+    ] = None,
+    columns: Annotated[
+        str | None,
+        Parameter(help="Columns, with commas between, or all.", validator=check_columns),
+    ] = None,
+    shared: Listing = LISTING,
+) -> None:
+    """List commands, open ones first, the newest first."""
+    wanted = joined(filters, COMMANDS)
+    list_commands(
+        shared,
+        lambda mesh, query: mesh.list(query),
+        CommandList(group=group, agent=agent, state=state, filter=wanted),
+        limit,
+        nothing="no command passes the filter" if wanted else "no commands",
+        sort=sort,
+        columns=columns,
+    )
+
+
+def show(id: Id, /, *, shared: Shared = SHARED) -> None:
+    """Show a command and the timeline of its attempts."""
+    print_command(shared, call(shared, lambda mesh: mesh.show(id)))
+
+
+def wait(
+    id: Id,
+    /,
+    *,
+    timeout: Annotated[
+        float | None,
+        Parameter(help="Seconds to wait at most; exit code 4 after them.", validator=check_seconds),
+    ] = None,
+    common: Common = COMMON,
+) -> int:
+    """Wait until a command has ended; the exit code is that of `mesh run`."""
+    record = call(common, lambda mesh: mesh.wait(id, timeout_s=timeout, with_output=True))
+    if common.output == "json":
+        print_json(record_json(record))
+        return exit_code(record)
+    print_lines(common, [record.state])
+    return conclude(record, common)
+
+
+def decide(
+    id: Id,
+    decision: Annotated[
+        Literal["fail", "rerun"], Parameter(help="End it as lost, or run it once more.")
+    ],
+    /,
+    *,
+    shared: Shared = SHARED,
+) -> None:
+    """Give the word that a command submitted with --on-lost wait waits for."""
+    record = call(shared, lambda mesh: mesh.decide(id, decision))
+    if shared.output == "json":
+        print_json(record)
+    else:
+        said = "will run again" if decision == "rerun" else "ends as lost"
+        print_lines(shared, [f"command {record.id} {said}"])
+
+
+def logs(
+    id: Id,
+    /,
+    *,
+    follow: Annotated[
+        bool, Parameter(negative="", help="Go on until the command has ended.")
+    ] = False,
+    attempt: Annotated[
+        int | None, Parameter(help="One attempt by its number; the newest without this.")
+    ] = None,
+    raw: Annotated[
+        bool, Parameter(negative="", help="Let output steer this terminal: trusted programs only.")
+    ] = False,
+    shared: Shared = SHARED,
+) -> None:
+    """Write a command's output as it was printed, stdout and stderr apart."""
+    memory = Memory() if shared.output == "json" else None
+    writer = Writer(memory or Screen(is_raw=raw))
+
+    async def read(mesh: "MeshClient") -> None:
+        output = mesh.logs(id, attempt=attempt, follow=follow)
+        try:
+            async for part in output:
+                await writer.write(part)
+        finally:
+            await output.aclose()
+
+    call(shared, read)
+    if memory is not None:
+        print_json(output_json(memory.output()))

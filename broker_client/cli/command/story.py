@@ -1,0 +1,78 @@
+"""One command for people: what it is, how it stands, and what happened to it."""
+
+import shlex
+import time
+
+from broker_client.cli.command.ledger import agent_of, exit_of
+from broker_client.cli.command.timeline import timeline
+from broker_client.cli.options import Common
+from broker_client.cli.screen.report import print_json, print_lines, screen_width
+from broker_client.cli.screen.tables import facts, in_local_time, local_and_utc
+from schemas.listed import RETRY_OF
+from schemas.messages.facts import CommandRecord
+from schemas.texts import visible
+
+
+def print_command(common: Common, record: CommandRecord) -> None:
+    if common.output == "json":
+        print_json(record)
+    else:
+        story = timeline(record, screen_width())
+        print_lines(common, [*described(record, time.time()), "", *story])
+
+
+def described(record: CommandRecord, now: float) -> list[str]:
+    """now: unix time by this host's clock, for the time that is left to the next decision."""
+    return facts(
+        [
+            ("id", record.id),
+            ("state", _since(record)),
+            ("reason", record.reason),
+            ("next", in_local_time(record.next, now)),
+            ("exit code", exit_of(record)),
+            ("group", record.group),
+            ("agent", agent_of(record)),
+            ("action", record.action),
+            ("program", record.program),
+            *_arguments(record),
+            ("client", record.client),
+            ("retry of", record.labels.get(RETRY_OF, "")),
+            ("labels", ", ".join(f"{name}={value}" for name, value in record.labels.items())),
+            ("output", _sizes(record)),
+            ("last output", local_and_utc(record.last_output_at)),
+            ("not whole", _cut(record)),
+        ]
+    )
+
+
+def _arguments(record: CommandRecord) -> list[tuple[str, str]]:
+    """What the line of the program does not say: all of them where that line is cut."""
+    given = record.arguments
+    if given is None:
+        return []
+    whole = visible(shlex.join(given.argv))
+    return [
+        ("arguments", "" if whole == record.program else whole),
+        ("directory", given.cwd or ""),
+        ("environment", ", ".join(given.env)),
+        ("input", f"{given.stdin_bytes} bytes" if given.stdin_bytes else ""),
+        ("time limit", f"{given.timeout_s:g} s" if given.timeout_s else ""),
+    ]
+
+
+def _since(record: CommandRecord) -> str:
+    since = record.since or record.ended_at
+    return f"{record.state} since {local_and_utc(since)}" if since else record.state
+
+
+def _cut(record: CommandRecord) -> str:
+    """Which parts of the record the master has shortened."""
+    return f"{', '.join(record.cut)}: too long for one record" if record.cut else ""
+
+
+def _sizes(record: CommandRecord) -> str:
+    if not record.ended_at:
+        # The sizes are those of the outcome, and there is none yet.
+        return ""
+    sizes = f"{record.stdout_bytes} bytes of stdout, {record.stderr_bytes} of stderr"
+    return f"{sizes}, cut at its limit" if record.truncated else sizes

@@ -1,0 +1,138 @@
+"""What happened to a command, line by line."""
+
+import textwrap
+from typing import NamedTuple
+
+from broker_client.cli.screen.tables import GAP, PIPE_WIDTH, in_local_time, local_and_utc, moment_in
+from broker_client.cli.screen.terminal import shown
+from schemas.messages.facts import AttemptRecord, CommandRecord
+from schemas.states import State
+
+# Cells that a text gets however narrow the screen is.
+_LEAST = 20
+_NO_TIME = " " * len("2025-01-01 00:00:00 +0000 (00:00:00 UTC)")
+# How the master joins a word that came after its verdict with the reason of the verdict.
+_LATE, _BEFORE = "late result: ", "; before: "
+
+
+class Event(NamedTuple):
+    """at: RFC 3339, or None where the time is not known."""
+
+    at: str | None
+    text: str
+
+
+def timeline(record: CommandRecord, width: int = PIPE_WIDTH) -> list[str]:
+    """The events, oldest first; what has no time stands where it must have happened.
+
+    Texts are broken into lines of at most `width` cells, below each other.
+    """
+    lines = []
+    for event in in_order(events(record)):
+        moment = local_and_utc(event.at) if event.at else _NO_TIME
+        room = max(_LEAST, width - len(_NO_TIME) - len(GAP))
+        for part in textwrap.wrap(shown(event.text), room) or [""]:
+            lines.append(f"{moment}{GAP}{part}".rstrip())
+            moment = _NO_TIME
+    return lines
+
+
+def in_order(found: list[Event]) -> list[Event]:
+    """By time; an event without one stays behind the event that it was named after."""
+    keyed: list[tuple[str, Event]] = []
+    latest = ""
+    for event in found:
+        latest = event.at or latest
+        keyed.append((latest, event))
+    # Moments of records have one form, so that their texts sort as they do.
+    return [event for _, event in sorted(keyed, key=lambda pair: pair[0])]
+
+
+def events(record: CommandRecord) -> list[Event]:
+    found = [Event(record.submitted_at, f"submitted by {record.client}")]
+    for index, attempt in enumerate(record.attempts):
+        found += _begun(attempt)
+        if index == len(record.attempts) - 1 and not attempt.ended_at:
+            found += _open(attempt, record)
+        else:
+            found += _ended(attempt, record, is_last=index == len(record.attempts) - 1)
+    return found + _now(record)
+
+
+def _begun(attempt: AttemptRecord) -> list[Event]:
+    head = f"attempt {attempt.attempt}"
+    times = "once" if attempt.sent <= 1 else f"{attempt.sent} times"
+    sent = f"{head} sent to {attempt.agent} {times}"
+    found = [Event(None, f"{sent} ({attempt.why})" if attempt.why else sent)]
+    if attempt.accepted_at:
+        found.append(Event(attempt.accepted_at, f"{head} accepted by {attempt.agent}"))
+    if attempt.started_at:
+        found.append(Event(attempt.started_at, f"{head} started"))
+    return found
+
+
+def _open(attempt: AttemptRecord, record: CommandRecord) -> list[Event]:
+    """Where the newest attempt stands, if that is more than what has happened to it so far."""
+    head = f"attempt {attempt.attempt}"
+    found = []
+    if record.last_output_at:
+        found.append(Event(record.last_output_at, "the newest output that has arrived"))
+    if attempt.state == State.UNKNOWN:
+        found.append(Event(record.since, _with_reason(f"{head} unknown since then", record.reason)))
+    elif attempt.state == State.STOPPING:
+        found.append(Event(record.since, _with_reason(f"{head} is being ended", record.reason)))
+    elif attempt.started_at and record.since > attempt.started_at:
+        found.append(Event(record.since, f"{head} is {attempt.state}: {attempt.agent} says so"))
+    return found
+
+
+def _ended(attempt: AttemptRecord, record: CommandRecord, *, is_last: bool) -> list[Event]:
+    """How it ended; where a verdict and a late word disagree, both of them."""
+    head = f"attempt {attempt.attempt}"
+    reason = attempt.reason or (record.reason if is_last else "")
+    code = "" if attempt.exit_code is None else f", exit code {attempt.exit_code}"
+    word, _, judged = reason.partition(_BEFORE)
+    if not attempt.late or not word.startswith(_LATE) or not judged:
+        late = ", heard of late" if attempt.late else ""
+        text = _with_reason(f"{head} {attempt.state}{code}{late}", reason)
+        return [Event(attempt.ended_at, text)]
+    if attempt.state == State.LOST:
+        # The command was run again meanwhile: the word changes nothing, and is not hidden.
+        return [
+            Event(attempt.ended_at, f"{head} lost: {judged}"),
+            Event(None, f"{head}, beside the verdict: {word}{code}"),
+        ]
+    is_apart = is_last and record.ended_at and record.ended_at != attempt.ended_at
+    return [
+        Event(attempt.ended_at, f"{head} {attempt.state}{code}, heard of late{_why(word)}"),
+        Event(record.ended_at if is_apart else None, f"{head} was given up before that was heard"),
+        Event(None, f"the verdict was lost: {judged}"),
+    ]
+
+
+def _now(record: CommandRecord) -> list[Event]:
+    """The end, or what comes next and when."""
+    if record.ended_at:
+        has_ended = record.attempts and record.attempts[-1].state == record.state
+        reason = "" if has_ended else record.reason
+        amended = bool(has_ended) and record.attempts[-1].reason.startswith(_LATE)
+        text = f"command {record.state}{', amended' if amended else ''}"
+        return [Event(record.since if amended else record.ended_at, _with_reason(text, reason))]
+    found = []
+    if record.state == State.UNKNOWN and record.attempts and record.attempts[-1].ended_at:
+        found.append(Event(record.since, "command waits for a word: fail or rerun"))
+    elif record.state == State.QUEUED and record.attempts:
+        found.append(Event(record.since, _with_reason("command queued again", record.reason)))
+    if record.next:
+        found.append(Event(moment_in(record.next), f"next: {in_local_time(record.next)}"))
+    return found
+
+
+def _why(word: str) -> str:
+    """The reason in `late result: STATE: REASON`, if there is one."""
+    _, colon, reason = word.removeprefix(_LATE).partition(": ")
+    return colon + reason
+
+
+def _with_reason(text: str, reason: str) -> str:
+    return f"{text}: {reason}" if reason else text

@@ -1,0 +1,1 @@
+"""`mesh doctor`, and the checks that `broker-agent doctor` shares with it."""

@@ -1,0 +1,77 @@
+"""Numbered findings: what was looked at, what was found, and if it is wrong, why and what to do."""
+
+from collections.abc import Callable
+from typing import Final, Literal, TypeVar
+
+import msgspec
+
+from broker_client.cli.screen.terminal import shown
+from schemas.faults import MeshError
+
+A = TypeVar("A")
+T = TypeVar("T")
+State = Literal["ok", "warning", "failed", "skipped"]
+
+SKIPPED: Final = "a check before it failed"
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """cause and cure are empty where there is nothing to do."""
+
+    number: int
+    check: str
+    state: State
+    found: str
+    cause: str = ""
+    cure: str = ""
+
+
+def lines_of(finding: Finding) -> list[str]:
+    """For people; what others wrote is made safe to show."""
+    head = f"{finding.number:>2}  {finding.state:<7}  {shown(finding.check)}"
+    lines = [f"{head}: {shown(finding.found)}"]
+    for name, text in (("cause", finding.cause), ("cure", finding.cure)):
+        if text:
+            lines.append(f"             {name}: {shown(text)}")
+    return lines
+
+
+class Trouble(Exception):
+    """A finding that no fault of the table names. As a `warning` it does not fail the whole."""
+
+    def __init__(self, found: str, cause: str, cure: str, *, state: State = "failed") -> None:
+        super().__init__(found)
+        self.found, self.cause, self.cure, self.state = found, cause, cure, state
+
+
+class Findings(list[Finding]):
+    """The findings so far, in order."""
+
+    def look(self, check: str, how: Callable[[A], tuple[str, T]], needed: A | None) -> T | None:
+        """Note what `how` finds and return its value; None if it failed or warned.
+
+        needed: what it works on; None, which is what an earlier failure left, and it is skipped.
+        """
+        if needed is None:
+            self.note(check, "skipped", SKIPPED)
+            return None
+        try:
+            found, value = how(needed)
+        except MeshError as error:
+            self.note(check, "failed", error.message, error.code, error.kind.advice)
+        except Trouble as trouble:
+            self.note(check, trouble.state, trouble.found, trouble.cause, trouble.cure)
+        else:
+            self.note(check, "ok", found)
+            return value
+        return None
+
+    def note(self, check: str, state: State, found: str, cause: str = "", cure: str = "") -> None:
+        number = len(self) + 1
+        self.append(
+            Finding(number=number, check=check, state=state, found=found, cause=cause, cure=cure)
+        )
+
+    @property
+    def is_failed(self) -> bool:
+        return any(finding.state == "failed" for finding in self)

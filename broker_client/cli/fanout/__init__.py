@@ -1,0 +1,1 @@
+"""`mesh fanout …`, and `mesh run` on many agents."""

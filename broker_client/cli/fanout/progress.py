@@ -1,0 +1,63 @@
+"""How far a fan-out is, and what its programs printed, agent by agent."""
+
+import sys
+from collections.abc import Iterator
+from typing import Final, TextIO
+
+from broker_client.cli.screen.report import say
+from broker_client.cli.screen.terminal import TerminalText
+from schemas.messages.facts import CommandRecord
+from schemas.messages.fanouts import FanoutRecord
+from schemas.states import TERMINAL
+
+_CLEAR: Final = "\r\x1b[K"
+_ENDED: Final = frozenset({*map(str, TERMINAL), "skipped"})
+
+
+class Progress:
+    """One line that is written over, on a terminal; nothing anywhere else."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file if file.isatty() else None
+        self._is_shown = False
+
+    def show(self, record: FanoutRecord) -> None:
+        if self._file is None:
+            return
+        ended = sum(count for state, count in record.counts.items() if state in _ENDED)
+        bad = ended - record.counts.get("succeeded", 0)
+        said = f"{ended} of {record.agents} agents have ended, {bad} not well"
+        print(f"{_CLEAR}{said}", end="", file=self._file, flush=True)
+        self._is_shown = True
+
+    def clear(self) -> None:
+        if self._file is not None and self._is_shown:
+            print(_CLEAR, end="", file=self._file, flush=True)
+            self._is_shown = False
+
+
+def print_output(agent: str, record: CommandRecord, *, is_raw: bool = False) -> None:
+    """Each line behind the name of its agent, stdout and stderr apart.
+
+    In a pipe or a file, or if `is_raw`, the bytes are as the program printed them; a last line
+    without an end gets one.
+    """
+    output = record.output
+    if output is not None:
+        for data, file in ((output.stdout, sys.stdout), (output.stderr, sys.stderr)):
+            file.flush()
+            is_safe = file.isatty() and not is_raw
+            text = TerminalText().feed(data, final=True).encode() if is_safe else data
+            file.buffer.write(b"".join(_named(agent, text)))
+            file.buffer.flush()
+    kept = 0 if output is None else len(output.stdout) + len(output.stderr)
+    if record.stdout_bytes + record.stderr_bytes > kept:
+        say(f"{agent}: there is more output: `mesh command logs {record.id}`")
+
+
+def _named(agent: str, data: bytes) -> Iterator[bytes]:
+    lines = data.split(b"\n")
+    if not lines[-1]:
+        lines.pop()
+    for line in lines:
+        yield b"%s | %s\n" % (agent.encode(), line)

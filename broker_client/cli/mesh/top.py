@@ -1,0 +1,149 @@
+"""`mesh top`: the mesh at a glance, again and again."""
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
+
+from cyclopts import Parameter
+
+from broker_client.cli.agent.listing import table_of as agents_table
+from broker_client.cli.agent.roster import check_sort, in_order
+from broker_client.cli.command.listing import table_of as commands_table
+from broker_client.cli.filters import joined
+from broker_client.cli.group.manage import table_of as groups_table
+from broker_client.cli.options import SHARED, Shared
+from broker_client.cli.screen.live import EVERY_S, Every, Frame, keep_showing, print_frame
+from broker_client.cli.screen.report import print_json
+from broker_client.cli.screen.tables import Table, duration
+from broker_client.cli.session import call
+from schemas.counting import counted
+from schemas.listed import AGENTS
+from schemas.messages.api import AgentRecord, CommandList, GroupRecord, StatusAnswer
+from schemas.messages.facts import CommandRecord
+from schemas.states import AgentStatus
+
+if TYPE_CHECKING:
+    from broker_client.api import MeshClient
+
+# Lines for a pipe, which has no height.
+PIPE_LINES: Final = 60
+# The head, and of each of three tables its blank line, its heading and the line that says how many
+# more there are.
+_FRAME_LINES: Final = 13
+_LEAST_ROWS: Final = 3
+_COMMANDS_ASKED: Final = 50
+
+
+class Seen(NamedTuple):
+    """What the master said at one time."""
+
+    status: StatusAnswer
+    groups: Sequence[GroupRecord]
+    agents: Sequence[AgentRecord]
+    commands: Sequence[CommandRecord]
+
+
+def top(
+    *filters: Annotated[
+        str,
+        Parameter(
+            help="Only agents that all of these hold for, as with `mesh agent list`.",
+        ),
+    ],
+    sort: Annotated[
+        str | None,
+        Parameter(
+            help="Column to sort agents by, -COLUMN: the greatest first; else trouble first.",
+            allow_leading_hyphen=True,
+            validator=check_sort,
+        ),
+    ] = None,
+    once: Annotated[bool, Parameter(negative="", help="Show it once, and end.")] = False,
+    every: Every = EVERY_S,
+    shared: Shared = SHARED,
+) -> None:
+    """Show mesh, groups, agents and open commands, live until Ctrl-C."""
+    wanted = joined(filters, AGENTS)
+
+    async def look(mesh: "MeshClient") -> Seen:
+        agents = await mesh.agents(filter=wanted)
+        found = in_order(agents, sort or "agent", time.time())
+        page = await mesh.list(CommandList(limit=_COMMANDS_ASKED))
+        return Seen(
+            status=await mesh.status(),
+            groups=await mesh.groups(),
+            agents=found if sort else trouble_first(found),
+            commands=[each for each in page.commands if not each.ended_at],
+        )
+
+    async def show(mesh: "MeshClient") -> Frame:
+        return frame(await look(mesh), time.time(), screen_height())
+
+    if shared.output == "json":
+        print_json(call(shared, look)._asdict())
+    elif once:
+        print_frame(shared, call(shared, show))
+    else:
+        keep_showing(shared, show, every)
+
+
+def trouble_first(agents: Sequence[AgentRecord]) -> list[AgentRecord]:
+    """Those that should be active and are not, then the busiest, then by name."""
+    ranks = {AgentStatus.NO_RESPONSE: 0, AgentStatus.ACTIVE: 1, AgentStatus.DISABLED: 2}
+    return sorted(
+        agents,
+        key=lambda each: (ranks.get(AgentStatus(each.status), 3), -each.running, each.agent),
+    )
+
+
+def frame(seen: Seen, now: float, height: int) -> Frame:
+    """What fits `height` lines; each table says how many rows were left out. now: unix time."""
+    commands = commands_table(seen.commands, now) if seen.commands else Table([], [])
+    groups, agents = groups_table(seen.groups), agents_table(seen.agents)
+    room = max(3 * _LEAST_ROWS, height - _FRAME_LINES)
+    shown = []
+    for left, table in ((3, groups), (2, commands), (1, agents)):
+        # What the small tables do not need, the agents get.
+        part = room if left == 1 else max(_LEAST_ROWS, room // (left + 1))
+        cut = shortened(table, part)
+        room -= max(0, len(cut.lines) - 1)
+        shown.append(cut)
+    return Frame(_head(seen, now), shown[0], (shown[2], shown[1]))
+
+
+def shortened(table: Table, rows: int) -> Table:
+    """At most `rows` lines below the heading, and how many more there are."""
+    more = len(table.lines) - 1 - rows
+    if more <= 0:
+        return table
+    lines = [*table.lines[: rows + 1], f"… {counted(more, 'more line')}"]
+    return Table(lines, table.hidden)
+
+
+def _head(seen: Seen, now: float) -> list[str]:
+    status = seen.status
+    up = duration(max(0.0, now - datetime.fromisoformat(status.started_at).timestamp()))
+    at = datetime.fromtimestamp(now).astimezone()
+    return [
+        f"mesh {status.mesh}  master {status.version} up {up}  {at:%H:%M:%S %z}",
+        f"agents    {_tally(status.agents)}",
+        f"commands  {_tally(status.commands)}",
+        *(f"note      {note}" for note in status.notes),
+    ]
+
+
+def _tally(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
+
+
+def screen_height() -> int:
+    """Lines of the terminal; a pipe gets what a small mesh needs."""
+    if not sys.stdout.isatty():
+        return PIPE_LINES
+    try:
+        return os.get_terminal_size(sys.stdout.fileno()).lines
+    except OSError:
+        return PIPE_LINES

@@ -1,0 +1,202 @@
+"""Following one command to its end: its output, Ctrl-C, and what is said meanwhile."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from broker_client.asking import is_passing
+from broker_client.cli.outcomes import INTERRUPTED
+from broker_client.cli.screen.report import say
+from broker_client.cli.screen.sinks import Sink, Writer
+from schemas.faults import MeshError
+from schemas.messages.facts import CommandRecord
+from schemas.states import State
+
+if TYPE_CHECKING:
+    from broker_client.api import MeshClient
+    from broker_client.results import Waiter
+
+T = TypeVar("T")
+
+# A command that ends within this time is shown from its result alone, with no further request.
+QUICK_S: Final = 0.15
+# How long the result may come after the last byte before it is asked for.
+PUSH_S: Final = 1.0
+# After this long without an agent a person is told what it waits for.
+PATIENCE_S: Final = 2.0
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+async def attend(
+    mesh: "MeshClient", command: str, waiter: "Waiter", sink: Sink, interrupted: asyncio.Event
+) -> CommandRecord | None:
+    """Show the output of `command` until it has ended; None if the person left before.
+
+    interrupted: of `interrupts`. Once it is set, the end is asked for and output goes on to be
+    shown; the second time is to leave.
+    """
+    try:
+        async with asyncio.TaskGroup() as group:
+            showing = group.create_task(_show(mesh, command, waiter, sink))
+            others = (
+                group.create_task(_obey(interrupted, mesh, command, showing.cancel)),
+                group.create_task(_tell_why_it_waits(mesh, command)),
+            )
+            await asyncio.wait({showing})
+            for other in others:
+                other.cancel()
+    except BaseExceptionGroup as errors:
+        raise _first(errors) from None
+    return None if showing.cancelled() else showing.result()
+
+
+async def until_submitted(
+    submitting: Coroutine[Any, Any, T], id: str, interrupted: asyncio.Event, *, see: str
+) -> T | None:
+    """What `submitting` gives; None if the person left before there was an answer.
+
+    The first interruption is kept for whoever follows `id`, the second one leaves. see: the command
+    that shows it. A fault that lets ask again is told with the id, since one of the tries before
+    may have arrived.
+    """
+    advice = f"{id} may have been submitted; see `{see} {id}`"
+    answer = asyncio.ensure_future(submitting)
+    leaving = asyncio.ensure_future(_interrupted_twice(interrupted, id))
+    try:
+        await asyncio.wait({answer, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if answer.done():
+            return answer.result()
+    except MeshError as error:
+        if is_passing(error):
+            say(advice)
+        raise
+    finally:
+        answer.cancel()
+        leaving.cancel()
+        await asyncio.wait({answer, leaving})
+    say(f"left: {advice}")
+    return None
+
+
+async def _interrupted_twice(interrupted: asyncio.Event, id: str) -> None:
+    await _next(interrupted)
+    say(f"{id} is being submitted; Ctrl-C again to leave it")
+    try:
+        await interrupted.wait()
+    finally:
+        interrupted.set()
+
+
+def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+    """What went wrong first, out of however many groups."""
+    error = errors.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
+
+
+async def _show(mesh: "MeshClient", command: str, waiter: "Waiter", sink: Sink) -> CommandRecord:
+    writer = Writer(sink)
+    await asyncio.wait({waiter.done}, timeout=QUICK_S)
+    if waiter.done.done():
+        record = await waiter.record()
+        if record.output is not None and not record.output.truncated:
+            await writer.write_whole(record.output)
+            return record
+    output = mesh.logs(command, follow=True)
+    try:
+        async for part in output:
+            await writer.write(part)
+    finally:
+        await output.aclose()
+    await asyncio.wait({waiter.done}, timeout=PUSH_S)
+    return await (waiter.record() if waiter.done.done() else mesh.wait(command))
+
+
+async def _obey(
+    interrupted: asyncio.Event, mesh: "MeshClient", command: str, leave: Callable[[], object]
+) -> None:
+    await _next(interrupted)
+    say(f"ending {command}; Ctrl-C again to leave it")
+    async with asyncio.TaskGroup() as group:
+        cancelling = group.create_task(_cancel(mesh, command))
+        await _next(interrupted)
+        cancelling.cancel()
+    leave()
+
+
+async def _next(event: asyncio.Event) -> None:
+    await event.wait()
+    event.clear()
+
+
+async def _cancel(mesh: "MeshClient", command: str) -> None:
+    try:
+        await mesh.cancel(command)
+    except MeshError as error:
+        if error.code != "command_ended":
+            say(f"cannot end {command}: {error}")
+
+
+async def _tell_why_it_waits(mesh: "MeshClient", command: str) -> None:
+    """Nothing is said where nobody reads it: a script has its exit code."""
+    if not sys.stderr.isatty():
+        return
+    await asyncio.sleep(PATIENCE_S)
+    with contextlib.suppress(MeshError):
+        record = await mesh.show(command)
+        if record.state == State.QUEUED:
+            say(f"{command} is queued: {record.reason or 'no agent is free'}")
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[asyncio.Event]:
+    """An event that each Ctrl-C sets, in place of the KeyboardInterrupt it would raise.
+
+    So do SIGTERM and SIGHUP, unless this process was started with them ignored, as by `nohup`.
+    """
+    event = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    before = _obeyed()
+    for number in before:
+        loop.add_signal_handler(number, event.set)
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def signals_leave(id: str, *, see: str) -> Iterator[None]:
+    """SIGTERM and SIGHUP are as Ctrl-C in the block: where `interrupts` is not used, they end it.
+
+    Not without a line that has the id. Raises SystemExit.
+    """
+    before = _obeyed()
+    for number in before:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        say(f"interrupted; `{see} {id}` shows it if it was submitted")
+        sys.exit(INTERRUPTED)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _obeyed() -> dict[signal.Signals, Any]:
+    """What is done now at signals that end this process."""
+    found = {number: signal.getsignal(number) for number in _ENDING}
+    return {number: done for number, done in found.items() if done is not signal.SIG_IGN}
+
+
+def leave_now(code: int) -> None:
+    """End without waiting for a thread that writes to a reader which stands still."""
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.flush()
+    os._exit(code)

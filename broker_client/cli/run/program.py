@@ -1,0 +1,284 @@
+"""`mesh run`."""
+
+import contextlib
+import os
+import secrets
+import sys
+from typing import TYPE_CHECKING, Annotated, Final
+
+from cyclopts import Parameter
+from msgspec import structs
+
+from broker_client.cli.fanout.manage import Wanted, run_on_many
+from broker_client.cli.options import (
+    COMMON,
+    Common,
+    check_positive,
+    check_seconds,
+    environment,
+    pairs,
+)
+from broker_client.cli.outcomes import (
+    ADVICE,
+    INTERRUPTED,
+    exit_code,
+    is_verdict,
+)
+from broker_client.cli.run.attend import (
+    attend,
+    interrupts,
+    leave_now,
+    signals_leave,
+    until_submitted,
+)
+from broker_client.cli.screen.report import (
+    print_json,
+    print_problem,
+    print_submitted,
+    print_usage,
+    record_json,
+    say,
+    told_if_unwritable,
+)
+from broker_client.cli.screen.sinks import Memory, Screen
+from broker_client.cli.screen.tables import in_local_time
+from broker_client.cli.session import call
+from schemas import limits
+from schemas.faults import Refused
+from schemas.messages.actions import ProcessArgs
+from schemas.messages.api import Loss, OnInactive, OnLost, SubmitAnswer
+from schemas.messages.facts import DEFAULT_TERMS, CommandRecord
+
+if TYPE_CHECKING:
+    from broker_client.api import MeshClient, SubmitFields
+    from broker_client.fanouts import FanoutFields
+
+SHOW: Final = "mesh command show"
+# Room for the rest of the request beside what is read from stdin.
+STDIN_BYTES: Final = limits.PAYLOAD_BYTES - 32 * 1024
+
+
+def run(  # noqa: PLR0913  (one option of the command line each)
+    *program: Annotated[str, Parameter(allow_leading_hyphen=True, help="Program and arguments.")],
+    group: Annotated[str | None, Parameter(help="Run it on one agent of this group.")] = None,
+    agent: Annotated[
+        list[str] | None,
+        Parameter(negative="", help="Run it on this agent; on each of them if repeated."),
+    ] = None,
+    all: Annotated[
+        bool, Parameter(negative="", help="Run it on every agent of --group, with every --tag.")
+    ] = False,
+    batch: Annotated[
+        int | None,
+        Parameter(help="Of many agents: so many at the same time.", validator=check_positive),
+    ] = None,
+    max_failures: Annotated[
+        int | None,
+        Parameter(help="Of many agents: ask no more once more than this many have failed."),
+    ] = None,
+    id: Annotated[
+        str | None, Parameter(help="Id of the command: the same one never runs twice.")
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        Parameter(help="Seconds after which the program is ended.", validator=check_seconds),
+    ] = None,
+    detach: Annotated[
+        bool, Parameter(negative="", help="Print the id and do not wait for the end.")
+    ] = False,
+    env: Annotated[
+        list[str] | None,
+        Parameter(
+            negative="",
+            help="NAME=VALUE for the program, or NAME for the value it has here; repeatable.",
+        ),
+    ] = None,
+    cwd: Annotated[str | None, Parameter(help="Directory on the host to run it in.")] = None,
+    queue_ttl: Annotated[
+        float | None, Parameter(help="Seconds it may wait for an agent.", validator=check_seconds)
+    ] = None,
+    loss: Annotated[
+        Loss | None,
+        Parameter(help="While its agent hears no master: end it, hold it for --hold, or go on."),
+    ] = None,
+    hold: Annotated[
+        float | None,
+        Parameter(help="Seconds it may go on without a master.", validator=check_seconds),
+    ] = None,
+    on_lost: Annotated[
+        OnLost, Parameter(help="Once it is lost: end, run again (if that is safe), or wait.")
+    ] = "error",
+    on_inactive: Annotated[
+        OnInactive, Parameter(help="While no agent is active: wait for one, or be refused.")
+    ] = "queue",
+    priority: Annotated[
+        int | None, Parameter(help="0 to 4 (2): among what waits, the greater goes first.")
+    ] = None,
+    tag: Annotated[
+        list[str] | None, Parameter(negative="", help="NAME=VALUE its agent must have; repeatable.")
+    ] = None,
+    label: Annotated[
+        list[str] | None, Parameter(negative="", help="NAME=VALUE to keep with it; repeatable.")
+    ] = None,
+    stdin: Annotated[
+        bool, Parameter(negative="", help="Send what is on stdin to the program.")
+    ] = False,
+    raw: Annotated[
+        bool, Parameter(negative="", help="Let output steer this terminal: trusted programs only.")
+    ] = False,
+    common: Common = COMMON,
+) -> int:
+    """Run a program on an agent, show its output as it comes, end with its exit code."""
+    agents, many = agent or [], all or len(agent or []) > 1
+    problem = (
+        _problem(program, group, agents, tag, is_all=all)
+        or _loss_problem(loss, hold)
+        or ("" if many else _many_problem(batch, max_failures))
+        or ("--on-inactive refuse is for one agent" if many and on_inactive == "refuse" else "")
+    )
+    if problem:
+        return print_usage(problem, "see `mesh run --help`", common.output)
+    work = ProcessArgs(
+        argv=[*program],
+        env=environment(env, os.environ),
+        cwd=cwd,
+        stdin=_read_stdin() if stdin else b"",
+        timeout_s=timeout,
+    )
+    command = id or secrets.token_hex(8)
+    fields: SubmitFields = {
+        "id": command,
+        "group": group,
+        "agent": agents[0] if agents else None,
+        "queue_ttl_s": queue_ttl,
+        "loss": loss or ("kill" if hold is None else "hold"),
+        "hold_s": hold,
+        "on_lost": on_lost,
+        "with_output": not detach,
+        "on_inactive": on_inactive,
+        "priority": DEFAULT_TERMS.priority if priority is None else priority,
+        "tags": pairs("--tag", tag),
+        "labels": pairs("--label", label),
+    }
+
+    if many:
+        wanted = Wanted(
+            id=id,
+            group=group,
+            agents=agents,
+            tags=pairs("--tag", tag),
+            at_once=batch or 0,
+            max_failures=max_failures,
+        )
+        each: FanoutFields = {
+            "queue_ttl_s": queue_ttl,
+            "loss": fields["loss"],
+            "hold_s": hold,
+            "on_lost": on_lost,
+            "with_output": not detach,
+            "priority": fields["priority"],
+            "labels": fields["labels"],
+        }
+        return run_on_many(common, work, wanted, each, detach=detach, is_raw=raw)
+
+    async def submit_only(mesh: "MeshClient") -> int:
+        with interrupts() as interrupted:
+            submitting = mesh.submit(work, **fields)
+            answer = await until_submitted(submitting, command, interrupted, see=SHOW)
+        if answer is None:
+            return INTERRUPTED
+        answer = answer if id else structs.replace(answer, duplicate=False)
+        print_submitted(answer.id, answer, common.output)
+        if common.output != "json":
+            _say_inactive(answer)
+        return 0
+
+    async def follow(mesh: "MeshClient") -> int:
+        async with contextlib.AsyncExitStack() as stack:
+            interrupted = stack.enter_context(interrupts())
+            starting = stack.enter_async_context(mesh.start(work, **fields))
+            started = await until_submitted(starting, command, interrupted, see=SHOW)
+            if started is None:
+                return INTERRUPTED
+            answer, waiter = started
+            memory = Memory() if common.output == "json" else None
+            if memory is None:
+                _say_inactive(answer)
+            goes_on = f"see `mesh command show {answer.id}`, which goes on unless it has ended"
+            with told_if_unwritable(goes_on):
+                record = await attend(
+                    mesh, answer.id, waiter, memory or Screen(is_raw=raw), interrupted
+                )
+            if record is None:
+                return _left(answer.id)
+            if memory is not None:
+                with told_if_unwritable(f"see `mesh command show {answer.id}`"):
+                    print_json(record_json(record, memory.output()))
+                return exit_code(record)
+            return conclude(record, common)
+
+    with signals_leave(command, see=SHOW):
+        return call(common, submit_only if detach else follow)
+
+
+def conclude(record: CommandRecord, common: Common) -> int:
+    """Say what the program could not say by itself; returns the exit code."""
+    code = exit_code(record)
+    if not is_verdict(record):
+        return code
+    # The state stands at the end, as the code of any fault does.
+    message = f"command {record.id}" + (f": {record.reason}" if record.reason else " has ended")
+    advice = ADVICE.get(record.state, "see `mesh command show ID`").replace("ID", record.id)
+    return print_problem(record.state, message, advice, code, common.output)
+
+
+def _problem(
+    program: tuple[str, ...],
+    group: str | None,
+    agents: list[str],
+    tags: list[str] | None,
+    *,
+    is_all: bool,
+) -> str:
+    if is_all and not (group or tags):
+        return "--all needs --group or --tag: all of which?"
+    if is_all and agents:
+        return "--all chooses the agents: leave --agent out"
+    if not is_all and (group is None) == (not agents):
+        return "one of --group and --agent is needed; --all runs it on every agent of a group"
+    if program and program[0].startswith("-"):
+        return f"unknown option: {program[0]}"
+    return "" if program else "a program is needed, behind --"
+
+
+def _say_inactive(answer: SubmitAnswer) -> None:
+    """No agent takes it now, for want of room or because none is active: it waits."""
+    if answer.next:
+        say(f"{answer.id} {in_local_time(answer.next)}")
+
+
+def _many_problem(batch: int | None, max_failures: int | None) -> str:
+    if batch is not None or max_failures is not None:
+        return "--batch and --max-failures are for many agents: add --all, or more of --agent"
+    return ""
+
+
+def _loss_problem(loss: Loss | None, hold_s: float | None) -> str:
+    if loss == "hold" and hold_s is None:
+        return "--loss hold needs --hold: for how many seconds may it go on?"
+    if loss in ("kill", "continue") and hold_s is not None:
+        return f"--hold says nothing with --loss {loss}"
+    return ""
+
+
+def _read_stdin() -> bytes:
+    data = sys.stdin.buffer.read(STDIN_BYTES + 1)
+    if len(data) > STDIN_BYTES:
+        raise Refused("too_large", f"more than {STDIN_BYTES} bytes on stdin")
+    return data
+
+
+def _left(command: str) -> int:
+    say(f"left: {command} goes on; see `mesh command show {command}`")
+    leave_now(INTERRUPTED)
+    return INTERRUPTED

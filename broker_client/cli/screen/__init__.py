@@ -1,0 +1,1 @@
+"""Output on a screen or into a file: tables, reports, live views, streams."""

@@ -1,0 +1,79 @@
+"""Showing something anew until Ctrl-C: on a terminal in place, else below each other."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
+
+from cyclopts import Parameter
+
+from broker_client.cli.options import Common, check_seconds
+from broker_client.cli.screen.report import colour, has_colours, print_lines, styled
+from broker_client.cli.screen.tables import Table
+from broker_client.cli.screen.terminal import shown
+from broker_client.cli.session import call
+from schemas.faults import MeshError
+
+if TYPE_CHECKING:
+    from broker_client.api import MeshClient
+
+EVERY_S: Final = 2.0
+Every = Annotated[float, Parameter(help="Seconds between two looks.", validator=check_seconds)]
+
+
+class Frame(NamedTuple):
+    """Lines above, then tables with a blank line before each but the first thing shown."""
+
+    head: list[str]
+    table: Table
+    more: tuple[Table, ...] = ()
+
+
+Ask = Callable[["MeshClient"], Awaitable[Frame]]
+
+
+def lines_of(frame: Frame, *, coloured: bool) -> list[str]:
+    """A frame as lines, headings set off where colours are shown; what was left out is named."""
+    lines = [colour(line) if coloured else line for line in frame.head]
+    for table in (frame.table, *frame.more):
+        if not table.lines:
+            continue
+        heading, *rows = table.lines
+        if lines:
+            lines.append("")
+        lines.append(styled(heading) if coloured else heading)
+        lines += [colour(line) if coloured else line for line in rows]
+        if table.hidden:
+            lines.append(f"hidden for lack of width: {', '.join(table.hidden)}")
+    return lines
+
+
+def print_frame(common: Common, frame: Frame) -> None:
+    print_lines(common, lines_of(frame, coloured=False))
+
+
+def keep_showing(common: Common, ask: Ask, every_s: float) -> None:
+    """Show what `ask` gives until Ctrl-C. While nobody answers, the last frame says so."""
+    call(common, lambda mesh: _show(common, lambda: ask(mesh), every_s))
+
+
+async def _show(common: Common, ask: Callable[[], Awaitable[Frame]], every_s: float) -> None:
+    if not sys.stdout.isatty():
+        while True:
+            print_frame(common, await ask())
+            print(flush=True)
+            await asyncio.sleep(every_s)
+    # Only here: it loads for as long as an answer takes.
+    from rich.live import Live
+    from rich.text import Text
+
+    coloured, lines = has_colours(common), list[str]()
+    with Live(screen=True, auto_refresh=False, vertical_overflow="ellipsis") as live:
+        while True:
+            try:
+                lines, said = lines_of(await ask(), coloured=coloured), []
+            except MeshError as error:
+                said = ["", f"{time.strftime('%H:%M:%S')}  {shown(str(error))}"]
+            live.update(Text.from_ansi("\n".join([*lines, *said]), no_wrap=True), refresh=True)
+            await asyncio.sleep(every_s)

@@ -1,0 +1,261 @@
+"""Plain aligned tables that fit the screen.
+
+Texts are broken into lines where that helps; columns that do not fit even so are left out and
+named.
+"""
+
+import re
+import textwrap
+import unicodedata
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import msgspec
+
+from broker_client.cli.screen.terminal import shown
+
+PIPE_WIDTH: Final = 80
+GAP: Final = "  "
+# A text in a cell takes at most so many lines; `show` has all of it.
+_LINES: Final = 4
+# A name and the gap behind it.
+_LABEL: Final = re.compile(r" *\S+(?: \S+)* {2,}")
+_MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+
+
+class Column(msgspec.Struct, frozen=True):
+    """head: its heading. least: texts may be broken into lines of so many cells; 0: they may not.
+
+    is_cut: they stay on one line, and are cut to no less than `least` cells instead.
+
+    rank: columns with the highest are left out first when space is short; 0 never.
+    """
+
+    head: str
+    rank: int = 0
+    right: bool = False
+    least: int = 0
+    is_cut: bool = False
+
+
+class Table(msgspec.Struct, frozen=True):
+    """lines: the heading, then rows of one line or more, each at most as wide as asked.
+
+    hidden: headings left out.
+    """
+
+    lines: list[str]
+    hidden: list[str]
+
+
+def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> Table:
+    """Lay `rows` out in at most `width` cells a line.
+
+    Texts that may be broken are, then columns are left out by their rank, and at last the widest
+    cells are cut whatever they are. Cells are made safe to show here, so that no caller forgets it.
+    """
+    cells = [[shown(cell) for cell in row] for row in rows]
+    widths = [
+        max([cells_of(column.head), *(cells_of(row[index]) for row in cells)])
+        for index, column in enumerate(columns)
+    ]
+    kept = list(range(len(columns)))
+    wanted = list(widths)
+    _shorten(columns, widths, kept, width)
+    while _total(widths, kept) > width and any(columns[index].rank for index in kept):
+        kept.remove(max(kept, key=lambda index: (columns[index].rank, index)))
+        # What a column that was left out has given back, the others take.
+        widths[:] = wanted
+        _shorten(columns, widths, kept, width)
+    _narrow(widths, kept, width)
+    head = [column.head for column in columns]
+    lines = [line for row in (head, *cells) for line in _lines(columns, widths, kept, row)]
+    return Table(lines, [columns[index].head for index in range(len(columns)) if index not in kept])
+
+
+def cells_of(text: str) -> int:
+    """How many cells of a terminal `text` takes: wide characters two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(_cells(character) for character in text)
+
+
+def _cells(character: str) -> int:
+    if unicodedata.combining(character):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def cut(text: str, width: int) -> str:
+    """`text` in at most `width` cells, with an ellipsis where something was taken off."""
+    if cells_of(text) <= width:
+        return text
+    taken, used = [], 0
+    for character in text:
+        used += _cells(character)
+        if used > width - 1:
+            break
+        taken.append(character)
+    return "".join(taken) + "…"
+
+
+def _total(widths: Sequence[int], kept: Sequence[int]) -> int:
+    return sum(widths[index] for index in kept) + len(GAP) * (len(kept) - 1)
+
+
+def _shorten(columns: Sequence[Column], widths: list[int], kept: Sequence[int], width: int) -> None:
+    # What can be broken loses nothing by it.
+    for index in sorted(kept, key=lambda each: columns[each].is_cut):
+        excess = _total(widths, kept) - width
+        least = max(columns[index].least, cells_of(columns[index].head))
+        if excess > 0 and columns[index].least:
+            widths[index] = max(min(least, widths[index]), widths[index] - excess)
+
+
+def _narrow(widths: list[int], kept: Sequence[int], width: int) -> None:
+    """Take from the widest column until all that is kept fits; none gets narrower than one cell."""
+    while (excess := _total(widths, kept) - width) > 0:
+        widest = max(kept, key=lambda index: widths[index])
+        if widths[widest] <= 1:
+            return
+        second = max((widths[index] for index in kept if index != widest), default=1)
+        widths[widest] = max(1, min(widths[widest] - 1, max(second, widths[widest] - excess)))
+
+
+def _lines(
+    columns: Sequence[Column], widths: Sequence[int], kept: Sequence[int], row: Sequence[str]
+) -> list[str]:
+    """One row: as many lines as its longest text takes, and one at least."""
+    parts = [
+        broken(row[index], widths[index])
+        if columns[index].least and not columns[index].is_cut
+        else [cut(row[index], widths[index])]
+        for index in kept
+    ]
+    lines = []
+    for number in range(max((len(part) for part in parts), default=0)):
+        cells = [
+            _padded(part[number] if number < len(part) else "", widths[index], columns[index].right)
+            for index, part in zip(kept, parts, strict=True)
+        ]
+        lines.append(GAP.join(cells).rstrip())
+    return lines
+
+
+def broken(text: str, width: int) -> list[str]:
+    """`text` in lines of at most `width` cells, between words where it can be; one at least."""
+    characters = width if cells_of(text) == len(text) else max(1, width // 2)
+    lines = [cut(line, width) for line in textwrap.wrap(text, characters)] or [""]
+    if len(lines) > _LINES:
+        lines[_LINES - 1 :] = [cut(" ".join(lines[_LINES - 1 :]), width)]
+    return lines
+
+
+def _padded(text: str, width: int, right: bool) -> str:  # noqa: FBT001  (a column's own field)
+    padding = " " * (width - cells_of(text))
+    return padding + text if right else text + padding
+
+
+def facts(pairs: Sequence[tuple[str, str]]) -> list[str]:
+    """Named values, one per line; empty ones are left out."""
+    filled = [(name, value) for name, value in pairs if value]
+    width = max((len(name) for name, _ in filled), default=0)
+    return [f"{name:<{width}}{GAP}{shown(value)}" for name, value in filled]
+
+
+def hung(line: str, width: int) -> list[str]:
+    """`line` in lines of at most `width` cells, the later ones below the text of the first.
+
+    Only between words: one that is too long stays whole, as an address or a number is to be copied.
+    """
+    if cells_of(line) <= width:
+        return [line]
+    label = _LABEL.match(line)
+    indent = " " * (label.end() if label and label.end() <= width // 2 else len(GAP))
+    characters = width if cells_of(line) == len(line) else max(1, width // 2)
+    return textwrap.wrap(
+        line,
+        characters,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
+    )
+
+
+def local_time(text: str | None) -> str:
+    """A moment of a record in the reader's time zone, to the second; what is none stays as is."""
+    moment = _moment(text)
+    if moment is None:
+        return text or ""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def utc_time(text: str | None) -> str:
+    """A moment of a record in UTC, to the second; what is none stays as is."""
+    moment = _moment(text)
+    return (text or "") if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def short_time(text: str | None, now: float) -> str:
+    """A moment in the reader's time zone, short: the time of today, or the day and the minute.
+
+    now: unix time. Full moments are in `show` and in JSON.
+    """
+    moment = _moment(text)
+    if moment is None:
+        return text or ""
+    local, today = moment.astimezone(), datetime.fromtimestamp(now, UTC).astimezone()
+    if local.date() == today.date():
+        return f"{local:%H:%M:%S}"
+    return f"{local:%m-%d %H:%M}" if local.year == today.year else f"{local:%Y-%m-%d}"
+
+
+def local_and_utc(text: str | None) -> str:
+    """As `local_time`, with the zone, and the moment in UTC beside it."""
+    moment = _moment(text)
+    if moment is None:
+        return text or ""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S %z} ({moment.astimezone(UTC):%H:%M:%S} UTC)"
+
+
+def moment_in(text: str) -> str | None:
+    """The first moment that `text` names, as it stands there."""
+    found = _MOMENT.search(text)
+    return found.group() if found else None
+
+
+def in_local_time(text: str, now: float | None = None) -> str:
+    """`text` with the moments in it in the reader's time zone.
+
+    now: unix time; what lies ahead of it gets the time that is left as well.
+    """
+
+    def said(found: re.Match[str]) -> str:
+        moment = _moment(found.group())
+        left_s = 0.0 if moment is None or now is None else moment.timestamp() - now
+        left = f" (in {duration(left_s)})" if left_s > 0 else ""
+        return local_time(found.group()) + left
+
+    return _MOMENT.sub(said, text)
+
+
+def _moment(text: str | None) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(text or "")
+        return moment if moment.tzinfo else None
+    except ValueError:
+        return None
+
+
+def duration(seconds: float) -> str:
+    """Seconds as the two largest units: `3d 4h`, `12m 5s`, `0.4s`."""
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    days, rest = divmod(int(seconds), 86_400)
+    hours, rest = divmod(rest, 3600)
+    minutes, secs = divmod(rest, 60)
+    parts = [(days, "d"), (hours, "h"), (minutes, "m"), (secs, "s")]
+    first = next(index for index, (count, _) in enumerate(parts) if count)
+    return " ".join(f"{count}{unit}" for count, unit in parts[first : first + 2] if count)

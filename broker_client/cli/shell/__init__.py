@@ -1,0 +1,1 @@
+"""Completion, and the command line of `broker-agent` and `broker-master`."""

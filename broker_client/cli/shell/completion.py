@@ -1,0 +1,196 @@
+"""`mesh completion`: what a shell needs to complete nouns, verbs, options and names."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Final, Literal
+
+import msgspec
+from cyclopts import Parameter
+
+from broker_client.cli.options import SHARED, Shared
+from broker_client.cli.screen.report import print_json
+from broker_client.cli.tree import COMMANDS, build
+from broker_client.cli.words import NOUNS
+from schemas.verbs import VERBS
+
+Shell = Annotated[Literal["bash", "zsh", "fish"], Parameter(help="Which shell.")]
+
+_ASK_S: Final = 2
+# Of commands that print no list; those name more themselves.
+_FORMS: Final = ("table", "json")
+_FIRST_COLUMN: Final = "tail -n +2 | cut -d, -f1"
+_BASH: Final = """\
+# bash completion of mesh: source <(mesh completion bash)
+_mesh_names() {
+    "${COMP_WORDS[0]}" "$1" list "${context[@]}" --output csv --timeout @ASK_S@ 2>/dev/null |
+        @FIRST_COLUMN@
+}
+_mesh() {
+    local current=${COMP_WORDS[COMP_CWORD]} noun=${COMP_WORDS[1]} verb=${COMP_WORDS[2]}
+    local before=${COMP_WORDS[COMP_CWORD - 1]}
+    local -a words=() context=()
+    local i
+    COMPREPLY=()
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        [[ ${COMP_WORDS[i]} == -- ]] && return 0
+        [[ ${COMP_WORDS[i]} == --context ]] && context=(--context "${COMP_WORDS[i + 1]}")
+    done
+    case "$noun $verb $before" in
+@VALUES@
+    esac
+    if ((${#words[@]} > 0)); then
+        :
+    elif [[ $before == --group || $before == --agent ]] && ((COMP_CWORD > 1)); then
+        mapfile -t words < <(_mesh_names "${before#--}")
+    elif ((COMP_CWORD == 1)); then
+        words=(@FIRST@)
+    else
+        case "$noun $verb" in
+@CASES@
+        esac
+        if ((${#words[@]} == 0)); then
+            case "$noun" in
+@NOUNS@
+            esac
+        fi
+        if ((COMP_CWORD == 3)) && [[ $current != -* ]]; then
+            case "$noun $verb" in
+@NAMED@
+                mapfile -t words < <(_mesh_names "$noun") ;;
+            esac
+        fi
+    fi
+    mapfile -t COMPREPLY < <(compgen -W "${words[*]}" -- "$current")
+}
+complete -o default -F _mesh mesh
+"""
+_ZSH: Final = "#compdef mesh\n# zsh completion of mesh: source <(mesh completion zsh)\n"
+_ZSH_HEAD: Final = (
+    "autoload -U +X compinit && compinit\nautoload -U +X bashcompinit && bashcompinit\n"
+)
+
+
+def completion(shell: Shell, /, *, shared: Shared = SHARED) -> None:
+    """Print a script that completes nouns, verbs, options and names in a shell.
+
+    Names of agents, groups and the like are asked of the master, with the context in use.
+    """
+    text = {"bash": bash, "zsh": zsh, "fish": fish}[shell]()
+    if shared.output == "json":
+        print_json({"shell": shell, "script": text})
+    else:
+        print(text, end="")
+
+
+def options() -> dict[tuple[str, str], list[str]]:
+    """The long options of each command, as its parser has them."""
+    app = build(())
+    found: dict[tuple[str, str], list[str]] = {}
+    for noun, verb, _, _ in COMMANDS:
+        command = app[noun][verb] if verb else app[noun]
+        names = [name for each in command.assemble_argument_collection() for name in each.names]
+        found[noun, verb] = sorted({*(n for n in names if n.startswith("--")), "--help"})
+    return found
+
+
+def values() -> dict[tuple[str, str, str], list[str]]:
+    """What may follow an option that takes one of a few words, by command and option.
+
+    With an empty option: what may stand as an argument.
+    """
+    app = build(())
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for noun, verb, _, _ in COMMANDS:
+        command = app[noun][verb] if verb else app[noun]
+        for each in command.assemble_argument_collection():
+            choices = each.get_choices() or (_FORMS if "--output" in each.names else ())
+            flags = [name for name in each.names if name.startswith("-")]
+            for name in (flags or [""]) if choices else []:
+                found[noun, verb, name] = [*choices]
+    return found
+
+
+def first_words() -> list[str]:
+    return sorted({noun for noun, _, _, _ in COMMANDS})
+
+
+def named() -> dict[str, list[str]]:
+    """By noun, the verbs that are followed by the name of one that there is.
+
+    Such a name is in the first column of the noun's list.
+    """
+    found: dict[str, list[str]] = {}
+    commands = {(noun, verb) for noun, verb, _, _ in COMMANDS}
+    for verb in VERBS.values():
+        fields = {field.name: field.required for field in msgspec.structs.fields(verb.request)}
+        takes_one = fields.get("name") or fields.get("id")
+        if takes_one and verb.verb != "create" and (verb.noun, verb.verb) in commands:
+            found.setdefault(verb.noun, []).append(verb.verb)
+    return {noun: sorted(verbs) for noun, verbs in sorted(found.items())}
+
+
+def verbs_of(noun: str) -> list[str]:
+    return sorted(verb for each, verb, _, _ in COMMANDS if each == noun)
+
+
+def bash() -> str:
+    cases, nouns = list[str](), list[str]()
+    chosen = values()
+    for (noun, verb), own in sorted(options().items()):
+        names = [*own, *chosen.get((noun, verb, ""), ())]
+        if verb:
+            cases.append(
+                f'        "{noun} {verb}") ((COMP_CWORD > 2)) && words=({" ".join(names)}) ;;'
+            )
+        else:
+            nouns.append(f"            {noun}) words=({' '.join(names)}) ;;")
+    nouns += [f"            {noun}) words=({' '.join(verbs_of(noun))}) ;;" for noun in NOUNS]
+    one = [f'"{noun} {verb}"' for noun, verbs in named().items() for verb in verbs]
+    text = _BASH.replace("@FIRST@", " ".join(first_words())).replace("@ASK_S@", str(_ASK_S))
+    text = text.replace("@FIRST_COLUMN@", _FIRST_COLUMN)
+    text = text.replace("@NAMED@", f"            {' | '.join(one)})")
+    text = text.replace("@VALUES@", "\n".join(_bash_values(chosen)))
+    return text.replace("@CASES@", "\n".join(cases)).replace("@NOUNS@", "\n".join(sorted(nouns)))
+
+
+def _bash_values(chosen: Mapping[tuple[str, str, str], Sequence[str]]) -> Iterator[str]:
+    for (noun, verb, option), choices in chosen.items():
+        if option:
+            place = f'"{noun} {verb} {option}"' if verb else f'"{noun} "*" {option}"'
+            yield f"        {place}) words=({' '.join(choices)}) ;;"
+
+
+def zsh() -> str:
+    """Zsh runs functions made for bash."""
+    return _ZSH + _ZSH_HEAD + bash().partition("\n")[2]
+
+
+def fish() -> str:
+    chosen = values()
+    lines = ["# fish completion of mesh: mesh completion fish | source", "complete -c mesh -f"]
+    for noun in first_words():
+        about = NOUNS.get(noun) or next(text for each, _, _, text in COMMANDS if each == noun)
+        lines.append(f"complete -c mesh -n __fish_use_subcommand -a {noun} -d {_quoted(about)}")
+    for noun, verb, _, text in COMMANDS:
+        if verb:
+            seen = f"__fish_seen_subcommand_from {noun}; and not __fish_seen_subcommand_from"
+            known = " ".join(verbs_of(noun))
+            lines.append(f"complete -c mesh -n '{seen} {known}' -a {verb} -d {_quoted(text)}")
+    for (noun, verb), names in sorted(options().items()):
+        seen = f"__fish_seen_subcommand_from {noun}"
+        if verb:
+            seen += f"; and __fish_seen_subcommand_from {verb}"
+        for name in names:
+            choices = chosen.get((noun, verb, name))
+            after = f" -x -a '{' '.join(choices)}'" if choices else ""
+            lines.append(f"complete -c mesh -n '{seen}' -l {name[2:]}{after}")
+        if words := chosen.get((noun, verb, "")):
+            lines.append(f"complete -c mesh -n '{seen}' -a '{' '.join(words)}'")
+    for noun, verbs in named().items():
+        seen = f"__fish_seen_subcommand_from {noun}; and __fish_seen_subcommand_from"
+        asked = f"(mesh {noun} list --output csv --timeout {_ASK_S} 2>/dev/null | {_FIRST_COLUMN})"
+        lines.append(f"complete -c mesh -n '{seen} {' '.join(verbs)}' -a '{asked}'")
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

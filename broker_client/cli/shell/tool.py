@@ -1,0 +1,74 @@
+"""The command line of the programs on a mesh's hosts, with the look that `mesh` has."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from broker_client.cli import examples
+from broker_client.cli.words import HELP_FLAGS
+from broker_client.runtime.stdio import tell
+
+if TYPE_CHECKING:
+    from cyclopts import App
+
+USAGE: Final = 2
+_VERSION: Final = ("version", "--version")
+
+
+def call_tool(app: "App", tokens: Sequence[str]) -> None:
+    """Do what a command line says. Ends with 2 and two lines on stderr if it is wrong.
+
+    `help [COMMAND]` and `version` do as `--help` and `--version`.
+    """
+    from cyclopts import CycloptsError
+
+    name = app.name[0]
+    words = [*tokens]
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    if not words or words[:1] in ([flag] for flag in HELP_FLAGS):
+        print(overview(app))
+    elif words[0] in _VERSION:
+        print(app.version() if callable(app.version) else app.version)
+    elif words[0] == "completion":
+        _complete(app, words[1:])
+    else:
+        try:
+            app(words, exit_on_error=False, print_error=False)
+        except CycloptsError as error:
+            raise SystemExit(_usage(name, words, app, str(error))) from error
+        if HELP_FLAGS.intersection(words) and (text := examples.shown(name, words[0])):
+            print(f"\n{text}")
+
+
+def _complete(app: "App", words: Sequence[str]) -> None:
+    from broker_client.cli.shell.tool_completion import SHELLS, script
+
+    if len(words) != 1 or words[0] not in SHELLS:
+        name = app.name[0]
+        tell(f"{name}: name one of {', '.join(SHELLS)} (usage)\n  see `{name} --help`\n")
+        raise SystemExit(USAGE)
+    print(script(app, commands_of(app), words[0]), end="")
+
+
+def overview(app: "App") -> str:
+    """Which commands there are."""
+    name = app.name[0]
+    rows = [(verb, app[verb].help.partition("\n")[0]) for verb in commands_of(app)]
+    rows.append(("completion", "Print what bash, zsh or fish needs to complete this program."))
+    width = max(len(verb) for verb, _ in rows)
+    lines = [f"  {verb:<{width}}  {text}" for verb, text in rows]
+    hint = f"`{name} NAME --help` shows the options of each."
+    return "\n".join([f"Usage: {name} COMMAND", "", app.help, "", *lines, "", hint])
+
+
+def commands_of(app: "App") -> list[str]:
+    return [verb for verb in app if not verb.startswith("-")]
+
+
+def _usage(name: str, words: Sequence[str], app: "App", said: str) -> int:
+    message = " ".join(said.partition("Available commands:")[0].split()).rstrip(".")
+    verb = f" {words[0]}" if words[0] in commands_of(app) else ""
+    sys.stdout.flush()
+    tell(f"{name}: {message[:1].lower()}{message[1:]} (usage)\n  see `{name}{verb} --help`\n")
+    return USAGE
