@@ -35,7 +35,7 @@ from schemas import codec
 from schemas.faults import Expired, MeshError, Misused, Refused
 from schemas.ids import check_command_id
 from schemas.listed import AGENTS, passes
-from schemas.messages.actions import NoopArgs, ProcessArgs
+from schemas.messages.actions import ActionArgs, ProcessArgs, action_of
 from schemas.messages.api import (
     AgentList,
     AgentRecord,
@@ -92,7 +92,7 @@ READERS: Final = 512
 M = TypeVar("M")
 Q = TypeVar("Q", bound=msgspec.Struct)
 A = TypeVar("A", bound=msgspec.Struct)
-Work = ProcessArgs | NoopArgs | Sequence[str]
+Work = ActionArgs | Sequence[str]
 
 
 class SubmitFields(TypedDict, total=False):
@@ -466,8 +466,9 @@ class MeshClient:
         if not fields.get("id"):
             self._submitted += 1
             fields["id"] = f"{self._id_prefix}-{self._submitted}"
-        action, args = _action_of(work)
-        return SubmitRequest(action=action, args=msgspec.Raw(codec.encode_request(args)), **fields)
+        args = _arguments_of(work)
+        raw = msgspec.Raw(codec.encode_request(args))
+        return SubmitRequest(action=action_of(args).name, args=raw, **fields)
 
     async def _submit(
         self, request: SubmitRequest, timeout_s: float, *, is_own_id: bool
@@ -502,14 +503,12 @@ class MeshClient:
         return record if record.state in TERMINAL else None
 
 
-def _action_of(work: Work) -> tuple[str, ProcessArgs | NoopArgs]:
-    if isinstance(work, ProcessArgs):
-        return "process", work
-    if isinstance(work, NoopArgs):
-        return "noop", work
+def _arguments_of(work: Work) -> ActionArgs:
+    if isinstance(work, ActionArgs):
+        return work
     if isinstance(work, str):
         raise Misused("field_invalid", "a list of arguments is needed, not one text: no shell runs")
-    return "process", ProcessArgs(argv=[*work])
+    return ProcessArgs(argv=[*work])
 
 
 def _id_of(request: SubmitRequest) -> str:

@@ -11,7 +11,7 @@ from broker_client.asking import Asker
 from schemas import codec
 from schemas.faults import Expired
 from schemas.ids import check_command_id
-from schemas.messages.actions import NoopArgs, ProcessArgs
+from schemas.messages.actions import ActionArgs
 from schemas.messages.api import Loss, OnLost, SubmitRequest
 from schemas.messages.fanouts import (
     FanoutList,
@@ -55,7 +55,7 @@ class Fanouts:
     async def submit(
         self,
         action: str,
-        args: ProcessArgs | NoopArgs,
+        args: ActionArgs,
         *,
         id: str | None = None,
         group: str | None = None,

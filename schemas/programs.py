@@ -1,51 +1,33 @@
 """What a command runs, as people read it."""
 
-import shlex
 from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 
 from schemas import codec
+from schemas.argv import quoted
 from schemas.faults import Refused
-from schemas.messages.actions import ACTIONS, ActionArgs, ProcessArgs
+from schemas.messages.actions import PROCESS, find_action
 from schemas.messages.facts import ArgumentsRecord
-from schemas.texts import cut_text, visible
+from schemas.texts import cut_text
 
-# Characters of a program in one line.
-PROGRAM_LEN: Final = 500
 # Of a record in a list: so many arguments, names of variables, and characters of each.
 _ARGUMENTS: Final = 16
 _ARGUMENT_LEN: Final = 200
-_BASE_LEN: Final = 64
 
 
-def quoted(argv: Sequence[str]) -> str:
-    """`argv` in one line as a shell would take it, control characters spelled out.
+def program_of(action: str, raw: msgspec.Raw, arguments: ArgumentsRecord | None) -> str:
+    """The line that says what runs: the summary of the action, or its name if that is not known.
 
-    At most `PROGRAM_LEN` characters; what is longer ends with a mark.
+    arguments: of a process, as `arguments_of` gives them.
     """
-    line, room = [], PROGRAM_LEN
-    for argument in argv:
-        # Nobody needs what is cut anyway to be quoted.
-        text = shlex.quote(argument[: room + 1])
-        line.append(text)
-        room -= len(text) + 1
-        if room < 0:
-            break
-    return cut_text(visible(" ".join(line)), PROGRAM_LEN)
-
-
-def base_name(argv: Sequence[str]) -> str:
-    """`apt-get` of `/usr/bin/apt-get -y upgrade`; control characters spelled out."""
-    if not argv:
-        return ""
-    return visible(argv[0].rstrip("/").rpartition("/")[2][:_BASE_LEN])[:_BASE_LEN]
-
-
-def program_of(action: str, arguments: ArgumentsRecord | None) -> str:
-    """The line that says what runs: of other actions than `process`, the action itself."""
-    return quoted(arguments.argv) if arguments is not None else action
+    if arguments is not None:
+        return quoted(arguments.argv)
+    try:
+        return find_action(action).summarize(raw)
+    except Refused:
+        return action
 
 
 def arguments_of(action: str, raw: msgspec.Raw) -> ArgumentsRecord | None:
@@ -53,14 +35,11 @@ def arguments_of(action: str, raw: msgspec.Raw) -> ArgumentsRecord | None:
 
     None for other actions, and for arguments that cannot be read.
     """
-    kind = ACTIONS.get(action)
-    if kind is not ProcessArgs:
+    if action != PROCESS.name:
         return None
     try:
-        args: ActionArgs = codec.decode_trusted(kind, bytes(raw))
+        args = codec.decode_trusted(PROCESS.args, bytes(raw))
     except Refused:
-        return None
-    if not isinstance(args, ProcessArgs):
         return None
     return ArgumentsRecord(
         argv=args.argv,

@@ -13,13 +13,14 @@ from broker_master.core.strays import Strays
 from broker_master.plane import Plane, one_or_many
 from broker_master.store.facts import AUDIT
 from schemas import codec, subjects
+from schemas.argv import base_name
 from schemas.faults import MeshError, Refused
 from schemas.messages.api import AuditPage, AuditQuery, AuditRecord, Done
 from schemas.messages.audit import DETAIL_LEN, AuditEntry, Result
 from schemas.messages.fanouts import FanoutSubmit
 from schemas.messages.registry import ClientEntry
 from schemas.moments import rfc3339
-from schemas.programs import arguments_of, base_name
+from schemas.programs import arguments_of
 from schemas.texts import cut_text
 from schemas.verbs import AUDIT_LIST
 

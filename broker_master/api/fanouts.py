@@ -233,7 +233,9 @@ class FanoutOperations:
             at_once=entry.at_once,
             max_failures=entry.max_failures,
             retry_of=command.labels.get(RETRY_OF, ""),
-            program=program_of(command.action, arguments_of(command.action, command.args)),
+            program=program_of(
+                command.action, command.args, arguments_of(command.action, command.args)
+            ),
         )
 
     async def _member(self, entry: FanoutEntry, agent: str) -> FanoutMember:

@@ -3,10 +3,11 @@
 from typing import Final, NamedTuple
 
 from broker_master.core.book import Command
+from schemas.argv import base_name, quoted
 from schemas.filters import Value
 from schemas.messages.facts import HistoryRecord
 from schemas.moments import parse_rfc3339
-from schemas.programs import arguments_of, base_name, program_of, quoted
+from schemas.programs import arguments_of, program_of
 
 # Each takes its arguments to be read: held against what is left last.
 COSTLY: Final = frozenset({"program", "argv"})
@@ -71,7 +72,7 @@ def open_value(command: Command, field: str) -> Value | None:  # noqa: PLR0911  
         case "program" | "argv":
             given = arguments_of(accepted.action, accepted.args)
             if field == "argv":
-                return program_of(accepted.action, given)
+                return program_of(accepted.action, accepted.args, given)
             return base_name(given.argv) if given is not None else ""
         case "exit":
             codes = [each.exit_code for each in command.attempts if each.exit_code is not None]

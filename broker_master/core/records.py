@@ -7,6 +7,7 @@ import msgspec
 
 from broker_master.core.book import Attempt, Command, late_reason
 from broker_master.core.fit import fit_record
+from schemas.argv import quoted
 from schemas.messages.facts import (
     Accepted,
     ArgumentsRecord,
@@ -17,7 +18,7 @@ from schemas.messages.facts import (
 )
 from schemas.messages.work import Output
 from schemas.moments import rfc3339, rfc3339_or_none
-from schemas.programs import arguments_of, is_short, program_of, quoted, shortened
+from schemas.programs import arguments_of, is_short, program_of, shortened
 from schemas.states import TERMINAL, State
 from schemas.timers import Timers
 
@@ -68,7 +69,7 @@ def command_record(
 
 def _put_program(record: CommandRecord, accepted: Accepted, *, whole: bool) -> None:
     arguments = arguments_of(accepted.action, accepted.args)
-    record.program = program_of(accepted.action, arguments)
+    record.program = program_of(accepted.action, accepted.args, arguments)
     if arguments is not None and not whole and not is_short(arguments):
         arguments, record.cut = shortened(arguments), [*record.cut, "arguments"]
     record.arguments = arguments

@@ -14,9 +14,9 @@ from broker_master.plane import OPEN_IN_BACKUP, Plane
 from broker_master.services.chronicle import Chronicle
 from broker_master.store.facts import Conflict
 from schemas import codec, limits, subjects
+from schemas.argv import base_name
 from schemas.faults import MeshError, Refused
 from schemas.messages.facts import CommandRecord, Outcome
-from schemas.programs import base_name
 from schemas.states import State
 
 log = structlog.get_logger()

@@ -1,14 +1,24 @@
-"""The actions. The arguments of each are a type, so that nothing untyped travels."""
+"""The table of actions: the kinds of work that an agent does.
 
-from typing import Annotated, Final
+Each has its arguments as a type, so that nothing untyped travels. What runs it on an agent is the
+executor in the module of the same name below `broker_agent/executors/`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Final, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from schemas import codec, limits
+from schemas.argv import quoted
 from schemas.faults import Refused
 from schemas.messages.fields import Text
 
+Args = TypeVar("Args", bound=msgspec.Struct)
+# What an attempt that was lost may have done.
+Effect = Literal["none", "unknown"]
 Environment = Annotated[dict[Text, Text], Meta(max_length=limits.MAP_LEN)]
 # A character of UTF-8 has at most so many bytes.
 _UTF8_MOST: Final = 4
@@ -44,33 +54,40 @@ class NoopArgs(
     """Do nothing and succeed: for probes and measurements."""
 
 
-ActionArgs = ProcessArgs | NoopArgs
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Action(Generic[Args]):
+    """One kind of work.
 
-ACTIONS: Final[dict[str, type[ProcessArgs] | type[NoopArgs]]] = {
-    "process": ProcessArgs,
-    "noop": NoopArgs,
-}
-
-
-def decode_args(action: str, raw: msgspec.Raw) -> ActionArgs:
-    """The typed arguments of `action`.
-
-    Raises Refused: `action_unknown`, `argument_unknown` for a name the action has not, or
-    `field_invalid` for a value out of its type or limits.
+    does: its sentence in the protocol's page. check: raises Refused (`field_invalid`) for arguments
+    that no agent could run. summary: the one line that lists show. takes_slot: whether a task of it
+    counts against the slots of its agent; one that takes none has ended as soon as it is recorded.
+    effect: what a lost attempt of it may have done. from_start: every agent has it, also those
+    that do not say which actions they have.
     """
-    kind = ACTIONS.get(action)
-    if kind is None:
-        known = ", ".join(sorted(ACTIONS))
-        raise Refused("action_unknown", f"no action {action[:64]!a}; there are: {known}")
-    try:
-        args = codec.decode_trusted(kind, bytes(raw))
-    except Refused as error:
-        if "unknown field" in error.message:
-            raise Refused("argument_unknown", f"{action}: {error.message}") from error
-        raise Refused(error.code, f"args of {action}: {error.message}") from error
-    if isinstance(args, ProcessArgs):
-        _check_process(args)
-    return args
+
+    name: str
+    args: type[Args]
+    does: str
+    check: Callable[[Args], None] = lambda _args: None
+    summary: Callable[[Args], str]
+    takes_slot: bool = True
+    effect: Effect = "unknown"
+    from_start: bool = False
+
+    def decode(self, raw: msgspec.Raw) -> Args:
+        """The typed arguments. Raises Refused as `decode_args` does."""
+        try:
+            args = codec.decode_trusted(self.args, bytes(raw))
+        except Refused as error:
+            if "unknown field" in error.message:
+                raise Refused("argument_unknown", f"{self.name}: {error.message}") from error
+            raise Refused(error.code, f"args of {self.name}: {error.message}") from error
+        self.check(args)
+        return args
+
+    def summarize(self, raw: msgspec.Raw) -> str:
+        """What it does in one line, by its arguments as they were sent. Raises as `decode`."""
+        return self.summary(self.decode(raw))
 
 
 def _check_lengths(args: ProcessArgs) -> None:
@@ -103,3 +120,49 @@ def _check_process(args: ProcessArgs) -> None:
     _check_lengths(args)
     if any("=" in name or not name for name in args.env):
         raise Refused("field_invalid", "args of process: a name in env is empty or has '='")
+
+
+PROCESS: Final = Action(
+    name="process",
+    args=ProcessArgs,
+    does="runs a program without a shell",
+    check=_check_process,
+    summary=lambda args: quoted(args.argv),
+    from_start=True,
+)
+NOOP: Final = Action(
+    name="noop",
+    args=NoopArgs,
+    does="does nothing and succeeds, for probes and measurements",
+    summary=lambda _args: "noop",
+    takes_slot=False,
+    effect="none",
+    from_start=True,
+)
+
+ActionArgs = ProcessArgs | NoopArgs
+AnyAction = Action[ProcessArgs] | Action[NoopArgs]
+ACTIONS: Final[dict[str, AnyAction]] = {action.name: action for action in (PROCESS, NOOP)}
+
+
+def find_action(name: str) -> AnyAction:
+    """Raises Refused (`action_unknown`), which names those that there are."""
+    action = ACTIONS.get(name)
+    if action is None:
+        known = ", ".join(sorted(ACTIONS))
+        raise Refused("action_unknown", f"no action {name[:64]!a}; there are: {known}")
+    return action
+
+
+def action_of(args: ActionArgs) -> AnyAction:
+    """The action that these are the arguments of."""
+    return next(action for action in ACTIONS.values() if type(args) is action.args)
+
+
+def decode_args(name: str, raw: msgspec.Raw) -> ActionArgs:
+    """The typed arguments of the action `name`.
+
+    Raises Refused: `action_unknown`, `argument_unknown` for a name the action has not, or
+    `field_invalid` for a value out of its type or limits.
+    """
+    return find_action(name).decode(raw)

@@ -15,9 +15,9 @@ from broker_master.api import groups as group_api
 from broker_master.api import rotation as rotation_api
 from broker_master.core.certificates import KEPT_MAX
 from schemas import ids, limits
+from schemas.argv import PROGRAM_LEN
 from schemas.codec import encode
 from schemas.faults import FAULTS
-from schemas.programs import PROGRAM_LEN
 from schemas.states import State
 from tests.unit.schemas.catalogue import KINDS, Kind, name_of
 from tests.unit.schemas.samples import fields
@@ -195,7 +195,7 @@ BOUNDS: Final[dict[str, Bound]] = {
     "facts.CommandRecord.last_output_at": _TIME,
     "api.CommandPage.filter": Bound(limits.FILTER_LEN, "as in CommandList"),
     "api.AgentsAnswer.filter": Bound(limits.FILTER_LEN, "as in AgentList"),
-    "facts.CommandRecord.program": Bound(PROGRAM_LEN, "cut by schemas.programs"),
+    "facts.CommandRecord.program": Bound(PROGRAM_LEN, "cut by schemas.argv"),
     # As in `command.show`: all that a request holds.
     "facts.ArgumentsRecord.argv": Bound(64, "came in one request", item=500),
     "facts.ArgumentsRecord.env": Bound(64, "came in one request", item=300),
@@ -224,7 +224,7 @@ BOUNDS: Final[dict[str, Bound]] = {
     "fanouts.FanoutRecord.members": Bound(0, "a page of them is judged apart"),
     "fanouts.FanoutRecord.cursor": _NAME,
     "fanouts.FanoutRecord.retry_of": _ID,
-    "fanouts.FanoutRecord.program": Bound(PROGRAM_LEN, "cut by schemas.programs"),
+    "fanouts.FanoutRecord.program": Bound(PROGRAM_LEN, "cut by schemas.argv"),
     # what is stored of identities
     "registry.AgentEntry.certificates": Bound(KEPT_MAX + 16, "refused beyond that; new tokens"),
     "registry.ClientEntry.certificates": Bound(17, "refused beyond that by client.renew"),

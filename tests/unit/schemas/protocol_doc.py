@@ -239,6 +239,20 @@ def _range(kind: inspect.IntType | inspect.FloatType) -> str:
     return " " + ", ".join(bounds_) if bounds_ else ""
 
 
+def actions() -> str:
+    lines = [
+        "| `action` | does | arguments | takes a slot | a lost attempt may have had an effect |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    lines += [
+        f"| `{action.name}` | {action.does} | {_link(action.args)} |"
+        f" {'yes' if action.takes_slot else 'no'} |"
+        f" {'no' if action.effect == 'none' else 'yes'} |"
+        for action in ACTIONS.values()
+    ]
+    return "\n".join(lines)
+
+
 def _requests() -> list[Kind]:
     """Of all verbs, in their order; fan-outs and renewals have sections of their own."""
     kinds = dict.fromkeys(verb.request for verb in VERBS.values())
@@ -294,7 +308,8 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
         api.CaAnswer,
         api.RotationRecord,
     ),
-    "actions": messages(*ACTIONS.values()),
+    "action-table": actions,
+    "actions": messages(*(action.args for action in ACTIONS.values())),
     "states": states,
     "fault-body": messages(FaultBody),
     "faults": faults,

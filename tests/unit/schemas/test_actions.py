@@ -50,7 +50,7 @@ def test_what_passes_can_be_handed_to_an_operating_system(args: ProcessArgs) -> 
 def test_any_action_and_any_bytes_give_arguments_or_a_refusal(action: str, raw: bytes) -> None:
     refusal = refusal_of(lambda: decode_args(action, Raw(raw)))
     if refusal is None:
-        assert isinstance(decode_args(action, Raw(raw)), ACTIONS[action])
+        assert isinstance(decode_args(action, Raw(raw)), ACTIONS[action].args)
         return
     codes = {"action_unknown", "argument_unknown", "field_invalid", "malformed"}
     assert refusal.code in codes

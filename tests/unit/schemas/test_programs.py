@@ -8,15 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import codec
-from schemas.programs import (
-    PROGRAM_LEN,
-    arguments_of,
-    base_name,
-    is_short,
-    program_of,
-    quoted,
-    shortened,
-)
+from schemas.argv import PROGRAM_LEN, base_name, quoted
+from schemas.programs import arguments_of, is_short, program_of, shortened
 from schemas.texts import MARK, visible
 from tests.unit.schemas.strategies import quick
 
@@ -64,13 +57,14 @@ def test_arguments_have_names_of_variables_and_no_values() -> None:
         4,
     )
     assert b"secret" not in codec.encode(found)
-    assert program_of("process", found) == "ls"
+    assert program_of("process", raw(argv=["cat"]), found) == "ls"
 
 
 def test_other_actions_and_what_cannot_be_read_have_their_name() -> None:
     assert arguments_of("noop", raw()) is None
     assert arguments_of("process", raw(argv=1)) is None
-    assert program_of("noop", None) == "noop"
+    assert program_of("noop", raw(), None) == "noop"
+    assert program_of("of-tomorrow", raw(), None) == "of-tomorrow"
 
 
 def test_list_shows_a_short_form() -> None:
