@@ -195,8 +195,9 @@ def doctor(
 def _describe(state_dir: Path) -> dict[str, Any]:
     from broker_agent.services.status import read_status
     from broker_agent.store.identity import Slots
-    from broker_client.runtime.clock import SystemClock, rfc3339
+    from broker_client.runtime.clock import SystemClock
     from broker_client.runtime.files import lock_directory, os_errors
+    from schemas.moments import rfc3339
 
     with os_errors(state_dir, "read"):
         os.scandir(state_dir).close()

@@ -13,6 +13,7 @@ from msgspec import Meta
 from broker_client.runtime.settings import Loaded, load_settings
 from schemas.addresses import url_fault
 from schemas.faults import Refused
+from schemas.spans import DAY_S
 from schemas.timers import Seconds, Timers, check_timers
 
 SLOTS_PER_CORE: Final = 4
@@ -55,7 +56,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     slots: Annotated[int, Meta(ge=0, le=100_000)] = 0
     keep_folders: Annotated[int, Meta(ge=0, le=100_000)] = 100
     drain_s: Seconds = 1800.0
-    remember_s: Seconds = 86_400.0
+    remember_s: Seconds = DAY_S
     spool_bytes: Annotated[int, Meta(ge=1024 * 1024)] = 1024 * 1024 * 1024
     disk_free: Annotated[float, Meta(ge=0, le=0.9)] = 0.05
     log_level: str = "info"

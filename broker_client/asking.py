@@ -10,6 +10,7 @@ from broker_client.runtime import tracing
 from broker_client.runtime.backoff import Backoff
 from broker_client.runtime.link import Link, Msg, NoResponders
 from schemas import codec, subjects
+from schemas.answers import ERROR_CODE_HEADER, ERROR_HEADER
 from schemas.faults import FAULTS, Expired, FaultBody, MeshError, Refused, Unreachable
 from schemas.permissions import CLIENT_ROLES, may_call
 from schemas.verbs import Verb
@@ -18,8 +19,6 @@ M = TypeVar("M")
 Q = TypeVar("Q", bound=msgspec.Struct)
 A = TypeVar("A", bound=msgspec.Struct)
 
-ERROR_HEADER: Final = "Nats-Service-Error"
-ERROR_CODE_HEADER: Final = "Nats-Service-Error-Code"
 ANSWER_S: Final = 10.0
 # How long no answer at all is borne before a wait is given up; a broker elects a leader in 5.4 s
 # and a master restarts in less than this.

@@ -9,6 +9,7 @@ from msgspec import Meta
 from schemas import limits
 from schemas.addresses import listener_fault, place_to_listen, url_fault
 from schemas.faults import Refused
+from schemas.spans import DAY_S
 from schemas.timers import Timers, check_timers
 
 _WEB: Final = re.compile(r"https?://[A-Za-z0-9._~:/@!$&*+,;=%\[\]-]*[A-Za-z0-9._~\]-]")
@@ -56,7 +57,6 @@ class RetentionSettings(msgspec.Struct, frozen=True, kw_only=True):
     audit_days: Annotated[float, Meta(gt=0)] = 365.0
 
 
-_DAY_S: Final = 86_400.0
 # Of its life, what is left of a certificate that should have been renewed: agents do so before
 # they have used up 77 % of it.
 _OVERDUE_SHARE: Final = 0.2
@@ -74,14 +74,14 @@ class CertificateSettings(msgspec.Struct, frozen=True, kw_only=True):
     agent_days: Annotated[float, Meta(gt=0)] = 90.0
     client_days: Annotated[float, Meta(gt=0)] = 365.0
     warning_days: Annotated[float, Meta(gt=0)] = 30.0
-    candidate_s: Annotated[float, Meta(gt=0)] = 86_400.0
+    candidate_s: Annotated[float, Meta(gt=0)] = DAY_S
     compare_s: Annotated[float, Meta(gt=0)] = 30.0
     look_s: Annotated[float, Meta(gt=0)] = 3600.0
 
     @property
     def warning_s(self) -> float:
         """Not before an agent's own renewal is overdue: a fleet that renews itself is quiet."""
-        return min(self.warning_days, _OVERDUE_SHARE * self.agent_days) * _DAY_S
+        return min(self.warning_days, _OVERDUE_SHARE * self.agent_days) * DAY_S
 
 
 class LogSettings(msgspec.Struct, frozen=True, kw_only=True):

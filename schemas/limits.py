@@ -2,6 +2,8 @@
 
 from typing import Final
 
+from schemas import spans
+
 # What a client or an agent may send.
 PAYLOAD_BYTES: Final = 256 * 1024
 # The master's envelope around a command's arguments comes on top of the largest body.
@@ -37,6 +39,6 @@ REPORT_ITEMS: Final = 200
 HELLO_TASKS: Final = 512
 FEATURES: Final = 32
 OUTPUT_LIMIT_BYTES: Final = 100 * 1024 * 1024
-QUEUE_TTL_MAX_S: Final = 30 * 86_400.0
-PAUSE_MAX_S: Final = 90 * 86_400.0
-TIMEOUT_MAX_S: Final = 30 * 86_400.0
+QUEUE_TTL_MAX_S: Final = 30 * spans.DAY_S
+PAUSE_MAX_S: Final = 90 * spans.DAY_S
+TIMEOUT_MAX_S: Final = 30 * spans.DAY_S

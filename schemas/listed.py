@@ -79,11 +79,11 @@ def agent_value(agent: AgentRecord, field: str, now: float) -> Value | None:  # 
     """
     match field:
         case "since":
-            return _ago(agent.since, now)
+            return ago_of(agent.since, now)
         case "silent":
-            return _ago(agent.last_beat_at, now)
+            return ago_of(agent.last_beat_at, now)
         case "cert":
-            end = _unix(agent.certificate.not_after) if agent.certificate else None
+            end = unix_of(agent.certificate.not_after) if agent.certificate else None
             return None if end is None else end - now
         case "load":
             return agent.running / agent.slots if agent.slots else None
@@ -113,12 +113,12 @@ def why(agent: AgentRecord) -> str:
     return "; ".join(text for text in (agent.reason, *agent.badges) if text)
 
 
-def _unix(text: str | None) -> float | None:
+def unix_of(text: str | None) -> float | None:
     return datetime.fromisoformat(text).timestamp() if text else None
 
 
-def _ago(text: str | None, now: float) -> float | None:
-    at = _unix(text)
+def ago_of(text: str | None, now: float) -> float | None:
+    at = unix_of(text)
     return None if at is None else now - at
 
 

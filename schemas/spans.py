@@ -4,7 +4,8 @@ import re
 from datetime import UTC, datetime
 from typing import Final
 
-_UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 7 * 86_400.0}
+DAY_S: Final = 86_400.0
+_UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY_S, "w": 7 * DAY_S}
 _SPAN: Final = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)([smhdw]?)")
 
 

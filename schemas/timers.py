@@ -6,8 +6,9 @@ import msgspec
 from msgspec import Meta
 
 from schemas.faults import Refused
+from schemas.spans import DAY_S
 
-Seconds = Annotated[float, Meta(gt=0, le=30 * 86_400)]
+Seconds = Annotated[float, Meta(gt=0, le=30 * DAY_S)]
 
 
 class Timers(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,8 +33,8 @@ class Timers(msgspec.Struct, frozen=True, kw_only=True):
     grace_s: Seconds = 10.0
     lost_s: Seconds = 50.0
     start_before_s: Seconds = 60.0
-    continue_s: Seconds = 7 * 86_400.0
-    decide_s: Seconds = 7 * 86_400.0
+    continue_s: Seconds = 7 * DAY_S
+    decide_s: Seconds = 7 * DAY_S
     queue_ttl_s: Seconds = 900.0
     adopt_s: Seconds = 50.0
     handshake_s: Seconds = 5.0

@@ -10,9 +10,9 @@ from typing import Any, cast
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker_client.runtime.clock import Clock
+from broker_master.core.findings import Findings, StreamSize
 from broker_master.core.liveness import Roster
 from broker_master.metrics.scrape import Scraper
-from broker_master.metrics.survey import Findings, StreamSize
 from broker_master.metrics.system import Surroundings
 from broker_master.plane import Plane
 from broker_master.settings import MasterSettings

@@ -20,7 +20,8 @@ from broker_client.runtime.tls import mesh_of
 from broker_client.runtime.token import ActivationToken, decode_token
 from schemas import codec, subjects
 from schemas.addresses import usable
-from schemas.faults import FaultBody, MeshError, Refused, Unreachable
+from schemas.answers import raise_fault
+from schemas.faults import MeshError, Refused, Unreachable
 from schemas.messages.enrol import EnrolAnswer, EnrolRequest
 
 # The whole of it, and one question: the master signs in milliseconds, but may just be restarting.
@@ -28,7 +29,6 @@ ENROL_S: Final = 30.0
 ANSWER_S: Final = 5.0
 RETRY_S: Final = 0.5
 DISTRIBUTION: Final = "agent-mesh"
-_ERROR_HEADER: Final = "Nats-Service-Error-Code"
 
 
 def product_version() -> str:
@@ -162,9 +162,7 @@ async def _ask(link: Link, token: ActivationToken, keys: NewIdentity) -> EnrolAn
 
 
 def _read(msg: Msg) -> EnrolAnswer:
-    if _ERROR_HEADER in msg.headers:
-        body = codec.decode(FaultBody, msg.data)
-        raise Refused.from_body(body)
+    raise_fault(msg.headers, msg.data)
     if not msg.data:
         raise Unreachable("no_answer", "the master sent an empty answer")
     return codec.decode(EnrolAnswer, msg.data)

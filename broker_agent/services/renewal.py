@@ -30,7 +30,8 @@ from broker_client.runtime.identity import (
 from broker_client.runtime.link import Link, LinkIdentity, Trial
 from broker_client.runtime.renewal import renewal_request
 from schemas import codec, subjects
-from schemas.faults import FaultBody, MeshError, Refused, Unreachable
+from schemas.answers import raise_fault
+from schemas.faults import MeshError, Refused, Unreachable
 from schemas.messages.enrol import EnrolAnswer
 from schemas.messages.renewal import Confirmed, SelfTest
 
@@ -45,7 +46,6 @@ LOOK_S: Final = 30.0
 EXPIRED_LOOK_S: Final = 1.0
 # Below these nobody listens: they only show what the broker lets through.
 PROBED: Final = ("beat", "hello", "report", "renew", "confirm", "reply.token", "log.command")
-_ERROR_HEADER: Final = "Nats-Service-Error-Code"
 
 log = structlog.get_logger(__name__)
 
@@ -331,6 +331,5 @@ def _as_link(identity: Identity) -> LinkIdentity:
 
 
 def _read(msg: Msg, kind: type[M]) -> M:
-    if _ERROR_HEADER in msg.headers:
-        raise Refused.from_body(codec.decode(FaultBody, msg.data))
+    raise_fault(msg.headers, msg.data)
     return codec.decode(kind, msg.data)

@@ -14,9 +14,9 @@ from broker_agent.services.room import Room
 from broker_agent.services.runner import Runner
 from broker_agent.services.wire import Station
 from broker_agent.store.identity import AgentFacts
-from broker_client.runtime.clock import rfc3339
 from broker_client.runtime.files import read_bytes, write_passing
 from schemas.faults import MeshError
+from schemas.moments import rfc3339
 
 STATUS_FILE: Final = "status.json"
 

@@ -22,6 +22,7 @@ from broker_client.runtime.clock import SystemClock
 from broker_client.runtime.rates import Gathering
 from schemas.faults import Corrupt, MeshError, Unreachable
 from schemas.messages.work import AttemptReport
+from schemas.spans import DAY_S
 
 FORMAT: Final = 3
 # What is remembered of a released attempt beside its id and state.
@@ -44,7 +45,7 @@ _UPGRADES: Final = {
         for column in _REMEMBERED.split(", ")
     ),
 }
-REMEMBER_S: Final = 86_400.0
+REMEMBER_S: Final = DAY_S
 # Kept in the write-ahead file between checkpoints, in pages of 4 KiB.
 CHECKPOINT_PAGES: Final = 2000
 # Under load a commit waits so long for company, which then shares its fsync; and so long while all

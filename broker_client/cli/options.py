@@ -8,8 +8,9 @@ from cyclopts import Parameter
 
 from broker_client.cli.words import Output
 from schemas.faults import Refused
+from schemas.spans import DAY_S
 
-LONGEST_S: Final = 30 * 86_400.0
+LONGEST_S: Final = 30 * DAY_S
 # Long enough for a broker that elects a new leader meanwhile (5.4 s measured), and then some.
 TIMEOUT_S: Final = 10.0
 

@@ -1,7 +1,6 @@
 """Time as a thing that is handed in: one reading for deadlines, one for people."""
 
 import time
-from datetime import UTC, datetime
 from typing import Final, Protocol
 
 # The boot-time clock goes on while a host is suspended, and a lease must not outlive a closed lid.
@@ -25,9 +24,3 @@ class SystemClock:
 
     def now(self) -> float:
         return time.time()
-
-
-def rfc3339(unix: float) -> str:
-    """`unix` seconds as `2026-01-31T23:59:59.999Z`, cut to milliseconds."""
-    stamp = datetime.fromtimestamp(unix, UTC)
-    return f"{stamp:%Y-%m-%dT%H:%M:%S}.{stamp.microsecond // 1000:03d}Z"

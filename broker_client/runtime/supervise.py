@@ -105,6 +105,14 @@ class TaskSet:
             task.add_done_callback(lambda _: self._shares.give_back(owner))
         return task
 
+    async def serve(self, ready: asyncio.Event) -> None:
+        """Own the tasks as a service: until it is cancelled, which cancels all of them."""
+        ready.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await self.aclose(0)
+
     async def aclose(self, timeout_s: float) -> None:
         """Let tasks end for `timeout_s`, then cancel them; none is left when this returns."""
         self._is_closed = True

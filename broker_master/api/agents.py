@@ -10,7 +10,6 @@ from broker_master.ca.tokens import issue_token
 from broker_master.core import admin, certificates
 from broker_master.core.pages import Rows
 from broker_master.core.rights import check_group, may_see
-from broker_master.core.status import counted
 from broker_master.plane import Plane
 from broker_master.services.cancel import Canceller
 from broker_master.services.presence import PresenceService
@@ -18,6 +17,7 @@ from broker_master.services.revoke import Revoker
 from broker_master.services.terms import Change, Terms
 from broker_master.services.views import Views
 from schemas import limits
+from schemas.counting import counted
 from schemas.faults import Refused
 from schemas.ids import check_name
 from schemas.listed import AGENTS, passes

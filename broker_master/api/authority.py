@@ -3,6 +3,7 @@
 import msgspec
 
 from broker_master.api.operations import Operations
+from broker_master.core.certificates import days_left
 from broker_master.core.pages import Rows
 from broker_master.core.rights import check_unlimited, may_see, may_see_client
 from broker_master.core.rotation import SETTLED, Rotation
@@ -26,7 +27,6 @@ from schemas.messages.registry import CertificateEntry, ClientEntry
 from schemas.moments import rfc3339
 from schemas.verbs import CA_ROTATE, CA_SHOW, CERTIFICATE_LIST, CERTIFICATE_TRUST
 
-_DAY_S = 86_400.0
 _NAMED = 50
 _EXTERNAL = (
     "this broker is not the master's own: give each node ca/trusted.pem and a server certificate"
@@ -138,7 +138,7 @@ def _record(holding: Holding, at: float) -> HoldingRecord:
         group=holding.group,
         serial=entry.serial,
         not_after=rfc3339(entry.not_after),
-        days_left=round(max(0.0, entry.not_after - at) / _DAY_S, 2),
+        days_left=days_left(entry, at),
         warning=holding.warning(at),
         authority=entry.authority,
     )

@@ -31,9 +31,9 @@ from schemas.messages.registry import ClientEntry
 from schemas.messages.renewal import RenewalRequest
 from schemas.moments import rfc3339
 from schemas.permissions import CLIENT_ROLES
+from schemas.spans import DAY_S
 from schemas.verbs import CLIENT_CREATE, CLIENT_LIST, CLIENT_RENEW, CLIENT_REVOKE, MESH_STATUS
 
-_DAY_S = 86_400
 # Certificates of one client that may be good at a time.
 _KEPT = 16
 
@@ -107,7 +107,7 @@ class ClientOperations:
 
     def _lifetime_end(self) -> int:
         plane = self._plane
-        return int(plane.clock.now() + plane.settings.certificates.client_days * _DAY_S)
+        return int(plane.clock.now() + plane.settings.certificates.client_days * DAY_S)
 
     async def renew(self, caller: ClientEntry, request: RenewalRequest) -> IdentityAnswer:
         """Sign new keys for the caller itself; what it has stays good until its own end.

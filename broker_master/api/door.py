@@ -84,11 +84,7 @@ class Door:
         self._looks: dict[str, TokenBucket] = {}
 
     async def run(self, ready: asyncio.Event) -> None:
-        ready.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await self._tasks.aclose(0)
+        await self._tasks.serve(ready)
 
     # -- calls
 

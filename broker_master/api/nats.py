@@ -18,8 +18,8 @@ from broker_master.api.door import Call, Door
 from broker_master.plane import Plane
 from broker_master.services.gate import Gate
 from schemas import codec, limits, subjects
+from schemas.answers import fault_answer
 from schemas.faults import MeshError, Refused
-from schemas.texts import cut_text
 
 log = structlog.get_logger()
 
@@ -90,13 +90,8 @@ class NatsApi:
         self._refuse(inbox, fault)
 
     def _refuse(self, inbox: str, error: MeshError) -> None:
-        body = error.body()
-        body = msgspec.structs.replace(body, message=cut_text(body.message))
-        headers = {
-            "Nats-Service-Error": error.headline,
-            "Nats-Service-Error-Code": str(error.kind.number),
-        }
-        self._publish(inbox, codec.encode(body), headers)
+        payload, headers = fault_answer(error)
+        self._publish(inbox, payload, headers)
 
     def _publish(self, inbox: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
         try:

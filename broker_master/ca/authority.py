@@ -27,11 +27,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from schemas.addresses import host_fault
 from schemas.faults import Corrupt, Refused
+from schemas.spans import DAY_S
 
-CA_LIFETIME_S: Final = 20 * 365 * 86_400
+CA_LIFETIME_S: Final = int(20 * 365 * DAY_S)
 # Clocks of hosts differ: what is issued now is valid at a host whose clock is somewhat behind.
 BACKDATE_S: Final = 60
-CA_BACKDATE_S: Final = 86_400
+CA_BACKDATE_S: Final = int(DAY_S)
 CSR_MAX_BYTES: Final = 8 * 1024
 _HOST: Final = re.compile(r"(?=.{1,253}\Z)([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]"
                           r"([a-z0-9-]{0,61}[a-z0-9])?", re.IGNORECASE)  # fmt: skip

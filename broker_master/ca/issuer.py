@@ -20,9 +20,10 @@ from schemas.ids import check_name
 from schemas.messages.registry import CertificateEntry
 from schemas.messages.renewal import Purpose, RenewalRequest, key_proof_text, proof_text
 from schemas.permissions import CLIENT_ROLES, SCOPES
+from schemas.spans import DAY_S
 
 # Of a client that is made without a master; one that is made by it has `certificates.client_days`.
-CLIENT_LIFETIME_S: Final = 365 * 86_400
+CLIENT_LIFETIME_S: Final = int(365 * DAY_S)
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):

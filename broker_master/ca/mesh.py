@@ -47,12 +47,13 @@ from broker_master.ca.issuer import CLIENT_LIFETIME_S, Credentials, Issuer
 from broker_master.ca.marker import Marker, make_marker, read_marker, refuse_foreign
 from schemas.addresses import host_fault
 from schemas.faults import Corrupt, MeshError, Refused
+from schemas.spans import DAY_S
 
 LOCAL_HOSTS: Final = ("localhost", "127.0.0.1")
 DEFAULT_PORT: Final = 4222
 ADMIN: Final = "admin"
 # The broker and the master renew theirs when half of it is over.
-OWN_LIFETIME_S: Final = 5 * 365 * 86_400
+OWN_LIFETIME_S: Final = int(5 * 365 * DAY_S)
 
 Clock = Callable[[], float]
 
@@ -294,3 +295,14 @@ def _plain_context(path: Path) -> Context:
     """A context with its paths as the file has them."""
     read_context(path)
     return msgspec.convert(tomllib.loads(read_text(path)), Context)
+
+
+def certificate_ends(mesh: Mesh) -> dict[str, float]:
+    """When the certificates end that `init` and each start renew: the broker's and the master's."""
+    files = {
+        "broker": mesh.broker_directory / "server.pem",
+        "master": mesh.master_directory / "cert.pem",
+    }
+    return {
+        name: float(certificate_facts(read_bytes(file)).not_after) for name, file in files.items()
+    }

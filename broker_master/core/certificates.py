@@ -13,6 +13,7 @@ import msgspec
 
 from schemas.faults import Refused
 from schemas.messages.registry import CertificateEntry
+from schemas.spans import DAY_S
 
 Entries = Sequence[CertificateEntry]
 # Of one holder, retired ones included, until their own end: a renewal a day is far below it.
@@ -26,6 +27,11 @@ def is_good(entry: CertificateEntry, at: float) -> bool:
 def find_good(entries: Entries, serial: str, at: float) -> CertificateEntry | None:
     """The entry of this serial, if it may still be used."""
     return next((each for each in entries if each.serial == serial and is_good(each, at)), None)
+
+
+def days_left(entry: CertificateEntry, at: float) -> float:
+    """Days until its end, to the hundredth; 0 once that has passed."""
+    return round(max(0.0, entry.not_after - at) / DAY_S, 2)
 
 
 def has_candidate(entries: Entries, at: float) -> bool:

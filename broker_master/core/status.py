@@ -11,13 +11,14 @@ import msgspec
 
 from broker_master.core.certificates import is_shut_out, newest_confirmed
 from broker_master.core.liveness import Presence
+from schemas.counting import counted
 from schemas.messages.registry import AgentEntry, CertificateEntry
 from schemas.moments import rfc3339
+from schemas.spans import DAY_S
 from schemas.states import Admin, AgentStatus, GroupStatus, Lack, Liveness
 
-_DAY_S = 86_400.0
 _CLOCK_OFF_S = 2.0
-_GROUP_WARNING_S = 30 * _DAY_S
+_GROUP_WARNING_S = 30 * DAY_S
 NOBODY: Final[Mapping[str, int]] = MappingProxyType({})
 _LACK_WORDS: Final[Mapping[Lack, str]] = MappingProxyType(
     {
@@ -205,11 +206,6 @@ def _disabled(
     return Verdict(AgentStatus.DISABLED, f"disabled{by}{note}, {standing}", enable)
 
 
-def counted(count: int, what: str) -> str:
-    """`1 task`, `2 tasks`."""
-    return f"{count} {what}{'' if count == 1 else 's'}"
-
-
 def _silent(presence: Presence, at: float, given_up_in_s: float) -> Verdict:
     if presence.liveness is Liveness.LIVE:
         reason = "cannot hear the master" if presence.deaf else "the handshake is not complete"
@@ -242,7 +238,7 @@ def certificate_warning(certificate: CertificateEntry, at: float) -> str:
     if left_s <= 0:
         return "expired"
     for days, text in _WARNINGS:
-        if left_s <= days * _DAY_S and days * _DAY_S <= life_s / 2:
+        if left_s <= days * DAY_S and days * DAY_S <= life_s / 2:
             return f"ends within {text}"
     return ""
 
@@ -345,6 +341,6 @@ def group_badges(
     if len(versions) > 1:
         marks.append(f"profile drift: {len(versions)} versions")
     if ends_at and max(ends_at) - at <= _GROUP_WARNING_S:
-        days = max(0, int((max(ends_at) - at) / _DAY_S))
+        days = max(0, int((max(ends_at) - at) / DAY_S))
         marks.append(f"certificates ending: the last one in {days} days")
     return marks

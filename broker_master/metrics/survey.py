@@ -3,14 +3,13 @@
 import asyncio
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import msgspec
 import structlog
 
 from broker_client.runtime.streams import Streams
+from broker_master.core.findings import Findings, StreamSize
 from broker_master.plane import Plane
 from broker_master.store.facts import AUDIT, EVENTS, HISTORY, LOGS, REGISTRY
 from schemas.faults import MeshError
@@ -23,26 +22,6 @@ RTT_S: Final = 2.0
 # How often the loop is asked to be on time.
 PULSE_S: Final = 0.1
 READMODEL_FILE: Final = "readmodel.db"
-
-
-class StreamSize(msgspec.Struct, frozen=True):
-    messages: int
-    size_bytes: int
-
-
-@dataclass
-class Findings:
-    """What the last look has found. loop_lag_s: the worst since it was read; set it back then.
-
-    disk_free: the share of the state directory's disk, 0 to 1; None if it was not looked at yet.
-    """
-
-    streams: dict[str, StreamSize] = field(default_factory=dict)
-    broker_rtt_s: float | None = None
-    readmodel_bytes: int = 0
-    readmodel_rows: int | None = None
-    loop_lag_s: float = 0.0
-    disk_free: float | None = None
 
 
 class Survey:

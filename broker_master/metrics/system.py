@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from broker_master.core.findings import Findings
 from broker_master.core.measures import AUTH_REASONS
 from broker_master.metrics import catalogue as c
-from broker_master.metrics.survey import Findings
 from broker_master.metrics.text import family, histograms
 from broker_master.plane import Plane
 from broker_master.store.facts import FANOUTS, REGISTRY, stream_configs

@@ -26,12 +26,13 @@ from schemas.faults import MeshError
 from schemas.messages.facts import Accepted, Assigned, Fact, Outcome
 from schemas.messages.liveness import TaskStatus
 from schemas.moments import rfc3339
+from schemas.spans import DAY_S
 from schemas.states import Liveness, State
 
 log = structlog.get_logger()
 
 # As long as agents remember at least what they have run.
-_KEPT_S: Final = 86_400.0
+_KEPT_S: Final = DAY_S
 _ATTEMPTS_MAX: Final = 16
 LABEL: Final = "restored"
 _FOUND: Final = "found there after a restore"

@@ -4,8 +4,8 @@ import msgspec
 
 from broker_master.plane import Plane
 from schemas import codec
+from schemas.answers import fault_answer
 from schemas.faults import MeshError
-from schemas.texts import cut_text
 
 
 def send_answer(plane: Plane, reply: str, answer: msgspec.Struct | MeshError, what: str) -> None:
@@ -15,13 +15,7 @@ def send_answer(plane: Plane, reply: str, answer: msgspec.Struct | MeshError, wh
     """
     headers = None
     if isinstance(answer, MeshError):
-        body = answer.body()
-        body = msgspec.structs.replace(body, message=cut_text(body.message))
-        payload = codec.encode(body)
-        headers = {
-            "Nats-Service-Error": body.message,
-            "Nats-Service-Error-Code": str(answer.kind.number),
-        }
+        payload, headers = fault_answer(answer)
     else:
         payload = codec.encode(answer)
     try:

@@ -13,10 +13,9 @@ from broker_client.runtime.link import Link
 from broker_client.runtime.nkeys import UserClaims, decode_user_jwt
 from broker_client.runtime.tls import certificate_facts
 from broker_master.ca.authority import certified_digest
-from broker_master.ca.mesh import Mesh, renew_own
+from broker_master.ca.mesh import Mesh, certificate_ends, renew_own
 from broker_master.core.certificates import newest_confirmed
 from broker_master.core.validity import Holding, Kind, fresh_warnings
-from broker_master.metrics.endpoint import certificate_ends
 from broker_master.plane import Plane
 from broker_master.services.system import BrokerSystem
 from schemas.faults import MeshError

@@ -18,11 +18,11 @@ from schemas.faults import MeshError, Refused
 from schemas.messages.enrol import EnrolAnswer, EnrolRequest
 from schemas.messages.registry import AgentEntry
 from schemas.moments import rfc3339
+from schemas.spans import DAY_S
 from schemas.states import BARRED
 
 log = structlog.get_logger()
 
-_DAY_S = 86_400
 # Wrong secrets per agent: guessing 32 bytes is hopeless, but it must not cost the master anything.
 _TRIES_PER_S = 5 / 60
 _TRIES_BURST = 5
@@ -127,7 +127,7 @@ class Enrolment:
             raise Refused("rate_limited", f"too many wrong tokens for agent {agent}")
 
     def _sign(self, entry: AgentEntry, request: EnrolRequest) -> Credentials:
-        lifetime_s = self._plane.settings.certificates.agent_days * _DAY_S
+        lifetime_s = self._plane.settings.certificates.agent_days * DAY_S
         return self._issuer.issue(
             "agent",
             entry.name,

@@ -36,6 +36,7 @@ from schemas.messages.facts import Accepted, CommandRecord
 from schemas.messages.fanouts import LABEL, FanoutEntry
 from schemas.messages.registry import ClientEntry
 from schemas.programs import arguments_of, shortened
+from schemas.spans import DAY_S
 from schemas.states import STATES, TERMINAL, AgentStatus, State
 
 log = structlog.get_logger()
@@ -46,7 +47,6 @@ OPEN_PER_CLIENT: Final = OPEN_MAX // 4
 _RETRY_S: Final = 1.0
 # Between two looks at agents whose turn is put off.
 _HELD_S: Final = 0.25
-_DAY_S: Final = 86_400.0
 _OBSTACLES: Final = {
     AgentStatus.AWAITING_SETUP: "awaiting_setup",
     AgentStatus.NO_RESPONSE: SILENT,
@@ -83,7 +83,7 @@ class Fanouts:
         """Read what there is; call it once the book and the read model are complete."""
         settings = self._plane.settings
         await self._bucket.ensure(
-            replicas=settings.broker.replicas, max_age_s=settings.retention.history_days * _DAY_S
+            replicas=settings.broker.replicas, max_age_s=settings.retention.history_days * DAY_S
         )
         for key, (entry, revision) in (await self._bucket.read_all(_decode, self._skip)).items():
             if entry is None:

@@ -2,8 +2,8 @@
 
 from typing import Final
 
+from broker_master.core.findings import Findings
 from broker_master.core.rights import may_see
-from broker_master.metrics.survey import Findings
 from broker_master.plane import Plane
 from broker_master.store.facts import EVENTS
 from schemas import limits

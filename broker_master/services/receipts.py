@@ -80,11 +80,7 @@ class Receipts:
             log.warning("receipts_refused", agent=up.agent, error=str(error))
 
     async def run(self, ready: asyncio.Event) -> None:
-        ready.set()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await self._tasks.aclose(0)
+        await self._tasks.serve(ready)
 
     def _forget(self, agent: str) -> None:
         ear = self._ears.pop(agent, None)

@@ -30,11 +30,11 @@ from schemas.messages.enrol import EnrolAnswer
 from schemas.messages.registry import AgentEntry
 from schemas.messages.renewal import Confirmed, RenewalRequest, SelfTest
 from schemas.moments import rfc3339
+from schemas.spans import DAY_S
 from schemas.states import BARRED
 
 log = structlog.get_logger()
 
-_DAY_S: Final = 86_400
 _TRIES_PER_S: Final = 1.0
 _TRIES_BURST: Final = 5
 # Agents of one group confirm within moments of each other: their old keys are refused in one go.
@@ -205,7 +205,7 @@ class Renewals:
             raise Refused("renewal_refused", f"certificate {proved} is not good any more")
 
     def _sign(self, entry: AgentEntry, request: RenewalRequest) -> Credentials:
-        lifetime_s = self._plane.settings.certificates.agent_days * _DAY_S
+        lifetime_s = self._plane.settings.certificates.agent_days * DAY_S
         return self._issuer.issue(
             "agent",
             entry.name,

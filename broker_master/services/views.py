@@ -7,6 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from broker_master import VERSION
+from broker_master.core.certificates import days_left
 from broker_master.core.liveness import Presence
 from broker_master.core.rights import may_see
 from broker_master.core.status import (
@@ -32,8 +33,6 @@ from schemas.messages.api import (
 from schemas.messages.registry import AgentEntry, CertificateEntry, ClientEntry
 from schemas.moments import rfc3339, rfc3339_or_none
 from schemas.states import AgentStatus, GroupStatus, Liveness, State
-
-_DAY_S = 86_400.0
 
 
 class _Crew(NamedTuple):
@@ -203,7 +202,7 @@ def certificate_record(entry: CertificateEntry, at: float) -> CertificateRecord:
     return CertificateRecord(
         serial=entry.serial,
         not_after=rfc3339(entry.not_after),
-        days_left=round(max(0.0, entry.not_after - at) / _DAY_S, 2),
+        days_left=days_left(entry, at),
         warning=certificate_warning(entry, at),
     )
 

@@ -15,6 +15,7 @@ from broker_master.settings import MasterSettings
 from schemas import codec, limits, subjects
 from schemas.faults import MeshError, Refused
 from schemas.messages.facts import FACTS, Accepted, Fact, Outcome
+from schemas.spans import DAY_S
 from schemas.states import STATES
 
 __all__ = [
@@ -38,7 +39,6 @@ AUDIT: Final = "MESH_AUDIT"
 REGISTRY: Final = "mesh_registry"
 FANOUTS: Final = "mesh_fanouts"
 
-_DAY_S = 86_400.0
 _TAKEN_MAX: Final = 4096
 
 
@@ -57,7 +57,7 @@ def stream_configs(settings: MasterSettings) -> list[StreamConfig]:
         StreamConfig(
             name=HISTORY,
             subjects=(subjects.HISTORY_ALL,),
-            max_age_s=retention.history_days * _DAY_S,
+            max_age_s=retention.history_days * DAY_S,
             max_msg_size=limits.BROKER_PAYLOAD_BYTES,
             replicas=replicas,
             allow_atomic=True,
@@ -66,7 +66,7 @@ def stream_configs(settings: MasterSettings) -> list[StreamConfig]:
             name=LOGS,
             subjects=(subjects.LOG_ALL,),
             max_bytes=settings.limits.log_bytes,
-            max_age_s=retention.output_days * _DAY_S,
+            max_age_s=retention.output_days * DAY_S,
             max_msg_size=limits.PAYLOAD_BYTES,
             replicas=replicas,
             discard_new=False,
@@ -79,7 +79,7 @@ def stream_configs(settings: MasterSettings) -> list[StreamConfig]:
         StreamConfig(
             name=AUDIT,
             subjects=(subjects.AUDIT_ALL,),
-            max_age_s=retention.audit_days * _DAY_S,
+            max_age_s=retention.audit_days * DAY_S,
             max_msg_size=limits.PAYLOAD_BYTES,
             replicas=replicas,
             deny_delete=True,

@@ -1,14 +1,13 @@
 """Agents as rows: every column that can be shown, sorted and filtered by, once."""
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Final, NamedTuple
 
 from broker_client.cli.screen.tables import Column, duration, short_time
-from schemas.listed import why
+from schemas.listed import ago_of, unix_of, why
 from schemas.messages.api import AgentRecord
+from schemas.spans import DAY_S
 
-DAY_S: Final = 86_400.0
 # What fits 80 columns in full, with names and reasons as they usually are.
 USUAL: Final = ("agent", "group", "status", "since", "running", "cert", "reason")
 
@@ -44,17 +43,8 @@ def _span(head: str, of: Callable[[AgentRecord, float], float | None], *, rank: 
     return Trait(Column(head, rank, right=True), shown, of, is_span=True)
 
 
-def _unix(text: str | None) -> float | None:
-    return datetime.fromisoformat(text).timestamp() if text else None
-
-
-def _ago(text: str | None, now: float) -> float | None:
-    at = _unix(text)
-    return None if at is None else now - at
-
-
 def _left_s(agent: AgentRecord, now: float) -> float | None:
-    end = _unix(agent.certificate.not_after) if agent.certificate else None
+    end = unix_of(agent.certificate.not_after) if agent.certificate else None
     return None if end is None else end - now
 
 
@@ -76,7 +66,7 @@ TRAITS: Final[dict[str, Trait]] = {
     "since": Trait(
         Column("SINCE"),
         lambda a, now: short_time(a.since, now),
-        lambda a, now: _ago(a.since, now),
+        lambda a, now: ago_of(a.since, now),
         is_span=True,
     ),
     "running": Trait(
@@ -92,7 +82,7 @@ TRAITS: Final[dict[str, Trait]] = {
     ),
     "cert": Trait(Column("CERT", 3, right=True), _days, _left_s, is_span=True),
     "uptime": _span("UPTIME", lambda a, _: a.details.uptime_s or None, rank=5),
-    "silent": _span("SILENT", lambda a, now: _ago(a.last_beat_at, now), rank=5),
+    "silent": _span("SILENT", lambda a, now: ago_of(a.last_beat_at, now), rank=5),
     "version": _text("VERSION", lambda a: a.details.version, rank=7),
     "host": _text("HOST", lambda a: a.details.host, rank=4, least=12),
     "ip": _text("ADDRESS", lambda a: a.details.ip, rank=8),

@@ -11,12 +11,11 @@ from broker_client.cli.screen.tables import Column, duration, utc_time
 from broker_client.cli.session import call
 from broker_client.cli.spans import check_span, span_s
 from schemas.messages.api import CertificateList, HoldingRecord
+from schemas.spans import DAY_S
 from schemas.verbs import CERTIFICATE_LIST
 
 if TYPE_CHECKING:
     from broker_client.api import MeshClient
-
-_DAY_S = 86_400.0
 
 
 def list_(
@@ -62,7 +61,7 @@ def list_(
             each.kind,
             each.name,
             utc_time(each.not_after),
-            duration(each.days_left * _DAY_S),
+            duration(each.days_left * DAY_S),
             each.warning,
             each.group,
             each.serial,

@@ -17,8 +17,9 @@ from broker_client.runtime.proxies import unused_proxies
 from broker_client.runtime.tls import certificate_facts
 from schemas.moments import rfc3339
 from schemas.permissions import GROUP, NAME, Scope
+from schemas.spans import DAY_S
 
-SOON_S: Final = 14 * 86_400
+SOON_S: Final = 14 * DAY_S
 # From the first on it is a warning, from the second on certificates are not to be trusted by it.
 CLOCK_OFF_S: Final = 2.0
 CLOCK_WRONG_S: Final = 300.0

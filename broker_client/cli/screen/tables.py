@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from broker_client.cli.screen.terminal import shown
+from schemas.spans import DAY_S
 
 PIPE_WIDTH: Final = 80
 GAP: Final = "  "
@@ -253,7 +254,7 @@ def duration(seconds: float) -> str:
     """Seconds as the two largest units: `3d 4h`, `12m 5s`, `0.4s`."""
     if seconds < 10:
         return f"{seconds:.1f}s"
-    days, rest = divmod(int(seconds), 86_400)
+    days, rest = divmod(int(seconds), int(DAY_S))
     hours, rest = divmod(rest, 3600)
     minutes, secs = divmod(rest, 60)
     parts = [(days, "d"), (hours, "h"), (minutes, "m"), (secs, "s")]

@@ -10,6 +10,7 @@ from schemas.messages.api.base import Request
 from schemas.messages.api.certificates import CertificateRecord
 from schemas.messages.fields import Count, Label, Name, Priority, Tags
 from schemas.messages.registry import Weight
+from schemas.spans import DAY_S
 
 
 class AgentCreate(Request, frozen=True, kw_only=True):
@@ -17,7 +18,7 @@ class AgentCreate(Request, frozen=True, kw_only=True):
 
     name: Name
     group: Name | None = None
-    ttl_s: Annotated[float, Meta(ge=1, le=86_400)] = 3600.0
+    ttl_s: Annotated[float, Meta(ge=1, le=DAY_S)] = 3600.0
     tags: Tags = {}
     weight: Weight = 1
     priority: Priority = 2

@@ -6,8 +6,9 @@ import time
 import pytest
 
 from broker_client.runtime.backoff import Backoff
-from broker_client.runtime.clock import Clock, SystemClock, rfc3339
+from broker_client.runtime.clock import Clock, SystemClock
 from broker_client.runtime.rates import TokenBucket
+from schemas.moments import rfc3339
 from tests.fake_clock import FakeClock
 
 
