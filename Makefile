@@ -4,6 +4,7 @@
 # make demo-loss  cuts an agent's link while a task prints, and heals it
 # make chaos      breaks every part on purpose, three times over, and judges what came of it
 # make bench      the benchmarks, as ratios to what the machine can do
+# make docs       writes the generated pages and files anew; RECORD=1 also runs a mesh for them
 # make clean      deletes .venv, caches and build results
 
 PYTHON ?= python3
@@ -12,11 +13,11 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 RUNS := .venv/.runs
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
-CODE := schemas broker_client broker_agent broker_master tests
+CODE := schemas broker_client broker_agent broker_master tests tools
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv test lint format demo demo-loss bench chaos lock clean
+.PHONY: help .venv test lint format docs demo demo-loss bench chaos lock clean
 
 help:
 	@sed -n 's/^# make/  make/p' Makefile
@@ -69,6 +70,9 @@ lint: $(STAMP)
 format: $(STAMP)
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+docs: $(STAMP)
+	@$(BIN)/python -m tools.docs $(if $(filter 1,$(RECORD)),--record)
 
 demo: $(RUNS)
 	@exec $(BIN)/python -m broker_master.demo $(if $(filter 1,$(ONCE)),--once)

@@ -4,6 +4,7 @@ import os
 import subprocess
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 from packaging.requirements import Requirement
@@ -44,6 +45,13 @@ def run(folder: Path, *words: str, **environment: str) -> subprocess.CompletedPr
         text=True,
         timeout=RUN_S,
     )
+
+
+def test_wheel_holds_the_four_packages_and_nothing_else(wheel: Path) -> None:
+    with ZipFile(wheel) as packed:
+        found = {name.partition("/")[0] for name in packed.namelist()}
+    packages = {name for name in found if not name.endswith(".dist-info")}
+    assert packages == {"schemas", "broker_client", "broker_agent", "broker_master"}
 
 
 @pytest.fixture(scope="module")

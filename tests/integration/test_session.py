@@ -13,7 +13,8 @@ from broker_client.cli.shell.completion import bash, fish, named, options, zsh
 from broker_client.cli.tree import COMMANDS
 from schemas.messages.api import AgentCreate, TokenAnswer
 from tests.harness import MeshProcesses
-from tests.session_doc import README, record, shape, shown
+from tools.docs import README, ROOT
+from tools.session import record, shape, shown
 
 pytestmark = pytest.mark.integration
 
@@ -35,9 +36,10 @@ def test_values_of_options_are_completed(words: tuple[str, ...], found: list[str
 
 
 async def test_session_of_the_readme_has_the_shape_of_one_that_is_recorded_now() -> None:
-    page, now = shape(shown(README.read_text())), shape(await record())
-    assert now == page
-    assert max(map(len, shown(README.read_text()))) <= 80
+    written = shown((ROOT / README).read_text())
+    now = shape(await record())
+    assert now == shape(written), "make docs RECORD=1"
+    assert max(map(len, written)) <= 80
 
 
 def completed(*words: str, env: dict[str, str] | None = None) -> list[str]:

@@ -31,7 +31,7 @@ from tests.planes import (
     samples_of,
     scrape,
 )
-from tests.unit.broker_master import deeds, metrics_doc
+from tests.unit.broker_master import deeds
 
 WEB_1 = {"agent": "web-1", "group": "web"}
 
@@ -431,11 +431,6 @@ async def test_page_is_kept_for_a_second_and_packed_once(plane: Plane, clock: Fa
     assert (await scraper.page(gzip=True)).body is packed.body
     clock.advance(1.0)
     assert b'group="new"' in (await scraper.page()).body
-
-
-def test_docs_have_the_table_that_would_be_generated() -> None:
-    page = metrics_doc.PAGE.read_text()
-    assert metrics_doc.rewritten(page) == page, "run tests.unit.broker_master.metrics_doc --write"
 
 
 # HTTP

@@ -7,9 +7,9 @@ from hypothesis import given
 
 from schemas.codec import decode, decode_request, encode
 from tests.unit.schemas.catalogue import KINDS, Kind
-from tests.unit.schemas.golden import FOLDER, VERSIONS, Golden, goldens, main
 from tests.unit.schemas.samples import fields, full
 from tests.unit.schemas.strategies import VALUES, quick
+from tools.golden import FOLDER, VERSIONS, Golden, goldens, main
 
 GOLDENS = goldens()
 FILES = sorted(path.name for path in FOLDER.iterdir())

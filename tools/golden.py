@@ -1,10 +1,11 @@
 """The golden files: bytes of every message type, written once and kept.
 
-    python -m tests.unit.schemas.golden --write
+    python -m tools.golden --write
 
 writes the files of the present versions. A file of an older version is never touched: what was
-once sent or stored stays readable. Raise a type's number in VERSIONS when its bytes change after a
-release; the old file then stays as it is, and only has to be decoded.
+once sent or stored stays readable. It is no part of `make docs`: a file that differs is a change
+of the wire, which somebody has to want. Raise a type's number in VERSIONS when its bytes change
+after a release; the old file then stays as it is, and only has to be decoded.
 """
 
 import sys
@@ -15,7 +16,7 @@ from schemas.codec import encode
 from tests.unit.schemas.catalogue import KINDS, Kind
 from tests.unit.schemas.samples import full, least
 
-FOLDER: Final = Path(__file__).resolve().parents[2] / "data" / "golden"
+FOLDER: Final = Path(__file__).resolve().parents[1] / "tests" / "data" / "golden"
 VERSIONS: Final[dict[str, int]] = {
     "api.ClientsAnswer": 2,
     "api.AgentList": 2,

@@ -1,21 +1,17 @@
 """The recorded session of the README: real commands on a real mesh, and what they said.
 
-    python -m tests.session_doc --write
-
-records it anew and puts it between the markers; a test records one and compares their shapes.
+A test records one and compares their shapes.
 """
 
 import asyncio
 import re
-import sys
 import tempfile
 from pathlib import Path
 from typing import Final
 
 from tests.harness import FAST_TIMERS, STEP_S, MeshProcesses
 
-README: Final = Path(__file__).parents[1] / "README.md"
-BEGIN: Final = "<!-- session: python -m tests.session_doc --write -->"
+BEGIN: Final = "<!-- session: made by make docs RECORD=1 -->"
 END: Final = "<!-- end of session -->"
 # What is typed; the agents web-3 and then web-2 are taken away meanwhile.
 COMMANDS: Final = (
@@ -112,15 +108,8 @@ def shown(text: str) -> list[str]:
     return block[1:-1]
 
 
-def main() -> None:
-    text, lines = README.read_text(), asyncio.run(record())
-    if "--write" not in sys.argv[1:]:
-        sys.stdout.write("\n".join([*lines, ""]))
-        return
-    before, _, rest = text.partition(BEGIN)
+def rewritten(page: str, lines: list[str]) -> str:
+    """`page` with `lines` as its session."""
+    before, _, rest = page.partition(BEGIN)
     block = "\n".join(["```text", *lines, "```"])
-    README.write_text(f"{before}{BEGIN}\n{block}\n{END}{rest.partition(END)[2]}")
-
-
-if __name__ == "__main__":
-    main()
+    return f"{before}{BEGIN}\n{block}\n{END}{rest.partition(END)[2]}"

@@ -1,21 +1,18 @@
-"""Writes `docs/dashboards.md`: every panel, what it asks, and what a watched mesh answered.
+"""The page docs/dashboards.md: every panel, its query, and the answer that a watched mesh gave.
 
-    python -m tests.dashboards_doc --write
-
-Starts a mesh with its Prometheus and takes half a minute. A test compares all but the answers.
+Answers are recorded: a page that is made anew keeps those of the queries that it had before.
 """
 
-import asyncio
-import sys
+import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from tests import dashboards
+from grafana.boards import BOARDS, dashboards
+from tests.dashboards import filled, panels
 from tests.watched import Results, watched_world
 
-PAGE: Final = Path(__file__).parents[1] / "docs" / "dashboards.md"
 _HEAD: Final = """# Dashboards
 
 Seven dashboards for Grafana 10 and later, made from code (`grafana/boards/`, with Grafana's own
@@ -34,32 +31,37 @@ how many series, and the value of the first one.
 """
 
 
-def page(results: Results | None = None) -> str:
-    return "\n".join([_HEAD, *_boards(results)]) + "\n"
+def rewritten(old: str, results: Results | None = None) -> str:
+    """The page, with answers from `results`, or else those of the `old` page."""
+    kept = dict(line.rpartition(" | ")[::2] for line in old.splitlines())
+    return "\n".join([_HEAD, *_boards(kept, results)]) + "\n"
 
 
-def _boards(results: Results | None) -> Iterator[str]:
-    from grafana.boards import BOARDS
-
+def _boards(kept: Mapping[str, str], results: Results | None) -> Iterator[str]:
     quiet = {(board.uid, panel.title) for board in BOARDS for panel in board.panels if panel.quiet}
-    for board in sorted(dashboards.boards(), key=lambda each: str(each["title"])):
+    made = [json.loads(text) for text in dashboards().values()]
+    for board in sorted(made, key=lambda each: str(each["title"])):
         yield f"## {board['title']}\n"
         yield f"{board['description']} (`{board['uid']}`)\n"
         yield "| panel | shows | query | answer |"
         yield "| --- | --- | --- | --- |"
-        for panel in dashboards.panels(board):
+        for panel in panels(board):
             mark = " (quiet)" if (board["uid"], panel["title"]) in quiet else ""
             for target in panel["targets"]:
                 expr = " ".join(target["expr"].split()).replace("|", "\\|")
-                told = _answer(results, board["uid"], panel["title"], target["expr"])
-                yield f"| {panel['title']}{mark} | {panel['description']} | `{expr}` | {told} |"
+                row = f"| {panel['title']}{mark} | {panel['description']} | `{expr}`"
+                if results is None:
+                    yield f"{row} | {kept.get(row, ' |')}"
+                else:
+                    told = _answer(results, board["uid"], panel["title"], target["expr"])
+                    yield f"{row} | {told} |"
         yield ""
 
 
-def _answer(results: Results | None, uid: str, title: str, expr: str) -> str:
-    filled = dashboards.filled(expr)
-    for each, samples in (results or {}).items():
-        if (each.where, each.expr) == (f"{uid} / {title}", filled):
+def _answer(results: Results, uid: str, title: str, expr: str) -> str:
+    wanted = (f"{uid} / {title}", filled(expr))
+    for each, samples in results.items():
+        if (each.where, each.expr) == wanted:
             return _shown(samples)
     return ""
 
@@ -71,25 +73,8 @@ def _shown(samples: list[dict[str, Any]]) -> str:
     return f"{len(samples)}: {first:.4g}"
 
 
-def without_answers(text: str) -> str:
-    lines = text.splitlines()
-    return "\n".join(line.rpartition(" | ")[0] if line.startswith("| ") else line for line in lines)
-
-
-async def _written() -> None:
+async def record() -> Results:
+    """Run a mesh with its Prometheus, and ask it each query; takes half a minute."""
     with tempfile.TemporaryDirectory(prefix="mesh-watched-") as folder:
         async with watched_world(Path(folder)) as world:
-            results = await world.live_through_it()
-    PAGE.write_text(page(results))
-
-
-def main(arguments: list[str]) -> int:
-    if arguments != ["--write"]:
-        sys.stderr.write("say --write to run a mesh and rewrite docs/dashboards.md\n")
-        return 2
-    asyncio.run(_written())
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+            return await world.live_through_it()

@@ -1,18 +1,8 @@
-"""The generated sections of docs/protocol.md: tables that follow from the types and the data.
-
-    python -m tests.unit.schemas.protocol_doc --write
-
-rewrites what stands between the markers and leaves the prose alone.
-"""
+"""The generated sections of docs/protocol.md: tables that follow from the types and the data."""
 
 import re
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Final
-
-import msgspec
-from msgspec import inspect
+from collections.abc import Callable
+from typing import Final
 
 from schemas import limits
 from schemas.faults import FAULTS, FaultBody
@@ -22,7 +12,6 @@ from schemas.messages import (
     enrol,
     facts,
     fanouts,
-    fields,
     liveness,
     registry,
     renewal,
@@ -34,16 +23,9 @@ from schemas.permissions import CLIENT_ROLES, SCOPES
 from schemas.states import MOVES, TERMINAL, State
 from schemas.timers import Timers
 from schemas.verbs import VERBS
-from tests.unit.schemas.catalogue import Kind
-from tests.unit.schemas.samples import fields as fields_of
+from tools.sections import table
+from tools.shapes import Kind, default, fields_of, link, words
 
-PATH: Final = Path(__file__).resolve().parents[3] / "docs" / "protocol.md"
-
-
-_SHAPES: Final = (
-    (inspect.type_info(fields.Name), "name"),
-    (inspect.type_info(fields.CommandId), "id"),
-)
 _WORDS: Final[dict[State, str]] = {
     State.QUEUED: "accepted by the master, no agent yet",
     State.SENT: "on its way to an agent, not acknowledged",
@@ -63,21 +45,14 @@ _WORDS: Final[dict[State, str]] = {
 }
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines
-    )
-
-
 def verbs() -> str:
     return table(
         ["verb", "request", "answer", "what", *CLIENT_ROLES],
         [
             [
                 f"`{name}`",
-                _link(verb.request),
-                _link(verb.answer),
+                link(verb.request),
+                link(verb.answer),
                 verb.does,
                 *("yes" if verb.is_for(role) else "" for role in CLIENT_ROLES),
             ]
@@ -137,7 +112,7 @@ def bounds() -> str:
 
 def fact_kinds() -> str:
     return table(
-        ["last token", "message"], [[f"`{name}`", _link(kind)] for name, kind in FACTS.items()]
+        ["last token", "message"], [[f"`{name}`", link(kind)] for name, kind in FACTS.items()]
     )
 
 
@@ -147,7 +122,7 @@ def messages(*kinds: Kind) -> Callable[[], str]:
 
 def _message(kind: Kind) -> str:
     rows = [
-        [f"`{field.encode_name}`", _type(field.type), _default(field)] for field in fields_of(kind)
+        [f"`{field.encode_name}`", words(field.type), default(field)] for field in fields_of(kind)
     ]
     parts = [f"#### {kind.__name__}", _docstring(kind)]
     parts.append(table(["field", "type", "default"], rows) if rows else "No fields: an empty map.")
@@ -160,97 +135,20 @@ def _docstring(kind: Kind) -> str:
     return re.sub(r"\bNone\b", "nil", text).strip()
 
 
-def _link(kind: type[Any]) -> str:
-    return f"[{kind.__name__}](#{kind.__name__.lower()})"
-
-
-def _default(field: inspect.Field) -> str:
-    if field.required:
-        return "**required**"
-    if field.default_factory is not msgspec.NODEFAULT:
-        return _literal(field.default_factory())
-    return _literal(field.default)
-
-
-def _literal(value: object) -> str:
-    match value:
-        case msgspec.Struct() | {}:
-            return "`{}`"
-        case msgspec.Raw():
-            return "`{}`"
-        case None | bool():
-            return {None: "nil", True: "`true`", False: "`false`"}[value]
-        case bytes():
-            return f'`b"{value.decode()}"`'
-        case str():
-            return f'`"{value}"`'
-        case float():
-            return f"`{value:g}`"
-    return f"`{value}`"
-
-
-def _type(kind: inspect.Type) -> str:  # noqa: C901, PLR0911 - a case per type
-    for shape, word in _SHAPES:
-        if kind == shape:
-            return word
-    match kind:
-        case inspect.StrType() | inspect.BytesType():
-            word = "text" if isinstance(kind, inspect.StrType) else "bytes"
-            return word + _length(kind)
-        case inspect.IntType() | inspect.FloatType():
-            return ("integer" if isinstance(kind, inspect.IntType) else "number") + _range(kind)
-        case inspect.BoolType():
-            return "boolean"
-        case inspect.NoneType():
-            return "nil"
-        case inspect.RawType():
-            return "map, see [actions](#actions)"
-        case inspect.LiteralType():
-            return " or ".join(f'`"{value}"`' for value in kind.values)
-        case inspect.UnionType():
-            ordered = sorted(kind.types, key=lambda one: isinstance(one, inspect.NoneType))
-            return " or ".join(_type(one) for one in ordered)
-        case inspect.StructType():
-            return _link(kind.cls)
-        case inspect.ListType():
-            return f"list of {_type(kind.item_type)}{_count(kind)}"
-        case inspect.DictType():
-            return f"map of {_type(kind.key_type)} to {_type(kind.value_type)}{_count(kind)}"
-    raise TypeError(f"no words for {kind}")
-
-
-def _length(kind: inspect.StrType | inspect.BytesType) -> str:
-    unit = "characters" if isinstance(kind, inspect.StrType) else "bytes"
-    if kind.min_length:
-        return f", {kind.min_length} to {kind.max_length} {unit}"
-    return f", at most {kind.max_length} {unit}" if kind.max_length else ""
-
-
-def _count(kind: inspect.ListType | inspect.DictType) -> str:
-    least = f", at least {kind.min_length}" if kind.min_length else ""
-    return least + (f", at most {kind.max_length}" if kind.max_length else "")
-
-
-def _range(kind: inspect.IntType | inspect.FloatType) -> str:
-    low = f"≥ {kind.ge:.16g}" if kind.ge is not None else ""
-    low = f"> {kind.gt:.16g}" if kind.gt is not None else low
-    high = f"≤ {kind.le:.16g}" if kind.le is not None else ""
-    bounds_ = [bound for bound in (low, high) if bound]
-    return " " + ", ".join(bounds_) if bounds_ else ""
-
-
 def actions() -> str:
-    lines = [
-        "| `action` | does | arguments | takes a slot | a lost attempt may have had an effect |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    lines += [
-        f"| `{action.name}` | {action.does} | {_link(action.args)} |"
-        f" {'yes' if action.takes_slot else 'no'} |"
-        f" {'no' if action.effect == 'none' else 'yes'} |"
-        for action in ACTIONS.values()
-    ]
-    return "\n".join(lines)
+    return table(
+        ["`action`", "does", "arguments", "takes a slot", "a lost attempt may have had an effect"],
+        [
+            [
+                f"`{action.name}`",
+                action.does,
+                link(action.args),
+                "yes" if action.takes_slot else "no",
+                "no" if action.effect == "none" else "yes",
+            ]
+            for action in ACTIONS.values()
+        ],
+    )
 
 
 def _requests() -> list[Kind]:
@@ -351,29 +249,3 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
         registry.RevocationEntry,
     ),
 }
-_SECTION: Final = re.compile(
-    r"(?P<begin><!-- generated: (?P<name>[a-z-]+) -->\n).*?(?P<end><!-- end -->)", re.DOTALL
-)
-
-
-def generated(document: str) -> str:
-    """`document` with each section between markers made anew."""
-    return _SECTION.sub(
-        lambda match: f"{match['begin']}\n{SECTIONS[match['name']]()}\n\n{match['end']}", document
-    )
-
-
-def section_names(document: str) -> list[str]:
-    return [match["name"] for match in _SECTION.finditer(document)]
-
-
-def main(arguments: list[str]) -> int:
-    if arguments != ["--write"]:
-        sys.stderr.write("say --write to rewrite the generated sections of docs/protocol.md\n")
-        return 2
-    PATH.write_text(generated(PATH.read_text()))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
