@@ -18,11 +18,12 @@ import structlog
 from broker_agent.core.lease import Lease, Phase
 from broker_agent.core.room import FDS_PER_TASK, Bounds
 from broker_agent.core.tasks import TaskBook
+from broker_agent.executors import registry
 from broker_agent.executors.account import Account, closed_way, find_account
+from broker_agent.executors.base import Left, Ports
 from broker_agent.executors.cells import Cells, find_parent
-from broker_agent.executors.groups import adopt_orphans, check_host, kill_orphans
+from broker_agent.executors.groups import check_host
 from broker_agent.executors.manner import file_limits, manner_of
-from broker_agent.executors.process import ProcessExecutor
 from broker_agent.executors.spawn import keep_descriptors
 from broker_agent.services.beat import Beats
 from broker_agent.services.carrier import CarrierPost
@@ -76,8 +77,6 @@ SPARE_PLACES: Final = 16
 SPARES_MAX: Final = 1024
 # Descriptors beside those of running tasks: links, logs, what of ended tasks is on its way.
 FDS_SPARE: Final = 512
-# Cells that a daemon still lived in when its task had ended are looked at again in so many turns.
-SWEEP_TURNS: Final = 60
 
 log = structlog.get_logger(__name__)
 
@@ -177,27 +176,28 @@ class Agent:
         manner = manner_of(settings.tasks, account, file_limits())
         _say_account(account, settings.tasks.user)
         _allow_many_files(settings.task_slots)
-        self._cell_parent = find_parent()
-        self._cells = Cells(
-            self._cell_parent if settings.tasks.cells else None, facts.agent, incarnation
-        )
-        self.carrier = CarrierPost()
-        self.processes = ProcessExecutor(
-            loop,
-            grace_s=lambda: station.lease.timers.grace_s,
-            marks={
-                "MESH_AGENT": facts.agent,
-                "MESH_GROUP": facts.group,
-                "MESH_INCARNATION": incarnation,
-            },
-            carrier=self.carrier,
-            cells=self._cells,
-            manner=manner,
-        )
-        self.carrier.others = self.processes.kinship.others
-        self.processes.kinship.adopts = adopt_orphans()
-        journal.is_patient = lambda: station.book.is_full or self.processes.is_behind
+        cells = Cells(find_parent(), facts.agent, incarnation, are_used=settings.tasks.cells)
+        others: set[int] = set()
+        self.carrier = CarrierPost(others)
         self.table = Table(settings.task_slots + SPARE_PLACES)
+        self.executors = registry.build(
+            Ports(
+                loop=loop,
+                grace_s=lambda: station.lease.timers.grace_s,
+                elapsed=clock.elapsed,
+                marks={
+                    "MESH_AGENT": facts.agent,
+                    "MESH_GROUP": facts.group,
+                    "MESH_INCARNATION": incarnation,
+                },
+                carrier=self.carrier,
+                table=self.table,
+                others=others,
+                manner=manner,
+                cells=cells,
+            )
+        )
+        journal.is_patient = lambda: station.book.is_full or self.executors.are_behind
         self.reporter = Reporter(station)
         self.shipper = Shipper(station)
         self.runner = Runner(
@@ -206,20 +206,18 @@ class Agent:
             reporter=self.reporter,
             shipper=self.shipper,
             folders=self.folders,
-            executors={"process": self.processes},
+            executors=self.executors,
             first_seq=journal.boots << SEQ_BITS,
-            table=self.table,
         )
         self.renewer = Renewer(station, slots, chance=random.random, on_change=self._on_certificate)
         self.renewer.use(self.link)
-        self._turn = 0
         self.room = Room(
             state_dir,
             Bounds(settings.spool_bytes, settings.disk_free),
             journal=journal,
             waiting_bytes=lambda: self.shipper.waiting_bytes,
             on_change=self._on_room_changed,
-            every_look=self._clear_away,
+            every_look=self._reap,
         )
         self.beats = Beats(
             station,
@@ -247,8 +245,8 @@ class Agent:
             station,
             self.table,
             state_dir,
-            cells=self._cells.prefix,
-            others=self.processes.kinship.others,
+            cells=cells.prefix,
+            others=others,
         )
         self.status = StatusFile(
             state_dir,
@@ -258,7 +256,7 @@ class Agent:
             self.handshake,
             self.room,
             trouble=lambda: self.renewer.trouble,
-            has_cells=bool(self._cells.prefix),
+            has_cells=bool(cells.prefix),
         )
         self._connect_parts()
 
@@ -316,12 +314,9 @@ class Agent:
         self.beats.send()
         self.status.write()
 
-    def _clear_away(self) -> None:
-        """What is to be done now and then: dead that were left to us, cells that are empty."""
-        self.processes.reap()
-        self._turn += 1
-        if self._turn % SWEEP_TURNS == 0:
-            self._cells.sweep({task.cell for task in self.processes.tasks})
+    def _reap(self) -> None:
+        for executor in self.executors:
+            executor.reap()
 
     def _certificate(self) -> tuple[str, float]:
         facts = self.renewer.facts
@@ -381,12 +376,13 @@ class Agent:
                 _ = group.create_task(self._drain(stop, stop_now, ended))
                 await supervise(services, ended, start_timeout_s=START_TIMEOUT_S)
         finally:
-            self.processes.kill_all()
+            for executor in self.executors:
+                executor.kill_all()
             await self.link.close()
-            self.processes.close()
+            for executor in self.executors:
+                executor.close()
             self.status.remove()
             self.folders.close()
-            self._cells.sweep()
             self.table.close()
 
     def _standing(self) -> str:
@@ -425,7 +421,6 @@ class Agent:
             if row.report is None:
                 log.warning("attempt_lost", command_id=row.command, killed=self._end_orphans(row))
         self.folders.adopt({self.folders.name(row.command, row.attempt) for row in rows})
-        self._cells.sweep()
         for row in rows:
             self.runner.recover(row)
         self._journal.rows = []
@@ -434,11 +429,8 @@ class Agent:
         """After a boot of the host its number is somebody else's, and there is nothing to end."""
         if not self._journal.is_same_boot:
             return 0
-        name = f"{row.command}.{row.attempt}"
-        cells = Cells(self._cell_parent, self._facts.agent, row.incarnation)
-        mark = f"MESH_INCARNATION={row.incarnation}".encode()
-        path = cells.path(name)
-        return kill_orphans(row.command, row.attempt, row.pid, row.pid_start, mark=mark, path=path)
+        left = Left(row.command, row.attempt, row.incarnation, row.pid, row.pid_start)
+        return sum(executor.end_left(left) for executor in self.executors)
 
     async def _drain(
         self, stop: asyncio.Event, stop_now: asyncio.Event, ended: asyncio.Event

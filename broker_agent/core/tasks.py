@@ -37,8 +37,7 @@ class Phase(StrEnum):
 class Entry:
     """One attempt. Times are Unix seconds, for people; `stop` is the state a stop will lead to.
 
-    kill_after_s: silence of the master that it may outlive, 0 for the usual. place: in the table of
-    the warden, -1 while it has none.
+    kill_after_s: silence of the master that it may outlive, 0 for the usual.
     """
 
     __slots__ = (
@@ -51,7 +50,6 @@ class Entry:
         "kill_after_s",
         "phase",
         "pid",
-        "place",
         "row",
         "started_at",
         "state",
@@ -72,7 +70,6 @@ class Entry:
         self.row = row
         self.accepted_at = accepted_at
         self.kill_after_s = kill_after_s
-        self.place = -1
         self.started_at = 0.0
         self.pid = 0
         self.phase = Phase.ACCEPTING

@@ -17,15 +17,25 @@ PREFIX: Final = "mesh"
 
 
 class Cells:
-    """prefix: how the path of each cell begins; empty where there are none."""
+    """prefix: how the path of each cell begins; empty where tasks have none."""
 
-    def __init__(self, parent: str | None, agent: str, incarnation: str) -> None:
+    def __init__(
+        self, parent: str | None, agent: str, incarnation: str, *, are_used: bool = True
+    ) -> None:
         self._parent = parent
         self._family = f"{PREFIX}-{agent}-"
-        self.prefix = "" if parent is None else f"{parent}/{self._family}{incarnation}-"
+        self.prefix = self._prefix(incarnation) if are_used else ""
 
     def path(self, name: str) -> str:
         return self.prefix + name if self.prefix else ""
+
+    def earlier_path(self, incarnation: str, name: str) -> str:
+        """The cell that a task of an earlier start had, if it had one."""
+        prefix = self._prefix(incarnation)
+        return prefix + name if prefix else ""
+
+    def _prefix(self, incarnation: str) -> str:
+        return f"{self._parent}/{self._family}{incarnation}-" if self._parent else ""
 
     def sweep(self, used: Container[str] = ()) -> None:
         """Remove cells in which nobody lives, also those of earlier starts of this agent.

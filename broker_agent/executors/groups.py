@@ -70,14 +70,16 @@ class Kinship:
     Without it nobody is known by marks: another agent of the host may run the same command.
     """
 
-    def __init__(self, mark: bytes = b"") -> None:
+    def __init__(
+        self, mark: bytes = b"", *, others: set[int] | None = None, adopts: bool = False
+    ) -> None:
         self._looked_at = 0.0
         self._seen: dict[int, Process] = {}
         self._mark = {mark} if mark else set()
         # Whether orphans of tasks become ours, and which of our children are no tasks.
-        self.adopts = False
+        self.adopts = adopts
+        self.others: set[int] = set() if others is None else others
         self._list: int | None = None
-        self.others: set[int] = set()
 
     def members(
         self, leader: int, start: int, marks: set[bytes], *, since: float = 0.0

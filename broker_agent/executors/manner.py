@@ -5,7 +5,7 @@ import resource
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from broker_agent.executors.account import Account
+from broker_agent.executors.account import Account, find_account
 from broker_agent.settings import TaskSettings, parse_limit
 
 # What tasks see of the agent's own environment, beside what `tasks.pass_env` names.
@@ -38,6 +38,11 @@ class Manner(NamedTuple):
 
 def file_limits() -> tuple[int, int]:
     return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def own_manner() -> Manner:
+    """As this process itself is, without settings."""
+    return manner_of(TaskSettings(), find_account(str(os.geteuid())), file_limits())
 
 
 def manner_of(settings: TaskSettings, account: Account, files: tuple[int, int]) -> Manner:

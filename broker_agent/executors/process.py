@@ -16,20 +16,22 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
-from broker_agent.executors.account import find_account
-from broker_agent.executors.base import Carrying, Ending, Job, OnEnd, OnStart
-from broker_agent.executors.cells import Cells
+from broker_agent.executors.base import Ending, Executor, Job, Left, OnEnd, OnStart, Ports
 from broker_agent.executors.exits import Exits
-from broker_agent.executors.groups import Kinship, group_lives, process_start, signal_group
+from broker_agent.executors.groups import (
+    Kinship,
+    adopt_orphans,
+    group_lives,
+    kill_orphans,
+    process_start,
+    signal_group,
+)
 from broker_agent.executors.launching import Launchers
-from broker_agent.executors.manner import Manner, file_limits, manner_of
 from broker_agent.executors.spawn import CannotStart, Files, Order, spawn
 from broker_agent.executors.starter import Starter
-from broker_agent.settings import TaskSettings
 from broker_agent.store.folders import TaskFolder
 from broker_agent.warden import cell
 from broker_agent.warden.kin import Process, see, send
@@ -46,6 +48,8 @@ GIVE_UP_S: Final = 5.0
 # How long, and how often, what a program printed last is waited for: somebody else is carrying it.
 DRAIN_S: Final = 5.0
 DRAIN_POLL_S: Final = 0.005
+# Cells that a daemon still lived in when its task had ended are looked at again in so many turns.
+SWEEP_TURNS: Final = 60
 
 
 class ProcessTask:
@@ -81,6 +85,7 @@ class ProcessTask:
         self._killed_at: float | None = None
         # Until when it may use its grace, if it was asked to stop before it had begun.
         self._kill_by: float | None = None
+        self._place = owner.table.enter(self.name, job.outlives_s)
         self._limit: asyncio.TimerHandle | None = None
         self._timeout_s = job.args.timeout_s if isinstance(job.args, ProcessArgs) else None
         self._is_reaped = False
@@ -104,6 +109,7 @@ class ProcessTask:
             self._killer.cancel()
             self._killer = None
         self.pid = started
+        self._owner.table.note_process(self._place, started, 0)
         self._owner.leaders.add(started)
         if self._timeout_s is not None:
             reason = f"ran longer than timeout_s ({self._timeout_s:g})"
@@ -129,6 +135,19 @@ class ProcessTask:
             self._terminate(grace_s)
         elif grace_s is not None:
             self._hasten(grace_s)
+
+    def identify(self) -> tuple[int, int]:
+        start = process_start(self.pid)
+        self._owner.table.note_process(self._place, self.pid, start)
+        return self.pid, start
+
+    def fence(self, reason: str, grace_s: float) -> None:
+        owner = self._owner
+        owner.table.note_kill(self._place, owner.elapsed() + grace_s)
+        self.stop(State.KILLED_FENCED, reason, grace_s)
+
+    def outlive(self, after_s: float) -> None:
+        self._owner.table.note_after(self._place, after_s)
 
     def kill(self) -> None:
         if self._has_ended:
@@ -269,6 +288,8 @@ class ProcessTask:
 
     def _end(self, ending: Ending) -> None:
         self._has_ended = True
+        self._owner.table.clear(self._place)
+        self._place = -1
         for timer in (self._killer, self._timer):
             if timer is not None:
                 timer.cancel()
@@ -314,45 +335,34 @@ def _signal_name(number: int) -> str:
         return str(number)
 
 
-class ProcessExecutor:
-    """Starts programs.
+class ProcessExecutor(Executor):
+    """Starts programs, in a launcher where they are to begin otherwise than this process would.
 
-    grace_s: asked each time, as the master may announce another. marks: added to the environment of
-    each program, beside the id of its command; `MESH_INCARNATION` tells our tasks from those of all
-    other agents of the host. carrier: brings what they print into their files. cells: where tasks
-    are enclosed, if anywhere. manner: how they begin; where this process itself is not like that,
-    or there are cells, they begin in a launcher.
+    adopts: whether orphans of tasks become children of this process.
     """
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        grace_s: Callable[[], float],
-        marks: Mapping[str, str],
-        carrier: Carrying,
-        cells: Cells | None = None,
-        manner: Manner | None = None,
-    ) -> None:
-        self.loop = loop
+    def __init__(self, ports: Ports, *, adopts: bool = False) -> None:
+        self.loop = loop = ports.loop
         self.exits = Exits(loop)
         self._is_ending = False
-        self.grace_s = grace_s
-        incarnation = marks.get("MESH_INCARNATION", "")
-        self.kinship = Kinship(f"MESH_INCARNATION={incarnation}".encode() if incarnation else b"")
-        self.carrier = carrier
-        self.cells = cells or Cells(None, "", "")
-        manner = manner or manner_of(TaskSettings(), find_account(str(os.geteuid())), file_limits())
+        self.grace_s = ports.grace_s
+        self.elapsed = ports.elapsed
+        self.table = ports.table
+        self.carrier = ports.carrier
+        self.cells = ports.cells
+        mark = _mark(ports.marks.get("MESH_INCARNATION", ""))
+        self.kinship = Kinship(mark, others=ports.others, adopts=adopts)
         self.is_enclosing = bool(self.cells.prefix)
         self._launchers = None
-        if self.is_enclosing or not manner.is_ours:
-            self._launchers = Launchers(manner, self.kinship.others.add)
+        if self.is_enclosing or not ports.manner.is_ours:
+            self._launchers = Launchers(ports.manner, ports.others.add)
         self._starter = Starter(loop, self._launchers.spawn if self._launchers else spawn)
         self.tasks: set[ProcessTask] = set()
         self.leaders: set[int] = set()
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        self._env = manner.env
-        self._marks = {name.encode(): value.encode() for name, value in marks.items()}
+        self._env = ports.manner.env
+        self._marks = {name.encode(): value.encode() for name, value in ports.marks.items()}
+        self._looks = 0
 
     def start(self, job: Job, on_start: OnStart, on_end: OnEnd) -> ProcessTask:
         args = job.args
@@ -363,6 +373,7 @@ class ProcessExecutor:
         stdin = self._stdin(args.stdin) if args.stdin else self._null
         files = Files(stdin, self._null, self._null)
         given = () if stdin == self._null else (stdin,)
+        # Entered for the warden before it runs, which would find it by its marks.
         task = ProcessTask(self, job, on_start, on_end)
         env = self._environment(job, args)
         order = Order(args.argv, env, job.folder.work, args.cwd, files, task.cell, given)
@@ -413,25 +424,42 @@ class ProcessExecutor:
 
     @property
     def is_behind(self) -> bool:
-        """Whether programs wait to be started: those that are recorded later start no later."""
         return self._starter.is_behind
 
+    def end_left(self, left: Left) -> int:
+        path = self.cells.earlier_path(left.incarnation, f"{left.command}.{left.attempt}")
+        mark = _mark(left.incarnation)
+        return kill_orphans(
+            left.command, left.attempt, left.pid, left.pid_start, mark=mark, path=path
+        )
+
     def reap(self) -> None:
-        """Bury what tasks have left to this process; to be called now and then."""
+        """Bury what tasks have left to this process, and remove cells that are empty by now."""
         self.kinship.reap(self.leaders)
+        if self._looks % SWEEP_TURNS == 0:
+            self.cells.sweep({task.cell for task in self.tasks})
+        self._looks += 1
 
     def kill_all(self) -> None:
-        """End everything at once, without waiting: the agent is ending, and nothing starts now."""
         self._is_ending = True
         for task in list(self.tasks):
             task.kill()
 
     def close(self) -> None:
-        """After `kill_all`: what was just being started is ended as well."""
+        """What was just being started is ended as well."""
         self._starter.close()
         if self._launchers is not None:
             self._launchers.close()
         self.exits.close()
         self.kinship.close()
+        self.cells.sweep()
         with suppress(OSError):
             os.close(self._null)
+
+
+def build(ports: Ports) -> ProcessExecutor:
+    return ProcessExecutor(ports, adopts=adopt_orphans())
+
+
+def _mark(incarnation: str) -> bytes:
+    return f"MESH_INCARNATION={incarnation}".encode() if incarnation else b""

@@ -23,13 +23,13 @@ _POST_BYTES: Final = 1024 * 1024
 
 
 class CarrierPost(Companion):
-    """Before it runs, `others` may be set to where the pid of a child that is no task is noted."""
+    """others: children of this process that are no tasks; the carrier is one of them."""
 
     name = "carrier"
     restart_s = RESTART_S
 
-    def __init__(self) -> None:
-        super().__init__(set())
+    def __init__(self, others: set[int]) -> None:
+        super().__init__(others)
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()  # guards all that follows
         self._numbers = 0

@@ -143,7 +143,7 @@ class Handshake:
             return
         if self._lease.on_welcome(welcome.epoch, welcome.timers):
             self._on_epoch(welcome.epoch)
-            self._runner.renew_places()
+            self._runner.renew_deadlines()
             self._conclude(welcome, recalled)
 
     async def _be_refused(self, welcome: Welcome) -> None:

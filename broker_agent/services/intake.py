@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from broker_agent.core.admission import Admission, Standing, is_foreign, judge
 from broker_agent.core.tasks import Entry, Phase, Refusal
-from broker_agent.executors import noop
+from broker_agent.executors.base import Ending, Executor, Instant
 from broker_agent.services.reporter import Reporter
 from broker_agent.services.room import Room
 from broker_agent.services.runner import Runner
@@ -22,7 +22,7 @@ from broker_agent.store.journal import Journal, Outcome, Row, end_row
 from broker_client.runtime import failpoints
 from schemas import codec
 from schemas.faults import MeshError, Refused, Unreachable
-from schemas.messages.actions import ActionArgs, decode_args
+from schemas.messages.actions import ACTIONS, ActionArgs, decode_args
 from schemas.messages.work import AttemptReport, Run, RunReply
 from schemas.states import State
 from schemas.texts import cut_text
@@ -49,6 +49,7 @@ class Intake:
         self._book = station.book
         self._journal = journal
         self._runner = runner
+        self._executors = runner.executors
         self._reporter = reporter
         self._room = room
         self.accepted = 0
@@ -61,8 +62,9 @@ class Intake:
         reply_to = self._address.reply(run.token)
         if reply_to is None:
             raise Refused("malformed", "a token that cannot be part of a subject")
-        is_noop = run.action == noop.NAME
-        standing = self._standing(run, is_noop=is_noop)
+        action = ACTIONS.get(run.action)
+        takes_slot = action is None or action.takes_slot
+        standing = self._standing(run, takes_slot=takes_slot)
         if is_foreign(run, standing):
             raise Refused("attempt_stale", "meant for another session of this identity")
         admission = judge(run, standing)
@@ -71,18 +73,16 @@ class Intake:
             return
         try:
             args = decode_args(run.action, run.args)
-            if not is_noop:
-                self._runner.check_action(run.action)
+            executor = self._executors.find(run.action)
         except Refused as fault:
             self._answer(reply_to, run, _rejection(fault))
             return
-        if is_noop:
-            self._accept_noop(run, reply_to)
+        if isinstance(executor, Instant):
+            self._accept_ended(run, executor.run(args), reply_to)
         else:
-            self._accept(run, args, reply_to)
+            self._accept(run, executor, args, reply_to)
 
-    def _standing(self, run: Run, *, is_noop: bool) -> Standing:
-        """is_noop: it takes no slot, so it needs none."""
+    def _standing(self, run: Run, *, takes_slot: bool) -> Standing:
         lease, book = self._lease, self._book
         now = self._clock.elapsed()
         lease.on_tick(now)
@@ -92,21 +92,21 @@ class Intake:
             incarnation=lease.incarnation,
             linked=lease.is_linked,
             draining=self._runner.is_draining,
-            full=book.is_full and not is_noop,
+            full=book.is_full and takes_slot,
             age_s=None if sent_at is None else now - sent_at,
             start_before_s=lease.timers.start_before_s,
             known=book.known_state(run.command, run.attempt),
             refused=book.refusal(run.command, run.attempt),
             expired=self._clock.now() >= self._valid_until(),
-            why_full=self._why_full(is_noop=is_noop),
+            why_full=self._why_full(takes_slot=takes_slot),
         )
 
-    def _why_full(self, *, is_noop: bool) -> str:
+    def _why_full(self, *, takes_slot: bool) -> str:
         if self._reporter.is_backlogged:
             return f"{len(self._reporter)} reports wait for the master"
-        return "" if self._room is None or is_noop else self._room.refusal()
+        return "" if self._room is None or not takes_slot else self._room.refusal()
 
-    def _accept(self, run: Run, args: ActionArgs, reply_to: str) -> None:
+    def _accept(self, run: Run, executor: Executor, args: ActionArgs, reply_to: str) -> None:
         row_number, now, kill_after_s = (
             self._journal.next_row(),
             self._clock.now(),
@@ -129,14 +129,14 @@ class Intake:
             entry,
             run,
             reply_to,
-            lambda: self._runner.begin(run.action, entry, args, run.output_limit_bytes, run.trace),
+            lambda: self._runner.begin(executor, entry, args, run.output_limit_bytes, run.trace),
         )
 
-    def _accept_noop(self, run: Run, reply_to: str) -> None:
+    def _accept_ended(self, run: Run, ending: Ending, reply_to: str) -> None:
         """One record and one report, which is the acknowledgement as well."""
         now = self._clock.now()
         entry = Entry(run.command, run.attempt, self._journal.next_row(), now)
-        entry.state, exit_code, _ = noop.ENDING
+        entry.state = ending.state
         report = AttemptReport(
             command=run.command,
             attempt=run.attempt,
@@ -146,7 +146,8 @@ class Intake:
             accepted_at=now,
             started_at=now,
             ended_at=now,
-            exit_code=exit_code,
+            exit_code=ending.exit_code,
+            reason=cut_text(ending.reason),
         )
         raw = codec.encode(report)
         self._book.add(entry, holds_slot=False)

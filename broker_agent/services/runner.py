@@ -8,27 +8,24 @@ begin ─▶ start ─▶ task ends ─▶ output stored ─▶ journal ─▶ r
 import asyncio
 import signal
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
-import msgspec
 import structlog
 
 from broker_agent.core.tasks import Entry, Key, Phase
-from broker_agent.executors import noop
 from broker_agent.executors.base import Ending, Executor, Job, Task
-from broker_agent.executors.groups import process_start
+from broker_agent.executors.registry import Executors
 from broker_agent.executors.spawn import CannotStart
 from broker_agent.services.reporter import Reporter
 from broker_agent.services.shipper import Shipment, Shipper
 from broker_agent.services.wire import Station
 from broker_agent.store.folders import Folders, TaskFolder
 from broker_agent.store.journal import Journal, Outcome, Past, Row, end_row
-from broker_agent.warden.table import Table
 from broker_client.runtime import failpoints
 from schemas import codec, limits
 from schemas.faults import MeshError, Refused
-from schemas.messages.actions import ActionArgs, decode_args
+from schemas.messages.actions import ActionArgs
 from schemas.messages.work import AttemptReport, Output, Release
 from schemas.states import State
 from schemas.texts import cut_text
@@ -47,11 +44,16 @@ log = structlog.get_logger(__name__)
 
 
 class _Active:
-    """What a running or closing attempt holds beside its entry in the book."""
+    """What a running or closing attempt holds beside its entry in the book.
+
+    args: None of one that an earlier start of the agent has left.
+    """
 
     __slots__ = ("args", "entry", "folder", "limit_bytes", "shipment", "task", "timer", "trace")
 
-    def __init__(self, entry: Entry, args: ActionArgs, limit_bytes: int, trace: str = "") -> None:
+    def __init__(
+        self, entry: Entry, args: ActionArgs | None, limit_bytes: int, trace: str = ""
+    ) -> None:
         self.entry = entry
         self.args = args
         self.limit_bytes = limit_bytes
@@ -65,8 +67,7 @@ class _Active:
 class Runner:
     """on_free: called when a task has given its slot back.
 
-    check_lease: called before an end is believed. table: where the warden finds what runs, and
-    until when it may.
+    check_lease: called before an end is believed.
     """
 
     def __init__(
@@ -77,9 +78,8 @@ class Runner:
         reporter: Reporter,
         shipper: Shipper,
         folders: Folders,
-        executors: Mapping[str, Executor],
+        executors: Executors,
         first_seq: int,
-        table: Table,
     ) -> None:
         self._lease = station.lease
         self._clock = station.clock
@@ -88,12 +88,11 @@ class Runner:
         self._reporter = reporter
         self._shipper = shipper
         self._folders = folders
-        self._executors = executors
-        self._table = table
+        self.executors = executors
         self._loop = asyncio.get_running_loop()
         self._seq = first_seq
         self._active: dict[Key, _Active] = {}
-        self._starting: deque[tuple[str, _Active]] = deque()
+        self._starting: deque[tuple[Executor, _Active]] = deque()
         self._idle = asyncio.Event()
         self._told = asyncio.Event()
         self._settled = asyncio.Event()
@@ -105,24 +104,20 @@ class Runner:
         self._seq += 1
         return self._seq
 
-    def check_action(self, action: str) -> None:
-        if action not in self._executors:
-            raise Refused("action_unknown", f"this agent has no action {action[:64]!a}")
-
     # Starts.
 
     def begin(
-        self, action: str, entry: Entry, args: ActionArgs, limit_bytes: int, trace: str = ""
+        self, executor: Executor, entry: Entry, args: ActionArgs, limit_bytes: int, trace: str = ""
     ) -> None:
         """Start a recorded attempt, in a turn of the loop of its own: a start holds the loop up."""
         active = _Active(entry, args, limit_bytes, trace)
         self._active[entry.key] = active
         if not self._starting:
             self._loop.call_soon(self._start_next)
-        self._starting.append((action, active))
+        self._starting.append((executor, active))
 
     def _start_next(self) -> None:
-        action, active = self._starting.popleft()
+        executor, active = self._starting.popleft()
         if self._starting:
             self._loop.call_soon(self._start_next)
         entry = active.entry
@@ -130,39 +125,39 @@ class Runner:
             self._on_end(active, Ending(entry.stop, None, entry.stop_reason))
             return
         try:
-            self._start(action, active)
+            self._start(executor, active)
         except CannotStart as fault:
             self._on_end(active, Ending(State.FAILED, fault.exit_code, fault.message))
         except MeshError as fault:
             self._on_end(active, Ending(State.FAILED, None, fault.message))
 
-    def _start(self, action: str, active: _Active) -> None:
+    def _start(self, executor: Executor, active: _Active) -> None:
         entry = active.entry
         active.folder = self._folders.make(entry.command, entry.attempt)
         entry.has_folder = True
-        # Before it runs: the warden would find it by its marks.
-        after_s = self._lease.timers.fence_after_s(entry.kill_after_s)
-        entry.place = self._table.enter(f"{entry.command}.{entry.attempt}", after_s)
-        job = Job(entry.command, entry.attempt, active.args, active.folder, active.trace)
-        active.task = self._executors[action].start(
-            job,
+        active.task = executor.start(
+            self._job(active, active.folder),
             lambda pid: self._on_started(active, pid),
             lambda ending: self._on_end(active, ending),
         )
+
+    def _job(self, active: _Active, folder: TaskFolder) -> Job:
+        assert active.args is not None  # noqa: S101  (only what was recovered has none)
+        entry = active.entry
+        after_s = self._lease.timers.fence_after_s(entry.kill_after_s)
+        return Job(entry.command, entry.attempt, active.args, folder, active.trace, after_s)
 
     def _on_started(self, active: _Active, pid: int) -> None:
         entry = active.entry
         entry.started_at = self._clock.now()
         entry.phase, entry.state = Phase.RUNNING, State.RUNNING
         entry.pid = pid
-        self._table.note_process(entry.place, pid, 0)
         active.timer = self._loop.call_later(STARTED_AFTER_S, self._on_still_running, active)
 
     def _on_still_running(self, active: _Active) -> None:
         entry = active.entry
-        start = process_start(entry.pid)
-        self._table.note_process(entry.place, entry.pid, start)
-        self._journal.running(entry.row, entry.started_at, entry.pid, start)
+        pid, start = active.task.identify() if active.task is not None else (entry.pid, 0)
+        self._journal.running(entry.row, entry.started_at, pid, start)
         self._reporter.add(
             AttemptReport(
                 command=entry.command,
@@ -196,8 +191,6 @@ class Runner:
         if not was_asked and entry.stop is State.KILLED_FENCED and ending.exit_code in _KILLED:
             # Its time was over before we came to see its end: that was the warden.
             ending = Ending(entry.stop, ending.exit_code, entry.stop_reason)
-        self._table.clear(entry.place)
-        entry.place = -1
         if active.timer is not None:
             active.timer.cancel()
             active.timer = None
@@ -326,17 +319,17 @@ class Runner:
 
         One that is stopping already is not asked again, but has no longer than `grace_s` either.
         """
-        self._table.note_kill(entry.place, self._clock.elapsed() + grace_s)
         entry.ask_stop(State.KILLED_FENCED, reason)
         active = self._active.get(entry.key)
         if active is not None and active.task is not None:
-            active.task.stop(State.KILLED_FENCED, reason, grace_s)
+            active.task.fence(reason, grace_s)
 
-    def renew_places(self) -> None:
-        """The timers have changed: tell the warden what follows for each task."""
-        for entry in self._book.active():
-            after_s = self._lease.timers.fence_after_s(entry.kill_after_s)
-            self._table.note_after(entry.place, after_s)
+    def renew_deadlines(self) -> None:
+        """The timers have changed: tell each task what follows for it."""
+        for active in self._active.values():
+            if active.task is not None:
+                kill_after_s = active.entry.kill_after_s
+                active.task.outlive(self._lease.timers.fence_after_s(kill_after_s))
 
     def _stop(self, entry: Entry, state: State, reason: str) -> None:
         active = self._active.get(entry.key)
@@ -450,8 +443,7 @@ class Runner:
     def _recover_output(self, entry: Entry, row: Row, report: AttemptReport | None) -> None:
         """Send what it printed before its end is told; what is stored twice does no harm."""
         entry.phase = Phase.CLOSING
-        args = decode_args(noop.NAME, msgspec.Raw(b"\x80"))
-        active = _Active(entry, args, row.output_limit)
+        active = _Active(entry, None, row.output_limit)
         active.folder = self._folders.reopen(row.command, row.attempt)
         entry.has_folder = active.folder is not None
         self._active[entry.key] = active

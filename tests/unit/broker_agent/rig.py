@@ -10,8 +10,11 @@ import msgspec
 
 from broker_agent.core.lease import Lease
 from broker_agent.core.tasks import TaskBook
-from broker_agent.executors.groups import kill_orphans
+from broker_agent.executors.base import Left, Ports
+from broker_agent.executors.manner import own_manner
+from broker_agent.executors.noop import Noop
 from broker_agent.executors.process import ProcessExecutor
+from broker_agent.executors.registry import Executors
 from broker_agent.services.beat import Beats
 from broker_agent.services.carrier import CarrierPost
 from broker_agent.services.control import Controls
@@ -152,15 +155,21 @@ class Rig:
         self.lease = lease
         self.clock = clock
         self.folders = Folders(tasks, keep=0)
-        self.carrier = CarrierPost()
-        self.processes = ProcessExecutor(
-            loop,
+        others: set[int] = set()
+        self.carrier = CarrierPost(others)
+        self.table = Table(slots)
+        ports = Ports(
+            loop=loop,
             grace_s=lambda: lease.timers.grace_s,
+            elapsed=clock.elapsed,
             marks={"MESH_AGENT": "a1", "MESH_INCARNATION": lease.incarnation},
             carrier=self.carrier,
+            table=self.table,
+            others=others,
+            manner=own_manner(),
         )
-        self.carrier.others = self.processes.kinship.others
-        self.table = Table(slots)
+        self.processes = ProcessExecutor(ports)
+        self.executors = Executors({"process": self.processes, "noop": Noop()})
         self.reporter = Reporter(self.station)
         self.shipper = Shipper(self.station)
         self.runner = Runner(
@@ -169,9 +178,8 @@ class Rig:
             reporter=self.reporter,
             shipper=self.shipper,
             folders=self.folders,
-            executors={"process": self.processes},
+            executors=self.executors,
             first_seq=self.journal.boots << 32,
-            table=self.table,
         )
         self.intake = Intake(
             self.station, journal=self.journal, runner=self.runner, reporter=self.reporter
@@ -245,8 +253,9 @@ class Rig:
         """What the application does at start, before it serves."""
         for row in self.journal.rows:
             if row.report is None:
-                mark = f"MESH_INCARNATION={row.incarnation}".encode()
-                kill_orphans(row.command, row.attempt, row.pid, row.pid_start, mark=mark)
+                self.processes.end_left(
+                    Left(row.command, row.attempt, row.incarnation, row.pid, row.pid_start)
+                )
             self.runner.recover(row)
 
     # The master's part.

@@ -9,6 +9,7 @@ import secrets
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,15 +18,15 @@ import pytest
 
 from broker_agent.executors import cells as cells_of
 from broker_agent.executors.account import find_account
-from broker_agent.executors.base import Ending, Job
+from broker_agent.executors.base import Ending, Job, Ports
 from broker_agent.executors.cells import Cells
-from broker_agent.executors.groups import adopt_orphans
 from broker_agent.executors.manner import file_limits, manner_of
-from broker_agent.executors.process import ProcessExecutor
+from broker_agent.executors.process import build
 from broker_agent.services.carrier import CarrierPost
 from broker_agent.settings import TaskSettings
 from broker_agent.store.folders import Folders
 from broker_agent.warden.kin import look
+from broker_agent.warden.table import Table
 from schemas.faults import Refused
 from schemas.messages.actions import ProcessArgs
 from schemas.states import State
@@ -66,18 +67,21 @@ class Stage:
         owner = (account.uid, account.gid) if account.is_other else None
         self.folders = Folders(root, keep=0, owner=owner)
         self.incarnation = secrets.token_hex(8)
-        self.carrier = CarrierPost()
+        others: set[int] = set()
+        self.carrier = CarrierPost(others)
         self.carrying = asyncio.ensure_future(self.carrier.run(asyncio.Event()))
-        self.executor = ProcessExecutor(
-            asyncio.get_running_loop(),
+        ports = Ports(
+            loop=asyncio.get_running_loop(),
             grace_s=lambda: 5.0,
+            elapsed=time.monotonic,
             marks={"MESH_AGENT": "a1", "MESH_INCARNATION": self.incarnation},
-            manner=manner_of(settings, account, file_limits()),
-            cells=cells,
             carrier=self.carrier,
+            table=Table(64),
+            others=others,
+            manner=manner_of(settings, account, file_limits()),
+            cells=cells or Cells(None, "", ""),
         )
-        self.carrier.others = self.executor.kinship.others
-        self.executor.kinship.adopts = adopt_orphans()
+        self.executor = build(ports)
         self.count = 0
 
     def start(self, *argv: str, **args: Any) -> tuple[Any, "asyncio.Future[Ending]", Any]:  # noqa: ANN401

@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 
 from broker_agent.executors import process
-from broker_agent.executors.base import Ending, Job
+from broker_agent.executors.base import Ending, Job, Ports
 from broker_agent.executors.groups import Kinship, kill_orphans, process_start
+from broker_agent.executors.manner import own_manner
 from broker_agent.executors.process import ProcessExecutor, ProcessTask
 from broker_agent.executors.spawn import CannotStart, Order, find_program
 from broker_agent.executors.starter import Started, Starter
 from broker_agent.services.carrier import CarrierPost
 from broker_agent.store.folders import Folders, TaskFolder
 from broker_agent.warden.kin import read_marks
+from broker_agent.warden.table import Table
 from schemas.messages.actions import ProcessArgs
 from schemas.states import State
 from tests.waiting import eventually
@@ -35,15 +37,21 @@ class Bench:
 
     def __init__(self, root: Path, grace_s: float = 5.0) -> None:
         self.folders = Folders(root, keep=0)
-        self.carrier = CarrierPost()
+        others: set[int] = set()
+        self.carrier = CarrierPost(others)
         self.carrying = asyncio.ensure_future(self.carrier.run(asyncio.Event()))
         self.executor = ProcessExecutor(
-            asyncio.get_running_loop(),
-            grace_s=lambda: grace_s,
-            marks={"MESH_AGENT": "a1", "MESH_INCARNATION": secrets.token_hex(8)},
-            carrier=self.carrier,
+            Ports(
+                loop=asyncio.get_running_loop(),
+                grace_s=lambda: grace_s,
+                elapsed=time.monotonic,
+                marks={"MESH_AGENT": "a1", "MESH_INCARNATION": secrets.token_hex(8)},
+                carrier=self.carrier,
+                table=Table(64),
+                others=others,
+                manner=own_manner(),
+            )
         )
-        self.carrier.others = self.executor.kinship.others
         self.count = 0
         self.pids: list[int] = []
 
