@@ -20,6 +20,7 @@ FOLDER: Final = Path(__file__).resolve().parents[1] / "tests" / "data" / "golden
 VERSIONS: Final[dict[str, int]] = {
     "api.ClientsAnswer": 2,
     "api.AgentList": 2,
+    "api.AgentRecord": 2,
     "api.AgentsAnswer": 2,
     "api.CommandList": 2,
     "api.CommandPage": 2,

@@ -221,6 +221,7 @@ class Handshake:
             complete=len(tasks) == len(self._book),
             trust=self._trust(),
             features=[HEARS_STORED] if self.recall is None else [HEARS_STORED, RECALLS],
+            actions=self._runner.executors.actions,
         )
 
     def _tasks_to_name(self) -> list[Entry]:

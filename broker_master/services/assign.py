@@ -104,8 +104,8 @@ class Assigner:
             if command is not None and agent in refusers(command):
                 skipped.append(command)
             elif command is not None:
-                terms = command.accepted.terms
-                shared = not (command.accepted.agent or terms.tags)
+                wish = dispatcher.wish(command.accepted)
+                shared = not (wish.agent or wish.tags)
                 dispatcher.take(agent, shared=shared)
                 self._assign(command, Choice(agent, "its slot became free", shared))
         for command in skipped:

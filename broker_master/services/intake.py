@@ -12,7 +12,7 @@ import structlog
 
 from broker_client.runtime import failpoints, tracing
 from broker_master.core.book import Command, fold, heavy_bytes
-from broker_master.core.dispatch import LANES_MAX, Choice, tags_of
+from broker_master.core.dispatch import LANES_MAX, Choice, needs_of, tags_of
 from broker_master.core.rights import check_group
 from broker_master.plane import Plane
 from broker_master.services.assign import Assigner
@@ -233,7 +233,7 @@ class Intake:
         if request.tags:
             self._check_tags(group, request.agent, request.tags)
         if request.on_inactive == "refuse":
-            target = (group, request.agent or "", tags_of(request.tags))
+            target = (group, request.agent or "", needs_of(request.tags, request.action))
             standing = Standing(self._plane)
             if not standing.is_ready(*target):
                 raise Refused("group_inactive", standing.obstacle(*target).text)
@@ -350,7 +350,8 @@ class Intake:
         if choice is not None:
             return SubmitAnswer(id=command.id, state=State.QUEUED, duplicate=False)
         accepted, standing = command.accepted, Standing(self._plane)
-        target = (accepted.group, accepted.agent, tags_of(accepted.terms.tags))
+        needs = needs_of(accepted.terms.tags, accepted.action)
+        target = (accepted.group, accepted.agent, needs)
         if standing.is_ready(*target):
             return SubmitAnswer(id=command.id, state=State.QUEUED, duplicate=False)
         return SubmitAnswer(

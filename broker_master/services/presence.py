@@ -21,6 +21,7 @@ from broker_master.services.settle import Settler
 from schemas import codec, subjects
 from schemas.counting import counted
 from schemas.faults import MeshError, Unreachable
+from schemas.messages.actions import COMMON
 from schemas.messages.liveness import (
     PROTOCOL,
     Beat,
@@ -387,6 +388,7 @@ class PresenceService:
             ready=ready,
             traits=entry.traits,
             part=_UNSTABLE_PART if unstable else 1.0,
+            actions=presence.actions - COMMON,
         )
 
     def on_took(self, agent: str) -> None:

@@ -12,7 +12,7 @@ import structlog
 
 from broker_client.runtime import failpoints
 from broker_master.core.book import Attempt, Command
-from broker_master.core.dispatch import tags_of
+from broker_master.core.dispatch import needs_of
 from broker_master.core.fit import fit_outcome
 from broker_master.core.refusals import is_passing, refusers
 from broker_master.plane import Plane
@@ -134,7 +134,7 @@ class Reports:
         if len(refused) >= _REFUSALS_MAX:
             return True
         return not self._plane.dispatcher.has_ready(
-            accepted.group, tags_of(accepted.terms.tags), avoid=refused
+            accepted.group, needs_of(accepted.terms.tags, accepted.action), avoid=refused
         )
 
     def _on_control_reply(self, up: subjects.Up, reply: ControlReply) -> None:

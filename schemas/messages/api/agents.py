@@ -114,7 +114,7 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     returned: after its last silence, how long that was and what became of its tasks. note, by:
     what was said when it was disabled or paused, and by whom; until: when a pause ends. tasks_left:
-    attempts on it that have not ended, as the master counts them.
+    attempts on it that have not ended, as the master counts them. actions: what it can run.
     """
 
     agent: str
@@ -140,6 +140,7 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
     weight: int = 1
     priority: int = 2
     limit: int = 0
+    actions: list[str] = []
 
 
 class SilentRecord(msgspec.Struct, frozen=True, kw_only=True):

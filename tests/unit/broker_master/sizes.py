@@ -29,6 +29,7 @@ _PATTERNS: Final = {
     ids.ID_PATTERN: "I" * 64,
     ids.TAG_NAME_PATTERN: "t" * 63,
     ids.TAG_VALUE_PATTERN: "v" * 63,
+    ids.ACTION_PATTERN: "a" * 32,
 }
 
 
@@ -72,6 +73,7 @@ BOUNDS: Final[dict[str, Bound]] = {
     "api.AgentRecord.note": Bound(limits.LABEL_LEN, "a Label of the request"),
     "api.AgentRecord.by": _NAME,
     "api.AgentRecord.until": _TIME,
+    "api.AgentRecord.actions": Bound(limits.ACTIONS, "ActionNames of a hello", item=32, wide=False),
     "api.AgentRecord.tags": Bound(limits.TAGS, "Tags of the registry", item=63, wide=False),
     "api.DetailsRecord.id": _NAME,
     "api.DetailsRecord.ip": _plain(64, "an address as the broker writes it"),

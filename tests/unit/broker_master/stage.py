@@ -215,10 +215,18 @@ class Stage:
         self._say(agent, "report", self.reports.on_report, said)
         await self.rest()
 
-    async def hello(self, agent: str, *tasks: TaskStatus, incarnation: str = "i1") -> Welcome:
+    async def hello(
+        self,
+        agent: str,
+        *tasks: TaskStatus,
+        incarnation: str = "i1",
+        actions: Sequence[str] = (),
+    ) -> Welcome:
         """The whole handshake; returns what the master answered."""
         for done in (False, True):
-            said = Hello(incarnation=incarnation, slots=8, tasks=[*tasks], done=done)
+            said = Hello(
+                incarnation=incarnation, slots=8, tasks=[*tasks], done=done, actions=[*actions]
+            )
             self._say(agent, "hello", self.presence.on_hello, said)
         await self.rest()
         return codec.decode(Welcome, self.sent(agent, "welcome")[-1])
