@@ -13,6 +13,7 @@ import structlog
 
 from broker_agent.core.lease import Lease
 from broker_agent.core.tasks import TaskBook
+from broker_agent.executors import registry
 from broker_agent.executors.account import find_account
 from broker_agent.executors.cells import Cells, find_parent
 from broker_agent.executors.groups import check_host
@@ -153,6 +154,7 @@ class Agent:
             folders=self.folders,
             table=self.table,
             manner=manner,
+            make_executors=registry.build,
             cells=cells,
             manager=manager,
             chance=random.random,

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker_agent.core.room import Bounds
-from broker_agent.executors import registry
 from broker_agent.executors.base import Ports as ExecutorPorts
 from broker_agent.executors.cells import Cells
 from broker_agent.executors.manner import Manner
@@ -66,6 +65,7 @@ class Ports:
     folders: Folders
     table: Table
     manner: Manner
+    make_executors: Callable[[ExecutorPorts], Executors]
     cells: Cells
     manager: ServiceManager
     chance: Callable[[], float]
@@ -153,7 +153,7 @@ def build(station: Station, ports: Ports) -> Parts:
         Bounds(ports.settings.spool_bytes, ports.settings.disk_free),
         journal=ports.journal,
         waiting_bytes=lambda: shipper.waiting_bytes,
-        on_change=station.fitness.tell,
+        on_change=station.fitness,
         every_look=executors.reap,
     )
     renewer = Renewer(
@@ -161,7 +161,7 @@ def build(station: Station, ports: Ports) -> Parts:
         ports.slots,
         ports.ways,
         chance=ports.chance,
-        on_change=station.fitness.tell,
+        on_change=station.fitness,
         on_relocated=ports.on_relocated,
     )
     beats = Beats(
@@ -279,7 +279,7 @@ def build(station: Station, ports: Ports) -> Parts:
 
 
 def _executors(station: Station, ports: Ports, carrier: CarrierPost, others: set[int]) -> Executors:
-    return registry.build(
+    return ports.make_executors(
         ExecutorPorts(
             loop=asyncio.get_running_loop(),
             grace_s=lambda: station.lease.timers.grace_s,

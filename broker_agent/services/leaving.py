@@ -65,7 +65,7 @@ class Leaving:
         """Wait for the tasks and their reports, then say goodbye. stop_now: stop waiting."""
         self._running.drain()
         self._manager.tell("STOPPING=1", f"STATUS={self.standing}")
-        self._station.fitness.tell()
+        self._station.fitness()
         log.info("draining", running=self._station.book.running)
         await self._end_tasks(stop_now)
         # Before the goodbye, after which nobody waits for a word of how they ended.

@@ -108,7 +108,7 @@ class Watchdog:
             phase = self._lease.phase
         if phase is not self._phase:
             self._phase = phase
-            self._standing.tell()
+            self._standing()
 
     def _fence(self, entry: Entry, now: float) -> None:
         """Once for each. What is left of its grace counts from the deadline, not from now."""

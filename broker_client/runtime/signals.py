@@ -7,10 +7,12 @@ P = ParamSpec("P")
 
 
 class Signal(Generic[P]):
-    """Calls its listeners on the caller's stack, in the order in which they began to listen.
+    """Calling it calls its listeners on the same stack, in the order in which they were added.
 
-    A listener begins in its own constructor, which is given the signal: none can be forgotten.
+    What a listener raises goes to the caller, and those after it are not called.
     """
+
+    __slots__ = ("_listeners",)
 
     def __init__(self) -> None:
         self._listeners: list[Callable[P, object]] = []
@@ -18,7 +20,6 @@ class Signal(Generic[P]):
     def listen(self, listener: Callable[P, object]) -> None:
         self._listeners.append(listener)
 
-    def tell(self, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call all listeners; what one raises goes to the caller, and the rest is not called."""
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> None:
         for listener in self._listeners:
             listener(*args, **kwargs)

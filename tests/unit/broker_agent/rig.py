@@ -11,9 +11,12 @@ import msgspec
 
 from broker_agent.core.lease import Lease
 from broker_agent.core.tasks import TaskBook
+from broker_agent.executors.base import Ports as ExecutorPorts
 from broker_agent.executors.cells import Cells
 from broker_agent.executors.manner import own_manner
+from broker_agent.executors.noop import Noop
 from broker_agent.executors.process import ProcessExecutor
+from broker_agent.executors.registry import Executors
 from broker_agent.services.wire import Address, Station
 from broker_agent.settings import AgentSettings
 from broker_agent.store.folders import Folders
@@ -142,6 +145,11 @@ class FakeWire:
         ]
 
 
+def make_executors(ports: ExecutorPorts) -> Executors:
+    """As the registry does, but orphans of tasks are left to whoever has them anyway."""
+    return Executors({"process": ProcessExecutor(ports), "noop": Noop()})
+
+
 class FakeWays:
     """The identity in use lets the agent in."""
 
@@ -239,6 +247,7 @@ class Rig:
             folders=self.folders,
             table=self.table,
             manner=own_manner(),
+            make_executors=make_executors,
             cells=Cells(None, "a1", lease.incarnation),
             manager=manager or ServiceManager(),
             chance=lambda: 0.5,
