@@ -177,6 +177,7 @@ def build(station: Station, ports: Ports) -> Parts:
     def note_epoch(epoch: int) -> None:
         bind_process(epoch=epoch)
         ports.journal.note_epoch(epoch)
+        renewer.on_new_master()
 
     handshake = Handshake(
         station,

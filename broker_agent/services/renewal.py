@@ -101,6 +101,11 @@ class Renewer:
         self._on_change()
         self._wake.set()
 
+    def on_new_master(self) -> None:
+        """A master has begun since: a step that the one before left unanswered is tried again."""
+        self._renewal.on_reconnected(self._clock.now(), chance=self._chance())
+        self._wake.set()
+
     def _on_connected(self) -> None:
         """What let us in is what is in use."""
         way = self._ways.take_way()
@@ -111,8 +116,7 @@ class Renewer:
         elif way == self._slots.next and self._slots.candidate() is not None:
             self._slots.promote()
             self._take_over(Step.CONFIRM)
-        self._renewal.on_reconnected(self._clock.now(), chance=self._chance())
-        self._wake.set()
+        self.on_new_master()
 
     def _take_over(self, step: Step) -> None:
         """Another identity than expected is in use."""
