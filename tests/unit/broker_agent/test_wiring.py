@@ -182,6 +182,16 @@ async def test_epoch_of_a_new_master_is_remembered(
     assert noted[-1] == 7
 
 
+async def test_epoch_of_a_new_master_lets_the_renewal_go_on(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.link()
+    told: list[bool] = []
+    monkeypatch.setattr(rig.parts.renewer, "on_new_master", lambda: told.append(True))
+    rig.echo(7)
+    assert told == [True]
+
+
 async def test_echo_that_asks_for_a_handshake_gets_one(rig: Rig) -> None:
     rig.serve(rig.handshake)
     rig.echo(reconciled=False)
