@@ -12,8 +12,9 @@ journal, one write to the socket and one report.
 from collections.abc import Callable
 
 from broker_agent.core.admission import Admission, Standing, is_foreign, judge
+from broker_agent.core.program import Ending
 from broker_agent.core.tasks import Entry, Phase, Refusal
-from broker_agent.executors.base import Ending, Executor, Instant
+from broker_agent.executors.base import Executor, Instant
 from broker_agent.services.reporter import Reporter
 from broker_agent.services.room import Room
 from broker_agent.services.runner import Runner

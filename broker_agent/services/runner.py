@@ -12,8 +12,9 @@ from typing import Final
 
 import structlog
 
+from broker_agent.core.program import Ending
 from broker_agent.core.tasks import Entry, Phase
-from broker_agent.executors.base import Ending, Executor, Job
+from broker_agent.executors.base import Executor, Job
 from broker_agent.executors.registry import Executors
 from broker_agent.executors.spawn import CannotStart
 from broker_agent.services.reporter import Reporter
