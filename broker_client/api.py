@@ -38,6 +38,7 @@ from schemas.listed import AGENTS, passes
 from schemas.messages.actions import ActionArgs, ProcessArgs, action_of
 from schemas.messages.api import (
     AgentList,
+    AgentPing,
     AgentRecord,
     ClientList,
     ClientRecord,
@@ -51,6 +52,7 @@ from schemas.messages.api import (
     NoQuery,
     OnInactive,
     OnLost,
+    PingAnswer,
     RetryRequest,
     StatusAnswer,
     SubmitAnswer,
@@ -61,6 +63,7 @@ from schemas.states import TERMINAL
 from schemas.subjects import inbox_prefix
 from schemas.verbs import (
     AGENT_LIST,
+    AGENT_PING,
     CLIENT_LIST,
     COMMAND_CANCEL,
     COMMAND_DECIDE,
@@ -366,16 +369,24 @@ class MeshClient:
         # As with `submit`: an id of our own was not known before our first try.
         return answer if new_id else msgspec.structs.replace(answer, duplicate=False)
 
-    def logs(self, id: str, *, attempt: int | None = None, follow: bool = False) -> Output:
+    def logs(
+        self, id: str, *, attempt: int | None = None, follow: bool = False, times: bool = False
+    ) -> Output:
         """The output of command `id` from its first byte on, to be read with `async for`.
 
         attempt: one of its attempts; None: the newest, and with `follow` those after it as well.
         follow: go on until the command has ended, over lost connections too. Raises
         `command_unknown`, `attempt_unknown`, or Unreachable after a minute without an answer.
-        Call `aclose` when reading ends early.
+        times: parts say when they were printed, unless the master is one of 0.1.0. Call `aclose`
+        when reading ends early.
         """
         return Output(
-            self._asker, self._tasks, check_command_id(id), attempt=attempt, follow=follow
+            self._asker,
+            self._tasks,
+            check_command_id(id),
+            attempt=attempt,
+            follow=follow,
+            times=times,
         )
 
     @contextlib.contextmanager
@@ -409,6 +420,14 @@ class MeshClient:
                 # A master of 0.1.0 has given all of them.
                 return found if page.filter == filter else _passing(found, filter)
             request = msgspec.structs.replace(request, cursor=page.cursor)
+
+    async def ping(self, agent: str, *, timeout_s: float = 5.0) -> PingAnswer:
+        """How long an agent takes to answer the master; `rtt_s` is None if no answer comes in time.
+
+        Raises `agent_unknown`, or Unreachable if the master does not answer.
+        """
+        request = AgentPing(name=agent, timeout_s=timeout_s)
+        return await self._asker.ask(AGENT_PING, request, wait_s=timeout_s)
 
     async def groups(self) -> Sequence[GroupRecord]:
         """All groups by name, however many pages they fill."""

@@ -9,7 +9,7 @@ import msgspec
 from broker_client.asking import Asker
 from broker_client.runtime.supervise import TaskSet
 from schemas.faults import MeshError
-from schemas.messages.api import LogsAnswer, LogsRequest
+from schemas.messages.api import LogsAnswer, LogsRequest, Mark
 from schemas.states import TERMINAL
 from schemas.subjects import STDERR, STDOUT
 from schemas.verbs import COMMAND_LOGS
@@ -22,7 +22,8 @@ class OutputPart(msgspec.Struct, frozen=True):
     """Bytes of one stream (`stdout` or `stderr`) of one attempt, from `offset` on.
 
     A gap before `offset` is output that was not kept. cut: these bytes, which may be none, are the
-    last, and not all that the attempt wrote was kept: it is missing in a gap, or after them.
+    last, and not all that the attempt wrote was kept: it is missing in a gap, or after them. marks:
+    when they were printed, each from an offset on; empty unless it was asked for.
     """
 
     attempt: int
@@ -30,6 +31,7 @@ class OutputPart(msgspec.Struct, frozen=True):
     offset: int
     data: bytes
     cut: bool = False
+    marks: tuple[Mark, ...] = ()
 
 
 class Output:
@@ -39,13 +41,21 @@ class Output:
     """
 
     def __init__(
-        self, asker: Asker, tasks: TaskSet, command: str, *, attempt: int | None, follow: bool
+        self,
+        asker: Asker,
+        tasks: TaskSet,
+        command: str,
+        *,
+        attempt: int | None,
+        follow: bool,
+        times: bool = False,
     ) -> None:
         self._asker = asker
         self._tasks = tasks
         self._command = command
         self._wanted = attempt
         self._follow = follow
+        self._times = times
         self._attempt = attempt or 0
         self._next = {STDOUT: 0, STDERR: 0}
         self._ahead: asyncio.Task[LogsAnswer | MeshError] | None = None
@@ -55,6 +65,11 @@ class Output:
         if self._parts is None:
             self._parts = self._read()
         return self._parts
+
+    def go_on_behind(self, part: OutputPart) -> None:
+        """Begin behind the last part of a stream that another reader of this command was given."""
+        self._attempt = part.attempt
+        self._next[part.stream] = part.offset + len(part.data)
 
     async def aclose(self) -> None:
         if self._ahead is not None:
@@ -120,6 +135,7 @@ class Output:
             stdout_from=self._next[STDOUT],
             stderr_from=self._next[STDERR],
             wait_s=hold_s,
+            times=self._times,
         )
         return await self._asker.ask_until_answered(COMMAND_LOGS, request, wait_s=hold_s)
 
@@ -130,7 +146,13 @@ def _parts(answer: LogsAnswer) -> list[OutputPart]:
         (STDERR, answer.stderr, answer.stderr_next),
     )
     parts = [
-        OutputPart(answer.attempt, stream, end - len(data), data)
+        OutputPart(
+            answer.attempt,
+            stream,
+            end - len(data),
+            data,
+            marks=tuple(mark for mark in answer.marks if mark.stream == stream),
+        )
         for stream, data, end in streams
         if data
     ]

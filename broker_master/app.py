@@ -330,7 +330,7 @@ class Control:
         historian = Historian(plane, history)
         settler.on_ended = historian.add
         late = LateResults(plane, settler, historian)
-        reports = Reports(plane, transmitter, late)
+        reports = Reports(plane, settler, transmitter, late)
         orders = Orders(plane)
         reports.on_order_reply = orders.on_reply
         addresses = Addresses(plane, system)
@@ -338,6 +338,7 @@ class Control:
             plane,
             settler,
             assigner,
+            canceller,
             addresses.want,
             Aftermath(plane, settler, self._mesh.directory),
         )
@@ -376,7 +377,7 @@ class Control:
             AgainOperations(again),
             FanoutOperations(plane, fanouts, canceller),
             GroupOperations(plane, views),
-            AgentOperations(plane, views, issuer, presence, canceller, revoker, terms),
+            AgentOperations(plane, views, issuer, presence, canceller, revoker, terms, orders),
             RotationOperations(plane, orders),
             ClientOperations(plane, views, issuer, keys, revoker),
             AuthorityOperations(plane, custody, rotator),

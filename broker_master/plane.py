@@ -15,11 +15,12 @@ import structlog
 from broker_client.runtime.clock import Clock
 from broker_client.runtime.link import Link
 from broker_client.runtime.supervise import TaskSet
-from broker_master.core.book import CommandBook
+from broker_master.core.book import Command, CommandBook
 from broker_master.core.budgets import Budgets
 from broker_master.core.dispatch import Dispatcher
 from broker_master.core.liveness import Roster
 from broker_master.core.measures import Measures
+from broker_master.core.recent import Recents
 from broker_master.core.room import StoreRoom
 from broker_master.core.strays import Strays
 from broker_master.settings import MasterSettings
@@ -75,6 +76,7 @@ class Plane:
     dispatcher: Dispatcher = field(default_factory=Dispatcher)
     counters: dict[tuple[str, ...], int] = field(default_factory=dict)
     measures: Measures = field(default_factory=Measures)
+    ended: list[Callable[[Command], None]] = field(default_factory=list)
     fanout_ids: set[str] = field(default_factory=set)
     # Given the id of a fan-out: the groups of its agents, none if it is not known.
     groups_of_fanout: Callable[[str], Collection[str]] = lambda _: ()
@@ -84,10 +86,15 @@ class Plane:
     strays: Strays = field(default_factory=Strays)
     budgets: Budgets = field(init=False)
     room: StoreRoom = field(init=False)
+    recents: Recents = field(init=False)
 
     def __post_init__(self) -> None:
+        self.recents = Recents(self._last_of)
         self.budgets = Budgets(self.timers, lambda agent: agent in self.registry.agents)
         self.room = StoreRoom(self.settings.limits.event_bytes, lambda: self.facts.appended_bytes)
+
+    def _last_of(self, agent: str, most: int) -> list[tuple[str, str]]:
+        return self.readmodel.last_of(agent, most)
 
     @property
     def timers(self) -> Timers:

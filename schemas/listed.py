@@ -34,6 +34,8 @@ AGENTS: Final = Language(
         "priority": _NUMBER,
         "limit": _NUMBER,
         "note": Field(),
+        "joined": _SPAN,
+        "recent": Field(),
         "reason": Field(),
     },
     other={
@@ -75,11 +77,13 @@ COMMANDS: Final = Language(
 def agent_value(agent: AgentRecord, field: str, now: float) -> Value | None:  # noqa: PLR0911  (one per kind)
     """What a field of `AGENTS` is of an agent at `now`, unix time; None if it is not known.
 
-    since and silent are ages, cert is what is left; all in seconds.
+    since, joined and silent are ages, cert is what is left; all in seconds.
     """
     match field:
         case "since":
             return ago_of(agent.since, now)
+        case "joined":
+            return ago_of(agent.joined, now)
         case "silent":
             return ago_of(agent.last_beat_at, now)
         case "cert":

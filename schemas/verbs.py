@@ -110,6 +110,8 @@ AGENT_SHOW: Final = Verb("agent", "show", api.NameQuery, api.AgentRecord,
     role="viewer", changes=False, does="one agent")
 AGENT_LIST: Final = Verb("agent", "list", api.AgentList, api.AgentsAnswer,
     role="viewer", changes=False, does="agents by name")
+AGENT_PING: Final = Verb("agent", "ping", api.AgentPing, api.PingAnswer,
+    role="viewer", changes=False, does="whether it answers, and how fast")
 AGENT_ENABLE: Final = Verb("agent", "enable", api.NameQuery, api.Done,
     role="operator", changes=True, does="give it work again")
 AGENT_DISABLE: Final = Verb("agent", "disable", api.AgentDisable, api.Done,

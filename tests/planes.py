@@ -39,6 +39,13 @@ class FakeLink:
         """It never connects again."""
 
 
+class NoHistory:
+    """A list of ended commands with nothing in it."""
+
+    def last_of(self, agent: str, limit: int) -> list[tuple[str, str]]:
+        return []
+
+
 def make_plane(clock: Clock, settings: MasterSettings | None = None) -> Plane:
     """A plane with an empty registry. What needs a broker or a disk is missing from it."""
     nothing = cast("Any", None)
@@ -48,7 +55,7 @@ def make_plane(clock: Clock, settings: MasterSettings | None = None) -> Plane:
         clock=clock,
         link=cast("Any", FakeLink()),
         facts=nothing,
-        readmodel=nothing,
+        readmodel=cast("Any", NoHistory()),
         registry=Registry(nothing),
         roster=Roster(settings.timers, now_s=clock.elapsed()),
         tasks=nothing,

@@ -9,6 +9,7 @@ EXAMPLES: Final[dict[tuple[str, str], tuple[str, str, str]]] = {
         "mesh run --all --group web --batch 2 -- systemctl restart nginx",
     ),
     ("top", ""): ("mesh top", "mesh top --once", "mesh top --every 5"),
+    ("ping", ""): ("mesh ping", "mesh ping web-1 web-2", "mesh ping 'web-*' tag:site=a --wait 1"),
     ("completion", ""): (
         "mesh completion bash",
         "mesh completion zsh",
@@ -47,9 +48,9 @@ EXAMPLES: Final[dict[tuple[str, str], tuple[str, str, str]]] = {
         "mesh fanout retry patch --id patch-2",
     ),
     ("command", "logs"): (
-        "mesh command logs backup-7",
-        "mesh command logs backup-7 --raw",
-        "mesh command logs backup-7 --context ops",
+        "mesh command logs backup-7 --follow",
+        "mesh command logs backup-7 --tail 20 --timestamps",
+        "mesh command logs backup-7 --since 10m",
     ),
     ("command", "decide"): (
         "mesh command decide backup-7 rerun",

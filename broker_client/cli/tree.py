@@ -31,6 +31,7 @@ COMMANDS: Final[tuple[tuple[str, str, str, str], ...]] = (
         "shell.completion:completion",
         "Print what a shell needs to complete `mesh`.",
     ),
+    ("ping", "", "agent.ping:ping", "See which agents answer, and how fast."),
     ("status", "", "mesh.status:status", "Show the mesh at a glance."),
     ("doctor", "", "doctor.client:doctor", "Check the way from here to the master, step by step."),
     ("command", "list", "command.manage:list_", "List commands, newest first."),
@@ -43,7 +44,7 @@ COMMANDS: Final[tuple[tuple[str, str, str, str], ...]] = (
         "Ask for the end of commands, by id or by filter.",
     ),
     ("command", "retry", "command.many:retry", "Submit commands again, under new ids."),
-    ("command", "logs", "command.manage:logs", "Write a command's output as it was printed."),
+    ("command", "logs", "command.logs:logs", "Write a command's output as it was printed."),
     (
         "command",
         "decide",

@@ -9,10 +9,10 @@ from broker_master.ca.issuer import Issuer
 from broker_master.ca.tokens import issue_token
 from broker_master.core import admin, certificates
 from broker_master.core.pages import Rows
-from broker_master.core.phases import HELD
 from broker_master.core.rights import check_group, may_see
 from broker_master.plane import Plane
 from broker_master.services.cancel import Canceller
+from broker_master.services.orders import Orders
 from broker_master.services.presence import PresenceService
 from broker_master.services.revoke import Revoker
 from broker_master.services.terms import Change, Terms
@@ -29,18 +29,20 @@ from schemas.messages.api import (
     AgentList,
     AgentMove,
     AgentPause,
+    AgentPing,
     AgentRecord,
     AgentsAnswer,
     AgentSet,
     Done,
     ForgetAnswer,
     NameQuery,
+    PingAnswer,
     SilentRecord,
     TokenAnswer,
 )
 from schemas.messages.registry import DEFAULT_TRAITS, AgentEntry, ClientEntry, TokenEntry, Traits
 from schemas.moments import rfc3339
-from schemas.states import Admin
+from schemas.states import Admin, AgentStatus
 from schemas.verbs import (
     AGENT_CREATE,
     AGENT_DELETE,
@@ -50,6 +52,7 @@ from schemas.verbs import (
     AGENT_LIST,
     AGENT_MOVE,
     AGENT_PAUSE,
+    AGENT_PING,
     AGENT_REVOKE,
     AGENT_SET,
     AGENT_SHOW,
@@ -69,6 +72,7 @@ class AgentOperations:
         canceller: Canceller,
         revoker: Revoker,
         terms: Terms,
+        orders: Orders,
     ) -> None:
         self._plane = plane
         self._views = views
@@ -77,6 +81,7 @@ class AgentOperations:
         self._canceller = canceller
         self._revoker = revoker
         self._terms = terms
+        self._orders = orders
 
     def register(self, operations: Operations) -> None:
         operations.add(AGENT_CREATE, self.create)
@@ -84,6 +89,7 @@ class AgentOperations:
         operations.add(AGENT_SET, self.set)
         operations.add(AGENT_SHOW, self.show)
         operations.add(AGENT_LIST, self.list)
+        operations.add(AGENT_PING, self.ping)
         operations.add(AGENT_ENABLE, self.enable)
         operations.add(AGENT_DISABLE, self.disable)
         operations.add(AGENT_PAUSE, self.pause)
@@ -206,6 +212,16 @@ class AgentOperations:
                 return AgentsAnswer(agents=rows.taken, cursor=cursor, filter=wanted.filter)
         return AgentsAnswer(agents=rows.taken, filter=wanted.filter)
 
+    async def ping(self, caller: ClientEntry, wanted: AgentPing) -> PingAnswer:
+        """Have it answer. One that is silent is asked as well: it may answer all the same."""
+        agent = self._agent(caller, wanted.name)
+        rtt_s = await self._orders.ping(agent.name, agent.group, wanted.timeout_s)
+        record = self._views.agent(self._agent(caller, agent.name))
+        reason = "" if rtt_s is not None else f"no answer in {wanted.timeout_s:g} s"
+        if rtt_s is None and record.status != AgentStatus.ACTIVE:
+            reason = record.reason
+        return PingAnswer(agent=agent.name, status=record.status, rtt_s=rtt_s, reason=reason)
+
     # -- what an operator wants of it
 
     async def enable(self, caller: ClientEntry, query: NameQuery) -> Done:
@@ -313,7 +329,7 @@ class AgentOperations:
     async def _cancel_all(self, agent: str, by: str) -> None:
         for command in self._plane.book:
             attempt = command.open_attempt
-            if attempt is not None and attempt.agent == agent and command.phase in HELD:
+            if attempt is not None and attempt.agent == agent and not command.settling:
                 await self._canceller.cancel(command, by)
 
     async def _bar(self, caller: ClientEntry, agent: AgentEntry, state: Admin) -> bool:

@@ -102,6 +102,7 @@ class FanoutOperations:
             command=request.command,
             at_once=request.at_once,
             max_failures=request.max_failures,
+            batch_sleep_s=request.batch_sleep_s,
             form=FORM,
         )
         _check_size(entry)
@@ -131,6 +132,7 @@ class FanoutOperations:
             command=msgspec.structs.replace(entry.command, labels=labels),
             at_once=entry.at_once,
             max_failures=entry.max_failures,
+            batch_sleep_s=entry.batch_sleep_s,
         )
         return await self.submit(caller, again)
 
@@ -139,6 +141,8 @@ class FanoutOperations:
         if command.id or command.group or command.agent or command.tags:
             raise Refused("field_invalid", "command: the fan-out names its agents, not the command")
         decode_args(command.action, command.args)
+        if request.batch_sleep_s and not request.at_once:
+            raise Refused("field_invalid", "batch_sleep_s is between batches: say at_once as well")
         if request.group is None and not request.agents and not request.tags:
             raise Refused("field_invalid", "name a group, agents or tags")
         if request.group is not None:
@@ -232,6 +236,7 @@ class FanoutOperations:
             counts=counts,
             at_once=entry.at_once,
             max_failures=entry.max_failures,
+            batch_sleep_s=entry.batch_sleep_s,
             retry_of=command.labels.get(RETRY_OF, ""),
             program=program_of(
                 command.action, command.args, arguments_of(command.action, command.args)

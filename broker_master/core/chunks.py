@@ -18,12 +18,16 @@ RUN_BYTES: Final = 96 * 1024
 
 
 class Chunk(NamedTuple):
-    """One message of the log stream. skipped: bytes before `offset` that were dropped for good."""
+    """One message of the log stream. skipped: bytes before `offset` that were dropped for good.
+
+    at: when it was printed, unix time.
+    """
 
     sequence: int
     offset: int
     data: bytes
     skipped: int = 0
+    at: float = 0.0
 
 
 class _Run:
@@ -147,3 +151,18 @@ def splice(chunks: Sequence[Chunk], offset: int, max_bytes: int) -> bytes:
             break
         data += chunk.data[at - chunk.offset :][: max_bytes - len(data)]
     return bytes(data)
+
+
+def times_of(chunks: Sequence[Chunk], start: int, end: int) -> tuple[tuple[int, float], ...]:
+    """Of the bytes from `start` to before `end`: from which offset on they are how old.
+
+    chunks: what `splice` was given; of bytes that stand in several, the first one counts.
+    """
+    found: list[tuple[int, float]] = []
+    at = start
+    for chunk in sorted(chunks, key=lambda each: each.offset):
+        chunk_end = chunk.offset + len(chunk.data)
+        if chunk.offset <= at < min(chunk_end, end):
+            found.append((at, chunk.at))
+            at = chunk_end
+    return tuple(found)

@@ -9,10 +9,9 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from broker_master.core.balance import ACTION_TAG, Member, reason
+from broker_master.core.balance import Member, reason
 from broker_master.core.fairness import FairQueue, Turns, Waiting
 from broker_master.core.pool import Pool, Tags
-from schemas.messages.actions import COMMON
 from schemas.messages.facts import DEFAULT_TERMS, Accepted
 from schemas.messages.registry import DEFAULT_TRAITS, Policy, Traits
 
@@ -36,12 +35,6 @@ class Wish(NamedTuple):
 
 def tags_of(tags: dict[str, str]) -> Tags:
     return tuple(sorted(tags.items())) if tags else ()
-
-
-def needs_of(tags: dict[str, str], action: str) -> Tags:
-    """What an agent must have for a command: its tags, and its action unless every agent has it."""
-    needed = tags_of(tags)
-    return needed if action in COMMON else (*needed, (ACTION_TAG, action))
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -79,12 +72,10 @@ class Dispatcher:
         ready: bool,
         traits: Traits = DEFAULT_TRAITS,
         part: float = 1.0,
-        actions: frozenset[str] = frozenset(),
     ) -> None:
         """Enter an agent or say what is now true of it; its load stays.
 
-        part: of its share, less than 1 for an agent that comes and goes. actions: what it can run
-        beyond what every agent can.
+        part: of its share, less than 1 for an agent that comes and goes.
         """
         member = self._members.get(agent)
         if member is not None and member.group != group:
@@ -96,18 +87,14 @@ class Dispatcher:
             pool.add(member)
             pool.settle_lanes(member)
             self._bring(agent, pool)
-        elif (slots, ready, part, actions) == (
-            member.slots,
-            member.ready,
-            member.part,
-            member.actions,
-        ) and (traits is member.traits or traits == member.traits):
+        elif (slots, ready, part) == (member.slots, member.ready, member.part) and (
+            traits is member.traits or traits == member.traits
+        ):
             return
         if ready != member.ready:
             pool.ready += 1 if ready else -1
             pool.is_unsettled = True
-        has_new_tags = (traits.tags, actions) != (member.traits.tags, member.actions)
-        member.actions = actions
+        has_new_tags = traits.tags != member.traits.tags
         member.slots, member.ready, member.part, member.traits = slots, ready, part, traits
         if has_new_tags:
             pool.settle_lanes(member)
@@ -211,7 +198,7 @@ class Dispatcher:
             accepted.agent,
             accepted.client,
             terms.priority,
-            needs_of(terms.tags, accepted.action),
+            tags_of(terms.tags),
             accepted.labels.get(label, "") if label else "",
         )
 

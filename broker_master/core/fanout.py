@@ -84,6 +84,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """start: whom to ask now. skip: whom not to ask, and why. stop: ask nobody else, and why.
 
     done: nothing is open, and nobody will be asked any more. held: somebody's turn is put off.
+    rest_s: so long until a place is free again that an agent has left; None: none will be.
     """
 
     start: list[str]
@@ -91,15 +92,19 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     stop: str
     done: bool
     held: bool = False
+    rest_s: float | None = None
 
 
 class Fanout:
     """Where each agent of one fan-out stands.
 
-    states: of the commands that there are already, by agent; None or missing: not asked yet.
+    states: of the commands that there are already, by agent; None or missing: not asked yet. now_s:
+    as all times here a reading of the monotonic clock.
     """
 
-    def __init__(self, entry: FanoutEntry, states: Mapping[str, State | None]) -> None:
+    def __init__(
+        self, entry: FanoutEntry, states: Mapping[str, State | None], *, now_s: float = 0.0
+    ) -> None:
         self.entry = entry
         self.ended: dict[str, State] = {}
         self.open: set[str] = set()
@@ -113,6 +118,15 @@ class Fanout:
                 self.ended[agent] = state
             else:
                 self.open.add(agent)
+        # Until when places stay empty. When those of before a restart were left, nobody knows: all
+        # of them rest once more.
+        self._rests: list[float] = []
+        for _ in range(min(len(self.ended), entry.at_once - len(self.open))):
+            self._rest(now_s)
+
+    def _rest(self, now_s: float) -> None:
+        if self.entry.batch_sleep_s:
+            self._rests.append(now_s + self.entry.batch_sleep_s)
 
     @property
     def failures(self) -> int:
@@ -120,15 +134,16 @@ class Fanout:
         silent = sum(why == SILENT for why in self.entry.skipped.values())
         return silent + sum(state is not State.SUCCEEDED for state in self.ended.values())
 
-    def decide(self, obstacle: Callable[[str], str]) -> Decision:
+    def decide(self, obstacle: Callable[[str], str], *, now_s: float = 0.0) -> Decision:
         """What is to be done now; obstacle: why an agent cannot be asked, or an empty text."""
         entry, skip, start = self.entry, dict[str, str](), list[str]()
         stop = entry.stopped
-        room = (entry.at_once or len(entry.agents)) - len(self.open)
+        self._rests = [until_s for until_s in self._rests if until_s > now_s]
+        room = (entry.at_once or len(entry.agents)) - len(self.open) - len(self._rests)
         silent, is_held = 0, False
         for agent in self._waiting:
             stop = stop or self._limit_reached(silent)
-            if stop or not room:
+            if stop or room <= 0:
                 break
             why = obstacle(agent)
             if why == HELD:
@@ -142,7 +157,8 @@ class Fanout:
         stop = stop or (self._limit_reached(silent) if self._waiting else "")
         left = 0 if stop else len(self._waiting) - len(skip)
         done = not (left or start or self.open)
-        return Decision(start=start, skip=skip, stop=stop, done=done, held=is_held)
+        rest_s = min(self._rests) - now_s if self._rests and left else None
+        return Decision(start=start, skip=skip, stop=stop, done=done, held=is_held, rest_s=rest_s)
 
     def _limit_reached(self, more: int) -> str:
         limit = self.entry.max_failures
@@ -152,8 +168,10 @@ class Fanout:
         self._waiting.pop(agent, None)
         self.open.add(agent)
 
-    def on_ended(self, agent: str, state: State) -> None:
+    def on_ended(self, agent: str, state: State, *, now_s: float = 0.0) -> None:
         self._waiting.pop(agent, None)
+        if agent not in self.ended:
+            self._rest(now_s)
         self.open.discard(agent)
         self.ended[agent] = state
 

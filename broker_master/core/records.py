@@ -5,9 +5,8 @@ from typing import Final
 
 import msgspec
 
-from broker_master.core.commands import Attempt, Command
+from broker_master.core.book import Attempt, Command, late_reason
 from broker_master.core.fit import fit_record
-from broker_master.core.fold import late_reason
 from schemas.argv import quoted
 from schemas.messages.facts import (
     Accepted,
@@ -25,6 +24,11 @@ from schemas.timers import Timers
 
 # A body beyond this is not kept in history: a large input would outweigh everything beside it.
 BODY_BYTES: Final = 64 * 1024
+
+
+def last_agent(record: CommandRecord) -> str:
+    """Where it ran last, or else for which agent it was meant; empty for any of a group."""
+    return record.attempts[-1].agent if record.attempts else record.agent or ""
 
 
 def command_record(

@@ -29,12 +29,14 @@ _FROM_BYTES: Final = limits.CHUNK_BYTES
 class Part(msgspec.Struct, frozen=True):
     """Bytes from an offset on. complete: nothing more of this stream will come.
 
-    gap: how many bytes before them will never come.
+    gap: how many bytes before them will never come. times: from which offset on they were printed
+    when, as unix time.
     """
 
     data: bytes = b""
     complete: bool = False
     gap: int = 0
+    times: tuple[tuple[int, float], ...] = ()
 
 
 Read = Callable[[str, int, int], Coroutine[Any, Any, Part]]

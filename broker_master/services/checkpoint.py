@@ -72,7 +72,6 @@ class Checkpointer:
             if payload is None:
                 log.error("fact_missing", subject=subject, sequence=sequence)
                 return False
-            moved = await self._plane.facts.rewrite(subject, payload, sequence)
-            command.keep_place(subject, moved)
+            command.facts[subject] = await self._plane.facts.rewrite(subject, payload, sequence)
             twice += len(payload)
         return True

@@ -11,7 +11,7 @@ import structlog
 from broker_client.runtime.kv import Bucket, Entry
 from broker_client.runtime.streams import SequenceConflict
 from broker_client.runtime.supervise import TaskSet
-from broker_master.core.commands import Command
+from broker_master.core.book import Command
 from broker_master.core.fanout import (
     HELD,
     RESTORED,
@@ -93,7 +93,7 @@ class Fanouts:
                 states = {agent: self._state(entry, agent) for agent in entry.agents}
                 # Also those that were named before such ids were nobody's to choose.
                 self._plane.fanout_ids.update(child_of(entry, agent) for agent in entry.agents)
-                self._enter(Fanout(entry, states))
+                self._enter(Fanout(entry, states, now_s=self._plane.clock.elapsed()))
                 if (
                     self._plane.restored is not None
                     and entry.submitted_at <= self._plane.restored.at
@@ -241,14 +241,16 @@ class Fanouts:
             else:
                 if decision.done:
                     return
-                wait_s = _HELD_S if decision.held else None
+                wait_s = _HELD_S if decision.held else decision.rest_s
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(wake.wait(), wait_s)
 
     async def _step(self, fanout: Fanout) -> Decision:
         """Do what is to be done now. Raises what may pass by itself."""
         await self._note_stop(fanout)
-        decision = fanout.decide(lambda agent: self._obstacle(fanout.entry, agent))
+        decision = fanout.decide(
+            lambda agent: self._obstacle(fanout.entry, agent), now_s=self._plane.clock.elapsed()
+        )
         await self._note(fanout, decision)
         for agent in decision.start:
             fanout.on_started(agent)
@@ -323,7 +325,7 @@ class Fanouts:
             return answer
         state = STATES.get(answer.state, State.QUEUED)
         if state in TERMINAL:
-            fanout.on_ended(agent, state)
+            fanout.on_ended(agent, state, now_s=self._plane.clock.elapsed())
             self._wakes[entry.id].set()
         return None
 
@@ -356,7 +358,7 @@ class Fanouts:
     def _on_ended(self, fanout: Fanout, agent: str, ended: "asyncio.Future[None]") -> None:
         state = self._state(fanout.entry, agent)
         if not ended.cancelled() and state is not None and state in TERMINAL:
-            fanout.on_ended(agent, state)
+            fanout.on_ended(agent, state, now_s=self._plane.clock.elapsed())
             self._wakes[fanout.entry.id].set()
 
     def _command(self, entry: FanoutEntry, agent: str) -> Command | None:

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import structlog
 
 from broker_client.runtime.batch import BatchWriter, Entry
-from broker_master.core.commands import Command
+from broker_master.core.book import Command
 from broker_master.core.fit import bare_history, fit_history
-from broker_master.core.records import history_record
+from broker_master.core.records import history_record, last_agent
 from broker_master.plane import Plane
 from broker_master.services.settle import is_too_large
 from broker_master.store.readmodel import Row
@@ -64,15 +64,20 @@ class Historian:
 
     def add(self, command: Command, record: CommandRecord) -> None:
         """Hand over an ended command. The queue is bounded by the limit of open commands."""
-        self.amend(history_record(command, record))
+        self._enter(history_record(command, record), is_new=True)
         if len(self._queue) >= _BATCH:
             self._wake.set()
 
     def amend(self, history: HistoryRecord) -> None:
         """Write a record again that a late result has changed; the newest of an id counts."""
+        self._enter(history, is_new=False)
+
+    def _enter(self, history: HistoryRecord, *, is_new: bool) -> None:
         now_s = self._plane.clock.elapsed()
         history = fit_history(history)
         self._queue.append(_Waiting(now_s, history, codec.encode(history)))
+        record = history.record
+        self._plane.recents.note(last_agent(record), record.id, record.state, is_new=is_new)
 
     def lag_s(self) -> float:
         """How long the oldest ended command has been waiting for its record."""
@@ -108,10 +113,13 @@ class Historian:
             await asyncio.sleep(_RETRY_S)
             return
         for _ in self._stored:
-            waiting = self._queue.popleft()
-            self._plane.book.forget(waiting.history.record.id)
+            self._forget(self._queue.popleft().history.record)
         self._stored = []
         self._most = None
+
+    def _forget(self, record: CommandRecord) -> None:
+        self._plane.book.forget(record.id)
+        self._plane.recents.on_written(last_agent(record), record.id, record.state)
 
     def _narrow(self, part: list[_Waiting], error: MeshError) -> None:
         """Find the one record that is refused for its size, and get it out of the way of others."""
@@ -127,7 +135,7 @@ class Historian:
             self._queue.appendleft(bare)
             self._tell("history.cut", waiting, error, "only its id, its state and its end are kept")
             return
-        self._plane.book.forget(waiting.history.record.id)
+        self._forget(waiting.history.record)
         self._tell("history.set_aside", waiting, error, "history does not have it")
 
     def _tell(self, action: str, waiting: _Waiting, error: MeshError, what: str) -> None:

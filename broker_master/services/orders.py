@@ -1,7 +1,7 @@
 """Orders to agents whose answers somebody waits for."""
 
 import asyncio
-from typing import Final
+from typing import Final, NamedTuple
 
 from broker_master.plane import Plane
 from schemas import codec, subjects
@@ -11,6 +11,15 @@ from schemas.states import Liveness
 
 # Tells these tokens from those of the transmitter, whose answers nobody waits for.
 _PREFIX: Final = "o-"
+# A ping that is unanswered for so long may be lost: whoever asks then sends another.
+_PING_SHARED_S: Final = 1.0
+
+
+class _Ping(NamedTuple):
+    """One that is under way. sent_s: a reading of the monotonic clock."""
+
+    sent_s: float
+    answer: "asyncio.Future[ControlReply]"
 
 
 class Orders:
@@ -19,6 +28,7 @@ class Orders:
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
         self._waiting: dict[tuple[str, str], asyncio.Future[ControlReply]] = {}
+        self._pings: dict[str, _Ping] = {}
         self._count = 0
 
     async def give(self, agent: str, kind: str, *, ca_pem: str = "") -> ControlReply:
@@ -29,12 +39,8 @@ class Orders:
         presence = self._plane.roster.get(agent)
         if presence is None or presence.liveness is not Liveness.LIVE:
             raise Refused("agent_silent", f"agent {agent} is not connected")
-        self._count += 1
-        token = f"{_PREFIX}{self._count:x}"
-        control = Control(kind=kind, epoch=self._plane.epoch, token=token, ca_pem=ca_pem)
-        payload = codec.encode(control)
-        answer: asyncio.Future[ControlReply] = asyncio.get_running_loop().create_future()
-        self._waiting[agent, token] = answer
+        token, payload = self._order(kind, ca_pem)
+        answer = self._expect(agent, token)
         try:
             for _ in range(1 + self._plane.timers.resends):
                 self._send(presence.group, agent, payload)
@@ -44,6 +50,43 @@ class Orders:
         finally:
             del self._waiting[agent, token]
         raise Unreachable("no_answer", f"agent {agent} does not answer")
+
+    async def ping(self, agent: str, group: str, timeout_s: float) -> float | None:
+        """Seconds until the agent answers; None if it does not in `timeout_s`.
+
+        Any answer will do: an agent of 0.1.0 says that it knows no such order. However many ask, an
+        agent is sent one at a time.
+        """
+        now_s = self._plane.clock.elapsed()
+        shared = self._pings.get(agent)
+        if shared is not None and now_s - shared.sent_s < _PING_SHARED_S:
+            return await self._answered_after(shared, timeout_s)
+        token, payload = self._order("ping")
+        ping = self._pings[agent] = _Ping(now_s, self._expect(agent, token))
+        try:
+            self._send(group, agent, payload)
+            return await self._answered_after(ping, timeout_s)
+        finally:
+            del self._waiting[agent, token]
+            if self._pings.get(agent) is ping:
+                del self._pings[agent]
+
+    async def _answered_after(self, ping: _Ping, timeout_s: float) -> float | None:
+        """Seconds from the sending of `ping` to its answer, as far as that comes in time."""
+        done, _ = await asyncio.wait({ping.answer}, timeout=timeout_s)
+        return self._plane.clock.elapsed() - ping.sent_s if done else None
+
+    def _order(self, kind: str, ca_pem: str = "") -> tuple[str, bytes]:
+        """A token of its own, and the message."""
+        self._count += 1
+        token = f"{_PREFIX}{self._count:x}"
+        control = Control(kind=kind, epoch=self._plane.epoch, token=token, ca_pem=ca_pem)
+        return token, codec.encode(control)
+
+    def _expect(self, agent: str, token: str) -> "asyncio.Future[ControlReply]":
+        answer: asyncio.Future[ControlReply] = asyncio.get_running_loop().create_future()
+        self._waiting[agent, token] = answer
+        return answer
 
     def _send(self, group: str, agent: str, payload: bytes) -> None:
         try:

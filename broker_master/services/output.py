@@ -12,17 +12,17 @@ from contextlib import AbstractContextManager, contextmanager
 import msgspec
 
 from broker_client.runtime.streams import Stored, Streams
-from broker_master.core.chunks import Chunk, ChunkIndex, splice
+from broker_master.core.chunks import Chunk, ChunkIndex, splice, times_of
 from broker_master.plane import Plane
 from broker_master.services.ahead import Part, ReadAhead
 from broker_master.services.watches import Wait, Watches
 from broker_master.store.facts import LOGS
 from schemas import codec, limits, subjects
 from schemas.faults import Refused
-from schemas.messages.api import Gap, LogsAnswer, LogsRequest
+from schemas.messages.api import Gap, LogsAnswer, LogsRequest, Mark
 from schemas.messages.facts import AttemptRecord, CommandRecord
 from schemas.messages.work import LogChunk
-from schemas.moments import rfc3339_or_none
+from schemas.moments import parse_rfc3339, rfc3339, rfc3339_or_none
 from schemas.states import TERMINAL, State
 
 LookUp = Callable[[], Awaitable[CommandRecord]]
@@ -125,7 +125,7 @@ class OutputReader:
             return None
         moments = [0.0]
         for stream in subjects.STREAMS:
-            subject = subjects.log(record.group, attempt.agent, record.id, attempt.attempt, stream)
+            subject = _subject(record, attempt, stream)
             stored = await self._streams.get_last(LOGS, subject)
             chunk = self._decode(stored) if stored is not None else None
             if chunk is not None:
@@ -161,6 +161,11 @@ class OutputReader:
             end=ended and stdout.complete and stderr.complete,
             truncated=record.truncated,
             gaps=gaps,
+            marks=[
+                Mark(stream=stream, offset=at, at=rfc3339(printed))
+                for stream, part in ((subjects.STDOUT, stdout), (subjects.STDERR, stderr))
+                for at, printed in (part.times if request.times else ())
+            ],
         )
 
     async def _part(
@@ -176,22 +181,32 @@ class OutputReader:
             return Part(complete=ended)
         is_last = attempt is record.attempts[-1]
         if ended and is_last:
+            if record.output is not None and request.times:
+                # The stream has it as well if the task ran for a while, and knows when.
+                subject = _subject(record, attempt, stream)
+                part = await self._read_once(subject, offset, request.max_bytes, is_final=True)
+                if part.data and not part.gap:
+                    return part
             if record.output is not None:
                 whole = record.output.stdout if stream == subjects.STDOUT else record.output.stderr
                 data = whole[offset : offset + request.max_bytes]
-                return Part(data, offset + len(data) >= len(whole))
+                ended_at = parse_rfc3339(record.ended_at) if record.ended_at else 0.0
+                times = ((offset, ended_at),) if data else ()
+                return Part(data, offset + len(data) >= len(whole), times=times)
             total = record.stdout_bytes if stream == subjects.STDOUT else record.stderr_bytes
             # Nobody has told the sizes of what was lost.
             if offset >= total and attempt.state != State.LOST:
                 return Part(complete=True)
-        subject = subjects.log(record.group, attempt.agent, record.id, attempt.attempt, stream)
+        subject = _subject(record, attempt, stream)
         # An attempt that ended without a report of its sizes has what the stream has.
         is_final = ended or not is_last
-        data = await self._ahead.take(subject, offset, request.max_bytes)
-        if data:
-            return Part(data)
+        if not request.times:  # what is read ahead has none
+            data = await self._ahead.take(subject, offset, request.max_bytes)
+            if data:
+                return Part(data)
         part = await self._read_once(subject, offset, request.max_bytes, is_final=is_final)
-        self._ahead.note(subject, offset + part.gap + len(part.data), len(part.data))
+        if not request.times:
+            self._ahead.note(subject, offset + part.gap + len(part.data), len(part.data))
         return part
 
     async def _read_once(
@@ -234,7 +249,7 @@ class OutputReader:
             )
             decoded = [(message, self._decode(message)) for message in page.messages]
             chunks = [
-                Chunk(message.seq, chunk.offset, chunk.data, chunk.skipped)
+                Chunk(message.seq, chunk.offset, chunk.data, chunk.skipped, chunk.at)
                 for message, chunk in decoded
                 if chunk is not None
             ]
@@ -243,7 +258,8 @@ class OutputReader:
             self._runs += len(index)
             data = splice(chunks, at, max_bytes)
             if data:
-                return Part(data, complete=False, gap=at - offset)
+                times = times_of(chunks, at, at + len(data))
+                return Part(data, complete=False, gap=at - offset, times=times)
             if found is not None:
                 self._runs -= len(index)
                 index.forget(at, chunks)
@@ -271,6 +287,10 @@ class OutputReader:
         ):
             self._runs -= len(self._indexes.popitem(last=False)[1])
         return index
+
+
+def _subject(record: CommandRecord, attempt: AttemptRecord, stream: str) -> str:
+    return subjects.log(record.group, attempt.agent, record.id, attempt.attempt, stream)
 
 
 def _attempt(record: CommandRecord, number: int | None) -> AttemptRecord | None:

@@ -6,21 +6,21 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
-from broker_master.core import admin, attempts
-from broker_master.core.commands import Attempt, Command
+from broker_master.core import admin
+from broker_master.core.book import Attempt, Command
 from broker_master.core.liveness import Change, Presence
 from broker_master.core.measures import missed_beats
 from broker_master.core.status import current_certificate
 from broker_master.plane import Plane
 from broker_master.services.aftermath import Aftermath
 from broker_master.services.assign import Assigner
+from broker_master.services.cancel import Canceller
 from broker_master.services.forgotten import Forgotten
 from broker_master.services.recall import Recall
 from broker_master.services.settle import Settler
 from schemas import codec, subjects
 from schemas.counting import counted
 from schemas.faults import MeshError, Unreachable
-from schemas.messages.actions import COMMON
 from schemas.messages.liveness import (
     PROTOCOL,
     Beat,
@@ -33,7 +33,7 @@ from schemas.messages.liveness import (
     Welcome,
 )
 from schemas.messages.registry import AgentEntry
-from schemas.states import BARRED, Admin, Liveness
+from schemas.states import BARRED, Admin, Liveness, State
 
 log = structlog.get_logger()
 
@@ -70,12 +70,14 @@ class PresenceService:
         plane: Plane,
         settler: Settler,
         assigner: Assigner,
+        canceller: Canceller,
         want_address: Callable[[], None],
         aftermath: Aftermath,
     ) -> None:
         self._plane = plane
         self._settler = settler
         self._assigner = assigner
+        self._canceller = canceller
         self._want_address = want_address
         self.aftermath = aftermath
         self._forgotten = Forgotten(plane, settler)
@@ -307,11 +309,22 @@ class PresenceService:
             verdict = "kill" if task.state in _OPEN else "report"
         elif task.state in _OPEN:
             verdict = "keep"
-            is_running = task.state != "accepted"
-            attempts.on_kept(command, attempt, self._plane.clock.now(), is_running=is_running)
+            self._on_still_there(command, attempt, task)
         else:
             verdict = "report"
         return TaskDecision(command=task.command, attempt=task.attempt, verdict=verdict)
+
+    def _on_still_there(self, command: Command, attempt: Attempt, task: TaskStatus) -> None:
+        if attempt.state is State.STOPPING or command.settling:
+            return
+        attempt.hidden, attempt.sent = None, max(attempt.sent, 1)
+        attempt.elsewhere_s = attempt.elsewhere_at = 0.0
+        # The hello may be older than a report that has overtaken it: nothing runs backwards.
+        if attempt.state is State.RUNNING:
+            return
+        is_running = task.state != "accepted"
+        state = State.RUNNING if is_running else State.ACCEPTED
+        command.move(attempt, state, self._plane.clock.now())
 
     # -- what a change means
 
@@ -374,7 +387,6 @@ class PresenceService:
             ready=ready,
             traits=entry.traits,
             part=_UNSTABLE_PART if unstable else 1.0,
-            actions=presence.actions - COMMON,
         )
 
     def on_took(self, agent: str) -> None:
@@ -387,7 +399,9 @@ class PresenceService:
     def _on_silent(self, presence: Presence) -> None:
         now = self._plane.clock.now()
         for command, attempt in self._open_attempts(presence.agent):
-            attempts.on_silent(command, attempt, now)
+            if attempt.state is not State.UNKNOWN and not command.settling:
+                attempt.hidden = attempt.state
+                command.move(attempt, State.UNKNOWN, now)
 
     def _give_up_due(self, presence: Presence) -> None:
         """End those attempts that cannot be running any more; others may outlive the silence."""
@@ -396,7 +410,7 @@ class PresenceService:
         for command, attempt in self._open_attempts(presence.agent):
             if silence_s < self._plane.timers.lost_after_s(command.accepted.kill_after_s):
                 self._held.add(presence.agent)
-            else:
+            elif not command.settling:
                 self._settler.give_up(command, attempt)
 
     def _on_returned(self, presence: Presence) -> None:
@@ -411,14 +425,26 @@ class PresenceService:
             log.info("agent_returned", agent=presence.agent, story=presence.returned)
         now = self._plane.clock.now()
         for command, attempt in self._open_attempts(presence.agent):
-            is_doubtful = command.id in self._plane.doubtful
-            effects = attempts.on_returned(command, attempt, now, is_doubtful=is_doubtful)
-            self._assigner.perform(command, effects)
+            if command.settling or attempt.elsewhere_s:
+                continue
+            if attempt.state is State.UNKNOWN:
+                command.move(attempt, attempt.hidden or State.SENT, now)
+                attempt.hidden = None
+            if attempt.state is State.SENT and command.id in self._plane.doubtful:
+                continue  # it may have ended since the backup: it is never sent again
+            if attempt.state is State.SENT:
+                attempt.sent = 0 if not attempt.sent else 1
+                self._assigner.send(command)
+            elif command.cancel_by:
+                self._canceller.carry_out(command)
         self._assigner.fill(presence.agent)
 
     async def _mark_connected(self, agent: str) -> None:
         try:
-            await self._plane.registry.change_agent(agent, _connected)
+            at = self._plane.clock.now()
+            await self._plane.registry.change_agent(
+                agent, lambda entry: msgspec.structs.replace(entry, connected=True, joined_at=at)
+            )
         except MeshError as error:
             # Shown as awaiting setup until the next handshake tries it again.
             log.warning("first_connection_unrecorded", agent=agent, error=str(error))
@@ -462,7 +488,3 @@ class PresenceService:
                     self._held.discard(agent)
                 elif not roster.is_cut_off:
                     self._give_up_due(presence)
-
-
-def _connected(entry: AgentEntry) -> AgentEntry:
-    return msgspec.structs.replace(entry, connected=True)

@@ -122,6 +122,7 @@ class Terms:
         await self._plane.registry.delete_agent(agent)
         self._plane.roster.remove(agent)
         self._plane.dispatcher.remove_member(agent)
+        self._plane.recents.forget(agent)
         self.on_change(entry.group)
         log.info("agent_deleted", agent=agent)
         return True

@@ -16,6 +16,7 @@ import structlog
 
 from broker_master.core.facets import facets_of
 from broker_master.core.idfilter import IdFilter
+from broker_master.core.records import last_agent
 from broker_master.store.facets import conditions, facet_row
 from schemas import codec
 from schemas.faults import Corrupt, Refused
@@ -243,6 +244,13 @@ class ReadModel:
         ).fetchone()
         return None if row is None else codec.decode_trusted(HistoryRecord, row[0])
 
+    def last_of(self, agent: str, limit: int) -> list[tuple[str, str]]:
+        """Ids and states of the commands that ended last on `agent`, or for it, newest first."""
+        return self._look_up.execute(
+            "SELECT id, state FROM commands WHERE agent = ? ORDER BY seq DESC LIMIT ?",
+            (agent, limit),
+        ).fetchall()
+
     async def get(self, command_id: str) -> HistoryRecord | None:
         row = await self._on(
             self._reader,
@@ -313,12 +321,11 @@ class ReadModel:
 
 def _values(row: Row) -> tuple[object, ...]:
     history, record = row.history, row.history.record
-    agent = record.attempts[-1].agent if record.attempts else (record.agent or "")
     return (
         row.seq,
         record.id,
         record.group,
-        agent,
+        last_agent(record),
         record.state,
         record.client,
         history.submitted,

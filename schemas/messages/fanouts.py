@@ -10,12 +10,13 @@ from msgspec import Meta
 
 from schemas import limits
 from schemas.messages.api import SubmitRequest
-from schemas.messages.fields import CommandId, Count, Label, Name, Tags, Timestamp
+from schemas.messages.fields import CommandId, Count, Duration, Label, Name, Tags, Timestamp
 
 LABEL: Final = "fanout"
 
 _Agents = Annotated[list[Name], Meta(max_length=limits.LIST_LEN)]
 _AtOnce = Annotated[int, Meta(ge=0, le=limits.LIST_LEN)]
+_Sleep = Annotated[float, Meta(ge=0, le=86_400)]
 _MaxFailures = Annotated[int, Meta(ge=0, le=limits.LIST_LEN)]
 
 
@@ -25,7 +26,9 @@ class FanoutSubmit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     At least one of group, agents and tags. command: names no id, group or agent itself; with a
     `queue_ttl_s` of its own, agents that are not active are waited for so long, otherwise they are
     skipped when their turn comes. at_once: agents that work on it at the same time; 0: all.
-    max_failures: once more have failed, no further agent is asked; None: no limit.
+    max_failures: once more have failed, no further agent is asked; None: no limit. batch_sleep_s:
+    with `at_once`, the place of an agent that has ended stays empty for so long; the record that
+    answers has it as well, and masters that know none leave it at 0.
     """
 
     id: CommandId | None = None
@@ -35,6 +38,7 @@ class FanoutSubmit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     command: SubmitRequest
     at_once: _AtOnce = 0
     max_failures: _MaxFailures | None = None
+    batch_sleep_s: _Sleep = 0.0
 
 
 class FanoutQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -101,6 +105,7 @@ class FanoutRecord(msgspec.Struct, frozen=True, kw_only=True):
     cursor: str | None = None
     program: str = ""
     retry_of: str = ""
+    batch_sleep_s: float = 0.0
 
 
 class FanoutsAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,3 +135,4 @@ class FanoutEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     form: Count = 0
     ended_at: Timestamp = 0.0
     counts: dict[Label, Count] = {}
+    batch_sleep_s: Duration = 0.0

@@ -95,7 +95,8 @@ class AgentEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     seen_at: when it was last heard before it was given
     up; 0 while it is live. moving_to: the group it joins once it is empty. trust: the digest of the
-    authorities that it has said it trusts.
+    authorities that it has said it trusts. joined_at: of its first handshake; 0: not yet, or under
+    0.1.0.
     """
 
     name: Label
@@ -113,6 +114,7 @@ class AgentEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     moving_to: Label = ""
     trust: Label = ""
     traits: Traits = DEFAULT_TRAITS
+    joined_at: Timestamp = 0.0
 
 
 class ClientEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -71,7 +71,8 @@ class RunReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """cancel: end one attempt. drain: take nothing new. resume: take work again.
 
-    rotate: get a new certificate now. trust: trust the authorities of `ca_pem` and no others.
+    rotate: get a new certificate now. trust: trust the authorities of `ca_pem` and no others. ping:
+    answer.
     """
 
     kind: Label

@@ -25,6 +25,7 @@ from schemas.messages.api import (
     NameQuery,
     TokenAnswer,
 )
+from schemas.states import RESULT_LETTERS
 from schemas.verbs import (
     AGENT_CREATE,
     AGENT_DELETE,
@@ -158,15 +159,25 @@ def _described(agent: AgentRecord) -> list[str]:
             ("last beat", local_and_utc(agent.last_beat_at)),
             ("running", f"{agent.running} of {agent.slots} slots"),
             ("chosen by", _traits(agent)),
-            ("actions", ", ".join(agent.actions)),
             ("certificate", _certificate(certificate) if certificate else "none"),
             ("address", details.ip),
             ("host", details.host),
             ("process", f"{details.pid} of user {details.user}" if details.pid else ""),
             ("uptime", duration(details.uptime_s) if details.uptime_s else ""),
+            ("joined", local_and_utc(agent.joined)),
+            ("last results", _results(agent.recent)),
             ("version", details.version),
         ]
     )
+
+
+def _results(letters: str) -> str:
+    """`..F.  newest last: F failed, . succeeded`."""
+    if not letters:
+        return ""
+    names = {letter: state for state, letter in RESULT_LETTERS.items()}
+    said = ", ".join(f"{letter} {names.get(letter, 'other')}" for letter in sorted(set(letters)))
+    return f"{letters}  newest last: {said}"
 
 
 def _traits(agent: AgentRecord) -> str:

@@ -7,9 +7,13 @@ from broker_client.cli.screen.tables import Column, duration, short_time
 from schemas.listed import ago_of, unix_of, why
 from schemas.messages.api import AgentRecord
 from schemas.spans import DAY_S
+from schemas.states import Admin
 
 # What fits 80 columns in full, with names and reasons as they usually are.
 USUAL: Final = ("agent", "group", "status", "since", "running", "cert", "reason")
+# What fits 120.
+WIDE_CELLS: Final = 120
+WIDE: Final = (*USUAL[:-1], "uptime", "recent", "reason")
 
 Value = float | str
 
@@ -59,6 +63,13 @@ def _tags(agent: AgentRecord) -> str:
     return ", ".join(f"{name}={value}" for name, value in sorted(agent.tags.items()))
 
 
+def _reason(agent: AgentRecord, now: float) -> str:
+    """Why it is as it is, with the end of a pause, and whether it drains."""
+    if agent.until:
+        return f"until {short_time(agent.until, now)}: {why(agent)}"
+    return f"draining: {why(agent)}" if agent.admin == Admin.DRAINING else why(agent)
+
+
 TRAITS: Final[dict[str, Trait]] = {
     "agent": _text("AGENT", lambda a: a.agent),
     "group": _text("GROUP", lambda a: a.group),
@@ -94,7 +105,14 @@ TRAITS: Final[dict[str, Trait]] = {
     "priority": _count("PRIORITY", lambda a: a.priority, rank=8),
     "limit": _count("LIMIT", lambda a: a.limit, rank=8),
     "note": _text("NOTE", lambda a: a.note, rank=7, least=12),
-    "reason": _text("REASON", why, least=10),
+    "joined": Trait(
+        Column("JOINED", 6),
+        lambda a, now: short_time(a.joined, now),
+        lambda a, now: ago_of(a.joined, now),
+        is_span=True,
+    ),
+    "recent": _text("LAST 20", lambda a: a.recent, rank=4),
+    "reason": Trait(Column("REASON", least=10), _reason, lambda a, _: why(a)),
 }
 # Other words for the same, as people say them.
 OTHER_NAMES: Final = {
@@ -110,13 +128,14 @@ def trait(name: str) -> Trait | None:
     return TRAITS.get(OTHER_NAMES.get(name, name))
 
 
-def columns_of(text: str | None) -> tuple[str, ...]:
+def columns_of(text: str | None, width: int = 80) -> tuple[str, ...]:
     """The columns of `--columns`: names with commas between, `all`, or None for the usual ones.
 
-    Raises ValueError that names the ones there are.
+    width: cells of a line; the usual ones are more where there is room. Raises ValueError that
+    names the ones there are.
     """
     if text is None:
-        return USUAL
+        return WIDE if width >= WIDE_CELLS else USUAL
     if text == "all":
         return tuple(TRAITS)
     names = [OTHER_NAMES.get(name, name) for name in text.lower().split(",")]

@@ -1,6 +1,6 @@
 """`mesh command …`."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -19,14 +19,10 @@ from broker_client.cli.options import (
 )
 from broker_client.cli.outcomes import exit_code
 from broker_client.cli.run.program import conclude
-from broker_client.cli.screen.report import output_json, print_json, print_lines, record_json
-from broker_client.cli.screen.sinks import Memory, Screen, Writer
+from broker_client.cli.screen.report import print_json, print_lines, record_json
 from broker_client.cli.session import call
 from schemas.listed import COMMANDS
 from schemas.messages.api import CommandList
-
-if TYPE_CHECKING:
-    from broker_client.api import MeshClient
 
 Id = Annotated[str, Parameter(help="Id of the command.")]
 State = Literal[
@@ -128,35 +124,3 @@ def decide(
     else:
         said = "will run again" if decision == "rerun" else "ends as lost"
         print_lines(shared, [f"command {record.id} {said}"])
-
-
-def logs(
-    id: Id,
-    /,
-    *,
-    follow: Annotated[
-        bool, Parameter(negative="", help="Go on until the command has ended.")
-    ] = False,
-    attempt: Annotated[
-        int | None, Parameter(help="One attempt by its number; the newest without this.")
-    ] = None,
-    raw: Annotated[
-        bool, Parameter(negative="", help="Let output steer this terminal: trusted programs only.")
-    ] = False,
-    shared: Shared = SHARED,
-) -> None:
-    """Write a command's output as it was printed, stdout and stderr apart."""
-    memory = Memory() if shared.output == "json" else None
-    writer = Writer(memory or Screen(is_raw=raw))
-
-    async def read(mesh: "MeshClient") -> None:
-        output = mesh.logs(id, attempt=attempt, follow=follow)
-        try:
-            async for part in output:
-                await writer.write(part)
-        finally:
-            await output.aclose()
-
-    call(shared, read)
-    if memory is not None:
-        print_json(output_json(memory.output()))

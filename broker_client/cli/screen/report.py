@@ -150,7 +150,9 @@ def print_fitted(common: Common, table: Table) -> None:
         say(f"hidden for lack of width: {', '.join(table.hidden)} (see --output json)")
 
 
-def print_lines(common: Common, lines: Sequence[str], *, heading: bool = False) -> None:
+def print_lines(
+    common: Common, lines: Sequence[str], *, heading: bool = False, flush: bool = False
+) -> None:
     """Print lines that are safe to show; on a terminal with colours for what matters.
 
     Where a width is known, longer ones are broken between words; in a pipe they stay whole.
@@ -160,7 +162,8 @@ def print_lines(common: Common, lines: Sequence[str], *, heading: bool = False) 
     for index, whole in enumerate(lines):
         for line in [whole] if width is None else hung(whole, width):
             is_bold = coloured and heading and index == 0
-            print(styled(line, _BOLD) if is_bold else colour(line) if coloured else line)
+            shown_line = styled(line, _BOLD) if is_bold else colour(line) if coloured else line
+            print(shown_line, flush=flush)
 
 
 def has_colours(common: Common) -> bool:

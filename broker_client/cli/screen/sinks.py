@@ -88,29 +88,39 @@ class Writer:
     """Hands parts of an output to a sink, and says where something is missing."""
 
     def __init__(self, sink: Sink) -> None:
-        self._sink = sink
+        self.sink = sink
         self._attempt = 0
         self._next = {STDOUT: 0, STDERR: 0}
 
     async def write(self, part: "OutputPart") -> None:
         if part.attempt != self._attempt:
             if self._attempt:
-                self._sink.note(f"attempt {part.attempt} begins")
+                await self.begin_attempt()
+                self.sink.note(f"attempt {part.attempt} begins")
             self._attempt, self._next = part.attempt, {STDOUT: 0, STDERR: 0}
         missing = part.offset - self._next[part.stream]
         if missing > 0:
-            self._sink.note(f"{missing} bytes of {part.stream} are missing here")
+            self.sink.note(f"{missing} bytes of {part.stream} are missing here")
         self._next[part.stream] = part.offset + len(part.data)
         if part.data:
-            await self._sink.write(part.stream, part.data)
+            await self.put(part)
         if part.cut:
-            self._sink.note("the output went beyond its limit: not all of it was kept")
+            self.sink.note("the output went beyond its limit: not all of it was kept")
+
+    async def put(self, part: "OutputPart") -> None:
+        await self.sink.write(part.stream, part.data)
+
+    async def begin_attempt(self) -> None:
+        """Called before the first part of a further attempt."""
+
+    async def settle(self, *, is_last: bool) -> None:
+        """Called when all that there is has been written; is_last: nothing will follow."""
 
     async def write_whole(self, output: Output) -> None:
         """Small output that came with the record."""
         for stream, data in ((STDOUT, output.stdout), (STDERR, output.stderr)):
             if data:
-                await self._sink.write(stream, data)
+                await self.sink.write(stream, data)
 
 
 def _write_all(file: BinaryIO, data: bytes) -> None:

@@ -90,6 +90,25 @@ class AgentForget(Request, frozen=True, kw_only=True):
     cursor: Label | None = None
 
 
+class AgentPing(Request, frozen=True, kw_only=True):
+    """`agent.ping`: how long an agent takes to answer its master, if it does in `timeout_s`."""
+
+    name: Name
+    timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
+
+
+class PingAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """rtt_s: seconds from the master to the agent and back; None: no answer came, and `reason`.
+
+    status: of the agent, as in its record.
+    """
+
+    agent: str
+    status: str
+    rtt_s: float | None = None
+    reason: str = ""
+
+
 class TokenAnswer(msgspec.Struct, frozen=True, kw_only=True):
     agent: str
     group: str
@@ -114,7 +133,9 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     returned: after its last silence, how long that was and what became of its tasks. note, by:
     what was said when it was disabled or paused, and by whom; until: when a pause ends. tasks_left:
-    attempts on it that have not ended, as the master counts them. actions: what it can run.
+    attempts on it that have not ended, as the master counts them. joined: when it first connected;
+    of one that did so under 0.1.0, when it was created. recent: how its last 20 commands ended, a
+    letter each (`schemas.states.RESULT_LETTERS`), the newest last.
     """
 
     agent: str
@@ -140,7 +161,8 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
     weight: int = 1
     priority: int = 2
     limit: int = 0
-    actions: list[str] = []
+    joined: str | None = None
+    recent: str = ""
 
 
 class SilentRecord(msgspec.Struct, frozen=True, kw_only=True):

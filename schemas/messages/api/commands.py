@@ -125,7 +125,8 @@ class CommandPage(msgspec.Struct, frozen=True, kw_only=True):
 class LogsRequest(Request, frozen=True, kw_only=True):
     """`command.logs`: output from these offsets on. attempt None: the newest.
 
-    wait_s: how long the answer may wait for new bytes while the command runs.
+    wait_s: how long the answer may wait for new bytes while the command runs. times: say as well
+    when they were printed.
     """
 
     id: CommandId
@@ -134,6 +135,7 @@ class LogsRequest(Request, frozen=True, kw_only=True):
     stderr_from: Count = 0
     wait_s: Annotated[float, Meta(ge=0, le=30)] = 0.0
     max_bytes: Annotated[int, Meta(ge=1, le=192 * 1024)] = 192 * 1024
+    times: bool = False
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,12 +146,21 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
     end: int
 
 
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """When the bytes of a stream from `offset` on were printed, to a quarter of a second or so."""
+
+    stream: str
+    offset: int
+    at: str
+
+
 class LogsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of both streams that follow the offsets asked for.
 
     They end at `stdout_next` and `stderr_next`. end: the attempt has ended and nothing is left to
     read after these bytes. truncated: the attempt wrote more than its limit, and not all was kept.
-    gaps: bytes that were not kept; the bytes of that stream in this answer follow its gap.
+    gaps: bytes that were not kept; the bytes of that stream in this answer follow its gap. marks:
+    when its bytes were printed, if that was asked for; masters of 0.1.0 never say.
     """
 
     id: str
@@ -162,3 +173,4 @@ class LogsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     end: bool
     truncated: bool = False
     gaps: list[Gap] = []
+    marks: list[Mark] = []

@@ -13,7 +13,9 @@ from msgspec import Raw, inspect
 
 from broker_master.api import groups as group_api
 from broker_master.api import rotation as rotation_api
+from broker_master.core import recent
 from broker_master.core.certificates import KEPT_MAX
+from broker_master.services import output
 from schemas import ids, limits
 from schemas.argv import PROGRAM_LEN
 from schemas.codec import encode
@@ -29,7 +31,6 @@ _PATTERNS: Final = {
     ids.ID_PATTERN: "I" * 64,
     ids.TAG_NAME_PATTERN: "t" * 63,
     ids.TAG_VALUE_PATTERN: "v" * 63,
-    ids.ACTION_PATTERN: "a" * 32,
 }
 
 
@@ -73,7 +74,11 @@ BOUNDS: Final[dict[str, Bound]] = {
     "api.AgentRecord.note": Bound(limits.LABEL_LEN, "a Label of the request"),
     "api.AgentRecord.by": _NAME,
     "api.AgentRecord.until": _TIME,
-    "api.AgentRecord.actions": Bound(limits.ACTIONS, "ActionNames of a hello", item=32, wide=False),
+    "api.AgentRecord.joined": _TIME,
+    "api.AgentRecord.recent": _plain(recent.LAST, "the letters that are kept"),
+    "api.PingAnswer.agent": _NAME,
+    "api.PingAnswer.status": _STATE,
+    "api.PingAnswer.reason": _LINE,
     "api.AgentRecord.tags": Bound(limits.TAGS, "Tags of the registry", item=63, wide=False),
     "api.DetailsRecord.id": _NAME,
     "api.DetailsRecord.ip": _plain(64, "an address as the broker writes it"),
@@ -171,6 +176,9 @@ BOUNDS: Final[dict[str, Bound]] = {
     "api.LogsAnswer.stdout": Bound(192 * 1024, "max_bytes of LogsRequest, for both together"),
     "api.LogsAnswer.stderr": Bound(1, "what stdout leaves of max_bytes"),
     "api.LogsAnswer.gaps": Bound(2, "one for each stream"),
+    "api.LogsAnswer.marks": Bound(2 * output._PAGE_MESSAGES, "one for each chunk of a page"),
+    "api.Mark.stream": _plain(6, "stdout or stderr"),
+    "api.Mark.at": _TIME,
     "facts.AttemptRecord.agent": _NAME,
     "facts.AttemptRecord.state": _STATE,
     "facts.AttemptRecord.accepted_at": _TIME,

@@ -83,6 +83,9 @@ class NoHistory:
     async def find(self, _wanted: object) -> list[object]:
         return []
 
+    def last_of(self, _agent: str, _limit: int) -> list[tuple[str, str]]:
+        return []
+
 
 class Trail:
     """A stream with one entry of the audit trail for each group, and one for none."""
@@ -188,7 +191,7 @@ class Table(Stage):
         commands = CommandOperations(plane, self.canceller, OutputReader(plane, self.trail))
         again = Again(plane, self.intake)
         agents = AgentOperations(
-            plane, self.views, mesh.issuer, self.presence, self.canceller, revoker, terms
+            plane, self.views, mesh.issuer, self.presence, self.canceller, revoker, terms, orders
         )
         operations.add_direct(COMMAND_SUBMIT, self.intake.submit)
         parts: list[Registers] = [
@@ -226,6 +229,9 @@ async def call(operation: Operation | Direct, caller: ClientEntry, request: msgs
 class _Orders:
     async def give(self, _agent: str, _kind: str, **_: object) -> None:
         return None
+
+    async def ping(self, _agent: str, _group: str, _timeout_s: float) -> float:
+        return 0.001
 
 
 def named(prefix: str) -> Iterator[str]:

@@ -128,6 +128,7 @@ PARTS: Final[frozenset[Kind]] = frozenset(
         api.CertificateRecord,
         api.DetailsRecord,
         api.Gap,
+        api.Mark,
         api.Passed,
         api.RotationRecord,
         api.SilentRecord,

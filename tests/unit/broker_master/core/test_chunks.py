@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_master.core.chunks import RUN_BYTES, Chunk, ChunkIndex, splice
+from broker_master.core.chunks import RUN_BYTES, Chunk, ChunkIndex, splice, times_of
 
 Piece = tuple[int, bytes]  # where it begins, and the bytes
 
@@ -168,3 +168,15 @@ def test_newest_first_and_the_rest_behind_needs_no_second_scan() -> None:
     reader = Reader(new + old, page=4)
     assert reader.all(20) == b"o" * 500 + b"n" * 500
     assert reader.looks < 100
+
+
+def test_times_name_each_piece_that_is_read_and_no_other() -> None:
+    chunks = [
+        Chunk(1, 0, b"aaaa", at=10.0),
+        Chunk(2, 4, b"bbbb", at=11.0),
+        Chunk(3, 4, b"bbbb", at=12.0),
+        Chunk(4, 8, b"cccc", at=13.0),
+    ]
+    assert times_of(chunks, 2, 9) == ((2, 10.0), (4, 11.0), (8, 13.0))
+    assert times_of(chunks, 4, 8) == ((4, 11.0),)
+    assert times_of(chunks, 12, 12) == ()

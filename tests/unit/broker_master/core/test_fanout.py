@@ -30,6 +30,7 @@ def entry(
     max_failures: int | None = None,
     skipped: dict[str, str] | None = None,
     stopped: str = "",
+    batch_sleep_s: float = 0.0,
 ) -> FanoutEntry:
     return FanoutEntry(
         id="f1",
@@ -43,6 +44,7 @@ def entry(
         max_failures=max_failures,
         skipped=skipped or {},
         stopped=stopped,
+        batch_sleep_s=batch_sleep_s,
     )
 
 
@@ -69,6 +71,46 @@ def test_batch_limits_how_many_work_at_the_same_time() -> None:
     assert fanout.decide(nothing).start == []
     fanout.on_ended("web-1", State.SUCCEEDED)
     assert fanout.decide(nothing).start == ["web-3"]
+
+
+def test_place_that_an_agent_has_left_rests_before_the_next_one_has_it() -> None:
+    fanout = Fanout(entry(at_once=2, batch_sleep_s=10.0), {})
+    for agent in fanout.decide(nothing, now_s=0.0).start:
+        fanout.on_started(agent)
+    fanout.on_ended("web-1", State.SUCCEEDED, now_s=5.0)
+    decision = fanout.decide(nothing, now_s=6.0)
+    assert (decision.start, decision.rest_s, decision.done) == ([], 9.0, False)
+    fanout.on_ended("web-2", State.FAILED, now_s=8.0)
+    assert fanout.decide(nothing, now_s=14.9).start == []
+    later = fanout.decide(nothing, now_s=15.0)
+    assert (later.start, later.rest_s) == (["web-3"], 3.0)
+
+
+def test_last_agents_are_not_rested_for() -> None:
+    fanout = Fanout(entry(agents=["web-1"], at_once=1, batch_sleep_s=10.0), {})
+    fanout.on_started("web-1")
+    fanout.on_ended("web-1", State.SUCCEEDED, now_s=1.0)
+    decision = fanout.decide(nothing, now_s=1.0)
+    assert (decision.done, decision.rest_s) == (True, None)
+
+
+def test_word_of_an_end_that_comes_twice_rests_one_place() -> None:
+    fanout = Fanout(entry(at_once=2, batch_sleep_s=10.0), {})
+    for _ in range(2):
+        fanout.on_ended("web-1", State.SUCCEEDED, now_s=0.0)
+    assert fanout.decide(nothing, now_s=1.0).start == ["web-2"]
+
+
+def test_restarted_master_rests_all_places_once_more() -> None:
+    states: dict[str, State | None] = {
+        "web-1": State.SUCCEEDED,
+        "web-2": State.SUCCEEDED,
+        "web-3": State.RUNNING,
+    }
+    fanout = Fanout(entry(at_once=2, batch_sleep_s=10.0), states, now_s=100.0)
+    fanout.on_ended("web-3", State.SUCCEEDED, now_s=101.0)
+    assert fanout.decide(nothing, now_s=109.0).start == []
+    assert fanout.decide(nothing, now_s=110.0).start == ["web-4"]
 
 
 def test_silent_agent_takes_no_place_of_a_batch_and_is_named() -> None:

@@ -52,6 +52,19 @@ async def test_new_file_is_empty_and_stands_before_the_stream(model: ReadModel) 
     assert await model.get("c1") is None
 
 
+async def test_last_commands_of_an_agent_are_read_newest_first(model: ReadModel) -> None:
+    states = {1: "succeeded", 3: "failed", 4: "lost"}
+    await model.add([row(seq, state=state) for seq, state in states.items()])
+    await model.add([row(5, agent="web-2")])
+    assert model.last_of("web-1", 2) == [("c4", "lost"), ("c3", "failed")]
+    await model.add([row(6, "c4", state="succeeded")])
+    assert model.last_of("web-1", 20) == [
+        ("c4", "succeeded"),
+        ("c3", "failed"),
+        ("c1", "succeeded"),
+    ]
+
+
 async def test_record_that_was_added_is_found_whole(model: ReadModel) -> None:
     await model.add([row(1), row(2)])
     assert await model.get("c2") == row(2).history

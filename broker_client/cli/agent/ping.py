@@ -1,0 +1,105 @@
+"""`mesh ping`: which agents answer, and how fast; each answer as it comes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated, Final
+
+from cyclopts import Parameter
+
+from broker_client.cli.agent.targets import check_targets, find_agents
+from broker_client.cli.options import LISTING, Listing, check_seconds
+from broker_client.cli.outcomes import PARTIAL
+from broker_client.cli.screen.report import print_lines, print_list, say
+from broker_client.cli.screen.tables import Table
+from broker_client.cli.session import call
+from schemas.messages.api import PingAnswer
+
+if TYPE_CHECKING:
+    from broker_client.api import MeshClient
+
+WAIT_S: Final = 3.0
+_LONGEST_S: Final = 60.0
+# So many wait for an answer at one time.
+_AT_ONCE: Final = 100
+_NAMED: Final = 20
+
+
+def _check_wait(type_: object, value: float) -> None:
+    check_seconds(type_, value)
+    if value > _LONGEST_S:
+        raise ValueError(f"give at most {_LONGEST_S:.0f} seconds")
+
+
+def ping(
+    *targets: Annotated[
+        str,
+        Parameter(help="Names of agents, or words of a filter as of `mesh agent list`; none: all."),
+    ],
+    wait: Annotated[
+        float, Parameter(help="Seconds to wait for each answer.", validator=_check_wait)
+    ] = WAIT_S,
+    shared: Listing = LISTING,
+) -> int:
+    """Have agents answer their master; the exit code is 5 if any does not."""
+    check_targets(targets)
+
+    async def gather(mesh: "MeshClient") -> list[PingAnswer]:
+        found: list[PingAnswer] = []
+        agents = [each.agent for each in await find_agents(mesh, targets)]
+        async for answer in _answers(mesh, agents, wait):
+            found.append(answer)
+            if shared.output == "table":
+                print_lines(shared, [_line(answer, max(map(len, agents)))], flush=True)
+        return found
+
+    answers = call(shared, gather)
+    if shared.output != "table":
+        print_list(shared, answers, lambda: Table([], []), nothing="")
+    elif not answers:
+        say("no such agent")
+    else:
+        for line in told(answers):
+            say(line)
+    is_whole = all(each.rtt_s is not None for each in answers)
+    return 0 if is_whole else PARTIAL
+
+
+async def _answers(
+    mesh: "MeshClient", agents: Sequence[str], wait_s: float
+) -> AsyncIterator[PingAnswer]:
+    """Each as it comes, of at most so many at a time."""
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(agent: str) -> PingAnswer:
+        async with places:
+            return await mesh.ping(agent, timeout_s=wait_s)
+
+    asked = [asyncio.ensure_future(one(agent)) for agent in agents]
+    try:
+        for coming in asyncio.as_completed(asked):
+            yield await coming
+    finally:
+        for each in asked:
+            each.cancel()
+        if asked:
+            await asyncio.wait(asked)
+
+
+def _line(answer: PingAnswer, width: int) -> str:
+    if answer.rtt_s is None:
+        return f"{answer.agent:<{width}}  {answer.status}: {answer.reason}"
+    said = "" if answer.status == "active" else f"  {answer.status}"
+    return f"{answer.agent:<{width}}  {1000 * answer.rtt_s:.1f} ms{said}"
+
+
+def told(answers: Sequence[PingAnswer]) -> list[str]:
+    """`2 of 3 agents answered: min 1.2, avg 1.9, max 2.6 ms`, and those that are missing."""
+    times = [1000 * each.rtt_s for each in answers if each.rtt_s is not None]
+    numbers = f": min {min(times):.1f}, avg {fmean(times):.1f}, max {max(times):.1f} ms"
+    lines = [f"{len(times)} of {len(answers)} agents answered{numbers if times else ''}"]
+    missing = sorted(each.agent for each in answers if each.rtt_s is None)
+    if missing:
+        more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+        lines.append(f"missing: {', '.join(missing[:_NAMED])}{more}")
+    return lines
