@@ -330,7 +330,7 @@ class Control:
         historian = Historian(plane, history)
         settler.on_ended = historian.add
         late = LateResults(plane, settler, historian)
-        reports = Reports(plane, settler, transmitter, late)
+        reports = Reports(plane, transmitter, late)
         orders = Orders(plane)
         reports.on_order_reply = orders.on_reply
         addresses = Addresses(plane, system)
@@ -338,7 +338,6 @@ class Control:
             plane,
             settler,
             assigner,
-            canceller,
             addresses.want,
             Aftermath(plane, settler, self._mesh.directory),
         )

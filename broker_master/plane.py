@@ -15,7 +15,7 @@ import structlog
 from broker_client.runtime.clock import Clock
 from broker_client.runtime.link import Link
 from broker_client.runtime.supervise import TaskSet
-from broker_master.core.book import Command, CommandBook
+from broker_master.core.book import CommandBook
 from broker_master.core.budgets import Budgets
 from broker_master.core.dispatch import Dispatcher
 from broker_master.core.liveness import Roster
@@ -76,7 +76,6 @@ class Plane:
     dispatcher: Dispatcher = field(default_factory=Dispatcher)
     counters: dict[tuple[str, ...], int] = field(default_factory=dict)
     measures: Measures = field(default_factory=Measures)
-    ended: list[Callable[[Command], None]] = field(default_factory=list)
     fanout_ids: set[str] = field(default_factory=set)
     # Given the id of a fan-out: the groups of its agents, none if it is not known.
     groups_of_fanout: Callable[[str], Collection[str]] = lambda _: ()

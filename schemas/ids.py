@@ -17,11 +17,13 @@ NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)"
 ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$(?!\n)"
 TAG_NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$(?!\n)"
 TAG_VALUE_PATTERN: Final = r"^[A-Za-z0-9_./:-]{0,63}$(?!\n)"
+ACTION_PATTERN: Final = r"^[a-z][a-z0-9_.-]{0,31}$(?!\n)"
 # What each asks for, for whoever does not read patterns.
 PATTERNS_IN_WORDS: Final = {
     NAME_PATTERN: "1 to 63 of a-z, 0-9 and '-', a letter or digit first",
     ID_PATTERN: "1 to 64 of A-Z, a-z, 0-9, '_' and '-'",
     TAG_NAME_PATTERN: "1 to 63 of A-Z, a-z, 0-9 and '_./-', a letter or digit first",
+    ACTION_PATTERN: "1 to 32 of a-z, 0-9 and '_.-', a letter first",
     TAG_VALUE_PATTERN: "at most 63 of A-Z, a-z, 0-9 and '_./:-'",
 }
 

@@ -127,16 +127,8 @@ AGENT_ENDS: Final = frozenset(
     }
 )
 
-_ENDS_OF_A_RUN: Final = frozenset(
-    {
-        State.SUCCEEDED,
-        State.FAILED,
-        State.TIMED_OUT,
-        State.CANCELLED,
-        State.KILLED_FENCED,
-        State.LOST,
-    }
-)
+# How an attempt may end that an agent has taken on. A stored end counts, whatever was heard last.
+_ENDS: Final = TERMINAL - {State.EXPIRED}
 
 MOVES: Final[dict[State, frozenset[State]]] = {
     State.QUEUED: frozenset(
@@ -146,44 +138,22 @@ MOVES: Final[dict[State, frozenset[State]]] = {
             State.CANCELLED,
             State.REJECTED,
             State.UNDELIVERABLE,
+            # Of a restored master: it may have been run since the backup.
+            State.UNKNOWN,
+            State.LOST,
         }
     ),
-    State.SENT: frozenset(
-        {
-            State.ACCEPTED,
-            State.RUNNING,
-            State.UNKNOWN,
-            State.STOPPING,
-            State.QUEUED,
-            State.REJECTED,
-            State.UNDELIVERABLE,
-            State.EXPIRED,
-        }
-    )
-    | _ENDS_OF_A_RUN,
-    State.ACCEPTED: frozenset({State.RUNNING, State.UNKNOWN, State.STOPPING}) | _ENDS_OF_A_RUN,
-    State.RUNNING: frozenset({State.UNKNOWN, State.STOPPING}) | _ENDS_OF_A_RUN,
-    State.STOPPING: frozenset({State.UNKNOWN}) | _ENDS_OF_A_RUN,
-    State.UNKNOWN: frozenset(
-        {
-            State.SENT,
-            State.ACCEPTED,
-            State.RUNNING,
-            State.STOPPING,
-            State.QUEUED,
-            State.EXPIRED,
-            State.REJECTED,
-            State.UNDELIVERABLE,
-        }
-    )
-    | _ENDS_OF_A_RUN,
+    State.SENT: TERMINAL
+    | {State.ACCEPTED, State.RUNNING, State.UNKNOWN, State.STOPPING, State.QUEUED},
+    # Queued: its attempt is lost or refused, and another one follows.
+    State.ACCEPTED: _ENDS | {State.RUNNING, State.UNKNOWN, State.STOPPING, State.QUEUED},
+    State.RUNNING: _ENDS | {State.UNKNOWN, State.STOPPING, State.QUEUED},
+    State.STOPPING: _ENDS | {State.UNKNOWN, State.QUEUED},
+    State.UNKNOWN: TERMINAL
+    | {State.SENT, State.ACCEPTED, State.RUNNING, State.STOPPING, State.QUEUED},
     # A lost attempt may still be heard of; the later word is kept beside the verdict.
-    State.LOST: _ENDS_OF_A_RUN - {State.LOST},
+    State.LOST: AGENT_ENDS - {State.LOST},
 }
-
-
-def is_terminal(state: State) -> bool:
-    return state in TERMINAL
 
 
 def check_move(old: State, new: State) -> State:

@@ -1,14 +1,17 @@
 """The one way in which a test waits for something that gives no signal."""
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 from typing import Final
 
 STEP_S: Final = 0.01
+# For whatever must come about, on a machine as slow as any: no judgement of how quick it is.
+PATIENCE_S: Final = 60.0
 
 
 async def eventually(
-    condition: Callable[[], object], within_s: float = 5.0, *, what: str = ""
+    condition: Callable[[], object], within_s: float = PATIENCE_S, *, what: str = ""
 ) -> float:
     """Return the seconds it took until `condition()` was true; AssertionError after `within_s`."""
     loop = asyncio.get_running_loop()
@@ -18,3 +21,27 @@ async def eventually(
             raise AssertionError(f"not within {within_s:g} s: {what or condition}")
         await asyncio.sleep(STEP_S)
     return loop.time() - began_at
+
+
+class Ticks:
+    """Turns of a timer on this loop. Where the process stands still, so do they."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+@contextlib.asynccontextmanager
+async def ticking(every_s: float) -> AsyncIterator[Ticks]:
+    """Counts sleeps of `every_s`: the measure for a product's timer in the same process."""
+    ticks = Ticks()
+
+    async def tick() -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            ticks.count += 1
+
+    counting = asyncio.ensure_future(tick())
+    try:
+        yield ticks
+    finally:
+        counting.cancel()

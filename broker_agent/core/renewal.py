@@ -44,6 +44,8 @@ class Renewal:
         self.failed = ""
         self._ordered = False
         self._retry_at = 0.0
+        # Pause after a failure of the step under way, if the other side has come back since.
+        self._soon_s: float | None = None
         self._begin(issued_at, not_after, chance)
 
     def _begin(self, issued_at: float, not_after: float, chance: float) -> None:
@@ -63,7 +65,7 @@ class Renewal:
 
     def begin(self) -> Step:
         """Something is due: the step to take now."""
-        self._ordered = False
+        self._ordered, self._soon_s = False, None
         if self.step is Step.REST:
             self.step = Step.ASK
         return self.step
@@ -90,12 +92,19 @@ class Renewal:
         self.failed = reason[:REASON_LEN]
         if is_unfit and self.step is Step.MOVE:
             self.step = Step.ASK
-        self._retry_at = now + min(RETRY_S, self._life_s / RETRIES)
+        pause_s = min(RETRY_S, self._life_s / RETRIES)
+        if self._soon_s is not None:
+            pause_s, self._soon_s = min(pause_s, self._soon_s), None
+        self._retry_at = now + pause_s
 
     def on_reconnected(self, now: float, *, chance: float) -> None:
-        """What was under way when the connection was lost goes on soon, not all at once."""
+        """A step under way when the connection, or the master, was lost is tried again soon.
+
+        Within SPREAD_S, at a moment that differs between agents.
+        """
         if self.step is not Step.REST:
-            self._retry_at = min(self._retry_at, now + chance * SPREAD_S)
+            self._soon_s = chance * SPREAD_S
+            self._retry_at = min(self._retry_at, now + self._soon_s)
 
     def has_expired(self, now: float) -> bool:
         return now >= self.not_after

@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
+from broker_agent.core.program import Ending
 from broker_agent.executors.cells import Cells
 from broker_agent.executors.manner import Manner
 from broker_agent.store.folders import TaskFolder
@@ -31,14 +32,6 @@ class Job(NamedTuple):
     folder: TaskFolder
     trace: str = ""
     outlives_s: float = 0.0
-
-
-class Ending(NamedTuple):
-    """How a task ended. exit_code None: it never came to run."""
-
-    state: State
-    exit_code: int | None
-    reason: str
 
 
 class Carrying(Protocol):

@@ -1,6 +1,7 @@
 """The action `noop`: it has succeeded before it could be asked to stop."""
 
-from broker_agent.executors.base import Ending, Instant, Ports
+from broker_agent.core.program import Ending
+from broker_agent.executors.base import Instant, Ports
 from schemas.messages.actions import ActionArgs
 from schemas.states import State
 

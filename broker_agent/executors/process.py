@@ -1,11 +1,5 @@
 """The action `process`: one program in a process group of its own, ended as a whole.
 
-STARTING ──▶ STARTED ──exit──▶ group empty? ──yes──▶ ended
-  │               │                │ no: TERM (once), then KILL after grace_s
-  │               └─stop: TERM ────┴──▶ KILL after grace_s ──▶ ended, at the latest GIVE_UP_S later
-  ├─stop: not begun, or TERM as soon as it has; ended without it GIVE_UP_S after its grace
-  └─cannot be started ──▶ ended
-
 A task has ended when nothing of it is left, also of what has left its group and its session. Where
 this process inherits orphans, a program can leave nothing behind unseen: it would be our child now.
 
@@ -19,7 +13,8 @@ import time
 from contextlib import suppress
 from typing import Final
 
-from broker_agent.executors.base import Ending, Executor, Job, Left, OnEnd, OnStart, Ports
+from broker_agent.core.program import Do, Effect, Ending, Phase, Program
+from broker_agent.executors.base import Executor, Job, Left, OnEnd, OnStart, Ports
 from broker_agent.executors.exits import Exits
 from broker_agent.executors.groups import (
     Kinship,
@@ -40,11 +35,6 @@ from schemas.messages.actions import ProcessArgs
 from schemas.states import State
 
 _TRACE: Final = tracing.VARIABLE.encode()
-# How often a group that outlived its leader is looked at while it is being ended.
-POLL_S: Final = 0.02
-POLL_MAX_S: Final = 0.25
-# A killed process that the kernel does not let go of (a dead network disk) holds nobody up.
-GIVE_UP_S: Final = 5.0
 # How long, and how often, what a program printed last is waited for: somebody else is carrying it.
 DRAIN_S: Final = 5.0
 DRAIN_POLL_S: Final = 0.005
@@ -53,7 +43,7 @@ SWEEP_TURNS: Final = 60
 
 
 class ProcessTask:
-    """A program and everything it started."""
+    """A program and everything it started: performs what `core.program` decides."""
 
     def __init__(
         self, owner: "ProcessExecutor", job: Job, on_start: OnStart, on_end: OnEnd
@@ -69,77 +59,46 @@ class ProcessTask:
         }
         # Only known once it is needed: until it is reaped, nobody else can have its number.
         self._start = 0
+        self._is_reaped = False
         # Gone or never made is as good as none.
         self.cell = owner.cells.path(self.name) if owner.is_enclosing else ""
-        self._has_ended = False
+        self._place = owner.table.enter(self.name, job.outlives_s)
         self._loop = owner.loop
         self._on_start = on_start
         self._on_end = on_end
-        self._stop: tuple[State, str] | None = None
-        self._status: int | None = None
+        timeout_s = job.args.timeout_s if isinstance(job.args, ProcessArgs) else None
+        self._program = Program(owner.grace_s, timeout_s)
+        self._timers: dict[Do, asyncio.TimerHandle] = {}
         self._checked_at = 0.0
-        self._leftover = False
-        self._poll_s = POLL_S
-        self._timer: asyncio.TimerHandle | None = None
-        self._killer: asyncio.TimerHandle | None = None
-        self._killed_at: float | None = None
-        # Until when it may use its grace, if it was asked to stop before it had begun.
-        self._kill_by: float | None = None
-        self._place = owner.table.enter(self.name, job.outlives_s)
-        self._limit: asyncio.TimerHandle | None = None
-        self._timeout_s = job.args.timeout_s if isinstance(job.args, ProcessArgs) else None
-        self._is_reaped = False
+
+    # What happens to it.
 
     def begin(self, started: int | CannotStart) -> None:
         """It runs as this process, or never will."""
-        if self._has_ended:
+        if self._program.phase is Phase.ENDED:
             _end_and_bury(started)
             return
         if isinstance(started, CannotStart):
-            self._end(self._unstarted(started))
+            self._perform(self._program.on_unstarted(started.exit_code, started.message))
             return
         try:
             self._owner.exits.watch(started, self._on_exit)
         except OSError as error:
             # Nobody would ever know of its end.
             _end_and_bury(started)
-            self._end(self._unstarted(CannotStart(f"cannot watch it: {error.strerror}")))
+            why = f"cannot watch it: {error.strerror}"
+            self._perform(self._program.on_unstarted(None, why))
             return
-        if self._killer is not None:
-            self._killer.cancel()
-            self._killer = None
+        self._cancel(Do.ABANDON_AT)
         self.pid = started
         self._owner.table.note_process(self._place, started, 0)
         self._owner.leaders.add(started)
-        if self._timeout_s is not None:
-            reason = f"ran longer than timeout_s ({self._timeout_s:g})"
-            self._limit = self._loop.call_later(self._timeout_s, self.stop, State.TIMED_OUT, reason)
+        effects = self._program.on_started(self._loop.time())
         self._on_start(started)
-        if self._stop is not None:
-            left_s = None if self._kill_by is None else self._kill_by - self._loop.time()
-            self._terminate(left_s)
-
-    def _unstarted(self, fault: CannotStart) -> Ending:
-        if self._stop is not None:
-            return Ending(self._stop[0], None, self._stop[1])
-        return Ending(State.FAILED, fault.exit_code, fault.message)
+        self._perform(effects)
 
     def stop(self, state: State, reason: str, grace_s: float | None = None) -> None:
-        if self._has_ended:
-            return
-        if not self.pid:
-            self._stop = self._stop or (state, reason)
-            self._note_grace(grace_s)
-        elif self._stop is None:
-            self._stop = (state, reason)
-            self._terminate(grace_s)
-        elif grace_s is not None:
-            self._hasten(grace_s)
-
-    def identify(self) -> tuple[int, int]:
-        start = process_start(self.pid)
-        self._owner.table.note_process(self._place, self.pid, start)
-        return self.pid, start
+        self._perform(self._program.on_stop(state, reason, grace_s, self._loop.time()))
 
     def fence(self, reason: str, grace_s: float) -> None:
         owner = self._owner
@@ -150,67 +109,96 @@ class ProcessTask:
         self._owner.table.note_after(self._place, after_s)
 
     def kill(self) -> None:
-        if self._has_ended:
-            return
-        if self._stop is None:
-            self._stop = (State.CANCELLED, "killed")
-        if self.pid:
-            self._kill()
-        else:
-            self._note_grace(0.0)
-
-    def _note_grace(self, grace_s: float | None) -> None:
-        """Its time runs from the order on, however long the start takes; the shortest counts.
-
-        A start that hangs for longer, as on a disk that does not answer, holds nobody up.
-        """
-        kill_by = self._loop.time() + (self._owner.grace_s() if grace_s is None else grace_s)
-        if self._kill_by is None or kill_by < self._kill_by:
-            self._kill_by = kill_by
-            if self._killer is not None:
-                self._killer.cancel()
-            self._killer = self._loop.call_at(kill_by + GIVE_UP_S, self._abandon)
-
-    def _abandon(self) -> None:
-        self._end(self._unstarted(CannotStart("its start hangs")))
+        self._perform(self._program.on_kill(self._loop.time()))
 
     @property
     def is_wanted(self) -> bool:
         """Whether nobody has asked it to stop."""
-        return self._stop is None
+        return self._program.is_wanted
 
-    def _hasten(self, grace_s: float) -> None:
-        when = self._loop.time() + grace_s
-        if self._killer is not None and self._killer.when() > when:
-            self._killer.cancel()
-            self._killer = self._loop.call_later(max(0.0, grace_s), self._kill)
+    def identify(self) -> tuple[int, int]:
+        start = process_start(self.pid)
+        self._owner.table.note_process(self._place, self.pid, start)
+        return self.pid, start
 
-    def _terminate(self, grace_s: float | None = None) -> None:
-        """TERM for all of it now, KILL for what is left of it after the grace.
+    def _on_exit(self) -> None:
+        if not self.is_wanted and not self._start:
+            self._start = process_start(self.pid)
+        self._is_reaped = True
+        try:
+            status = os.waitpid(self.pid, 0)[1]
+        except ChildProcessError:
+            status = 255 << 8  # somebody else has reaped it; as the standard library has it
+        code = os.waitstatus_to_exitcode(status)
+        self._checked_at = time.monotonic()
+        if code < 0:
+            self._perform(self._program.on_exited(128 - code, _signal_name(-code)))
+        else:
+            self._perform(self._program.on_exited(code))
 
-        Who has no grace left, as on a host that has slept past the deadline, is not asked at all.
-        """
-        if grace_s is not None and grace_s <= 0:
-            self._kill()
-            return
+    # What is to be done about it.
+
+    def _perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect.do:
+                case Do.TERM:
+                    self._terminate()
+                case Do.KILL:
+                    signal_group(self.pid, signal.SIGKILL)
+                    self._kill_members()
+                case Do.LOOK:
+                    self._look()
+                case Do.STOP_LIMIT:
+                    self._cancel(Do.LIMIT_AT)
+                case Do.END:
+                    assert effect.ending is not None  # noqa: S101  (an END has one)
+                    self._end(effect.ending)
+                case timed:
+                    self._cancel(timed)
+                    self._timers[timed] = self._loop.call_at(effect.at, self._on_due, timed)
+
+    def _on_due(self, timed: Do) -> None:
+        del self._timers[timed]
+        program, now = self._program, self._loop.time()
+        if timed is Do.LOOK_AT:
+            self._look()
+        elif timed is Do.KILL_AT:
+            self._perform(program.on_kill_due(now))
+        elif timed is Do.LIMIT_AT:
+            self._perform(program.on_limit(now))
+        else:
+            self._perform(program.on_abandoned())
+
+    def _cancel(self, timed: Do) -> None:
+        timer = self._timers.pop(timed, None)
+        if timer is not None:
+            timer.cancel()
+
+    def _terminate(self) -> None:
         signal_group(self.pid, signal.SIGTERM)
         for process in self._members():
             if process.group != self.pid:
                 send(process, signal.SIGTERM)
-        if self._killer is None:
-            wait_s = self._owner.grace_s() if grace_s is None else grace_s
-            self._killer = self._loop.call_later(wait_s, self._kill)
-        elif grace_s is not None:
-            self._hasten(grace_s)
 
-    def _kill(self) -> None:
-        if self._killed_at is None:
-            self._killed_at = time.monotonic()
-            if self._timer is not None:
-                self._timer.cancel()
-                self._timer = self._loop.call_later(POLL_S, self._check_group)
-        signal_group(self.pid, signal.SIGKILL)
-        self._kill_members()
+    def _look(self) -> None:
+        """Look for what is left of it; zombies that nobody reaps are nothing.
+
+        A look at all processes takes a while: a parent that dies meanwhile hides its child from it,
+        so that what has become ours since is looked for again.
+        """
+        program, now = self._program, self._loop.time()
+        lives = group_lives(self.pid)
+        small = program.trusts_small_look(lives=lives)
+        if program.gives_up(now) or (small and not self._has_left_behind()):
+            found = False
+        else:
+            found = self._search(kill=program.kills_on_sight(lives=lives))
+        self._perform(program.on_looked(found=found, now=now))
+
+    def _search(self, *, kill: bool) -> bool:
+        since, self._checked_at = self._checked_at, time.monotonic()
+        found = self._kill_members(since=since) if kill else len(self._members(since=since))
+        return found > 0 or self._has_left_behind()
 
     def _members(self, *, since: float = 0.0) -> list[Process]:
         """All that lives of it."""
@@ -233,66 +221,17 @@ class ProcessTask:
             return found + 1
         return found
 
-    def _on_exit(self) -> None:
-        if self._stop is not None and not self._start:
-            self._start = process_start(self.pid)
-        self._is_reaped = True
-        try:
-            self._status = os.waitpid(self.pid, 0)[1]
-        except ChildProcessError:
-            self._status = 255 << 8  # somebody else has reaped it; as the standard library has it
-        if self._limit is not None:
-            self._limit.cancel()
-        self._checked_at = time.monotonic()
-        self._check_group()
-
-    def _check_group(self) -> None:
-        """End only when nobody is left: a program's children must not outlive its report."""
-        lives = group_lives(self.pid)
-        if not lives and self._stop is None and not self._has_left_behind():
-            self._end(self._ending())
-            return
-        if not self._lingers(lives=lives):
-            self._end(self._ending())
-            return
-        if not self._leftover:
-            self._leftover = True
-            if self._stop is None:
-                self._terminate()
-        self._timer = self._loop.call_later(self._poll_s, self._check_group)
-        # A look costs milliseconds, and a program may use all of its grace.
-        self._poll_s = POLL_S if self._killed_at is not None else min(POLL_MAX_S, 2 * self._poll_s)
-
     def _has_left_behind(self) -> bool:
         owner = self._owner
         if self.cell and cell.is_inhabited(self.cell):
             return True
         return owner.kinship.has_left(self._marks, owner.leaders, is_last=len(owner.tasks) == 1)
 
-    def _lingers(self, *, lives: bool) -> bool:
-        """Whether there is still something to wait for; zombies that nobody reaps are not.
-
-        Whoever left the group of a task that was stopped is killed here; all others have a grace.
-        A look at all processes takes a while: a parent that dies meanwhile hides its child from it,
-        so that what has become ours since is looked for again.
-        """
-        now = time.monotonic()
-        if self._killed_at is not None and now - self._killed_at > GIVE_UP_S:
-            return False
-        since, self._checked_at = self._checked_at, now
-        if lives or self._stop is None:
-            found = bool(self._members(since=since))
-        else:
-            found = self._kill_members(since=since) > 0
-        return found or self._has_left_behind()
-
     def _end(self, ending: Ending) -> None:
-        self._has_ended = True
         self._owner.table.clear(self._place)
         self._place = -1
-        for timer in (self._killer, self._timer):
-            if timer is not None:
-                timer.cancel()
+        for timed in list(self._timers):
+            self._cancel(timed)
         if self.cell:
             cell.remove(self.cell)  # where a daemon was left in it, it goes with a later sweep
         self._owner.tasks.discard(self)
@@ -309,15 +248,6 @@ class ProcessTask:
             self._folder.settle()
         self._owner.carrier.leave(self._folder)
         self._on_end(ending)
-
-    def _ending(self) -> Ending:
-        code = os.waitstatus_to_exitcode(self._status or 0)
-        exit_code = code if code >= 0 else 128 - code
-        if self._stop is not None:
-            return Ending(self._stop[0], exit_code, self._stop[1])
-        if code < 0:
-            return Ending(State.FAILED, exit_code, f"ended by signal {_signal_name(-code)}")
-        return Ending(State.SUCCEEDED if code == 0 else State.FAILED, exit_code, "")
 
 
 def _end_and_bury(started: int | CannotStart) -> None:

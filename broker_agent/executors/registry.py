@@ -32,6 +32,19 @@ class Executors:
         """Each once, but for those that hold nothing."""
         return (each for each in {*self._of.values()} if isinstance(each, Executor))
 
+    def reap(self) -> None:
+        for each in self:
+            each.reap()
+
+    def kill_all(self) -> None:
+        for each in self:
+            each.kill_all()
+
+    def close(self) -> None:
+        """After `kill_all`."""
+        for each in self:
+            each.close()
+
     @property
     def are_behind(self) -> bool:
         return any(each.is_behind for each in self)

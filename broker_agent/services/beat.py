@@ -6,7 +6,7 @@ from typing import Final
 
 from broker_agent.services.reporter import Reporter
 from broker_agent.services.room import Room
-from broker_agent.services.runner import Runner
+from broker_agent.services.running import Running
 from broker_agent.services.shipper import Shipper
 from broker_agent.services.wire import Station
 from schemas import codec, limits
@@ -18,7 +18,10 @@ JITTER: Final = 0.1
 
 
 class Beats:
-    """Sends beats. One that cannot go now is dropped: a late beat would be a lie."""
+    """Sends beats. One that cannot go now is dropped: a late beat would be a lie.
+
+    renewal: why the certificate could not be renewed, or nothing.
+    """
 
     name = "beats"
 
@@ -26,12 +29,12 @@ class Beats:
         self,
         station: Station,
         *,
-        runner: Runner,
+        running: Running,
         reporter: Reporter,
         shipper: Shipper,
         chance: Callable[[], float],
-        room: Room | None = None,
-        renewal: Callable[[], str] = lambda: "",
+        room: Room,
+        renewal: Callable[[], str],
     ) -> None:
         self._renewal = renewal
         self._wire = station.wire
@@ -39,13 +42,14 @@ class Beats:
         self._lease = station.lease
         self._clock = station.clock
         self._book = station.book
-        self._runner = runner
+        self._running = running
         self._reporter = reporter
         self._shipper = shipper
         self._room = room
         self._chance = chance
         self._wake = asyncio.Event()
         self._began_at = station.clock.elapsed()
+        station.fitness.listen(self.send)
 
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()
@@ -60,7 +64,7 @@ class Beats:
             self._wake.clear()
 
     def _lacks(self) -> dict[str, str]:
-        found = {} if self._room is None else dict(self._room.lacks)
+        found = dict(self._room.lacks)
         if self._reporter.is_backlogged:
             found[Lack.REPORTS] = f"{len(self._reporter)} reports wait for the master"
         return {str(lack): text[: limits.LABEL_LEN] for lack, text in found.items()}
@@ -84,7 +88,7 @@ class Beats:
             running=self._book.running,
             slots=self._book.slots,
             spool_bytes=self._reporter.pending_bytes + self._shipper.waiting_bytes,
-            draining=self._runner.is_draining,
+            draining=self._running.is_draining,
             full=self._book.is_full or bool(lacks),
             goodbye=goodbye,
             at=self._clock.now(),

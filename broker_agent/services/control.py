@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from broker_agent.services.runner import Runner
+from broker_agent.services.running import Running
 from broker_agent.services.wire import Station
 from schemas import codec
 from schemas.faults import MeshError, Refused, Unreachable
@@ -17,16 +17,17 @@ class Controls:
     def __init__(
         self,
         station: Station,
-        runner: Runner,
-        rotate: Callable[[], None] = lambda: None,
-        trust: Callable[[bytes], None] = lambda _: None,
+        running: Running,
+        *,
+        rotate: Callable[[], None],
+        trust: Callable[[bytes], None],
     ) -> None:
         self._trust = trust
         self._rotate = rotate
         self._wire = station.wire
         self._address = station.address
         self._lease = station.lease
-        self._runner = runner
+        self._running = running
 
     def on_control(self, payload: bytes) -> None:
         """Carry out one order and answer. May be sent again: every order may be repeated."""
@@ -52,11 +53,11 @@ class Controls:
         if control.epoch < self._lease.epoch:
             code, message = "epoch_stale", f"the agent has seen epoch {self._lease.epoch}"
         elif control.kind == "cancel":
-            known = self._runner.stop(
+            known = self._running.stop(
                 control.command, control.attempt, State.CANCELLED, "cancelled"
             )
         elif control.kind in {"drain", "resume"}:
-            self._runner.is_draining = control.kind == "drain"
+            self._running.drain(draining=control.kind == "drain")
         elif control.kind == "ping":
             pass  # that it answers is all that is asked
         elif control.kind == "rotate":

@@ -8,6 +8,7 @@ Again after each reconnect, for a new epoch, and whenever an echo says that the 
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -18,6 +19,7 @@ from broker_agent.services.beat import Beats
 from broker_agent.services.recall import Recall
 from broker_agent.services.reporter import Reporter
 from broker_agent.services.runner import Runner
+from broker_agent.services.running import Running
 from broker_agent.services.wire import Station
 from schemas import codec, limits
 from schemas.faults import Refused, Unreachable
@@ -45,32 +47,47 @@ END_S: Final = 6.0
 log = structlog.get_logger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Introduction:
+    """Tells the master who this agent is.
+
+    certificate: serial and end (unix time) of the one in use. trust: digest of the authorities
+    that are trusted here.
+    """
+
+    details: Details
+    certificate: Callable[[], tuple[str, float]]
+    trust: Callable[[], str]
+
+
 class Handshake:
+    """on_epoch: given the epoch of a master that has welcomed this agent, to be remembered."""
+
     name = "handshake"
 
     def __init__(
         self,
         station: Station,
         *,
+        running: Running,
         runner: Runner,
         reporter: Reporter,
         beats: Beats,
-        details: Details,
-        certificate: Callable[[], tuple[str, float]],
+        recall: Recall,
+        introduction: Introduction,
         on_epoch: Callable[[int], None],
-        trust: Callable[[], str] = lambda: "",
     ) -> None:
-        self._trust = trust
         self._wire = station.wire
         self._address = station.address
         self._lease = station.lease
         self._clock = station.clock
         self._book = station.book
+        self._running = running
         self._runner = runner
+        self._recall = recall
         self._reporter = reporter
         self._beats = beats
-        self._details = details
-        self._certificate = certificate
+        self._introduction = introduction
         self._on_epoch = on_epoch
         self._began_at = station.clock.elapsed()
         self._started_at = station.clock.now()
@@ -79,7 +96,6 @@ class Handshake:
         self._welcomed = asyncio.Event()
         self._said_seq = 0
         self.refused = ""
-        self.recall: Recall | None = None
         # The refusal in words, with what to do about it.
         self.said = ""
 
@@ -137,13 +153,13 @@ class Handshake:
             return
         self.refused = self.said = ""
         recalled: list[TaskStatus] = []
-        if welcome.recall and self.recall is not None:
-            recalled = await self.recall.answer(welcome.recall, self._lease.timers.handshake_s)
+        if welcome.recall:
+            recalled = await self._recall.answer(welcome.recall, self._lease.timers.handshake_s)
         if self._lease.phase is LeasePhase.FENCING:
             return
         if self._lease.on_welcome(welcome.epoch, welcome.timers):
             self._on_epoch(welcome.epoch)
-            self._runner.renew_deadlines()
+            self._running.renew_deadlines()
             self._conclude(welcome, recalled)
 
     async def _be_refused(self, welcome: Welcome) -> None:
@@ -152,7 +168,7 @@ class Handshake:
         self.refused = welcome.refused
         self.said = f"{welcome.refused}: {welcome.reason}" if welcome.reason else welcome.refused
         if welcome.refused in OUTCAST:
-            self._runner.stop_all(State.KILLED_FENCED, OUTCAST[welcome.refused])
+            self._running.stop_all(State.KILLED_FENCED, OUTCAST[welcome.refused])
         if welcome.refused == SUPERSEDED:
             await self._leave(welcome)
         try:
@@ -164,7 +180,7 @@ class Handshake:
 
     async def _leave(self, welcome: Welcome) -> None:
         """End this process: to go on would be a fight for one identity, which nobody wins."""
-        self._runner.is_draining = True
+        self._running.drain()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._lease.timers.grace_s + END_S):
                 await self._runner.wait_idle()
@@ -177,7 +193,7 @@ class Handshake:
             command, attempt = decision.command, decision.attempt
             if decision.verdict == "kill":
                 reason = "the master has given it up"
-                self._runner.stop(command, attempt, State.CANCELLED, reason)
+                self._running.stop(command, attempt, State.CANCELLED, reason)
             elif decision.verdict == "release":
                 self._runner.release_now(command, attempt)
             elif decision.verdict == "report":
@@ -206,7 +222,7 @@ class Handshake:
     def _hello(self) -> Hello:
         now = self._clock.elapsed()
         tasks = [_status(entry) for entry in self._tasks_to_name()]
-        serial, not_after = self._certificate()
+        serial, not_after = self._introduction.certificate()
         return Hello(
             incarnation=self._lease.incarnation,
             epoch=self._lease.epoch,
@@ -214,13 +230,14 @@ class Handshake:
             started_at=self._started_at,
             uptime_s=now - self._began_at,
             slots=self._book.slots,
-            details=self._details,
+            details=self._introduction.details,
             certificate_serial=serial,
             certificate_not_after=not_after,
             tasks=tasks,
             complete=len(tasks) == len(self._book),
-            trust=self._trust(),
-            features=[HEARS_STORED] if self.recall is None else [HEARS_STORED, RECALLS],
+            trust=self._introduction.trust(),
+            features=[HEARS_STORED, RECALLS],
+            actions=self._runner.executors.actions,
         )
 
     def _tasks_to_name(self) -> list[Entry]:

@@ -34,8 +34,9 @@ class Inbox:
         self,
         station: Station,
         handlers: Mapping[str, Callable[[bytes], None]],
-        check_lease: Callable[[], None] = lambda: None,
-        on_stored: Callable[[Msg], None] = lambda _: None,
+        *,
+        check_lease: Callable[[], None],
+        on_stored: Callable[[Msg], None],
     ) -> None:
         self._check_lease = check_lease
         self._on_stored = on_stored
@@ -77,7 +78,7 @@ class Echoes:
         on_linked: Callable[[], None],
         on_unagreed: Callable[[int], None],
         on_epoch: Callable[[int], None],
-        on_renewed: Callable[[], None] = lambda: None,
+        on_renewed: Callable[[], None],
     ) -> None:
         self._on_renewed = on_renewed
         self._lease = station.lease

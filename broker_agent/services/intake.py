@@ -12,11 +12,13 @@ journal, one write to the socket and one report.
 from collections.abc import Callable
 
 from broker_agent.core.admission import Admission, Standing, is_foreign, judge
+from broker_agent.core.program import Ending
 from broker_agent.core.tasks import Entry, Phase, Refusal
-from broker_agent.executors.base import Ending, Executor, Instant
+from broker_agent.executors.base import Executor, Instant
 from broker_agent.services.reporter import Reporter
 from broker_agent.services.room import Room
 from broker_agent.services.runner import Runner
+from broker_agent.services.running import Running
 from broker_agent.services.wire import Station
 from broker_agent.store.journal import Journal, Outcome, Row, end_row
 from broker_client.runtime import failpoints
@@ -29,17 +31,21 @@ from schemas.texts import cut_text
 
 
 class Intake:
-    """`accepted`, `duplicates` and `rejected` count its answers."""
+    """`accepted`, `duplicates` and `rejected` count its answers.
+
+    valid_until: unix time at which the certificate of this agent ends.
+    """
 
     def __init__(
         self,
         station: Station,
         *,
         journal: Journal,
+        running: Running,
         runner: Runner,
         reporter: Reporter,
-        room: Room | None = None,
-        valid_until: Callable[[], float] = lambda: float("inf"),
+        room: Room,
+        valid_until: Callable[[], float],
     ) -> None:
         self._valid_until = valid_until
         self._wire = station.wire
@@ -48,6 +54,7 @@ class Intake:
         self._clock = station.clock
         self._book = station.book
         self._journal = journal
+        self._running = running
         self._runner = runner
         self._executors = runner.executors
         self._reporter = reporter
@@ -91,7 +98,7 @@ class Intake:
             epoch=lease.epoch,
             incarnation=lease.incarnation,
             linked=lease.is_linked,
-            draining=self._runner.is_draining,
+            draining=self._running.is_draining,
             full=book.is_full and takes_slot,
             age_s=None if sent_at is None else now - sent_at,
             start_before_s=lease.timers.start_before_s,
@@ -104,7 +111,7 @@ class Intake:
     def _why_full(self, *, takes_slot: bool) -> str:
         if self._reporter.is_backlogged:
             return f"{len(self._reporter)} reports wait for the master"
-        return "" if self._room is None or not takes_slot else self._room.refusal()
+        return self._room.refusal() if takes_slot else ""
 
     def _accept(self, run: Run, executor: Executor, args: ActionArgs, reply_to: str) -> None:
         row_number, now, kill_after_s = (

@@ -9,9 +9,8 @@ from typing import Final
 
 from broker_agent.services.intake import Intake
 from broker_agent.services.reporter import Reporter
-from broker_agent.services.wire import Station
+from broker_agent.services.wire import Line, Station
 from broker_client.runtime.exposition import ExpositionServer, Page, header, labels, number
-from broker_client.runtime.link import Link
 
 LOOPBACK: Final = "127.0.0.1"
 
@@ -27,7 +26,7 @@ class LocalMetrics:
     def __init__(
         self,
         station: Station,
-        link: Link,
+        link: Line,
         intake: Intake,
         reporter: Reporter,
         *,

@@ -7,13 +7,13 @@ is closed after everything has moved. What was in use is kept until the master h
 import asyncio
 import secrets
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
 import structlog
 
 from broker_agent.core.renewal import Renewal, Step
+from broker_agent.services.ways import WaysIn, as_link
 from broker_agent.services.wire import Station
 from broker_agent.store.identity import AgentFacts, Slots
 from broker_client.runtime import failpoints
@@ -22,12 +22,11 @@ from broker_client.runtime.frames import Msg
 from broker_client.runtime.identity import (
     CERT_FILE,
     KEY_FILE,
-    Identity,
     NewIdentity,
     new_identity,
     read_identity,
 )
-from broker_client.runtime.link import Link, LinkIdentity, Trial
+from broker_client.runtime.link import Trial
 from broker_client.runtime.renewal import renewal_request
 from schemas import codec, subjects
 from schemas.answers import raise_fault
@@ -51,7 +50,10 @@ log = structlog.get_logger(__name__)
 
 
 class Renewer:
-    """The owner of the identity in use. on_change: after each new certificate or failure."""
+    """The owner of the identity in use. on_change: after each new certificate or failure.
+
+    on_relocated: once this agent belongs to another group from its next start on.
+    """
 
     name = "renewer"
 
@@ -59,26 +61,27 @@ class Renewer:
         self,
         station: Station,
         slots: Slots,
+        ways: WaysIn,
         *,
         chance: Callable[[], float],
         on_change: Callable[[], None],
+        on_relocated: Callable[[], None],
     ) -> None:
         self._station = station
         self._clock = station.clock
         self._slots = slots
         self._chance = chance
         self._on_change = on_change
-        # Called when this agent belongs to another group from its next start on.
-        self.on_relocated: Callable[[], None] = lambda: None
+        self._on_relocated = on_relocated
         self._wake = asyncio.Event()
-        self._link: Link
-        self._way: Path | None = None
-        self._refusals = 0
+        self._ways = ways
+        self._link = ways.link
         self.facts = _facts(slots)
         issued_at = slots.identity().claims.issued_at
         self._renewal = Renewal(
             issued_at, self.facts.not_after, chance=chance(), step=_left_at(slots)
         )
+        self._link.on_connected(self._on_connected)
 
     @property
     def failed(self) -> str:
@@ -98,33 +101,22 @@ class Renewer:
         self._on_change()
         self._wake.set()
 
-    # -- which identity to connect with
-
-    def use(self, link: Link) -> None:
-        """From now on this is the link that is renewed."""
-        self._link = link
-        link.on_connected(self._on_connected)
-
-    def identity(self) -> LinkIdentity:
-        """Read anew for each connection. What the broker has refused gives way to what else is."""
-        is_refused = isinstance(self._link.last_error, Refused)
-        self._refusals = self._refusals + 1 if is_refused else 0
-        ways = self._slots.ways_in()
-        self._way = ways[self._refusals % len(ways)]
-        return _as_link(read_identity(self._way))
+    def on_new_master(self) -> None:
+        """A master has begun since: a step that the one before left unanswered is tried again."""
+        self._renewal.on_reconnected(self._clock.now(), chance=self._chance())
+        self._wake.set()
 
     def _on_connected(self) -> None:
         """What let us in is what is in use."""
-        self._refusals = 0
-        if self._way == self._slots.old:
+        way = self._ways.take_way()
+        if way == self._slots.old:
             log.warning("certificate_given_up", serial=self.facts.serial)
             self._slots.restore_old()
             self._take_over(Step.REST)
-        elif self._way == self._slots.next and self._slots.candidate() is not None:
+        elif way == self._slots.next and self._slots.candidate() is not None:
             self._slots.promote()
             self._take_over(Step.CONFIRM)
-        self._renewal.on_reconnected(self._clock.now(), chance=self._chance())
-        self._wake.set()
+        self.on_new_master()
 
     def _take_over(self, step: Step) -> None:
         """Another identity than expected is in use."""
@@ -168,7 +160,7 @@ class Renewer:
 
         The broker's word, and not our clock's alone; and not while a task may still go on.
         """
-        if self._refusals <= len(self._slots.ways_in()) or self._station.book.running:
+        if not self._ways.are_all_refused or self._station.book.running:
             return
         agent = self.facts.agent
         raise Refused("certificate_expired", f"the certificate of agent {agent} has expired")
@@ -243,7 +235,7 @@ class Renewer:
             return
         await asyncio.to_thread(self._slots.promote)
         log.info("relocating", group=candidate.group)
-        self.on_relocated()
+        self._on_relocated()
         await asyncio.Event().wait()
 
     def _make_request(self) -> tuple[NewIdentity, bytes]:
@@ -263,7 +255,7 @@ class Renewer:
     async def _move(self) -> None:
         await self._relocate_if_due()
         identity = await asyncio.to_thread(read_identity, self._slots.next)
-        await self._link.renew(_as_link(identity), self._test)
+        await self._link.renew(as_link(identity), self._test)
         failpoints.reach("agent.renewal_moved")
         await asyncio.to_thread(self._slots.promote)
         self.facts = _facts(self._slots)
@@ -323,11 +315,6 @@ def _left_at(slots: Slots) -> Step:
     if slots.is_unconfirmed:
         return Step.CONFIRM
     return Step.ASK if slots.pending() is not None else Step.REST
-
-
-def _as_link(identity: Identity) -> LinkIdentity:
-    creds = identity.creds
-    return LinkIdentity(tls=identity.context, jwt=creds.jwt, seed=creds.seed)
 
 
 def _read(msg: Msg, kind: type[M]) -> M:

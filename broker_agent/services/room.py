@@ -41,8 +41,8 @@ class Room:
         *,
         journal: Journal,
         waiting_bytes: Callable[[], int],
-        on_change: Callable[[], object] = lambda: None,
-        every_look: Callable[[], None] = lambda: None,
+        on_change: Callable[[], object],
+        every_look: Callable[[], None],
     ) -> None:
         self._state_dir = state_dir
         self._bounds = bounds

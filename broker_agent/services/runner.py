@@ -1,4 +1,4 @@
-"""Has accepted attempts run, and reports how they ended until that is stored at the master's side.
+"""Runs accepted attempts, and reports how they ended until that is stored at the master's side.
 
 begin ─▶ start ─▶ task ends ─▶ output stored ─▶ journal ─▶ report ─▶ release
                       │ small                      ▲
@@ -8,17 +8,19 @@ begin ─▶ start ─▶ task ends ─▶ output stored ─▶ journal ─▶ r
 import asyncio
 import signal
 from collections import deque
-from collections.abc import Callable
 from typing import Final
 
 import structlog
 
-from broker_agent.core.tasks import Entry, Key, Phase
-from broker_agent.executors.base import Ending, Executor, Job, Task
+from broker_agent.core.program import Ending
+from broker_agent.core.tasks import Entry, Phase
+from broker_agent.executors.base import Executor, Job
 from broker_agent.executors.registry import Executors
 from broker_agent.executors.spawn import CannotStart
 from broker_agent.services.reporter import Reporter
+from broker_agent.services.running import Active, Running
 from broker_agent.services.shipper import Shipment, Shipper
+from broker_agent.services.watchdog import Watchdog
 from broker_agent.services.wire import Station
 from broker_agent.store.folders import Folders, TaskFolder
 from broker_agent.store.journal import Journal, Outcome, Past, Row, end_row
@@ -43,62 +45,37 @@ _KILLED: Final = frozenset({128 + signal.SIGTERM, 128 + signal.SIGKILL})
 log = structlog.get_logger(__name__)
 
 
-class _Active:
-    """What a running or closing attempt holds beside its entry in the book.
-
-    args: None of one that an earlier start of the agent has left.
-    """
-
-    __slots__ = ("args", "entry", "folder", "limit_bytes", "shipment", "task", "timer", "trace")
-
-    def __init__(
-        self, entry: Entry, args: ActionArgs | None, limit_bytes: int, trace: str = ""
-    ) -> None:
-        self.entry = entry
-        self.args = args
-        self.limit_bytes = limit_bytes
-        self.trace = trace
-        self.folder: TaskFolder | None = None
-        self.task: Task | None = None
-        self.shipment: Shipment | None = None
-        self.timer: asyncio.TimerHandle | None = None
-
-
 class Runner:
-    """on_free: called when a task has given its slot back.
-
-    check_lease: called before an end is believed.
-    """
+    """running: shared with those who stop what runs. watchdog: asked before an end is believed."""
 
     def __init__(
         self,
         station: Station,
         *,
+        running: Running,
+        watchdog: Watchdog,
         journal: Journal,
         reporter: Reporter,
         shipper: Shipper,
         folders: Folders,
         executors: Executors,
-        first_seq: int,
     ) -> None:
         self._lease = station.lease
         self._clock = station.clock
         self._book = station.book
+        self._running = running
+        self._watchdog = watchdog
         self._journal = journal
         self._reporter = reporter
         self._shipper = shipper
         self._folders = folders
         self.executors = executors
         self._loop = asyncio.get_running_loop()
-        self._seq = first_seq
-        self._active: dict[Key, _Active] = {}
-        self._starting: deque[tuple[Executor, _Active]] = deque()
+        self._seq = journal.first_seq
+        self._starting: deque[tuple[Executor, Active]] = deque()
         self._idle = asyncio.Event()
         self._told = asyncio.Event()
         self._settled = asyncio.Event()
-        self.is_draining = False
-        self.on_free: Callable[[], None] = lambda: None
-        self.check_lease: Callable[[], None] = lambda: None
 
     def next_seq(self) -> int:
         self._seq += 1
@@ -110,8 +87,8 @@ class Runner:
         self, executor: Executor, entry: Entry, args: ActionArgs, limit_bytes: int, trace: str = ""
     ) -> None:
         """Start a recorded attempt, in a turn of the loop of its own: a start holds the loop up."""
-        active = _Active(entry, args, limit_bytes, trace)
-        self._active[entry.key] = active
+        active = Active(entry, args, limit_bytes, trace)
+        self._running.active[entry.key] = active
         if not self._starting:
             self._loop.call_soon(self._start_next)
         self._starting.append((executor, active))
@@ -131,7 +108,7 @@ class Runner:
         except MeshError as fault:
             self._on_end(active, Ending(State.FAILED, None, fault.message))
 
-    def _start(self, executor: Executor, active: _Active) -> None:
+    def _start(self, executor: Executor, active: Active) -> None:
         entry = active.entry
         active.folder = self._folders.make(entry.command, entry.attempt)
         entry.has_folder = True
@@ -141,20 +118,20 @@ class Runner:
             lambda ending: self._on_end(active, ending),
         )
 
-    def _job(self, active: _Active, folder: TaskFolder) -> Job:
+    def _job(self, active: Active, folder: TaskFolder) -> Job:
         assert active.args is not None  # noqa: S101  (only what was recovered has none)
         entry = active.entry
         after_s = self._lease.timers.fence_after_s(entry.kill_after_s)
         return Job(entry.command, entry.attempt, active.args, folder, active.trace, after_s)
 
-    def _on_started(self, active: _Active, pid: int) -> None:
+    def _on_started(self, active: Active, pid: int) -> None:
         entry = active.entry
         entry.started_at = self._clock.now()
         entry.phase, entry.state = Phase.RUNNING, State.RUNNING
         entry.pid = pid
         active.timer = self._loop.call_later(STARTED_AFTER_S, self._on_still_running, active)
 
-    def _on_still_running(self, active: _Active) -> None:
+    def _on_still_running(self, active: Active) -> None:
         entry = active.entry
         pid, start = active.task.identify() if active.task is not None else (entry.pid, 0)
         self._journal.running(entry.row, entry.started_at, pid, start)
@@ -172,11 +149,11 @@ class Runner:
         )
         active.timer = self._loop.call_later(FOLLOW_AFTER_S - STARTED_AFTER_S, self._follow, active)
 
-    def _follow(self, active: _Active) -> None:
+    def _follow(self, active: Active) -> None:
         active.timer = None
         self._shipper.follow(self._shipment(active))
 
-    def _shipment(self, active: _Active) -> Shipment:
+    def _shipment(self, active: Active) -> Shipment:
         if active.shipment is None:
             assert active.folder is not None  # noqa: S101  (made before the task was started)
             active.shipment = Shipment(active.entry.key, active.folder, active.limit_bytes)
@@ -184,10 +161,10 @@ class Runner:
 
     # Ends.
 
-    def _on_end(self, active: _Active, ending: Ending) -> None:
+    def _on_end(self, active: Active, ending: Ending) -> None:
         entry = active.entry
         was_asked = entry.stop is not None
-        self.check_lease()
+        self._watchdog.check()
         if not was_asked and entry.stop is State.KILLED_FENCED and ending.exit_code in _KILLED:
             # Its time was over before we came to see its end: that was the warden.
             ending = Ending(entry.stop, ending.exit_code, entry.stop_reason)
@@ -212,14 +189,14 @@ class Runner:
         self._ship_rest(active, ending, ended_at, sizes)
 
     def _ship_rest(
-        self, active: _Active, ending: Ending, ended_at: float, sizes: tuple[int, int]
+        self, active: Active, ending: Ending, ended_at: float, sizes: tuple[int, int]
     ) -> None:
         self._shipper.finish(
             self._shipment(active), lambda: self._close(active, ending, ended_at, sizes)
         )
 
     def _close(
-        self, active: _Active, ending: Ending, ended_at: float, sizes: tuple[int, int]
+        self, active: Active, ending: Ending, ended_at: float, sizes: tuple[int, int]
     ) -> None:
         """All output is where it belongs: record the end, then report it."""
         entry, folder = active.entry, active.folder
@@ -235,7 +212,7 @@ class Runner:
                 entry.has_folder = False
         entry.has_output = sizes != (0, 0)
         report = self._end_report(active, ending, ended_at, sizes, output)
-        self._active.pop(entry.key, None)
+        self._running.active.pop(entry.key, None)
         self._end(entry, report)
 
     def _end(self, entry: Entry, report: AttemptReport) -> None:
@@ -257,7 +234,7 @@ class Runner:
 
     def _end_report(
         self,
-        active: _Active,
+        active: Active,
         ending: Ending,
         ended_at: float,
         sizes: tuple[int, int],
@@ -285,7 +262,7 @@ class Runner:
     def note_idle(self) -> None:
         if self._book.running == 0:
             self._idle.set()
-        self.on_free()
+        self._watchdog.on_free()
 
     async def wait_idle(self) -> None:
         """Until no task runs, or is about to."""
@@ -298,48 +275,6 @@ class Runner:
         while any(entry.phase is not Phase.ENDED for entry in self._book):
             self._told.clear()
             await self._told.wait()
-
-    # Stops.
-
-    def stop(self, command: str, attempt: int, state: State, reason: str) -> bool:
-        """End one attempt. False if the agent does not have it; then it will refuse it."""
-        entry = self._book.get(command, attempt)
-        if entry is None:
-            self._book.refuse(command, attempt)
-            return False
-        self._stop(entry, state, reason)
-        return True
-
-    def stop_all(self, state: State, reason: str) -> None:
-        for entry in self._book.active():
-            self._stop(entry, state, reason)
-
-    def fence(self, entry: Entry, reason: str, grace_s: float) -> None:
-        """End an attempt whose time is over, whether or not the master will ever hear of it.
-
-        One that is stopping already is not asked again, but has no longer than `grace_s` either.
-        """
-        entry.ask_stop(State.KILLED_FENCED, reason)
-        active = self._active.get(entry.key)
-        if active is not None and active.task is not None:
-            active.task.fence(reason, grace_s)
-
-    def renew_deadlines(self) -> None:
-        """The timers have changed: tell each task what follows for it."""
-        for active in self._active.values():
-            if active.task is not None:
-                kill_after_s = active.entry.kill_after_s
-                active.task.outlive(self._lease.timers.fence_after_s(kill_after_s))
-
-    def _stop(self, entry: Entry, state: State, reason: str) -> None:
-        active = self._active.get(entry.key)
-        if entry.ask_stop(state, reason) and active is not None and active.task is not None:
-            active.task.stop(state, reason)
-
-    def kill_all(self) -> None:
-        for active in list(self._active.values()):
-            if active.task is not None:
-                active.task.kill()
 
     # Releases.
 
@@ -364,7 +299,7 @@ class Runner:
             return
         self._reporter.release(entry.key, None)
         self._shipper.drop(entry.key)
-        active = self._active.pop(entry.key, None)
+        active = self._running.active.pop(entry.key, None)
         if active is not None and active.folder is not None:
             active.folder.close()
         self._forget([entry])
@@ -443,15 +378,15 @@ class Runner:
     def _recover_output(self, entry: Entry, row: Row, report: AttemptReport | None) -> None:
         """Send what it printed before its end is told; what is stored twice does no harm."""
         entry.phase = Phase.CLOSING
-        active = _Active(entry, None, row.output_limit)
+        active = Active(entry, None, row.output_limit)
         active.folder = self._folders.reopen(row.command, row.attempt)
         entry.has_folder = active.folder is not None
-        self._active[entry.key] = active
+        self._running.active[entry.key] = active
         self._await_carrier(active, report, self._loop.time() + CARRIED_S)
 
-    def _await_carrier(self, active: _Active, report: AttemptReport | None, until: float) -> None:
+    def _await_carrier(self, active: Active, report: AttemptReport | None, until: float) -> None:
         """The carrier of the start before this one may still bring what the task printed last."""
-        if self._active.get(active.entry.key) is not active:
+        if self._running.active.get(active.entry.key) is not active:
             return  # released meanwhile
         if active.folder is not None and active.folder.is_carried:
             if self._loop.time() < until:
@@ -462,7 +397,7 @@ class Runner:
             active.folder.is_cut = not active.folder.was_left_whole
         self._recover_end(active, report)
 
-    def _recover_end(self, active: _Active, report: AttemptReport | None) -> None:
+    def _recover_end(self, active: Active, report: AttemptReport | None) -> None:
         if report is None:
             restarted = "agent" if self._journal.is_same_boot else "host"
             ending = Ending(State.LOST, None, f"{restarted} restarted")
@@ -477,11 +412,11 @@ class Runner:
             self._ship_rest(active, ending, ended_at, sizes)
 
 
-def _has_lost(active: _Active) -> bool:
+def _has_lost(active: Active) -> bool:
     return active.folder is not None and active.folder.has_lost
 
 
-def _inline_limit(active: _Active) -> int:
+def _inline_limit(active: Active) -> int:
     return min(limits.INLINE_OUTPUT_BYTES, active.limit_bytes)
 
 

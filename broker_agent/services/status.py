@@ -11,7 +11,7 @@ import structlog
 from broker_agent.core.lease import Lease, Phase
 from broker_agent.services.handshake import Handshake
 from broker_agent.services.room import Room
-from broker_agent.services.runner import Runner
+from broker_agent.services.running import Running
 from broker_agent.services.wire import Station
 from broker_agent.store.identity import AgentFacts
 from broker_client.runtime.files import read_bytes, write_passing
@@ -74,29 +74,34 @@ def refusal(lease: Lease) -> str:
 
 
 class StatusFile:
-    """Written when something changes, for reading only; the agent never reads it."""
+    """Written when something changes, for reading only; the agent never reads it.
+
+    trouble: what is wrong with the certificate, or nothing.
+    """
 
     def __init__(
         self,
         state_dir: Path,
         facts: AgentFacts,
         station: Station,
-        runner: Runner,
+        *,
+        running: Running,
         handshake: Handshake,
         room: Room,
-        trouble: Callable[[], str] = lambda: "",
-        *,
-        has_cells: bool = False,
+        trouble: Callable[[], str],
+        has_cells: bool,
     ) -> None:
         self._trouble = trouble
         self._has_cells = has_cells
         self._path = state_dir / STATUS_FILE
         self._facts = facts
         self._station = station
-        self._runner = runner
+        self._running = running
         self._handshake = handshake
         self._room = room
         self._written: tuple[object, ...] = ()
+        station.fitness.listen(self.write)
+        station.standing.listen(self.write)
 
     def _key(self) -> tuple[object, ...]:
         station, lease = self._station, self._station.lease
@@ -105,7 +110,7 @@ class StatusFile:
             lease.epoch,
             lease.reconciled,
             station.wire.is_connected,
-            self._runner.is_draining,
+            self._running.is_draining,
             self._reason,
             lease.refused_epoch,
             tuple(self._room.lacks),
@@ -129,7 +134,7 @@ class StatusFile:
             link=lease.phase,
             connected=self._station.wire.is_connected,
             reconciled=lease.reconciled,
-            draining=self._runner.is_draining,
+            draining=self._running.is_draining,
             full="; ".join(self._room.lacks.values()),
             reason=self._reason,
             since=rfc3339(self._station.clock.now()),

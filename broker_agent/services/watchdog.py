@@ -8,7 +8,7 @@ both stands the warden, a process of its own, for the case that the whole agent 
 import asyncio
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
 
@@ -17,7 +17,7 @@ import structlog
 from broker_agent.core.lease import Phase
 from broker_agent.core.tasks import Entry, Key
 from broker_agent.executors.groups import signal_group
-from broker_agent.services.runner import Runner
+from broker_agent.services.running import Running
 from broker_agent.services.wire import Station
 
 # How often the thread looks. It sees that a host has woken from suspend, which no timer tells.
@@ -28,25 +28,30 @@ log = structlog.get_logger(__name__)
 
 
 class Watchdog:
-    """on_phase: called after each change of the lease's phase that time brought."""
+    """Tells `station.standing` of each change of the lease's phase that time brought."""
 
     name = "watchdog"
 
-    def __init__(self, station: Station, runner: Runner) -> None:
+    def __init__(self, station: Station, running: Running) -> None:
         self._lease = station.lease
         self._clock = station.clock
         self._book = station.book
-        self._runner = runner
+        self._running = running
+        self._standing = station.standing
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._ended = threading.Event()
         self._phase = station.lease.phase
         self._fenced: set[Key] = set()
-        self.on_phase: Callable[[Phase], None] = lambda _: None
 
     def nudge(self) -> None:
         """The lease or the tasks have changed."""
         self._wake.set()
+
+    def on_free(self) -> None:
+        """A task has ended: what may wait for that is the end of a fencing."""
+        if self._lease.phase is Phase.FENCING:
+            self.nudge()
 
     async def run(self, ready: asyncio.Event) -> None:
         guard = threading.Thread(target=self._guard, name="guard", daemon=True)
@@ -103,7 +108,7 @@ class Watchdog:
             phase = self._lease.phase
         if phase is not self._phase:
             self._phase = phase
-            self.on_phase(phase)
+            self._standing()
 
     def _fence(self, entry: Entry, now: float) -> None:
         """Once for each. What is left of its grace counts from the deadline, not from now."""
@@ -112,7 +117,7 @@ class Watchdog:
         left_s = timers.fence_after_s(entry.kill_after_s) + timers.grace_s - self._lease.age_s(now)
         reason = f"the master was silent for {self._lease.age_s(now):.0f} s"
         log.error("fencing", command_id=entry.command, attempt=entry.attempt, reason=reason)
-        self._runner.fence(entry, reason, max(0.0, left_s))
+        self._running.fence(entry, reason, max(0.0, left_s))
 
     # The thread.
 

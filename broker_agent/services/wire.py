@@ -1,14 +1,16 @@
 """What the services of one agent share: the connection, their subjects, lease, clock and book."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from broker_agent.core.lease import Lease
 from broker_agent.core.tasks import TaskBook
 from broker_client.runtime.clock import Clock
 from broker_client.runtime.frames import Msg
+from broker_client.runtime.signals import Signal
 from schemas import subjects
+from schemas.faults import MeshError
 from schemas.ids import is_command_id
 
 
@@ -29,6 +31,20 @@ class Wire(Protocol):
     def open_inbox(self, callback: Callable[[Msg], object]) -> tuple[str, Callable[[], None]]: ...
 
     def rebuild(self, reason: str) -> None: ...
+
+
+class Line(Wire, Protocol):
+    """The part of it that the wiring uses beside that."""
+
+    reconnects: int
+
+    def subscribe(self, subject: str, callback: Callable[[Msg], None]) -> object: ...
+
+    def on_connected(self, listener: Callable[[], object]) -> None: ...
+
+    def on_disconnected(self, listener: Callable[[MeshError], object]) -> None: ...
+
+    async def flush(self, timeout_s: float) -> None: ...
 
 
 class Address:
@@ -53,10 +69,16 @@ class Address:
 
 @dataclass(frozen=True, kw_only=True)
 class Station:
-    """One agent as its services see it."""
+    """One agent as its services see it.
+
+    standing: told when what a person on this host sees has changed. fitness: told when what the
+    master hears with a beat has changed as well, and is to be heard now.
+    """
 
     wire: Wire
     address: Address
     lease: Lease
     clock: Clock
     book: TaskBook
+    standing: Signal[[]] = field(default_factory=Signal)
+    fitness: Signal[[]] = field(default_factory=Signal)

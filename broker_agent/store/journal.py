@@ -46,6 +46,9 @@ _UPGRADES: Final = {
     ),
 }
 REMEMBER_S: Final = DAY_S
+# The number of starts goes into the upper bits of every report's number: it grows over restarts
+# without being written each time.
+SEQ_BITS: Final = 32
 # Kept in the write-ahead file between checkpoints, in pages of 4 KiB.
 CHECKPOINT_PAGES: Final = 2000
 # Under load a commit waits so long for company, which then shares its fsync; and so long while all
@@ -236,8 +239,7 @@ class Journal:
         self._next = _Batch()
         self._closing = False
         self._notify: Notify | None = None
-        # Asked by the writer's thread.
-        self.is_patient: Callable[[], bool] = lambda: False
+        self._is_patient: Callable[[], bool] = lambda: False
         self._thread: threading.Thread | None = None
         self.boots = 0
         self.epoch = 0
@@ -301,11 +303,25 @@ class Journal:
 
     # What the loop calls.
 
-    def start(self, notify: Notify) -> None:
-        """Begin to write; `notify` runs a function in the loop, such as call_soon_threadsafe."""
+    def start(self, notify: Notify, is_patient: Callable[[], bool]) -> None:
+        """Begin to write; `notify` runs a function in the loop, such as call_soon_threadsafe.
+
+        is_patient: whether more may be gathered for one commit; asked by the writer's thread.
+        """
         self._notify = notify
+        self._is_patient = is_patient
         self._thread = threading.Thread(target=self._write, name="journal", daemon=True)
         self._thread.start()
+
+    @property
+    def first_seq(self) -> int:
+        """Reports of this start of the agent have greater numbers than those of all before it."""
+        return self.boots << SEQ_BITS
+
+    def take_rows(self) -> list[Row]:
+        """The attempts that earlier starts left, once; they are not kept after that."""
+        rows, self.rows = self.rows, []
+        return rows
 
     def next_row(self) -> int:
         self.last_row += 1
@@ -423,7 +439,7 @@ class Journal:
     def _gather(self) -> None:
         """Wait a moment for more, if that is what the last moments promise."""
         gathering, before = self._gathering, self._next.urgent
-        wait_s = gathering.wait_s(before, time.monotonic(), patient=self.is_patient())
+        wait_s = gathering.wait_s(before, time.monotonic(), patient=self._is_patient())
         if wait_s:
             for _ in range(_GATHER_STEPS):
                 time.sleep(wait_s / _GATHER_STEPS)

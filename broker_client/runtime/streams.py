@@ -10,14 +10,18 @@ import asyncio
 import base64
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
+import structlog
 
 from broker_client.runtime.backoff import Backoff
 from broker_client.runtime.clock import Clock, SystemClock
 from broker_client.runtime.link import Link, Msg, NoResponders
 from schemas.faults import Corrupt, MeshError, Refused, Unreachable
+
+log = structlog.get_logger(__name__)
 
 API_S: Final = 5.0
 PAGE_MESSAGES: Final = 1000
@@ -164,6 +168,8 @@ _FULL: Final = frozenset({10023, 10047, 10077})
 _TOO_LARGE: Final = 10054
 _NO_STREAM: Final = 10059
 _NO_MESSAGE: Final = 10037
+# Too few servers of the cluster are there yet to hold all copies of a stream.
+_NO_PEERS: Final = 10005
 # An atomic batch that did not arrive whole, and too many batches in flight.
 _PASSING: Final = frozenset({10176, 10210})
 
@@ -220,18 +226,41 @@ class Streams:
         """Make the stream, or change the one that is there into it.
 
         A stream that should be there and is not has been lost with all it held: look at `is_new`.
-        Refused (`settings_invalid`) if the broker will not have it so.
+        A store that does not answer yet, such as a cluster without a leader, is asked again for
+        `stall_s`; then Unreachable. Refused (`settings_invalid`) if the broker will not have it so.
         """
+        asked = _Asked()
+
+        async def ensure() -> StreamInfo:
+            try:
+                return await self._ensure(config, asked)
+            except Unreachable as error:
+                if not asked.is_late:
+                    asked.is_late = True
+                    log.warning(
+                        "store_awaited", stream=config.name, up_to_s=self._stall_s, fault=str(error)
+                    )
+                raise
+
+        try:
+            return await self.insist(ensure)
+        except Unreachable as error:
+            text = f"{config.name} is not ready after {self._stall_s:g} s of asking: {error}"
+            raise Unreachable("store_unavailable", text) from error
+
+    async def _ensure(self, config: StreamConfig, asked: "_Asked") -> StreamInfo:
         wanted = config.to_api()
         try:
             found = await self._api(f"STREAM.INFO.{config.name}")
         except StreamMissing:
+            asked.was_missing = True
             return await self._create(config, wanted)
         has = found["config"]
         # The broker leaves out what is false or nought.
         if any((has.get(key) or 0) != (value or 0) for key, value in wanted.items()):
             found = await self._api(f"STREAM.UPDATE.{config.name}", {**has, **wanted})
-        return _info(found)
+        # The answer to an earlier try at making it may have been lost.
+        return _info(found, is_new=asked.was_missing)
 
     async def _create(self, config: StreamConfig, wanted: dict[str, Any]) -> StreamInfo:
         made = await self._api(f"STREAM.CREATE.{config.name}", wanted)
@@ -381,6 +410,14 @@ class _NotFound(Refused):
     pass
 
 
+@dataclass
+class _Asked:
+    """Progress of the tries at one stream. was_missing: a try found no stream, and made one."""
+
+    is_late: bool = False
+    was_missing: bool = False
+
+
 class _PageReader:
     """Gathers the messages of one batched Direct Get and checks that none is missing.
 
@@ -483,6 +520,9 @@ def _info(found: Mapping[str, Any], *, is_new: bool = False) -> StreamInfo:
 def _api_fault(error: ApiError, verb: str) -> MeshError:
     if error.err_code == _NO_MESSAGE:
         return _NotFound("internal", error.description)
+    if error.err_code == _NO_PEERS:
+        text = f"{verb}: {error.description} ({error.err_code})"
+        return Unreachable("store_unavailable", text, effect="none")
     if error.err_code not in _FULL and error.code == 400:
         return Refused("settings_invalid", f"{verb}: {error.description} ({error.err_code})")
     return store_fault(error, verb)

@@ -9,6 +9,7 @@ from broker_master.ca.issuer import Issuer
 from broker_master.ca.tokens import issue_token
 from broker_master.core import admin, certificates
 from broker_master.core.pages import Rows
+from broker_master.core.phases import HELD
 from broker_master.core.rights import check_group, may_see
 from broker_master.plane import Plane
 from broker_master.services.cancel import Canceller
@@ -329,7 +330,7 @@ class AgentOperations:
     async def _cancel_all(self, agent: str, by: str) -> None:
         for command in self._plane.book:
             attempt = command.open_attempt
-            if attempt is not None and attempt.agent == agent and not command.settling:
+            if attempt is not None and attempt.agent == agent and command.phase in HELD:
                 await self._canceller.cancel(command, by)
 
     async def _bar(self, caller: ClientEntry, agent: AgentEntry, state: Admin) -> bool:

@@ -8,10 +8,11 @@ from functools import partial
 import msgspec
 
 from broker_master.api.operations import Operations
-from broker_master.core.book import Command
+from broker_master.core.commands import Command
 from broker_master.core.facets import COSTLY, open_value
 from broker_master.core.fit import fit_record
 from broker_master.core.pages import Rows
+from broker_master.core.phases import Phase
 from broker_master.core.records import command_record, shown_record
 from broker_master.core.rights import check_group, may_see
 from broker_master.plane import Plane
@@ -130,7 +131,7 @@ class CommandOperations:
     async def decide(self, caller: ClientEntry, request: DecideRequest) -> CommandRecord:
         """The word that a command with a lost attempt waits for."""
         command = self._plane.book.get(request.id)
-        if command is None or not command.is_undecided or command.settling:
+        if command is None or command.phase is not Phase.UNDECIDED:
             record = await self.show(caller, CommandQuery(id=request.id))
             raise Refused("not_undecided", f"command {request.id} is {record.state}")
         check_group(caller, command.accepted.group)

@@ -11,6 +11,8 @@ from schemas.messages.registry import DEFAULT_TRAITS, Balance, Policy, Traits
 
 # Points of each member on the ring: enough that shares differ by a fifth or so.
 _POINTS: Final = 40
+# An action that not every agent has is wanted as a tag is; no tag can have this name.
+ACTION_TAG: Final = "action:"
 
 
 class Member(msgspec.Struct, kw_only=True, eq=False):
@@ -19,6 +21,7 @@ class Member(msgspec.Struct, kw_only=True, eq=False):
     load: attempts sent, accepted or running on it. part: 1, or less for one that comes and goes.
     held: it has just refused for want of room. spent: turns it had, each counted as the inverse of
     its share. stamp: grows with each change, so that what was said before is known as stale.
+    actions: what it can run beyond what every agent can.
     """
 
     agent: str
@@ -31,6 +34,7 @@ class Member(msgspec.Struct, kw_only=True, eq=False):
     traits: Traits = DEFAULT_TRAITS
     spent: float = 0.0
     stamp: int = 0
+    actions: frozenset[str] = frozenset()
 
     @property
     def room(self) -> int:
@@ -43,7 +47,10 @@ class Member(msgspec.Struct, kw_only=True, eq=False):
 
     def has(self, tags: Iterable[tuple[str, str]]) -> bool:
         own = self.traits.tags
-        return all(own.get(name) == value for name, value in tags)
+        return all(
+            value in self.actions if name == ACTION_TAG else own.get(name) == value
+            for name, value in tags
+        )
 
 
 def share(member: Member, balance: Balance) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from broker_master.core.book import Command
+from broker_master.core.commands import Command
 
 
 class Plan(msgspec.Struct, frozen=True):

@@ -9,9 +9,10 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from broker_master.core.balance import Member, reason
+from broker_master.core.balance import ACTION_TAG, Member, reason
 from broker_master.core.fairness import FairQueue, Turns, Waiting
 from broker_master.core.pool import Pool, Tags
+from schemas.messages.actions import COMMON
 from schemas.messages.facts import DEFAULT_TERMS, Accepted
 from schemas.messages.registry import DEFAULT_TRAITS, Policy, Traits
 
@@ -35,6 +36,12 @@ class Wish(NamedTuple):
 
 def tags_of(tags: dict[str, str]) -> Tags:
     return tuple(sorted(tags.items())) if tags else ()
+
+
+def needs_of(tags: dict[str, str], action: str) -> Tags:
+    """What an agent must have for a command: its tags, and its action unless every agent has it."""
+    needed = tags_of(tags)
+    return needed if action in COMMON else (*needed, (ACTION_TAG, action))
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -72,10 +79,12 @@ class Dispatcher:
         ready: bool,
         traits: Traits = DEFAULT_TRAITS,
         part: float = 1.0,
+        actions: frozenset[str] = frozenset(),
     ) -> None:
         """Enter an agent or say what is now true of it; its load stays.
 
-        part: of its share, less than 1 for an agent that comes and goes.
+        part: of its share, less than 1 for an agent that comes and goes. actions: what it can run
+        beyond what every agent can.
         """
         member = self._members.get(agent)
         if member is not None and member.group != group:
@@ -87,14 +96,18 @@ class Dispatcher:
             pool.add(member)
             pool.settle_lanes(member)
             self._bring(agent, pool)
-        elif (slots, ready, part) == (member.slots, member.ready, member.part) and (
-            traits is member.traits or traits == member.traits
-        ):
+        elif (slots, ready, part, actions) == (
+            member.slots,
+            member.ready,
+            member.part,
+            member.actions,
+        ) and (traits is member.traits or traits == member.traits):
             return
         if ready != member.ready:
             pool.ready += 1 if ready else -1
             pool.is_unsettled = True
-        has_new_tags = traits.tags != member.traits.tags
+        has_new_tags = (traits.tags, actions) != (member.traits.tags, member.actions)
+        member.actions = actions
         member.slots, member.ready, member.part, member.traits = slots, ready, part, traits
         if has_new_tags:
             pool.settle_lanes(member)
@@ -198,7 +211,7 @@ class Dispatcher:
             accepted.agent,
             accepted.client,
             terms.priority,
-            tags_of(terms.tags),
+            needs_of(terms.tags, accepted.action),
             accepted.labels.get(label, "") if label else "",
         )
 

@@ -2,7 +2,7 @@
 
 from typing import Final, NamedTuple
 
-from broker_master.core.book import Command
+from broker_master.core.commands import Command
 from schemas.argv import base_name, quoted
 from schemas.filters import Value
 from schemas.messages.facts import HistoryRecord

@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from schemas.messages.actions import COMMON
 from schemas.messages.liveness import Beat, Details, Hello
 from schemas.states import Lack, Liveness
 from schemas.timers import Timers
@@ -55,7 +56,8 @@ class Presence(msgspec.Struct, kw_only=True):
     unstable_until: wall time until which it counts as one that comes and goes. took_s: when it last
     took work, or a probe. stuck: it beats, but takes none. lacks: what it has no room in, with its
     own sentence for each; taken slots are none of these, the dispatcher counts them.
-    obeys: the epoch of a newer master that it has obeyed, 0 if there is none.
+    obeys: the epoch of a newer master that it has obeyed, 0 if there is none. actions: what it can
+    run.
     """
 
     agent: str
@@ -97,6 +99,7 @@ class Presence(msgspec.Struct, kw_only=True):
     took_s: float = 0.0
     stuck: bool = False
     obeys: int = 0
+    actions: frozenset[str] = COMMON
 
     @property
     def is_dispatchable(self) -> bool:
@@ -263,6 +266,7 @@ class Roster:
         presence.hosts[hello.incarnation] = hello.details.host
         presence.started_at = hello.started_at
         presence.slots, presence.certificate_serial = hello.slots, hello.certificate_serial
+        presence.actions = frozenset(hello.actions) or COMMON
         return changes
 
     def on_done(self, agent: str, incarnation: str, *, now_s: float, at: float) -> list[Change]:

@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from broker_master.core.book import Attempt, Command
+from broker_master.core.commands import Attempt, Command
 from broker_master.core.liveness import Change, Presence
 from schemas.messages.facts import Accepted, Outcome
 from schemas.states import State

@@ -5,8 +5,9 @@ from typing import Final
 
 import msgspec
 
-from broker_master.core.book import Attempt, Command, late_reason
+from broker_master.core.commands import Attempt, Command
 from broker_master.core.fit import fit_record
+from broker_master.core.fold import late_reason
 from schemas.argv import quoted
 from schemas.messages.facts import (
     Accepted,

@@ -1,6 +1,6 @@
 """What an agent means that refuses a command: not now, or never."""
 
-from broker_master.core.book import Command
+from broker_master.core.commands import Command
 from schemas.faults import FAULTS
 from schemas.states import State
 

@@ -14,11 +14,14 @@ import msgspec
 import structlog
 
 from broker_master.ca.mesh import ADMIN
-from broker_master.core.book import Command, fold
+from broker_master.core import ends
+from broker_master.core.commands import Command
 from broker_master.core.epochs import generation_of
+from broker_master.core.fold import fold
 from broker_master.core.liveness import Presence
+from broker_master.core.phases import Phase
 from broker_master.plane import OPEN_IN_BACKUP, Plane
-from broker_master.services.settle import Settler, is_final
+from broker_master.services.settle import Settler
 from broker_master.store.restored import Restored, remove_restored, write_restored
 from schemas import subjects
 from schemas.counting import counted
@@ -149,7 +152,11 @@ class Aftermath:
             if plane.readmodel.known(task.command) is not None:
                 return
             command = self._open(agent, task)
-        elif command.is_terminal or command.settling or task.attempt <= len(command.attempts):
+        elif (
+            command.is_terminal
+            or command.phase is Phase.SETTLING
+            or task.attempt <= len(command.attempts)
+        ):
             if command.find(task.attempt) is not None:
                 plane.doubtful.discard(command.id)
             return
@@ -212,7 +219,8 @@ class Aftermath:
                 log.error("adoption_unrecorded", command_id=command.id, error=str(error))
                 return
             names = [subjects.fact(*fact) for fact, _ in facts]
-            command.facts.update(zip(names, future.result(), strict=True))
+            for name, sequence in zip(names, future.result(), strict=True):
+                command.keep_place(name, sequence)
 
         self._plane.facts.append_many(facts).add_done_callback(stored)
 
@@ -241,30 +249,23 @@ class Aftermath:
             plane.doubtful.discard(command_id)
             return
         attempt = command.open_attempt
-        if command.settling:
+        if command.phase is Phase.SETTLING:
             return
         if attempt is None:
-            self._end(command, 0, "", f"not given to any agent, {OPEN_IN_BACKUP}")
+            self._end(command, f"not given to any agent, {OPEN_IN_BACKUP}")
         elif attempt.state not in (State.SENT, State.UNKNOWN):
             plane.doubtful.discard(command_id)
         elif attempt.state is State.SENT and self._is_live(attempt.agent):
             reason = f"{attempt.agent} does not name it, {OPEN_IN_BACKUP}"
-            self._end(command, attempt.number, attempt.agent, reason)
+            self._end(command, reason)
 
     def _is_live(self, agent: str) -> bool:
         presence = self._plane.roster.get(agent)
         return presence is not None and presence.liveness is Liveness.LIVE and presence.reconciled
 
-    def _end(self, command: Command, number: int, agent: str, reason: str) -> None:
+    def _end(self, command: Command, reason: str) -> None:
         self._plane.count("restored", "lost")
-        outcome = Outcome(
-            state=State.LOST,
-            at=self._plane.clock.now(),
-            agent=agent,
-            reason=reason,
-            final=is_final(command, State.LOST),
-        )
-        self._settler.settle(command, number, outcome)
+        self._settler.settle_all(command, ends.on_lost(command, reason, self._plane.clock.now()))
 
     def _write(self, restored: Restored) -> None:
         self._plane.restored = restored

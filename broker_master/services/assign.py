@@ -1,13 +1,18 @@
 """Gives commands to agents: chooses, makes the choice durable, sends."""
 
 import asyncio
+from collections.abc import Iterable
 from functools import partial
 
 import structlog
 
-from broker_master.core.book import Command, fold
+from broker_master.core import ends
+from broker_master.core.commands import Command
 from broker_master.core.dispatch import Choice
+from broker_master.core.effects import Effect
+from broker_master.core.fold import fold, unfold_assigned
 from broker_master.core.holds import Holds
+from broker_master.core.phases import Phase
 from broker_master.core.refusals import refusers
 from broker_master.core.spread import PART_S
 from broker_master.plane import Plane
@@ -16,7 +21,7 @@ from broker_master.services.settle import Settler
 from broker_master.services.transmit import Transmitter
 from broker_master.store.facts import Conflict
 from schemas import subjects
-from schemas.messages.facts import Accepted, Assigned, Outcome
+from schemas.messages.facts import Accepted, Assigned
 from schemas.states import State
 
 log = structlog.get_logger()
@@ -26,18 +31,6 @@ _TICK_S = 0.25
 _LOOK_PART = 0.05
 # Commands that an agent has refused for good, looked past for it at once.
 _SKIPPED_MAX = 16
-
-
-def cancelled(command: Command, agent: str, at: float) -> Outcome:
-    """The outcome of a command that was cancelled before anything of it was sent."""
-    return Outcome(
-        state=State.CANCELLED, at=at, agent=agent, reason=f"cancelled by {command.cancel_by}"
-    )
-
-
-def rejected(agent: str, at: float, reason: str) -> Outcome:
-    """The outcome of a command that may not be run any more, and of which nothing was sent."""
-    return Outcome(state=State.REJECTED, at=at, agent=agent, reason=reason)
 
 
 class Assigner:
@@ -104,8 +97,8 @@ class Assigner:
             if command is not None and agent in refusers(command):
                 skipped.append(command)
             elif command is not None:
-                terms = command.accepted.terms
-                shared = not (command.accepted.agent or terms.tags)
+                wish = dispatcher.wish(command.accepted)
+                shared = not (wish.agent or wish.tags)
                 dispatcher.take(agent, shared=shared)
                 self._assign(command, Choice(agent, "its slot became free", shared))
         for command in skipped:
@@ -128,7 +121,7 @@ class Assigner:
 
     def _waiting(self, command_id: str) -> Command | None:
         command = self._plane.book.get(command_id)
-        if command is None or command.state is not State.QUEUED or command.settling:
+        if command is None or command.phase is not Phase.WAITING:
             return None
         return None if self._is_barred(command) else command
 
@@ -138,8 +131,12 @@ class Assigner:
         if refused is None:
             return False
         reason = note_objection(self._plane, command, refused)
-        self._settler.end_unassigned(command, State.REJECTED, reason)
+        self._drop(command, State.REJECTED, reason)
         return True
+
+    def _drop(self, command: Command, state: State, reason: str) -> None:
+        effects = ends.on_dropped(command, state, reason, self._plane.clock.now())
+        self._settler.settle_all(command, effects)
 
     def _assign(self, command: Command, choice: Choice) -> None:
         number = len(command.attempts) + 1
@@ -147,7 +144,9 @@ class Assigner:
         body = self.assigned(choice)
         # Folded before it is durable, so that nobody else takes the command meanwhile; it is
         # sent only afterwards.
-        fold(command, fact, body)
+        if not fold(command, fact, body):
+            self._plane.dispatcher.give_back(choice.agent)
+            return
         stored = self._plane.facts.append(fact, body)
         stored.add_done_callback(partial(self._on_stored, command, fact))
 
@@ -158,8 +157,8 @@ class Assigner:
             return
         error = stored.exception()
         if error is None:
-            command.facts[subjects.fact(*fact)] = stored.result()
-            self.send(command)
+            command.keep_place(subjects.fact(*fact), stored.result())
+            self._transmitter.send(command)
         elif isinstance(error, Conflict):
             # Another master has assigned it: it is that one's to send.
             log.error("assignment_conflict", command_id=command.id, attempt=fact.attempt)
@@ -169,31 +168,16 @@ class Assigner:
     def _take_back(self, command: Command, fact: subjects.Fact, error: BaseException) -> None:
         """The choice could not be stored: nothing was sent, the command waits again."""
         log.warning("assignment_refused", command_id=command.id, error=str(error))
-        attempt = command.attempts.pop()
-        command.state = State.QUEUED
+        attempt = unfold_assigned(command)
+        if attempt is None:
+            return
         dispatcher = self._plane.dispatcher
         dispatcher.give_back(attempt.agent)
         dispatcher.enqueue(dispatcher.wish(command.accepted), command.id, first=True)
 
-    def send(self, command: Command) -> None:
-        """Send the newest attempt, or end it if it was cancelled, or barred, before it was sent."""
-        attempt = command.open_attempt
-        if attempt is None or command.settling:
-            return
-        if command.cancel_by and attempt.sent == 0:
-            self._settler.settle(
-                command,
-                attempt.number,
-                cancelled(command, attempt.agent, self._plane.clock.now()),
-            )
-            return
-        refused = objection(self._plane, command) if attempt.sent == 0 else None
-        if refused is not None:
-            reason = note_objection(self._plane, command, refused)
-            outcome = rejected(attempt.agent, self._plane.clock.now(), reason)
-            self._settler.settle(command, attempt.number, outcome)
-            return
-        self._transmitter.send(command, attempt)
+    def perform(self, command: Command, effects: Iterable[Effect]) -> None:
+        """Do what an event of `command` asks for."""
+        self._transmitter.perform(command, effects)
 
     def _on_requeue(self, command: Command, avoid: str) -> None:
         """A command whose attempt ended without an end of its own: try the next agent."""
@@ -236,22 +220,15 @@ class Assigner:
     def _look(self, now_s: float) -> None:
         now = self._plane.clock.now()
         for command in self._plane.book.waiting():
-            is_doubtful = command.id in self._plane.doubtful
-            if command.settling or is_doubtful or self._is_barred(command):
+            if command.id in self._plane.doubtful or self._is_barred(command):
                 continue
             if command.cancel_by:
                 # Usually ended at once; here again if that could not be stored.
-                self._settler.end_unassigned(
-                    command, State.CANCELLED, f"cancelled by {command.cancel_by}"
-                )
+                self._settler.settle_all(command, ends.on_cancelled(command, now))
             elif command.start_waiting(now_s=now_s, at=now) <= now_s:
-                self._settler.end_unassigned(
-                    command,
-                    State.EXPIRED,
-                    f"no agent took it within {command.accepted.queue_ttl_s:g} s",
-                )
+                ttl_s = command.accepted.queue_ttl_s
+                self._drop(command, State.EXPIRED, f"no agent took it within {ttl_s:g} s")
         for command in self._plane.book.undecided():
-            if command.since + self._plane.timers.decide_s <= now and not command.settling:
-                self._settler.end_unassigned(
-                    command, State.LOST, f"{command.reason}; nobody decided what to do about it"
-                )
+            if command.since + self._plane.timers.decide_s <= now:
+                reason = f"{command.reason}; nobody decided what to do about it"
+                self._drop(command, State.LOST, reason)

@@ -2,7 +2,9 @@
 
 import asyncio
 
-from broker_master.core.book import Command, fold
+from broker_master.core import attempts, ends
+from broker_master.core.commands import Command
+from broker_master.core.fold import fold
 from broker_master.plane import Plane
 from broker_master.services.settle import Settler
 from broker_master.services.transmit import Transmitter
@@ -31,37 +33,34 @@ class Canceller:
         body = CancelAsked(by=by, at=self._plane.clock.now())
         stored = self._plane.facts.append(fact, body)
         sequence = await asyncio.shield(stored)
-        command.facts[subjects.fact(*fact)] = sequence
+        command.keep_place(subjects.fact(*fact), sequence)
         fold(command, fact, body)
         self.carry_out(command)
         return True
 
     async def decide(self, command: Command, what: str, by: str) -> None:
-        """Carry out an operator's word on a command whose attempt is lost: `fail` or `rerun`."""
-        attempt = command.attempt
-        number = attempt.number if attempt is not None else 0
-        fact = subjects.Fact(command.id, number, "decided")
-        body = Decided(by=by, at=self._plane.clock.now(), what=what)
-        sequence = await asyncio.shield(self._plane.facts.append(fact, body))
-        command.facts[subjects.fact(*fact)] = sequence
-        fold(command, fact, body)
-        if what == "rerun":
+        """Carry out an operator's word on a command whose attempt is lost: `fail` or `rerun`.
+
+        Raises Refused (`not_undecided`) if it waits for none.
+        """
+        clock, attempt = self._plane.clock, command.attempt
+        if not attempts.on_word(command, clock.now()):
+            raise Refused("not_undecided", f"command {command.id} is {command.state}")
+        fact = subjects.Fact(command.id, attempt.number if attempt is not None else 0, "decided")
+        body = Decided(by=by, at=clock.now(), what=what)
+        try:
+            sequence = await asyncio.shield(self._plane.facts.append(fact, body))
+        finally:
+            _ = ends.on_not_stored(command)
+        command.keep_place(subjects.fact(*fact), sequence)
+        if fold(command, fact, body):
             self._settler.on_requeue(command, "")
-        else:
-            self._settler.end_unassigned(
-                command, State.LOST, f"{command.reason}; accepted as failed by {by}"
-            )
+        if what == "fail":
+            reason = f"{command.reason}; accepted as failed by {by}"
+            effects = ends.on_dropped(command, State.LOST, reason, clock.now())
+            self._settler.settle_all(command, effects)
 
     def carry_out(self, command: Command) -> None:
         """Do what a recorded cancel asks for, if it can be done now; again after a restart."""
-        if command.is_terminal or command.settling:
-            return
-        attempt = command.open_attempt
-        if attempt is None:
-            self._settler.end_unassigned(
-                command, State.CANCELLED, f"cancelled by {command.cancel_by}"
-            )
-        elif attempt.state in (State.ACCEPTED, State.RUNNING, State.SENT) and attempt.sent:
-            if attempt.state is not State.SENT:
-                command.move(attempt, State.STOPPING, self._plane.clock.now())
-            self._transmitter.cancel(command, attempt)
+        effects = attempts.on_cancel(command, self._plane.clock.now())
+        self._transmitter.perform(command, effects)

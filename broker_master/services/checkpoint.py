@@ -72,6 +72,7 @@ class Checkpointer:
             if payload is None:
                 log.error("fact_missing", subject=subject, sequence=sequence)
                 return False
-            command.facts[subject] = await self._plane.facts.rewrite(subject, payload, sequence)
+            moved = await self._plane.facts.rewrite(subject, payload, sequence)
+            command.keep_place(subject, moved)
             twice += len(payload)
         return True

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from broker_client.runtime.rates import TokenBucket
-from broker_master.core.book import Command
+from broker_master.core.commands import Command
 from broker_master.plane import Plane
 from schemas.messages.facts import Outcome
 

@@ -11,7 +11,7 @@ import structlog
 from broker_client.runtime.kv import Bucket, Entry
 from broker_client.runtime.streams import SequenceConflict
 from broker_client.runtime.supervise import TaskSet
-from broker_master.core.book import Command
+from broker_master.core.commands import Command
 from broker_master.core.fanout import (
     HELD,
     RESTORED,

@@ -10,15 +10,16 @@ from collections.abc import Collection
 
 import structlog
 
-from broker_master.core.book import Attempt, Command
+from broker_master.core import attempts, ends
+from broker_master.core.commands import Attempt, Command
+from broker_master.core.effects import Remember, Settle
 from broker_master.core.liveness import Presence
+from broker_master.core.phases import HELD, Phase
 from broker_master.plane import OPEN_IN_BACKUP, Plane
-from broker_master.services.settle import Settler, is_final
+from broker_master.services.settle import Settler
 from broker_master.store.facts import Conflict
 from schemas import subjects
-from schemas.messages.facts import Outcome, Started
 from schemas.messages.liveness import Hello
-from schemas.states import State
 
 log = structlog.get_logger()
 
@@ -51,8 +52,8 @@ class Forgotten:
         missing = [
             (command, attempt)
             for command, attempt in open_
-            if (command.id, attempt.number) not in listed
-            and not command.settling
+            if command.phase in HELD
+            and (command.id, attempt.number) not in listed
             and command.id not in asked
         ]
         has_forgotten = any(_was_acknowledged(attempt) for _, attempt in missing)
@@ -68,46 +69,46 @@ class Forgotten:
 
     def _doubt(self, presence: Presence, command: Command, attempt: Attempt) -> None:
         plane = self._plane
-        now_s, at = plane.clock.elapsed(), plane.clock.now()
+        now_s, until_s = plane.clock.elapsed(), None
         if presence.predecessor_s is not None:
             after_s = plane.timers.lost_after_s(command.accepted.kill_after_s)
-            attempt.elsewhere_s = presence.predecessor_s + after_s
-        if attempt.elsewhere_s <= now_s:
-            self._lose(command, attempt)
-            return
-        attempt.elsewhere_at = at + attempt.elsewhere_s - now_s
-        if (command.id, attempt.number) not in self._waiting:
+            until_s = presence.predecessor_s + after_s
+        effects = attempts.on_forgotten(
+            command,
+            attempt,
+            until_s=until_s,
+            reason=self._reason(command, attempt),
+            now_s=now_s,
+            now=plane.clock.now(),
+        )
+        for effect in effects:
+            match effect:
+                case Settle():
+                    self._settle(command, effect)
+                case Remember():
+                    self._note_durably(command, effect)
+        if command.phase is Phase.UNKNOWN:
             self._waiting[command.id, attempt.number] = attempt
-            self._note_durably(command, attempt)
-        if attempt.state is not State.UNKNOWN:
-            attempt.hidden = attempt.state
-            command.move(attempt, State.UNKNOWN, at)
-        log.warning(
-            "attempt_forgotten",
-            command_id=command.id,
-            agent=attempt.agent,
-            wait_s=round(attempt.elsewhere_s - now_s, 1),
-        )
+            log.warning(
+                "attempt_forgotten",
+                command_id=command.id,
+                agent=attempt.agent,
+                wait_s=round(attempt.elsewhere_s - now_s, 1),
+            )
 
-    def _note_durably(self, command: Command, attempt: Attempt) -> None:
+    def _note_durably(self, command: Command, effect: Remember) -> None:
         """A master that starts meanwhile must not send it once more: it has been taken on."""
-        fact = subjects.Fact(command.id, attempt.number, "started")
-        body = Started(
-            agent=attempt.agent,
-            accepted_at=attempt.accepted_at or self._plane.clock.now(),
-            started_at=attempt.started_at,
-            sent=attempt.sent,
-        )
+        fact = subjects.Fact(command.id, effect.number, "started")
 
         def stored(future: "asyncio.Future[int]") -> None:
             if future.cancelled():
                 return
             if (error := future.exception()) is None:
-                command.facts[subjects.fact(*fact)] = future.result()
+                command.keep_place(subjects.fact(*fact), future.result())
             elif not isinstance(error, Conflict):
                 log.warning("memory_unrecorded", command_id=command.id, error=str(error))
 
-        self._plane.facts.append(fact, body).add_done_callback(stored)
+        self._plane.facts.append(fact, effect.started).add_done_callback(stored)
 
     def tick(self) -> None:
         """End those whose time is over."""
@@ -117,32 +118,24 @@ class Forgotten:
             is_same = command is not None and command.find(number) is attempt
             if command is None or not is_same or not attempt.is_open or not attempt.elsewhere_s:
                 del self._waiting[command_id, number]
-            elif attempt.elsewhere_s <= now_s and not command.settling:
-                self._lose(command, attempt)
+            elif attempt.elsewhere_s <= now_s:
+                reason = self._reason(command, attempt)
+                for effect in ends.on_lost(command, reason, self._plane.clock.now()):
+                    self._settle(command, effect)
 
-    def _lose(self, command: Command, attempt: Attempt) -> None:
-        reason = f"{attempt.agent} came back without any memory of it"
+    def _settle(self, command: Command, effect: Settle) -> None:
         if command.id in self._plane.doubtful:
             self._plane.count("restored", "lost")
-            says = "has it no longer"
-            if (command.id, attempt.number) in self._denied:
-                says = "says that it never had it, or longer ago than it remembers"
-            reason = f"{attempt.agent} {says}, {OPEN_IN_BACKUP}"
-        self._denied.discard((command.id, attempt.number))
-        self._settler.settle(
-            command,
-            attempt.number,
-            Outcome(
-                state=State.LOST,
-                at=self._plane.clock.now(),
-                agent=attempt.agent,
-                accepted_at=attempt.accepted_at,
-                started_at=attempt.started_at,
-                sent=attempt.sent,
-                reason=reason,
-                final=is_final(command, State.LOST),
-            ),
-        )
+        self._denied.discard((command.id, effect.number))
+        self._settler.settle(command, effect)
+
+    def _reason(self, command: Command, attempt: Attempt) -> str:
+        if command.id not in self._plane.doubtful:
+            return f"{attempt.agent} came back without any memory of it"
+        says = "has it no longer"
+        if (command.id, attempt.number) in self._denied:
+            says = "says that it never had it, or longer ago than it remembers"
+        return f"{attempt.agent} {says}, {OPEN_IN_BACKUP}"
 
 
 def _was_acknowledged(attempt: Attempt) -> bool:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import structlog
 
 from broker_client.runtime.batch import BatchWriter, Entry
-from broker_master.core.book import Command
+from broker_master.core.commands import Command
 from broker_master.core.fit import bare_history, fit_history
 from broker_master.core.records import history_record, last_agent
 from broker_master.plane import Plane

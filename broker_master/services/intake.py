@@ -11,8 +11,12 @@ import msgspec
 import structlog
 
 from broker_client.runtime import failpoints, tracing
-from broker_master.core.book import Command, fold, heavy_bytes
-from broker_master.core.dispatch import LANES_MAX, Choice, tags_of
+from broker_master.core import attempts
+from broker_master.core.book import heavy_bytes
+from broker_master.core.commands import Command
+from broker_master.core.dispatch import LANES_MAX, Choice, needs_of, tags_of
+from broker_master.core.fold import fold
+from broker_master.core.phases import Phase
 from broker_master.core.rights import check_group
 from broker_master.plane import Plane
 from broker_master.services.assign import Assigner
@@ -233,7 +237,7 @@ class Intake:
         if request.tags:
             self._check_tags(group, request.agent, request.tags)
         if request.on_inactive == "refuse":
-            target = (group, request.agent or "", tags_of(request.tags))
+            target = (group, request.agent or "", needs_of(request.tags, request.action))
             standing = Standing(self._plane)
             if not standing.is_ready(*target):
                 raise Refused("group_inactive", standing.obstacle(*target).text)
@@ -336,21 +340,22 @@ class Intake:
             self._on_refused(command, choice, error, answers)
             return
         self._plane.measures.on_submitted(command.accepted, self._plane.clock.now())
-        command.facts[subjects.fact(command.id, 0, "accepted")] = stored.result()
+        command.keep_place(subjects.fact(command.id, 0, "accepted"), stored.result())
         failpoints.reach("master.stored_not_answered")
         said = self._answer(command, choice)
         for index, answer in enumerate(answers):
             answer(said if not index else msgspec.structs.replace(said, duplicate=True))
         if choice is not None:
-            self._assigner.send(command)
-        elif command.state is State.QUEUED and not command.settling:
+            self._assigner.perform(command, attempts.on_ready(command, self._plane.clock.now()))
+        elif command.phase is Phase.WAITING:
             self._assigner.wait(command)
 
     def _answer(self, command: Command, choice: Choice | None) -> SubmitAnswer:
         if choice is not None:
             return SubmitAnswer(id=command.id, state=State.QUEUED, duplicate=False)
         accepted, standing = command.accepted, Standing(self._plane)
-        target = (accepted.group, accepted.agent, tags_of(accepted.terms.tags))
+        needs = needs_of(accepted.terms.tags, accepted.action)
+        target = (accepted.group, accepted.agent, needs)
         if standing.is_ready(*target):
             return SubmitAnswer(id=command.id, state=State.QUEUED, duplicate=False)
         return SubmitAnswer(

@@ -8,8 +8,9 @@ from functools import partial
 import structlog
 
 from broker_client.runtime.streams import SequenceConflict
-from broker_master.core.book import Attempt, Command, fold
+from broker_master.core.commands import Attempt, Command
 from broker_master.core.fit import bare_outcome
+from broker_master.core.fold import fold, may_be_amended
 from broker_master.core.records import amend_record
 from broker_master.plane import Plane
 from broker_master.services.historian import Historian
@@ -17,7 +18,6 @@ from broker_master.services.settle import Settler, is_too_large
 from schemas import subjects
 from schemas.faults import MeshError, Refused
 from schemas.messages.facts import Outcome
-from schemas.states import State
 
 log = structlog.get_logger()
 
@@ -35,15 +35,15 @@ class LateResults:
 
     def take(self, command: Command, attempt: Attempt, outcome: Outcome, done: Done) -> None:
         """For a command that is still in the book."""
-        if attempt.state is not State.LOST or attempt.late:
+        if not may_be_amended(attempt):
             done()
             return
         self._store(command.id, attempt.number, outcome, partial(self._amend, command, done))
 
     def _amend(self, command: Command, done: Done, fact: subjects.Fact, outcome: Outcome) -> None:
-        fold(command, fact, outcome)
+        is_new = fold(command, fact, outcome)
         done()
-        if command.is_terminal:
+        if is_new and command.is_terminal:
             self._settler.finish(command)
 
     def take_ended(self, command_id: str, number: int, outcome: Outcome, done: Done) -> None:

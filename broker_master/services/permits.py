@@ -1,7 +1,7 @@
 """Whether a stored command may be run now: its client and its target as they are by now."""
 
 from broker_master.core import rights
-from broker_master.core.book import Command
+from broker_master.core.commands import Command
 from broker_master.plane import Plane
 from schemas.faults import Refused
 from schemas.messages.facts import Accepted

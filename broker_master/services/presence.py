@@ -6,21 +6,21 @@ from collections.abc import Callable
 import msgspec
 import structlog
 
-from broker_master.core import admin
-from broker_master.core.book import Attempt, Command
+from broker_master.core import admin, attempts
+from broker_master.core.commands import Attempt, Command
 from broker_master.core.liveness import Change, Presence
 from broker_master.core.measures import missed_beats
 from broker_master.core.status import current_certificate
 from broker_master.plane import Plane
 from broker_master.services.aftermath import Aftermath
 from broker_master.services.assign import Assigner
-from broker_master.services.cancel import Canceller
 from broker_master.services.forgotten import Forgotten
 from broker_master.services.recall import Recall
 from broker_master.services.settle import Settler
 from schemas import codec, subjects
 from schemas.counting import counted
 from schemas.faults import MeshError, Unreachable
+from schemas.messages.actions import COMMON
 from schemas.messages.liveness import (
     PROTOCOL,
     Beat,
@@ -33,7 +33,7 @@ from schemas.messages.liveness import (
     Welcome,
 )
 from schemas.messages.registry import AgentEntry
-from schemas.states import BARRED, Admin, Liveness, State
+from schemas.states import BARRED, Admin, Liveness
 
 log = structlog.get_logger()
 
@@ -70,14 +70,12 @@ class PresenceService:
         plane: Plane,
         settler: Settler,
         assigner: Assigner,
-        canceller: Canceller,
         want_address: Callable[[], None],
         aftermath: Aftermath,
     ) -> None:
         self._plane = plane
         self._settler = settler
         self._assigner = assigner
-        self._canceller = canceller
         self._want_address = want_address
         self.aftermath = aftermath
         self._forgotten = Forgotten(plane, settler)
@@ -309,22 +307,11 @@ class PresenceService:
             verdict = "kill" if task.state in _OPEN else "report"
         elif task.state in _OPEN:
             verdict = "keep"
-            self._on_still_there(command, attempt, task)
+            is_running = task.state != "accepted"
+            attempts.on_kept(command, attempt, self._plane.clock.now(), is_running=is_running)
         else:
             verdict = "report"
         return TaskDecision(command=task.command, attempt=task.attempt, verdict=verdict)
-
-    def _on_still_there(self, command: Command, attempt: Attempt, task: TaskStatus) -> None:
-        if attempt.state is State.STOPPING or command.settling:
-            return
-        attempt.hidden, attempt.sent = None, max(attempt.sent, 1)
-        attempt.elsewhere_s = attempt.elsewhere_at = 0.0
-        # The hello may be older than a report that has overtaken it: nothing runs backwards.
-        if attempt.state is State.RUNNING:
-            return
-        is_running = task.state != "accepted"
-        state = State.RUNNING if is_running else State.ACCEPTED
-        command.move(attempt, state, self._plane.clock.now())
 
     # -- what a change means
 
@@ -387,6 +374,7 @@ class PresenceService:
             ready=ready,
             traits=entry.traits,
             part=_UNSTABLE_PART if unstable else 1.0,
+            actions=presence.actions - COMMON,
         )
 
     def on_took(self, agent: str) -> None:
@@ -399,9 +387,7 @@ class PresenceService:
     def _on_silent(self, presence: Presence) -> None:
         now = self._plane.clock.now()
         for command, attempt in self._open_attempts(presence.agent):
-            if attempt.state is not State.UNKNOWN and not command.settling:
-                attempt.hidden = attempt.state
-                command.move(attempt, State.UNKNOWN, now)
+            attempts.on_silent(command, attempt, now)
 
     def _give_up_due(self, presence: Presence) -> None:
         """End those attempts that cannot be running any more; others may outlive the silence."""
@@ -410,7 +396,7 @@ class PresenceService:
         for command, attempt in self._open_attempts(presence.agent):
             if silence_s < self._plane.timers.lost_after_s(command.accepted.kill_after_s):
                 self._held.add(presence.agent)
-            elif not command.settling:
+            else:
                 self._settler.give_up(command, attempt)
 
     def _on_returned(self, presence: Presence) -> None:
@@ -425,18 +411,9 @@ class PresenceService:
             log.info("agent_returned", agent=presence.agent, story=presence.returned)
         now = self._plane.clock.now()
         for command, attempt in self._open_attempts(presence.agent):
-            if command.settling or attempt.elsewhere_s:
-                continue
-            if attempt.state is State.UNKNOWN:
-                command.move(attempt, attempt.hidden or State.SENT, now)
-                attempt.hidden = None
-            if attempt.state is State.SENT and command.id in self._plane.doubtful:
-                continue  # it may have ended since the backup: it is never sent again
-            if attempt.state is State.SENT:
-                attempt.sent = 0 if not attempt.sent else 1
-                self._assigner.send(command)
-            elif command.cancel_by:
-                self._canceller.carry_out(command)
+            is_doubtful = command.id in self._plane.doubtful
+            effects = attempts.on_returned(command, attempt, now, is_doubtful=is_doubtful)
+            self._assigner.perform(command, effects)
         self._assigner.fill(presence.agent)
 
     async def _mark_connected(self, agent: str) -> None:

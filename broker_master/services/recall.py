@@ -9,12 +9,13 @@ from heapq import nsmallest
 
 import msgspec
 
-from broker_master.core.book import Attempt, Command
+from broker_master.core import attempts
+from broker_master.core.commands import Attempt, Command
+from broker_master.core.phases import HELD
 from broker_master.plane import Plane
 from broker_master.services.aftermath import Aftermath
 from schemas import limits
 from schemas.messages.liveness import NO_ATTEMPT, RECALLS, Hello, TaskStatus
-from schemas.states import State
 
 
 class _Round(msgspec.Struct):
@@ -99,19 +100,15 @@ class Recall:
         self._aftermath.adopt(agent, task)
         command = plane.book.get(task.command)
         attempt = command.find(task.attempt) if command is not None else None
-        if command is None or attempt is None or attempt.agent != agent or command.settling:
+        if command is None or attempt is None or attempt.agent != agent:
             return
-        if attempt.state in (State.SENT, State.UNKNOWN):
-            now = plane.clock.now()
-            attempt.accepted_at, attempt.hidden = attempt.accepted_at or now, None
-            attempt.elsewhere_s = attempt.elsewhere_at = 0.0
-            command.move(attempt, State.ACCEPTED, now)
+        if attempts.on_recalled(command, attempt, plane.clock.now()):
             plane.count("restored", "recalled")
 
     def _deny(self, agent: str, command_id: str) -> None:
         command = self._plane.book.get(command_id)
         attempt = command.open_attempt if command is not None else None
-        if command is None or attempt is None or attempt.agent != agent or command.settling:
+        if command is None or attempt is None or attempt.agent != agent:
             return
-        if command_id in self._plane.doubtful:
+        if command.phase in HELD and command_id in self._plane.doubtful:
             self._on_unknown(agent, command, attempt)

@@ -12,7 +12,9 @@ from broker_client.runtime.streams import Streams
 from broker_client.runtime.tls import certificate_facts, trust_digest
 from broker_master.ca.claims import decode_jwt
 from broker_master.ca.mesh import ADMIN, Mesh
-from broker_master.core.book import Attempt, Command
+from broker_master.core import attempts
+from broker_master.core.commands import Attempt, Command
+from broker_master.core.phases import Phase
 from broker_master.core.records import command_record
 from broker_master.plane import OPEN_IN_BACKUP, Plane
 from broker_master.services.historian import Historian
@@ -22,7 +24,7 @@ from schemas import codec, subjects
 from schemas.faults import Refused
 from schemas.messages.facts import HistoryRecord
 from schemas.messages.registry import CertificateEntry, ClientEntry
-from schemas.states import Admin, State
+from schemas.states import Admin
 
 log = structlog.get_logger()
 
@@ -153,8 +155,8 @@ def resume(plane: Plane) -> list[Command]:
             cancelled.append(command)
         attempt = command.open_attempt
         if command.id in plane.doubtful and attempt is None:
-            command.reason = f"not given to any agent, {OPEN_IN_BACKUP}"
-        elif command.state is State.QUEUED:
+            attempts.on_doubted(command, f"not given to any agent, {OPEN_IN_BACKUP}")
+        elif command.phase is Phase.WAITING:
             plane.dispatcher.enqueue(plane.dispatcher.wish(command.accepted), command.id)
         elif attempt is not None and plane.roster.get(attempt.agent) is not None:
             plane.dispatcher.take(attempt.agent)

@@ -5,22 +5,21 @@ of another agent is refused and counted.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
-import msgspec
 import structlog
 
 from broker_client.runtime import failpoints
-from broker_master.core.book import Attempt, Command
-from broker_master.core.dispatch import tags_of
+from broker_master.core import attempts, ends
+from broker_master.core.commands import Attempt, Command
+from broker_master.core.dispatch import needs_of
 from broker_master.core.fit import fit_outcome
-from broker_master.core.refusals import is_passing, refusers
+from broker_master.core.phases import HELD, Event
 from broker_master.plane import Plane
 from broker_master.services.late import LateResults
-from broker_master.services.settle import Settler, is_final
 from broker_master.services.transmit import Transmitter
 from schemas import codec, limits, subjects
-from schemas.faults import Unreachable, known_code
+from schemas.faults import Unreachable
 from schemas.messages.facts import Outcome
 from schemas.messages.work import (
     PROBE_ATTEMPT,
@@ -32,25 +31,16 @@ from schemas.messages.work import (
     RunReply,
 )
 from schemas.states import AGENT_ENDS, State
-from schemas.texts import cut_text
 
 log = structlog.get_logger()
-
-# Agents that may refuse a command for good before nobody else is asked.
-_REFUSALS_MAX = 3
-
-_ENOUGH = f"; not tried again after {limits.ATTEMPTS} attempts"
 
 _ENDS = {str(state): state for state in AGENT_ENDS}
 
 
 class Reports:
-    def __init__(
-        self, plane: Plane, settler: Settler, transmitter: Transmitter, late: LateResults
-    ) -> None:
+    def __init__(self, plane: Plane, transmitter: Transmitter, late: LateResults) -> None:
         self._plane = plane
         self._late = late
-        self._settler = settler
         self._transmitter = transmitter
         self._releases: dict[tuple[str, str], list[Released]] = {}
         # Given agent, token and answer: whether it is one that somebody waits for.
@@ -72,70 +62,25 @@ class Reports:
         if found is None:
             return
         command, attempt = found
-        if not attempt.is_open or command.settling:
-            return
         if reply.answer == "rejected":
             # A later transmission of this attempt may have been accepted since: its answer counts.
             if up.rest == (attempt.token,):
                 self._on_rejected(command, attempt, reply)
             return
-        if reply.answer == "duplicate":
+        if reply.answer == "duplicate" and command.phase in HELD and attempt.is_open:
             self._plane.count("duplicate", "agent", "suppressed")
-        if attempt.state in (State.SENT, State.UNKNOWN):
-            self._on_acknowledged(command, attempt)
-
-    def _on_acknowledged(self, command: Command, attempt: Attempt) -> None:
         now = self._plane.clock.now()
-        if attempt.state is State.SENT and not attempt.accepted_at:
-            self._plane.measures.on_acknowledged(command, attempt, now)
-        attempt.accepted_at = attempt.accepted_at or now
-        attempt.hidden = None
-        command.move(attempt, State.ACCEPTED, now)
-        if command.cancel_by:
-            command.move(attempt, State.STOPPING, now)
-            self._transmitter.cancel(command, attempt)
+        self._transmitter.perform(command, attempts.on_acknowledged(command, attempt, now))
 
     def _on_rejected(self, command: Command, attempt: Attempt, reply: RunReply) -> None:
-        """It never ran there. Another member may take it, unless only this one may."""
-        self._plane.count("rejected", known_code(reply.code))
-        if is_passing(reply.code):
-            self._settler.on_refused(attempt.agent)
-        final = self._is_refused_for_good(command, reply.code)
-        reason = cut_text(f"{reply.code}: {reply.message}", limits.REASON_LEN - len(_ENOUGH))
-        if len(command.attempts) >= limits.ATTEMPTS:
-            reason += _ENOUGH
-        if command.cancel_by:
-            state, final = State.CANCELLED, True
-        else:
-            state = State.REJECTED
-        self._settler.settle(
-            command,
-            attempt.number,
-            Outcome(
-                state=state,
-                at=self._plane.clock.now(),
-                agent=attempt.agent,
-                sent=attempt.sent,
-                reason=reason,
-                final=final,
-            ),
-        )
+        def has_other(agents: Collection[str]) -> bool:
+            accepted = command.accepted
+            needs = needs_of(accepted.terms.tags, accepted.action)
+            return self._plane.dispatcher.has_ready(accepted.group, needs, avoid=agents)
 
-    def _is_refused_for_good(self, command: Command, code: str) -> bool:
-        """A target of one agent, or a request that no agent will take, ends here."""
-        accepted = command.accepted
-        if len(command.attempts) >= limits.ATTEMPTS:
-            return True
-        if accepted.agent:
-            return code not in ("agent_full", "agent_unleased")
-        if is_passing(code):
-            return False
-        refused = {*refusers(command), *(each.agent for each in command.attempts[-1:])}
-        if len(refused) >= _REFUSALS_MAX:
-            return True
-        return not self._plane.dispatcher.has_ready(
-            accepted.group, tags_of(accepted.terms.tags), avoid=refused
-        )
+        now = self._plane.clock.now()
+        effects = ends.on_rejected(command, attempt, reply.code, reply.message, has_other, now)
+        self._transmitter.perform(command, effects)
 
     def _on_control_reply(self, up: subjects.Up, reply: ControlReply) -> None:
         if self.on_order_reply(up.agent, up.rest[0], reply):
@@ -143,22 +88,13 @@ class Reports:
         if reply.kind != "cancel" or reply.known:
             return
         found = self._find(up.agent, reply.command, reply.attempt)
-        if found is None or not found[1].is_open or found[0].settling:
+        if found is None:
             return
         command, attempt = found
         if command.id in self._plane.doubtful:
             return  # it may have ended there since the backup: that it never began is not known
-        self._settler.settle(
-            command,
-            attempt.number,
-            Outcome(
-                state=State.CANCELLED,
-                at=self._plane.clock.now(),
-                agent=attempt.agent,
-                sent=attempt.sent,
-                reason=f"cancelled by {command.cancel_by} before it began",
-            ),
-        )
+        now = self._plane.clock.now()
+        self._transmitter.perform(command, ends.on_not_known(command, attempt, now))
 
     # -- reports
 
@@ -197,8 +133,9 @@ class Reports:
         if attempt.state is State.SENT:
             self.on_took(up.agent)
         if item.kind == "started":
-            self._on_started(up, command, attempt, item)
-        elif attempt.is_open and not command.settling:
+            attempts.on_started(command, attempt, item, self._plane.clock.now())
+            self._release(up, item)
+        elif command.has_open(attempt, Event.ENDED):
             self._on_ended(up, command, attempt, item)
         elif not attempt.is_open:
             outcome = self._outcome(up, item, attempt.sent)
@@ -216,31 +153,13 @@ class Reports:
                 item.command, item.attempt, outcome, lambda: self._release_later(up, item)
             )
 
-    def _on_started(
-        self, up: subjects.Up, command: Command, attempt: Attempt, item: AttemptReport
-    ) -> None:
-        """Not made durable: a restarted master learns it from the agent's next handshake."""
-        if attempt.is_open and attempt.state is not State.STOPPING and not command.settling:
-            attempt.accepted_at = item.accepted_at or attempt.accepted_at
-            attempt.started_at = item.started_at
-            attempt.hidden = None
-            command.move(attempt, State.RUNNING, item.started_at or self._plane.clock.now())
-        self._release(up, item)
-
     def _on_ended(
         self, up: subjects.Up, command: Command, attempt: Attempt, item: AttemptReport
     ) -> None:
         outcome = self._outcome(up, item, attempt.sent)
-        if outcome is None:
-            return
-        if not is_final(command, State(outcome.state)):
-            outcome = msgspec.structs.replace(outcome, final=False)
-        self._settler.settle(
-            command,
-            attempt.number,
-            outcome,
-            lambda: self._release_later(up, item),
-        )
+        if outcome is not None:
+            effects = ends.on_ended(command, attempt, outcome)
+            self._transmitter.perform(command, effects, lambda: self._release_later(up, item))
 
     def _outcome(self, up: subjects.Up, item: AttemptReport, sent: int) -> Outcome | None:
         """What the agent says, as a fact; None for an end that an agent cannot know."""

@@ -1,23 +1,26 @@
 """Ends attempts and commands: the outcome is durable first, then everybody hears of it."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import msgspec
 import structlog
 
-from broker_master.core.book import Attempt, Command, fold
+from broker_master.core import ends
+from broker_master.core.commands import Attempt, Command
+from broker_master.core.effects import Settle
 from broker_master.core.fit import bare_outcome, bare_record, fit_outcome
+from broker_master.core.fold import fold
+from broker_master.core.phases import Phase
 from broker_master.core.records import command_record
 from broker_master.plane import OPEN_IN_BACKUP, Plane
 from broker_master.services.chronicle import Chronicle
 from broker_master.store.facts import Conflict
-from schemas import codec, limits, subjects
+from schemas import codec, subjects
 from schemas.argv import base_name
 from schemas.faults import MeshError, Refused
 from schemas.messages.facts import CommandRecord, Outcome
-from schemas.states import State
 
 log = structlog.get_logger()
 
@@ -39,23 +42,26 @@ class Settler:
         self.on_refused: Callable[[str], None]
         self.on_ended: Callable[[Command, CommandRecord], None]
 
-    def settle(
-        self, command: Command, number: int, outcome: Outcome, done: Done | None = None
-    ) -> None:
-        """Record how attempt `number` ended (0: the command never had one).
+    def settle(self, command: Command, effect: Settle, done: Done | None = None) -> None:
+        """Make the end of an attempt, or of a command without one, durable.
 
         One outcome per attempt: the stream refuses a second, and then the first is what counts.
         done: called once the outcome is durable. The slot is free at once: the agent has ended
         the task, whatever happens to the record of it.
         """
-        command.settling = True
         self._plane.doubtful.discard(command.id)
-        outcome = fit_outcome(outcome)
-        attempt = command.find(number)
+        attempt = command.find(effect.number)
         if attempt is not None:
             self._plane.dispatcher.give_back(attempt.agent)
             self.on_slot_free(attempt.agent)
-        self._store(command, subjects.Fact(command.id, number, "outcome"), outcome, done)
+        else:
+            self._plane.dispatcher.withdraw(command.id)
+        fact = subjects.Fact(command.id, effect.number, "outcome")
+        self._store(command, fact, fit_outcome(effect.outcome), done)
+
+    def settle_all(self, command: Command, effects: Iterable[Settle]) -> None:
+        for effect in effects:
+            self.settle(command, effect)
 
     def _store(
         self, command: Command, fact: subjects.Fact, outcome: Outcome, done: Done | None
@@ -86,8 +92,7 @@ class Settler:
             return
         if error is not None:
             # Not durable, so nobody hears of it: the agent reports again, the tick decides again.
-            command.settling = False
-            attempt = command.find(fact.attempt)
+            attempt = ends.on_not_stored(command)
             if attempt is not None:
                 self._plane.dispatcher.take(attempt.agent)
             log.error("outcome_refused", command_id=command.id, error=str(error))
@@ -99,13 +104,13 @@ class Settler:
         try:
             found = await self._plane.facts.read(fact)
         except MeshError as error:
-            command.settling = False
+            _ = ends.on_not_stored(command)
             log.warning("outcome_unreadable", command_id=command.id, error=str(error))
             return
         if found is not None and isinstance(found[1], Outcome):
             self._apply(command, fact, found[1], found[0], done)
         else:
-            command.settling = False
+            _ = ends.on_not_stored(command)
 
     def _apply(
         self,
@@ -115,16 +120,18 @@ class Settler:
         sequence: int,
         done: Done | None,
     ) -> None:
-        command.settling = False
-        command.facts[subjects.fact(*fact)] = sequence
-        fold(command, fact, outcome)
+        command.keep_place(subjects.fact(*fact), sequence)
+        has_changed = fold(command, fact, outcome)
         self._plane.measures.on_outcome(command, outcome)
         self._chronicle.tell(command, fact.attempt, outcome)
         if done is not None:
             done()
+        if not has_changed:  # a later word has amended it before it was durable
+            _ = ends.on_not_stored(command)
+            return
         if command.is_terminal:
             self.finish(command)
-        elif command.state is State.QUEUED:
+        elif command.phase is Phase.WAITING:
             self.on_requeue(command, outcome.agent)
         else:
             log.warning("decision_wanted", command_id=command.id, reason=command.reason)
@@ -154,47 +161,17 @@ class Settler:
         except MeshError:
             self._plane.count("publish_failed", "result")
 
-    def end_unassigned(self, command: Command, state: State, reason: str) -> None:
-        """End a command that waits for an agent."""
-        self._plane.dispatcher.withdraw(command.id)
-        self.settle(command, 0, Outcome(state=state, at=self._plane.clock.now(), reason=reason))
-
     def give_up(self, command: Command, attempt: Attempt) -> None:
         """The agent has been silent for so long that its own deadline has passed: it is lost."""
-        at = self._plane.clock.now()
-        reason = f"{attempt.agent} fell silent while it was {attempt.hidden or attempt.state}"
-        if command.id in self._plane.doubtful:
-            self._plane.count("restored", "lost")
-            reason = f"{attempt.agent} is silent, {OPEN_IN_BACKUP}"
-        self.settle(
-            command,
-            attempt.number,
-            Outcome(
-                state=State.LOST,
-                at=at,
-                agent=attempt.agent,
-                accepted_at=attempt.accepted_at,
-                started_at=attempt.started_at,
-                sent=attempt.sent,
-                reason=reason,
-                final=is_final(command, State.LOST),
-            ),
-        )
+        now = self._plane.clock.now()
+        if command.id not in self._plane.doubtful:
+            self.settle_all(command, ends.on_silent_for_good(command, attempt, now))
+            return
+        self._plane.count("restored", "lost")
+        reason = f"{attempt.agent} is silent, {OPEN_IN_BACKUP}"
+        self.settle_all(command, ends.on_lost(command, reason, now))
 
 
 def is_too_large(error: BaseException | None) -> bool:
     """Whether the broker refuses a message for its size, now and whenever it is tried again."""
     return isinstance(error, Refused) and error.code == "too_large"
-
-
-def is_final(command: Command, state: State) -> bool:
-    """Whether the command ends with this end of an attempt.
-
-    Only a loss is tried again, or waits for a word, and only if the submitter has said so, up to
-    `limits.ATTEMPTS` times.
-    """
-    if state not in (State.LOST, State.KILLED_FENCED) or command.cancel_by:
-        return True
-    if len(command.attempts) >= limits.ATTEMPTS:
-        return True
-    return command.accepted.on_lost == "error"

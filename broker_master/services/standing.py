@@ -3,7 +3,8 @@
 from collections import Counter
 from typing import NamedTuple
 
-from broker_master.core.dispatch import tags_of
+from broker_master.core.balance import ACTION_TAG
+from broker_master.core.dispatch import needs_of
 from broker_master.core.pool import Tags
 from broker_master.core.status import current_certificate, idle_words, shown_status
 from broker_master.plane import Plane
@@ -35,6 +36,9 @@ class Standing:
         members = self._plane.dispatcher.pool(group).members
         names = [agent] if agent else [name for name, each in members.items() if each.has(tags)]
         idle = Counter(words for name in names if (words := self._idle(name)))
+        missing = [value for name, value in tags if name == ACTION_TAG]
+        if missing and not any(each.has(tags) for name, each in members.items() if name in names):
+            return Obstacle(False, f"no agent of {agent or group} has the action {missing[0]}")
         if not idle:
             return Obstacle(False, f"no agent of {agent or group} is active")
         if agent:
@@ -44,7 +48,7 @@ class Standing:
 
     def waits_for(self, accepted: Accepted) -> str:
         """What a command that is queued waits for."""
-        target = (accepted.group, accepted.agent, tags_of(accepted.terms.tags))
+        target = (accepted.group, accepted.agent, needs_of(accepted.terms.tags, accepted.action))
         known = self._known.get(target)
         if known is None:
             known = self._known[target] = self._waits_for(*target)
@@ -57,6 +61,8 @@ class Standing:
         obstacle = self.obstacle(group, agent, tags)
         if obstacle.is_active:
             return f"waits for {whom} to take work again: {obstacle.text}"
+        if ACTION_TAG in dict(tags):
+            return f"waits for {whom} that can run it: {obstacle.text}"
         return f"waits for {whom} to be active"
 
     def _idle(self, name: str) -> str:

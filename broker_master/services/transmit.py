@@ -2,19 +2,32 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 
 from broker_client.runtime import tracing
-from broker_master.core.book import Attempt, Command
+from broker_master.core import attempts, ends
+from broker_master.core.commands import Attempt, Command
+from broker_master.core.effects import (
+    Acknowledged,
+    Cancel,
+    Declined,
+    Effect,
+    Send,
+    Settle,
+    Unanswered,
+)
+from broker_master.core.liveness import Presence
+from broker_master.core.phases import HELD
+from broker_master.core.refusals import is_passing
 from broker_master.plane import Plane
-from broker_master.services.settle import Settler
+from broker_master.services.permits import note_objection, objection
+from broker_master.services.settle import Done, Settler
 from schemas import codec, subjects
-from schemas.faults import Unreachable
-from schemas.messages.facts import Outcome
+from schemas.faults import Unreachable, known_code
 from schemas.messages.work import Control, Run
-from schemas.states import Liveness, State
+from schemas.states import Liveness
 
 log = structlog.get_logger()
 
@@ -39,41 +52,72 @@ class Transmitter:
         # Called with an agent that beats and leaves transmissions unanswered.
         self.on_untaken: Callable[[str], None] = lambda _: None
 
-    def send(self, command: Command, attempt: Attempt) -> None:
+    def perform(
+        self, command: Command, effects: Iterable[Effect], done: Done | None = None
+    ) -> None:
+        """Do what an event of `command` asks for. done: called once its end is durable."""
+        for effect in effects:
+            match effect:
+                case Send():
+                    self._send(command, effect.attempt)
+                case Cancel():
+                    self._cancel(command, effect.attempt)
+                case Settle():
+                    self._settler.settle(command, effect, done)
+                case Acknowledged():
+                    now = self._plane.clock.now()
+                    self._plane.measures.on_acknowledged(command, effect.attempt, now)
+                case Unanswered():
+                    self._plane.count("resent")
+                    if effect.attempt.sent >= _UNANSWERED:
+                        self.on_untaken(effect.attempt.agent)
+                case Declined():
+                    self._plane.count("rejected", known_code(effect.code))
+                    if is_passing(effect.code):
+                        self._settler.on_refused(effect.agent)
+
+    def send(self, command: Command) -> None:
+        """Send the newest attempt, or end it if it was cancelled, or barred, before it was sent."""
+        self.perform(command, attempts.on_ready(command, self._plane.clock.now()))
+
+    def _send(self, command: Command, attempt: Attempt) -> None:
         """Transmit an attempt whose `assigned` is durable, and watch for its acknowledgement."""
         plane = self._plane
+        refused = objection(plane, command) if attempt.sent == 0 else None
+        if refused is not None:
+            reason = note_objection(plane, command, refused)
+            self.perform(command, ends.on_barred(command, reason, plane.clock.now()))
+            return
         presence = plane.roster.get(attempt.agent)
         if presence is None:
             return
-        if command.cancel_by and attempt.sent:
-            # It may have arrived. If not, the answer to this says so, and it never will.
-            self.cancel(command, attempt)
-            return
-        attempt.sent += 1
-        attempt.token = self._next_token()
+        attempts.on_transmitted(command, attempt, self._next_token())
         plane.budgets.earn(attempt.agent)
         plane.measures.on_sent(command, attempt, plane.clock.now())
         self._due.append(
             (plane.clock.elapsed() + plane.timers.ack_s, command.id, attempt.number, attempt.sent)
         )
+        run = self._run(command, attempt, presence)
+        self._publish(presence.group, attempt.agent, "run", codec.encode(run))
+
+    def _run(self, command: Command, attempt: Attempt, presence: Presence) -> Run:
         accepted = command.accepted
-        run = Run(
+        return Run(
             command=command.id,
             attempt=attempt.number,
-            epoch=plane.epoch,
+            epoch=self._plane.epoch,
             incarnation=presence.incarnation,
             beat_seq=presence.beat_seq,
             token=attempt.token,
             action=accepted.action,
             args=accepted.args,
-            output_limit_bytes=plane.settings.limits.output_bytes_per_attempt,
+            output_limit_bytes=self._plane.settings.limits.output_bytes_per_attempt,
             client=accepted.client,
             trace=tracing.checked(accepted.labels.get(tracing.HEADER, "")),
             kill_after_s=accepted.kill_after_s,
         )
-        self._publish(presence.group, attempt.agent, "run", codec.encode(run))
 
-    def cancel(self, command: Command, attempt: Attempt) -> None:
+    def _cancel(self, command: Command, attempt: Attempt) -> None:
         """Ask the agent to end an attempt; asked again with each tick until it has ended."""
         presence = self._plane.roster.get(attempt.agent)
         if presence is None or presence.liveness is not Liveness.LIVE:
@@ -119,12 +163,12 @@ class Transmitter:
             _, command_id, number, sent = self._due.popleft()
             command = self._plane.book.get(command_id)
             attempt = command.find(number) if command is not None else None
-            if command is None or attempt is None or not attempt.is_open or command.settling:
+            if command is None or attempt is None or command.phase not in HELD:
                 continue
-            if sent == 0:
-                self.cancel(command, attempt)
-            elif attempt.state is State.SENT and attempt.sent == sent:
-                self._on_unacknowledged(command, attempt)
+            if sent == 0 and attempt.is_open:
+                self._cancel(command, attempt)
+            elif sent and self._is_live(attempt.agent):
+                self._on_unanswered(command, attempt, sent)
 
     def _begin_anew(self, now_s: float) -> None:
         """The master was cut off, so nothing could be heard: every deadline starts again.
@@ -137,29 +181,15 @@ class Transmitter:
         for _, command_id, number, sent in entries:
             command = self._plane.book.get(command_id)
             attempt = command.find(number) if command is not None else None
-            if attempt is not None and attempt.sent == sent:
-                attempt.sent = min(sent, resends)
+            if attempt is not None:
+                attempts.on_cut_off(attempt, sent=sent, resends=resends)
             self._due.append((due_s, command_id, number, min(sent, resends)))
 
-    def _on_unacknowledged(self, command: Command, attempt: Attempt) -> None:
-        presence = self._plane.roster.get(attempt.agent)
-        live = presence is not None and presence.liveness is Liveness.LIVE
-        if not live:
-            return
-        if attempt.sent <= self._plane.timers.resends:
-            self._plane.count("resent")
-            if attempt.sent >= _UNANSWERED:
-                self.on_untaken(attempt.agent)
-            self.send(command, attempt)
-            return
-        self._settler.settle(
-            command,
-            attempt.number,
-            Outcome(
-                state=State.UNDELIVERABLE,
-                at=self._plane.clock.now(),
-                agent=attempt.agent,
-                sent=attempt.sent,
-                reason=f"{attempt.sent} transmissions without an acknowledgement",
-            ),
-        )
+    def _is_live(self, agent: str) -> bool:
+        presence = self._plane.roster.get(agent)
+        return presence is not None and presence.liveness is Liveness.LIVE
+
+    def _on_unanswered(self, command: Command, attempt: Attempt, sent: int) -> None:
+        now, resends = self._plane.clock.now(), self._plane.timers.resends
+        effects = attempts.on_unanswered(command, attempt, sent=sent, resends=resends, now=now)
+        self.perform(command, effects)

@@ -22,6 +22,7 @@ from broker_master.core.status import (
     shown_status,
 )
 from broker_master.plane import Plane
+from schemas.messages.actions import COMMON
 from schemas.messages.api import (
     AgentRecord,
     CertificateRecord,
@@ -93,6 +94,7 @@ class Views:
             weight=entry.traits.weight,
             priority=entry.traits.priority,
             limit=entry.traits.limit,
+            actions=sorted(presence.actions if presence else COMMON),
             joined=rfc3339(entry.joined_at or entry.created_at) if entry.connected else None,
             recent=plane.recents.of(entry.name),
         )

@@ -144,6 +144,9 @@ ActionArgs = ProcessArgs | NoopArgs
 AnyAction = Action[ProcessArgs] | Action[NoopArgs]
 ACTIONS: Final[dict[str, AnyAction]] = {action.name: action for action in (PROCESS, NOOP)}
 
+# Of every agent, whatever it says.
+COMMON: Final = frozenset(action.name for action in ACTIONS.values() if action.from_start)
+
 
 def find_action(name: str) -> AnyAction:
     """Raises Refused (`action_unknown`), which names those that there are."""

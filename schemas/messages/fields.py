@@ -17,6 +17,7 @@ Labels = Annotated[dict[Label, Label], Meta(max_length=limits.LABELS)]
 _TagName = Annotated[str, Meta(pattern=ids.TAG_NAME_PATTERN)]
 _TagValue = Annotated[str, Meta(pattern=ids.TAG_VALUE_PATTERN)]
 Tags = Annotated[dict[_TagName, _TagValue], Meta(max_length=limits.TAGS)]
+ActionName = Annotated[str, Meta(pattern=ids.ACTION_PATTERN)]
 # The greater goes first.
 Priority = Annotated[int, Meta(ge=0, le=4)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]

@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from schemas import limits
 from schemas.messages.fields import (
+    ActionName,
     AttemptNumber,
     CommandId,
     Count,
@@ -99,9 +100,10 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     says whether that is all of them. done: the agent has carried out the welcome's decisions, and
     work may flow. Step one is sent again until a welcome comes; every step may be repeated. trust:
     the digest of the authorities that it trusts. features: what it knows to do beyond what every
-    agent of this protocol does; unknown ones are ignored. To `recall` of the welcome the third step
-    answers in `tasks`: with those whose end it knows and reports next, and, as attempt 0 with the
-    state `unknown`, with those that it never had, or longer ago than it remembers.
+    agent of this protocol does; unknown ones are ignored. actions: what it can run; an agent that
+    says none has those of the first release, `process` and `noop`. To `recall` of the welcome the
+    third step answers in `tasks`: with those whose end it knows and reports next, and, as attempt 0
+    with the state `unknown`, with those that it never had, or longer ago than it remembers.
     """
 
     incarnation: Token
@@ -119,6 +121,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     done: bool = False
     trust: Label = ""
     features: Annotated[list[Label], Meta(max_length=limits.FEATURES)] = []
+    actions: Annotated[list[ActionName], Meta(max_length=limits.ACTIONS)] = []
 
 
 Verdict = Literal["keep", "kill", "release", "report"]

@@ -3,14 +3,12 @@
 import asyncio
 import ssl
 import subprocess
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
 import pytest
-from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from broker_client.runtime.creds import decode_creds
@@ -21,15 +19,12 @@ from broker_master.ca.mesh import Mesh, open_mesh
 from schemas.messages.api import Done, NameQuery
 from tests.harness import FAST_TIMERS, MeshProcesses
 from tests.servers import TestCredentials, connect_raw, greets, server_binary
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-cluster")]
 
 NODES = 3
-READY_S = 20.0
-# Of a node that was down meanwhile: its resolver asks the others this often, and then some.
-LEARNT_S = 10.0
-GONE_S = 1.0
+READY_S = PATIENCE_S
 
 
 @dataclass
@@ -146,18 +141,9 @@ async def test_sec_s1_revoked_is_gone_from_every_node_and_refused_by_those_resta
     assert not await is_refused(copy, nodes[2])
     thieves = [await connect_raw(replace(copy, url=node.url)) for node in nodes]
     bystanders = [await connect_raw(replace(other, url=node.url)) for node in nodes]
-    gone_at: list[float] = []
-
-    async def watch(client: Client) -> None:
-        await eventually(lambda: client.is_closed, READY_S)
-        gone_at.append(time.monotonic())
-
-    watching = [asyncio.create_task(watch(client)) for client in thieves]
     async with mesh.client() as admin:
         await admin.ask("agent", "revoke", NameQuery(name="web-1"), Done)
-    answered_at = time.monotonic()
-    await asyncio.gather(*watching)
-    assert max(gone_at) - answered_at < GONE_S
+    await eventually(lambda: all(client.is_closed for client in thieves))
     assert all(client.is_connected for client in bystanders)
     for client in bystanders:
         await client.close()
@@ -173,7 +159,7 @@ async def test_sec_s1_revoked_is_gone_from_every_node_and_refused_by_those_resta
             await asyncio.sleep(0.1)
     await mesh.master.stop(READY_S)
     await down.start()
-    async with asyncio.timeout(LEARNT_S):
+    async with asyncio.timeout(READY_S):
         while not await is_refused(other, down):
             await asyncio.sleep(0.1)
     for node in nodes:

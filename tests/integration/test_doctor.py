@@ -12,7 +12,10 @@ import pytest
 from schemas.messages.api import Done, NameQuery
 from tests.harness import MeshProcesses, Ran
 from tests.meshes import client_of, shared_mesh
+from tests.waiting import PATIENCE_S
 
+# Of a running agent: what is its own, and files that are being written and are gone a moment later.
+OWN = ("lock", "*.sock", "status*", "tasks", ".*")
 OF_HOST = ("user of tasks", "ends of tasks")
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-doctor")]
 
@@ -52,8 +55,7 @@ def finding(ran: Ran, check: str) -> dict[str, Any]:
 def folder(mesh: MeshProcesses, tmp_path: Path) -> Path:
     """A copy of a running agent's folder, to be damaged."""
     copy = tmp_path / "web-1"
-    own = shutil.ignore_patterns("lock", "*.sock", "status*", "tasks")
-    shutil.copytree(mesh.agent_dir("web-1"), copy, ignore=own)
+    shutil.copytree(mesh.agent_dir("web-1"), copy, ignore=shutil.ignore_patterns(*OWN))
     return copy
 
 
@@ -173,7 +175,7 @@ async def test_clients_doctor_says_what_is_wrong_with_the_mesh(mesh: MeshProcess
     """As `mesh status` does: here that one identity lives twice."""
     twin = await mesh.add_agent("twin", group="web", slots=1)
     copy = mesh.directory / "twin-copy"
-    own = shutil.ignore_patterns("lock", "*.sock", "status*", "tasks", "journal.db*")
+    own = shutil.ignore_patterns(*OWN, "journal.db*")
     shutil.copytree(mesh.agent_dir("twin"), copy, ignore=own)
     started = await asyncio.create_subprocess_exec(
         *[*twin.argv[:-1], str(copy)],
@@ -182,7 +184,7 @@ async def test_clients_doctor_says_what_is_wrong_with_the_mesh(mesh: MeshProcess
         stderr=asyncio.subprocess.DEVNULL,
     )
     try:
-        async with mesh.client() as admin, asyncio.timeout(15):
+        async with mesh.client() as admin, asyncio.timeout(PATIENCE_S):
             while not (notes := (await admin.status()).notes):
                 await asyncio.sleep(0.05)
         assert notes == ["two hosts with one identity: twin; see mesh audit list --result alarm"]

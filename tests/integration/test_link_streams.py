@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import structlog
 
 from broker_client.runtime.frames import render_hpub
 from broker_client.runtime.kv import Bucket, Entry
@@ -17,6 +18,7 @@ from broker_client.runtime.streams import (
     StreamMissing,
     Streams,
 )
+from broker_master.broker_child import choose_port
 from schemas.faults import Misused, Refused, Unreachable
 from tests.links import connected
 from tests.proxy import Proxy
@@ -65,6 +67,58 @@ async def test_stream_is_made_once_and_a_lost_one_is_not_hidden(tmp_path: Path) 
         made = await streams.ensure_stream(FACTS)
         assert (made.is_new, made.last_seq) == (True, 0)
         assert made.created_at != again.created_at
+
+
+def pair(directory: Path) -> tuple[NatsServer, NatsServer]:
+    """Two servers of one cluster, not started: neither has a leader of JetStream alone."""
+    routes = [choose_port("127.0.0.1") for _ in range(2)]
+    listed = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
+    one, two = (
+        NatsServer(
+            directory / f"node-{number}",
+            config=f'server_name: "node-{number}"\n'
+            f'cluster {{ name: "c", listen: "127.0.0.1:{port}", routes: [{listed}] }}',
+        )
+        for number, port in enumerate(routes)
+    )
+    return one, two
+
+
+async def test_stream_is_made_once_the_cluster_has_a_leader(tmp_path: Path) -> None:
+    """A master that starts together with its cluster must not end because it came first."""
+    one, two = pair(tmp_path)
+    try:
+        await one.start()
+        async with connected(one.url) as link:
+            streams = Streams(link, timeout_s=0.5)
+            with structlog.testing.capture_logs() as lines:
+                making = asyncio.ensure_future(streams.ensure_stream(FACTS))
+                await eventually(lambda: lines)
+                assert not making.done()
+                await two.start()
+                made = await making
+            assert (made.is_new, made.last_seq) == (True, 0)
+            assert [(line["event"], line["stream"]) for line in lines] == [
+                ("store_awaited", "FACTS")
+            ]
+    finally:
+        one.kill()
+        two.kill()
+
+
+async def test_stream_of_a_cluster_without_a_leader_is_given_up_with_a_fault(
+    tmp_path: Path,
+) -> None:
+    one, _ = pair(tmp_path)
+    try:
+        await one.start()
+        async with connected(one.url) as link:
+            streams = Streams(link, timeout_s=0.2, stall_s=0.5)
+            with pytest.raises(Unreachable, match=r"FACTS is not ready after 0.5 s") as caught:
+                await streams.ensure_stream(FACTS)
+            assert caught.value.code == "store_unavailable"
+    finally:
+        one.kill()
 
 
 async def test_stream_that_differs_is_changed_and_keeps_its_messages(tmp_path: Path) -> None:

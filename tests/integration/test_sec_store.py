@@ -13,6 +13,7 @@ from schemas.messages.actions import ProcessArgs
 from schemas.messages.facts import CommandRecord
 from tests.harness import MeshProcesses
 from tests.meshes import LONG_LEASE, behind, shared_mesh, state_reached
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-store")]
 
@@ -20,6 +21,14 @@ LIMIT = 1_000_000
 RUNNING = 6
 # Not so large that it would have a share of its own.
 LARGE = ProcessArgs(argv=["cat"], stdin=b"x" * 3_900)
+# No lease may end while the store is filled and the master is started twice, however long it takes:
+# what waits for a slot would run then.
+NO_LOSS = {
+    **LONG_LEASE,
+    "MESH_TIMERS__SUSPECT_S": "60",
+    "MESH_TIMERS__LOST_S": "300",
+    "MESH_TIMERS__ADOPT_S": "300",
+}
 SETTINGS = {
     "MESH_LIMITS__EVENT_BYTES": str(LIMIT),
     # So that the room of what has ended comes back within the test.
@@ -31,9 +40,7 @@ SETTINGS = {
 @pytest.fixture
 def mesh(tmp_path: Path) -> Iterator[MeshProcesses]:
     agents = {"web": ("web-1",), "idle": ("idle-1",)}
-    with shared_mesh(
-        tmp_path, agents, slots=RUNNING, env=LONG_LEASE, master_env=SETTINGS
-    ) as running:
+    with shared_mesh(tmp_path, agents, slots=RUNNING, env=NO_LOSS, master_env=SETTINGS) as running:
         yield running
 
 
@@ -71,7 +78,7 @@ async def test_sec_s11_full_event_store_refuses_commands_and_stores_every_end(
     # Also of a master that was just started, which has to look first how much there is.
     mesh.master.kill()
     await mesh.master.start()
-    await admin.link.wait_connected(15)
+    await admin.link.wait_connected(PATIENCE_S)
     taken += await fill(admin)
     async with behind(mesh) as stream:
         held = (await stream.info("MESH_EVENTS"))["state"]["bytes"]
@@ -80,20 +87,20 @@ async def test_sec_s11_full_event_store_refuses_commands_and_stores_every_end(
     for known in (running[0].id, waiting.id, *taken[:10]):
         await admin.cancel(known)
     gate.touch()
-    ends = [await admin.wait(each.id, timeout_s=15) for each in running]
+    ends = [await admin.wait(each.id, timeout_s=PATIENCE_S) for each in running]
     assert [end.state for end in ends] == ["cancelled"] + ["succeeded"] * (RUNNING - 1)
     assert all(end.stdout_bytes == 8000 for end in ends[1:])
     for known in (waiting.id, *taken[:10]):
         await state_reached(admin, known, "cancelled")
     mesh.master.kill()
     await mesh.master.start()
-    await admin.link.wait_connected(15)
+    await admin.link.wait_connected(PATIENCE_S)
     for end in ends:
         assert_same(end, await admin.show(end.id))
     # What has ended makes room again.
     for known in taken[10:60]:
         await admin.cancel(known)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while await refused_with(admin):
             await asyncio.sleep(0.2)
 

@@ -1,5 +1,6 @@
 """Rules of the tree itself: locks, licence, paths and entry points."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from broker_master.core.commands import Attempt, Command
 from tests.requirements_policy import require
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -198,3 +200,94 @@ def test_each_threat_and_each_trusted_one_has_one_row() -> None:
     assert numbers == sorted(set(numbers), key=lambda each: int(each[1:]))
     names = re.findall(r"^\| ([a-zA-Z' ]+) \|", trust.split("## When")[0], re.MULTILINE)
     assert len(names) == len(set(names))
+
+
+COMMAND_FIELDS = {*Command.__struct_fields__, *Attempt.__struct_fields__}
+# What moves a command: for the core alone, which looks into the table of moves first.
+MOVERS = {"enter"}
+CHANGERS = {"append", "clear", "extend", "insert", "pop", "remove", "setdefault", "update"}
+# Fields of the same name in other structures: file, and the object whose field it is.
+NAMESAKES = {("services/probe.py", "asked.sent")}
+
+
+def state_writes(path: Path, name: str) -> list[str]:
+    """Where a module assigns to, or changes in place, a field of a command or of an attempt."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.Assign | ast.Delete):
+            targets = list(node.targets)
+        elif isinstance(node, ast.AugAssign | ast.AnnAssign | ast.For | ast.NamedExpr):
+            targets = [node.target]
+        elif isinstance(node, ast.Call):
+            called = node.func
+            if isinstance(called, ast.Name) and called.id in ("setattr", "delattr"):
+                found.append(f"{name}:{node.lineno}: {called.id}")
+            if isinstance(called, ast.Attribute) and called.attr in MOVERS:
+                found.append(f"{name}:{node.lineno}: {ast.unparse(called)}")
+            if isinstance(called, ast.Attribute) and called.attr in CHANGERS:
+                targets = [called.value]
+        for target in targets:
+            found += [
+                f"{name}:{target.lineno}: {ast.unparse(field)}"
+                for field in _written(target)
+                if _is_command_field(field) and (name, ast.unparse(field)) not in NAMESAKES
+            ]
+    return found
+
+
+def _written(target: ast.expr) -> list[ast.expr]:
+    """What an assignment changes: not the keys by which it is found."""
+    match target:
+        case ast.Tuple(elts=parts) | ast.List(elts=parts):
+            return [each for part in parts for each in _written(part)]
+        case ast.Starred(value=inner) | ast.Subscript(value=inner):
+            return _written(inner)
+        case ast.Attribute(value=inner):
+            return [target, *_written(inner)]
+    return []
+
+
+def _is_command_field(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Attribute) or node.attr not in COMMAND_FIELDS:
+        return False
+    # An object's own field, and the store of facts.
+    return ast.unparse(node) not in (f"self.{node.attr}", "plane.facts", "self._plane.facts")
+
+
+def test_only_the_core_writes_the_state_of_commands() -> None:
+    """Services do what `core/attempts.py` decides; none writes a field of a command or attempt."""
+    master = ROOT / "broker_master"
+    found: list[str] = []
+    for folder in ("services", "api", "metrics", "store", "console", "backup"):
+        for path in sorted((master / folder).rglob("*.py")):
+            found += state_writes(path, str(path.relative_to(master)))
+    for path in sorted(master.glob("*.py")):
+        found += state_writes(path, path.name)
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "attempt.state = state",
+        "attempt.sent += 1",
+        "attempt.hidden, attempt.sent = None, 1",
+        "command.facts['a'] = 1",
+        "command.facts.update(a=1)",
+        "command.attempts.pop()",
+        "del command.attempts[0]",
+        "found[0].reason = ''",
+        "for command.phase in phases: pass",
+        "setattr(command, 'state', state)",
+        "command.enter(event, at)",
+    ],
+)
+def test_check_of_the_state_of_commands_finds_each_way_to_write_it(
+    tmp_path: Path, line: str
+) -> None:
+    module = tmp_path / "module.py"
+    module.write_text(line)
+    assert state_writes(module, "module.py")
+    module.write_text("asked.state\nself.state = 1\nqueue.append(command)\ncommand.find(1)\n")
+    assert state_writes(module, "module.py") == []

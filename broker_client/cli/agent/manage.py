@@ -159,6 +159,7 @@ def _described(agent: AgentRecord) -> list[str]:
             ("last beat", local_and_utc(agent.last_beat_at)),
             ("running", f"{agent.running} of {agent.slots} slots"),
             ("chosen by", _traits(agent)),
+            ("actions", ", ".join(agent.actions)),
             ("certificate", _certificate(certificate) if certificate else "none"),
             ("address", details.ip),
             ("host", details.host),

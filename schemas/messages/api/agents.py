@@ -133,9 +133,9 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     returned: after its last silence, how long that was and what became of its tasks. note, by:
     what was said when it was disabled or paused, and by whom; until: when a pause ends. tasks_left:
-    attempts on it that have not ended, as the master counts them. joined: when it first connected;
-    of one that did so under 0.1.0, when it was created. recent: how its last 20 commands ended, a
-    letter each (`schemas.states.RESULT_LETTERS`), the newest last.
+    attempts on it that have not ended, as the master counts them. actions: what it can run. joined:
+    when it first connected; of one that did so under 0.1.0, when it was created. recent: how its
+    last 20 commands ended, a letter each (`schemas.states.RESULT_LETTERS`), the newest last.
     """
 
     agent: str
@@ -161,6 +161,7 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
     weight: int = 1
     priority: int = 2
     limit: int = 0
+    actions: list[str] = []
     joined: str | None = None
     recent: str = ""
 

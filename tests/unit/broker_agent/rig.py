@@ -4,37 +4,32 @@ import asyncio
 import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from broker_agent.core.lease import Lease
 from broker_agent.core.tasks import TaskBook
-from broker_agent.executors.base import Left, Ports
+from broker_agent.executors.base import Ports as ExecutorPorts
+from broker_agent.executors.cells import Cells
 from broker_agent.executors.manner import own_manner
 from broker_agent.executors.noop import Noop
 from broker_agent.executors.process import ProcessExecutor
 from broker_agent.executors.registry import Executors
-from broker_agent.services.beat import Beats
-from broker_agent.services.carrier import CarrierPost
-from broker_agent.services.control import Controls
-from broker_agent.services.handshake import Handshake
-from broker_agent.services.inbox import Echoes, Inbox
-from broker_agent.services.intake import Intake
-from broker_agent.services.recall import Recall
-from broker_agent.services.reporter import Reporter
-from broker_agent.services.runner import Runner
-from broker_agent.services.shipper import Shipper
-from broker_agent.services.watchdog import Watchdog
 from broker_agent.services.wire import Address, Station
+from broker_agent.settings import AgentSettings
 from broker_agent.store.folders import Folders
+from broker_agent.store.identity import AgentFacts
 from broker_agent.store.journal import open_journal
 from broker_agent.warden.table import Table
+from broker_agent.wiring import Ports, build
 from broker_client.runtime.clock import Clock, SystemClock
 from broker_client.runtime.frames import Msg
+from broker_client.runtime.notify import ServiceManager
 from broker_client.runtime.supervise import Service
 from schemas import codec, subjects
-from schemas.faults import Unreachable
+from schemas.faults import MeshError, Unreachable
 from schemas.messages.liveness import Beat, Details, Echo, Hello, TaskDecision, Welcome
 from schemas.messages.work import (
     AttemptReport,
@@ -52,6 +47,9 @@ from tests.waiting import eventually
 
 M = TypeVar("M")
 WAIT_S = 20.0
+# Of the certificate in use: further away than any clock of a test gets.
+NOT_AFTER = 4e9
+IN_USE = Path("in-use")
 ACK = b'{"stream":"MESH_LOGS","seq":1}'
 
 
@@ -69,6 +67,33 @@ class FakeWire:
         self.most_in_flight = 0
         self.bytes_in_flight = 0
         self.most_bytes = 0
+        self.reconnects = 0
+        self.subscribed: dict[str, Callable[[Msg], None]] = {}
+        self.flushed = 0
+        self._comes: list[Callable[[], object]] = []
+        self._goes: list[Callable[[MeshError], object]] = []
+
+    def subscribe(self, subject: str, callback: Callable[[Msg], None]) -> None:
+        self.subscribed[subject] = callback
+
+    def on_connected(self, listener: Callable[[], object]) -> None:
+        self._comes.append(listener)
+
+    def on_disconnected(self, listener: Callable[[MeshError], object]) -> None:
+        self._goes.append(listener)
+
+    async def flush(self, _timeout_s: float) -> None:
+        self.flushed += 1
+
+    def come(self) -> None:
+        self.is_connected = True
+        for listener in self._comes:
+            listener()
+
+    def go(self) -> None:
+        self.is_connected = False
+        for listener in self._goes:
+            listener(Unreachable("broker_unreachable", "cut"))
 
     def publish_nowait(
         self,
@@ -120,6 +145,54 @@ class FakeWire:
         ]
 
 
+def make_executors(ports: ExecutorPorts) -> Executors:
+    """As the registry does, but orphans of tasks are left to whoever has them anyway."""
+    return Executors({"process": ProcessExecutor(ports), "noop": Noop()})
+
+
+class FakeWays:
+    """The identity in use lets the agent in."""
+
+    def __init__(self, link: FakeWire) -> None:
+        self.link = link
+        self.are_all_refused = False
+
+    def take_way(self) -> Path:
+        return IN_USE
+
+
+class FakeSlots:
+    """An identity in use, whose certificate ends at `NOT_AFTER`, and nothing beside it."""
+
+    is_unconfirmed = False
+    in_use = IN_USE
+    next = Path("next")
+    old = Path("old")
+
+    def __init__(self) -> None:
+        self.trusted: list[bytes] = []
+
+    def facts(self) -> AgentFacts:
+        return AgentFacts(
+            agent="a1", group="g1", mesh="m1", urls=(), serial="1", not_after=NOT_AFTER
+        )
+
+    def identity(self) -> Any:  # noqa: ANN401  of `Identity` what is asked of it
+        return SimpleNamespace(claims=SimpleNamespace(issued_at=0.0))
+
+    def candidate(self) -> None:
+        return None
+
+    def pending(self) -> None:
+        return None
+
+    def ca_pem(self) -> bytes:
+        return b"the authorities"
+
+    def trust(self, ca_pem: bytes) -> None:
+        self.trusted.append(ca_pem)
+
+
 class Rig:
     """One agent `a1` of group `g1`. Close it with `close`; `boot` again on the same directory."""
 
@@ -130,12 +203,13 @@ class Rig:
         slots: int = 8,
         clock: Clock | None = None,
         timers: Timers | None = None,
+        settings: AgentSettings | None = None,
+        manager: ServiceManager | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.timers = timers or Timers(beat_s=1, suspect_s=5, ack_s=1, grace_s=0.3, lost_s=60)
         self.wire = FakeWire()
         self.journal = open_journal(state_dir / "journal.db")
-        self.journal.start(loop.call_soon_threadsafe)
         tasks = state_dir / "tasks"
         tasks.mkdir(exist_ok=True)
         clock = clock or SystemClock()
@@ -154,76 +228,53 @@ class Rig:
         )
         self.lease = lease
         self.clock = clock
+        self.lease = lease
+        self.clock = clock
         self.folders = Folders(tasks, keep=0)
-        others: set[int] = set()
-        self.carrier = CarrierPost(others)
         self.table = Table(slots)
-        ports = Ports(
-            loop=loop,
-            grace_s=lambda: lease.timers.grace_s,
-            elapsed=clock.elapsed,
-            marks={"MESH_AGENT": "a1", "MESH_INCARNATION": lease.incarnation},
-            carrier=self.carrier,
-            table=self.table,
-            others=others,
-            manner=own_manner(),
-        )
-        self.processes = ProcessExecutor(ports)
-        self.executors = Executors({"process": self.processes, "noop": Noop()})
-        self.reporter = Reporter(self.station)
-        self.shipper = Shipper(self.station)
-        self.runner = Runner(
-            self.station,
+        self.ready = 0
+        self.relocated = 0
+        self.slots = FakeSlots()
+        self.ports = Ports(
+            state_dir=state_dir,
+            settings=settings or AgentSettings(spool_bytes=1 << 30, disk_free=0.0),
+            facts=self.slots.facts(),
+            details=Details(version="1.2.3"),
+            line=self.wire,
+            ways=cast("Any", FakeWays(self.wire)),
+            slots=cast("Any", self.slots),
             journal=self.journal,
-            reporter=self.reporter,
-            shipper=self.shipper,
             folders=self.folders,
-            executors=self.executors,
-            first_seq=self.journal.boots << 32,
-        )
-        self.intake = Intake(
-            self.station, journal=self.journal, runner=self.runner, reporter=self.reporter
-        )
-        self.beats = Beats(
-            self.station,
-            runner=self.runner,
-            reporter=self.reporter,
-            shipper=self.shipper,
+            table=self.table,
+            manner=own_manner(),
+            make_executors=make_executors,
+            cells=Cells(None, "a1", lease.incarnation),
+            manager=manager or ServiceManager(),
             chance=lambda: 0.5,
+            on_ready=self._on_ready,
+            on_relocated=self._on_relocated,
         )
-        self.handshake = Handshake(
-            self.station,
-            runner=self.runner,
-            reporter=self.reporter,
-            beats=self.beats,
-            details=Details(),
-            certificate=lambda: ("1", 2e9),
-            on_epoch=self.journal.note_epoch,
-        )
-        self.handshake.recall = Recall(self.station.book, self.journal, self.runner)
-        self.watchdog = Watchdog(self.station, self.runner)
-        self.runner.on_free = self.watchdog.nudge
-        self.runner.check_lease = self.watchdog.check
-        echoes = Echoes(
-            self.station,
-            on_linked=lambda: None,
-            on_unagreed=self.handshake.on_unagreed,
-            on_epoch=self.journal.note_epoch,
-        )
-        self.inbox = Inbox(
-            self.station,
-            {
-                "run": self.intake.on_run,
-                "release": self.runner.on_release,
-                "echo": echoes.on_echo,
-                "welcome": self.handshake.on_welcome,
-                "control": Controls(self.station, self.runner).on_control,
-            },
-            self.watchdog.check,
-            self.shipper.on_stored,
-        )
+        self.parts = parts = build(self.station, self.ports)
+        self.journal.start(loop.call_soon_threadsafe, parts.is_patient)
+        self.carrier = parts.carrier
+        self.executors = parts.executors
+        self.processes = cast("ProcessExecutor", parts.executors.find("process"))
+        self.reporter = parts.reporter
+        self.shipper = parts.shipper
+        self.running = parts.running
+        self.runner = parts.runner
+        self.beats = parts.beats
+        self.handshake = parts.handshake
+        self.watchdog = parts.watchdog
+        self.inbox = parts.inbox
         self._services: list[asyncio.Task[None]] = []
         self.serve(self.carrier)
+
+    def _on_ready(self) -> None:
+        self.ready += 1
+
+    def _on_relocated(self) -> None:
+        self.relocated += 1
 
     def serve(self, *services: Service) -> None:
         for service in services or (self.reporter, self.shipper):
@@ -233,7 +284,7 @@ class Rig:
         for service in self._services:
             service.cancel()
         await asyncio.gather(*self._services, return_exceptions=True)
-        self.processes.kill_all()
+        self.executors.kill_all()
         self.journal.close()
         self.folders.close()
         self.table.close()
@@ -243,7 +294,7 @@ class Rig:
         self.processes.kill_all = lambda: None  # type: ignore[method-assign]
         await self.close()
         self.processes.exits.close()
-        for active in self.runner._active.values():
+        for active in self.running.active.values():
             if active.timer is not None:
                 active.timer.cancel()
             if active.folder is not None:
@@ -251,12 +302,7 @@ class Rig:
 
     def recover(self) -> None:
         """What the application does at start, before it serves."""
-        for row in self.journal.rows:
-            if row.report is None:
-                self.processes.end_left(
-                    Left(row.command, row.attempt, row.incarnation, row.pid, row.pid_start)
-                )
-            self.runner.recover(row)
+        self.parts.recovery.recover()
 
     # The master's part.
 

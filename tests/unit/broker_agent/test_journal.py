@@ -61,7 +61,7 @@ def journal(path: Path) -> Iterator[Journal]:
 
 
 def start(journal: Journal) -> None:
-    journal.start(asyncio.get_running_loop().call_soon_threadsafe)
+    journal.start(asyncio.get_running_loop().call_soon_threadsafe, lambda: False)
 
 
 async def accept(journal: Journal, entry: Row) -> Outcome:
@@ -401,7 +401,7 @@ from broker_agent.store.journal import Row, open_journal
 
 async def main():
     journal = open_journal(Path(sys.argv[1]))
-    journal.start(asyncio.get_running_loop().call_soon_threadsafe)
+    journal.start(asyncio.get_running_loop().call_soon_threadsafe, lambda: False)
     number = 0
     def accept():
         nonlocal number

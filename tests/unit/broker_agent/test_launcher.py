@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
+from broker_agent.core.program import Ending
 from broker_agent.executors import cells as cells_of
 from broker_agent.executors.account import find_account
-from broker_agent.executors.base import Ending, Job, Ports
+from broker_agent.executors.base import Job, Ports
 from broker_agent.executors.cells import Cells
 from broker_agent.executors.manner import file_limits, manner_of
 from broker_agent.executors.process import build

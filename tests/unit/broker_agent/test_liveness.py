@@ -127,7 +127,7 @@ async def test_verdicts_are_carried_out_before_the_handshake_ends(rig: Rig) -> N
     await eventually(lambda: len(rig.reports("report")) > reported, WAIT_S)
     assert rig.station.book.get("release", 1) is None
     assert rig.station.book.known_state("keep", 1) == "running"
-    rig.runner.stop_all(State.CANCELLED, "the test is over")
+    rig.running.stop_all(State.CANCELLED, "the test is over")
     await rig.end_of("keep")
 
 
@@ -163,7 +163,7 @@ async def test_ends_that_were_released_are_told_to_a_master_that_was_put_back(ri
     rig.release(kept)
     await eventually(lambda: rig.station.book.get("kept", 1) is None, WAIT_S)
     assert rig.station.book.known_state("gone", 1) == "failed"
-    rig.runner.stop_all(State.CANCELLED, "the test is over")
+    rig.running.stop_all(State.CANCELLED, "the test is over")
     await rig.end_of("open")
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from broker_agent.executors import process
-from broker_agent.executors.base import Ending, Job, Ports
+from broker_agent.core import program
+from broker_agent.core.program import Ending
+from broker_agent.executors.base import Job, Ports
 from broker_agent.executors.groups import Kinship, kill_orphans, process_start
 from broker_agent.executors.manner import own_manner
 from broker_agent.executors.process import ProcessExecutor, ProcessTask
@@ -229,7 +230,7 @@ async def test_stop_of_what_waits_for_its_start_leaves_it_unstarted(bench: Bench
 async def test_start_that_hangs_holds_up_no_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process, "GIVE_UP_S", 0.1)
+    monkeypatch.setattr(program, "GIVE_UP_S", 0.1)
     bench = Bench(tmp_path, grace_s=0.1)
     bench.executor._starter = starter = Hesitant(asyncio.get_running_loop())
     task, ended, _ = bench.start(ProcessArgs(argv=["sleep", "60"]))

@@ -71,3 +71,15 @@ def test_what_a_lost_connection_has_cut_short_goes_on_soon_after_it() -> None:
     renewal.on_confirmed()
     renewal.on_reconnected(102.0, chance=0.5)
     assert renewal.next_at() == pytest.approx(60 * DAY_S)
+
+
+def test_step_that_fails_after_the_reconnect_is_tried_again_soon_once() -> None:
+    """Its question was asked before: the failure says nothing of the connection that is there."""
+    renewal = Renewal(0.0, 90 * DAY_S, chance=0.5)
+    renewal.begin()
+    renewal.on_reconnected(100.0, chance=0.5)
+    renewal.on_failed("no answer", 101.0)
+    assert renewal.next_at() == pytest.approx(103.5)
+    renewal.begin()
+    renewal.on_failed("no answer", 104.0)
+    assert renewal.next_at() == pytest.approx(104.0 + 3600.0)

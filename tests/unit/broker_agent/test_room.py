@@ -12,7 +12,7 @@ from broker_agent.core.room import FDS_PER_TASK, FDS_RESERVED, Bounds, Reading, 
 from broker_agent.services.intake import Intake
 from broker_agent.services.room import Room
 from schemas.states import Lack
-from tests.unit.broker_agent.rig import WAIT_S, Rig
+from tests.unit.broker_agent.rig import NOT_AFTER, WAIT_S, Rig
 from tests.waiting import eventually
 
 GIB = 1024**3
@@ -51,15 +51,18 @@ class Roomy:
             journal=rig.journal,
             waiting_bytes=lambda: self.waiting,
             on_change=self.changed,
+            every_look=lambda: None,
         )
         self.rig = rig
         rig.beats._room = self.room
         intake = Intake(
             rig.station,
             journal=rig.journal,
+            running=rig.running,
             runner=rig.runner,
             reporter=rig.reporter,
             room=self.room,
+            valid_until=lambda: NOT_AFTER,
         )
         rig.inbox._handlers["run"] = intake.on_run  # type: ignore[index]
 

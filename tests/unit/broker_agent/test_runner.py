@@ -277,10 +277,10 @@ async def test_token_that_is_no_token_is_never_answered(rig: Rig) -> None:
 
 
 async def test_draining_agent_takes_nothing_new_and_resumes(rig: Rig) -> None:
-    rig.runner.is_draining = True
+    rig.running.drain()
     rig.run("c1", ["true"])
     assert (await rig.reply_to("c1")).code == "agent_draining"
-    rig.runner.is_draining = False
+    rig.running.drain(draining=False)
     rig.run("c2", ["true"])
     await rig.end_of("c2")
 

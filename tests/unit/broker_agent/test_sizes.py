@@ -75,7 +75,7 @@ async def test_sec_s30_words_of_an_agent_are_cut_to_what_a_master_reads(rig: Rig
     def refuse(_ca_pem: bytes) -> None:
         raise Refused("request_invalid", WIDE * 100_000)
 
-    controls = Controls(rig.station, rig.runner, trust=refuse)
+    controls = Controls(rig.station, rig.running, rotate=lambda: None, trust=refuse)
     controls.on_control(codec.encode(Control(kind="trust", epoch=1, token="ctl", ca_pem="x")))
     (_, payload) = rig.wire.published[-1]
     message = codec.decode_sized(ControlReply, payload).message

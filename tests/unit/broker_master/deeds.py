@@ -1,15 +1,18 @@
 """Facts of a command for tests, and the book that they make."""
 
+import copy
 from typing import Any
 
 import msgspec
 
-from broker_master.core.book import Command, CommandBook
+from broker_master.core.book import CommandBook
+from broker_master.core.commands import Command
 from schemas import subjects
 from schemas.messages.facts import (
     Accepted,
     Assigned,
     CancelAsked,
+    Decided,
     Fact,
     Outcome,
     Started,
@@ -59,6 +62,11 @@ def cancel_asked(command_id: str = "c1", by: str = "ops") -> Deed:
     return subjects.Fact(command_id, 0, "cancel"), CancelAsked(by=by, at=EPOCH + 5)
 
 
+def decided(command_id: str = "c1", attempt: int = 1, what: str = "rerun") -> Deed:
+    body = Decided(by="ops", at=EPOCH + 9, what=what)
+    return subjects.Fact(command_id, attempt, "decided"), body
+
+
 def replayed(*deeds: Deed) -> CommandBook:
     """The book after these facts, which stand in the stream from sequence 1 on."""
     book = CommandBook()
@@ -78,6 +86,5 @@ def command_of(*deeds: Deed) -> Command:
 def shape(command: Command) -> object:
     """All that the facts say of a command; not where they stand in the stream."""
     body = msgspec.structs.replace(command.accepted, args=msgspec.Raw())
-    return msgspec.structs.asdict(
-        msgspec.structs.replace(command, accepted=body, facts={}, order=0)
-    )
+    bare = msgspec.structs.replace(command, accepted=body, facts={}, order=0)
+    return copy.deepcopy(msgspec.structs.asdict(bare))

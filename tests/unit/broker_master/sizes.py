@@ -31,6 +31,7 @@ _PATTERNS: Final = {
     ids.ID_PATTERN: "I" * 64,
     ids.TAG_NAME_PATTERN: "t" * 63,
     ids.TAG_VALUE_PATTERN: "v" * 63,
+    ids.ACTION_PATTERN: "a" * 32,
 }
 
 
@@ -74,6 +75,7 @@ BOUNDS: Final[dict[str, Bound]] = {
     "api.AgentRecord.note": Bound(limits.LABEL_LEN, "a Label of the request"),
     "api.AgentRecord.by": _NAME,
     "api.AgentRecord.until": _TIME,
+    "api.AgentRecord.actions": Bound(limits.ACTIONS, "ActionNames of a hello", item=32, wide=False),
     "api.AgentRecord.joined": _TIME,
     "api.AgentRecord.recent": _plain(recent.LAST, "the letters that are kept"),
     "api.PingAnswer.agent": _NAME,

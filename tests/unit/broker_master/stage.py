@@ -9,7 +9,7 @@ import msgspec
 
 from broker_client.runtime.streams import SequenceConflict
 from broker_client.runtime.supervise import TaskSet
-from broker_master.core.book import Attempt, Command
+from broker_master.core.commands import Attempt, Command
 from broker_master.services.aftermath import Aftermath
 from broker_master.services.assign import Assigner
 from broker_master.services.cancel import Canceller
@@ -113,13 +113,12 @@ class Stage:
         self.transmitter = Transmitter(self.plane, self.settler)
         self.assigner = Assigner(self.plane, self.settler, self.transmitter)
         self.canceller = Canceller(self.plane, self.settler, self.transmitter)
-        late = LateResults(self.plane, self.settler, cast("Any", None))
-        self.reports = Reports(self.plane, self.settler, self.transmitter, late)
+        self.late = LateResults(self.plane, self.settler, cast("Any", None))
+        self.reports = Reports(self.plane, self.transmitter, self.late)
         self.presence = PresenceService(
             self.plane,
             self.settler,
             self.assigner,
-            self.canceller,
             lambda: None,
             Aftermath(self.plane, self.settler, Path("no-state")),
         )
@@ -206,19 +205,29 @@ class Stage:
         state: str,
         *,
         incarnation: str = "i1",
+        copies: int = 1,
         **fields: Any,  # noqa: ANN401
     ) -> None:
+        """copies: so many in one message, as when it comes again before it is stored."""
         kind = "started" if state == "running" else "ended"
         made = {"attempt": 1, "seq": 1, "kind": kind, **fields}
         item = AttemptReport(command=command, state=state, **made)
-        said = Report(incarnation=incarnation, items=[item])
+        said = Report(incarnation=incarnation, items=[item] * copies)
         self._say(agent, "report", self.reports.on_report, said)
         await self.rest()
 
-    async def hello(self, agent: str, *tasks: TaskStatus, incarnation: str = "i1") -> Welcome:
+    async def hello(
+        self,
+        agent: str,
+        *tasks: TaskStatus,
+        incarnation: str = "i1",
+        actions: Sequence[str] = (),
+    ) -> Welcome:
         """The whole handshake; returns what the master answered."""
         for done in (False, True):
-            said = Hello(incarnation=incarnation, slots=8, tasks=[*tasks], done=done)
+            said = Hello(
+                incarnation=incarnation, slots=8, tasks=[*tasks], done=done, actions=[*actions]
+            )
             self._say(agent, "hello", self.presence.on_hello, said)
         await self.rest()
         return codec.decode(Welcome, self.sent(agent, "welcome")[-1])

@@ -3,7 +3,7 @@ import copy
 import pytest
 
 from schemas.faults import Misused
-from schemas.states import AGENT_ENDS, MOVES, TERMINAL, State, check_move, is_terminal
+from schemas.states import AGENT_ENDS, MOVES, TERMINAL, State, check_move
 
 OPEN = [state for state in State if state not in TERMINAL]
 
@@ -73,7 +73,3 @@ def test_what_an_agent_reports_is_a_move_from_every_state_in_which_it_may_be_hea
     if end is State.REJECTED:
         heard_in = {State.SENT, State.UNKNOWN}
     assert [state for state in heard_in if end not in MOVES[state]] == []
-
-
-def test_is_terminal_is_the_set() -> None:
-    assert {state for state in State if is_terminal(state)} == TERMINAL

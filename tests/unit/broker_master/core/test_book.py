@@ -1,9 +1,13 @@
+from typing import cast
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_master.core.book import CommandBook, fold
+from broker_master.core.book import CommandBook
+from broker_master.core.fold import fold
+from broker_master.core.phases import Event
 from schemas.faults import Misused
 from schemas.states import TERMINAL, State
 from tests.fake_clock import EPOCH
@@ -13,6 +17,7 @@ from tests.unit.broker_master.deeds import (
     assigned,
     cancel_asked,
     command_of,
+    decided,
     ended,
     late,
     replayed,
@@ -159,20 +164,38 @@ def test_newest_copy_of_a_fact_is_the_one_remembered() -> None:
     assert command_of(accepted(), assigned(), accepted()).facts["mesh.v1.fact.c1.0.accepted"] == 3
 
 
-def test_move_that_the_table_forbids_changes_nothing() -> None:
+def test_state_that_may_not_follow_is_refused_and_changes_nothing() -> None:
     command = command_of(accepted(), assigned(), started())
     before = shape(command)
-    with pytest.raises(Misused, match="no move from running to accepted"):
-        command.move(command.attempts[0], State.ACCEPTED, EPOCH + 30)
+    with pytest.raises(Misused, match="no move from running to expired"):
+        command.enter(Event.CLOSED, EPOCH + 30, State.EXPIRED)
     assert shape(command) == before
 
 
-def test_move_of_an_older_attempt_leaves_the_command() -> None:
-    command = command_of(
-        accepted(), assigned(), ended(state=State.LOST, final=False), assigned(attempt=2)
-    )
-    command.move(command.attempts[0], State.SUCCEEDED, EPOCH + 30)
-    assert command.state is State.SENT
+@pytest.mark.parametrize(
+    "deed",
+    [
+        ended(state=State.EXPIRED),
+        ended(state=State.RUNNING),
+        ended(state=cast("State", "of a later release")),
+        ended(attempt=0, state=State.CANCELLED),
+        assigned(attempt=2),
+        decided(),
+    ],
+    ids=lambda deed: f"{deed[0].attempt}.{deed[0].kind}",
+)
+def test_stored_fact_without_a_move_in_the_table_changes_nothing(deed: Deed) -> None:
+    """A replay goes through the table as all else, and does not fail."""
+    life = [accepted(), assigned(), started()]
+    assert shape(command_of(*life, deed)) == shape(command_of(*life))
+
+
+def test_end_without_an_attempt_does_not_undo_the_attempt_that_followed() -> None:
+    """It was lost in a restored master before any agent had it, and was run again."""
+    lost = ended(attempt=0, state=State.LOST, final=False)
+    life = [accepted(on_lost="rerun"), lost, assigned(), started()]
+    assert command_of(*life).state is State.RUNNING
+    assert command_of(*life, ended(exit_code=0)).state is State.SUCCEEDED
 
 
 def test_book_counts_what_is_open_in_each_group() -> None:
@@ -184,7 +207,8 @@ def test_book_counts_what_is_open_in_each_group() -> None:
 
 
 def test_only_queued_commands_wait() -> None:
-    book = replayed(accepted("a"), accepted("b"), assigned("b"), accepted("c"), ended("c", 0))
+    expired = ended("c", 0, State.EXPIRED)
+    book = replayed(accepted("a"), accepted("b"), assigned("b"), accepted("c"), expired)
     assert [command.id for command in book.waiting()] == ["a"]
 
 

@@ -5,8 +5,9 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_master.core.book import CommandBook, fold
+from broker_master.core.book import CommandBook
 from broker_master.core.checkpoint import Checkpoint, Plan
+from broker_master.core.fold import fold
 from schemas import subjects
 from tests.unit.broker_master.deeds import (
     Deed,

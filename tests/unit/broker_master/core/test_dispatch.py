@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_master.core.dispatch import Choice, Dispatcher, Wish
+from broker_master.core.dispatch import Choice, Dispatcher, Wish, needs_of
+from schemas.messages.actions import COMMON
 
 
 def dispatcher(slots: dict[str, int], group: str = "web") -> Dispatcher:
@@ -190,3 +191,24 @@ def test_what_waits_for_an_agent_goes_with_it_into_another_group() -> None:
     assert (made.idle_agents_with_work(), made.next_for("web-1")) == (["web-1"], "own")
     assert (made.next_for("web-1"), made.next_for("web-1")) == ("late", None)
     assert (made.waiting("web"), made.waiting("db")) == (1, 0)
+
+
+def test_agents_are_chosen_by_the_action_that_they_have() -> None:
+    made = dispatcher({"old": 9, "new": 1})
+    made.set_member("web", "new", slots=1, ready=True, actions=frozenset({"sleep"}))
+    wish = Wish("web", tags=needs_of({}, "sleep"))
+    choice = made.choose(wish)
+    assert choice is not None
+    assert choice.agent == "new"
+    made.take("new")
+    assert made.choose(wish) is None, "the other has room, and not the action"
+    made.enqueue(wish, "c1")
+    assert made.next_for("old") is None
+    made.set_member("web", "old", slots=9, ready=True, actions=frozenset({"sleep", "wake"}))
+    assert made.next_for("old") == "c1", "it was upgraded"
+    made.set_member("web", "new", slots=1, ready=True)
+    assert not made.has_ready("web", needs_of({"site": "a"}, "sleep"))
+
+
+def test_what_every_agent_has_is_asked_of_none() -> None:
+    assert [needs_of({"site": "a"}, action) for action in COMMON] == [(("site", "a"),)] * 2

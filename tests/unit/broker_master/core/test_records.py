@@ -3,7 +3,9 @@
 import msgspec
 import pytest
 
-from broker_master.core.book import Command
+from broker_master.core import attempts
+from broker_master.core.commands import Command
+from broker_master.core.phases import Event
 from broker_master.core.records import amend_record, command_record, history_record
 from schemas import codec
 from schemas.messages.facts import HistoryRecord, Outcome
@@ -106,9 +108,7 @@ def test_sent_command_says_that_it_is_sent_again() -> None:
 
 def test_unknown_command_says_what_it_was_and_when_it_is_given_up() -> None:
     command = command_of(accepted(), assigned(), started())
-    attempt = command.attempts[0]
-    attempt.hidden = attempt.state
-    command.move(attempt, State.UNKNOWN, EPOCH + 20)
+    attempts.on_silent(command, command.attempts[0], EPOCH + 20)
     record = command_record(command, TIMERS)
     assert record.reason == "web-1 does not respond; it was running before"
     assert record.next == f"given up at {rfc3339(EPOCH + 60)} unless the agent returns"
@@ -120,7 +120,7 @@ def test_unknown_command_says_what_it_was_and_when_it_is_given_up() -> None:
 def test_stopping_command_says_why_and_when_it_is_killed(cancelled: bool, reason: str) -> None:
     deeds = [accepted(), assigned(), started(), *([cancel_asked()] if cancelled else [])]
     command = command_of(*deeds)
-    command.move(command.attempts[0], State.STOPPING, EPOCH + 20)
+    assert command.enter(Event.STOP, EPOCH + 20)
     record = command_record(command, TIMERS)
     assert (record.reason, record.next) == (reason, "killed 10 s after it was asked to end")
 

@@ -8,15 +8,16 @@ import pytest
 
 from broker_master.api.operations import Operations
 from broker_master.ca.mesh import Mesh, init_mesh
-from broker_master.core.book import Command
+from broker_master.core.commands import Command
 from broker_master.core.fanout import child_id
+from broker_master.core.fold import fold
 from schemas.faults import MeshError, Refused
 from schemas.messages import api, fanouts
 from schemas.messages.facts import Accepted
 from schemas.messages.registry import ClientEntry
 from schemas.states import State
 from tests.planes import add_client, add_group, connect
-from tests.unit.broker_master.deeds import accepted
+from tests.unit.broker_master.deeds import accepted, assigned, ended
 from tests.unit.broker_master.stage import states
 from tests.unit.broker_master.table import Table, call
 
@@ -124,14 +125,15 @@ async def test_sec_s31_group_that_is_gone_takes_no_command(
 
 
 def undecided(command: Command) -> None:
-    command.state, command.reason = State.UNKNOWN, "lost"
+    for deed in (assigned("mine"), ended("mine", state=State.LOST, final=False, reason="lost")):
+        assert fold(command, *deed)
 
 
 @pytest.mark.parametrize("whose", ["decider", "client"])
 async def test_sec_s31_word_to_run_again_needs_the_rights_of_both(
     table: Table, operations: Operations, whose: str
 ) -> None:
-    command = await table.submit("mine", client="ann", agent="web-1")
+    command = await table.submit("mine", client="ann", agent="web-1", on_lost="wait")
     undecided(command)
     decider = add_client(table.plane, "bob", "web")
     if whose == "decider":

@@ -1,6 +1,6 @@
 """After a restore agents say how those ended that they have told, and that the state has not."""
 
-from broker_master.core.book import Command
+from broker_master.core.commands import Command
 from broker_master.store.restored import Restored
 from schemas import codec, limits
 from schemas.messages.audit import AuditEntry

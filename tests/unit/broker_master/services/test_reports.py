@@ -1,10 +1,14 @@
 """What agents report, when it may be believed, and when they may forget it."""
 
+from typing import Any, cast
+
 import pytest
 
+from broker_master.core.commands import Command
+from broker_master.core.records import history_record
 from schemas import codec
 from schemas.faults import Refused
-from schemas.messages.facts import Outcome
+from schemas.messages.facts import CommandRecord, HistoryRecord, Outcome
 from schemas.messages.liveness import Echo, TaskStatus
 from schemas.states import State
 from tests.planes import add_agent
@@ -49,6 +53,74 @@ async def test_second_end_changes_nothing_and_is_released() -> None:
     assert states(command) == [State.SUCCEEDED, State.SUCCEEDED]
     assert stage.released() == [("c1", 1, 1), ("c1", 1, 2)]
     assert len(stage.ended) == 1
+
+
+def results(stage: Stage) -> list[str]:
+    """The states of which the submitter of c1 was told."""
+    subject = "mesh.v1.result.ops.c1"
+    told = [data for name, data in stage.link.published if name == subject]
+    return [codec.decode(CommandRecord, data).state for data in told]
+
+
+async def test_end_that_comes_twice_before_it_is_stored_counts_once() -> None:
+    stage = Stage("web-1")
+    command = await stage.submit()
+    await stage.report("web-1", "c1", "succeeded", exit_code=0, copies=2)
+    assert states(command) == [State.SUCCEEDED, State.SUCCEEDED]
+    assert (len(stage.ended), results(stage)) == (1, ["succeeded"])
+    assert stage.plane.dispatcher.load("web-1") == 0
+
+
+async def lost(stage: Stage) -> Command:
+    command = await stage.submit()
+    await stage.report("web-1", "c1", "running", started_at=stage.clock.now())
+    await stage.later(stage.timers.suspect_s)
+    await stage.later(stage.timers.lost_s - stage.timers.suspect_s)
+    assert command.state is State.LOST
+    return command
+
+
+async def test_late_end_that_comes_twice_before_it_is_stored_amends_once() -> None:
+    """The second copy is released when it comes once more, and changes nothing then either."""
+    stage = Stage("web-1")
+    command = await lost(stage)
+    await stage.report("web-1", "c1", "succeeded", exit_code=0, copies=2)
+    assert states(command) == [State.SUCCEEDED, State.SUCCEEDED]
+    assert (len(stage.ended), results(stage)) == (2, ["lost", "succeeded"])
+    assert stage.plane.counters["late_result",] == 1
+    before = len(stage.released())
+    await stage.report("web-1", "c1", "failed", exit_code=1)
+    assert len(stage.released()) == before + 1
+    assert (len(stage.ended), results(stage)) == (2, ["lost", "succeeded"])
+    assert stage.facts.kinds("c1").count("1.late") == 1
+
+
+class Archive:
+    """A read model, and the historian that would amend it, with one record."""
+
+    def __init__(self, history: HistoryRecord) -> None:
+        self.history = history
+        self.amended: list[HistoryRecord] = []
+
+    def known(self, command_id: str) -> object:
+        return self.history if command_id == self.history.record.id else None
+
+    async def get(self, _: str) -> HistoryRecord:
+        return self.history
+
+    def amend(self, history: HistoryRecord) -> None:
+        self.amended.append(history)
+
+
+async def test_late_end_of_what_history_holds_amends_it_once_however_often_it_comes() -> None:
+    stage = Stage("web-1")
+    command = await lost(stage)
+    archive = Archive(history_record(command, stage.ended[0]))
+    stage.plane.book.forget("c1")
+    stage.plane.readmodel = stage.late._historian = cast("Any", archive)
+    await stage.report("web-1", "c1", "succeeded", exit_code=0, copies=2)
+    assert [each.record.state for each in archive.amended] == ["succeeded"]
+    assert stage.facts.kinds("c1").count("1.late") == 1
 
 
 async def test_end_that_another_master_has_stored_is_the_one_that_counts() -> None:

@@ -1,0 +1,26 @@
+"""Agent and master are agreed: the echo of a heartbeat says so again and again."""
+
+from collections.abc import Callable
+
+from broker_agent.services.status import StatusFile
+from broker_agent.services.watchdog import Watchdog
+
+
+class Linked:
+    """on_first: called once, when the master counts this agent as active."""
+
+    def __init__(
+        self, watchdog: Watchdog, status: StatusFile, on_first: Callable[[], None]
+    ) -> None:
+        self._watchdog = watchdog
+        self._status = status
+        self._on_first = on_first
+        self._is_first = True
+
+    def on_linked(self) -> None:
+        """Each echo comes by here."""
+        self._watchdog.nudge()
+        if self._is_first:
+            self._is_first = False
+            self._on_first()
+        self._status.write_if_changed()

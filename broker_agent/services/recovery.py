@@ -1,0 +1,38 @@
+"""Ends and tells what earlier starts of the agent left."""
+
+import structlog
+
+from broker_agent.executors.base import Left
+from broker_agent.executors.registry import Executors
+from broker_agent.services.runner import Runner
+from broker_agent.store.folders import Folders
+from broker_agent.store.journal import Journal, Row
+
+log = structlog.get_logger(__name__)
+
+
+class Recovery:
+    def __init__(
+        self, *, journal: Journal, folders: Folders, executors: Executors, runner: Runner
+    ) -> None:
+        self._journal = journal
+        self._folders = folders
+        self._executors = executors
+        self._runner = runner
+
+    def recover(self) -> None:
+        """Before anything is served: kill orphans, adopt folders, report ends."""
+        rows = self._journal.take_rows()
+        for row in rows:
+            if row.report is None:
+                log.warning("attempt_lost", command_id=row.command, killed=self._end_orphans(row))
+        self._folders.adopt({self._folders.name(row.command, row.attempt) for row in rows})
+        for row in rows:
+            self._runner.recover(row)
+
+    def _end_orphans(self, row: Row) -> int:
+        """After a boot of the host its number is somebody else's, and there is nothing to end."""
+        if not self._journal.is_same_boot:
+            return 0
+        left = Left(row.command, row.attempt, row.incarnation, row.pid, row.pid_start)
+        return sum(executor.end_left(left) for executor in self._executors)

@@ -1,0 +1,86 @@
+"""The attempts that run here, and how each of them is made to stop."""
+
+import asyncio
+
+from broker_agent.core.tasks import Entry, Key
+from broker_agent.executors.base import Task
+from broker_agent.services.shipper import Shipment
+from broker_agent.services.wire import Station
+from broker_agent.store.folders import TaskFolder
+from schemas.messages.actions import ActionArgs
+from schemas.states import State
+
+
+class Active:
+    """What a running or closing attempt holds beside its entry in the book.
+
+    args: None of one that an earlier start of the agent has left.
+    """
+
+    __slots__ = ("args", "entry", "folder", "limit_bytes", "shipment", "task", "timer", "trace")
+
+    def __init__(
+        self, entry: Entry, args: ActionArgs | None, limit_bytes: int, trace: str = ""
+    ) -> None:
+        self.entry = entry
+        self.args = args
+        self.limit_bytes = limit_bytes
+        self.trace = trace
+        self.folder: TaskFolder | None = None
+        self.task: Task | None = None
+        self.shipment: Shipment | None = None
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Running:
+    """`active`: by its key, what runs or is closing. `is_draining`: nothing more is begun."""
+
+    def __init__(self, station: Station) -> None:
+        self._lease = station.lease
+        self._book = station.book
+        self.active: dict[Key, Active] = {}
+        self.is_draining = False
+
+    def drain(self, *, draining: bool = True) -> None:
+        """Begin nothing more, or, with False, begin again."""
+        self.is_draining = draining
+
+    def stop(self, command: str, attempt: int, state: State, reason: str) -> bool:
+        """End one attempt. False if the agent does not have it; then it will refuse it."""
+        entry = self._book.get(command, attempt)
+        if entry is None:
+            self._book.refuse(command, attempt)
+            return False
+        self._stop(entry, state, reason)
+        return True
+
+    def stop_all(self, state: State, reason: str) -> None:
+        for entry in self._book.active():
+            self._stop(entry, state, reason)
+
+    def fence(self, entry: Entry, reason: str, grace_s: float) -> None:
+        """End an attempt whose time is over, whether or not the master will ever hear of it.
+
+        One that is stopping already is not asked again, but has no longer than `grace_s` either.
+        """
+        entry.ask_stop(State.KILLED_FENCED, reason)
+        active = self.active.get(entry.key)
+        if active is not None and active.task is not None:
+            active.task.fence(reason, grace_s)
+
+    def renew_deadlines(self) -> None:
+        """The timers have changed: tell each task what follows for it."""
+        for active in self.active.values():
+            if active.task is not None:
+                kill_after_s = active.entry.kill_after_s
+                active.task.outlive(self._lease.timers.fence_after_s(kill_after_s))
+
+    def kill_all(self) -> None:
+        for active in list(self.active.values()):
+            if active.task is not None:
+                active.task.kill()
+
+    def _stop(self, entry: Entry, state: State, reason: str) -> None:
+        active = self.active.get(entry.key)
+        if entry.ask_stop(state, reason) and active is not None and active.task is not None:
+            active.task.stop(state, reason)

@@ -1,0 +1,48 @@
+"""Each action has its executor, found by its name."""
+
+import asyncio
+import time
+
+import pytest
+
+from broker_agent.executors import registry
+from broker_agent.executors.base import Executor, Instant, Ports
+from broker_agent.executors.manner import own_manner
+from broker_agent.executors.registry import Executors
+from broker_agent.services.carrier import CarrierPost
+from broker_agent.warden.table import Table
+from schemas.faults import Refused
+from schemas.messages.actions import ACTIONS, NoopArgs
+from schemas.states import State
+
+
+@pytest.fixture
+async def executors() -> Executors:
+    others: set[int] = set()
+    ports = Ports(
+        loop=asyncio.get_running_loop(),
+        grace_s=lambda: 1.0,
+        elapsed=time.monotonic,
+        marks={},
+        carrier=CarrierPost(others),
+        table=Table(1),
+        others=others,
+        manner=own_manner(),
+    )
+    return registry.build(ports)
+
+
+async def test_each_action_has_its_executor(executors: Executors) -> None:
+    assert executors.actions == sorted(ACTIONS)
+    for action in ACTIONS.values():
+        executor = executors.find(action.name)
+        assert isinstance(executor, Executor if action.takes_slot else Instant)
+        if isinstance(executor, Instant):
+            assert action.effect == "none", "one write for start and end: it may run again"
+            assert executor.run(NoopArgs()).state is State.SUCCEEDED
+
+
+async def test_unknown_action_is_refused_by_name(executors: Executors) -> None:
+    with pytest.raises(Refused, match="no action 'of-tomorrow'") as refusal:
+        executors.find("of-tomorrow")
+    assert refusal.value.code == "action_unknown"

@@ -1,0 +1,483 @@
+"""Every connection of the parts of an agent: each of these tests fails without one of them."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+import pytest
+
+from broker_agent.core.lease import Phase
+from broker_agent.executors.base import Left
+from broker_agent.executors.cells import Cells
+from broker_agent.services.status import read_status
+from broker_agent.settings import AgentSettings
+from broker_agent.store.journal import Row
+from broker_agent.warden.table import read_table
+from broker_agent.wiring import build
+from broker_client.runtime.exposition import ExpositionServer
+from broker_client.runtime.frames import Msg
+from broker_client.runtime.notify import ServiceManager
+from schemas import subjects
+from schemas.faults import MeshError
+from schemas.messages.work import Control, ControlReply
+from schemas.states import State
+from schemas.timers import Timers
+from tests.fake_clock import FakeClock
+from tests.unit.broker_agent.rig import NOT_AFTER, WAIT_S, Rig
+from tests.waiting import eventually
+
+TIMERS = Timers(beat_s=1, suspect_s=5, ack_s=1, grace_s=0.3, lost_s=60, handshake_s=0.2)
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    rig = Rig(tmp_path, clock=FakeClock(), timers=TIMERS)
+    yield rig
+    await rig.close()
+
+
+def clock(rig: Rig) -> FakeClock:
+    assert isinstance(rig.clock, FakeClock)
+    return rig.clock
+
+
+def status(rig: Rig) -> Any:  # noqa: ANN401
+    return read_status(rig.ports.state_dir)
+
+
+def names(rig: Rig) -> list[str]:
+    return [service.name for service in rig.parts.start_order]
+
+
+# -- the order of the start
+
+
+async def test_each_part_that_runs_is_started(rig: Rig) -> None:
+    parts = [getattr(rig.parts, name) for name in rig.parts.__dataclass_fields__]
+    services = [part for part in parts if hasattr(part, "run") and hasattr(part, "name")]
+    assert len(services) == len(rig.parts.start_order)
+    assert {*map(id, services)} == {*map(id, rig.parts.start_order)}
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ("warden", "carrier"),
+        ("carrier", "handshake"),
+        ("room", "beats"),
+        ("reporter", "handshake"),
+        ("shipper", "handshake"),
+        ("watchdog", "handshake"),
+        ("handshake", "beats"),
+        ("beats", "hearing"),
+    ],
+)
+async def test_part_is_ready_before_those_that_need_it(rig: Rig, first: str, then: str) -> None:
+    assert names(rig).index(first) < names(rig).index(then)
+
+
+async def test_service_manager_is_told_last(rig: Rig) -> None:
+    assert names(rig)[-1] == "notices"
+
+
+# -- what the connection brings
+
+
+async def test_messages_are_heard_on_the_subjects_of_this_agent_alone(rig: Rig) -> None:
+    assert [*rig.wire.subscribed] == ["mesh.v1.down.g1.a1.>"]
+    assert rig.wire.subscribed["mesh.v1.down.g1.a1.>"] == rig.inbox.on_message
+
+
+async def test_run_is_answered_and_its_report_is_released(rig: Rig) -> None:
+    rig.link()
+    rig.serve()
+    rig.run("n1")
+    report = await rig.end_of("n1")
+    rig.release(report)
+    await eventually(lambda: not len(rig.station.book), WAIT_S)
+
+
+async def test_selftest_is_no_stranger(rig: Rig) -> None:
+    rig.inbox.on_message(Msg("mesh.v1.down.g1.a1.selftest", "", b"x"))
+    assert rig.inbox.skipped == 0
+
+
+async def test_output_that_the_broker_has_stored_is_known_to_be(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[Msg] = []
+    monkeypatch.setattr(rig.shipper._transit, "on_stored", said.append)
+    msg = Msg(f"mesh.v1.down.g1.a1.{subjects.STORED}.c1.1.stdout", "", b"")
+    rig.inbox.on_message(msg)
+    assert said == [msg]
+
+
+async def test_lease_that_ran_out_is_noticed_before_a_message_is_read(rig: Rig) -> None:
+    rig.link()
+    clock(rig).advance(TIMERS.unrecoverable_s + 1)
+    rig.inbox.on_message(Msg("mesh.v1.down.g1.a1.selftest", "", b""))
+    assert rig.lease.phase is Phase.FENCED
+
+
+def order(rig: Rig, kind: str, **fields: Any) -> ControlReply:  # noqa: ANN401
+    rig.send("control", Control(kind=kind, epoch=rig.lease.epoch, token="ctl", **fields))
+    return rig.control_replies()[-1]
+
+
+async def test_order_to_rotate_reaches_the_renewer(rig: Rig) -> None:
+    order(rig, "rotate")
+    assert rig.parts.renewer._renewal.next_at() == 0.0
+
+
+async def test_order_to_trust_reaches_the_slots(rig: Rig) -> None:
+    order(rig, "trust", ca_pem="new")
+    assert rig.slots.trusted == [b"new"]
+
+
+async def test_order_to_drain_is_seen_in_beats_and_on_the_host(rig: Rig) -> None:
+    order(rig, "drain")
+    rig.beats.send()
+    rig.parts.status.write()
+    assert (rig.beats_sent()[-1].draining, status(rig).draining) == (True, True)
+
+
+# -- what follows from an echo, a welcome, a lost connection
+
+
+async def test_echo_renews_the_lease_for_the_warden_as_well(rig: Rig) -> None:
+    rig.link()
+    assert rig.lease.is_linked
+    assert rig.lease.renewed_at == rig.clock.elapsed()
+    assert read_table(rig.table.fd).renewed_at == rig.lease.renewed_at
+
+
+async def test_first_agreement_is_told_once_and_each_wakes_the_watchdog(rig: Rig) -> None:
+    rig.link()
+    rig.watchdog._wake.clear()
+    rig.echo()
+    assert (rig.ready, rig.watchdog._wake.is_set()) == (1, True)
+    assert status(rig).link == Phase.LINKED
+
+
+@pytest.mark.parametrize("by", ["echo", "welcome"])
+async def test_epoch_of_a_new_master_is_remembered(
+    rig: Rig, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.link()
+    noted: list[int] = []
+    monkeypatch.setattr(rig.journal, "note_epoch", noted.append)
+    if by == "echo":
+        rig.echo(7)
+    else:
+        rig.serve(rig.handshake)
+        rig.wire.go()
+        rig.wire.come()
+        await eventually(rig.hellos, WAIT_S)
+        rig.welcome(epoch=7)
+        await eventually(lambda: noted, WAIT_S)
+    assert noted[-1] == 7
+
+
+async def test_epoch_of_a_new_master_lets_the_renewal_go_on(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.link()
+    told: list[bool] = []
+    monkeypatch.setattr(rig.parts.renewer, "on_new_master", lambda: told.append(True))
+    rig.echo(7)
+    assert told == [True]
+
+
+async def test_echo_that_asks_for_a_handshake_gets_one(rig: Rig) -> None:
+    rig.serve(rig.handshake)
+    rig.echo(reconciled=False)
+    await eventually(rig.hellos, WAIT_S)
+
+
+async def test_hello_says_who_the_agent_is(rig: Rig) -> None:
+    rig.serve(rig.handshake)
+    rig.wire.come()
+    await eventually(rig.hellos, WAIT_S)
+    hello = rig.hellos()[-1]
+    assert hello.details.version == "1.2.3"
+    assert (hello.certificate_serial, hello.certificate_not_after) == ("1", NOT_AFTER)
+    assert len(hello.trust) == 16
+
+
+async def test_new_connection_gets_time_a_handshake_and_a_line(rig: Rig) -> None:
+    rig.wire.is_connected = False
+    clock(rig).advance(100)
+    rig.wire.come()
+    assert rig.parts.hearing._since == rig.clock.elapsed()
+    assert rig.handshake._wanted.is_set()
+    assert status(rig).connected
+
+
+async def test_lost_connection_is_known_to_lease_output_and_host(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost: list[None] = []
+    monkeypatch.setattr(rig.shipper._transit, "on_disconnected", lambda: lost.append(None))
+    rig.link()
+    rig.parts.status.write()
+    rig.wire.go()
+    assert (rig.lease.reconciled, len(lost), status(rig).connected) == (False, 1, False)
+
+
+async def test_connection_that_is_let_in_is_known_to_the_renewer(rig: Rig) -> None:
+    rig.parts.renewer._wake.clear()
+    rig.wire.come()
+    assert rig.parts.renewer._wake.is_set()
+
+
+# -- what others must hear of at once
+
+
+def said(rig: Rig) -> tuple[int, Any]:
+    return len(rig.beats_sent()), status(rig)
+
+
+async def test_change_of_the_room_is_told_at_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("broker_agent.services.room._disk_free", lambda _path: -1.0)
+    rig.parts.room.look()
+    beats, line = said(rig)
+    assert (beats, "disk" in line.full) == (1, True)
+    assert "disk" in str(rig.beats_sent()[-1].lacks)
+
+
+async def test_renewal_that_fails_is_told_at_once(rig: Rig) -> None:
+    await rig.parts.renewer._fail(
+        cast("Any", rig.parts.renewer)._renewal.step, MeshError("no_answer", "nobody")
+    )
+    beats, line = said(rig)
+    assert beats == 1
+    assert "nobody" in rig.beats_sent()[-1].renewal
+    assert "renewal failed" in line.reason
+
+
+async def test_phase_of_the_lease_is_written_when_time_changes_it(rig: Rig) -> None:
+    rig.link()
+    clock(rig).advance(TIMERS.suspect_s + 1)
+    rig.watchdog.look()
+    assert status(rig).link == Phase.SUSPECT
+
+
+async def test_slot_that_is_free_ends_a_fencing(rig: Rig) -> None:
+    rig.watchdog._wake.clear()
+    rig.lease.phase = Phase.FENCING
+    rig.runner.note_idle()
+    assert rig.watchdog._wake.is_set()
+
+
+async def test_agent_of_another_group_says_so(rig: Rig) -> None:
+    rig.parts.renewer._on_relocated()
+    assert rig.relocated == 1
+
+
+# -- what is read of each other
+
+
+async def test_output_that_waits_fills_the_room(tmp_path: Path, rig: Rig) -> None:
+    settings = AgentSettings(spool_bytes=1 << 20, disk_free=0.0)
+    (tmp_path / "small").mkdir()
+    small = Rig(tmp_path / "small", settings=settings)
+    try:
+        small.shipper._followed[("c", 1)] = cast("Any", Waiting(1 << 21))
+        small.parts.room.look()
+        assert "spool" in [*small.parts.room.lacks]
+        small.beats.send()
+        assert small.beats_sent()[-1].spool_bytes == 1 << 21
+    finally:
+        small.shipper._followed.clear()
+        await small.close()
+
+
+class Waiting:
+    """Output that the broker does not have."""
+
+    def __init__(self, waiting_bytes: int) -> None:
+        self.waiting_bytes = waiting_bytes
+
+
+async def test_look_at_the_room_clears_away_what_tasks_left(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[None] = []
+    monkeypatch.setattr("broker_agent.services.room.LOOK_S", 0.01)
+    monkeypatch.setattr(rig.processes, "reap", lambda: turns.append(None))
+    rig.serve(rig.parts.room)
+    await eventually(lambda: turns, WAIT_S)
+
+
+async def test_certificate_that_has_ended_takes_no_work(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig.link()
+    monkeypatch.setattr(
+        rig.parts.renewer, "facts", msgspec.structs.replace(rig.slots.facts(), not_after=1.0)
+    )
+    rig.run("n1")
+    assert (await rig.reply_to("n1")).code == "agent_expired"
+
+
+async def test_host_without_room_takes_no_work(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig.link()
+    monkeypatch.setattr(rig.parts.room, "refusal", lambda: "no room at all")
+    rig.run("c1", ["true"])
+    assert "no room at all" in (await rig.reply_to("c1")).message
+
+
+# -- what executors are given
+
+
+async def test_programs_are_marked_and_known_by_their_marks(rig: Rig) -> None:
+    marks = rig.processes._marks
+    assert marks == {
+        b"MESH_AGENT": b"a1",
+        b"MESH_GROUP": b"g1",
+        b"MESH_INCARNATION": rig.lease.incarnation.encode(),
+    }
+
+
+async def test_executor_has_what_the_others_have(rig: Rig) -> None:
+    processes = cast("Any", rig.processes)
+    assert processes.carrier is rig.carrier
+    assert processes.table is rig.table
+    assert processes.kinship.others is rig.carrier.others
+    assert processes.kinship.others is rig.parts.post.others
+    assert processes.cells is rig.ports.cells
+    assert processes._env == rig.ports.manner.env
+    assert processes.grace_s() == TIMERS.grace_s
+    assert processes.elapsed() == rig.clock.elapsed()
+
+
+async def test_journal_gathers_more_while_no_task_would_start_sooner(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not rig.parts.is_patient()
+    monkeypatch.setattr(type(rig.processes), "is_behind", True)
+    assert rig.parts.is_patient()
+
+
+async def test_journal_gathers_more_while_the_book_is_full(tmp_path: Path) -> None:
+    full = Rig(tmp_path, slots=0)
+    try:
+        assert full.parts.is_patient()
+    finally:
+        await full.close()
+
+
+# -- the end, and the beginning after it
+
+
+async def test_agent_that_leaves_says_so_everywhere(rig: Rig, tmp_path: Path) -> None:
+    rig.link()
+    rig.serve()
+    manager, heard = listener(tmp_path)
+    parts = build(rig.station, replace(rig.ports, manager=manager))
+    assert parts.leaving.standing == "linked, 0 tasks running"
+    await parts.leaving.leave(asyncio.Event())
+    assert parts.running.is_draining
+    assert b"STOPPING=1" in took(heard)
+    assert [beat.goodbye for beat in rig.beats_sent()[-2:]] == [False, True]
+    assert status(rig).draining
+    assert rig.wire.flushed == 1
+    assert parts.leaving.standing == "stopping, 0 tasks running"
+    heard.close()
+
+
+async def test_task_is_stopped_once_the_time_to_drain_is_over(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, settings=AgentSettings(drain_s=0.01, disk_free=0.0))
+    try:
+        rig.link()
+        rig.serve()
+        rig.run("c1", ["sleep", "60"])
+        await rig.reply_to("c1")
+        stop_now = asyncio.Event()
+        stop_now.set()
+        async with asyncio.timeout(WAIT_S):
+            await rig.parts.leaving.leave(stop_now)
+        assert (await rig.end_of("c1")).state == State.CANCELLED
+    finally:
+        await rig.close()
+
+
+async def test_service_manager_reads_one_line_of_the_agent(rig: Rig, tmp_path: Path) -> None:
+    manager, heard = listener(tmp_path)
+    parts = build(rig.station, replace(rig.ports, manager=manager))
+    rig.serve(parts.notices)
+    await eventually(lambda: b"fenced, 0 tasks running" in took(heard), WAIT_S)
+    heard.close()
+
+
+def took(heard: socket.socket) -> bytes:
+    """What has come by now, or nothing."""
+    try:
+        return heard.recv(4096)
+    except BlockingIOError:
+        return b""
+
+
+def listener(folder: Path) -> tuple[ServiceManager, socket.socket]:
+    heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    heard.setblocking(False)
+    heard.bind(str(folder / "notify"))
+    return ServiceManager(str(folder / "notify")), heard
+
+
+async def test_attempt_of_an_earlier_start_is_ended_and_told(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = Row(1, "c1", 1, "inc-0", State.RUNNING, accepted_at=1.0, started_at=1.0, pid=4711)
+    ended: list[Left] = []
+
+    def end_left(left: Left) -> int:
+        ended.append(left)
+        return 1
+
+    monkeypatch.setattr(rig.processes, "end_left", end_left)
+    rig.folders.make("c9", 1).close()
+    rig.journal.rows = [row]
+    rig.parts.recovery.recover()
+    assert [left.pid for left in ended] == [4711]
+    assert rig.station.book.get("c1", 1) is not None
+    await eventually(lambda: not (tmp_path / "tasks" / rig.folders.name("c9", 1)).exists(), WAIT_S)
+
+
+async def test_status_says_whether_tasks_begin_in_control_groups(rig: Rig) -> None:
+    rig.parts.status.write()
+    assert status(rig).cells is False
+    enclosed = replace(rig.ports, cells=Cells("/nowhere", "a1", "i"))
+    build(rig.station, enclosed).status.write()
+    assert status(rig).cells is True
+
+
+async def test_warden_is_given_the_paths_of_the_cells(rig: Rig) -> None:
+    post = build(rig.station, replace(rig.ports, cells=Cells("/nowhere", "a1", "i"))).post
+    assert post._cells == "/nowhere/mesh-a1-i-"
+    assert post._table is rig.table
+    assert post._log_path == rig.ports.state_dir / "warden.log"
+
+
+async def test_endpoint_tells_what_the_agent_counts(rig: Rig) -> None:
+    assert rig.parts.endpoint == []
+    settings = AgentSettings(metrics_port=1)
+    (endpoint,) = build(rig.station, replace(rig.ports, settings=settings)).endpoint
+    assert isinstance(endpoint, ExpositionServer)
+    assert (endpoint._host, endpoint._port) == ("127.0.0.1", 1)
+    rig.wire.reconnects = 3
+    text = (await endpoint._render(False)).body.decode()
+    for line in (
+        'mesh_local_build_info{agent="a1",group="g1",version="1.2.3"} 1',
+        "mesh_local_broker_reconnects_total 3",
+        f"mesh_local_certificate_not_after_timestamp_seconds {NOT_AFTER:.0f}",
+        'mesh_local_run_requests_total{answer="accepted"} 0',
+        "mesh_local_log_buffer_bytes 0",
+    ):
+        assert line in text
