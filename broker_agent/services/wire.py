@@ -36,7 +36,8 @@ class Wire(Protocol):
 class Line(Wire, Protocol):
     """The part of it that the wiring uses beside that."""
 
-    reconnects: int
+    @property
+    def reconnects(self) -> int: ...
 
     def subscribe(self, subject: str, callback: Callable[[Msg], None]) -> object: ...
 

@@ -141,7 +141,7 @@ class Commit:
         """Send, and wait until all is answered, lost or too late; False if nothing was sent."""
         self._wanted = wanted
         try:
-            self._link.publish_block(b"".join(frames), len(frames))
+            self._link.publish_block(b"".join(frames))
         except MeshError:
             return False
         with contextlib.suppress(TimeoutError):

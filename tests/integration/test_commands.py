@@ -15,8 +15,9 @@ from broker_client.cli.outcomes import MESH_EXITS
 from broker_client.context import Context
 from broker_client.context import context_identity as read_context_identity
 from broker_client.runtime.frames import Msg
-from broker_client.runtime.guard import Endpoint, GuardedClient, LinkIdentity
 from broker_client.runtime.identity import Identity
+from broker_client.runtime.link import Endpoint, LinkIdentity
+from broker_client.runtime.link.guard import GuardedClient
 from schemas.messages.actions import NoopArgs, ProcessArgs
 from schemas.messages.api import CommandList, LogsAnswer, LogsRequest
 from schemas.messages.facts import CommandRecord

@@ -349,15 +349,15 @@ async def test_conflict_with_our_own_earlier_try_counts_as_stored(tmp_path: Path
     """The first try arrives after it was searched for, as bytes in a dead connection may."""
     async with facts_writer(tmp_path, answer_s=0.5) as (_, streams, writer):
         link: Link = streams.link
-        held: list[tuple[bytes, int]] = []
+        held: list[bytes] = []
         publish = link.publish_block
 
-        def hold_first(block: bytes, messages: int) -> None:
-            held.append((block, messages))
+        def hold_first(block: bytes) -> None:
+            held.append(block)
             if len(held) == 2:
-                publish(*held[0])  # late, but before the second try
+                publish(held[0])  # late, but before the second try
             if len(held) > 1:
-                publish(block, messages)
+                publish(block)
 
         link.publish_block = hold_first  # type: ignore[method-assign]
         assert await writer.append("fact.1", b"x", 0) == 1

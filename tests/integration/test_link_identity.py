@@ -2,12 +2,17 @@
 
 import asyncio
 import ssl
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from broker_client.runtime.link import Link, LinkIdentity, Trial
+from broker_client.runtime.link.guard import GuardedClient
+from broker_client.runtime.link.transport import WideTransport
 from schemas.faults import Refused, Unreachable
 from tests.servers import TestCredentials, mesh_broker, plain_server
 from tests.waiting import eventually
@@ -243,3 +248,36 @@ async def test_connection_that_fails_its_test_is_given_up_and_the_old_one_stays(
         await agent.flush()
         assert (agent.is_connected, agent.reconnects) == (True, 0)
         await agent.close(1)
+
+
+async def test_nats_py_calls_each_function_that_is_overridden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it no longer called one, its own code would run in that place."""
+    overridden: dict[type[Any], tuple[str, ...]] = {
+        GuardedClient: (
+            "_flusher",
+            "_ping_interval",
+            "_process_info",
+            "_read_loop",
+            "_select_next_server",
+        ),
+        WideTransport: ("connect_tls", "drain", "write"),
+    }
+    called: set[str] = set()
+
+    def recorded(name: str, function: Callable[..., object]) -> Callable[..., object]:
+        def call(*args: object, **named: object) -> object:
+            if sys._getframe(1).f_globals["__name__"].startswith("nats."):
+                called.add(name)
+            return function(*args, **named)
+
+        return call
+
+    for kind, names in overridden.items():
+        for name in names:
+            monkeypatch.setattr(kind, name, recorded(name, getattr(kind, name)))
+    async with mesh_broker(tmp_path) as broker:
+        link = await link_of(broker.issue("master", "master-1"))
+        await link.close(1)
+    assert called == {name for names in overridden.values() for name in names}

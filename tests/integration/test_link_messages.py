@@ -93,7 +93,7 @@ async def test_request_without_an_answer_ends_by_its_deadline_and_leaves_nothing
         with pytest.raises(Unreachable) as caught:
             await link.request("deaf", b"x", 0.1)
         assert (caught.value.code, caught.value.effect) == ("no_answer", "unknown")
-        assert link._waiting == {}
+        assert link._requests.in_flight == 0
 
 
 async def test_request_in_flight_fails_when_the_connection_is_lost(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ async def test_what_waited_to_be_sent_when_the_link_broke_is_not_sent_later(
     async with plain_server(tmp_path) as server, connected(server.url) as link:
         link.subscribe("beat", lambda m: got.append(m.data))
         await link.flush()
-        client = link._client
+        client = link._keeper.client
         assert client is not None
         link.publish_nowait("beat", b"late")  # still in our own buffer
         client.abort("the line breaks now")

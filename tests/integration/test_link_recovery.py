@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from broker_client.runtime import guard
-from broker_client.runtime.link import Link, LinkIdentity, Msg
+from broker_client.runtime.link import Link, LinkIdentity, Msg, heartbeat
 from schemas.faults import MeshError, Unreachable
 from tests.links import connected
 from tests.proxy import Proxy
@@ -123,9 +122,9 @@ async def leave_black_hole(port: int, scheme: str, identity: LinkIdentity, *, un
             if unsent:
                 with pytest.raises(Unreachable):
                     publish_without_end(link)
-            async with ticking(guard.TICK_S) as ticks:
+            async with ticking(heartbeat.TICK_S) as ticks:
                 await eventually(lambda: not link.is_connected)
-            assert ticks.count <= guard.SILENT_TICKS + 2
+            assert ticks.count <= heartbeat.SILENT_TICKS + 2
             await eventually(lambda: link.is_connected)
             assert link.pending_bytes == 0
         finally:
@@ -179,7 +178,9 @@ async def test_stopped_process_reads_before_it_judges(tmp_path: Path) -> None:
     import time
 
     async with plain_server(tmp_path) as server, connected(server.url) as link:
-        time.sleep(guard.TICK_S * guard.SILENT_TICKS + 1)  # the loop stands still, as if stopped
+        time.sleep(
+            heartbeat.TICK_S * heartbeat.SILENT_TICKS + 1
+        )  # the loop stands still, as if stopped
         await link.flush()
         assert link.reconnects == 0
 
@@ -214,13 +215,13 @@ async def test_deaf_link_is_noticed_by_its_own_messages(tmp_path: Path) -> None:
     """Pings would still be answered; only a message shows that messages arrive."""
     async with plain_server(tmp_path) as server, connected(server.url, loopback_s=0.2) as link:
         heard: list[Msg] = []
-        link.subscribe(f"{link._inbox}.loop", heard.append)
+        link.subscribe(f"{link._requests.inbox}.loop", heard.append)
         await eventually(lambda: len(heard) >= 3)
         assert link.reconnects == 0
-        client = link._client
+        client = link._keeper.client
         assert client is not None
-        for sid in link._subscriptions:
-            client.unsubscribe_nowait(sid)
+        for sid in link._subscriptions.routes:
+            client.out.unsubscribe_nowait(sid)
         await eventually(lambda: link.reconnects == 1)
         await eventually(lambda: link.is_connected)
 
@@ -330,7 +331,7 @@ async def test_failed_renewal_leaves_the_link_as_it_was(tmp_path: Path) -> None:
         raise MeshError("state_unreadable", "no such file")
 
     async with plain_server(tmp_path) as server, connected(server.url) as link:
-        link._identity = unreadable
+        link._dialer.identity = unreadable
         with pytest.raises(MeshError):
             await link.renew()
         await link.flush()

@@ -270,7 +270,7 @@ async def test_page_with_a_missing_message_is_no_page(tmp_path: Path) -> None:
                     f"NATS/1.0\r\nNats-Subject: fact.1\r\nNats-Sequence: {seq}\r\n"
                     f"Nats-Last-Sequence: {before}\r\n\r\n"
                 ).encode()
-                link.publish_block(render_hpub(msg_reply, block, b"x"), 1)
+                link.publish_block(render_hpub(msg_reply, block, b"x"))
 
         link.subscribe("$JS.API.DIRECT.GET.FAKE", lambda m: answer(m.reply))
         with pytest.raises(Unreachable, match="missing"):

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from broker_client.runtime.frames import Msg, check_subject
-from broker_client.runtime.guard import GuardedClient
+from broker_client.runtime.link.guard import GuardedClient
 from schemas.faults import Refused, Unreachable
 
 Callback = Callable[[Msg], object]
@@ -97,7 +97,7 @@ class Trial:
         self._refused = refused
 
     def publish_nowait(self, subject: str, payload: bytes) -> None:
-        self._client.publish_nowait(check_subject(subject), payload)
+        self._client.out.publish_nowait(check_subject(subject), payload)
 
     async def flush(self, timeout_s: float) -> None:
         """Wait until the broker has judged all that was sent.

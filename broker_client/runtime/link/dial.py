@@ -1,0 +1,96 @@
+"""Opening one connection after the other: which broker is next, and what was wrong on the way."""
+
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from broker_client.runtime.clock import Clock
+from broker_client.runtime.link.guard import CONNECT_S, GuardedClient, GuardEvents
+from broker_client.runtime.link.opening import PATIENCE_S, Endpoint, LinkIdentity
+from broker_client.runtime.link.overlap import Routes
+from broker_client.runtime.rates import TokenBucket
+from schemas.faults import MeshError, Misused
+
+log = structlog.get_logger(__name__)
+
+
+class Complaints:
+    """What connections tell of messages that went wrong: counted, and logged a few at a time."""
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        self._name = name
+        self._clock = clock
+        self._lines = TokenBucket(per_s=0.2, burst=5)
+        self.callback_failures = 0
+        self.permission_errors = 0
+        self.last_permission_error: str | None = None
+
+    def note_refused_line(self, text: str) -> None:
+        self.permission_errors += 1
+        self.last_permission_error = text
+        if self._lines.take(self._clock.elapsed()):
+            log.warning("permission_refused", link=self._name, text=text)
+
+    def note_callback_failed(self, subject: str, error: BaseException) -> None:
+        self.callback_failures += 1
+        if self._lines.take(self._clock.elapsed()):
+            log.error("callback_failed", link=self._name, subject=subject, exc_info=error)
+
+
+class Dialer:
+    """Opens connections of one link. `endpoints` are those that were given and those found."""
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        identity: Callable[[], LinkIdentity],
+        name: str,
+        complaints: Complaints,
+    ) -> None:
+        if not urls:
+            raise Misused("settings_invalid", "no address of a broker is given")
+        self.endpoints = [Endpoint(url=url) for url in urls]
+        self.identity = identity
+        self._name = name
+        self._complaints = complaints
+        self._patience_s = 0.0
+
+    def next_endpoint(self) -> Endpoint:
+        """Round robin: whoever failed or was lost last is tried last."""
+        endpoint = self.endpoints.pop(0)
+        self.endpoints.append(endpoint)
+        return endpoint
+
+    async def open(
+        self,
+        endpoint: Endpoint,
+        routes: Routes,
+        leaving: Callable[[], None],
+        *,
+        identity: LinkIdentity | None = None,
+        refused_line: Callable[[str], None] | None = None,
+    ) -> GuardedClient:
+        """A connection, as `identity` or else as who this is now; raises as `GuardedClient.open`.
+
+        leaving: is called when the broker is about to stop. refused_line: is told, in place of the
+        complaints, what the broker does not allow.
+        """
+        client = GuardedClient(
+            routes,
+            GuardEvents(
+                refused_line=refused_line or self._complaints.note_refused_line,
+                callback_failed=self._complaints.note_callback_failed,
+                leaving=leaving,
+            ),
+            patience_s=self._patience_s,
+        )
+        try:
+            who = identity or self.identity()
+            await client.open(endpoint, who, name=self._name, timeout_s=CONNECT_S)
+        except MeshError:
+            self._patience_s = PATIENCE_S if client.is_encrypted else 0.0
+            raise
+        self._patience_s = 0.0
+        known = {each.url for each in self.endpoints}
+        self.endpoints += [found for found in client.discovered if found.url not in known]
+        return client

@@ -1,0 +1,83 @@
+"""Opening a connection: where to, as who, and what a failure means."""
+
+import ssl
+from dataclasses import dataclass
+from typing import Any, Final
+
+from broker_client.runtime.nkeys import KeyPair
+from schemas.faults import MeshError, Refused, Unreachable
+
+# How long a broker that has closed without a word is given to say why, at the next try.
+PATIENCE_S: Final = 0.3
+_CREDENTIALS: Final = (
+    "authorization violation",
+    "authentication expired",
+    "authentication revoked",
+    "credentials",
+    "certificate required",
+    "certificate expired",
+    "certificate revoked",
+    "bad certificate",
+    "unknown ca",
+    "unknown_ca",
+)
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class LinkIdentity:
+    """Who we are to the broker: TLS context, user token and the seed of its key, or None each."""
+
+    tls: ssl.SSLContext | None = None
+    jwt: str | None = None
+    seed: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint:
+    """A broker's address; `tls_name` is whose certificate it must show if not its own host's."""
+
+    url: str
+    tls_name: str | None = None
+
+
+class Untrusted(Unreachable):
+    """Something answered, but it is not a broker of this mesh: waiting will not change that."""
+
+
+def credentials(endpoint: Endpoint, identity: LinkIdentity) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if identity.tls is not None:
+        options["tls"] = identity.tls
+        options["tls_hostname"] = endpoint.tls_name
+    if identity.jwt is not None and identity.seed is not None:
+        jwt = identity.jwt.strip().encode()
+        options["user_jwt_cb"] = lambda: jwt
+        options["signature_cb"] = KeyPair.from_seed(identity.seed.strip()).sign_nonce
+    return options
+
+
+def opening_fault(endpoint: Endpoint, error: Exception) -> MeshError:
+    if isinstance(error, TimeoutError):
+        text = "no answer in time"
+    elif isinstance(error, ssl.SSLCertVerificationError):
+        return Untrusted(
+            "broker_unreachable",
+            f"{endpoint.url}: its certificate is not trusted: {error.verify_message}",
+            effect="none",
+        )
+    else:
+        text = describe(error)
+    return fault_of(f"{endpoint.url}: {text}", text)
+
+
+def fault_of(message: str, said: str) -> MeshError:
+    """Refused only where the broker's words leave no doubt."""
+    lower = said.lower().replace("_", " ")
+    if any(word in lower for word in _CREDENTIALS):
+        return Refused("credentials_rejected", message)
+    return Unreachable("broker_unreachable", message)
+
+
+def describe(error: Exception) -> str:
+    text = str(error).removeprefix("nats: ").strip("'")
+    return text or type(error).__name__

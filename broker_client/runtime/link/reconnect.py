@@ -1,0 +1,234 @@
+"""One connection at a time, and the next one when it is lost: when to try, and who is told.
+
+Callers wait for a connection; listeners are told when it comes and when it goes.
+"""
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from broker_client.runtime.backoff import Backoff
+from broker_client.runtime.clock import Clock
+from broker_client.runtime.frames import Msg
+from broker_client.runtime.link.dial import Dialer
+from broker_client.runtime.link.guard import GuardedClient
+from broker_client.runtime.link.opening import Untrusted
+from broker_client.runtime.link.requests import Requests
+from broker_client.runtime.link.subscriptions import Subscriptions
+from schemas.faults import MeshError, Refused, Unreachable
+
+FIRST_WAIT_S: Final = 0.2
+# Short for a broker that is away: an agent should be back within seconds of its return. Long for
+# one that has refused us: only new credentials will help.
+WAIT_CAP_S: Final = 2.0
+REFUSED_WAIT_CAP_S: Final = 30.0
+# A connection that lived this long was a good one, and the next wait begins small again.
+STABLE_S: Final = 5.0
+FLUSH_S: Final = 5.0
+
+log = structlog.get_logger(__name__)
+
+
+class Keeper:
+    """Keeps one connection: `client`, or None. `is_up` once its broker knows all subscriptions."""
+
+    def __init__(
+        self,
+        name: str,
+        dialer: Dialer,
+        subscriptions: Subscriptions,
+        requests: Requests,
+        *,
+        clock: Clock,
+        chance: Callable[[], float],
+        loopback_s: float | None,
+    ) -> None:
+        self._name = name
+        self._dialer = dialer
+        self._subscriptions = subscriptions
+        self._requests = requests
+        self._clock = clock
+        self._chance = chance
+        self._loopback_s = loopback_s
+        self._loopback = requests.open_loopback(self._note_loopback)
+        self._loopback_heard = True
+        self._task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._is_closed = False
+        self._failed = 0
+        self.client: GuardedClient | None = None
+        self.is_up = False
+        self.reconnects = 0
+        self.last_error: MeshError | None = None
+        self.connected_url: str | None = None
+        self.connected_at: float | None = None
+        self.on_connected: list[Callable[[], object]] = []
+        self.on_disconnected: list[Callable[[MeshError], object]] = []
+
+    def start(self) -> None:
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(
+                self._keep(), name=f"link {self._name}"
+            )
+
+    async def stop(self) -> GuardedClient | None:
+        """End for good; returns the connection that there was, which is still open."""
+        self._is_closed = True
+        if self._task is not None:
+            # More than once: `asyncio.wait_for` of 3.11, which nats-py connects with, may lose one.
+            while not self._task.done():
+                self._task.cancel()
+                await asyncio.wait({self._task}, timeout=0.1)
+            self._task = None
+        client, self.client = self.client, None
+        self._set_down(Unreachable("broker_unreachable", "the link was closed"))
+        self._note_change()
+        return client
+
+    # waiting
+
+    async def wait_up(self, wait_s: float | None) -> None:
+        """Wait for the connection; raises the last fault after `wait_s` (None: for ever).
+
+        With a limit a fault that waiting does not mend is raised when it comes. A link that is
+        closed raises Unreachable.
+        """
+        try:
+            async with asyncio.timeout(wait_s):
+                while not self.is_up:
+                    if self._is_closed or (wait_s is not None and self._is_hopeless()):
+                        raise self.last_error or self.down()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise self.last_error or Unreachable(
+                "broker_unreachable", "no connection in time", effect="none"
+            ) from None
+
+    def _is_hopeless(self) -> bool:
+        """Whether to wait is no use. Another of several brokers may have the right certificate."""
+        if isinstance(self.last_error, Untrusted):
+            return self._failed >= len(self._dialer.endpoints)
+        return isinstance(self.last_error, Refused)
+
+    def _note_change(self) -> None:
+        """Wake those who wait: a connection is there, a try has failed, or the link is closed."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def down(self) -> Unreachable:
+        """The fault of whatever needs a connection while there is none."""
+        why = "" if self.last_error is None else f": {self.last_error.message}"
+        return Unreachable("broker_unreachable", f"not connected{why}", effect="none")
+
+    # the loop
+
+    async def _keep(self) -> None:
+        backoff = Backoff(self._chance, first_s=FIRST_WAIT_S, cap_s=WAIT_CAP_S)
+        refused = Backoff(self._chance, first_s=FIRST_WAIT_S, cap_s=REFUSED_WAIT_CAP_S)
+        while True:
+            began_at = self._clock.elapsed()
+            reason = await self._live_once()
+            if self._clock.elapsed() - began_at >= STABLE_S and self.last_error is reason:
+                backoff.reset()
+                refused.reset()
+            is_refused = isinstance(reason, Refused)
+            await asyncio.sleep((refused if is_refused else backoff).next_s())
+
+    async def _live_once(self) -> MeshError:
+        """Connect to the next endpoint and stay until it is over; why it is over."""
+        try:
+            client = await self._dialer.open(
+                self._dialer.next_endpoint(), self._subscriptions.routes, self.leave
+            )
+            self.client = client
+            await self._subscriptions.tell(client, FLUSH_S)
+        except MeshError as error:
+            return self._note_failed(error)
+        except Exception as error:
+            # Identity callbacks read files, and anything may be in them.
+            log.exception("connect_failed", link=self._name)
+            self.last_error = Unreachable("internal", f"{type(error).__name__} while connecting")
+            self._note_change()
+            return self.last_error
+        self.note_up(client)
+        reason = await self._watch()
+        self.last_error = reason
+        self.client = None
+        log.warning("disconnected", link=self._name, url=self.connected_url, reason=str(reason))
+        self._set_down(reason)
+        return reason
+
+    def _note_failed(self, error: MeshError) -> MeshError:
+        if self.client is not None:
+            self.client.abort("subscribing failed")
+            self.client = None
+        if self.last_error is None or str(self.last_error) != str(error):
+            log.warning("connect_failed", link=self._name, error=str(error))
+        self.last_error = error
+        self._failed += 1
+        self._note_change()
+        return error
+
+    async def _watch(self) -> MeshError:
+        """Wait for the end of the connection; a renewal may put another one in its place."""
+        while True:
+            client = self.client
+            if client is None:
+                return Unreachable("broker_unreachable", "the link was closed")
+            done, _ = await asyncio.wait({client.lost}, timeout=self._loopback_s)
+            if done:
+                if self.client is client:
+                    return client.lost.result()
+            elif self.client is client:
+                self._check_loopback(client)
+
+    def _check_loopback(self, client: GuardedClient) -> None:
+        if not self._loopback_heard:
+            client.abort("deaf: our own message did not come back")
+            return
+        self._loopback_heard = False
+        with contextlib.suppress(MeshError):
+            client.out.publish_nowait(self._loopback, b"")
+
+    def _note_loopback(self, _msg: Msg) -> None:
+        self._loopback_heard = True
+
+    # up and down
+
+    def note_up(self, client: GuardedClient) -> None:
+        """Use `client` from now on; listeners are told if there was no connection before."""
+        self.client = client
+        self.connected_url = client.endpoint.url if client.endpoint is not None else None
+        self.connected_at = self._clock.elapsed()
+        self._loopback_heard = True
+        self.last_error = None
+        was_up, self.is_up = self.is_up, True
+        self._note_change()
+        log.info("connected", link=self._name, url=self.connected_url)
+        if not was_up:
+            self._tell(self.on_connected)
+
+    def _set_down(self, reason: MeshError) -> None:
+        if not self.is_up:
+            return
+        self.is_up = False
+        self.connected_at = None
+        self.reconnects += not self._is_closed
+        self._requests.fail_all(reason)
+        self._tell([functools.partial(each, reason) for each in self.on_disconnected])
+
+    def _tell(self, listeners: Sequence[Callable[[], object]]) -> None:
+        for listener in listeners:
+            try:
+                listener()
+            except Exception:
+                log.exception("listener_failed", link=self._name)
+
+    def leave(self) -> None:
+        """Go to another node now, if there is one: the broker is about to stop."""
+        if self.client is not None and len(self._dialer.endpoints) > 1:
+            self.client.abort("the broker node is about to stop")
