@@ -10,7 +10,6 @@ from typing import Final, NamedTuple
 from schemas.ids import is_command_id, is_name
 
 PREFIX: Final = "mesh.v1"
-UP_ALL: Final = f"{PREFIX}.up.>"
 API_ALL: Final = f"{PREFIX}.api.*.*.*"
 ENROL_ALL: Final = f"{PREFIX}.enrol.*"
 FACT_ALL: Final = f"{PREFIX}.fact.*.*.*"
@@ -161,13 +160,6 @@ def parse_fact(subject: str) -> Fact | None:
     if not is_command_id(parts[3]) or not _is_number(parts[4]):
         return None
     return Fact(parts[3], int(parts[4]), parts[5])
-
-
-def parse_log(rest: tuple[str, ...]) -> tuple[str, int, str] | None:
-    """Command, attempt and stream of an `Up` whose kind is `log`, or None."""
-    if len(rest) != 3 or not is_command_id(rest[0]) or rest[2] not in STREAMS:
-        return None
-    return (rest[0], int(rest[1]), rest[2]) if _is_number(rest[1]) else None
 
 
 def _is_number(text: str) -> bool:

@@ -1,6 +1,5 @@
 """Taking bytes out of the middle of a file: the offsets of all others stay as they are."""
 
-import os
 import sys
 from typing import Final
 
@@ -31,8 +30,3 @@ def punch(fd: int, start: int, end: int) -> bool:
         if ctypes.get_errno() != 4:  # EINTR
             return False
     return True
-
-
-def allocated_bytes(fd: int) -> int:
-    """What the file takes on the disk. Source: stat(2), st_blocks counts 512 bytes each."""
-    return os.fstat(fd).st_blocks * 512

@@ -4,7 +4,6 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
-from typing import Final
 
 import msgspec
 
@@ -12,8 +11,6 @@ from broker_client.runtime.identity import new_identity
 from broker_client.runtime.token import SECRET_BYTES, ActivationToken, encode_token
 from broker_master.ca.issuer import Issuer
 from schemas.ids import check_name
-
-TOKEN_LIFETIME_S: Final = 3600
 
 
 class IssuedToken(msgspec.Struct, frozen=True, kw_only=True):

@@ -363,11 +363,6 @@ class Roster:
         for presence in self._presences.values():
             presence.heard_s = now_s
 
-    def forget_handshakes(self) -> None:
-        """Ask every agent for a new handshake."""
-        for presence in self._presences.values():
-            presence.reconciled = presence.greeted = False
-
     def next_expiry(self) -> float:
         """When the next certificate of a live agent ends; wall time, infinite if none is known."""
         return min(

@@ -42,9 +42,7 @@ def test_log_of_an_attempt_parses_back(
     group: str, agent: str, command: str, attempt: int, stream: str
 ) -> None:
     parsed = subjects.parse_up(subjects.log(group, agent, command, attempt, stream))
-    assert parsed is not None
-    assert (parsed.group, parsed.agent, parsed.kind) == (group, agent, "log")
-    assert subjects.parse_log(parsed.rest) == (command, attempt, stream)
+    assert parsed == Up(group, agent, "log", (command, str(attempt), stream))
 
 
 @quick(50)
@@ -74,7 +72,6 @@ def test_parsers_never_raise_and_name_only_what_may_be_named(text: str) -> None:
     if isinstance(up, Up):
         assert is_name(up.group)
         assert is_name(up.agent)
-        subjects.parse_log(up.rest)
     if isinstance(api, Api):
         assert is_name(api.client)
     if agent is not None:
@@ -95,25 +92,13 @@ def test_one_meaning_has_one_subject(text: str) -> None:
     up = subjects.parse_up(text)
     if up is not None:
         assert ".".join((subjects.up(up.group, up.agent, up.kind), *up.rest)) == text
-        parsed = subjects.parse_log(up.rest)
-        assert parsed is None or subjects.log(up.group, up.agent, *parsed).endswith(
-            ".".join(up.rest)
-        )
-
-
-@quick(300)
-@given(st.lists(TOKENS, max_size=4))
-def test_parse_log_never_raises(rest: list[str]) -> None:
-    parsed = subjects.parse_log(tuple(rest))
-    assert parsed is None or parsed[1] <= 999_999_999
 
 
 @pytest.mark.parametrize(
     "number", ["01", "00", "-1", "+1", "1_0", " 1", "1 ", "\u0661", "²", "1e3", "", "9" * 10]
 )
-def test_attempt_in_another_spelling_is_no_fact_and_no_log(number: str) -> None:
+def test_attempt_in_another_spelling_is_no_fact(number: str) -> None:
     assert subjects.parse_fact(f"mesh.v1.fact.c.{number}.outcome") is None
-    assert subjects.parse_log(("c", number, "stdout")) is None
 
 
 @quick(50)

@@ -312,11 +312,3 @@ def test_several_agents_are_judged_apart() -> None:
     changes = watch.roster.tick(now_s=watch.clock.elapsed(), at=watch.clock.now())
     assert changes == [Change("web-2", "suspected")]
     assert other.liveness is Liveness.SILENT
-
-
-def test_forgotten_handshakes_are_asked_for_again() -> None:
-    watch = Watch()
-    watch.handshake()
-    watch.roster.forget_handshakes()
-    assert not watch.agent.is_dispatchable
-    assert watch.handshake() == ["returned"]
