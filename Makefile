@@ -83,18 +83,19 @@ demo-loss: $(RUNS)
 bench: $(STAMP)
 	@$(BIN)/python -m tests.bench
 
-# Every fault with three seeds (MESH_CHAOS_SEEDS), then the table of what was found: also below
+# Every fault with three seeds (MESH_CHAOS_SEEDS), the properties with many examples, then the table of what was found: also below
 # build/chaos, with the history of each run that broke a promise.
 chaos: $(STAMP)
 	@rm -rf build/chaos
 	@status=0; \
 	$(PYTEST) -m "chaos and not serial" tests/chaos -n $(WORKERS) || status=$$?; \
 	$(PYTEST) -m "chaos and serial and not true_timers" tests/chaos || status=$$?; \
+	$(PYTEST) -m deep --hypothesis-profile=deep tests/unit -n $(WORKERS) || status=$$?; \
 	$(BIN)/python -m tests.chaos.report build/chaos; \
 	exit $$status
 
 # Needs pip-compile (pip-tools 7.6). The flags keep the address of whichever index or wheel
-# folder this machine uses out of the files; tests/unit/test_house.py looks for it again.
+# folder this machine uses out of the files; tests/test_house.py looks for it again.
 LOCK := pip-compile --quiet --generate-hashes --strip-extras --newline=lf --no-header \
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 SERVER := --extra master --extra amqp --extra embedded --build-deps-for editable

@@ -23,6 +23,16 @@ async def eventually(
     return loop.time() - began_at
 
 
+async def soon(condition: Callable[[], object], *, what: str = "") -> None:
+    """Let the loop turn until `condition()` is true: for unit tests, which do not sleep."""
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + PATIENCE_S
+    while not condition():
+        if loop.time() > give_up_at:
+            raise AssertionError(f"not within {PATIENCE_S:g} s: {what or condition}")
+        await asyncio.sleep(0)
+
+
 class Ticks:
     """Turns of a timer on this loop. Where the process stands still, so do they."""
 

@@ -14,8 +14,8 @@ import pytest
 from broker_client.api import MeshClient
 from tests.children import Child, cpu_s, rss_bytes
 from tests.harness import MeshProcesses
+from tests.host.broker_agent.test_warden import ignores_term
 from tests.meshes import shared_mesh, state_reached
-from tests.unit.broker_agent.test_warden import ignores_term
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-warden")]

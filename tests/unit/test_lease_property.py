@@ -17,6 +17,8 @@ from broker_master.core.liveness import Roster
 from schemas.messages.liveness import Beat, Echo, Hello
 from schemas.timers import Timers, check_timers
 
+pytestmark = pytest.mark.deep
+
 AGENT: Final = "a1"
 HORIZON_S: Final = 400.0
 # Each clock may be off by so much, in opposite directions.
@@ -221,9 +223,7 @@ def judge(story: Story) -> None:
         assert not story.runs_at(story.given_up_at), (story.given_up_at, story.ended_at)
 
 
-property_of_stories = settings(
-    max_examples=600, deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
+property_of_stories = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @property_of_stories

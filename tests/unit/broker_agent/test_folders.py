@@ -9,7 +9,7 @@ import pytest
 from broker_agent.store.folders import Folders, remove_folder
 from broker_agent.store.spares import _SETTLED_NS
 from schemas.faults import MeshError
-from tests.waiting import eventually
+from tests.waiting import soon
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ async def test_work_folder_in_which_anything_was_left_is_not_used_again(
     """Also one that was listed before, and in which something was left since."""
     retired(folders, "c0")
     changed = (tmp_path / "c0.1" / "work").stat().st_ctime_ns
-    await eventually(lambda: time.time_ns() - changed > _SETTLED_NS)
+    await soon(lambda: time.time_ns() - changed > _SETTLED_NS)
     for count in (1, 2):  # from the second on it is known by its times
         retired(folders, f"c{count}")
     assert names(tmp_path) == ["c2.1"]

@@ -1,5 +1,6 @@
 """The lease against a plain model of it, whatever comes in whatever order."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -7,6 +8,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from broker_agent.core.lease import Heard, Lease, Phase
 from schemas.messages.liveness import Echo
 from schemas.timers import Timers
+
+pytestmark = pytest.mark.deep
 
 USUAL = Timers()
 LEAVES = (0.0, 20.0, 60.0, 7200.0)
@@ -160,7 +163,6 @@ class LeaseMachine(RuleBasedStateMachine):
 
 TestLease = LeaseMachine.TestCase
 TestLease.settings = settings(
-    max_examples=500,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

@@ -1,7 +1,6 @@
 """Help of the three programs: examples that parse, `help` and `version`, one look."""
 
 import shlex
-import subprocess
 from collections.abc import Callable
 
 import pytest
@@ -103,34 +102,6 @@ def test_wrong_option_of_a_program_is_a_usage_error(
         assert first.startswith(f"{program}: ")
         assert first.endswith(" (usage)")
         assert hint == f"  see `{program} {verb} --help`"
-
-
-@pytest.mark.parametrize(
-    ("words", "found"),
-    [
-        (["broker-agent", "st"], ["status"]),
-        (["broker-agent", "status", "--output", ""], ["table", "json"]),
-        (["broker-agent", "doctor", "--ti"], ["--timeout"]),
-        (["broker-master", "serve", "--nats-"], ["--nats-port", "--nats-host"]),
-        (["broker-master", "completion", "f"], ["fish"]),
-    ],
-    ids=" ".join,
-)
-def test_programs_are_completed_in_a_real_bash(
-    words: list[str], found: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert tool(words[0])(["completion", "bash"]) == 0
-    typed = " ".join(f"'{word}'" for word in words)
-    function = f"_{words[0].replace('-', '_')}"
-    script = f"{capsys.readouterr().out}\nCOMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}\n"
-    done = subprocess.run(
-        ["bash", "--norc", "-c", f'{script}{function}; printf "%s\\n" "${{COMPREPLY[@]}}"'],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=True,
-    )
-    assert sorted(done.stdout.split()) == sorted(found)
 
 
 @pytest.mark.parametrize("program", TOOLS)

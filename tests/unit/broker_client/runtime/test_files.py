@@ -1,8 +1,6 @@
 import errno
 import os
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -136,27 +134,6 @@ def test_second_lock_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> Non
         assert caught.value.code == "state_locked"
         assert f"process {os.getpid()}" in caught.value.message
     files.lock_directory(tmp_path).release()
-
-
-def test_lock_of_another_process_holds_until_it_is_killed(tmp_path: Path) -> None:
-    code = (
-        "import sys, pathlib\n"
-        "from broker_client.runtime.files import lock_directory\n"
-        "lock = lock_directory(pathlib.Path(sys.argv[1]))\n"
-        "print('held', flush=True)\n"
-        "sys.stdin.read()\n"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(Refused) as caught:
-            files.lock_directory(tmp_path)
-        assert f"process {holder.pid}" in caught.value.message
-        holder.kill()
-        holder.wait(5)
-        files.lock_directory(tmp_path).release()
 
 
 def test_lock_of_a_missing_directory_says_so(tmp_path: Path) -> None:

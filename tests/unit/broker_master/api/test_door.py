@@ -19,7 +19,7 @@ from schemas.messages.audit import AuditEntry
 from schemas.messages.registry import ClientEntry
 from schemas.verbs import AGENT_DISABLE, AGENT_SHOW, COMMAND_SUBMIT, COMMAND_WAIT, VERBS, AnyVerb
 from tests.unit.broker_master.table import Table
-from tests.waiting import eventually
+from tests.waiting import soon
 
 PER_CLIENT = 1000
 
@@ -55,7 +55,7 @@ class Entrance:
         self.noted.append(len(self.trail))
 
     async def answer(self) -> Any:  # noqa: ANN401
-        await eventually(lambda: bool(self.replies))
+        await soon(lambda: bool(self.replies))
         (reply,) = self.replies
         self.replies.clear()
         return reply

@@ -5,6 +5,7 @@ What comes, comes once; whatever is heard, an end stays; and a restart changes n
 
 from collections.abc import Callable, Sequence
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -29,6 +30,8 @@ from tests.unit.broker_master.deeds import (
     replayed,
     shape,
 )
+
+pytestmark = pytest.mark.deep
 
 ON_LOST = st.sampled_from(["error", "rerun", "wait"])
 ENDS = st.sampled_from(
@@ -341,7 +344,6 @@ class BookMachine(RuleBasedStateMachine):
 
 TestBook = BookMachine.TestCase
 TestBook.settings = settings(
-    max_examples=500,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -1,5 +1,6 @@
 """The roster against a plain model of it, whatever is heard in whatever order."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
@@ -8,6 +9,8 @@ from broker_master.core.liveness import Presence, Roster
 from schemas.messages.liveness import Beat, Hello
 from schemas.states import Liveness
 from schemas.timers import Timers
+
+pytestmark = pytest.mark.deep
 
 # Longer than `lost_s`, or it would never be what a verdict waits for.
 TIMERS = Timers(adopt_s=80)
@@ -146,7 +149,6 @@ class RosterMachine(RuleBasedStateMachine):
 
 TestRoster = RosterMachine.TestCase
 TestRoster.settings = settings(
-    max_examples=500,
     stateful_step_count=50,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],

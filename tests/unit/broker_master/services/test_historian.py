@@ -16,7 +16,7 @@ from schemas.states import State
 from tests.fake_clock import FakeClock
 from tests.planes import make_plane
 from tests.unit.broker_master.deeds import Deed, accepted, assigned, ended
-from tests.waiting import eventually
+from tests.waiting import soon
 
 
 class HistoryInMemory:
@@ -136,11 +136,11 @@ async def test_commands_that_end_one_by_one_are_written_together(
     monkeypatch.setattr(module, "_LINGER_S", 0.3)
     service = asyncio.create_task(archive.historian.run(asyncio.Event()))
     archive.end("first")
-    await eventually(lambda: archive.writer.parts)
+    await soon(lambda: archive.writer.parts)
     for number in range(10):
         archive.end(f"c{number}")
         await asyncio.sleep(0)
-    await eventually(lambda: len(archive.writer.stored) == 11)
+    await soon(lambda: len(archive.writer.stored) == 11)
     assert archive.writer.parts == [1, 10]
     service.cancel()
 
@@ -152,7 +152,7 @@ async def test_full_part_is_not_kept_waiting(
     monkeypatch.setattr(module, "_LINGER_S", 3600.0)
     service = asyncio.create_task(archive.historian.run(asyncio.Event()))
     archive.end(*(f"c{number}" for number in range(9)))
-    await eventually(lambda: len(archive.writer.stored) == 9)
+    await soon(lambda: len(archive.writer.stored) == 9)
     assert archive.writer.parts == [4, 4, 1]
     service.cancel()
 
@@ -165,7 +165,7 @@ async def test_large_records_do_not_wait_for_each_other(
     monkeypatch.setattr(module, "_LINGER_S", 0.3)
     archive.end(*(f"c{number}" for number in range(9)))
     service = asyncio.create_task(archive.historian.run(asyncio.Event()))
-    await eventually(lambda: len(archive.writer.stored) == 9, 1.5)
+    await soon(lambda: len(archive.writer.stored) == 9)
     assert archive.writer.parts == [1] * 9
     service.cancel()
 

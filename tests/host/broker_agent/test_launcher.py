@@ -232,7 +232,7 @@ import asyncio, os, sys
 from broker_agent.executors.manner import file_limits
 from broker_agent.executors.spawn import keep_descriptors
 from broker_agent.settings import TaskSettings
-from tests.unit.broker_agent.test_launcher import Stage
+from tests.host.broker_agent.test_launcher import Stage
 async def main():
     keep_descriptors()
     stage = Stage(TaskSettings(user=str(os.geteuid())))

@@ -10,7 +10,7 @@ from broker_agent.services.transit import STORED_S, Fate, Transit
 from broker_client.runtime.frames import Msg
 from schemas.subjects import CHUNK_HEADER, STORED
 from tests.fake_clock import FakeClock
-from tests.unit.broker_agent.rig import Rig
+from tests.host.broker_agent.rig import Rig
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from broker_agent.carrier import flow
 from broker_agent.carrier.flow import EMPTY, HELD, Flow
 from broker_agent.services.shipment import Shipment
 from broker_agent.store.folders import Folders, TaskFolder
-from tests.unit.broker_agent.rig import WAIT_S, Rig
+from tests.host.broker_agent.rig import WAIT_S, Rig
 from tests.waiting import eventually
 
 SHELL = "/bin/sh"

@@ -15,7 +15,7 @@ import pytest
 from broker_master.core.commands import Attempt, Command
 from tests.requirements_policy import require
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parent.parent
 LOCKS = sorted((ROOT / "requirements").glob("*.txt"))
 # Built from parts, so that this file does not name what it looks for.
 PRIVATE_ROOTS = b"|".join([b"wo" + b"rk", b"ro" + b"ot", b"ho" + b"me/[a-z][a-z0-9_-]*"])

@@ -12,7 +12,7 @@ from broker_agent.core.room import FDS_PER_TASK, FDS_RESERVED, Bounds, Reading, 
 from broker_agent.services.intake import Intake
 from broker_agent.services.room import Room
 from schemas.states import Lack
-from tests.unit.broker_agent.rig import NOT_AFTER, WAIT_S, Rig
+from tests.host.broker_agent.rig import NOT_AFTER, WAIT_S, Rig
 from tests.waiting import eventually
 
 GIB = 1024**3

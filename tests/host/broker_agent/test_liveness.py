@@ -16,7 +16,7 @@ from schemas.messages.liveness import Echo, TaskDecision, Welcome
 from schemas.states import State
 from schemas.timers import Timers
 from tests.fake_clock import FakeClock
-from tests.unit.broker_agent.rig import WAIT_S, Rig
+from tests.host.broker_agent.rig import WAIT_S, Rig
 from tests.waiting import eventually
 
 SLEEP = ["sleep", "60"]

@@ -18,8 +18,8 @@ from broker_agent.warden.watch import Warden, Watch, kill_at, term_at
 from broker_client.runtime.clock import SystemClock
 from schemas.timers import Timers
 from tests.children import rss_bytes
-from tests.unit.broker_agent.rig import WAIT_S, Rig
-from tests.unit.broker_agent.test_process import is_alive
+from tests.host.broker_agent.rig import WAIT_S, Rig
+from tests.host.broker_agent.test_process import is_alive
 from tests.waiting import eventually
 
 RSS_MAX = 12 * 1024 * 1024

@@ -17,7 +17,7 @@ from broker_agent.store.folders import Folders, TaskFolder
 from broker_agent.store.holes import punch
 from schemas import limits
 from schemas.faults import Unreachable
-from tests.unit.broker_agent.rig import ACK, WAIT_S, Rig
+from tests.host.broker_agent.rig import ACK, WAIT_S, Rig
 from tests.waiting import eventually
 
 SIZES = st.tuples(st.integers(0, 500), st.integers(0, 500))

@@ -27,7 +27,7 @@ from schemas.messages.work import Control, ControlReply
 from schemas.states import State
 from schemas.timers import Timers
 from tests.fake_clock import FakeClock
-from tests.unit.broker_agent.rig import NOT_AFTER, WAIT_S, Rig
+from tests.host.broker_agent.rig import NOT_AFTER, WAIT_S, Rig
 from tests.waiting import eventually
 
 TIMERS = Timers(beat_s=1, suspect_s=5, ack_s=1, grace_s=0.3, lost_s=60, handshake_s=0.2)

@@ -15,7 +15,7 @@ from schemas.messages.work import AttemptReport, Control, ControlReply, Output, 
 from schemas.states import State
 from schemas.texts import MARK
 from tests.fake_clock import FakeClock
-from tests.unit.broker_agent.rig import Rig
+from tests.host.broker_agent.rig import Rig
 
 WIDE = "\U0001f512"
 

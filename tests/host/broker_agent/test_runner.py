@@ -14,7 +14,7 @@ from broker_agent.core.pace import MOST_BYTES
 from schemas import limits
 from schemas.faults import Unreachable
 from schemas.messages.work import Output
-from tests.unit.broker_agent.rig import WAIT_S, Rig
+from tests.host.broker_agent.rig import WAIT_S, Rig
 from tests.waiting import eventually
 
 SLEEP = ["sleep", "60"]
