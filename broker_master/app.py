@@ -80,6 +80,7 @@ from broker_master.services.reports import Reports
 from broker_master.services.revoke import Revoker
 from broker_master.services.rotator import Rotator
 from broker_master.services.settle import Settler
+from broker_master.services.statuses import StatusKeeper
 from broker_master.services.strays import StrayAlarm
 from broker_master.services.system import BrokerSystem
 from broker_master.services.terms import Terms
@@ -100,6 +101,7 @@ from broker_master.store.facts import (
 from broker_master.store.readmodel import ReadModel
 from broker_master.store.registry import Registry
 from broker_master.store.restored import Restored, read_restored, write_restored
+from broker_master.store.statuses import read_pasts
 from schemas.faults import MeshError, Refused
 from schemas.subjects import MASTER_INBOX, inbox_prefix
 from schemas.verbs import COMMAND_SUBMIT
@@ -284,7 +286,7 @@ class Control:
             started_at=self._clock.now(),
         )
         await enter_admin(plane, self._mesh)
-        enter_agents(plane)
+        enter_agents(plane, read_pasts(self._mesh.directory))
         link.on_disconnected(lambda _reason: plane.roster.on_cut_off())
         link.on_connected(lambda: plane.roster.on_rejoined(now_s=plane.clock.elapsed()))
         return plane
@@ -406,6 +408,7 @@ class Control:
             gate,
             historian,
             Checkpointer(plane, streams),
+            StatusKeeper(plane, self._mesh.directory),
             transmitter,
             assigner,
             presence,

@@ -22,6 +22,8 @@ from broker_master.core.liveness import Roster
 from broker_master.core.measures import Measures
 from broker_master.core.recent import Recents
 from broker_master.core.room import StoreRoom
+from broker_master.core.standing import Standing
+from broker_master.core.statuses import StatusChange, Statuses
 from broker_master.core.strays import Strays
 from broker_master.settings import MasterSettings
 from broker_master.store.facts import FactStore
@@ -29,6 +31,7 @@ from broker_master.store.readmodel import ReadModel
 from broker_master.store.registry import Registry
 from broker_master.store.restored import Restored
 from schemas.messages.audit import DETAIL_LEN, GROUPS_MAX, Actor, AuditEntry, Result
+from schemas.messages.registry import AgentEntry
 from schemas.texts import cut_text
 from schemas.timers import Timers
 
@@ -86,9 +89,11 @@ class Plane:
     budgets: Budgets = field(init=False)
     room: StoreRoom = field(init=False)
     recents: Recents = field(init=False)
+    statuses: Statuses = field(init=False)
 
     def __post_init__(self) -> None:
         self.recents = Recents(self._last_of)
+        self.statuses = Statuses(self._on_status)
         self.budgets = Budgets(self.timers, lambda agent: agent in self.registry.agents)
         self.room = StoreRoom(self.settings.limits.event_bytes, lambda: self.facts.appended_bytes)
 
@@ -98,6 +103,29 @@ class Plane:
     @property
     def timers(self) -> Timers:
         return self.settings.timers
+
+    def judge(self, entry: AgentEntry) -> Standing:
+        """The status of an agent now, with its cause; a change of it is noted."""
+        presence, left_s = self.roster.get(entry.name), 0.0
+        if presence is not None:
+            left_s = self.roster.given_up_in_s(presence, now_s=self.clock.elapsed())
+        return self.statuses.judge(
+            entry,
+            presence,
+            self.clock.now(),
+            tasks_left=self.dispatcher.load(entry.name),
+            given_up_in_s=left_s,
+        )
+
+    def _on_status(self, change: StatusChange) -> None:
+        self.measures.on_status(change.group, change.old, change.new)
+        log.info(
+            "status_changed",
+            agent=change.agent,
+            old=str(change.old),
+            new=str(change.new),
+            cause=str(change.cause),
+        )
 
     def spawn(self, coro: Coroutine[Any, Any, None], owner: str = "") -> None:
         """Run a short task; Refused (`queue_full`) if too many are running already.

@@ -9,6 +9,7 @@ beat that was echoed to it, so the agent's deadline always falls first.
 """
 
 from collections.abc import Iterator
+from enum import StrEnum
 from typing import Literal
 
 import msgspec
@@ -38,10 +39,20 @@ UNSTABLE_S = 900.0
 _CONTESTS_MAX = 3
 _FLAPS_MAX = 3
 
-_SHUT_DOWN = "shut down"
 _LACKS = {str(lack): lack for lack in Lack}
 # How many ended incarnations of one agent are remembered, so that their late beats are ignored.
 _INCARNATIONS_KEPT = 8
+
+
+class Silence(StrEnum):
+    """Why an agent is silent. unheard: the master that has started has not heard it yet."""
+
+    NONE = ""
+    UNHEARD = "unheard"
+    NO_BEAT = "no_beat"
+    EXPIRED = "expired"
+    LOST = "lost"
+    SHUT_DOWN = "shut_down"
 
 
 class Presence(msgspec.Struct, kw_only=True):
@@ -49,6 +60,7 @@ class Presence(msgspec.Struct, kw_only=True):
 
     reconciled: the handshake of this incarnation with this master's epoch is complete. deaf: its
     beats arrive, but it says that it has not heard ours for long. since: wall time of `liveness`.
+    silence: its cause; silent_for_s: after so much of it the agent was judged.
     hosts: by incarnation. contests: when a superseded session was heard beside its successor.
     changes: when it came or went lately. predecessor_s: when the incarnation before the present one
     was heard last; None if there was none, or it has said goodbye. valid_until: wall time at which
@@ -64,7 +76,8 @@ class Presence(msgspec.Struct, kw_only=True):
     group: str
     liveness: Liveness = Liveness.NEVER
     since: float = 0.0
-    reason: str = ""
+    silence: Silence = Silence.NONE
+    silent_for_s: float = 0.0
     incarnation: str = ""
     reconciled: bool = False
     greeted: bool = False
@@ -102,17 +115,11 @@ class Presence(msgspec.Struct, kw_only=True):
     actions: frozenset[str] = COMMON
 
     @property
-    def is_dispatchable(self) -> bool:
-        return (
-            self.liveness is Liveness.LIVE
-            and self.reconciled
-            and not (self.deaf or self.draining or self.lacks or self.frozen or self.stuck)
-        )
-
-    @property
     def has_left(self) -> bool:
         """Its session has said goodbye, or was given up: another one may take its place."""
-        return self.liveness is Liveness.SILENT and (self.given_up or self.reason == _SHUT_DOWN)
+        return self.liveness is Liveness.SILENT and (
+            self.given_up or self.silence is Silence.SHUT_DOWN
+        )
 
     def is_unstable(self, at: float) -> bool:
         """Whether it has come and gone several times within minutes, and lately."""
@@ -152,10 +159,7 @@ class Roster:
         if connected:
             # Whom the master before this one has heard, and until when, nobody knows any more.
             presence.predecessor_s = now_s
-            presence.liveness, presence.reason = (
-                Liveness.SILENT,
-                "not heard since the master started",
-            )
+            presence.liveness, presence.silence = Liveness.SILENT, Silence.UNHEARD
         self._presences[agent] = presence
         return presence
 
@@ -209,7 +213,7 @@ class Roster:
             return []
         first = not presence.incarnation
         if not first:
-            has_left = presence.reason == _SHUT_DOWN
+            has_left = presence.silence is Silence.SHUT_DOWN
             presence.predecessor_s = None if has_left else presence.heard_s
             presence.older = [*presence.older, presence.incarnation][-_INCARNATIONS_KEPT:]
         presence.incarnation = incarnation
@@ -239,7 +243,7 @@ class Roster:
 
     def _on_goodbye(self, presence: Presence, at: float) -> list[Change]:
         presence.liveness, presence.since = Liveness.SILENT, at
-        presence.reason = _SHUT_DOWN
+        presence.silence = Silence.SHUT_DOWN
         presence.draining = False
         presence.reconciled = presence.greeted = False
         return [Change(presence.agent, "goodbye")]
@@ -278,7 +282,7 @@ class Roster:
             return []
         presence.reconciled, presence.given_up, presence.deaf = True, False, False
         presence.heard_s, presence.heard_at = now_s, at
-        presence.liveness, presence.since, presence.reason = Liveness.LIVE, at, ""
+        presence.liveness, presence.since, presence.silence = Liveness.LIVE, at, Silence.NONE
         presence.stuck, presence.took_s = False, now_s
         presence.note_change(at)
         return [Change(agent, "returned")]
@@ -312,15 +316,16 @@ class Roster:
             if presence.frozen and at - presence.contests[-1] >= CONTEST_S:
                 presence.frozen = presence.is_contested = False
             if presence.liveness is Liveness.LIVE and 0 < presence.valid_until <= at:
-                _fall_silent(presence, "certificate expired", at)
+                _fall_silent(presence, Silence.EXPIRED, silence, at)
                 changes.append(Change(presence.agent, "expired"))
             if presence.liveness is Liveness.LIVE and silence >= self.timers.suspect_s:
-                _fall_silent(presence, f"no beat for {self.timers.suspect_s:g} s", at)
+                _fall_silent(presence, Silence.NO_BEAT, self.timers.suspect_s, at)
                 changes.append(Change(presence.agent, "suspected"))
             if self._is_given_up(presence, silence, now_s):
                 presence.given_up = True
-                if presence.reason != _SHUT_DOWN:
-                    presence.reason = f"lost: no beat for {self.timers.lost_s:g} s"
+                if presence.silence is not Silence.SHUT_DOWN:
+                    presence.silence = Silence.LOST
+                    presence.silent_for_s = self.timers.lost_s
                 changes.append(Change(presence.agent, "given_up"))
         return changes
 
@@ -345,7 +350,7 @@ class Roster:
         """
         if presence.liveness is Liveness.LIVE:
             return not (presence.reconciled or presence.deaf or presence.frozen)
-        unheard = presence.liveness is Liveness.SILENT and not presence.heard_at
+        unheard = presence.liveness is Liveness.SILENT and not presence.incarnation
         return self._cut_off or (unheard and now_s < self._judge_from_s)
 
     @property
@@ -384,7 +389,8 @@ def _lacks(beat: Beat) -> dict[str, str]:
     return {}
 
 
-def _fall_silent(presence: Presence, reason: str, at: float) -> None:
-    presence.liveness, presence.since, presence.reason = Liveness.SILENT, at, reason
+def _fall_silent(presence: Presence, why: Silence, for_s: float, at: float) -> None:
+    presence.liveness, presence.since = Liveness.SILENT, at
+    presence.silence, presence.silent_for_s = why, for_s
     presence.note_change(at)
     presence.reconciled = presence.greeted = False

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from broker_master.core.commands import Attempt, Command
 from broker_master.core.liveness import Change, Presence
 from schemas.messages.facts import Accepted, Outcome
-from schemas.states import State
+from schemas.states import AgentStatus, State
 from schemas.timers import Timers
 
 # Upper bounds in seconds. An acknowledgement is due after 5 s and given up after six of them.
@@ -213,6 +213,10 @@ class Measures:
         measures.beats_missed += missed
         if rtt_s > 0:
             measures.round_trip.observe(rtt_s)
+
+    def on_status(self, group: str, old: AgentStatus, new: AgentStatus) -> None:
+        changes = self.group(group).changes
+        changes[old, new] = changes.get((old, new), 0) + 1
 
     def on_change(self, change: Change, presence: Presence, timers: Timers, now_s: float) -> None:
         """Follow the losses of connections: each ends as recovered or as unrecoverable.

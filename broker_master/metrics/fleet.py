@@ -1,14 +1,11 @@
-"""The agents as a scrape sees them: one row each, kept between scrapes.
-
-A status is derived, so nobody announces its change: whoever looks compares with the row.
-"""
+"""The agents as a scrape sees them: one row each, kept between scrapes."""
 
 from collections.abc import Iterator
 
 from broker_client.runtime.exposition import labels
 from broker_master.core.certificates import has_candidate
 from broker_master.core.liveness import Presence
-from broker_master.core.status import current_certificate, shown_status
+from broker_master.core.standing import current_certificate
 from broker_master.metrics import catalogue as c
 from broker_master.metrics.text import lines
 from broker_master.plane import Plane
@@ -56,14 +53,13 @@ class Row:
         self.details: Details | None = None
         self.info = ""
 
-    def update(self, entry: AgentEntry, presence: Presence | None, at: float) -> AgentStatus:
-        """Take in what is true now; returns the status."""
+    def update(self, entry: AgentEntry, presence: Presence | None) -> None:
+        """Take in what is true now."""
         serial = presence.certificate_serial if presence is not None else ""
         if entry is not self.entry or serial != self.serial:
             self.entry, self.serial = entry, serial
             self.certificate = current_certificate(entry, presence)
         self.presence = presence
-        return shown_status(entry, presence, self.certificate, at)
 
     @property
     def is_heard(self) -> bool:
@@ -106,30 +102,23 @@ class Fleet:
         self.counts: dict[str, dict[AgentStatus, int]] = {}
 
     def look(self) -> None:
-        """Bring every row up to date, count agents by status, and note changes of status."""
+        """Bring every row up to date, and count agents by status."""
         plane = self._plane
-        at, get = plane.clock.now(), plane.roster.get
+        get, judge = plane.roster.get, plane.judge
         counts = {name: dict.fromkeys(_STATUSES, 0) for name in plane.registry.groups}
         rows = self.rows
         for name, entry in plane.registry.agents.items():
             row = rows.get(name)
             if row is None or row.group != entry.group:
                 row = rows[name] = Row(entry)
-            status = row.update(entry, get(name), at)
-            if status is not row.status:
-                self._note_change(row, status)
+            row.update(entry, get(name))
+            row.status = judge(entry).status
             counted = counts.get(row.group)
             if counted is not None:
-                counted[status] += 1
+                counted[row.status] += 1
         self.counts = counts
         if len(rows) > len(plane.registry.agents):
             self._forget_deleted()
-
-    def _note_change(self, row: Row, status: AgentStatus) -> None:
-        if row.status is not None:
-            changes = self._plane.measures.group(row.group).changes
-            changes[row.status, status] = changes.get((row.status, status), 0) + 1
-        row.status = status
 
     def _forget_deleted(self) -> None:
         for name in self.rows.keys() - self._plane.registry.agents.keys():

@@ -10,7 +10,7 @@ from broker_master.core import admin, attempts
 from broker_master.core.commands import Attempt, Command
 from broker_master.core.liveness import Change, Presence
 from broker_master.core.measures import missed_beats
-from broker_master.core.status import current_certificate
+from broker_master.core.standing import current_certificate
 from broker_master.plane import Plane
 from broker_master.services.aftermath import Aftermath
 from broker_master.services.assign import Assigner
@@ -33,7 +33,7 @@ from schemas.messages.liveness import (
     Welcome,
 )
 from schemas.messages.registry import AgentEntry
-from schemas.states import BARRED, Admin, Liveness
+from schemas.states import BARRED, Liveness
 
 log = structlog.get_logger()
 
@@ -144,7 +144,7 @@ class PresenceService:
         missed = 0
         if presence is not None and presence.liveness is Liveness.LIVE:
             missed = missed_beats(now_s - presence.heard_s, plane.timers.beat_s)
-        elif presence is not None and presence.heard_at:
+        elif presence is not None and presence.incarnation:
             silence_s = now_s - presence.heard_s
             self._silences[up.agent] = max(silence_s, self._silences.get(up.agent, 0.0))
         plane.measures.on_beat(up.group, missed, beat.rtt_s)
@@ -178,7 +178,7 @@ class PresenceService:
         before = plane.roster.get(up.agent)
         if before is not None and not before.greeted:
             going_on = sum(task.state in _OPEN for task in hello.tasks)
-            silence_s = now_s - before.heard_s if before.heard_at else 0.0
+            silence_s = now_s - before.heard_s if before.incarnation else 0.0
             self._meetings[up.agent] = _Meeting(
                 max(silence_s, self._silences.pop(up.agent, 0.0)),
                 going_on,
@@ -324,7 +324,7 @@ class PresenceService:
                 "presence_changed",
                 agent=change.agent,
                 event_kind=change.event,
-                reason=presence.reason,
+                silence=str(presence.silence),
             )
             plane = self._plane
             plane.measures.on_change(change, presence, plane.timers, plane.clock.elapsed())
@@ -365,7 +365,7 @@ class PresenceService:
         entry = self._plane.registry.agents.get(presence.agent)
         if entry is None:
             return
-        ready = presence.is_dispatchable and entry.admin == Admin.ENABLED and not entry.moving_to
+        ready = self._plane.judge(entry).takes_work
         unstable = presence.is_unstable(self._plane.clock.now())
         self._plane.dispatcher.set_member(
             presence.group,

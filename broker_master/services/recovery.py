@@ -16,10 +16,12 @@ from broker_master.core import attempts
 from broker_master.core.commands import Attempt, Command
 from broker_master.core.phases import Phase
 from broker_master.core.records import command_record
+from broker_master.core.statuses import restore
 from broker_master.plane import OPEN_IN_BACKUP, Plane
 from broker_master.services.historian import Historian
 from broker_master.store.facts import HISTORY
 from broker_master.store.readmodel import Row
+from broker_master.store.statuses import NO_PASTS, Pasts
 from schemas import codec, subjects
 from schemas.faults import Refused
 from schemas.messages.facts import HistoryRecord
@@ -123,13 +125,17 @@ def _certificate_in(folder: Path, mesh: Mesh) -> CertificateEntry:
     )
 
 
-def enter_agents(plane: Plane) -> None:
-    """Everybody whom the registry knows is silent until heard."""
+def enter_agents(plane: Plane, pasts: Pasts = NO_PASTS) -> None:
+    """Everybody whom the registry knows is silent until heard.
+
+    pasts: how the master before this one knew them, and since when.
+    """
     clock = plane.clock
+    plane.statuses.recall(pasts.agents, pasts.groups)
     for group in plane.registry.groups.values():
         plane.dispatcher.set_policy(group.name, group.policy)
     for entry in plane.registry.agents.values():
-        plane.roster.add(
+        presence = plane.roster.add(
             entry.group,
             entry.name,
             # Of a deleted one nobody will hear, but its tasks count until the lease is over.
@@ -137,6 +143,9 @@ def enter_agents(plane: Plane) -> None:
             at=clock.now(),
             now_s=clock.elapsed(),
         )
+        past = pasts.agents.get(entry.name)
+        if past is not None and past.created_at == entry.created_at:
+            restore(presence, past)
         plane.dispatcher.set_member(
             entry.group, entry.name, slots=0, ready=False, traits=entry.traits
         )

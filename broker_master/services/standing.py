@@ -6,10 +6,8 @@ from typing import NamedTuple
 from broker_master.core.balance import ACTION_TAG
 from broker_master.core.dispatch import needs_of
 from broker_master.core.pool import Tags
-from broker_master.core.status import current_certificate, idle_words, shown_status
 from broker_master.plane import Plane
 from schemas.messages.facts import Accepted
-from schemas.states import AgentStatus
 
 
 class Obstacle(NamedTuple):
@@ -67,9 +65,5 @@ class Standing:
 
     def _idle(self, name: str) -> str:
         """Empty unless the agent is active, and gets no work all the same."""
-        entry, presence = self._plane.registry.agents.get(name), self._plane.roster.get(name)
-        if entry is None or presence is None:
-            return ""
-        certificate = current_certificate(entry, presence)
-        status = shown_status(entry, presence, certificate, self._plane.clock.now())
-        return idle_words(entry, presence) if status is AgentStatus.ACTIVE else ""
+        entry = self._plane.registry.agents.get(name)
+        return self._plane.judge(entry).brief if entry is not None else ""

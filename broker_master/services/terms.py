@@ -6,6 +6,7 @@ from collections.abc import Callable
 import structlog
 
 from broker_master.core import admin
+from broker_master.core.standing import Cause
 from broker_master.plane import Plane
 from broker_master.services.orders import Orders
 from broker_master.services.presence import PresenceService
@@ -74,7 +75,7 @@ class Terms:
             log.info("pause_ended", agent=entry.name, by=entry.admin_by)
             return True
         presence = plane.roster.get(entry.name)
-        if entry.moving_to and presence is not None and presence.is_dispatchable:
+        if plane.judge(entry).cause is Cause.MOVING:
             return await self._move_on(entry.name)
         if presence is None or not entry.connected:
             return False

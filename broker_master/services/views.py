@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import msgspec
 
@@ -10,16 +10,13 @@ from broker_master import VERSION
 from broker_master.core.certificates import days_left
 from broker_master.core.liveness import Presence
 from broker_master.core.rights import may_see
+from broker_master.core.standing import Cause, current_certificate
 from broker_master.core.status import (
     admin_shown,
-    agent_status,
     badges,
     certificate_warning,
-    current_certificate,
     group_badges,
     group_status,
-    idle_words,
-    shown_status,
 )
 from broker_master.plane import Plane
 from schemas.messages.actions import COMMON
@@ -36,47 +33,42 @@ from schemas.moments import rfc3339, rfc3339_or_none
 from schemas.states import AgentStatus, GroupStatus, Liveness, State
 
 
-class _Crew(NamedTuple):
+@dataclass
+class _Crew:
     """Of one group: agents by status, those that are active with their certificates.
 
-    idle: why some of these get no new work.
+    idle: why some of these get no new work. unheard_since: a member may well live, but this master
+    has not heard it since then; 0 if it has heard all.
     """
 
     counts: Counter[str]
     idle: Counter[str]
     presences: list[Presence]
     ends_at: list[float]
+    unheard_since: float = 0.0
 
 
 class Views:
-    """Also keeps since when a status has been what it is: nobody else sees all changes of it."""
-
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
         # What is wrong with the mesh as a whole, for those who ask for its status.
         self.notes: Callable[[ClientEntry], list[str]] = lambda _caller: []
-        self._since: dict[tuple[str, str], tuple[str, float]] = {}
 
     def agent(self, entry: AgentEntry) -> AgentRecord:
         plane = self._plane
         at = plane.clock.now()
         presence = plane.roster.get(entry.name)
-        left_s = 0.0
-        if presence is not None:
-            left_s = plane.roster.given_up_in_s(presence, now_s=plane.clock.elapsed())
-        tasks_left = plane.dispatcher.load(entry.name)
-        verdict = agent_status(entry, presence, at=at, given_up_in_s=left_s, tasks_left=tasks_left)
+        standing = plane.judge(entry)
+        tasks_left = standing.case.tasks_left
         certificate = current_certificate(entry, presence)
-        began = presence.since if presence and presence.since else entry.created_at
-        if verdict.status is AgentStatus.DISABLED:
-            began = entry.admin_since or began
         return AgentRecord(
             agent=entry.name,
             group=entry.group,
-            status=verdict.status,
-            reason=verdict.reason,
-            since=rfc3339(began),
-            next=verdict.next,
+            status=standing.status,
+            cause=standing.cause,
+            reason=standing.reason,
+            since=rfc3339(plane.statuses.since(standing)),
+            next=standing.next,
             admin=admin_shown(entry, tasks_left),
             liveness=presence.liveness if presence else Liveness.NEVER,
             certificate=_certificate(certificate, presence, at) if certificate else None,
@@ -116,15 +108,14 @@ class Views:
         is_busy = self._plane.dispatcher.is_busy(name)
         verdict = group_status(counts, crew.idle, is_busy=is_busy)
         status = verdict.status
-        kept = self._since.get(("group", name))
-        if kept is None or kept[0] != status:
-            kept = (status, self._plane.clock.now())
-            self._since["group", name] = kept
+        since = self._plane.statuses.judge_group(
+            name, status, self._plane.clock.now(), unheard_since=crew.unheard_since
+        )
         return GroupRecord(
             group=name,
             status=status,
             reason=verdict.reason,
-            since=rfc3339(kept[1]),
+            since=rfc3339(since),
             agents={str(status): counts.get(str(status), 0) for status in AgentStatus},
             queued=self._plane.dispatcher.waiting(name),
             running=self._plane.dispatcher.group_load(name),
@@ -135,10 +126,9 @@ class Views:
 
     def note_group(self, name: str) -> None:
         """Notice a change of the group's status when it happens, not when somebody looks."""
-        kept = self._since.get(("group", name))
-        if kept is not None and (kept[0] == GroupStatus.ACTIVE) == self._plane.dispatcher.has_ready(
-            name
-        ):
+        known = self._plane.statuses.group(name)
+        has_ready = self._plane.dispatcher.has_ready(name)
+        if known is not None and (known is GroupStatus.ACTIVE) == has_ready:
             # Nothing to look for: hundreds come back at once, and each look is at all of them.
             return
         if name in self._plane.registry.groups:
@@ -156,25 +146,22 @@ class Views:
         return found
 
     def _crew(self, members: list[AgentEntry]) -> "_Crew":
-        roster, at = self._plane.roster, self._plane.clock.now()
         crew = _Crew(Counter(), Counter(), [], [])
         for entry in members:
-            presence = roster.get(entry.name)
-            certificate = current_certificate(entry, presence)
-            status = shown_status(entry, presence, certificate, at)
-            crew.counts[str(status)] += 1
-            if presence is not None and status is AgentStatus.ACTIVE:
-                crew.presences.append(presence)
-                words = idle_words(entry, presence)
-                crew.idle.update([words] if words else [])
+            standing = self._plane.judge(entry)
+            crew.counts[str(standing.status)] += 1
+            if standing.cause is Cause.UNHEARD:
+                crew.unheard_since = standing.case.seen.since
+            if standing.status is AgentStatus.ACTIVE:
+                crew.presences.append(standing.case.seen)
+                crew.idle.update([standing.brief] if standing.brief else [])
+                certificate = current_certificate(entry, standing.case.seen)
                 if certificate is not None:
                     crew.ends_at.append(certificate.not_after)
         return crew
 
     def status_of(self, entry: AgentEntry) -> AgentStatus:
-        presence = self._plane.roster.get(entry.name)
-        certificate = current_certificate(entry, presence)
-        return shown_status(entry, presence, certificate, self._plane.clock.now())
+        return self._plane.judge(entry).status
 
     def status(self, caller: ClientEntry) -> StatusAnswer:
         plane = self._plane

@@ -273,6 +273,28 @@ async def test_crash_between_two_masters_leaves_one_broker_and_no_zombie_of_it(
     assert (await admin.run(NoopArgs(), group="web")).state == "succeeded"
 
 
+async def test_status_since_reason_and_last_beat_survive_restarts_of_the_master(
+    mesh: MeshProcesses, admin: MeshClient
+) -> None:
+    """One that was active still is since then; one that has ended has the same story as before."""
+    live = await mesh.wait_status("web-1", "active")
+    groups = {each.group: each.since for each in await admin.groups()}
+    assert await mesh.agents["db-1"].stop() == 0
+    gone = await mesh.wait_status("db-1", "no_response")
+    assert gone.reason == "shut down"
+    for end in (mesh.master.stop, mesh.master.stop):
+        await end()
+        await mesh.start_master()
+        again = await mesh.wait_status("db-1", "no_response")
+        assert (again.reason, again.cause, again.next) == (gone.reason, gone.cause, gone.next)
+        assert (again.since, again.last_beat_at) == (gone.since, gone.last_beat_at)
+        assert (await mesh.wait_status("web-1", "active")).since == live.since
+    found = {each.group: each.since for each in await admin.groups()}
+    assert found["web"] == groups["web"]
+    await mesh.agents["db-1"].start()
+    assert (await mesh.wait_status("db-1", "active")).since > gone.since
+
+
 async def test_orderly_stop_is_quick_and_leaves_nothing_running(
     mesh: MeshProcesses, admin: MeshClient
 ) -> None:

@@ -129,7 +129,7 @@ class DetailsRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """status, with why (`reason`), since when, and what comes next.
+    """status, with why (`reason`; `cause` is its stable name), since when, and what comes next.
 
     returned: after its last silence, how long that was and what became of its tasks. note, by:
     what was said when it was disabled or paused, and by whom; until: when a pause ends. tasks_left:
@@ -164,6 +164,7 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
     actions: list[str] = []
     joined: str | None = None
     recent: str = ""
+    cause: str = ""
 
 
 class SilentRecord(msgspec.Struct, frozen=True, kw_only=True):

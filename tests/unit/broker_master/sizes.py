@@ -64,6 +64,7 @@ BOUNDS: Final[dict[str, Bound]] = {
     "api.AgentRecord.agent": _NAME,
     "api.AgentRecord.group": _NAME,
     "api.AgentRecord.status": _STATE,
+    "api.AgentRecord.cause": _STATE,
     "api.AgentRecord.reason": _LINE,
     "api.AgentRecord.since": _TIME,
     "api.AgentRecord.next": _LINE,

@@ -4,20 +4,17 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from broker_agent.core.renewal import Renewal
 from broker_master.core.certificates import with_candidate, with_confirmed
 from broker_master.core.liveness import Change, Presence
 from broker_master.core.measures import Histogram, Measures, missed_beats
-from broker_master.core.status import agent_status, current_certificate, shown_status
 from broker_master.metrics.catalogue import FAMILIES, PER_AGENT
 from broker_master.metrics.http import Metered
 from broker_master.plane import Plane
 from broker_master.settings import CertificateSettings, MasterSettings
-from schemas.messages.registry import AgentEntry, CertificateEntry
-from schemas.states import Admin, AgentStatus, Liveness, State
+from schemas.messages.registry import CertificateEntry
+from schemas.states import AgentStatus, State
 from tests.fake_clock import EPOCH, FakeClock
 from tests.planes import (
     DAY_S,
@@ -167,45 +164,6 @@ async def test_what_a_host_says_of_itself_is_escaped_and_cut(plane: Plane) -> No
     assert found[0]["version"].startswith('1"}\nx')
     assert len(found[0]["version"]) == 64
     assert found[0]["os"] == "\\"
-
-
-ENTRIES = st.builds(
-    AgentEntry,
-    name=st.just("web-1"),
-    group=st.just("web"),
-    created_at=st.just(EPOCH),
-    connected=st.booleans(),
-    admin=st.sampled_from(list(Admin)),
-    certificates=st.lists(
-        st.builds(
-            CertificateEntry,
-            serial=st.sampled_from(["a", "b"]),
-            not_after=st.sampled_from([EPOCH - 1, EPOCH, EPOCH + 1]),
-            user_nkey=st.just("U"),
-        ),
-        max_size=2,
-    ),
-)
-PRESENCES = st.none() | st.builds(
-    Presence,
-    agent=st.just("web-1"),
-    group=st.just("web"),
-    liveness=st.sampled_from(list(Liveness)),
-    reconciled=st.booleans(),
-    deaf=st.booleans(),
-    draining=st.booleans(),
-    given_up=st.booleans(),
-    certificate_serial=st.sampled_from(["", "a", "b"]),
-)
-
-
-@given(entry=ENTRIES, presence=PRESENCES)
-def test_status_in_metrics_is_the_status_that_users_see(
-    entry: AgentEntry, presence: Presence | None
-) -> None:
-    told = agent_status(entry, presence, at=EPOCH, given_up_in_s=0.0).status
-    certificate = current_certificate(entry, presence)
-    assert shown_status(entry, presence, certificate, EPOCH) is told
 
 
 # certificates

@@ -3,7 +3,8 @@
 import pytest
 
 from broker_master.core.liveness import CONTEST_S
-from broker_master.core.status import agent_status, badges, shown_status
+from broker_master.core.standing import classify
+from broker_master.core.status import badges
 from schemas.messages.liveness import Details
 from schemas.messages.registry import AgentEntry
 from schemas.states import AgentStatus
@@ -20,8 +21,7 @@ def meet(watch: Watch, incarnation: str, host: str) -> None:
 
 def status_of(watch: Watch) -> tuple[AgentStatus, str, str]:
     at = watch.clock.now()
-    told = agent_status(ENTRY, watch.agent, at=at, given_up_in_s=0.0, tasks_left=0)
-    assert shown_status(ENTRY, watch.agent, None, at) == told.status
+    told = classify(ENTRY, watch.agent, at)
     return told.status, told.reason, told.next
 
 
@@ -32,7 +32,7 @@ def test_superseded_session_that_still_beats_is_an_alarm_with_its_host_and_told_
     assert watch.beat("i1") == ["duplicate"]
     assert watch.beat("i1") == []
     assert badges(watch.agent, at=watch.clock.now()) == ["second session on h1"]
-    assert watch.agent.is_dispatchable
+    assert watch.takes_work
     assert status_of(watch)[0] is AgentStatus.ACTIVE
 
 
@@ -51,7 +51,7 @@ def test_sessions_that_supersede_each_other_three_times_in_a_minute_get_no_work(
         meet(watch, f"i{number}", "h1" if number % 2 else "h2")
         assert watch.beat(f"i{number - 1}") == ["duplicate"]
         watch.live_for(10, f"i{number}")
-    assert not watch.agent.is_dispatchable
+    assert not watch.takes_work
     status, reason, then = status_of(watch)
     assert (status, reason) == (
         AgentStatus.NO_RESPONSE,
@@ -59,7 +59,7 @@ def test_sessions_that_supersede_each_other_three_times_in_a_minute_get_no_work(
     )
     assert "mesh agent revoke web-1" in then
     watch.live_for(CONTEST_S, "i4")
-    assert watch.agent.is_dispatchable
+    assert watch.takes_work
     assert status_of(watch)[0] is AgentStatus.ACTIVE
 
 
@@ -70,7 +70,7 @@ def test_sessions_that_supersede_each_other_slowly_are_alarms_and_go_on_working(
         meet(watch, f"i{number}", "h2")
         assert watch.beat(f"i{number - 1}") == ["duplicate"]
         watch.live_for(CONTEST_S / 2, f"i{number}")
-    assert watch.agent.is_dispatchable
+    assert watch.takes_work
 
 
 @pytest.mark.parametrize("is_goodbye", [True, False])

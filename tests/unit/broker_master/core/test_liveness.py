@@ -4,13 +4,16 @@ from typing import Any
 
 import pytest
 
-from broker_master.core.liveness import Change, Presence, Roster
+from broker_master.core.liveness import Change, Presence, Roster, Silence
+from broker_master.core.standing import classify
 from schemas.messages.liveness import Beat, Details, Hello
+from schemas.messages.registry import AgentEntry
 from schemas.states import Liveness
 from schemas.timers import Timers
 from tests.fake_clock import FakeClock
 
 TIMERS = Timers()
+ENTRY = AgentEntry(name="web-1", group="web", created_at=1.0, connected=True)
 
 
 class Watch:
@@ -31,6 +34,10 @@ class Watch:
         presence = self.roster.get("web-1")
         assert presence is not None
         return presence
+
+    @property
+    def takes_work(self) -> bool:
+        return classify(ENTRY, self.agent, self.clock.now()).takes_work
 
     def _times(self) -> dict[str, float]:
         return {"now_s": self.clock.elapsed(), "at": self.clock.now()}
@@ -81,17 +88,17 @@ def test_beats_alone_make_nobody_live() -> None:
     watch.beat()
     watch.beat()
     assert watch.agent.liveness is Liveness.NEVER
-    assert not watch.agent.is_dispatchable
+    assert not watch.takes_work
 
 
 def test_handshake_makes_an_agent_live_and_its_end_may_be_said_twice() -> None:
     watch = Watch()
     watch.beat()
     assert watch.hello(details=Details(host="h1", pid=7)) == []
-    assert not watch.agent.is_dispatchable
+    assert not watch.takes_work
     assert watch.done() == ["returned"]
     assert watch.done() == []
-    assert watch.agent.is_dispatchable
+    assert watch.takes_work
     assert watch.agent.liveness is Liveness.LIVE
     assert (watch.agent.details.host, watch.agent.slots) == ("h1", 4)
 
@@ -110,11 +117,11 @@ def test_silence_makes_suspect_then_lost_each_once() -> None:
     watch.live_for(100)
     assert watch.later(TIMERS.suspect_s - 0.1) == []
     assert watch.later(0.1) == ["suspected"]
-    assert (watch.agent.liveness, watch.agent.reason) == (Liveness.SILENT, "no beat for 10 s")
+    assert (watch.agent.silence, watch.agent.silent_for_s) == (Silence.NO_BEAT, 10)
     assert watch.agent.since == watch.clock.now()
     assert watch.later(TIMERS.lost_s - TIMERS.suspect_s - 0.1) == []
     assert watch.later(0.1) == ["given_up"]
-    assert watch.agent.reason == "lost: no beat for 50 s"
+    assert (watch.agent.silence, watch.agent.silent_for_s) == (Silence.LOST, 50)
     assert watch.later(1000) == []
 
 
@@ -131,9 +138,9 @@ def test_suspect_comes_back_only_by_a_handshake() -> None:
     watch.handshake()
     assert watch.later(TIMERS.suspect_s) == ["suspected"]
     watch.beat()
-    assert (watch.agent.liveness, watch.agent.is_dispatchable) == (Liveness.SILENT, False)
+    assert (watch.agent.liveness, watch.takes_work) == (Liveness.SILENT, False)
     assert watch.handshake() == ["returned"]
-    assert (watch.agent.liveness, watch.agent.is_dispatchable) == (Liveness.LIVE, True)
+    assert (watch.agent.liveness, watch.takes_work) == (Liveness.LIVE, True)
 
 
 def test_beats_of_a_suspect_keep_it_from_being_given_up() -> None:
@@ -157,7 +164,7 @@ def test_given_up_agent_comes_back_and_may_be_given_up_again() -> None:
 
 def test_nobody_is_given_up_before_the_master_has_waited_adopt_s() -> None:
     watch = Watch(connected=True)
-    assert watch.agent.reason == "not heard since the master started"
+    assert watch.agent.silence is Silence.UNHEARD
     assert watch.later(TIMERS.adopt_s - 0.1) == []
     assert watch.roster.given_up_in_s(watch.agent, now_s=watch.clock.elapsed()) == pytest.approx(
         0.1
@@ -204,10 +211,10 @@ def test_new_incarnation_needs_a_handshake_of_its_own() -> None:
     watch = Watch()
     watch.handshake("i1")
     assert watch.beat("i2", seq=1) == ["incarnation"]
-    assert not watch.agent.is_dispatchable
+    assert not watch.takes_work
     assert watch.done("i1") == []
     assert watch.handshake("i2") == ["returned"]
-    assert watch.agent.is_dispatchable
+    assert watch.takes_work
 
 
 def test_first_incarnation_is_no_change() -> None:
@@ -244,10 +251,10 @@ def test_goodbye_ends_it_at_once_and_is_told_as_shut_down() -> None:
     watch = Watch()
     watch.handshake()
     assert watch.beat(goodbye=True) == ["goodbye"]
-    assert (watch.agent.liveness, watch.agent.reason) == (Liveness.SILENT, "shut down")
-    assert not watch.agent.is_dispatchable
+    assert (watch.agent.liveness, watch.agent.silence) == (Liveness.SILENT, Silence.SHUT_DOWN)
+    assert not watch.takes_work
     assert watch.later(TIMERS.lost_s) == ["given_up"]
-    assert watch.agent.reason == "shut down"
+    assert watch.agent.silence is Silence.SHUT_DOWN
 
 
 def test_agent_that_cannot_hear_the_master_gets_no_work_until_it_does() -> None:
@@ -256,9 +263,9 @@ def test_agent_that_cannot_hear_the_master_gets_no_work_until_it_does() -> None:
     assert watch.beat(lease_age_s=TIMERS.suspect_s) == []
     assert watch.beat(lease_age_s=TIMERS.suspect_s + 0.1) == ["deaf"]
     assert watch.beat(lease_age_s=TIMERS.suspect_s + 5) == []
-    assert (watch.agent.liveness, watch.agent.is_dispatchable) == (Liveness.LIVE, False)
+    assert (watch.agent.liveness, watch.takes_work) == (Liveness.LIVE, False)
     assert watch.beat(lease_age_s=0.5) == ["hears"]
-    assert watch.agent.is_dispatchable
+    assert watch.takes_work
 
 
 @pytest.mark.parametrize("said", [{"draining": True}, {"lacks": {"disk": "none is left"}}])
@@ -266,9 +273,9 @@ def test_agent_that_wants_nothing_new_gets_nothing(said: dict[str, Any]) -> None
     watch = Watch()
     watch.handshake()
     watch.beat("i1", **said)
-    assert not watch.agent.is_dispatchable
+    assert not watch.takes_work
     watch.beat()
-    assert watch.agent.is_dispatchable
+    assert watch.takes_work
 
 
 def test_taken_slots_are_no_lack_of_room() -> None:
@@ -276,7 +283,7 @@ def test_taken_slots_are_no_lack_of_room() -> None:
     watch.handshake()
     watch.beat(full=True, running=2, slots=2)
     assert watch.agent.lacks == {}
-    assert watch.agent.is_dispatchable
+    assert watch.takes_work
 
 
 def test_agent_of_an_older_version_lacks_what_it_does_not_name() -> None:

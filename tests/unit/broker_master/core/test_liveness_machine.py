@@ -6,7 +6,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from broker_master.core.liveness import Presence, Roster
+from broker_master.core.standing import classify
 from schemas.messages.liveness import Beat, Hello
+from schemas.messages.registry import AgentEntry
 from schemas.states import Liveness
 from schemas.timers import Timers
 
@@ -15,6 +17,7 @@ pytestmark = pytest.mark.deep
 # Longer than `lost_s`, or it would never be what a verdict waits for.
 TIMERS = Timers(adopt_s=80)
 AGENT = "web-1"
+ENTRY = AgentEntry(name=AGENT, group="web", created_at=1.0, connected=True)
 INCARNATIONS = st.sampled_from(["i1", "i2", "i3"])
 
 
@@ -137,7 +140,7 @@ class RosterMachine(RuleBasedStateMachine):
 
     @invariant()
     def work_goes_only_to_whom_an_agreement_was_made_with(self) -> None:
-        if self.presence.is_dispatchable:
+        if classify(ENTRY, self.presence, self.now).takes_work:
             assert self.agreed
             assert self.liveness is Liveness.LIVE
 

@@ -1,0 +1,389 @@
+"""The status of an agent: one table that decides it, and says why and what happens next.
+
+Each row stands for one cause: the condition, the status that follows from it, the reason, the
+advice, and a word for lists. The first row whose condition holds decides, so the rows stand in the
+order of the published description of statuses. Lists, metrics, groups, dispatch and events all
+derive from `classify`; nothing else combines these conditions.
+"""
+
+from collections.abc import Callable
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+from broker_master.core.certificates import is_shut_out, newest_confirmed
+from broker_master.core.liveness import Presence, Silence
+from schemas.counting import counted
+from schemas.messages.registry import AgentEntry, CertificateEntry
+from schemas.moments import rfc3339
+from schemas.states import Admin, AgentStatus, Lack, Liveness
+
+LACK_WORDS: Final = MappingProxyType(
+    {
+        Lack.SPOOL: "spool full",
+        Lack.DISK: "disk low",
+        Lack.FDS: "few descriptors",
+        Lack.JOURNAL: "journal fault",
+        Lack.REPORTS: "reports waiting",
+        Lack.OTHER: "no room",
+    }
+)
+
+
+class Cause(StrEnum):
+    """Machine-readable reason of a status; stable, so that programs may compare it."""
+
+    NOT_STARTED = "not_started"
+    NO_TOKEN = "no_token"  # noqa: S105  (the name of a state)
+    TOKEN_EXPIRED = "token_expired"  # noqa: S105  (the name of a state)
+    TOKEN_OPEN = "token_open"  # noqa: S105  (the name of a state)
+    REVOKED = "revoked"
+    DELETED = "deleted"
+    PAUSED = "paused"
+    DISABLED = "disabled"
+    CERTIFICATE_EXPIRED = "certificate_expired"
+    OBEYS_ANOTHER = "obeys_another"
+    DUPLICATE = "duplicate"
+    STUCK = "stuck"
+    DEAF = "deaf"
+    HANDSHAKE = "handshake"
+    READMITTED = "readmitted"
+    SHUT_DOWN = "shut_down"
+    LOST = "lost"
+    UNHEARD = "unheard"
+    NO_BEAT = "no_beat"
+    STOPPING = "stopping"
+    MOVING = "moving"
+    NO_ROOM = "no_room"
+    BUSY = "busy"
+    READY = "ready"
+
+
+class Case(NamedTuple):
+    """What a row looks at. tasks_left: open attempts on the agent. at, given_up_at: wall time."""
+
+    entry: AgentEntry
+    seen: Presence
+    at: float
+    tasks_left: int
+    given_up_at: float
+
+    @property
+    def is_live(self) -> bool:
+        return self.seen.liveness is Liveness.LIVE
+
+    @property
+    def certificate_ended_at(self) -> float:
+        """When the certificate in use ended; 0 while it holds, and where there is none."""
+        certificate = current_certificate(self.entry, self.seen)
+        ended = certificate is not None and certificate.not_after <= self.at
+        return certificate.not_after if certificate is not None and ended else 0.0
+
+    @property
+    def has_open_token(self) -> bool:
+        token = self.entry.token
+        return token is not None and not token.used_key and token.expires_at > self.at
+
+    @property
+    def slots(self) -> int:
+        """Tasks that the agent may have at once; 0 if that is not known."""
+        limit = self.entry.traits.limit
+        return min(self.seen.slots, limit) if limit else self.seen.slots
+
+
+Words = Callable[[Case], str]
+
+
+class Row(NamedTuple):
+    """brief: why an active agent gets no new work, in two words; empty where it gets some."""
+
+    cause: Cause
+    holds: Callable[[Case], bool]
+    reason: Words
+    advice: Words
+    brief: Words = lambda _: ""
+
+
+class Standing(NamedTuple):
+    """An agent's status with its cause; texts are made when they are read."""
+
+    status: AgentStatus
+    row: Row
+    case: Case
+
+    @property
+    def cause(self) -> Cause:
+        return self.row.cause
+
+    @property
+    def reason(self) -> str:
+        return self.row.reason(self.case)
+
+    @property
+    def next(self) -> str:
+        return self.row.advice(self.case)
+
+    @property
+    def brief(self) -> str:
+        return self.row.brief(self.case)
+
+    @property
+    def takes_work(self) -> bool:
+        """Whether new commands may be given to it, now or when a task of it ends."""
+        return self.row.cause in _TAKE_WORK
+
+
+def _says(text: str) -> Words:
+    return lambda _: text
+
+
+def _always(_: Case) -> bool:
+    return True
+
+
+def _token(case: Case) -> str:
+    return f"mesh agent token {case.entry.name}"
+
+
+def _set_up_again(case: Case) -> str:
+    return f"set it up again: {_token(case)}"
+
+
+def _by(case: Case) -> str:
+    return f" by {case.entry.admin_by}" if case.entry.admin_by else ""
+
+
+def _drains(case: Case) -> str:
+    """The note of whoever disabled it, and what is left of its work."""
+    note = case.entry.admin_term.note
+    heard = "live" if case.is_live else "silent"
+    left = f"{counted(case.tasks_left, 'task')} left" if case.tasks_left else heard
+    return f" ({note}), {left}" if note else f", {left}"
+
+
+def _left(case: Case) -> str:
+    return f", {counted(case.tasks_left, 'task')} left" if case.tasks_left else ""
+
+
+def _hosts(case: Case) -> str:
+    here = case.seen.details.host or "an unknown host"
+    return f"{here} and {case.seen.rival_host or 'another'}"
+
+
+def _until_given_up(case: Case) -> str:
+    """Tasks are given up after a while of silence; an agent without any just returns."""
+    if not case.tasks_left:
+        return "active again once it returns"
+    return f"its tasks are given up at {rfc3339(case.given_up_at)} unless it returns"
+
+
+_BARRED: Final = (
+    Row(
+        Cause.REVOKED,
+        lambda c: c.entry.admin == Admin.REVOKED,
+        lambda c: f"revoked{_by(c)}",
+        _set_up_again,
+    ),
+    Row(
+        Cause.DELETED,
+        lambda c: c.entry.admin == Admin.DELETED,
+        lambda c: f"deleted{_by(c)}, {counted(c.tasks_left, 'task')} of it may still run",
+        lambda c: f"gone once that is over, not before {rfc3339(c.given_up_at)}",
+    ),
+)
+
+_AWAITING: Final = (
+    *_BARRED,
+    Row(
+        Cause.NOT_STARTED,
+        lambda c: bool(c.entry.certificates) and not is_shut_out(c.entry.certificates),
+        _says("enrolled, not connected yet"),
+        _says("start it: broker-agent run"),
+    ),
+    Row(
+        Cause.TOKEN_OPEN,
+        lambda c: c.has_open_token,
+        lambda c: (
+            "its activation token is open until"
+            f" {rfc3339(c.entry.token.expires_at if c.entry.token else 0.0)}"
+        ),
+        _says("use it: broker-agent setup"),
+    ),
+    Row(
+        Cause.TOKEN_EXPIRED,
+        lambda c: c.entry.token is not None and not c.entry.token.used_key,
+        _says("its activation token has expired"),
+        _token,
+    ),
+    Row(Cause.NO_TOKEN, _always, _says("no activation token is open"), _token),
+)
+
+_DISABLED: Final = (
+    *_BARRED,
+    Row(
+        Cause.PAUSED,
+        lambda c: c.entry.admin == Admin.PAUSED,
+        lambda c: f"paused{_by(c)}{_drains(c)}",
+        lambda c: (
+            f"enabled at {rfc3339(c.entry.admin_term.until)},"
+            f" or before: mesh agent enable {c.entry.name}"
+        ),
+    ),
+    Row(
+        Cause.DISABLED,
+        _always,
+        lambda c: f"disabled{_by(c)}{_drains(c)}",
+        lambda c: f"mesh agent enable {c.entry.name}",
+    ),
+)
+
+_NO_RESPONSE: Final = (
+    Row(
+        Cause.CERTIFICATE_EXPIRED,
+        lambda c: c.certificate_ended_at > 0,
+        lambda c: f"certificate expired at {rfc3339(c.certificate_ended_at)}",
+        _set_up_again,
+    ),
+    Row(
+        Cause.OBEYS_ANOTHER,
+        lambda c: bool(c.seen.obeys) and not c.is_live,
+        lambda c: f"it refuses this master: it has obeyed a newer one, of epoch {c.seen.obeys}",
+        lambda c: (
+            "end this master if another is in charge; if its state was put back:"
+            f" broker-master restore --state-dir D --above {c.seen.obeys}"
+        ),
+    ),
+    Row(
+        Cause.DUPLICATE,
+        lambda c: c.seen.frozen,
+        lambda c: f"duplicate identity: it lives on {_hosts(c)}, in turn",
+        lambda c: f"stop one of them; or mesh agent revoke {c.entry.name}, then set one up again",
+    ),
+    Row(
+        Cause.STUCK,
+        lambda c: c.seen.stuck and c.is_live,
+        _says("not taking work: it beats, but answers no request to run anything"),
+        _says("active again as soon as it answers one; if it does not, restart it"),
+    ),
+    Row(
+        Cause.DEAF,
+        lambda c: c.is_live and c.seen.deaf,
+        _says("cannot hear the master"),
+        _says("active again after the handshake"),
+    ),
+    Row(
+        Cause.HANDSHAKE,
+        lambda c: c.is_live and not c.seen.reconciled,
+        _says("the handshake is not complete"),
+        _says("active again after the handshake"),
+    ),
+    Row(
+        Cause.READMITTED,
+        lambda c: not c.is_live and is_shut_out(c.entry.certificates),
+        _says("revoked, and not set up again yet"),
+        lambda c: "use its token: broker-agent setup" if c.has_open_token else _set_up_again(c),
+    ),
+    Row(
+        Cause.SHUT_DOWN,
+        lambda c: not c.is_live and c.seen.silence is Silence.SHUT_DOWN,
+        _says("shut down"),
+        _says("active again once it is started"),
+    ),
+    Row(
+        Cause.LOST,
+        lambda c: not c.is_live and c.seen.silence is Silence.LOST,
+        lambda c: f"lost: no beat for {c.seen.silent_for_s:g} s",
+        _says("active again once it is started"),
+    ),
+    Row(
+        Cause.UNHEARD,
+        lambda c: not c.is_live and c.seen.silence is Silence.UNHEARD,
+        _says("not heard since the master started"),
+        _until_given_up,
+    ),
+    Row(
+        Cause.NO_BEAT,
+        lambda c: not c.is_live,
+        lambda c: f"no beat for {c.seen.silent_for_s:g} s",
+        _until_given_up,
+    ),
+)
+
+_ACTIVE: Final = (
+    Row(
+        Cause.STOPPING,
+        lambda c: c.seen.draining,
+        lambda c: f"stopping: takes no new work{_left(c)}",
+        _says("ends by itself"),
+        _says("stopping"),
+    ),
+    Row(
+        Cause.MOVING,
+        lambda c: bool(c.entry.moving_to),
+        lambda c: f"takes no new work, {counted(c.tasks_left, 'task')} left",
+        lambda c: f"moves to group {c.entry.moving_to} once none is left",
+        _says("moving"),
+    ),
+    Row(
+        Cause.NO_ROOM,
+        lambda c: bool(c.seen.lacks),
+        lambda c: f"no room, takes no new work: {'; '.join(c.seen.lacks.values())}",
+        _says("takes work again as soon as there is room; what runs goes on"),
+        lambda c: LACK_WORDS[Lack(next(iter(c.seen.lacks)))],
+    ),
+    Row(
+        Cause.BUSY,
+        lambda c: 0 < c.slots <= c.tasks_left,
+        lambda c: f"{c.slots} of {c.slots} slots taken",
+        _says("takes the next command when a task ends"),
+    ),
+    Row(Cause.READY, _always, _says("beats arrive and are answered"), _says("")),
+)
+
+TABLE: Final = MappingProxyType(
+    {
+        AgentStatus.AWAITING_SETUP: _AWAITING,
+        AgentStatus.DISABLED: _DISABLED,
+        AgentStatus.NO_RESPONSE: _NO_RESPONSE,
+        AgentStatus.ACTIVE: _ACTIVE,
+    }
+)
+_TAKE_WORK: Final = frozenset({Cause.BUSY, Cause.READY})
+_UNSEEN: Final = Presence(agent="", group="")
+
+
+def classify(
+    entry: AgentEntry,
+    presence: Presence | None,
+    at: float,
+    *,
+    tasks_left: int = 0,
+    given_up_in_s: float = 0.0,
+) -> Standing:
+    """The status of an agent at the wall time `at`, with its cause.
+
+    tasks_left: attempts on it that have not ended. given_up_in_s: until those of a silent agent
+    are given up. The status itself depends on neither.
+    """
+    case = Case(entry, presence or _UNSEEN, at, tasks_left, at + given_up_in_s)
+    if case.seen.liveness is Liveness.NEVER:
+        return _first(AgentStatus.AWAITING_SETUP, case)
+    if entry.admin != Admin.ENABLED:
+        return _first(AgentStatus.DISABLED, case)
+    for row in _NO_RESPONSE:
+        if row.holds(case):
+            return Standing(AgentStatus.NO_RESPONSE, row, case)
+    return _first(AgentStatus.ACTIVE, case)
+
+
+def _first(status: AgentStatus, case: Case) -> Standing:
+    return Standing(status, next(row for row in TABLE[status] if row.holds(case)), case)
+
+
+def current_certificate(entry: AgentEntry, presence: Presence | None) -> CertificateEntry | None:
+    """The certificate in use, or else the newest that was confirmed."""
+    if presence is not None and presence.certificate_serial:
+        for certificate in reversed(entry.certificates):
+            if certificate.serial == presence.certificate_serial:
+                return certificate
+    return newest_confirmed(entry.certificates)

@@ -1,0 +1,201 @@
+"""Since when each agent and each group has the status that it has, also across a restart.
+
+A status is derived, so nothing announces its change: `judge` compares with what it was.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from broker_master.core.liveness import Presence, Roster, Silence
+from broker_master.core.standing import Cause, Standing, classify
+from schemas.messages.registry import AgentEntry
+from schemas.states import AgentStatus, GroupStatus
+
+
+class Past(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An agent as the master before this one knew it. Times are wall time.
+
+    created_at: of the agent, since a later one may have its name. silent_since, silence,
+    silent_for_s, heard_at: as in `Presence`; silence is empty while it is live.
+    """
+
+    status: AgentStatus
+    since: float
+    created_at: float
+    incarnation: str = ""
+    silence: Silence = Silence.NONE
+    silent_since: float = 0.0
+    silent_for_s: float = 0.0
+    heard_at: float = 0.0
+
+
+class StatusChange(msgspec.Struct, frozen=True):
+    """cause: of the new status."""
+
+    agent: str
+    group: str
+    old: AgentStatus
+    new: AgentStatus
+    cause: Cause
+    at: float
+
+
+class _Kept(msgspec.Struct):
+    """is_past: it is what an earlier master knew, and this one has not heard the agent yet."""
+
+    status: AgentStatus
+    since: float
+    created_at: float
+    incarnation: str = ""
+    is_past: bool = False
+
+
+Tell = Callable[[StatusChange], None]
+
+
+class Statuses:
+    """tell: called with each change of an agent's status."""
+
+    def __init__(self, tell: Tell) -> None:
+        self._tell: Final = tell
+        self._agents: dict[str, _Kept] = {}
+        self._groups: dict[str, tuple[GroupStatus, float]] = {}
+        # Grows with each change, so that whoever stores them sees that there is something to store.
+        self.changes = 0
+
+    def judge(
+        self,
+        entry: AgentEntry,
+        presence: Presence | None,
+        at: float,
+        *,
+        tasks_left: int = 0,
+        given_up_in_s: float = 0.0,
+    ) -> Standing:
+        """As `classify`; notes a change of the status, and when it was."""
+        standing = classify(entry, presence, at, tasks_left=tasks_left, given_up_in_s=given_up_in_s)
+        kept = self._agents.get(entry.name)
+        if kept is None or kept.created_at != entry.created_at:
+            self._enter(standing)
+        elif kept.is_past:
+            self._compare_with_past(kept, standing)
+        elif kept.status is not standing.status:
+            self._change(kept, standing)
+        return standing
+
+    def since(self, standing: Standing) -> float:
+        """Wall time since when an agent that was judged has its status."""
+        case = standing.case
+        kept = self._agents[case.entry.name]
+        if standing.status is AgentStatus.DISABLED:
+            return case.entry.admin_since or kept.since
+        return case.seen.since if kept.is_past else kept.since
+
+    def judge_group(
+        self, name: str, status: GroupStatus, at: float, *, unheard_since: float = 0.0
+    ) -> float:
+        """Wall time since when the group has this status.
+
+        unheard_since: a master that has just started waits for members since then; 0 for none.
+        A group that was active is not called inactive by it: it is shown so, and no change yet.
+        """
+        kept = self._groups.get(name)
+        if kept is not None and kept[0] is status:
+            return kept[1]
+        if kept is not None and status is GroupStatus.INACTIVE and unheard_since:
+            return unheard_since
+        self._groups[name] = (status, at)
+        self.changes += 1
+        return at
+
+    def group(self, name: str) -> GroupStatus | None:
+        """The status that a group had when it was last judged."""
+        kept = self._groups.get(name)
+        return kept[0] if kept is not None else None
+
+    def _enter(self, standing: Standing) -> None:
+        entry, seen = standing.case.entry, standing.case.seen
+        self._agents[entry.name] = _Kept(
+            standing.status, _began(standing), entry.created_at, seen.incarnation
+        )
+        self.changes += 1
+
+    def _compare_with_past(self, kept: _Kept, standing: Standing) -> None:
+        """A master that has just started waits for the agent; only then it knows what is new."""
+        if standing.cause is Cause.UNHEARD:
+            return
+        kept.is_past = False
+        seen = standing.case.seen
+        if kept.status is not standing.status:
+            self._change(kept, standing)
+        elif standing.status is AgentStatus.ACTIVE and kept.incarnation != seen.incarnation:
+            kept.since, kept.incarnation = _began(standing), seen.incarnation
+            self.changes += 1
+
+    def _change(self, kept: _Kept, standing: Standing) -> None:
+        entry, at = standing.case.entry, standing.case.at
+        old, kept.status = kept.status, standing.status
+        kept.since, kept.incarnation = at, standing.case.seen.incarnation
+        self.changes += 1
+        self._tell(StatusChange(entry.name, entry.group, old, standing.status, standing.cause, at))
+
+    # -- across a restart
+
+    def pasts(self, entries: Iterable[AgentEntry], roster: Roster) -> dict[str, Past]:
+        """What the next master is to know of these agents."""
+        return {
+            entry.name: _past(kept, presence)
+            for entry in entries
+            if (kept := self._agents.get(entry.name)) is not None
+            and (presence := roster.get(entry.name)) is not None
+        }
+
+    def groups(self) -> dict[str, tuple[GroupStatus, float]]:
+        return dict(self._groups)
+
+    def recall(
+        self,
+        agents: Mapping[str, Past],
+        groups: Mapping[str, tuple[GroupStatus, float]],
+    ) -> None:
+        """Take in what the master before this one knew."""
+        for name, past in agents.items():
+            self._agents[name] = _Kept(
+                past.status, past.since, past.created_at, past.incarnation, is_past=True
+            )
+        self._groups.update(groups)
+
+
+def _began(standing: Standing) -> float:
+    """When a status began that nobody has seen begin."""
+    entry, seen = standing.case.entry, standing.case.seen
+    if standing.status is AgentStatus.AWAITING_SETUP:
+        return entry.created_at
+    return seen.since or entry.created_at
+
+
+def _past(kept: _Kept, presence: Presence) -> Past:
+    is_silent = presence.silence not in (Silence.NONE, Silence.UNHEARD)
+    return Past(
+        status=kept.status,
+        since=kept.since,
+        created_at=kept.created_at,
+        incarnation=kept.incarnation if kept.is_past else presence.incarnation,
+        silence=presence.silence if is_silent else Silence.NONE,
+        silent_since=presence.since if is_silent else 0.0,
+        silent_for_s=presence.silent_for_s,
+        heard_at=presence.heard_at,
+    )
+
+
+def restore(presence: Presence, past: Past) -> None:
+    """Let a silent agent be shown as the master before this one knew it, until it is heard.
+
+    Nothing that decides about its tasks is taken over: silence counts from this master's start.
+    """
+    presence.heard_at = past.heard_at
+    if past.silence is not Silence.NONE:
+        presence.silence, presence.silent_for_s = past.silence, past.silent_for_s
+        presence.since = past.silent_since

@@ -1,0 +1,49 @@
+"""What the next master is told of statuses: one small file in the state directory.
+
+Nothing is decided by it: it says since when things are as they are. A file that is missing, or
+damaged by a loss of power, costs those moments and no more.
+"""
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from broker_client.runtime.files import os_errors, read_bytes, write_passing
+from broker_master.core.statuses import Past
+from schemas import codec
+from schemas.faults import MeshError
+from schemas.states import GroupStatus
+
+log = structlog.get_logger()
+
+STATUSES_FILE: Final = "statuses.bin"
+
+
+class Pasts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """By name: agents, and groups with since when (wall time) they have their status."""
+
+    agents: dict[str, Past] = {}
+    groups: dict[str, tuple[GroupStatus, float]] = {}
+
+
+NO_PASTS: Final = Pasts()
+
+
+def read_pasts(state_dir: Path) -> Pasts:
+    """Empty where there is no file that can be read."""
+    path = state_dir / STATUSES_FILE
+    try:
+        with os_errors(path, "read"):
+            if not path.exists():
+                return Pasts()
+        return codec.decode_trusted(Pasts, read_bytes(path))
+    except MeshError as error:
+        log.warning("statuses_unreadable", error=str(error))
+        return Pasts()
+
+
+def write_pasts(state_dir: Path, pasts: Pasts) -> None:
+    """Raises MeshError, the old file untouched."""
+    write_passing(state_dir / STATUSES_FILE, codec.encode(pasts))
