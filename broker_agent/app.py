@@ -117,6 +117,7 @@ class Agent:
                 subjects.inbox_prefix(facts.agent),
                 clock=clock,
             ),
+            settings.urls,
         )
         self.link = ways.link
         self.journal = journal

@@ -41,7 +41,7 @@ from broker_client.runtime.logs import bind_process
 from broker_client.runtime.notify import Notices, ServiceManager
 from broker_client.runtime.supervise import Service
 from broker_client.runtime.tls import trust_digest
-from schemas.messages.liveness import Details
+from schemas.messages.liveness import Details, Welcome
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +179,10 @@ def build(station: Station, ports: Ports) -> Parts:
         ports.journal.note_epoch(epoch)
         renewer.on_new_master()
 
+    def note_welcome(welcome: Welcome) -> None:
+        note_epoch(welcome.epoch)
+        renewer.learn(welcome.urls)
+
     handshake = Handshake(
         station,
         running=running,
@@ -190,8 +194,9 @@ def build(station: Station, ports: Ports) -> Parts:
             details=ports.details,
             certificate=lambda: (renewer.facts.serial, renewer.facts.not_after),
             trust=lambda: trust_digest(ports.slots.ca_pem()),
+            addresses=lambda: renewer.addresses,
         ),
-        on_epoch=note_epoch,
+        on_agreed=note_welcome,
     )
     status = StatusFile(
         ports.state_dir,

@@ -5,16 +5,19 @@ Nothing here may fail a caller's work: what goes wrong is logged, and tried agai
 
 import asyncio
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Final
 
 import structlog
 
 from broker_client.asking import Asker
-from broker_client.runtime.context import Context
+from broker_client.runtime.context import Context, write_context_urls
 from broker_client.runtime.identity import NewIdentity
 from broker_client.runtime.link import Link, LinkIdentity
 from broker_client.runtime.renewed import ContextFiles
 from broker_client.runtime.tls import trust_digest
+from schemas import addresses
 from schemas.faults import MeshError
 from schemas.messages.api import IdentityAnswer, TrustAnswer, TrustQuery
 from schemas.messages.renewal import RenewalRequest
@@ -34,6 +37,8 @@ class SelfRenewal:
     def __init__(self, context: Context, link: Link, asker: Asker) -> None:
         self._files = ContextFiles(context)
         self._name = context.name
+        self._urls = context.urls
+        self._file = context.file
         self._link = link
         self._asker = asker
         self._busy = asyncio.Lock()
@@ -79,16 +84,19 @@ class SelfRenewal:
                 self._files.clear()
 
     async def _renew(self, *, now: bool) -> str:
-        told = await self._ask_trust()
+        said = addresses.digest(self._urls)
+        told = await self._ask_trust(said)
+        offered = await self._learn(told.urls)
         if told.ca_pem:
             await asyncio.to_thread(self._files.trust, told.ca_pem.encode())
-            told = await self._ask_trust()
+        if told.ca_pem or offered not in ("", said):
+            told = await self._ask_trust(offered)
         if not (now or told.renew or self._files.is_due(self._files.claims(), time.time())):
             return ""
         keys, answer = await self._request()
         await self._link.renew(await asyncio.to_thread(_link_identity, keys, answer))
         await asyncio.to_thread(self._store, keys, answer)
-        await self._ask_trust()
+        await self._ask_trust(offered)
         log.info("client_renewed", client=self._name, not_after=answer.not_after)
         return answer.not_after
 
@@ -105,16 +113,35 @@ class SelfRenewal:
         keys, request = await asyncio.to_thread(prepare)
         return keys, await self._asker.ask(CLIENT_RENEW, request)
 
-    async def _ask_trust(self) -> TrustAnswer:
-        query = await asyncio.to_thread(self._query)
+    async def _learn(self, offered: Sequence[str]) -> str:
+        """Look for brokers where the master says they are; the digest of that, or empty.
+
+        A context that cannot be written is no reason for not using its connection.
+        """
+        urls = addresses.learned(offered, self._urls, self._link.connected_url or "")
+        if urls != self._urls:
+            try:
+                if self._file:
+                    await asyncio.to_thread(write_context_urls, Path(self._file), urls)
+            except MeshError as error:
+                log.warning("addresses_not_kept", client=self._name, error=str(error))
+                return ""
+            self._urls = urls
+            self._link.look_at(urls)
+        return addresses.digest(offered)
+
+    async def _ask_trust(self, known: str) -> TrustAnswer:
+        query = await asyncio.to_thread(self._query, known)
         return await self._asker.ask(CERTIFICATE_TRUST, query)
 
-    def _query(self) -> TrustQuery:
+    def _query(self, known: str) -> TrustQuery:
         from broker_client.runtime.tls import certificate_facts
 
         cert_pem, _ = self._files.pems()
         return TrustQuery(
-            known=trust_digest(self._files.ca_pem()), serial=certificate_facts(cert_pem).serial
+            known=trust_digest(self._files.ca_pem()),
+            serial=certificate_facts(cert_pem).serial,
+            addresses=known,
         )
 
     def _store(self, keys: NewIdentity, answer: IdentityAnswer) -> None:

@@ -33,7 +33,7 @@ from broker_master.api.nats import NatsApi
 from broker_master.api.operations import Operations, Registers
 from broker_master.api.rotation import RotationOperations
 from broker_master.ca.marker import read_marker, refuse_foreign
-from broker_master.ca.mesh import Mesh, open_mesh, update_context_urls
+from broker_master.ca.mesh import ADMIN, Mesh, open_mesh, update_context_urls
 from broker_master.console.overview import Overview
 from broker_master.core.liveness import Roster
 from broker_master.core.measures import Measures
@@ -141,6 +141,7 @@ async def serve(settings: MasterSettings, on_ready: Ready, manager: ServiceManag
         services: list[Service] = []
         broker = None
         if not settings.nats_url:
+            mesh.check_certified(settings.urls)
             child = ChildSettings(
                 binary=settings.broker.binary,
                 go_memory_limit=settings.broker.go_memory_limit,
@@ -261,9 +262,10 @@ class Control:
         epoch, earlier, restored = await self._begin_epoch(registry)
         bind_process(epoch=epoch)
         await registry.load()
-        urls = [self._settings.nats_url]
+        urls = [*self._settings.urls]
         if self._broker is not None:
-            urls = list(self._mesh.urls(self._broker.port))
+            urls = urls or [*self._mesh.urls(self._broker.port)]
+        urls = urls or [self._settings.nats_url]
         # The contexts here are for this machine, which need not know its own outer names.
         local = [self._broker.url] if self._broker is not None else []
         update_context_urls(self._mesh.directory, list(dict.fromkeys([*local, *urls])))
@@ -386,6 +388,9 @@ class Control:
         operations.fill(parts)
         door = Door(plane, operations, AuditTrail(plane, auditor.record))
         await _recover(plane, streams, historian, canceller, settler, presence.aftermath)
+        if plane.is_admin_new:
+            detail = "its earlier credentials are refused: broker-master init --new-admin"
+            plane.note("client.reset", ADMIN, detail=detail)
         await fanouts.load()
         survey = Survey(plane, streams, self._mesh.directory)
         views.notes = lambda caller: notes(plane, caller, survey.findings, historian.lag_s())

@@ -34,7 +34,13 @@ StateDir = Annotated[Path, Parameter(help="The mesh's folder: keys, registry cac
 
 
 @app.command
-def init(*, state_dir: StateDir, host: tuple[str, ...] = ()) -> None:
+def init(
+    *,
+    state_dir: StateDir,
+    host: tuple[str, ...] = (),
+    drop_host: tuple[str, ...] = (),
+    new_admin: bool = False,
+) -> None:
     """Make a mesh, or complete and renew the one that is there.
 
     Parameters
@@ -43,22 +49,27 @@ def init(*, state_dir: StateDir, host: tuple[str, ...] = ()) -> None:
         The mesh's folder: keys, broker configuration, contexts.
     host
         A name or address under which agents and clients reach the broker; may be given again.
+    drop_host
+        One of these that is no longer used; may be given again.
+    new_admin
+        New credentials for the client `admin`; from the next start on its others are refused.
     """
     from broker_master.ca.mesh import init_mesh
 
-    mesh = init_mesh(state_dir, list(host))
+    mesh = init_mesh(state_dir, list(host), dropped=drop_host, is_admin_new=new_admin)
     print(f"mesh {mesh.id} is ready in {mesh.directory}")
     print(f"start it:  broker-master serve --state-dir {state_dir}")
     print(f"use it:    mesh --context {mesh.admin_context} status")
 
 
 @app.command
-def serve(
+def serve(  # noqa: PLR0913  (one option of the command line each)
     *,
     state_dir: Path | None = None,
     nats: str | None = None,
     nats_port: int | None = None,
     nats_host: str | None = None,
+    urls: list[str] | None = None,
     http: str | None = None,
     config: Path | None = None,
     print_config: bool = False,
@@ -76,6 +87,8 @@ def serve(
         Port of the embedded broker; 0 takes any free one, once and for all.
     nats_host
         Address on which the embedded broker listens.
+    urls
+        Where agents and clients find the broker, if not at the hosts of `init`; they learn it.
     http
         HOST:PORT for health, metrics and console; a PORT alone is for this machine only.
     config
@@ -95,6 +108,7 @@ def serve(
         "nats_url": nats,
         "nats_port": nats_port,
         "nats_host": nats_host,
+        "urls": urls,
         "http": http,
         "log.level": log_level,
     }

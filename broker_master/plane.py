@@ -30,6 +30,7 @@ from broker_master.store.facts import FactStore
 from broker_master.store.readmodel import ReadModel
 from broker_master.store.registry import Registry
 from broker_master.store.restored import Restored
+from schemas import addresses
 from schemas.messages.audit import DETAIL_LEN, GROUPS_MAX, Actor, AuditEntry, Result
 from schemas.messages.registry import AgentEntry
 from schemas.texts import cut_text
@@ -57,7 +58,9 @@ class Plane:
     """epoch: grows with every start of a master; agents refuse an older one.
 
     earlier: the epoch before it, as the state has it. restored: what is noted of a state that was
-    put back. doubtful: commands that were open in such a state, and may have ended since.
+    put back. urls: under which agents and clients find the broker. client_addresses: by client, the
+    digest of those that it looks at. doubtful: commands that were open in such a
+    state, and may have ended since.
     """
 
     settings: MasterSettings
@@ -75,6 +78,8 @@ class Plane:
     earlier: int = 0
     restored: Restored | None = None
     doubtful: set[str] = field(default_factory=set)
+    client_addresses: dict[str, str] = field(default_factory=dict)
+    is_admin_new: bool = False
     book: CommandBook = field(default_factory=CommandBook)
     dispatcher: Dispatcher = field(default_factory=Dispatcher)
     counters: dict[tuple[str, ...], int] = field(default_factory=dict)
@@ -126,6 +131,12 @@ class Plane:
             new=str(change.new),
             cause=str(change.cause),
         )
+
+    def addresses_of(self, said: str) -> str:
+        """How the digest that somebody has of addresses compares with that of our own."""
+        if not said:
+            return "unknown"
+        return "current" if said == addresses.digest(self.urls) else "other"
 
     def spawn(self, coro: Coroutine[Any, Any, None], owner: str = "") -> None:
         """Run a short task; Refused (`queue_full`) if too many are running already.

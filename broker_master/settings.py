@@ -109,6 +109,8 @@ class ConsoleSettings(msgspec.Struct, frozen=True, kw_only=True):
 class MasterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """nats_url: an own broker; empty starts the embedded one on nats_port (0: any free one).
 
+    urls: under which agents and clients find the broker, the first to be tried first; empty for the
+    hosts that `init` was given, or nats_url. They learn a change from the master.
     nats_host: where the embedded one listens; empty for everywhere if `init` was given hosts, and
     for this machine alone otherwise. http_hosts: names under which HTTP is asked, beside addresses,
     localhost and the name of this machine. metrics_http: HOST:PORT for `/metrics` alone; empty
@@ -122,6 +124,7 @@ class MasterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     nats_url: str = ""
     nats_port: Annotated[int, Meta(ge=0, le=65535)] = 4222
     nats_host: str = ""
+    urls: Annotated[tuple[str, ...], Meta(max_length=limits.URLS)] = ()
     http: str = "127.0.0.1:8080"
     http_hosts: tuple[str, ...] = ()
     metrics_http: str = ""
@@ -143,6 +146,9 @@ def check_settings(settings: MasterSettings) -> None:
     why = url_fault(settings.nats_url) if settings.nats_url else ""
     if why:
         raise Refused("settings_invalid", f"nats_url {settings.nats_url[:80]!a}: {why}")
+    for url in settings.urls:
+        if why := url_fault(url):
+            raise Refused("settings_invalid", f"urls: {url[:80]!a}: {why}")
     place_to_listen("http", settings.http)
     if settings.metrics_http:
         place_to_listen("metrics_http", settings.metrics_http)

@@ -83,3 +83,29 @@ def listener_fault(host: str) -> str:
             return f"{host} is no address: give 127.0.0.1 for this machine, 0.0.0.0 for all"
         return "" if _NAME.fullmatch(host) else "it is neither a host name nor an address"
     return ""
+
+
+def digest(urls: Sequence[str]) -> str:
+    """Tells whether two sides know the same addresses, in whatever order; empty for none."""
+    from hashlib import sha256  # a command line that only shows its help has no use for it
+
+    return sha256("\n".join(sorted(set(urls))).encode()).hexdigest()[:16] if urls else ""
+
+
+def learned(offered: Sequence[str], present: Sequence[str], working: str = "") -> tuple[str, ...]:
+    """What takes the place of `present` when a master offers addresses.
+
+    working: the one of `present` that is connected to. It stays, and goes first: a way that works
+    is not given up for one that may not. Then come those of `offered` that can work, in their
+    order; none without TLS where `present` has it throughout. `present` if none is left.
+    """
+    has_tls = all(_is_tls(url) for url in present)
+    fit = [url for url in offered if not url_fault(url) and (_is_tls(url) or not has_tls)]
+    if not fit:
+        return tuple(present)
+    kept = [working] if working in present else []
+    return tuple(dict.fromkeys([*kept, *fit]))
+
+
+def _is_tls(url: str) -> bool:
+    return url.lower().startswith("tls://")

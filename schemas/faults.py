@@ -128,7 +128,13 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "store_full": FaultKind(507, "later", 75, "give the broker more disk, or raise its limits"),
     "broker_unreachable": FaultKind(503, "later", 7, "is the broker up, and its address right?"),
     "not_ready": FaultKind(503, "later", 7, "is it started, and its broker up? see its log"),
-    "credentials_rejected": FaultKind(403, "never", 77, "renew them: setup, or a new client"),
+    "credentials_rejected": FaultKind(
+        403,
+        "never",
+        77,
+        "an agent: `broker-agent setup` with a new token; a client: an admin's"
+        " `mesh client create`; no admin left: `broker-master init --new-admin`",
+    ),
     # an agent's answer to one attempt
     "agent_full": FaultKind(
         429, "elsewhere", 75, "wait for a free slot or for room, or add agents"
@@ -141,7 +147,11 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "journal_unavailable": FaultKind(507, "elsewhere", 75, "the agent cannot write its journal"),
     # this machine
     "context_invalid": FaultKind(
-        400, "never", 78, "check the file, or make one with `mesh client create`"
+        400,
+        "never",
+        78,
+        "check the file, or make one with `mesh client create`; no admin left:"
+        " `broker-master init --new-admin`",
     ),
     "settings_invalid": FaultKind(400, "never", 78, "correct the setting that the message names"),
     "extra_missing": FaultKind(

@@ -20,6 +20,9 @@ LABELS: Final = 32
 # What the mesh may add to those of a client: a trace context, the fan-out, the retried command.
 OWN_LABELS: Final = 8
 LABEL_LEN: Final = 256
+# Of the addresses of brokers, and so many of them.
+URL_LEN: Final = 300
+URLS: Final = 16
 TAGS: Final = 16
 INLINE_OUTPUT_BYTES: Final = 32 * 1024
 # Characters of a reason, or of any other word of an agent, that the master keeps.

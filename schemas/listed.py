@@ -36,6 +36,7 @@ AGENTS: Final = Language(
         "note": Field(),
         "joined": _SPAN,
         "recent": Field(),
+        "addresses": Field(values=("current", "other", "unknown")),
         "reason": Field(),
     },
     other={

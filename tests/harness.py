@@ -92,7 +92,7 @@ class MeshProcesses:
         self.logs = self.directory / "logs"
         # Secrets that must not come to light anywhere; looked for when the mesh is closed.
         self.canaries = Canaries(self.directory)
-        self.env = {**_clean_environment(), **self.canaries.environment, **(env or {})}
+        self.env = {**clean_environment(), **self.canaries.environment, **(env or {})}
         self._said: list[str] = []
         self.nats_url = nats_url
         self.http_url = ""
@@ -290,7 +290,7 @@ def program(name: str, *arguments: str) -> list[str]:
     return [str(Path(sys.executable).with_name(name)), *arguments]
 
 
-def _clean_environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("MESH_")}
     # Whoever runs the tests may be root, whose tasks would be another user's.
     return {**clean, "MESH_TASKS__USER": str(os.geteuid())}

@@ -18,9 +18,13 @@ from tests.unit.schemas.samples import full, least
 
 FOLDER: Final = Path(__file__).resolve().parents[1] / "tests" / "data" / "golden"
 VERSIONS: Final[dict[str, int]] = {
+    "api.AgentRecord": 2,
+    "api.ClientRecord": 2,
+    "api.TrustAnswer": 2,
+    "api.TrustQuery": 2,
+    "liveness.Details": 2,
     "api.ClientsAnswer": 2,
     "api.AgentList": 2,
-    "api.AgentRecord": 2,
     "api.AgentsAnswer": 2,
     "api.CommandList": 2,
     "api.CommandPage": 2,

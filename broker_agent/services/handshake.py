@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
+from msgspec import structs
 
 from broker_agent.core.lease import Phase as LeasePhase
 from broker_agent.core.tasks import Entry, Phase
@@ -52,16 +53,20 @@ class Introduction:
     """Tells the master who this agent is.
 
     certificate: serial and end (unix time) of the one in use. trust: digest of the authorities
-    that are trusted here.
+    that are trusted here. addresses: digest of those under which brokers are looked for.
     """
 
     details: Details
     certificate: Callable[[], tuple[str, float]]
     trust: Callable[[], str]
+    addresses: Callable[[], str]
+
+    def told(self) -> Details:
+        return structs.replace(self.details, addresses=self.addresses())
 
 
 class Handshake:
-    """on_epoch: given the epoch of a master that has welcomed this agent, to be remembered."""
+    """on_agreed: given each welcome that is obeyed, whose epoch and addresses are to be kept."""
 
     name = "handshake"
 
@@ -75,7 +80,7 @@ class Handshake:
         beats: Beats,
         recall: Recall,
         introduction: Introduction,
-        on_epoch: Callable[[int], None],
+        on_agreed: Callable[[Welcome], None],
     ) -> None:
         self._wire = station.wire
         self._address = station.address
@@ -88,7 +93,7 @@ class Handshake:
         self._reporter = reporter
         self._beats = beats
         self._introduction = introduction
-        self._on_epoch = on_epoch
+        self._on_agreed = on_agreed
         self._began_at = station.clock.elapsed()
         self._started_at = station.clock.now()
         self._wanted = asyncio.Event()
@@ -158,7 +163,7 @@ class Handshake:
         if self._lease.phase is LeasePhase.FENCING:
             return
         if self._lease.on_welcome(welcome.epoch, welcome.timers):
-            self._on_epoch(welcome.epoch)
+            self._on_agreed(welcome)
             self._running.renew_deadlines()
             self._conclude(welcome, recalled)
 
@@ -217,6 +222,7 @@ class Handshake:
             slots=self._book.slots,
             done=True,
             tasks=recalled,
+            details=Details(addresses=self._introduction.addresses()),
         )
 
     def _hello(self) -> Hello:
@@ -230,7 +236,7 @@ class Handshake:
             started_at=self._started_at,
             uptime_s=now - self._began_at,
             slots=self._book.slots,
-            details=self._introduction.details,
+            details=self._introduction.told(),
             certificate_serial=serial,
             certificate_not_after=not_after,
             tasks=tasks,

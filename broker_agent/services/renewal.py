@@ -6,7 +6,7 @@ is closed after everything has moved. What was in use is kept until the master h
 
 import asyncio
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 import msgspec
@@ -28,7 +28,7 @@ from broker_client.runtime.identity import (
 )
 from broker_client.runtime.link import Trial
 from broker_client.runtime.renewal import renewal_request
-from schemas import codec, subjects
+from schemas import addresses, codec, subjects
 from schemas.answers import raise_fault
 from schemas.faults import MeshError, Refused, Unreachable
 from schemas.messages.enrol import EnrolAnswer
@@ -76,6 +76,11 @@ class Renewer:
         self._wake = asyncio.Event()
         self._ways = ways
         self._link = ways.link
+        # Addresses that a master has named while a step was under way.
+        self._offered: tuple[str, ...] = ()
+        # The digest of those that were kept last.
+        self.addresses = addresses.digest(ways.urls)
+        self._is_busy = False
         self.facts = _facts(slots)
         issued_at = slots.identity().claims.issued_at
         self._renewal = Renewal(
@@ -106,6 +111,33 @@ class Renewer:
         self._renewal.on_reconnected(self._clock.now(), chance=self._chance())
         self._wake.set()
 
+    def learn(self, urls: Sequence[str]) -> None:
+        """Keep the addresses that the master names; at once, unless a step is under way."""
+        self._offered = tuple(urls)
+        if not self._is_busy:
+            self._keep_offered()
+
+    def _keep_offered(self) -> None:
+        offered, self._offered = self._offered, ()
+        if not offered:
+            return
+        urls = addresses.learned(offered, self.facts.urls, self._link.connected_url or "")
+        try:
+            if urls != self.facts.urls:
+                self._slots.look_at(urls)
+                log.info("addresses_learned", urls=urls)
+        except MeshError as error:
+            # Those in use go on working; the next handshake offers them again.
+            log.warning("addresses_not_kept", code=error.code, error=error.message)
+            return
+        self.addresses = addresses.digest(self._ways.urls or offered)
+        self._note_facts()
+
+    def _note_facts(self) -> None:
+        before, self.facts = self.facts, _facts(self._slots)
+        if self.facts.urls != before.urls:
+            self._ways.look_at(self.facts.urls)
+
     def _on_connected(self) -> None:
         """What let us in is what is in use."""
         way = self._ways.take_way()
@@ -120,7 +152,7 @@ class Renewer:
 
     def _take_over(self, step: Step) -> None:
         """Another identity than expected is in use."""
-        self.facts = _facts(self._slots)
+        self._note_facts()
         issued_at = self._slots.identity().claims.issued_at
         self._renewal = Renewal(issued_at, self.facts.not_after, chance=self._chance(), step=step)
         self._on_change()
@@ -136,6 +168,7 @@ class Renewer:
                 await self._sleep(pause_s)
             else:
                 await self._take_step()
+                self._keep_offered()
 
     async def _sleep(self, pause_s: float) -> None:
         try:
@@ -167,6 +200,7 @@ class Renewer:
 
     async def _take_step(self) -> None:
         step = self._renewal.begin()
+        self._is_busy = True
         try:
             if step is Step.ASK:
                 await self._ask()
@@ -176,6 +210,8 @@ class Renewer:
                 await self._confirm()
         except MeshError as error:
             await self._fail(step, error)
+        finally:
+            self._is_busy = False
 
     async def _fail(self, step: Step, error: MeshError) -> None:
         """What was in use stays in use; what the other side has refused is made anew."""
@@ -197,7 +233,7 @@ class Renewer:
         facts = msgspec.structs.replace(
             self.facts,
             group=answer.group,
-            urls=tuple(answer.urls) or self.facts.urls,
+            urls=addresses.learned(answer.urls, self.facts.urls, self._link.connected_url or ""),
             serial=answer.serial,
             not_after=answer.not_after,
         )
@@ -258,7 +294,7 @@ class Renewer:
         await self._link.renew(as_link(identity), self._test)
         failpoints.reach("agent.renewal_moved")
         await asyncio.to_thread(self._slots.promote)
-        self.facts = _facts(self._slots)
+        self._note_facts()
         self._renewal.on_moved(
             identity.claims.issued_at, self.facts.not_after, chance=self._chance()
         )

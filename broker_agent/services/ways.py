@@ -1,6 +1,6 @@
 """The identities with which an agent may connect, and the connection that is made with them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from broker_agent.store.identity import Slots
@@ -12,10 +12,14 @@ OpenLink = Callable[[Callable[[], LinkIdentity]], Link]
 
 
 class WaysIn:
-    """`link`: asks here for the identity of each of its connections. `refusals`: in a row."""
+    """`link`: asks here for the identity of each of its connections. `refusals`: in a row.
 
-    def __init__(self, slots: Slots, open_link: OpenLink) -> None:
+    urls: brokers to use whatever a master says of others; none for those that it names.
+    """
+
+    def __init__(self, slots: Slots, open_link: OpenLink, urls: Sequence[str] = ()) -> None:
         self._slots = slots
+        self.urls = urls
         self._way: Path | None = None
         self.refusals = 0
         self.link = open_link(self.identity)
@@ -32,6 +36,11 @@ class WaysIn:
         """The folder of the identity that has let us in just now."""
         self.refusals = 0
         return self._way
+
+    def look_at(self, urls: Sequence[str]) -> None:
+        """The addresses of brokers that are kept have changed."""
+        if not self.urls:
+            self.link.look_at(urls)
 
     @property
     def are_all_refused(self) -> bool:

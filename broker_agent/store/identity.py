@@ -131,11 +131,7 @@ class Slots:
         jwt: str,
     ) -> None:
         write_identity(self.next, keys, cert_pem=cert_pem, ca_pem=ca_pem, jwt=jwt)
-        lines = (
-            f"{name} = {json.dumps(value, ensure_ascii=False)}\n"
-            for name, value in msgspec.to_builtins(facts).items()
-        )
-        write_private(self.next / name, "".join(lines).encode())
+        _write_facts(self.next / name, facts)
         with os_errors(self.next, "write"):
             (self.next / _PENDING_FILE).unlink(missing_ok=True)
 
@@ -192,6 +188,13 @@ class Slots:
         for slot in slots:
             write_public(slot / CA_FILE, ca_pem)
 
+    def look_at(self, urls: tuple[str, ...]) -> None:
+        """Look for brokers at these addresses, with whichever slot."""
+        for slot in self.ways_in():
+            for path in (slot / FACTS_FILE, slot / CANDIDATE_FILE):
+                if path.exists():
+                    _write_facts(path, msgspec.structs.replace(_read_facts(path), urls=urls))
+
     def discard_next(self) -> None:
         """The candidate, or the keys for one, are of no use."""
         shutil.rmtree(self.next, ignore_errors=True)
@@ -212,6 +215,14 @@ class Slots:
         if (self.next / CANDIDATE_FILE).exists():
             slots.append(self.next)
         return slots
+
+
+def _write_facts(path: Path, facts: AgentFacts) -> None:
+    lines = (
+        f"{name} = {json.dumps(value, ensure_ascii=False)}\n"
+        for name, value in msgspec.to_builtins(facts).items()
+    )
+    write_private(path, "".join(lines).encode())
 
 
 def _read_facts(path: Path) -> AgentFacts:

@@ -1,13 +1,22 @@
 """Contexts: which mesh a client speaks to, as whom, and where its identity lies."""
 
 import json
+import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from broker_client.runtime.creds import decode_creds
-from broker_client.runtime.files import read_bytes, read_given, write_public
+from broker_client.runtime.files import (
+    os_errors,
+    read_bytes,
+    read_given,
+    write_private,
+    write_public,
+)
 from broker_client.runtime.identity import (
     CA_FILE,
     CERT_FILE,
@@ -18,9 +27,17 @@ from broker_client.runtime.identity import (
 from broker_client.runtime.tls import client_context
 from schemas.faults import Refused
 
+# An array of strings, over several lines if it is so, with remarks between them.
+_URLS: Final = re.compile(
+    r"""^urls[ \t]*=[ \t]*\[(?:"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|\#[^\n]*\n|[\s,])*\]""", re.MULTILINE
+)
+
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
-    """The file `context.toml`; relative paths are relative to the file's own folder."""
+    """The file `context.toml`; relative paths are relative to the file's own folder.
+
+    file: where it was read from; it is no key of the file.
+    """
 
     mesh: str
     name: str
@@ -30,6 +47,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     cert: str = CERT_FILE
     key: str = KEY_FILE
     creds: str = CREDS_FILE
+    file: str = ""
 
 
 def read_context(path: Path) -> Context:
@@ -48,6 +66,7 @@ def read_context(path: Path) -> Context:
         cert=str(folder / context.cert),
         key=str(folder / context.key),
         creds=str(folder / context.creds),
+        file=str(path.absolute()),
     )
 
 
@@ -58,8 +77,35 @@ def context_identity(context: Context) -> Identity:
 
 
 def write_context(path: Path, context: Context) -> None:
-    lines = []
-    for key, value in msgspec.to_builtins(context).items():
-        # JSON's strings and arrays of strings are TOML's as well.
-        lines.append(f"{key} = {json.dumps(value, ensure_ascii=False)}\n")
+    lines = [
+        f"{key} = {_toml(value)}\n"
+        for key, value in msgspec.to_builtins(context).items()
+        if key != "file"
+    ]
     write_public(path, "".join(lines).encode())
+
+
+def write_context_urls(path: Path, urls: Sequence[str]) -> None:
+    """Have the file name these addresses; all else in it, also what a person wrote, stays.
+
+    Raises Refused if it cannot be read or written, or is none (`context_invalid`).
+    """
+    text = read_given(path)
+    changed = _URLS.sub(lambda _: f"urls = {_toml([*urls])}", text, count=1)
+    try:
+        before, after = tomllib.loads(text), tomllib.loads(changed)
+    except tomllib.TOMLDecodeError as error:
+        raise Refused("context_invalid", f"{path}: {error}") from error
+    if after != before | {"urls": [*urls]}:
+        raise Refused("context_invalid", f"{path}: urls is written in a way that is not changed")
+    # What is named may be a link to it. Nobody gets to read it who could not before.
+    path = path.resolve()
+    with os_errors(path, "write"):
+        mode = path.stat().st_mode & 0o777
+        write_private(path, changed.encode())
+        path.chmod(mode)
+
+
+def _toml(value: object) -> str:
+    """JSON's strings and arrays of strings are TOML's as well."""
+    return json.dumps(value, ensure_ascii=False)

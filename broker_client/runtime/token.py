@@ -23,14 +23,14 @@ from broker_client.runtime.nkeys import (
     to_base64url,
 )
 from broker_client.runtime.tls import client_context_of
-from schemas import addresses, codec
+from schemas import addresses, codec, limits
 from schemas.faults import MeshError, Refused
 from schemas.ids import check_name, is_name
 
 PREFIX: Final = "mesh1."
 TOKEN_MAX_LEN: Final = 8 * 1024
 SECRET_BYTES: Final = 32
-URLS_MAX: Final = 16
+URLS_MAX: Final = limits.URLS
 _CHECK_BYTES: Final = 4
 _KEY_BEGIN: Final = "-----BEGIN PRIVATE KEY-----"
 _KEY_END: Final = "-----END PRIVATE KEY-----"

@@ -74,10 +74,12 @@ class AuthorityOperations:
             return msgspec.structs.replace(entry, certificates=held, trust=trusts)
 
         caller = await self._plane.registry.change_client(caller.name, note)
+        self._plane.client_addresses[caller.name] = query.addresses
         known = query.known == trust
         return TrustAnswer(
             ca_pem="" if known else self._rotator.ca_pem.decode(),
             renew=self._rotator.has_to_renew(caller),
+            urls=self._plane.urls,
         )
 
     async def show(self, caller: ClientEntry, _query: NoQuery) -> CaAnswer:

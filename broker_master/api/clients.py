@@ -3,7 +3,6 @@
 import msgspec
 
 from broker_client.runtime import failpoints
-from broker_client.runtime.clock import Clock
 from broker_client.runtime.tls import trust_digest
 from broker_master.api.operations import Operations
 from broker_master.ca.issuer import Credentials, Issuer
@@ -150,7 +149,7 @@ class ClientOperations:
                 continue
             if not may_see_client(caller, entry):
                 continue
-            if not rows.add(_record(entry, self._plane.clock)):
+            if not rows.add(_record(entry, self._plane)):
                 return ClientsAnswer(clients=rows.taken, cursor=rows.taken[-1].client)
         return ClientsAnswer(clients=rows.taken)
 
@@ -177,12 +176,13 @@ def _check_good(entry: ClientEntry, serial: str, at: float) -> None:
         raise Refused("renewal_refused", f"certificate {serial} of {entry.name} is not good")
 
 
-def _record(entry: ClientEntry, clock: Clock) -> ClientRecord:
+def _record(entry: ClientEntry, plane: Plane) -> ClientRecord:
     newest = entry.certificates[-1] if entry.certificates else None
     return ClientRecord(
         client=entry.name,
         role="revoked" if entry.revoked else entry.role,
         groups=entry.groups,
-        certificate=certificate_record(newest, clock.now()) if newest else None,
+        certificate=certificate_record(newest, plane.clock.now()) if newest else None,
         created_at=rfc3339(entry.created_at),
+        addresses=plane.addresses_of(plane.client_addresses.get(entry.name, "")),
     )

@@ -57,12 +57,19 @@ def read_marker(directory: Path) -> Marker | None:
     return marker
 
 
-def make_marker(directory: Path, hosts: Sequence[str]) -> Marker:
-    """Mark an empty directory as that of a new mesh, or add `hosts` to the mark that is there."""
+def make_marker(directory: Path, hosts: Sequence[str], dropped: Sequence[str] = ()) -> Marker:
+    """Mark an empty directory as that of a new mesh, or change the hosts of the mark that is there.
+
+    Raises Refused (`settings_invalid`) if one of `dropped` is none of its hosts.
+    """
     found = read_marker(directory)
     marker = found or Marker(program=PROGRAM, format=FORMAT, mesh=secrets.token_hex(8))
-    missing = [host for host in dict.fromkeys(hosts) if host not in marker.hosts]
-    marker = msgspec.structs.replace(marker, hosts=(*marker.hosts, *missing))
+    for host in dropped:
+        if host not in marker.hosts:
+            known = ", ".join(marker.hosts) or "none"
+            raise Refused("settings_invalid", f"{host[:80]!a} is no host of this mesh: {known}")
+    kept = [host for host in marker.hosts if host not in dropped]
+    marker = msgspec.structs.replace(marker, hosts=tuple(dict.fromkeys([*kept, *hosts])))
     if marker != found:
         values = msgspec.to_builtins(marker)
         text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())

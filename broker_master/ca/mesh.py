@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -52,6 +53,8 @@ from schemas.spans import DAY_S
 LOCAL_HOSTS: Final = ("localhost", "127.0.0.1")
 DEFAULT_PORT: Final = 4222
 ADMIN: Final = "admin"
+# Beside the admin's files, until a master has started: what it had before is to be refused.
+SOLE_FILE: Final = "sole"
 # The broker and the master renew theirs when half of it is over.
 OWN_LIFETIME_S: Final = int(5 * 365 * DAY_S)
 
@@ -112,6 +115,18 @@ class Mesh:
         hosts = [host for host in self.marker.hosts if not host_fault(host)] or ["127.0.0.1"]
         return tuple(broker_url(host, port) for host in hosts)
 
+    def check_certified(self, urls: Sequence[str]) -> None:
+        """Raise Refused (`settings_invalid`) if the broker's certificate lacks the host of one."""
+        known = {host.lower() for host in (*LOCAL_HOSTS, *self.marker.hosts)}
+        for url in urls:
+            host = urlsplit(url).hostname or ""
+            if host.lower() not in known:
+                raise Refused(
+                    "settings_invalid",
+                    f"urls: the broker's certificate does not name {host}:"
+                    f" broker-master init --state-dir {self.directory} --host {host}",
+                )
+
     def broker_files(self) -> BrokerFiles:
         folder = self.broker_directory
         return BrokerFiles(
@@ -138,11 +153,20 @@ def broker_url(host: str, port: int) -> str:
     return f"tls://[{host}]:{port}" if ":" in host else f"tls://{host}:{port}"
 
 
-def init_mesh(directory: Path, hosts: Sequence[str] = (), *, now: Clock = time.time) -> Mesh:
+def init_mesh(
+    directory: Path,
+    hosts: Sequence[str] = (),
+    *,
+    dropped: Sequence[str] = (),
+    is_admin_new: bool = False,
+    now: Clock = time.time,
+) -> Mesh:
     """Make a mesh in `directory`, or complete and open the one that is there.
 
     hosts: names and addresses under which agents reach the broker, besides this machine; those of
-    earlier calls stay. Takes the directory's lock while it works.
+    earlier calls stay, but for those that are `dropped`. is_admin_new: the first client gets new
+    credentials, and once a master has started its earlier ones are refused. Takes the
+    directory's lock while it works.
     Raises Refused: `state_foreign` if the directory is somebody else's, `state_locked`,
     `state_unreadable`, `disk_full`, `settings_invalid` for a host; Corrupt (`state_corrupt`).
     """
@@ -150,12 +174,12 @@ def init_mesh(directory: Path, hosts: Sequence[str] = (), *, now: Clock = time.t
     refuse_foreign(directory)
     make_private_directory(directory)
     with lock_directory(directory), os_errors(directory, "open"):
-        marker = make_marker(directory, checked)
+        marker = make_marker(directory, checked, dropped)
         authority = Authorities.create(directory / "ca", marker.mesh, now=int(now()))
         accounts = Accounts.create(directory / "nats", mesh=marker.mesh, now=int(now()))
         mesh = Mesh(directory, marker, authority, accounts, now)
         renew_own(mesh)
-        _make_admin(mesh)
+        _make_admin(mesh, is_new=is_admin_new)
         return mesh
 
 
@@ -265,11 +289,13 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def _make_admin(mesh: Mesh) -> None:
+def _make_admin(mesh: Mesh, *, is_new: bool) -> None:
     """The first client; whoever may run init may have its credentials renewed by it."""
     folder = mesh.directory / "contexts" / ADMIN
     make_private_directory(folder.parent)
-    if not _is_whole(folder) or _is_due(mesh, read_bytes(folder / CERT_FILE)):
+    if is_new or not _is_whole(folder) or _is_due(mesh, read_bytes(folder / CERT_FILE)):
+        if is_new:
+            write_private(folder / SOLE_FILE, b"")
         keys = new_identity(ADMIN)
         not_after = int(mesh.now()) + CLIENT_LIFETIME_S
         _write(folder, keys, mesh.issuer.issue("admin", ADMIN, keys.csr_pem, keys.user, not_after))

@@ -69,7 +69,7 @@ class Presence(msgspec.Struct, kw_only=True):
     took work, or a probe. stuck: it beats, but takes none. lacks: what it has no room in, with its
     own sentence for each; taken slots are none of these, the dispatcher counts them.
     obeys: the epoch of a newer master that it has obeyed, 0 if there is none. actions: what it can
-    run.
+    run. addresses: the digest of those under which it looks for brokers, empty if it does not say.
     """
 
     agent: str
@@ -113,6 +113,7 @@ class Presence(msgspec.Struct, kw_only=True):
     stuck: bool = False
     obeys: int = 0
     actions: frozenset[str] = COMMON
+    addresses: str = ""
 
     @property
     def has_left(self) -> bool:
@@ -271,6 +272,7 @@ class Roster:
         presence.started_at = hello.started_at
         presence.slots, presence.certificate_serial = hello.slots, hello.certificate_serial
         presence.actions = frozenset(hello.actions) or COMMON
+        presence.addresses = hello.details.addresses
         return changes
 
     def on_done(self, agent: str, incarnation: str, *, now_s: float, at: float) -> list[Change]:

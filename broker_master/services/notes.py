@@ -39,7 +39,12 @@ def notes(plane: Plane, caller: ClientEntry, findings: Findings, history_lag_s: 
             f"{counted(refused, 'record')} of history too large for the broker:"
             " see mesh audit list --action history"
         )
-    return [*said, *_epochs(plane, caller), *_duplicates(plane, caller)]
+    return [
+        *said,
+        *_epochs(plane, caller),
+        *_addresses(plane, caller),
+        *_duplicates(plane, caller),
+    ]
 
 
 def _epochs(plane: Plane, caller: ClientEntry) -> list[str]:
@@ -62,6 +67,22 @@ def _epochs(plane: Plane, caller: ClientEntry) -> list[str]:
             f"restored from a backup: {len(plane.doubtful)} commands of it wait for what agents say"
         )
     return said
+
+
+def _addresses(plane: Plane, caller: ClientEntry) -> list[str]:
+    """Agents that look for brokers elsewhere: they would not find one that has moved."""
+    elsewhere = sorted(
+        presence.agent
+        for presence in plane.roster
+        if presence.reconciled
+        and plane.addresses_of(presence.addresses) == "other"
+        and may_see(caller, _group(plane, presence.agent))
+    )
+    if not elsewhere:
+        return []
+    named = ", ".join(elsewhere[:_NAMED]) + (" …" if len(elsewhere) > _NAMED else "")
+    where = f"agents look for brokers elsewhere than at {', '.join(plane.urls)}: {named}"
+    return [f"{where}; see whether --urls or the setting urls is given there, and their logs"]
 
 
 def _duplicates(plane: Plane, caller: ClientEntry) -> list[str]:

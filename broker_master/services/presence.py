@@ -199,6 +199,7 @@ class PresenceService:
             timers=plane.timers,
             decisions=[self._decide(up.agent, task) for task in hello.tasks],
             recall=self._recall.ask(up.agent, hello),
+            urls=plane.urls,
         )
         asked = self._recall.still_asked(up.agent)
         self._forgotten.judge(presence, hello, self._open_attempts(up.agent), asked)
@@ -210,6 +211,8 @@ class PresenceService:
         is_answer = presence is not None and presence.incarnation == hello.incarnation
         if is_answer and not self._recall.on_done(up.agent, hello):
             return  # the next echo says that nothing is agreed yet, and it says hello again
+        if presence is not None and is_answer:
+            presence.addresses = hello.details.addresses
         self.aftermath.on_done(up.agent)
         changes = plane.roster.on_done(
             up.agent, hello.incarnation, now_s=plane.clock.elapsed(), at=plane.clock.now()

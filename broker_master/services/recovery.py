@@ -5,14 +5,15 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from broker_client.runtime.files import read_bytes
+from broker_client.runtime.files import os_errors, read_bytes
 from broker_client.runtime.identity import CA_FILE, CERT_FILE, read_identity
 from broker_client.runtime.nkeys import decode_user_jwt
 from broker_client.runtime.streams import Streams
 from broker_client.runtime.tls import certificate_facts, trust_digest
 from broker_master.ca.claims import decode_jwt
-from broker_master.ca.mesh import ADMIN, Mesh
+from broker_master.ca.mesh import ADMIN, SOLE_FILE, Mesh
 from broker_master.core import attempts
+from broker_master.core.certificates import all_retired
 from broker_master.core.commands import Attempt, Command
 from broker_master.core.phases import Phase
 from broker_master.core.records import command_record
@@ -86,15 +87,28 @@ async def enter_admin(plane: Plane, mesh: Mesh) -> None:
     folder = mesh.admin_context.with_suffix("")
     certificate = _certificate_in(folder, mesh)
     trust = trust_digest(read_bytes(folder / CA_FILE))
+    is_sole = (folder / SOLE_FILE).exists()
     if ADMIN in plane.registry.clients:
 
         def renewed(entry: ClientEntry) -> ClientEntry:
-            if certificate in entry.certificates:
+            if certificate in entry.certificates and not is_sole:
                 return entry
             kept = [each for each in entry.certificates if each.serial != certificate.serial]
-            return msgspec.structs.replace(entry, certificates=[*kept, certificate], trust=trust)
+            if is_sole:
+                kept = all_retired(kept, plane.clock.now())
+            return msgspec.structs.replace(
+                entry,
+                certificates=[*kept, certificate],
+                trust=trust,
+                revoked=entry.revoked and not is_sole,
+            )
 
         await plane.registry.change_client(ADMIN, renewed)
+        if is_sole:
+            plane.is_admin_new = True
+            log.warning("admin_made_anew", serial=certificate.serial)
+            with os_errors(folder, "clear"):
+                (folder / SOLE_FILE).unlink()
         return
     await plane.registry.create_client(
         ClientEntry(

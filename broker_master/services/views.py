@@ -89,6 +89,7 @@ class Views:
             actions=sorted(presence.actions if presence else COMMON),
             joined=rfc3339(entry.joined_at or entry.created_at) if entry.connected else None,
             recent=plane.recents.of(entry.name),
+            addresses=plane.addresses_of(presence.addresses if presence else ""),
         )
 
     def groups(self, names: Sequence[str]) -> list[GroupRecord]:

@@ -11,6 +11,9 @@ CommandId = Annotated[str, Meta(pattern=ids.ID_PATTERN)]
 # Made by master or agent; becomes a part of reply subjects.
 Token = Annotated[str, Meta(pattern=ids.ID_PATTERN)]
 Text = Annotated[str, Meta(max_length=limits.TEXT_LEN)]
+# `tls://HOST:PORT`: names are at most 253 characters long.
+Url = Annotated[str, Meta(max_length=limits.URL_LEN)]
+Urls = Annotated[list[Url], Meta(max_length=limits.URLS)]
 Label = Annotated[str, Meta(max_length=limits.LABEL_LEN)]
 Labels = Annotated[dict[Label, Label], Meta(max_length=limits.LABELS)]
 # What agents have and commands ask for; plain enough for `tag:site=berlin` in a filter.

@@ -17,6 +17,7 @@ from schemas.messages.fields import (
     Text,
     Timestamp,
     Token,
+    Urls,
 )
 from schemas.timers import Timers
 
@@ -71,7 +72,11 @@ class Echo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an agent says of its host; shown, never trusted for a decision."""
+    """What an agent says of its host; shown, never trusted for a decision.
+
+    addresses: the digest of those under which it looks for brokers; said with the third step of the
+    handshake as well.
+    """
 
     host: Label = ""
     pid: Count = 0
@@ -80,6 +85,7 @@ class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     arch: Label = ""
     python: Label = ""
     version: Label = ""
+    addresses: Label = ""
 
 
 class TaskStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -140,6 +146,8 @@ class TaskDecision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The master's step. With `refused` the agent may not take part, and `reason` says why.
 
+    urls: under which brokers are found from now on, the first to be tried first. An agent keeps
+    them and says so with the third step; agents of 0.1.0 ignore them, its masters send none.
     recall: commands that were open in the state that this master was restored from, and that the
     hello does not name. They may have ended and been released since: only the agent knows.
     """
@@ -150,4 +158,5 @@ class Welcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     decisions: Annotated[list[TaskDecision], Meta(max_length=limits.HELLO_TASKS)] = []
     refused: str = ""
     reason: Text = ""
+    urls: Urls = []
     recall: Annotated[list[CommandId], Meta(max_length=limits.HELLO_TASKS)] = []

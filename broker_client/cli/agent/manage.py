@@ -1,7 +1,7 @@
 """`mesh agent …`."""
 
 import time
-from typing import Annotated
+from typing import Annotated, Final
 
 from cyclopts import Parameter
 
@@ -56,6 +56,11 @@ Limit = Annotated[
     int | None, Parameter(help="Commands at once, if less than its slots; 0: its slots.")
 ]
 TOKEN_TTL_S = 3600.0
+_ADDRESSES: Final = {
+    "current": "knows where the master says that brokers are",
+    "other": "looks for brokers elsewhere than the master says",
+    "unknown": "does not say where it looks for brokers (release 0.1.0)",
+}
 
 
 def create(
@@ -168,6 +173,7 @@ def _described(agent: AgentRecord) -> list[str]:
             ("joined", local_and_utc(agent.joined)),
             ("last results", _results(agent.recent)),
             ("version", details.version),
+            ("addresses", _ADDRESSES.get(agent.addresses, agent.addresses)),
         ]
     )
 

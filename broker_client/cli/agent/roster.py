@@ -105,6 +105,7 @@ TRAITS: Final[dict[str, Trait]] = {
     "priority": _count("PRIORITY", lambda a: a.priority, rank=8),
     "limit": _count("LIMIT", lambda a: a.limit, rank=8),
     "note": _text("NOTE", lambda a: a.note, rank=7, least=12),
+    "addresses": _text("ADDRESSES", lambda a: a.addresses, rank=9),
     "joined": Trait(
         Column("JOINED", 6),
         lambda a, now: short_time(a.joined, now),

@@ -66,6 +66,7 @@ def list_(*, shared: Listing = LISTING) -> None:
         Column("GROUPS", least=16),
         Column("UNTIL (UTC)", 1),
         Column("CREATED", 2),
+        Column("ADDRESSES", 3),
     )
     rows = [_row(client) for client in clients]
     print_list(
@@ -97,4 +98,11 @@ def renew(*, shared: Shared = SHARED) -> None:
 def _row(client: ClientRecord) -> tuple[str, ...]:
     until = utc_time(client.certificate.not_after) if client.certificate else ""
     groups = ", ".join(client.groups) or "all"
-    return (client.client, client.role, groups, until, local_time(client.created_at))
+    return (
+        client.client,
+        client.role,
+        groups,
+        until,
+        local_time(client.created_at),
+        client.addresses,
+    )

@@ -49,11 +49,21 @@ class Dialer:
     ) -> None:
         if not urls:
             raise Misused("settings_invalid", "no address of a broker is given")
+        self._given = tuple(urls)
         self.endpoints = [Endpoint(url=url) for url in urls]
         self.identity = identity
         self._name = name
         self._complaints = complaints
         self._patience_s = 0.0
+
+    def look_at(self, urls: Sequence[str]) -> None:
+        """In place of those that were given before; nodes of a cluster that were found stay."""
+        if not urls:
+            raise Misused("settings_invalid", "no address of a broker is given")
+        old = {*self._given, *urls}
+        found = [each for each in self.endpoints if each.url not in old]
+        self._given = tuple(urls)
+        self.endpoints = [*(Endpoint(url=url) for url in urls), *found]
 
     def next_endpoint(self) -> Endpoint:
         """Round robin: whoever failed or was lost last is tried last."""

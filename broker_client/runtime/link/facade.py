@@ -123,6 +123,13 @@ class Link(Standing):
         """
         await self._handover.run(identity, test)
 
+    def look_at(self, urls: Sequence[str]) -> None:
+        """Look for brokers at these addresses from the next connection on, the first one first.
+
+        The present connection stays, wherever it leads.
+        """
+        self._dialer.look_at(urls)
+
     def rebuild(self, reason: str) -> None:
         """Give the present connection up and begin a new one: it is not what it seems to be."""
         if self._keeper.client is not None:

@@ -136,6 +136,8 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
     attempts on it that have not ended, as the master counts them. actions: what it can run. joined:
     when it first connected; of one that did so under 0.1.0, when it was created. recent: how its
     last 20 commands ended, a letter each (`schemas.states.RESULT_LETTERS`), the newest last.
+    addresses: whether it looks for brokers where the master says they are: `current`, `other`, or
+    `unknown` if it does not say.
     """
 
     agent: str
@@ -165,6 +167,7 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
     joined: str | None = None
     recent: str = ""
     cause: str = ""
+    addresses: str = ""
 
 
 class SilentRecord(msgspec.Struct, frozen=True, kw_only=True):

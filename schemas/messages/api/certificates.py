@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from schemas.messages.api.base import Request
-from schemas.messages.fields import Label, Text
+from schemas.messages.fields import Label, Text, Urls
 
 
 class CertificateRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,15 +93,21 @@ class CaAnswer(msgspec.Struct, frozen=True, kw_only=True):
 class TrustQuery(Request, frozen=True, kw_only=True):
     """`certificate.trust`: what the caller has. known: the digest of the authorities it trusts.
 
-    serial: of the certificate in use; one that was renewed is confirmed by that.
+    serial: of the certificate in use; one that was renewed is confirmed by that. addresses: the
+    digest of those under which it looks for brokers.
     """
 
     known: Label = ""
     serial: Label = ""
+    addresses: Label = ""
 
 
 class TrustAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """ca_pem: the authorities to trust, empty if the caller knows them. renew: do it now."""
+    """ca_pem: the authorities to trust, empty if the caller knows them. renew: do it now.
+
+    urls: under which brokers are found from now on; empty from masters of 0.1.0.
+    """
 
     ca_pem: str
     renew: bool = False
+    urls: Urls = []

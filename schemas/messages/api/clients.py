@@ -49,11 +49,14 @@ class IdentityAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """addresses: as of `AgentRecord`."""
+
     client: str
     role: str
     groups: list[str]
     certificate: CertificateRecord | None
     created_at: str
+    addresses: str = ""
 
 
 class ClientsAnswer(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
@@ -58,6 +58,7 @@ class FakeWire:
 
     def __init__(self) -> None:
         self.is_connected = True
+        self.connected_url: str | None = None
         self.published: list[tuple[str, bytes]] = []
         self.listeners: list[Callable[[str, bytes], None]] = []
         self.answer: Callable[[], bytes] = lambda: ACK
@@ -156,6 +157,11 @@ class FakeWays:
     def __init__(self, link: FakeWire) -> None:
         self.link = link
         self.are_all_refused = False
+        self.urls: tuple[str, ...] = ()
+        self.looked_at: list[tuple[str, ...]] = []
+
+    def look_at(self, urls: tuple[str, ...]) -> None:
+        self.looked_at.append(urls)
 
     def take_way(self) -> Path:
         return IN_USE
@@ -171,11 +177,15 @@ class FakeSlots:
 
     def __init__(self) -> None:
         self.trusted: list[bytes] = []
+        self.urls: tuple[str, ...] = ()
 
     def facts(self) -> AgentFacts:
         return AgentFacts(
-            agent="a1", group="g1", mesh="m1", urls=(), serial="1", not_after=NOT_AFTER
+            agent="a1", group="g1", mesh="m1", urls=self.urls, serial="1", not_after=NOT_AFTER
         )
+
+    def look_at(self, urls: tuple[str, ...]) -> None:
+        self.urls = urls
 
     def identity(self) -> Any:  # noqa: ANN401  of `Identity` what is asked of it
         return SimpleNamespace(claims=SimpleNamespace(issued_at=0.0))
@@ -235,13 +245,14 @@ class Rig:
         self.ready = 0
         self.relocated = 0
         self.slots = FakeSlots()
+        self.ways = FakeWays(self.wire)
         self.ports = Ports(
             state_dir=state_dir,
             settings=settings or AgentSettings(spool_bytes=1 << 30, disk_free=0.0),
             facts=self.slots.facts(),
             details=Details(version="1.2.3"),
             line=self.wire,
-            ways=cast("Any", FakeWays(self.wire)),
+            ways=cast("Any", self.ways),
             slots=cast("Any", self.slots),
             journal=self.journal,
             folders=self.folders,
@@ -357,6 +368,7 @@ class Rig:
         *,
         epoch: int = 1,
         recall: tuple[str, ...] = (),
+        urls: Sequence[str] = (),
     ) -> None:
         inc = self.lease.incarnation
         message = Welcome(
@@ -365,6 +377,7 @@ class Rig:
             timers=self.timers,
             decisions=decisions or [],
             recall=[*recall],
+            urls=[*urls],
         )
         self.send("welcome", message)
 

@@ -22,6 +22,7 @@ from broker_client.runtime.exposition import ExpositionServer
 from broker_client.runtime.frames import Msg
 from broker_client.runtime.notify import ServiceManager
 from schemas import subjects
+from schemas.addresses import digest
 from schemas.faults import MeshError
 from schemas.messages.work import Control, ControlReply
 from schemas.states import State
@@ -190,6 +191,19 @@ async def test_epoch_of_a_new_master_lets_the_renewal_go_on(
     monkeypatch.setattr(rig.parts.renewer, "on_new_master", lambda: told.append(True))
     rig.echo(7)
     assert told == [True]
+
+
+async def test_addresses_of_a_welcome_are_kept_used_and_told(rig: Rig) -> None:
+    rig.serve(rig.handshake)
+    rig.wire.come()
+    await eventually(rig.hellos, WAIT_S)
+    urls = ["tls://old:4222", "tls://new:4222"]
+    rig.welcome(epoch=7, urls=urls)
+    await eventually(lambda: any(hello.done for hello in rig.hellos()), WAIT_S)
+    assert rig.slots.urls == tuple(urls)
+    assert rig.ways.looked_at == [tuple(urls)]
+    done = next(hello for hello in rig.hellos() if hello.done)
+    assert done.details.addresses == digest(urls)
 
 
 async def test_echo_that_asks_for_a_handshake_gets_one(rig: Rig) -> None:

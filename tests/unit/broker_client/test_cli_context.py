@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from broker_client.context import Context, find_context, load_context
+from broker_client.runtime.context import write_context_urls
 from schemas.faults import MeshError
 
 GOOD = 'name = "ann"\nrole = "operator"\nmesh = "m1"\nurls = ["tls://broker.example:4222"]\n'
@@ -27,7 +28,37 @@ def test_paths_in_it_are_relative_to_the_file(tmp_path: Path) -> None:
         cert=str(tmp_path / "ann" / "cert.pem"),
         key=str(tmp_path / "ann" / "key.pem"),
         creds=str(tmp_path / "ann" / "user.creds"),
+        file=str(path),
     )
+
+
+@pytest.mark.parametrize(
+    "urls",
+    [
+        'urls = ["tls://[::1]:4222"]',
+        "urls=[ \"tls://a:1\",\n  # the old one ]\n  'tls://b:1',\n]",
+        "urls = []",
+    ],
+)
+def test_addresses_change_and_nothing_else_in_the_file_does(tmp_path: Path, urls: str) -> None:
+    path = written(tmp_path / "real.toml", f'# mine\nname = "ann" # me\n{urls}\nca = "x"\n')
+    path.chmod(0o600)
+    link = tmp_path / "context.toml"
+    link.symlink_to("real.toml")
+    write_context_urls(link, ["tls://new:4222", "tls://b:1"])
+    wanted = '# mine\nname = "ann" # me\nurls = ["tls://new:4222", "tls://b:1"]\nca = "x"\n'
+    assert path.read_text() == wanted
+    assert link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_file_whose_addresses_are_written_in_another_way_stays(tmp_path: Path) -> None:
+    text = 'name = "ann"\n"urls" = ["""tls://a:1"""]\n'
+    path = written(tmp_path / "context.toml", text)
+    with pytest.raises(MeshError) as caught:
+        write_context_urls(path, ["tls://new:4222"])
+    assert caught.value.code == "context_invalid"
+    assert path.read_text() == text
 
 
 def test_flag_wins_over_environment_and_environment_over_default(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ BOUNDS: Final[dict[str, Bound]] = {
     "api.PingAnswer.agent": _NAME,
     "api.PingAnswer.status": _STATE,
     "api.PingAnswer.reason": _LINE,
+    "api.AgentRecord.addresses": _STATE,
     "api.AgentRecord.tags": Bound(limits.TAGS, "Tags of the registry", item=63, wide=False),
     "api.DetailsRecord.id": _NAME,
     "api.DetailsRecord.ip": _plain(64, "an address as the broker writes it"),
@@ -130,6 +131,7 @@ BOUNDS: Final[dict[str, Bound]] = {
         limits.MAP_LEN, "the limit of ClientCreate", item=63, wide=False
     ),
     "api.ClientRecord.created_at": _TIME,
+    "api.ClientRecord.addresses": _STATE,
     "api.IdentityAnswer.mesh": _NAME,
     "api.IdentityAnswer.name": _NAME,
     "api.IdentityAnswer.role": _WORD,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from schemas.addresses import host_fault, place_to_listen, url_fault, usable
+from schemas.addresses import digest, host_fault, learned, place_to_listen, url_fault, usable
 from schemas.faults import Refused
 
 GOOD = (
@@ -75,3 +75,34 @@ def test_place_that_is_none_is_refused_by_the_name_of_its_setting(text: str) -> 
     with pytest.raises(Refused, match=r"^--http .*(HOST:PORT|address)") as caught:
         place_to_listen("--http", text)
     assert caught.value.code == "settings_invalid"
+
+
+OLD, NEW, OTHER = "tls://old:4222", "tls://new:4222", "tls://other:4222"
+
+
+@pytest.mark.parametrize(
+    ("offered", "present", "working", "wanted"),
+    [
+        ([NEW], [OLD], "", (NEW,)),
+        # A way that works is kept, first, until another one has worked.
+        ([NEW], [OLD], OLD, (OLD, NEW)),
+        ([NEW], [OLD, NEW], NEW, (NEW,)),
+        ([OLD, NEW], [OLD, NEW], NEW, (NEW, OLD)),
+        # Of a cluster whose nodes name each other: such an address needs another node's name.
+        ([NEW], [OLD], OTHER, (NEW,)),
+        # What cannot work, and what is not protected as the present ones are, is not taken.
+        (["tls://0.0.0.0:4222", "http://x", NEW, NEW], [OLD], "", (NEW,)),
+        (["nats://new:4222"], [OLD], "", (OLD,)),
+        (["nats://new:4222"], ["nats://old:4222"], "", ("nats://new:4222",)),
+        ([], [OLD], OLD, (OLD,)),
+    ],
+)
+def test_what_a_master_offers_takes_the_place_of_what_is_not_in_use(
+    offered: list[str], present: list[str], working: str, wanted: tuple[str, ...]
+) -> None:
+    assert learned(offered, present, working) == wanted
+
+
+def test_digest_is_of_the_addresses_whatever_their_order() -> None:
+    assert digest([OLD, NEW]) == digest([NEW, OLD, NEW]) != digest([NEW])
+    assert digest([]) == ""
