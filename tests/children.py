@@ -16,8 +16,8 @@ from typing import Final
 
 import psutil
 
-READY_S: Final = 30.0
-STOP_S: Final = 30.0
+READY_S: Final = 60.0
+STOP_S: Final = 60.0
 GONE_S: Final = 5.0
 STEP_S: Final = 0.005
 

@@ -40,8 +40,8 @@ from tests.canaries import Canaries
 from tests.children import Child, end_now, processes_below
 from tests.servers import server_binary
 
-CLI_S: Final = 30.0
-CONNECT_S: Final = 15.0
+CLI_S: Final = 60.0
+CONNECT_S: Final = 60.0
 STOP_S: Final = 20.0
 STEP_S: Final = 0.02
 METRICS_S: Final = 2.0

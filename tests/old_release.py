@@ -25,7 +25,7 @@ from tests.harness import MeshProcesses
 
 PACKAGES: Final = Path(__file__).parent / "data" / "release-0.1.0" / "packages.tar.xz"
 SHA256: Final = "9d31ac8be63880d31a2a0beaf9aea9212028a75bf8eec069b72ff5e5c5412f4c"
-START_S: Final = 20.0
+START_S: Final = 60.0
 
 
 @dataclass(frozen=True)

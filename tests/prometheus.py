@@ -29,7 +29,7 @@ from tests.children import Child
 from tests.requirements_policy import require
 
 INSTALL: Final = "apt install prometheus prometheus-alertmanager"
-READY_S: Final = 15.0
+READY_S: Final = 60.0
 STEP_S: Final = 0.1
 SCRAPE: Final = "500ms"
 # What is left of the rules' durations: long enough for a few scrapes, short enough to wait for.

@@ -39,7 +39,7 @@ from broker_master.ca.mesh import Mesh, init_mesh
 from broker_master.embedded import EmbeddedBroker
 from schemas.subjects import enrol_inbox_prefix, inbox_prefix
 
-READY_S: Final = 10.0
+READY_S: Final = 60.0
 STOP_S: Final = 5.0
 STEP_S: Final = 0.01
 

@@ -291,3 +291,20 @@ def test_check_of_the_state_of_commands_finds_each_way_to_write_it(
     assert state_writes(module, "module.py")
     module.write_text("asked.state\nself.state = 1\nqueue.append(command)\ncommand.find(1)\n")
     assert state_writes(module, "module.py") == []
+
+
+JUDGES_TIME = re.compile(
+    r"assert [^\n]*(?:monotonic|perf_counter|process_time|thread_time|\.time)\(\) - [^\n]*?<"
+)
+
+
+def test_no_test_judges_absolute_time() -> None:
+    """A slow machine is no fault: budgets are ratios within one process, counts or bytes."""
+    found = [
+        f"{path.relative_to(ROOT)}: {line}"
+        for path in tracked_files()
+        if path.suffix == ".py" and path.is_relative_to(ROOT / "tests")
+        for line in JUDGES_TIME.findall(path.read_text())
+    ]
+    assert found == []
+    assert JUDGES_TIME.search("assert time.monotonic() " + "- began < 3")

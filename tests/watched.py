@@ -32,7 +32,7 @@ STATUSES: Final = {
 }
 _ENV: Final = {**FAST_TIMERS, "MESH_TIMERS__ADOPT_S": "0.5"}
 _AGENT_DAYS: Final = "MESH_CERTIFICATES__AGENT_DAYS"
-DATA_S: Final = 12.0
+DATA_S: Final = 60.0
 
 Results = dict[dashboards.Expression, list[dict[str, Any]]]
 

@@ -35,10 +35,11 @@ from tests.meshes import (
     shared_mesh,
     state_reached,
 )
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-audit")]
 
-SEEN_S = 10.0
+SEEN_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,7 @@ async def test_word_on_a_command_is_told_and_its_submission_is_not(
     given = await admin.submit(["sleep", "60"], group="web")
     await state_reached(admin, given.id, "running")
     await admin.cancel(given.id)
-    await admin.wait(given.id, timeout_s=10)
+    await admin.wait(given.id, timeout_s=PATIENCE_S)
     found = await trail(admin, target=given.id)
     assert [(entry.action, entry.by, entry.group) for entry in found] == [
         ("command.cancel", "admin", "web")

@@ -29,7 +29,7 @@ from tests.waiting import eventually
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-ca")]
 
 AGENTS = ("web-1", "web-2", "web-3")
-STEP_S = 30.0
+STEP_S = 60.0
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from tests.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-certificates")]
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 DAY_S = 86_400.0
 SHORT: dict[str, str] = {
     "MESH_CERTIFICATES__COMPARE_S": "0.5",
@@ -199,12 +199,10 @@ async def test_sec_s27_token_issued_outside_the_registry_is_an_alarm(
     mesh: MeshProcesses, admin: MeshClient
 ) -> None:
     stolen = issuer(mesh).issue("viewer", "ghost")
-    began_at = time.monotonic()
     async with raw(stolen):
         async with asyncio.timeout(PATIENCE_S):
             while not any("ghost" in each for each in await alarms(admin, "connection")):
                 await asyncio.sleep(0.05)
-    assert time.monotonic() - began_at < 60
 
 
 async def test_token_with_the_certificate_of_another_is_cut_off(

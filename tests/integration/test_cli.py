@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from tests.harness import FAST_TIMERS, MeshProcesses, program
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -73,7 +73,7 @@ async def ended(process: "subprocess.Popen[bytes]") -> tuple[int, bytes, bytes]:
 
 async def first_line(process: "subprocess.Popen[bytes]") -> bytes:
     assert process.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         return await asyncio.to_thread(process.stdout.readline)
 
 
@@ -125,7 +125,7 @@ async def test_second_interrupt_leaves_and_says_how_to_see_it(mesh: MeshProcesse
     try:
         assert await first_line(process) == b"one\n"
         process.send_signal(signal.SIGINT)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             assert b"Ctrl-C again" in await asyncio.to_thread(process.stderr.readline)
         process.send_signal(signal.SIGINT)
         code, _, err = await ended(process)
@@ -319,7 +319,7 @@ async def test_agents_are_filtered_sorted_and_printed_line_by_line(mesh: MeshPro
 async def test_watched_list_is_shown_again_until_interrupted(mesh: MeshProcesses) -> None:
     process = started(mesh, "agent", "list", "--watch", "--every", "0.1")
     assert process.stdout is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while (await asyncio.to_thread(process.stdout.readline)).split()[:1] != [b"web-1"]:
             pass
         while (await asyncio.to_thread(process.stdout.readline)).split()[:1] != [b"web-1"]:
@@ -423,7 +423,7 @@ async def test_result_missed_while_the_broker_was_away_is_asked_for(
     work = ["sh", "-c", "sleep 1; exit 3"]
     async with mesh.client() as client, client.start(work, group="web") as (_, waiter):
         os.kill(mesh.broker_pid, signal.SIGKILL)
-        await eventually(lambda: not client.link.is_connected, 10)
+        await eventually(lambda: not client.link.is_connected)
         async with asyncio.timeout(60):
             record = await waiter.record()
     assert (record.state, record.attempts[-1].exit_code) == ("failed", 3)

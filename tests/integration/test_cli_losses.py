@@ -16,6 +16,7 @@ from schemas import codec, subjects
 from schemas.messages.liveness import PROTOCOL, Beat, Hello, Welcome
 from tests.harness import MeshProcesses
 from tests.meshes import issuer, raw, shared_mesh, state_reached
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.integration
 
@@ -58,7 +59,7 @@ async def agent_that_takes_nothing(
         try:
             hello = Hello(incarnation=INCARNATION, protocol=PROTOCOL, slots=4, complete=True)
             await say("hello", hello)
-            welcome = codec.decode(Welcome, (await inbox.next_msg(timeout=10)).data)
+            welcome = codec.decode(Welcome, (await inbox.next_msg(timeout=PATIENCE_S)).data)
             assert welcome.refused == ""
             done = Hello(
                 incarnation=INCARNATION,
@@ -150,7 +151,7 @@ async def test_command_that_waits_for_a_word_is_decided(
         early = await mesh.cli("command", "decide", "first", "fail")
         assert (early.code, "(not_undecided)" in early.err) == (6, True)
         agent.kill()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             for name in ("first", "second"):
                 while "mesh command decide" not in (await client.show(name)).next:
                     await asyncio.sleep(0.05)

@@ -23,7 +23,7 @@ from schemas.messages.api import CommandList, LogsAnswer, LogsRequest
 from schemas.messages.facts import CommandRecord
 from tests.harness import FAST_TIMERS, MeshProcesses
 from tests.meshes import behind, client_of, refused, shared_mesh, state_reached
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-commands")]
 
@@ -278,7 +278,7 @@ async def test_timeout_ends_the_whole_process_group(admin: MeshClient, tmp_path:
         f" echo $$ > {tmp_path}/self; sleep 60"
     )
     work = ProcessArgs(argv=script(text), timeout_s=0.5)
-    record = await admin.run(work, group="web", timeout_s=20)
+    record = await admin.run(work, group="web", timeout_s=PATIENCE_S)
     assert record.state == "timed_out"
     assert record.attempts[0].exit_code in (None, 128 + signal.SIGKILL)
     for name in ("self", "child"):
@@ -306,7 +306,7 @@ async def test_cancel_ends_the_whole_process_group(admin: MeshClient, tmp_path: 
     pids = [await number_in(tmp_path / name) for name in ("self", "child")]
     stopping = await admin.cancel(answer.id)
     assert stopping.state in ("stopping", "running", "accepted", "sent")
-    record = await admin.wait(answer.id, timeout_s=15)
+    record = await admin.wait(answer.id, timeout_s=PATIENCE_S)
     assert (record.state, record.reason) == ("cancelled", record.reason)
     for pid in pids:
         await gone(pid)
@@ -318,7 +318,7 @@ async def test_what_a_task_leaves_behind_is_ended_with_it(
     admin: MeshClient, tmp_path: Path
 ) -> None:
     text = f"(sh -c 'echo $PPID' > {tmp_path}/child; exec sleep 60) & sleep 0.2; exit 0"
-    record = await admin.run(script(text), group="web", timeout_s=20)
+    record = await admin.run(script(text), group="web", timeout_s=PATIENCE_S)
     assert record.state == "succeeded"
     pid = await number_in(tmp_path / "child")
     await gone(pid)
@@ -339,7 +339,7 @@ async def test_cancel_of_a_command_that_waits_ends_it_at_once_and_it_never_runs(
     for each in full:
         await admin.cancel(each.id)
     for each in full:
-        assert (await admin.wait(each.id, timeout_s=15)).state == "cancelled"
+        assert (await admin.wait(each.id, timeout_s=PATIENCE_S)).state == "cancelled"
     assert not (tmp_path / "w").exists()
 
 
@@ -348,7 +348,7 @@ async def test_command_that_nobody_takes_in_time_expires(
 ) -> None:
     full = [await admin.submit(["sleep", "60"], agent="db-1") for _ in range(16)]
     work = script(f"echo ran > {tmp_path}/w")
-    record = await admin.run(work, agent="db-1", queue_ttl_s=0.5, timeout_s=10)
+    record = await admin.run(work, agent="db-1", queue_ttl_s=0.5, timeout_s=PATIENCE_S)
     assert (record.state, record.reason) == ("expired", "no agent took it within 0.5 s")
     assert record.attempts == []
     argv = ("run", "--agent", "db-1", "--queue-ttl", "0.3", "--", "true")
@@ -356,7 +356,7 @@ async def test_command_that_nobody_takes_in_time_expires(
     for each in full:
         await admin.cancel(each.id)
     for each in full:
-        await admin.wait(each.id, timeout_s=15)
+        await admin.wait(each.id, timeout_s=PATIENCE_S)
     assert not (tmp_path / "w").exists()
 
 
@@ -369,12 +369,12 @@ async def test_waiting_commands_run_in_their_order(admin: MeshClient, tmp_path: 
         for n in range(5)
     ]
     for each in (gate, *waiting):
-        assert (await admin.wait(each.id, timeout_s=15)).state == "succeeded"
+        assert (await admin.wait(each.id, timeout_s=PATIENCE_S)).state == "succeeded"
     assert order.read_text().split() == ["0", "1", "2", "3", "4"]
     for each in full:
         await admin.cancel(each.id)
     for each in full:
-        await admin.wait(each.id, timeout_s=15)
+        await admin.wait(each.id, timeout_s=PATIENCE_S)
 
 
 # output
@@ -406,7 +406,7 @@ async def test_large_output_comes_while_it_is_written_and_whole(
     received = {"stdout": hashlib.sha256(), "stderr": hashlib.sha256()}
     sizes = {"stdout": 0, "stderr": 0}
     output = admin.logs(answer.id, follow=True)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         async for part in output:
             assert part.offset == sizes[part.stream]
             received[part.stream].update(part.data)
@@ -427,7 +427,7 @@ async def test_large_output_of_an_ended_command_is_whole_at_once(
 ) -> None:
     """When the result is there, all output is: nothing arrives behind it."""
     text = "head -c 3000000 /dev/zero | tr '\\0' x; head -c 100000 /dev/zero | tr '\\0' y >&2"
-    record = await admin.run(script(text), group="web", timeout_s=20)
+    record = await admin.run(script(text), group="web", timeout_s=PATIENCE_S)
     sizes = {"stdout": 0, "stderr": 0}
     async for part in admin.logs(record.id):
         assert set(part.data) == {ord("x" if part.stream == "stdout" else "y")}
@@ -439,7 +439,7 @@ async def test_large_output_of_an_ended_command_is_whole_at_once(
 
 async def test_logs_go_on_at_any_offset(admin: MeshClient) -> None:
     text = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done"
-    record = await admin.run(script(text), group="web", timeout_s=20)
+    record = await admin.run(script(text), group="web", timeout_s=PATIENCE_S)
     whole = b"".join([part.data async for part in admin.logs(record.id)])
     assert whole == b"".join(b"line %d\n" % n for n in range(20000))
     for offset, room in ((0, 10), (1, 7), (65_535, 3), (100_000, 70_000), (len(whole) - 3, 50)):
@@ -492,7 +492,7 @@ async def test_result_goes_to_the_submitter_alone_and_with_output_only_if_asked(
             plain = await admin.submit(["echo", "a"], group="web")
             full = await admin.submit(["echo", "b"], group="web", with_output=True)
             own = await other.submit(["echo", "c"], group="web")
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 records = {record.id: record for record in [await anext(mine), await anext(mine)]}
                 assert (await anext(theirs)).id == own.id
             assert records[plain.id].output is None
@@ -500,7 +500,7 @@ async def test_result_goes_to_the_submitter_alone_and_with_output_only_if_asked(
             assert output is not None
             assert output.stdout == b"b\n"
             assert theirs.missed == 0
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 assert (await other.wait(plain.id)).state == "succeeded"
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.2):
@@ -631,7 +631,7 @@ async def test_silence_shorter_than_the_lease_costs_nothing(
     agent.signal(signal.SIGCONT)
     await state_reached(admin, answer.id, "running")
     (tmp_path / "go").touch()
-    record = await admin.wait(answer.id, with_output=True, timeout_s=10)
+    record = await admin.wait(answer.id, with_output=True, timeout_s=PATIENCE_S)
     assert (record.state, len(record.attempts)) == ("succeeded", 1)
     assert record.output is not None
     assert record.output.stdout == b"a\nb\n"

@@ -9,6 +9,7 @@ import pytest
 
 from tests.harness import MeshProcesses
 from tests.meshes import shared_mesh
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -91,7 +92,7 @@ async def test_tail_of_what_runs_is_shown_and_then_what_follows(mesh: MeshProces
         *("run", "--detach", "--id", "long-lines", "--agent", "web-2", "--", "sh", "-c", script)
     )
     assert started.code == 0, started.err
-    async with mesh.client() as client, asyncio.timeout(30):
+    async with mesh.client() as client, asyncio.timeout(PATIENCE_S):
         async for part in client.logs("long-lines", follow=True):
             if part.data.endswith(b"1000\n"):
                 break

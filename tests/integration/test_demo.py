@@ -16,7 +16,7 @@ from broker_master.demo.crew import Crew, DemoFailed
 from broker_master.demo.interrupts import Interrupts
 from broker_master.demo.relay import Relay
 from tests.servers import server_binary
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.integration
 
@@ -127,7 +127,7 @@ async def test_relay_lets_nothing_through_while_it_is_cut_and_serves_who_came_me
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     with Relay(server.sockets[0].getsockname()[1]) as relay:
-        async with server, asyncio.timeout(10):
+        async with server, asyncio.timeout(PATIENCE_S):
             reader, writer = await asyncio.open_connection("127.0.0.1", relay.port)
             writer.write(b"before\n")
             assert await reader.readline() == b"before\n"

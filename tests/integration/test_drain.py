@@ -25,8 +25,8 @@ LOST_S: Final = float(FAST_TIMERS["MESH_TIMERS__LOST_S"])
 FLEET: Final = ("a1", "a2", "a3", "a4")
 RATE: Final = 200
 LOAD_S: Final = 5.0
-SETTLED_S: Final = 30.0
-EMPTY_S: Final = 20.0
+SETTLED_S: Final = 60.0
+EMPTY_S: Final = 60.0
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from broker_master.ca.mesh import init_mesh, open_mesh
 from broker_master.embedded import ChildSettings, EmbeddedBroker
 from schemas.faults import MeshError
 from tests.servers import MeshBroker, connect_raw, mesh_broker, server_binary
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.integration
 
@@ -75,7 +75,7 @@ async def test_killed_broker_is_started_again_with_what_it_had_stored(tmp_path: 
     broker = EmbeddedBroker(init_mesh(tmp_path / "master"))
     ready = asyncio.Event()
     service = asyncio.create_task(broker.run(ready))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await ready.wait()
     credentials = MeshBroker(broker._mesh, broker).issue("master", "master-1")
     connection = await connect_raw(credentials)

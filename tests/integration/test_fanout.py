@@ -14,7 +14,7 @@ from tests.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
-WITHIN_S = 30.0
+WITHIN_S = 60.0
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

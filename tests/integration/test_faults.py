@@ -45,6 +45,7 @@ from tests.meshes import (
     shared_mesh,
     state_reached,
 )
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-faults")]
 
@@ -294,8 +295,8 @@ async def test_full_group_refuses_until_commands_have_ended(
     for command_id in held:
         await admin.cancel(command_id)
     for command_id in held:
-        await admin.wait(command_id, timeout_s=10)
-    async with asyncio.timeout(10):
+        await admin.wait(command_id, timeout_s=PATIENCE_S)
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
                 await admin.submit(["true"], group="db", id="after-full")

@@ -17,6 +17,7 @@ from schemas.messages.actions import ProcessArgs
 from schemas.messages.fanouts import FanoutRecord
 from tests.harness import MeshProcesses, program
 from tests.meshes import shared_mesh
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
@@ -175,7 +176,7 @@ async def test_retry_and_cancel_by_filter_want_a_yes(mesh: MeshProcesses) -> Non
     assert stopped.code == 0, stopped.err
     async with mesh.client() as client:
         for each in await client.find("label:stop"):
-            assert (await client.wait(each.id, timeout_s=20)).state == "cancelled"
+            assert (await client.wait(each.id, timeout_s=PATIENCE_S)).state == "cancelled"
     several = await mesh.cli("command", "cancel", "good-1", "bad-2")
     assert several.code == 6
     assert several.err.count("command_ended") == 2
@@ -202,7 +203,7 @@ async def test_fan_out_is_retried_where_it_failed(mesh: MeshProcesses) -> None:
             at_once=1,
         )
         assert first.program.startswith("sh -c")
-        ended = await client.fanouts.wait("patch", timeout_s=20)
+        ended = await client.fanouts.wait("patch", timeout_s=PATIENCE_S)
         assert ended.counts == {"failed": 1, "succeeded": 1}
     flag.rmdir()
     again = await mesh.cli("fanout", "retry", "patch", "--failed", "--id", "patch-2")
@@ -215,4 +216,4 @@ async def test_fan_out_is_retried_where_it_failed(mesh: MeshProcesses) -> None:
     async with mesh.client() as client:
         flag.rmdir()
         whole: FanoutRecord = await client.fanouts.retry("patch")
-        assert (await client.fanouts.wait(whole.id, timeout_s=20)).agents == 2
+        assert (await client.fanouts.wait(whole.id, timeout_s=PATIENCE_S)).agents == 2

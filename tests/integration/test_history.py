@@ -13,11 +13,12 @@ from schemas.messages.actions import NoopArgs
 from schemas.messages.facts import HistoryRecord
 from tests.harness import MeshProcesses
 from tests.meshes import LONG_LEASE, Behind, behind, refused, shared_mesh, state_reached
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-history")]
 
 FACTS_S = 2.0
-PURGED_S = 20.0
+PURGED_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +154,7 @@ async def test_long_command_outlives_the_purge_and_crashes_of_the_master(
         again = await anew.submit(["sh", "-c", text], group="web", id="long-1", with_output=True)
         assert again.duplicate
         (tmp_path / "go").touch()
-        ended = await anew.wait("long-1", with_output=True, timeout_s=15)
+        ended = await anew.wait("long-1", with_output=True, timeout_s=PATIENCE_S)
         assert ended.state == "succeeded"
         assert ended.output is not None
         assert ended.output.stdout == b"begun\ndone\n"
@@ -179,10 +180,10 @@ async def test_waiting_command_outlives_the_purge_and_a_crash(
         for each in full:
             await state_reached(admin, each.id, "running")
             await admin.cancel(each.id)
-        assert (await admin.wait("patient-1", timeout_s=15)).state == "succeeded"
+        assert (await admin.wait("patient-1", timeout_s=PATIENCE_S)).state == "succeeded"
         assert (tmp_path / "witness").read_text() == "ran\n"
         for each in full:
-            assert (await admin.wait(each.id, timeout_s=15)).state == "cancelled"
+            assert (await admin.wait(each.id, timeout_s=PATIENCE_S)).state == "cancelled"
         await purged(inside, "patient-1")
         ids = ["patient-1", *(each.id for each in full)]
         kept = [record.record.id for record in await history_of(inside, *ids)]

@@ -21,7 +21,7 @@ from tests.meshes import shared_mesh, state_reached
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-hosts")]
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 MESH = program("mesh")[0]
 
 

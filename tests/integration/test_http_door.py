@@ -23,7 +23,7 @@ from broker_master.settings import MasterSettings, check_settings
 from schemas.faults import Refused
 from tests.harness import MeshProcesses
 from tests.meshes import shared_mesh
-from tests.waiting import STEP_S, eventually
+from tests.waiting import PATIENCE_S, STEP_S, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-http")]
 
@@ -94,7 +94,7 @@ async def get(url: str, *lines: str) -> tuple[int, str]:
 async def ready_again(mesh: MeshProcesses) -> None:
     """Until the master has lost its broker and has it again."""
     host = f"Host: {urlsplit(mesh.http_url).netloc}"
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         for wanted in (503, 200):
             while (await get(f"{mesh.http_url}/readyz", host))[0] != wanted:
                 await asyncio.sleep(STEP_S)

@@ -24,7 +24,7 @@ from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
 
-SEEN_S = 5.0
+SEEN_S = 60.0
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from schemas.faults import MeshError, Misused, Refused, Unreachable
 from tests.links import connected
 from tests.proxy import Proxy
 from tests.servers import NatsServer, plain_server
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.integration
 
@@ -26,7 +26,7 @@ FACTS = StreamConfig(name="FACTS", subjects=("fact.>",), allow_atomic=True)
 async def running(writer: BatchWriter) -> AsyncIterator[BatchWriter]:
     ready = asyncio.Event()
     task = asyncio.create_task(writer.run(ready))
-    await asyncio.wait_for(ready.wait(), 10)
+    await asyncio.wait_for(ready.wait(), PATIENCE_S)
     try:
         yield writer
     finally:
@@ -337,7 +337,7 @@ async def test_writer_lives_through_crashes_of_the_broker(tmp_path: Path) -> Non
 
         clients = [asyncio.create_task(client(name)) for name in range(50)]
         for crash_at in (300, 700, 1100):
-            await eventually(lambda at=crash_at: len(answers) >= at, within_s=20)  # type: ignore[misc]
+            await eventually(lambda at=crash_at: len(answers) >= at)  # type: ignore[misc]
             server.kill()
             await server.start()
         await asyncio.wait_for(asyncio.gather(*clients), 60)
@@ -372,7 +372,7 @@ async def test_stall_is_shown_while_the_broker_stores_nothing(tmp_path: Path) ->
         await eventually(lambda: writer.stalled_since is not None)
         assert not future.done()
         server.thaw()
-        assert await asyncio.wait_for(future, 10) == 1
+        assert await asyncio.wait_for(future, PATIENCE_S) == 1
         await eventually(lambda: writer.stalled_since is None)
 
 
@@ -406,8 +406,8 @@ async def test_sec_s30_message_larger_than_the_stream_takes_is_refused_alone(
             large = writer.append("fact.large", bytes(30_000), 0)
         after = [writer.append(f"fact.{n}", b"x", 0) for n in range(50, 100)]
         with pytest.raises(Refused) as caught:
-            await asyncio.wait_for(large, 10)
+            await asyncio.wait_for(large, PATIENCE_S)
         assert caught.value.code == "too_large"
-        await asyncio.wait_for(asyncio.gather(*before, *after), 10)
+        await asyncio.wait_for(asyncio.gather(*before, *after), PATIENCE_S)
         assert {m.subject for m in await stored(streams)} == {f"fact.{n}" for n in range(100)}
         assert writer.stalled_since is None

@@ -3,7 +3,6 @@
 import asyncio
 import ssl
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,8 +41,8 @@ async def test_expired_credentials_are_replaced_by_renewed_ones_at_once(tmp_path
             [broker.url], lambda: identity_of(current), "web-1", current.inbox
         )
         current = broker.issue("agent", "web-1", "web")
-        await eventually(lambda: link.reconnects == 1, within_s=8)
-        await eventually(lambda: link.is_connected, within_s=2)
+        await eventually(lambda: link.reconnects == 1)
+        await eventually(lambda: link.is_connected)
         await link.flush()
         await link.close(1)
 
@@ -61,12 +60,12 @@ async def test_expired_credentials_are_tried_again_until_renewed_ones_are_there(
             return identity_of(current)
 
         link = await Link.connect([broker.url], read, "web-1", current.inbox)
-        await eventually(lambda: reads >= 4, within_s=15)
+        await eventually(lambda: reads >= 4)
         assert not link.is_connected
         assert isinstance(link.last_error, Refused), link.last_error
         assert link.last_error.code == "credentials_rejected"
         current = broker.issue("agent", "web-1", "web")
-        await eventually(lambda: link.is_connected, within_s=5)
+        await eventually(lambda: link.is_connected)
         await link.close(1)
 
 
@@ -80,8 +79,8 @@ async def test_subscriptions_survive_the_change_of_credentials(tmp_path: Path) -
         )
         agent.subscribe("mesh.v1.down.web.web-1.>", lambda m: got.append(m.data))
         current = broker.issue("agent", "web-1", "web")
-        await eventually(lambda: agent.reconnects == 1, within_s=8)
-        await eventually(lambda: agent.is_connected, within_s=3)
+        await eventually(lambda: agent.reconnects == 1)
+        await eventually(lambda: agent.is_connected)
         master.publish_nowait("mesh.v1.down.web.web-1.echo", b"hello")
         await eventually(lambda: got == [b"hello"])
         await agent.close(1)
@@ -94,23 +93,33 @@ async def test_rejected_credentials_are_told_at_once_and_not_after_the_wait(
     async with mesh_broker(tmp_path / "a") as ours, mesh_broker(tmp_path / "b") as theirs:
         mine = ours.issue("agent", "web-1", "web")
         foreign = theirs.issue("agent", "web-1", "web")
-        began_at = time.monotonic()
+        asked = 0
         mixed = LinkIdentity(tls=mine.context, jwt=foreign.jwt, seed=foreign.seed)
+
+        def identity() -> LinkIdentity:
+            nonlocal asked
+            asked += 1
+            return mixed
+
         with pytest.raises(Refused) as caught:
-            await Link.connect([ours.url], lambda: mixed, "web-1", "_INBOX_web-1", wait_s=30)
+            await Link.connect([ours.url], identity, "web-1", "_INBOX_web-1", wait_s=30)
         assert caught.value.code == "credentials_rejected"
-        assert time.monotonic() - began_at < 5
+        assert asked == 1, "there is no second try"
 
 
 async def test_broker_with_a_foreign_certificate_is_not_spoken_to(tmp_path: Path) -> None:
     async with mesh_broker(tmp_path / "a") as ours, mesh_broker(tmp_path / "b") as theirs:
         mine = ours.issue("agent", "web-1", "web")
-        began_at = time.monotonic()
+        asked = 0
+
+        def identity() -> LinkIdentity:
+            nonlocal asked
+            asked += 1
+            return identity_of(mine)
+
         with pytest.raises(Unreachable, match="not trusted"):
-            await Link.connect(
-                [theirs.url], lambda: identity_of(mine), "web-1", mine.inbox, wait_s=30
-            )
-        assert time.monotonic() - began_at < 5
+            await Link.connect([theirs.url], identity, "web-1", mine.inbox, wait_s=30)
+        assert asked == 1, "there is no second try"
         # One of several brokers may be somebody else's.
         both = [theirs.url, ours.url]
         link = await Link.connect(both, lambda: identity_of(mine), "web-1", mine.inbox, wait_s=30)
@@ -222,7 +231,7 @@ async def test_renewed_link_delivers_each_message_once_and_loses_none(tmp_path: 
                 await agent.renew(identity_of(fresh))
             ended.set()
         await agent.flush()
-        await eventually(lambda: len(heard) == sent and len(got) == sent, within_s=5)
+        await eventually(lambda: len(heard) == sent and len(got) == sent)
         assert got == list(range(sent))
         assert sorted(heard) == list(range(sent))
         assert agent.reconnects == 0

@@ -17,6 +17,7 @@ from tests.harness import FAST_TIMERS, MeshProcesses
 from tests.planes import Samples, samples_of
 from tests.prometheus import INSTALL, wait_for
 from tests.requirements_policy import require
+from tests.waiting import PATIENCE_S
 
 pytestmark = [
     pytest.mark.integration,
@@ -93,7 +94,7 @@ async def test_commands_are_counted_where_they_belong(mesh: MeshProcesses) -> No
         known = found.get(("mesh_stream_messages", frozenset({("stream", "MESH_EVENTS")})))
         return found if known is not None else None
 
-    before = await wait_for(settled, 10, "the survey of the streams")
+    before = await wait_for(settled, PATIENCE_S, "the survey of the streams")
     async with mesh.client() as client:
         await client.run(["true"], group="web", id="once")
         await client.run(["true"], group="web", id="once")
@@ -118,8 +119,8 @@ async def test_commands_are_counted_where_they_belong(mesh: MeshProcesses) -> No
     assert sum(twice.values()) == 1
     agent = {"agent": "web-1", "group": "web"}
     rtt = after["mesh_agent_heartbeat_rtt_seconds", frozenset(agent.items())]
-    assert 0 < rtt < 1
-    assert abs(after["mesh_agent_clock_skew_seconds", frozenset(agent.items())]) < 1
+    assert rtt > 0
+    assert abs(after["mesh_agent_clock_skew_seconds", frozenset(agent.items())]) < PATIENCE_S
 
 
 async def test_agent_tells_its_host_under_a_prefix_of_its_own(mesh: MeshProcesses) -> None:
@@ -164,7 +165,7 @@ async def test_series_of_a_deleted_agent_end(mesh: MeshProcesses) -> None:
     async def gone() -> bool:
         return not [1 for _, labels in await scraped() if ("agent", "web-2") in labels]
 
-    await wait_for(gone, 5, "no series of web-2")
+    await wait_for(gone, PATIENCE_S, "no series of web-2")
 
 
 async def test_address_that_is_none_is_refused_at_the_start() -> None:

@@ -20,7 +20,7 @@ from tests.old_release import OldRelease, is_old, programs_of, switch, unpacked
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-old-release")]
 
 MIB: Final = 1024 * 1024
-SOON_S: Final = 20.0
+SOON_S: Final = 60.0
 CALM: Final = {**FAST_TIMERS, **LONG_LEASE}
 # What an old program shows of a thing at rest, and a new one must show as well.
 LISTS: Final = (

@@ -15,6 +15,7 @@ import pytest_asyncio
 from grafana.boards import BOARDS
 from tests import dashboards
 from tests.prometheus import LINKED, wait_for
+from tests.waiting import PATIENCE_S
 from tests.watched import GROUPS, STATUSES, World, watched_world
 
 pytestmark = [
@@ -90,12 +91,12 @@ async def test_alerts_of_agents_are_held_back_while_the_broker_is_away(world: Wo
     began = time.monotonic()
     os.kill(mesh.broker_pid, signal.SIGSTOP)
     try:
-        await watchers.wait_alert("MeshBrokerDisconnected", "firing", within_s=25)
+        await watchers.wait_alert("MeshBrokerDisconnected", "firing", within_s=PATIENCE_S)
 
         async def held_back() -> bool:
             return ("MeshAgentNoResponse", "web-2") in await watchers.suppressed()
 
-        await wait_for(held_back, 10, "the agent's alert is inhibited")
+        await wait_for(held_back, PATIENCE_S, "the agent's alert is inhibited")
     finally:
         os.kill(mesh.broker_pid, signal.SIGCONT)
     await watchers.wait_alert("MeshBrokerDisconnected", "resolved", after=began)

@@ -19,7 +19,7 @@ from tests.old_release import programs_of, unpacked
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-restore")]
 
-SOON_S: Final = 20.0
+SOON_S: Final = 60.0
 AGENTS: Final = ("web-1", "web-2", "web-3")
 FAN: Final = [f"__fan_{agent}" for agent in AGENTS]
 

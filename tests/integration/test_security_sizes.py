@@ -19,6 +19,7 @@ from schemas.messages.work import AttemptReport, Output, Report, Run, RunReply
 from schemas.texts import MARK
 from tests.harness import MeshProcesses
 from tests.meshes import Behind, behind, issuer, raw, shared_mesh, state_reached
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-security-sizes")]
 
@@ -149,7 +150,7 @@ async def test_sec_s30_words_and_output_of_a_hostile_agent_are_kept_cut_and_hist
     """Refusals and losses with the longest reasons, then an end with 230 KB of inline output."""
     async with hostile(mesh, refusals=3, losses=3):
         said = await admin.submit(["true"], group="db", id="talked", on_lost="rerun")
-        record = await state_reached(admin, said.id, "succeeded", within_s=30)
+        record = await state_reached(admin, said.id, "succeeded", within_s=PATIENCE_S)
     check_cut(record)
     assert [each.state for each in record.attempts] == ["rejected"] * 3 + ["lost"] * 3 + [
         "succeeded"
@@ -163,7 +164,7 @@ async def test_sec_s30_words_and_output_of_a_hostile_agent_are_kept_cut_and_hist
     check_cut(kept.record)
     await others_go_on(admin)
     await mesh.restart_master(kill=True)
-    await admin.link.wait_connected(15)
+    await admin.link.wait_connected(PATIENCE_S)
     check_cut(await admin.show(said.id))
     again = await admin.submit(["true"], group="db", id="talked", on_lost="rerun")
     assert (again.duplicate, again.state) == (True, "succeeded")
@@ -200,7 +201,7 @@ async def test_sec_s30_stream_that_holds_such_a_record_already_does_not_stop_a_m
         assert b"error" not in answer.data, answer.data
     for _ in range(2):
         await mesh.restart_master(kill=True)
-        await admin.link.wait_connected(15)
+        await admin.link.wait_connected(PATIENCE_S)
         record = await admin.show("poisoned", with_output=True)
         assert (record.state, len(record.attempts)) == ("succeeded", 7)
         assert "output" in record.cut
@@ -227,7 +228,7 @@ async def test_sec_s30_record_that_the_broker_refuses_for_its_size_is_cut_alone(
             size = 20_000 if number == 3 else 10
             await admin.submit(["head", "-c", str(size), "/dev/zero"], group="web", id=id_)
         for id_ in ids:
-            assert (await admin.wait(id_, timeout_s=20)).state == "succeeded"
+            assert (await admin.wait(id_, timeout_s=PATIENCE_S)).state == "succeeded"
         kept = {id_: (await in_history(probe, id_)).record for id_ in ids}
         assert {id_ for id_, record in kept.items() if record.cut} == {"beside-3"}
         assert "output" in kept["beside-3"].cut
@@ -239,6 +240,6 @@ async def test_sec_s30_record_that_the_broker_refuses_for_its_size_is_cut_alone(
     status = await mesh.cli("status")
     assert "1 record of history too large for the broker" in status.out
     await mesh.restart_master()
-    await admin.link.wait_connected(15)
+    await admin.link.wait_connected(PATIENCE_S)
     assert "output" in (await admin.show("beside-3")).cut
     await others_go_on(admin)

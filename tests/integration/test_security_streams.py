@@ -16,6 +16,7 @@ from schemas.messages.work import LogChunk
 from schemas.permissions import GROUP, NAME, SCOPES
 from tests.harness import MeshProcesses
 from tests.meshes import LONG_LEASE, Behind, behind, issuer, raw, shared_mesh
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-security-streams")]
 
@@ -307,7 +308,7 @@ async def test_sec_s29_entries_that_nobody_can_read_are_skipped_counted_and_told
     assert (await admin.run(["true"], agent="web-1")).state == "succeeded"
     assert (await admin.run(["true"], group="db")).state == "succeeded"
     await admin.cancel(running.id)
-    ended = await admin.wait(running.id, timeout_s=20)
+    ended = await admin.wait(running.id, timeout_s=PATIENCE_S)
     assert ended.state == "cancelled"
     made = await mesh.cli("agent", "create", "s29-new", "--group", "web", "--output", "json")
     assert made.code == 0, made.err

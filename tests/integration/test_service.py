@@ -18,7 +18,7 @@ from broker_master import VERSION
 from schemas.messages.actions import NoopArgs
 from tests.harness import MeshProcesses
 from tests.meshes import ask_raw, client_of, fault, issuer, raw, shared_mesh
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-service")]
 
@@ -216,14 +216,14 @@ async def test_client_that_only_asks_cannot_take_the_place_of_others(
             await crowd.publish(
                 "mesh.v1.api.crowd.command.wait", question, reply="_INBOX_crowd.wait"
             )
-        assert fault(await refusals.next_msg(timeout=10)).code == "rate_limited"
-        assert (await admin.run(NoopArgs(), group="web", timeout_s=10)).state == "succeeded"
+        assert fault(await refusals.next_msg(timeout=PATIENCE_S)).code == "rate_limited"
+        assert (await admin.run(NoopArgs(), group="web", timeout_s=PATIENCE_S)).state == "succeeded"
         assert (await admin.show(held.id)).state == "running"
         await admin.cancel(held.id)
-        assert (await admin.wait(held.id, timeout_s=10)).state == "cancelled"
+        assert (await admin.wait(held.id, timeout_s=PATIENCE_S)).state == "cancelled"
         # All who waited are answered, and there is room again.
-        async with asyncio.timeout(10):
-            while (await refusals.next_msg(timeout=5)).headers:
+        async with asyncio.timeout(PATIENCE_S):
+            while (await refusals.next_msg(timeout=PATIENCE_S)).headers:
                 pass
         answer = await ask_raw(crowd, "crowd", "mesh", "status", {})
         assert not answer.headers

@@ -46,7 +46,7 @@ from schemas.timers import Timers
 from tests.waiting import eventually
 
 M = TypeVar("M")
-WAIT_S = 20.0
+WAIT_S = 60.0
 # Of the certificate in use: further away than any clock of a test gets.
 NOT_AFTER = 4e9
 IN_USE = Path("in-use")

@@ -14,6 +14,7 @@ import pytest
 from broker_agent.store.journal import Journal, Outcome, Past, Row, open_journal
 from schemas.faults import Corrupt, MeshError, Unreachable
 from tests.fake_clock import FakeClock
+from tests.waiting import PATIENCE_S
 
 # As the first release wrote it, with one attempt that runs.
 FIRST_FORMAT = """
@@ -67,14 +68,14 @@ def start(journal: Journal) -> None:
 async def accept(journal: Journal, entry: Row) -> Outcome:
     done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
     journal.accept(entry, done.set_result)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         return await done
 
 
 async def flush(journal: Journal) -> Outcome:
     done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
     journal.flush(done.set_result)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         return await done
 
 
@@ -168,7 +169,7 @@ async def test_burst_shares_commits_and_keeps_its_order(journal: Journal) -> Non
     for number in range(1000):
         entry = row(journal, f"c{number}")
         journal.accept(entry, lambda _, number=number: done(number))  # type: ignore[misc]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         await last
     assert order == list(range(1000))
     assert journal.commits < 100
@@ -242,7 +243,7 @@ async def test_journal_of_the_first_release_is_still_opened(path: Path) -> None:
 async def find(journal: Journal, *commands: str) -> list[Past]:
     done: asyncio.Future[list[Past] | MeshError] = asyncio.get_running_loop().create_future()
     journal.find_released(commands, done.set_result)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         found = await done
     assert isinstance(found, list)
     return found
@@ -365,7 +366,7 @@ async def test_write_that_nobody_waits_for_is_written_all_the_same(
         [(entry.row, "c1", 1, "succeeded")],
         lambda: loop.call_soon_threadsafe(tidied.set_result, None),  # type: ignore[arg-type]
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await tidied
     again = reopened(journal, path)
     assert again.rows == []

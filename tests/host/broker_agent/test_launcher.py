@@ -33,7 +33,7 @@ from schemas.messages.actions import ProcessArgs
 from schemas.states import State
 from tests.waiting import eventually
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 NOBODY = pwd.getpwnam("nobody")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 FACTS = """

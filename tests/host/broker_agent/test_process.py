@@ -28,7 +28,7 @@ from schemas.messages.actions import ProcessArgs
 from schemas.states import State
 from tests.waiting import eventually
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 # Tests of several workers run on one host.
 ORPHANED = f"orphaned-{secrets.token_hex(4)}"
 

@@ -12,7 +12,7 @@ from broker_agent.executors.spawn import CannotStart, Files, Order
 from broker_agent.executors.starter import THREADS, THREADS_MAX, Starter
 from tests.waiting import eventually
 
-WAIT_S = 10.0
+WAIT_S = 60.0
 
 
 def order(name: str) -> Order:

@@ -243,16 +243,15 @@ async def test_tasks_of_a_dead_agent_end_at_their_deadlines_and_then_it_leaves(p
     began = time.monotonic()
     short = post.task("c1.1", SLEEP, 0.8)
     stubborn = post.task("c2.1", STUBBORN, 0.8)
-    held = post.task("c3.1", SLEEP, 3.0)
+    held = post.task("c3.1", SLEEP, 6.0)
     warden = post.post.pid
     await post.die()
     await eventually(gone(short), WAIT_S)
-    assert time.monotonic() - began < 3.0
     await eventually(gone(stubborn), WAIT_S)
     assert is_alive(held)
     assert is_alive(warden)
     await eventually(gone(held, warden), WAIT_S)
-    assert time.monotonic() - began > 2.5
+    assert time.monotonic() - began > 5.5
     assert "c1.1: sent signal 15 to 1 processes" in post.log.read_text()
 
 
@@ -360,4 +359,6 @@ def test_kin_are_exactly_those_of_the_task() -> None:
 def test_clock_of_the_warden_is_that_of_the_agent() -> None:
     from broker_agent.warden import watch
 
-    assert abs(time.clock_gettime(watch._CLOCK) - SystemClock().elapsed()) < 1
+    before = SystemClock().elapsed()
+    read = time.clock_gettime(watch._CLOCK)
+    assert before <= read <= SystemClock().elapsed()

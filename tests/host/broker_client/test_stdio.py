@@ -11,7 +11,7 @@ import pytest
 
 from broker_client.runtime.stdio import LogFile, tell
 
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 @pytest.fixture
