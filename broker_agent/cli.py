@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 from broker_client.runtime.program import run_service, run_tool
 from broker_client.runtime.stdio import STDOUT, tell
 from schemas.faults import Refused
+from schemas.spans import span_s
 
 if TYPE_CHECKING:
     from cyclopts import App
@@ -157,7 +158,7 @@ def doctor(
     *,
     state_dir: Path,
     config: Path | None = None,
-    timeout: float = 10.0,
+    timeout: str = "10s",
     output: Literal["table", "json"] = "table",
 ) -> None:
     """Check the way from this host's disk to the broker; exit code 1 if a check fails.
@@ -169,7 +170,7 @@ def doctor(
     config
         A TOML file with settings, if `run` is given one.
     timeout
-        Seconds to wait for each answer.
+        How long to wait for each answer: 10 (seconds), 1m.
     output
         Numbered findings for people, or JSON.
     """
@@ -182,7 +183,7 @@ def doctor(
 
     configure_logs("error")
     settings = load_agent_settings(os.environ, {}, config).value
-    findings = examine(state_dir.absolute(), settings, timeout)
+    findings = examine(state_dir.absolute(), settings, _span_s("--timeout", timeout))
     if output == "json":
         told = [msgspec.to_builtins(finding) for finding in findings]
         print(json.dumps({"ok": not findings.is_failed, "findings": told}, indent=2))
@@ -190,6 +191,14 @@ def doctor(
         print("\n".join(line for finding in findings for line in lines_of(finding)))
     if findings.is_failed:
         sys.exit(1)
+
+
+def _span_s(option: str, text: str) -> float:
+    """Seconds of a length of time; raises Refused (`field_invalid`) that names the option."""
+    try:
+        return span_s(text)
+    except ValueError as error:
+        raise Refused("field_invalid", f"{option}: {error}") from error
 
 
 def _describe(state_dir: Path) -> dict[str, Any]:

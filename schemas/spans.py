@@ -6,15 +6,44 @@ from typing import Final
 
 DAY_S: Final = 86_400.0
 _UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY_S, "w": 7 * DAY_S}
-_SPAN: Final = re.compile(r"(\d{1,12}(?:\.\d{1,9})?)([smhdw]?)")
+_PART: Final = r"(?:\d{1,12}(?:\.\d{1,9})?)"
+# Each unit once, the greater first: `1h30m`.
+_SPAN: Final = re.compile("".join(rf"(?:({_PART}){unit})?" for unit in reversed(_UNITS_S)))
+_BARE: Final = re.compile(_PART)
+_SIZES: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
+_SIZE: Final = re.compile(rf"({_PART})(?:([kmgt])(ib?|b)?|b)?", re.IGNORECASE)
 
 
 def span_s(text: str) -> float:
-    """Seconds of `90`, `90s`, `15m`, `2h`, `30d` or `2w`; ValueError for anything else."""
-    found = _SPAN.fullmatch(text.strip())
-    if found is None or not float(found[1]):
-        raise ValueError(f"{text!a} is no length of time: write it as 90s, 15m, 2h or 30d")
-    return float(found[1]) * _UNITS_S[found[2] or "s"]
+    """Seconds of `90`, `90s`, `5m`, `1h30m`, `30d` or `2w`; a number alone is of seconds.
+
+    ValueError for anything else, and for none at all.
+    """
+    bare = text.strip()
+    found = _SPAN.fullmatch(bare)
+    if _BARE.fullmatch(bare):
+        seconds = float(bare)
+    elif found is not None:
+        units = zip(found.groups(), reversed(_UNITS_S.values()), strict=True)
+        seconds = sum(float(count) * unit_s for count, unit_s in units if count)
+    else:
+        seconds = 0.0
+    if not seconds:
+        example = "write it as 90 (seconds), 5m, 1h30m or 30d"
+        raise ValueError(f"{text[:64]!a} is no length of time: {example}")
+    return seconds
+
+
+def size_bytes(text: str) -> int:
+    """Bytes of `1048576`, `64KiB`, `500MB` or `1.5GiB`; a number alone is of bytes.
+
+    `K`, `KB` and `KiB` are the same: 1024, as for all units. ValueError for anything else.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None:
+        example = "write it as 1048576 (bytes), 64KiB, 500MiB or 2GiB"
+        raise ValueError(f"{text[:64]!a} is no size: {example}")
+    return int(float(found[1]) * _SIZES[(found[2] or "").lower()])
 
 
 def moment_of(text: str, now: float) -> float:

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 
+from broker_client.cli.spans import to_seconds
 from broker_client.cli.words import Output
 from schemas.faults import Refused
 from schemas.spans import DAY_S
@@ -18,7 +19,7 @@ TIMEOUT_S: Final = 10.0
 def check_seconds(_type: object, value: float | None) -> None:
     """A duration that somebody can have meant; not a number is refused as well."""
     if value is not None and not 0 < value <= LONGEST_S:
-        raise ValueError(f"give seconds, more than 0 and at most {LONGEST_S:.0f}")
+        raise ValueError("give more than 0 and at most 30d: 90 (seconds), 5m, 1h30m")
 
 
 def check_positive(_type: object, value: int | None) -> None:
@@ -59,7 +60,9 @@ class Shared(Common):
     timeout: Annotated[
         float,
         Parameter(
-            help="Seconds to wait for the broker, and for each answer.", validator=check_seconds
+            help="How long to wait for the broker, and for each answer: 10 (seconds), 1m.",
+            converter=to_seconds,
+            validator=check_seconds,
         ),
     ] = TIMEOUT_S
 

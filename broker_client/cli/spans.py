@@ -1,11 +1,21 @@
 """Lengths of time, and moments, as people write them."""
 
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from schemas.spans import span_s
 
-__all__ = ["check_moment", "check_span", "moment_of", "span_s"]
+if TYPE_CHECKING:
+    from cyclopts import Token
+
+__all__ = ["check_moment", "check_span", "moment_of", "span_s", "to_seconds"]
+
+
+def to_seconds(_type: object, tokens: "Sequence[Token]") -> float:
+    """For parameters that are such a length, with a number of seconds as their value."""
+    return span_s(tokens[0].value)
 
 
 def check_span(_type: object, value: str | None) -> None:

@@ -15,6 +15,7 @@ import msgspec
 
 from broker_client.runtime.files import read_given
 from schemas.faults import MeshError, Refused
+from schemas.spans import DAY_S, size_bytes, span_s
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -166,10 +167,33 @@ def _convert(leaf: _Leaf, raw: object, source: str, faults: list[str]) -> object
     try:
         if isinstance(raw, str) and isinstance(leaf.default, (list, tuple)):
             raw = [part.strip() for part in raw.split(",") if part.strip()]
+        elif isinstance(raw, str):
+            raw = _measured(leaf.path[-1], raw)
         return msgspec.convert(raw, kind, strict=not isinstance(raw, (str, list)))
     except msgspec.ValidationError as error:
         faults.append(f"{leaf.key} ({source}): {str(error).lower()}")
         return leaf.default
+    except ValueError as error:
+        faults.append(f"{leaf.key} ({source}): {error}")
+        return leaf.default
+
+
+def _measured(name: str, text: str) -> object:
+    """Lengths of time and sizes, by the end of a setting's name; a number alone is in its unit.
+
+    `beat_s` takes 5, 5s or 1m; `agent_days` 90, 12h or 2w; `spool_bytes` 1048576 or 1GiB.
+    """
+    try:
+        float(text)
+    except ValueError:
+        pass
+    else:
+        return text
+    if name.endswith("_s"):
+        return span_s(text)
+    if name.endswith("_days"):
+        return span_s(text) / DAY_S
+    return size_bytes(text) if "bytes" in name.split("_") else text
 
 
 def _build(kind: type[S], path: tuple[str, ...], values: Mapping[str, Any]) -> S:

@@ -15,6 +15,7 @@ from broker_client.cli.screen.tables import (
     local_time,
 )
 from broker_client.cli.session import call
+from broker_client.cli.spans import to_seconds
 from schemas.ids import check_name
 from schemas.messages.api import (
     AgentCreate,
@@ -40,7 +41,12 @@ from schemas.verbs import (
 Name = Annotated[str, Parameter(help="Name of the agent.")]
 Ttl = Annotated[
     float,
-    Parameter(name="--ttl", help="Seconds for which the token works.", validator=check_seconds),
+    Parameter(
+        name="--ttl",
+        help="How long the token works: 900 (seconds), 15m, 1h30m.",
+        converter=to_seconds,
+        validator=check_seconds,
+    ),
 ]
 Tag = Annotated[
     list[str] | None,

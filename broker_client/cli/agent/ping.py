@@ -13,6 +13,7 @@ from broker_client.cli.outcomes import PARTIAL
 from broker_client.cli.screen.report import print_lines, print_list, say
 from broker_client.cli.screen.tables import Table
 from broker_client.cli.session import call
+from broker_client.cli.spans import to_seconds
 from schemas.messages.api import PingAnswer
 
 if TYPE_CHECKING:
@@ -37,7 +38,12 @@ def ping(
         Parameter(help="Names of agents, or words of a filter as of `mesh agent list`; none: all."),
     ],
     wait: Annotated[
-        float, Parameter(help="Seconds to wait for each answer.", validator=_check_wait)
+        float,
+        Parameter(
+            help="How long to wait for each answer: 5 (seconds), 1m.",
+            converter=to_seconds,
+            validator=_check_wait,
+        ),
     ] = WAIT_S,
     shared: Listing = LISTING,
 ) -> int:

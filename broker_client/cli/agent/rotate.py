@@ -11,6 +11,7 @@ from broker_client.cli.options import SHARED, Common, Shared, check_seconds
 from broker_client.cli.screen.report import print_json, print_lines, print_table
 from broker_client.cli.screen.tables import Column, utc_time
 from broker_client.cli.session import call
+from broker_client.cli.spans import to_seconds
 from schemas.faults import FAULTS
 from schemas.ids import check_name
 from schemas.messages.api import AgentRecord, Done, NameQuery, RotateAnswer
@@ -23,7 +24,14 @@ WAIT_S: Final = 60.0
 _STEP_S: Final = 0.2
 _FAILED: Final = "renewal failed"
 Wait = Annotated[bool, Parameter(negative="", help="Return once the new certificates are in use.")]
-Timeout = Annotated[float, Parameter(help="Seconds to wait with --wait.", validator=check_seconds)]
+Timeout = Annotated[
+    float,
+    Parameter(
+        help="How long to wait with --wait: 90 (seconds), 5m.",
+        converter=to_seconds,
+        validator=check_seconds,
+    ),
+]
 
 
 class Renewed(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,6 +21,7 @@ from broker_client.cli.outcomes import exit_code
 from broker_client.cli.run.program import conclude
 from broker_client.cli.screen.report import print_json, print_lines, record_json
 from broker_client.cli.session import call
+from broker_client.cli.spans import to_seconds
 from schemas.listed import COMMANDS
 from schemas.messages.api import CommandList
 
@@ -95,7 +96,11 @@ def wait(
     *,
     timeout: Annotated[
         float | None,
-        Parameter(help="Seconds to wait at most; exit code 4 after them.", validator=check_seconds),
+        Parameter(
+            help="How long to wait at most: 90 (seconds), 5m, 1h30m; exit code 4 after that.",
+            converter=to_seconds,
+            validator=check_seconds,
+        ),
     ] = None,
     common: Common = COMMON,
 ) -> int:

@@ -42,6 +42,7 @@ from broker_client.cli.screen.report import (
 )
 from broker_client.cli.screen.tables import Column, Table, facts, fit, local_and_utc, short_time
 from broker_client.cli.session import call
+from broker_client.cli.spans import to_seconds
 from schemas.counting import counted
 from schemas.faults import MeshError
 from schemas.messages.actions import ProcessArgs
@@ -267,7 +268,11 @@ def wait(
     *,
     timeout: Annotated[
         float | None,
-        Parameter(help="Seconds to wait at most; exit code 4 after them.", validator=check_seconds),
+        Parameter(
+            help="How long to wait at most: 90 (seconds), 5m, 1h30m; exit code 4 after that.",
+            converter=to_seconds,
+            validator=check_seconds,
+        ),
     ] = None,
     common: Common = COMMON,
 ) -> int:

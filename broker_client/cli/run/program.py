@@ -43,6 +43,7 @@ from broker_client.cli.screen.report import (
 from broker_client.cli.screen.sinks import Memory, Screen
 from broker_client.cli.screen.tables import in_local_time
 from broker_client.cli.session import call
+from broker_client.cli.spans import to_seconds
 from schemas import limits
 from schemas.faults import Refused
 from schemas.messages.actions import ProcessArgs
@@ -81,7 +82,11 @@ def run(  # noqa: PLR0913  (one option of the command line each)
     ] = None,
     timeout: Annotated[
         float | None,
-        Parameter(help="Seconds after which the program is ended.", validator=check_seconds),
+        Parameter(
+            help="Time after which the program is ended: 90 (seconds), 5m, 1h30m.",
+            converter=to_seconds,
+            validator=check_seconds,
+        ),
     ] = None,
     detach: Annotated[
         bool, Parameter(negative="", help="Print the id and do not wait for the end.")
@@ -95,7 +100,12 @@ def run(  # noqa: PLR0913  (one option of the command line each)
     ] = None,
     cwd: Annotated[str | None, Parameter(help="Directory on the host to run it in.")] = None,
     queue_ttl: Annotated[
-        float | None, Parameter(help="Seconds it may wait for an agent.", validator=check_seconds)
+        float | None,
+        Parameter(
+            help="How long it may wait for an agent: 90 (seconds), 5m, 1h30m.",
+            converter=to_seconds,
+            validator=check_seconds,
+        ),
     ] = None,
     loss: Annotated[
         Loss | None,
@@ -103,7 +113,11 @@ def run(  # noqa: PLR0913  (one option of the command line each)
     ] = None,
     hold: Annotated[
         float | None,
-        Parameter(help="Seconds it may go on without a master.", validator=check_seconds),
+        Parameter(
+            help="How long it may go on without a master: 90 (seconds), 5m, 1h30m.",
+            converter=to_seconds,
+            validator=check_seconds,
+        ),
     ] = None,
     on_lost: Annotated[
         OnLost, Parameter(help="Once it is lost: end, run again (if that is safe), or wait.")

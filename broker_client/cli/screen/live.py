@@ -13,13 +13,21 @@ from broker_client.cli.screen.report import colour, has_colours, print_lines, st
 from broker_client.cli.screen.tables import Table
 from broker_client.cli.screen.terminal import shown
 from broker_client.cli.session import call
+from broker_client.cli.spans import to_seconds
 from schemas.faults import MeshError
 
 if TYPE_CHECKING:
     from broker_client.api import MeshClient
 
 EVERY_S: Final = 2.0
-Every = Annotated[float, Parameter(help="Seconds between two looks.", validator=check_seconds)]
+Every = Annotated[
+    float,
+    Parameter(
+        help="Time between two looks: 2 (seconds), 1m.",
+        converter=to_seconds,
+        validator=check_seconds,
+    ),
+]
 
 
 class Frame(NamedTuple):

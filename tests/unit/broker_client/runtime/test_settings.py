@@ -99,3 +99,40 @@ def test_check_of_the_whole_is_a_fault_like_others() -> None:
 
     with pytest.raises(Refused, match="slots 7 and resends disagree"):
         load_settings(Example, environ={"MESH_SLOTS": "7"}, check=check)
+
+
+class Measured(msgspec.Struct, frozen=True, kw_only=True):
+    wait_s: float = 1.0
+    keep_days: float = 1.0
+    spool_bytes: int = 1
+    name: str = ""
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("wait_s", "1h30m", 5400.0),
+        ("wait_s", "90", 90.0),
+        ("keep_days", "12h", 0.5),
+        ("keep_days", "90", 90.0),
+        ("spool_bytes", "64KiB", 65_536),
+        ("spool_bytes", "10", 10),
+        ("name", "5m", "5m"),
+    ],
+)
+def test_times_and_sizes_have_units_wherever_they_are_set(
+    tmp_path: Path, key: str, text: str, value: object
+) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text(f'{key} = "{text}"\n')
+    in_file = load_settings(Measured, environ={}, file=path)
+    in_environment = load_settings(Measured, environ={f"MESH_{key.upper()}": text})
+    assert in_file.values[key] == in_environment.values[key] == value
+
+
+def test_what_is_no_time_or_size_is_named_with_an_example() -> None:
+    environ = {"MESH_WAIT_S": "soon", "MESH_SPOOL_BYTES": "much"}
+    with pytest.raises(Refused) as caught:
+        load_settings(Measured, environ=environ)
+    for part in ("wait_s (environment MESH_WAIT_S): 'soon'", "1h30m", "spool_bytes", "64KiB"):
+        assert part in caught.value.message
