@@ -20,7 +20,8 @@ from broker_agent.services.room import Room
 from broker_agent.services.runner import Runner
 from broker_agent.services.running import Running
 from broker_agent.services.wire import Station
-from broker_agent.store.journal import Journal, Outcome, Row, end_row
+from broker_agent.store.journal import Journal, Outcome
+from broker_agent.store.rows import Row, end_row
 from broker_client.runtime import failpoints
 from schemas import codec
 from schemas.faults import MeshError, Refused, Unreachable

@@ -10,7 +10,8 @@ import structlog
 
 from broker_agent.core.tasks import Entry, TaskBook
 from broker_agent.services.runner import Runner
-from broker_agent.store.journal import Journal, Past
+from broker_agent.store.journal import Journal
+from broker_agent.store.rows import Past
 from schemas import limits
 from schemas.faults import MeshError
 from schemas.messages.liveness import NO_ATTEMPT, UNKNOWN_TO_AGENT, TaskStatus

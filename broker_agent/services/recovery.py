@@ -6,7 +6,8 @@ from broker_agent.executors.base import Left
 from broker_agent.executors.registry import Executors
 from broker_agent.services.runner import Runner
 from broker_agent.store.folders import Folders
-from broker_agent.store.journal import Journal, Row
+from broker_agent.store.journal import Journal
+from broker_agent.store.rows import Row
 
 log = structlog.get_logger(__name__)
 

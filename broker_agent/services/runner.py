@@ -23,7 +23,8 @@ from broker_agent.services.shipper import Shipment, Shipper
 from broker_agent.services.watchdog import Watchdog
 from broker_agent.services.wire import Station
 from broker_agent.store.folders import Folders, TaskFolder
-from broker_agent.store.journal import Journal, Outcome, Past, Row, end_row
+from broker_agent.store.journal import Journal, Outcome
+from broker_agent.store.rows import Past, Row, end_row
 from broker_client.runtime import failpoints
 from schemas import codec, limits
 from schemas.faults import MeshError, Refused

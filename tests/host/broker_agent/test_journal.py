@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from broker_agent.store.journal import Journal, Outcome, Past, Row, open_journal
+from broker_agent.store.journal import Journal, Outcome, open_journal
+from broker_agent.store.rows import _UPGRADES, Past, Row
 from schemas.faults import Corrupt, MeshError, Unreachable
 from tests.fake_clock import FakeClock
 from tests.waiting import PATIENCE_S
@@ -101,7 +102,6 @@ async def test_end_replaces_what_was_accepted(journal: Journal, path: Path) -> N
     journal.running(entry.row, 2.0, 77, 99)
     ended = entry._replace(
         state="failed",
-        seq=7,
         started_at=2.0,
         ended_at=3.0,
         pid=77,
@@ -123,12 +123,14 @@ async def test_end_replaces_what_was_accepted(journal: Journal, path: Path) -> N
 async def test_ends_of_a_burst_are_each_its_own(journal: Journal, path: Path) -> None:
     entries = [row(journal, f"c{number}") for number in range(150)]
     ends = [
-        entry._replace(state="failed", seq=entry.row, exit_code=entry.row % 7, report=b"raw")
+        entry._replace(
+            state="failed", stdout_bytes=entry.row, exit_code=entry.row % 7, report=b"raw"
+        )
         for entry in entries
     ]
     for entry, end in zip(entries, ends, strict=True):
         journal.accept(entry, lambda _: None)
-        journal.ended(end._replace(seq=0, report=b"without its output"), lambda _: None)
+        journal.ended(end._replace(stdout_bytes=0, report=b"without its output"), lambda _: None)
         journal.ended(end, lambda _: None)
     start(journal)
     await flush(journal)
@@ -269,6 +271,27 @@ async def test_journal_of_the_second_format_keeps_what_it_knows_of_released_ones
     again.close()
 
 
+async def test_journal_of_the_third_format_keeps_each_attempt_whole(path: Path) -> None:
+    database = sqlite3.connect(path)
+    database.executescript(FIRST_FORMAT)
+    for version in (1, 2):
+        for statement in _UPGRADES[version]:
+            database.execute(statement)
+    database.execute("UPDATE meta SET value = 3 WHERE name = 'format'")
+    database.execute("UPDATE attempts SET kill_after = 7.5, output_limit = 99, report = x'c0'")
+    database.commit()
+    before = database.execute("SELECT * FROM attempts").fetchone()
+    names = [column[1] for column in database.execute("PRAGMA table_info(attempts)")]
+    database.close()
+    assert "seq" in names
+    journal = open_journal(path)
+    kept = [value for name, value in zip(names, before, strict=True) if name != "seq"]
+    assert [*journal.rows[0]] == kept
+    again = reopened(journal, path)
+    assert len(again.rows) == 1
+    again.close()
+
+
 async def test_how_a_released_attempt_ended_is_remembered_and_can_be_told_again(
     journal: Journal, path: Path
 ) -> None:
@@ -304,7 +327,7 @@ async def test_how_a_released_attempt_ended_is_remembered_and_can_be_told_again(
 
 async def test_boot_of_the_host_is_noticed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     boot = path.with_name("boot_id")
-    monkeypatch.setattr("broker_agent.store.journal.BOOT_ID", boot)
+    monkeypatch.setattr("broker_agent.store.rows.BOOT_ID", boot)
     seen = []
     for text in ("one", "one", "two", "two"):
         boot.write_text(text)
@@ -316,13 +339,13 @@ async def test_boot_of_the_host_is_noticed(path: Path, monkeypatch: pytest.Monke
 
 async def test_fault_is_remembered_until_a_write_goes_through(journal: Journal, path: Path) -> None:
     start(journal)
-    journal._db.execute("PRAGMA query_only = ON")
+    journal._rows._db.execute("PRAGMA query_only = ON")
     assert isinstance(await accept(journal, row(journal, "c1")), Unreachable)
     assert "cannot write the journal" in journal.fault
     outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
     journal.probe(outcome.set_result)
     assert isinstance(await outcome, Unreachable)
-    journal._db.execute("PRAGMA query_only = OFF")
+    journal._rows._db.execute("PRAGMA query_only = OFF")
     outcome = asyncio.get_running_loop().create_future()
     journal.probe(outcome.set_result)
     assert await outcome is None
@@ -398,7 +421,8 @@ def test_place_that_takes_no_file_is_refused(tmp_path: Path) -> None:
 CRASHER = """
 import asyncio, sys
 from pathlib import Path
-from broker_agent.store.journal import Row, open_journal
+from broker_agent.store.journal import open_journal
+from broker_agent.store.rows import Row
 
 async def main():
     journal = open_journal(Path(sys.argv[1]))

@@ -122,12 +122,12 @@ async def test_journal_that_fails_is_tried_again_without_any_request(
 ) -> None:
     """The master sends nothing to an agent that calls itself full, so nothing else would try."""
     roomy = Roomy(rig, tmp_path)
-    rig.journal._db.execute("PRAGMA query_only = ON")
+    rig.journal._rows._db.execute("PRAGMA query_only = ON")
     rig.run("c1", ["true"])
     assert (await rig.reply_to("c1")).code == "journal_unavailable"
     roomy.room.look()
     assert roomy.is_full()
-    rig.journal._db.execute("PRAGMA query_only = OFF")
+    rig.journal._rows._db.execute("PRAGMA query_only = OFF")
 
     def has_room() -> bool:
         roomy.room.look()

@@ -39,7 +39,7 @@ async def journalled(rig: Rig) -> list[tuple[str, str]]:
     rig.journal.flush(done.set_result)
     async with asyncio.timeout(WAIT_S):
         await done
-    found = rig.journal._db.execute("SELECT command, state FROM attempts ORDER BY row")
+    found = rig.journal._rows._db.execute("SELECT command, state FROM attempts ORDER BY row")
     return list(found)
 
 
@@ -286,7 +286,7 @@ async def test_draining_agent_takes_nothing_new_and_resumes(rig: Rig) -> None:
 
 
 async def test_journal_that_cannot_be_written_means_nothing_runs(rig: Rig, tmp_path: Path) -> None:
-    rig.journal._db.execute(
+    rig.journal._rows._db.execute(
         "CREATE TRIGGER no BEFORE INSERT ON attempts BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
     )
     rig.run("c1", ["touch", str(tmp_path / "ran")])

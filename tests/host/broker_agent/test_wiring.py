@@ -15,7 +15,7 @@ from broker_agent.executors.base import Left
 from broker_agent.executors.cells import Cells
 from broker_agent.services.status import read_status
 from broker_agent.settings import AgentSettings
-from broker_agent.store.journal import Row
+from broker_agent.store.rows import Row
 from broker_agent.warden.table import read_table
 from broker_agent.wiring import build
 from broker_client.runtime.exposition import ExpositionServer
