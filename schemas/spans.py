@@ -46,6 +46,17 @@ def size_bytes(text: str) -> int:
     return int(float(found[1]) * _SIZES[(found[2] or "").lower()])
 
 
+def time_left(seconds: float) -> str:
+    """What is left of a long time: whole days, and under a day down to the second."""
+    days, rest = divmod(int(max(0.0, seconds)), int(DAY_S))
+    if days:
+        return "1 day" if days == 1 else f"{days} days"
+    hours, rest = divmod(rest, 3600)
+    minutes, secs = divmod(rest, 60)
+    parts = [(hours, "h"), (minutes, "m"), (secs, "s")]
+    return " ".join(f"{count}{unit}" for count, unit in parts if count) or "0s"
+
+
 def moment_of(text: str, now: float) -> float:
     """Unix time of a date, or of so long before `now`; ValueError if it is neither.
 

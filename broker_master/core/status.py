@@ -12,7 +12,7 @@ import msgspec
 from broker_master.core.liveness import Presence
 from broker_master.core.standing import LACK_WORDS
 from schemas.messages.registry import AgentEntry, CertificateEntry
-from schemas.spans import DAY_S
+from schemas.spans import DAY_S, time_left
 from schemas.states import Admin, AgentStatus, GroupStatus, Lack
 
 _CLOCK_OFF_S = 2.0
@@ -134,6 +134,5 @@ def group_badges(
     if len(versions) > 1:
         marks.append(f"profile drift: {len(versions)} versions")
     if ends_at and max(ends_at) - at <= _GROUP_WARNING_S:
-        days = max(0, int((max(ends_at) - at) / DAY_S))
-        marks.append(f"certificates ending: the last one in {days} days")
+        marks.append(f"certificates ending: the last one in {time_left(max(ends_at) - at)}")
     return marks

@@ -1,7 +1,7 @@
 """Beats, echoes and the handshake; and what silence does to the commands of an agent."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import structlog
@@ -48,13 +48,24 @@ class _Meeting(msgspec.Struct):
     """What the first step of a handshake said, until the last one."""
 
     silence_s: float
-    going_on: int
-    ended: int
     spool_bytes: int
+    going_on: int = 0
+    given_up: int = 0
+    ended: int = 0
+
+    def judge(self, tasks: Sequence[TaskStatus], decisions: Sequence[TaskDecision]) -> None:
+        """Only what may go on has gone on: what was given up meanwhile is ended now."""
+        is_open = [task.state in _OPEN for task in tasks]
+        kept = [decision.verdict == "keep" for decision in decisions]
+        self.going_on = sum(kept)
+        self.given_up = sum(is_open) - self.going_on
+        self.ended = len(is_open) - sum(is_open)
 
     def told(self) -> str:
         parts = [f"returned after {self.silence_s:.0f} s"]
         parts.append(f"{counted(self.going_on, 'task')} went on, {self.ended} ended")
+        if self.given_up:
+            parts.append(f"{self.given_up} had been given up, ended now")
         if self.spool_bytes:
             parts.append(f"{counted(self.spool_bytes, 'byte')} to fetch")
         return ": ".join(parts[:2]) + "".join(f", {part}" for part in parts[2:])
@@ -177,13 +188,9 @@ class PresenceService:
         now_s, at = plane.clock.elapsed(), plane.clock.now()
         before = plane.roster.get(up.agent)
         if before is not None and not before.greeted:
-            going_on = sum(task.state in _OPEN for task in hello.tasks)
             silence_s = now_s - before.heard_s if before.incarnation else 0.0
             self._meetings[up.agent] = _Meeting(
-                max(silence_s, self._silences.pop(up.agent, 0.0)),
-                going_on,
-                len(hello.tasks) - going_on,
-                before.spool_bytes,
+                max(silence_s, self._silences.pop(up.agent, 0.0)), before.spool_bytes
             )
         self._apply(plane.roster.on_hello(up.agent, hello, now_s=now_s, at=at))
         presence = plane.roster.get(up.agent)
@@ -193,11 +200,14 @@ class PresenceService:
         self.note_certificate(presence, entry, hello.certificate_serial)
         self.on_trust(up.agent, hello.trust)
         self.on_greeted(up, hello)
+        decisions = [self._decide(up.agent, task) for task in hello.tasks]
+        if meeting := self._meetings.get(up.agent):
+            meeting.judge(hello.tasks, decisions)
         welcome = Welcome(
             epoch=plane.epoch,
             incarnation=hello.incarnation,
             timers=plane.timers,
-            decisions=[self._decide(up.agent, task) for task in hello.tasks],
+            decisions=decisions,
             recall=self._recall.ask(up.agent, hello),
             urls=plane.urls,
         )

@@ -17,7 +17,7 @@ from broker_client.cli.agent.roster import (
 from broker_client.cli.filters import joined
 from broker_client.cli.options import LISTING, Common, Listing
 from broker_client.cli.screen.live import EVERY_S, Every, Frame, keep_showing
-from broker_client.cli.screen.report import print_list, screen_width
+from broker_client.cli.screen.report import Chosen, print_list, screen_width
 from broker_client.cli.screen.tables import Table, fit
 from broker_client.cli.session import call
 from schemas.listed import AGENTS
@@ -94,9 +94,16 @@ def print_agents(
     is_filtered: bool = False,
 ) -> None:
     nothing = "no agents: `mesh agent create NAME --group GROUP`"
+
+    def chosen() -> Chosen:
+        names, now = columns_of(columns), time.time()
+        return Chosen(names, [[TRAITS[name].value(each, now) for name in names] for each in agents])
+
     print_list(
         common,
+        AgentRecord,
         agents,
         lambda: table_of(agents, columns),
         nothing="no agent passes the filter" if is_filtered else nothing,
+        chosen=chosen if columns else None,
     )

@@ -11,6 +11,7 @@ from broker_client.cli.screen.tables import (
     duration,
     facts,
     in_local_time,
+    left_of,
     local_and_utc,
     local_time,
 )
@@ -201,7 +202,8 @@ def _traits(agent: AgentRecord) -> str:
 
 
 def _certificate(certificate: CertificateRecord) -> str:
-    text = f"{certificate.days_left:.1f} days left, until {local_and_utc(certificate.not_after)}"
+    end = certificate.not_after
+    text = f"{left_of(end, time.time())} left, until {local_and_utc(end)}"
     warning = f" ({certificate.warning})" if certificate.warning else ""
     return f"{text}{warning}, serial {certificate.serial}"
 

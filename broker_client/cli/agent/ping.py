@@ -61,7 +61,7 @@ def ping(
 
     answers = call(shared, gather)
     if shared.output != "table":
-        print_list(shared, answers, lambda: Table([], []), nothing="")
+        print_list(shared, PingAnswer, answers, lambda: Table([], []), nothing="")
     elif not answers:
         say("no such agent")
     else:

@@ -1,17 +1,17 @@
 """`mesh certificate list`: until when what was issued is good."""
 
+import time
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 from cyclopts import Parameter
 
-from broker_client.cli.options import SHARED, Shared
-from broker_client.cli.screen.report import print_json, print_table
-from broker_client.cli.screen.tables import Column, duration, utc_time
+from broker_client.cli.options import LISTING, Listing
+from broker_client.cli.screen.report import print_list, screen_width
+from broker_client.cli.screen.tables import Column, fit, left_of, utc_time
 from broker_client.cli.session import call
 from broker_client.cli.spans import check_span, span_s
 from schemas.messages.api import CertificateList, HoldingRecord
-from schemas.spans import DAY_S
 from schemas.verbs import CERTIFICATE_LIST
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def list_(
         str | None,
         Parameter(help="Only what ends within this time: 30d, 12h.", validator=check_span),
     ] = None,
-    shared: Shared = SHARED,
+    shared: Listing = LISTING,
 ) -> None:
     """List certificates of agents, clients, the broker and the mesh itself.
 
@@ -44,9 +44,6 @@ def list_(
                 return found
 
     found = call(shared, gather)
-    if shared.output == "json":
-        print_json(found)
-        return
     columns = (
         Column("KIND"),
         Column("NAME", least=12),
@@ -61,7 +58,7 @@ def list_(
             each.kind,
             each.name,
             utc_time(each.not_after),
-            duration(each.days_left * DAY_S),
+            left_of(each.not_after, time.time()),
             each.warning,
             each.group,
             each.serial,
@@ -69,4 +66,10 @@ def list_(
         for each in found
     ]
     ends = f" ends within {expiring}" if expiring else ""
-    print_table(shared, columns, rows, nothing=f"no certificate{ends}")
+    print_list(
+        shared,
+        HoldingRecord,
+        found,
+        lambda: fit(columns, rows, screen_width()),
+        nothing=f"no certificate{ends}",
+    )

@@ -71,6 +71,7 @@ def list_(*, shared: Listing = LISTING) -> None:
     rows = [_row(client) for client in clients]
     print_list(
         shared,
+        ClientRecord,
         clients,
         lambda: fit(columns, rows, screen_width()),
         nothing="no clients",

@@ -8,7 +8,7 @@ import msgspec
 
 from broker_client.cli.command.ledger import TRAITS, columns_of, in_order, rows_of
 from broker_client.cli.options import Listing
-from broker_client.cli.screen.report import print_list, say, screen_width
+from broker_client.cli.screen.report import Chosen, print_list, say, screen_width
 from broker_client.cli.screen.tables import Table, fit
 from broker_client.cli.session import call
 from schemas.messages.api import CommandList, CommandPage
@@ -55,7 +55,19 @@ def list_commands(
             say(f"sorted are the newest {most} only: there may be more")
         is_more = is_more or len(commands) > limit
         commands = in_order(commands, sort)[:limit]
-    print_list(shared, commands, lambda: table_of(commands, time.time(), columns), nothing=nothing)
+
+    def chosen() -> Chosen:
+        names = columns_of(columns)
+        return Chosen(names, [[TRAITS[name].value(each) for name in names] for each in commands])
+
+    print_list(
+        shared,
+        CommandRecord,
+        commands,
+        lambda: table_of(commands, time.time(), columns),
+        nothing=nothing,
+        chosen=chosen if columns else None,
+    )
     if is_more:
         say(f"there may be more than these {limit}: see --limit")
 

@@ -248,7 +248,9 @@ def list_(
         for each in found
     ]
     nothing = "no fan-outs: `mesh run --all --group GROUP -- PROGRAM`"
-    print_list(shared, found, lambda: fit(columns, rows, screen_width()), nothing=nothing)
+    print_list(
+        shared, FanoutRecord, found, lambda: fit(columns, rows, screen_width()), nothing=nothing
+    )
 
 
 def show(id: Id, /, *, shared: Shared = SHARED) -> None:

@@ -104,7 +104,7 @@ def list_(*, shared: Listing = LISTING) -> None:
     """List groups with status, reason and counts."""
     groups = call(shared, lambda mesh: mesh.groups())
     nothing = "no group yet: `mesh group create NAME`"
-    print_list(shared, groups, lambda: table_of(groups), nothing=nothing)
+    print_list(shared, GroupRecord, groups, lambda: table_of(groups), nothing=nothing)
 
 
 def table_of(groups: Sequence[GroupRecord]) -> Table:

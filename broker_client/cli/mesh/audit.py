@@ -6,9 +6,9 @@ import msgspec
 from cyclopts import Parameter
 
 from broker_client.cli.command.listing import check_limit
-from broker_client.cli.options import SHARED, Shared
-from broker_client.cli.screen.report import print_json, print_table, say
-from broker_client.cli.screen.tables import Column, local_time
+from broker_client.cli.options import LISTING, Listing
+from broker_client.cli.screen.report import print_list, say, screen_width
+from broker_client.cli.screen.tables import Column, fit, local_time
 from broker_client.cli.session import call
 from broker_client.cli.spans import check_moment, moment_of
 from schemas.messages.api import AuditQuery, AuditRecord
@@ -41,7 +41,7 @@ def list_(  # noqa: PLR0913  (a filter per column)
     since: Since = None,
     until: Until = None,
     limit: Annotated[int, Parameter(help="At most this many.", validator=check_limit)] = 50,
-    shared: Shared = SHARED,
+    shared: Listing = LISTING,
 ) -> None:
     """List who did what to what, from where, when: the newest first."""
     wanted = AuditQuery(
@@ -54,10 +54,7 @@ def list_(  # noqa: PLR0913  (a filter per column)
         until=None if until is None else moment_of(until),
     )
     entries, is_more = call(shared, lambda mesh: _read(mesh, wanted, limit))
-    if shared.output == "json":
-        print_json(entries)
-    else:
-        _print(shared, entries)
+    _print(shared, entries)
     if is_more:
         say(f"there may be more than these {limit}: see --limit")
 
@@ -78,7 +75,7 @@ async def _read(
     return found, True
 
 
-def _print(shared: Shared, entries: list[AuditRecord]) -> None:
+def _print(shared: Listing, entries: list[AuditRecord]) -> None:
     columns = (
         Column("AT"),
         Column("BY", least=8),
@@ -102,4 +99,10 @@ def _print(shared: Shared, entries: list[AuditRecord]) -> None:
         )
         for entry in entries
     ]
-    print_table(shared, columns, rows, nothing="nothing in the audit trail")
+    print_list(
+        shared,
+        AuditRecord,
+        entries,
+        lambda: fit(columns, rows, screen_width()),
+        nothing="nothing in the audit trail",
+    )

@@ -1,6 +1,5 @@
 """`mesh top`: the mesh at a glance, again and again."""
 
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from broker_client.cli.filters import joined
 from broker_client.cli.group.manage import table_of as groups_table
 from broker_client.cli.options import SHARED, Shared
 from broker_client.cli.screen.live import EVERY_S, Every, Frame, keep_showing, print_frame
-from broker_client.cli.screen.report import print_json
+from broker_client.cli.screen.report import print_json, screen_height
 from broker_client.cli.screen.tables import Table, duration
 from broker_client.cli.session import call
 from schemas.counting import counted
@@ -80,7 +79,7 @@ def top(
         )
 
     async def show(mesh: "MeshClient") -> Frame:
-        return frame(await look(mesh), time.time(), screen_height())
+        return frame(await look(mesh), time.time(), frame_height())
 
     if shared.output == "json":
         print_json(call(shared, look)._asdict())
@@ -139,11 +138,6 @@ def _tally(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count) or "none"
 
 
-def screen_height() -> int:
+def frame_height() -> int:
     """Lines of the terminal; a pipe gets what a small mesh needs."""
-    if not sys.stdout.isatty():
-        return PIPE_LINES
-    try:
-        return os.get_terminal_size(sys.stdout.fileno()).lines
-    except OSError:
-        return PIPE_LINES
+    return screen_height() if sys.stdout.isatty() else PIPE_LINES

@@ -6,8 +6,9 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import UnionType
+from typing import Final, NamedTuple, TypeGuard, get_args, get_origin
 
 import msgspec
 
@@ -21,6 +22,7 @@ from schemas.messages.facts import CommandRecord
 from schemas.messages.work import Output
 
 _LEAST_WIDTH: Final = 20
+_HEIGHT: Final = 24
 # What a spreadsheet takes for the beginning of a formula.
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 # Select Graphic Rendition of ECMA-48; an own table, since a library for it loads for as long as an
@@ -90,50 +92,89 @@ def print_table(
     print_fitted(common, fit(columns, rows, screen_width()))
 
 
+class Chosen(NamedTuple):
+    """Columns that were asked for: their names, and a row of values per record, None if unknown."""
+
+    names: Sequence[str]
+    rows: Sequence[Sequence[object]]
+
+
 def print_list(
     common: Common,
+    kind: type[msgspec.Struct],
     records: Sequence[msgspec.Struct],
     table: Callable[[], Table],
     *,
     nothing: str,
+    chosen: Callable[[], Chosen] | None = None,
 ) -> None:
     """Print `records` in the form that is asked for; the line `nothing` on stderr if there is none.
 
-    As JSON lines and CSV, records come one per line; columns of CSV are the fields of JSON.
+    As JSON lines and CSV, records come one per line. Columns of CSV are the fields of JSON, the
+    same for any records of the `kind`, or those that were chosen.
     """
     if common.output == "json":
         print_json([*records])
     elif common.output == "jsonl":
         for record in records:
             print(json.dumps(plain(record)))
+    elif common.output == "csv" and chosen is not None:
+        names, rows = chosen()
+        _write_csv(names, [[_text_of(value) for value in row] for row in rows])
     elif common.output == "csv":
-        print_csv([msgspec.to_builtins(record) for record in records])
+        print_csv(kind, records)
     elif records:
         print_fitted(common, table())
     else:
         say(nothing)
 
 
-def print_csv(records: Sequence[dict[str, object]]) -> None:
+def print_csv(kind: type[msgspec.Struct], records: Sequence[msgspec.Struct]) -> None:
     """A heading and a line per record; a field of a field is `certificate.not_after`."""
-    flat = [dict(_flat(record)) for record in records]
-    names = [*dict.fromkeys(name for record in flat for name in record)]
-    writer = csv.DictWriter(sys.stdout, names, restval="", lineterminator="\n")
-    writer.writerow({name: _cell(name) for name in names})
-    writer.writerows(flat)
+    names = [*_fields(kind)]
+    flat = [dict(_flat(msgspec.to_builtins(record))) for record in records]
+    _write_csv(names, [[each.get(name, "") for name in names] for each in flat])
 
 
-def _flat(fields: dict[str, object], above: str = "") -> Iterator[tuple[str, str]]:
-    for name, value in fields.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{above}{name}.")
-        elif isinstance(value, list):
-            texts = [each if isinstance(each, str) else json.dumps(plain(each)) for each in value]
-            yield above + name, _cell(";".join(texts))
-        elif isinstance(value, str):
-            yield above + name, _cell(value)
+def _write_csv(names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow([_cell(name) for name in names])
+    writer.writerows(rows)
+
+
+def _fields(kind: type[msgspec.Struct], above: str = "") -> Iterator[str]:
+    """Names of all fields, those of a record within it as `record.field`."""
+    for field in msgspec.structs.fields(kind):
+        kinds = get_args(field.type) if get_origin(field.type) is UnionType else (field.type,)
+        inner = next((each for each in kinds if _is_record(each)), None)
+        if inner is None:
+            yield f"{above}{field.name}"
         else:
-            yield above + name, "" if value is None or value == {} else shown(str(value))
+            yield from _fields(inner, f"{above}{field.name}.")
+
+
+def _is_record(kind: object) -> TypeGuard[type[msgspec.Struct]]:
+    return isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+
+
+def _flat(fields: Mapping[str, object], above: str = "") -> Iterator[tuple[str, str]]:
+    """Each value by its name; also those that are records as a whole, which have no column."""
+    for name, value in fields.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{name}.")
+        yield above + name, _text_of(value)
+
+
+def _text_of(value: object) -> str:
+    """A cell: `a;b` of a list, `name=value;…` of a map, empty for None."""
+    if isinstance(value, dict):
+        return _cell(";".join(f"{name}={_text_of(each)}" for name, each in sorted(value.items())))
+    if isinstance(value, list):
+        texts = [each if isinstance(each, str) else json.dumps(plain(each)) for each in value]
+        return _cell(";".join(texts))
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return _cell(value) if isinstance(value, str) else "" if value is None else shown(str(value))
 
 
 def _cell(text: str) -> str:
@@ -188,10 +229,21 @@ def screen_width() -> int:
         return max(_LEAST_WIDTH, int(given))
     if not sys.stdout.isatty():
         return PIPE_WIDTH
+    # A terminal that says 0 does not know: serial lines, some of containers and editors.
+    return max(_LEAST_WIDTH, terminal_size().columns or PIPE_WIDTH)
+
+
+def screen_height() -> int:
+    """Lines of the terminal, or 24 where it does not say."""
+    return terminal_size().lines or _HEIGHT
+
+
+def terminal_size() -> os.terminal_size:
+    """As the terminal at stdout has it; zeros where that is none."""
     try:
-        return max(_LEAST_WIDTH, os.get_terminal_size(sys.stdout.fileno()).columns)
+        return os.get_terminal_size(sys.stdout.fileno())
     except OSError:
-        return PIPE_WIDTH
+        return os.terminal_size((0, 0))
 
 
 def say(text: str) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from broker_client.cli.screen.terminal import shown
-from schemas.spans import DAY_S
+from schemas.spans import DAY_S, time_left
 
 PIPE_WIDTH: Final = 80
 GAP: Final = "  "
@@ -248,6 +248,12 @@ def _moment(text: str | None) -> datetime | None:
         return moment if moment.tzinfo else None
     except ValueError:
         return None
+
+
+def left_of(end: str, now: float) -> str:
+    """What is left until a moment of a record; empty if that is none. now: unix time."""
+    moment = _moment(end)
+    return "" if moment is None else time_left(moment.timestamp() - now)
 
 
 def duration(seconds: float) -> str:

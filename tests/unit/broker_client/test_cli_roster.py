@@ -1,9 +1,20 @@
 """Agents in lists: filters, order and columns."""
 
+import fcntl
+import os
+import pty
+import struct
+import sys
+import termios
+from collections.abc import Sequence
+
+import msgspec
 import pytest
 
+from broker_client.cli.agent.listing import print_agents
 from broker_client.cli.agent.roster import TRAITS, USUAL, columns_of, in_order, rows_of
-from broker_client.cli.screen.report import print_csv
+from broker_client.cli.options import Listing
+from broker_client.cli.screen.report import print_csv, screen_height, screen_width
 from broker_client.cli.screen.tables import fit
 from schemas.faults import Refused
 from schemas.listed import AGENTS, passes
@@ -137,8 +148,54 @@ def test_columns_are_chosen_by_name_and_a_wrong_one_is_named() -> None:
         columns_of("agent,nope")
 
 
+class Inner(msgspec.Struct, kw_only=True):
+    c: int = 0
+    d: list[str] = []
+
+
+class Outer(msgspec.Struct, kw_only=True):
+    a: str | None = None
+    b: Inner | None = None
+    e: dict[str, str] = {}
+
+
 def test_csv_has_the_fields_of_json_with_nothing_that_breaks_a_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    print_csv([{"a": "x,y\n", "b": {"c": 1, "d": ["p", "q"]}}, {"a": None, "e": {}}])
-    assert capsys.readouterr().out == 'a,b.c,b.d,e\n"x,y\\n",1,p;q,\n,,,\n'
+    rows = [Outer(a="x,y\n", b=Inner(c=1, d=["p", "q"]), e={"k": "v", "i": "w"}), Outer()]
+    print_csv(Outer, rows)
+    assert capsys.readouterr().out == 'a,b.c,b.d,e\n"x,y\\n",1,p;q,i=w;k=v\n,,,\n'
+
+
+def test_csv_has_the_same_heading_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    headings = set()
+    fleets: Sequence[Sequence[AgentRecord]] = ([], FLEET[:1], FLEET)
+    for agents in fleets:
+        print_agents(Listing(output="csv"), agents)
+        headings.add(capsys.readouterr().out.splitlines()[0])
+    assert len(headings) == 1
+    names = headings.pop().split(",")
+    assert {"agent", "certificate.not_after", "details.host", "tags"} <= {*names}
+
+
+def test_csv_has_the_columns_that_are_asked_for_as_values(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_agents(Listing(output="csv"), FLEET[:1], "agent,running,load")
+    agent = FLEET[0]
+    heading, row = capsys.readouterr().out.splitlines()
+    assert heading == "agent,running,load"
+    assert row.split(",")[:2] == [agent.agent, str(agent.running)]
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(0, 0), (40, 120)])
+def test_terminal_that_does_not_know_its_size_is_80_by_24(
+    rows: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, ours = pty.openpty()
+    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    monkeypatch.delenv("COLUMNS", raising=False)
+    with os.fdopen(ours, "w") as screen:
+        monkeypatch.setattr(sys, "stdout", screen)
+        assert (screen_height(), screen_width()) == (rows or 24, columns or 80)
+    os.close(theirs)

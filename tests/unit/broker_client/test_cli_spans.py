@@ -6,7 +6,7 @@ import pytest
 
 from broker_client.cli.spans import moment_of, span_s, to_seconds
 from broker_client.cli.tree import COMMANDS, build
-from schemas.spans import size_bytes
+from schemas.spans import size_bytes, time_left
 
 
 @pytest.mark.parametrize(
@@ -98,3 +98,18 @@ def test_every_option_that_is_a_time_takes_one_grammar_and_says_so(
     converter = found.parameter.converter
     assert converter is to_seconds, "a number of seconds is read by one grammar"
     assert "(seconds)" in (found.parameter.help or "")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (89.9 * 86_400, "89 days"),
+        (86_400.0, "1 day"),
+        (86_399.0, "23h 59m 59s"),
+        (61.0, "1m 1s"),
+        (0.4, "0s"),
+        (-5.0, "0s"),
+    ],
+)
+def test_what_is_left_is_told_to_the_second_under_a_day(seconds: float, text: str) -> None:
+    assert time_left(seconds) == text

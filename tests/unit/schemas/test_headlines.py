@@ -1,5 +1,6 @@
 """Words of peers in headers, counters and spreadsheets."""
 
+import msgspec
 import pytest
 
 from broker_client.cli.screen.report import print_csv
@@ -22,11 +23,18 @@ def test_sec_s36_codes_that_a_peer_invents_are_counted_as_one() -> None:
     assert all(known_code(code) == code for code in FAULTS)
 
 
+class Row(msgspec.Struct):
+    note: str
+    tags: list[str]
+    of: dict[str, str]
+    exit_code: int
+
+
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@sum", "\tx", "=HYPERLINK(1)"])
 def test_sec_s36_no_cell_of_a_table_is_taken_for_a_formula(
     capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
-    print_csv([{"note": text, "tags": [text], "of": {text: text}, "exit_code": -1}])
+    print_csv(Row, [Row(note=text, tags=[text], of={text: text}, exit_code=-1)])
     heading, row = capsys.readouterr().out.splitlines()
     cells = [*heading.split(","), *row.split(",")]
     assert not any(cell.strip('"')[:1] in tuple("=+@\t") for cell in cells)
