@@ -137,19 +137,17 @@ MOVES: Final[dict[State, frozenset[State]]] = {
             State.EXPIRED,
             State.CANCELLED,
             State.REJECTED,
-            State.UNDELIVERABLE,
             # Of a restored master: it may have been run since the backup.
             State.UNKNOWN,
             State.LOST,
         }
     ),
-    State.SENT: TERMINAL
-    | {State.ACCEPTED, State.RUNNING, State.UNKNOWN, State.STOPPING, State.QUEUED},
+    State.SENT: _ENDS | {State.ACCEPTED, State.RUNNING, State.UNKNOWN, State.QUEUED},
     # Queued: its attempt is lost or refused, and another one follows.
     State.ACCEPTED: _ENDS | {State.RUNNING, State.UNKNOWN, State.STOPPING, State.QUEUED},
     State.RUNNING: _ENDS | {State.UNKNOWN, State.STOPPING, State.QUEUED},
     State.STOPPING: _ENDS | {State.UNKNOWN, State.QUEUED},
-    State.UNKNOWN: TERMINAL
+    State.UNKNOWN: _ENDS
     | {State.SENT, State.ACCEPTED, State.RUNNING, State.STOPPING, State.QUEUED},
     # A lost attempt may still be heard of; the later word is kept beside the verdict.
     State.LOST: AGENT_ENDS - {State.LOST},

@@ -74,11 +74,11 @@ def on_acknowledged(command: Command, attempt: Attempt, now: float) -> Sequence[
     """The agent has journalled it."""
     if not command.has_open(attempt, Event.ACKNOWLEDGED):
         return ()
-    is_first = command.phase is Phase.SENT and not attempt.accepted_at
+    was_waited_for = command.phase is Phase.SENT
     _ = command.enter(Event.ACKNOWLEDGED, now)
     attempt.accepted_at = attempt.accepted_at or now
     attempt.hidden = None
-    measured = (Acknowledged(attempt),) if is_first else ()
+    measured = (Acknowledged(attempt),) if was_waited_for else ()
     if command.cancel_by and command.enter(Event.STOP, now):
         return (*measured, Cancel(attempt))
     return measured

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import msgspec
 import pytest
 
 from broker_master.core import attempts, ends
@@ -19,7 +20,7 @@ from broker_master.core.fold import fold, unfold_assigned
 from broker_master.core.phases import BEHIND, HELD, SHOWN, TABLE, Event, Phase
 from schemas.messages.facts import Outcome
 from schemas.messages.work import AttemptReport
-from schemas.states import State
+from schemas.states import AGENT_ENDS, TERMINAL, State
 from tests.fake_clock import EPOCH
 from tests.unit.broker_master.deeds import (
     accepted,
@@ -230,6 +231,31 @@ def test_older_attempt_is_not_taken_for_the_open_one(event: str) -> None:
     assert shape(command) == was
 
 
+@pytest.mark.parametrize("phase", OPEN)
+@pytest.mark.parametrize("end", sorted(TERMINAL - {State.EXPIRED}))
+def test_end_that_is_stored_counts_whatever_was_thought_of_the_attempt(
+    phase: Phase, end: State
+) -> None:
+    command = brought_to(phase)
+    assert outcome(command, end, final=True)
+    assert (command.state, command.attempts[0].state) == (end, end)
+
+
+@pytest.mark.parametrize("end", sorted(AGENT_ENDS))
+@pytest.mark.parametrize("phase", [Phase.LOST, Phase.UNDECIDED])
+def test_loss_is_amended_by_whatever_its_agent_may_say(phase: Phase, end: State) -> None:
+    command = brought_to(phase)
+    assert fold(command, *late(state=end))
+    assert (command.phase, command.state, command.attempts[0].state) == (Phase.OVER, end, end)
+
+
+@pytest.mark.parametrize("end", [State.EXPIRED, State.REJECTED, State.CANCELLED, State.LOST])
+def test_waiting_command_ends_without_an_agent(end: State) -> None:
+    command = brought_to(Phase.WAITING)
+    assert outcome(command, end, final=True)
+    assert command.state is end
+
+
 # what follows
 
 
@@ -240,6 +266,57 @@ def test_acknowledgement_is_measured_once() -> None:
     attempts.on_silent(command, attempt, NOW)
     assert attempts.on_acknowledged(command, attempt, NOW + 1) == ()
     assert (attempt.accepted_at, attempt.hidden) == (NOW, None)
+
+
+def test_acknowledgement_after_a_silence_is_not_measured() -> None:
+    command = held(Phase.UNKNOWN)
+    open_of(command).accepted_at = 0.0
+    assert attempts.on_acknowledged(command, open_of(command), NOW) == ()
+
+
+def test_start_brings_the_times_that_its_agent_has_noted() -> None:
+    command = held(Phase.UNKNOWN)
+    attempt = open_of(command)
+    item = msgspec.structs.replace(STARTED, accepted_at=EPOCH + 6, started_at=EPOCH + 7)
+    attempts.on_started(command, attempt, item, NOW)
+    assert (attempt.accepted_at, attempt.started_at) == (EPOCH + 6, EPOCH + 7)
+    assert (attempt.hidden, command.since) == (None, EPOCH + 7)
+    attempts.on_started(command, attempt, STARTED, NOW)
+    assert (attempt.accepted_at, command.since) == (EPOCH + 6, NOW)
+
+
+def test_hello_changes_nothing_of_what_is_being_stopped() -> None:
+    command = held(Phase.STOPPING)
+    open_of(command).sent = 0
+    attempts.on_kept(command, open_of(command), NOW, is_running=True)
+    assert (open_of(command).sent, command.phase) == (0, Phase.STOPPING)
+
+
+@pytest.mark.parametrize("accepted_at", [0.0, EPOCH + 2])
+def test_recalled_attempt_was_accepted_and_runs_nowhere_else(accepted_at: float) -> None:
+    command = held(Phase.SENT)
+    attempt = open_of(command)
+    _ = forgotten(command, attempt, until_s=NOW_S + 9)
+    attempt.accepted_at = accepted_at
+    assert attempts.on_recalled(command, attempt, NOW)
+    assert attempt.accepted_at == (accepted_at or NOW)
+    assert (attempt.hidden, attempt.elsewhere_s, attempt.elsewhere_at) == (None, 0.0, 0.0)
+
+
+def test_transmissions_are_counted_anew_after_a_return() -> None:
+    command = held(Phase.SENT)
+    attempt = open_of(command)
+    attempt.sent = 4
+    attempts.on_silent(command, attempt, NOW)
+    assert attempts.on_returned(command, attempt, NOW, is_doubtful=False) == (Send(attempt),)
+    assert attempt.sent == 1
+
+
+def test_cancel_asks_no_agent_for_what_was_not_sent() -> None:
+    command = held(Phase.SENT)
+    open_of(command).sent = 0
+    fold(command, *cancel_asked())
+    assert attempts.on_cancel(command, NOW) == ()
 
 
 def test_acknowledgement_of_what_was_cancelled_meanwhile_stops_it() -> None:
@@ -338,6 +415,7 @@ def test_late_word_is_the_truth_while_the_verdict_is_being_stored() -> None:
     assert fold(command, *late())
     assert settle.number == 0
     verdict = ended(attempt=0, state=State.LOST, at=NOW)
+    assert command.phase is Phase.OVER
     assert not fold(command, *verdict)
     assert (command.state, command.attempts[0].state) == (State.SUCCEEDED, State.SUCCEEDED)
     life = [accepted(on_lost="wait"), assigned(), ended(state=State.LOST, final=False)]
