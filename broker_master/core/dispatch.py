@@ -199,7 +199,8 @@ class Dispatcher:
             return None
         why = reason(member, pool.policy)
         if wish.tags:
-            return Choice(member.agent, f"{why}; has the tags that are asked for")
+            what = "its action" if wish.tags[0][0] == ACTION_TAG else "the tags that are asked for"
+            return Choice(member.agent, f"{why}; has {what}")
         return Choice(member.agent, why, shared=True)
 
     # -- waiting

@@ -158,8 +158,7 @@ PARTS: Final[frozenset[Kind]] = frozenset(
 REQUESTS: Final[frozenset[Kind]] = frozenset(
     {
         *(verb.request for verb in VERBS.values() if verb.request not in BY_AGENTS),
-        actions.ProcessArgs,
-        actions.NoopArgs,
+        *(action.args for action in actions.ACTIONS.values()),
     }
 )
 
