@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from cyclopts import Argument
 
-from broker_client.cli.shell.completion import bash, fish, named, options, zsh
-from broker_client.cli.tree import COMMANDS
+from broker_client.cli.shell.completion import FILTERED, bash, fish, named, options, zsh
+from broker_client.cli.tree import COMMANDS, build
 from schemas.messages.api import AgentCreate, TokenAnswer
 from tests.harness import MeshProcesses
 from tools.docs import README, ROOT
@@ -35,6 +36,42 @@ def test_values_of_options_are_completed(words: tuple[str, ...], found: list[str
     assert completed("mesh", *words) == found
 
 
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (("agent", "list", "li"), ["limit:", "liveness:"]),
+        (("agent", "list", "status", ":", "no"), ["no_response"]),
+        (("top", "!stat"), ["!status:"]),
+        (("command", "cancel", "state", ":", "que"), ["queued"]),
+        (("command", "list", "--sort", "subm"), ["submitted"]),
+        (("agent", "list", "--columns", "cer"), ["cert"]),
+    ],
+    ids=" ".join,
+)
+def test_words_of_filters_and_columns_are_completed(
+    words: tuple[str, ...], found: list[str]
+) -> None:
+    assert completed("mesh", *words) == found
+
+
+def test_every_command_whose_words_are_filters_completes_them() -> None:
+    filtered = set()
+    for noun, verb, _, _ in COMMANDS:
+        command = build(())[noun]
+        arguments = (command[verb] if verb else command).assemble_argument_collection()
+        if any("state:" in each or "status:" in each for each in map(_help_of, arguments)):
+            filtered.add((noun, verb))
+    assert filtered == {*FILTERED}
+
+
+def _help_of(argument: Argument) -> str:
+    return (
+        ""
+        if any(name.startswith("-") for name in argument.names)
+        else argument.parameter.help or ""
+    )
+
+
 async def test_session_of_the_readme_has_the_shape_of_one_that_is_recorded_now() -> None:
     written = shown((ROOT / README).read_text())
     now = shape(await record())
@@ -46,7 +83,9 @@ def completed(*words: str, env: dict[str, str] | None = None) -> list[str]:
     if shutil.which("bash") is None:
         pytest.skip("bash is missing: apt install bash")
     typed = " ".join(f"'{word}'" for word in words)
-    script = f"{bash()}\nCOMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}; _mesh\n"
+    line = " ".join(words).replace(" : ", ":")
+    script = f"{bash()}\nCOMP_WORDS=({typed}); COMP_CWORD={len(words) - 1}\n"
+    script += f"COMP_LINE='{line}'; COMP_POINT={len(line)}; _mesh\n"
     done = subprocess.run(
         ["bash", "--norc", "-c", script + 'printf "%s\\n" "${COMPREPLY[@]}"'],
         capture_output=True,

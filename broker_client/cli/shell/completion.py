@@ -6,14 +6,31 @@ from typing import Annotated, Final, Literal
 import msgspec
 from cyclopts import Parameter
 
+from broker_client.cli.agent import roster
+from broker_client.cli.command import ledger
 from broker_client.cli.options import SHARED, Shared
 from broker_client.cli.screen.report import print_json
 from broker_client.cli.tree import COMMANDS, build
 from broker_client.cli.words import NOUNS
+from schemas import listed
+from schemas.filters import Language
 from schemas.verbs import VERBS
 
 Shell = Annotated[Literal["bash", "zsh", "fish"], Parameter(help="Which shell.")]
 
+# What their words are filters of, and what can be sorted by and shown.
+FILTERED: Final[Mapping[tuple[str, str], Language]] = {
+    ("agent", "list"): listed.AGENTS,
+    ("top", ""): listed.AGENTS,
+    ("command", "list"): listed.COMMANDS,
+    ("command", "cancel"): listed.COMMANDS,
+    ("command", "retry"): listed.COMMANDS,
+}
+COLUMNS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
+    ("agent", "list"): (*roster.TRAITS,),
+    ("top", ""): (*roster.TRAITS,),
+    ("command", "list"): (*ledger.TRAITS,),
+}
 _ASK_S: Final = 2
 # Of commands that print no list; those name more themselves.
 _FORMS: Final = ("table", "json")
@@ -24,12 +41,33 @@ _mesh_names() {
     "${COMP_WORDS[0]}" "$1" list "${context[@]}" --output csv --timeout @ASK_S@ 2>/dev/null |
         @FIRST_COLUMN@
 }
+_mesh_filter() {
+    [[ $whole == '!'* ]] && lead='!' && whole=${whole#'!'}
+    field=${whole%%:*}
+    if [[ $whole != *:* ]]; then
+        fields=("${fields[@]%%:*}")
+        mapfile -t COMPREPLY < <(compgen -P "$lead" -S : -W "${fields[*]}" -- "$whole" | sort -u)
+        ((${#COMPREPLY[@]} > 0)) && compopt -o nospace 2>/dev/null
+        mapfile -t words < <(_mesh_names "$([[ $noun == top ]] && echo agent || echo "$noun")")
+        mapfile -t words < <(compgen -P "$lead" -W "${words[*]}" -- "$whole")
+        COMPREPLY+=("${words[@]}")
+        return 0
+    fi
+    for i in "${fields[@]}"; do
+        [[ $i == "$field":?* ]] && words+=("${i#*:}")
+    done
+    [[ $field == group || $field == agent ]] && mapfile -t words < <(_mesh_names "$field")
+    [[ $COMP_WORDBREAKS == *:* ]] && lead="" || lead=$lead$field:
+    mapfile -t COMPREPLY < <(compgen -P "$lead" -W "${words[*]}" -- "${whole#*:}")
+}
 _mesh() {
     local current=${COMP_WORDS[COMP_CWORD]} noun=${COMP_WORDS[1]} verb=${COMP_WORDS[2]}
     local before=${COMP_WORDS[COMP_CWORD - 1]}
-    local -a words=() context=()
-    local i
+    local -a words=() context=() fields=()
+    local i whole=$current lead="" field=""
     COMPREPLY=()
+    # As typed: the shell itself ends words at a colon.
+    [[ -n $COMP_LINE ]] && whole=${COMP_LINE:0:COMP_POINT} && whole=${whole##*[[:space:]]}
     for ((i = 1; i < COMP_CWORD; i++)); do
         [[ ${COMP_WORDS[i]} == -- ]] && return 0
         [[ ${COMP_WORDS[i]} == --context ]] && context=(--context "${COMP_WORDS[i + 1]}")
@@ -51,6 +89,13 @@ _mesh() {
             case "$noun" in
 @NOUNS@
             esac
+        fi
+        case "$noun $verb" in
+@FILTERED@
+        esac
+        if ((${#fields[@]} > 0)) && [[ $whole != -* ]]; then
+            _mesh_filter
+            return 0
         fi
         if ((COMP_CWORD == 3)) && [[ $current != -* ]]; then
             case "$noun $verb" in
@@ -103,6 +148,8 @@ def values() -> dict[tuple[str, str, str], list[str]]:
         command = app[noun][verb] if verb else app[noun]
         for each in command.assemble_argument_collection():
             choices = each.get_choices() or (_FORMS if "--output" in each.names else ())
+            if {"--sort", "--columns"}.intersection(each.names):
+                choices = COLUMNS.get((noun, verb), ())
             flags = [name for name in each.names if name.startswith("-")]
             for name in (flags or [""]) if choices else []:
                 found[noun, verb, name] = [*choices]
@@ -148,6 +195,7 @@ def bash() -> str:
     text = _BASH.replace("@FIRST@", " ".join(first_words())).replace("@ASK_S@", str(_ASK_S))
     text = text.replace("@FIRST_COLUMN@", _FIRST_COLUMN)
     text = text.replace("@NAMED@", f"            {' | '.join(one)})")
+    text = text.replace("@FILTERED@", "\n".join(_bash_filters()))
     text = text.replace("@VALUES@", "\n".join(_bash_values(chosen)))
     return text.replace("@CASES@", "\n".join(cases)).replace("@NOUNS@", "\n".join(sorted(nouns)))
 
@@ -157,6 +205,20 @@ def _bash_values(chosen: Mapping[tuple[str, str, str], Sequence[str]]) -> Iterat
         if option:
             place = f'"{noun} {verb} {option}"' if verb else f'"{noun} "*" {option}"'
             yield f"        {place}) words=({' '.join(choices)}) ;;"
+
+
+def _bash_filters() -> Iterator[str]:
+    for (noun, verb), language in FILTERED.items():
+        place = f'"{noun} {verb}"' if verb else f'"{noun} "*'
+        yield f"        {place}) fields=({' '.join(filter_words(language))}) ;;"
+
+
+def filter_words(language: Language) -> list[str]:
+    """Each field as `status:`, and as `status:active` with each value if those are a few words."""
+    found: list[str] = []
+    for name, field in language.fields.items():
+        found += [f"{name}:", *(f"{name}:{value}" for value in field.values)]
+    return found
 
 
 def zsh() -> str:
@@ -183,6 +245,9 @@ def fish() -> str:
             choices = chosen.get((noun, verb, name))
             after = f" -x -a '{' '.join(choices)}'" if choices else ""
             lines.append(f"complete -c mesh -n '{seen}' -l {name[2:]}{after}")
+        if language := FILTERED.get((noun, verb)):
+            given = " ".join(filter_words(language))
+            lines.append(f"complete -c mesh -n '{seen}' -a '{given}'")
         if words := chosen.get((noun, verb, "")):
             lines.append(f"complete -c mesh -n '{seen}' -a '{' '.join(words)}'")
     for noun, verbs in named().items():
