@@ -25,6 +25,7 @@ from broker_master.core.room import StoreRoom
 from broker_master.core.standing import Standing
 from broker_master.core.statuses import StatusChange, Statuses
 from broker_master.core.strays import Strays
+from broker_master.core.tallies import Tally
 from broker_master.settings import MasterSettings
 from broker_master.store.facts import FactStore
 from broker_master.store.readmodel import ReadModel
@@ -200,6 +201,12 @@ class Plane:
         command = self.book.get(target) if noun in ("command", "deadletter") else None
         return command.accepted.group if command is not None else ""
 
-    def count(self, *name: str) -> None:
-        """Count an occurrence; the names are closed sets, so the table stays small."""
+    def count(self, tally: Tally, *labels: str) -> None:
+        """Count an occurrence; labels are closed sets, so the table stays small."""
+        name = (tally, *labels)
         self.counters[name] = self.counters.get(name, 0) + 1
+
+    def counted(self, tally: Tally, *labels: str) -> int:
+        """The sum of the counters whose names begin so."""
+        first, counters = (tally, *labels), self.counters.items()
+        return sum(count for name, count in counters if name[: len(first)] == first)

@@ -6,15 +6,13 @@ from typing import Final
 
 from broker_master.core.findings import Findings
 from broker_master.core.measures import AUTH_REASONS
+from broker_master.core.tallies import LABELS
 from broker_master.metrics import catalogue as c
 from broker_master.metrics.text import family, histograms
 from broker_master.plane import Plane
 from broker_master.store.facts import FANOUTS, REGISTRY, stream_configs
 
 _NATS: Final = {"broker": "nats"}
-_SHED: Final = ("unproved", "rate", "share")
-_RESTORES: Final = ("announced", "noticed")
-_RESTORED: Final = ("adopted", "recalled", "lost")
 _TABLE: Final = {"table": "commands"}
 # side and result; a known id at the agent is answered with where it stands.
 _DUPLICATES: Final = (("master", "suppressed"), ("master", "replayed"), ("agent", "suppressed"))
@@ -57,13 +55,14 @@ class System:
         yield from self._settings()
 
     def _broker(self) -> Iterator[str]:
+        counted = self._plane.counted
         link, rtt_s = self._plane.link, self._around.findings.broker_rtt_s
         yield family(c.BROKER_UP, [(_NATS, int(link.is_connected))])
         yield family(c.BROKER_RECONNECTS, [(_NATS, link.reconnects)])
         errors = {
             "permission": link.permission_errors,
-            "malformed": link.malformed + self._counted("malformed"),
-            "publish": self._counted("publish_failed"),
+            "malformed": link.malformed + counted("malformed"),
+            "publish": counted("publish_failed"),
             "callback": link.callback_failures,
         }
         yield family(
@@ -82,6 +81,7 @@ class System:
         yield family(c.STREAM_LIMIT, (({"stream": name}, most) for name, most in limits))
 
     def _stores(self) -> Iterator[str]:
+        counted = self._plane.counted
         found = self._around.findings
         writes = self._plane.measures.store_writes.items()
         yield histograms(c.STORE_WRITE, (({"operation": name}, each) for name, each in writes))
@@ -91,23 +91,25 @@ class System:
         yield family(c.HISTORY_LAG, [({}, self._around.history_lag_s())])
         yield family(
             c.HISTORY_REFUSED,
-            (({"result": how}, self._counted("history", how)) for how in ("cut", "set_aside")),
+            (({"result": how}, counted("history", how)) for how in LABELS["history"]),
         )
         yield family(c.LOOP_LAG, [({}, found.loop_lag_s)])
         found.loop_lag_s = 0.0
         yield from self._restores()
 
     def _restores(self) -> Iterator[str]:
+        counted = self._plane.counted
         yield family(
-            c.RESTORES, (({"how": how}, self._counted("restore", how)) for how in _RESTORES)
+            c.RESTORES, (({"how": how}, counted("restore", how)) for how in LABELS["restore"])
         )
         yield family(c.RESTORE_DOUBTFUL, [({}, len(self._plane.doubtful))])
         yield family(
             c.RESTORED_ATTEMPTS,
-            (({"result": result}, self._counted("restored", result)) for result in _RESTORED),
+            (({"result": result}, counted("restored", result)) for result in LABELS["restored"]),
         )
 
     def _trust(self) -> Iterator[str]:
+        counted = self._plane.counted
         refused = dict.fromkeys(AUTH_REASONS.values(), 0)
         enrolled = {"done": 0}
         renewed = {"signed": 0, "confirmed": 0}
@@ -121,23 +123,18 @@ class System:
         yield family(c.AUTH_FAILURES, (({"reason": why}, n) for why, n in refused.items()))
         yield family(c.ENROLMENTS, (({"outcome": code}, n) for code, n in enrolled.items()))
         yield family(c.RENEWALS, (({"outcome": code}, n) for code, n in renewed.items()))
-        yield family(c.AUDIT_LOST, [({}, self._counted("audit", "lost"))])
-        yield family(c.SHED, (({"reason": why}, self._counted("shed", why)) for why in _SHED))
+        yield family(c.AUDIT_LOST, [({}, counted("audit", "lost"))])
+        yield family(c.SHED, (({"reason": why}, counted("shed", why)) for why in LABELS["shed"]))
         yield family(
             c.DUPLICATES,
             (
-                ({"side": side, "result": result}, self._counted("duplicate", side, result))
+                ({"side": side, "result": result}, counted("duplicate", side, result))
                 for side, result in _DUPLICATES
             ),
         )
         around = self._around
         for of, ends in ((c.CA_ENDS, around.authorities), (c.SERVER_ENDS, around.servers)):
             yield family(of, (({"name": name}, end) for name, end in ends.items()))
-
-    def _counted(self, *first: str) -> int:
-        """The sum of the plane's counters whose names begin so."""
-        counters = self._plane.counters.items()
-        return sum(count for name, count in counters if name[: len(first)] == first)
 
     def _http(self) -> Iterator[str]:
         measures = self._plane.measures

@@ -133,15 +133,16 @@ class Historian:
             history = bare_history(waiting.history)
             bare = _Waiting(waiting.since_s, history, codec.encode(history), is_bare=True)
             self._queue.appendleft(bare)
-            self._tell("history.cut", waiting, error, "only its id, its state and its end are kept")
+            self._tell("cut", waiting, error, "only its id, its state and its end are kept")
             return
         self._forget(waiting.history.record)
-        self._tell("history.set_aside", waiting, error, "history does not have it")
+        self._tell("set_aside", waiting, error, "history does not have it")
 
-    def _tell(self, action: str, waiting: _Waiting, error: MeshError, what: str) -> None:
+    def _tell(self, how: str, waiting: _Waiting, error: MeshError, what: str) -> None:
         """A record that is not what it should be is an alarm, with the reason."""
         record = waiting.history.record
-        self._plane.count(*action.split("."))
+        action = f"history.{how}"
+        self._plane.count("history", how)
         detail = f"{len(waiting.payload)} bytes are more than the broker takes: {what}; {error}"
         log.error("history_record_refused", event_kind=action, command_id=record.id, reason=detail)
         self._plane.note(action, record.id, result="alarm", code=error.code, detail=detail)
