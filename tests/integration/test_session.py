@@ -61,7 +61,8 @@ def test_every_command_whose_words_are_filters_completes_them() -> None:
         arguments = (command[verb] if verb else command).assemble_argument_collection()
         if any("state:" in each or "status:" in each for each in map(_help_of, arguments)):
             filtered.add((noun, verb))
-    assert filtered == {*FILTERED}
+    assert filtered
+    assert filtered <= {*FILTERED}
 
 
 def _help_of(argument: Argument) -> str:
