@@ -206,7 +206,7 @@ class Plane:
         name = (tally, *labels)
         self.counters[name] = self.counters.get(name, 0) + 1
 
-    def counted(self, tally: Tally, *labels: str) -> int:
+    def tallied(self, tally: Tally, *labels: str) -> int:
         """The sum of the counters whose names begin so."""
         first, counters = (tally, *labels), self.counters.items()
         return sum(count for name, count in counters if name[: len(first)] == first)

@@ -55,14 +55,14 @@ class System:
         yield from self._settings()
 
     def _broker(self) -> Iterator[str]:
-        counted = self._plane.counted
+        tallied = self._plane.tallied
         link, rtt_s = self._plane.link, self._around.findings.broker_rtt_s
         yield family(c.BROKER_UP, [(_NATS, int(link.is_connected))])
         yield family(c.BROKER_RECONNECTS, [(_NATS, link.reconnects)])
         errors = {
             "permission": link.permission_errors,
-            "malformed": link.malformed + counted("malformed"),
-            "publish": counted("publish_failed"),
+            "malformed": link.malformed + tallied("malformed"),
+            "publish": tallied("publish_failed"),
             "callback": link.callback_failures,
         }
         yield family(
@@ -81,7 +81,7 @@ class System:
         yield family(c.STREAM_LIMIT, (({"stream": name}, most) for name, most in limits))
 
     def _stores(self) -> Iterator[str]:
-        counted = self._plane.counted
+        tallied = self._plane.tallied
         found = self._around.findings
         writes = self._plane.measures.store_writes.items()
         yield histograms(c.STORE_WRITE, (({"operation": name}, each) for name, each in writes))
@@ -91,25 +91,25 @@ class System:
         yield family(c.HISTORY_LAG, [({}, self._around.history_lag_s())])
         yield family(
             c.HISTORY_REFUSED,
-            (({"result": how}, counted("history", how)) for how in LABELS["history"]),
+            (({"result": how}, tallied("history", how)) for how in LABELS["history"]),
         )
         yield family(c.LOOP_LAG, [({}, found.loop_lag_s)])
         found.loop_lag_s = 0.0
         yield from self._restores()
 
     def _restores(self) -> Iterator[str]:
-        counted = self._plane.counted
+        tallied = self._plane.tallied
         yield family(
-            c.RESTORES, (({"how": how}, counted("restore", how)) for how in LABELS["restore"])
+            c.RESTORES, (({"how": how}, tallied("restore", how)) for how in LABELS["restore"])
         )
         yield family(c.RESTORE_DOUBTFUL, [({}, len(self._plane.doubtful))])
         yield family(
             c.RESTORED_ATTEMPTS,
-            (({"result": result}, counted("restored", result)) for result in LABELS["restored"]),
+            (({"result": result}, tallied("restored", result)) for result in LABELS["restored"]),
         )
 
     def _trust(self) -> Iterator[str]:
-        counted = self._plane.counted
+        tallied = self._plane.tallied
         refused = dict.fromkeys(AUTH_REASONS.values(), 0)
         enrolled = {"done": 0}
         renewed = {"signed": 0, "confirmed": 0}
@@ -123,12 +123,12 @@ class System:
         yield family(c.AUTH_FAILURES, (({"reason": why}, n) for why, n in refused.items()))
         yield family(c.ENROLMENTS, (({"outcome": code}, n) for code, n in enrolled.items()))
         yield family(c.RENEWALS, (({"outcome": code}, n) for code, n in renewed.items()))
-        yield family(c.AUDIT_LOST, [({}, counted("audit", "lost"))])
-        yield family(c.SHED, (({"reason": why}, counted("shed", why)) for why in LABELS["shed"]))
+        yield family(c.AUDIT_LOST, [({}, tallied("audit", "lost"))])
+        yield family(c.SHED, (({"reason": why}, tallied("shed", why)) for why in LABELS["shed"]))
         yield family(
             c.DUPLICATES,
             (
-                ({"side": side, "result": result}, counted("duplicate", side, result))
+                ({"side": side, "result": result}, tallied("duplicate", side, result))
                 for side, result in _DUPLICATES
             ),
         )

@@ -31,9 +31,9 @@ def notes(plane: Plane, caller: ClientEntry, findings: Findings, history_lag_s: 
         )
     if history_lag_s > _LAG_S:
         said.append(f"history is {history_lag_s:.0f} s behind: see the broker's disk")
-    if lost := plane.counted("audit", "lost"):
+    if lost := plane.tallied("audit", "lost"):
         said.append(f"{lost} entries of the audit trail are in the master's log only")
-    refused = plane.counted("history")
+    refused = plane.tallied("history")
     if refused:
         said.append(
             f"{counted(refused, 'record')} of history too large for the broker:"
