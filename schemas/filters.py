@@ -9,12 +9,12 @@ the master, the SDK and the command line; how a store asks for the same is `Word
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 from schemas import limits
 from schemas.faults import Refused
+from schemas.near import near_names
 from schemas.spans import moment_of, span_s
 from schemas.texts import visible
 
@@ -104,7 +104,7 @@ class Language(NamedTuple):
         name = self.other.get(name, name)
         found = self.fields.get(name)
         if found is None:
-            near = _near(name, [*self.fields, *self.other])
+            near = near_names(name, [*self.fields, *self.other])
             raise ValueError(
                 f"no field {_short(name)}{near}, there are: {', '.join(sorted(self.fields))}"
             )
@@ -178,14 +178,8 @@ def _check_values(name: str, field: Field, patterns: Sequence[str]) -> None:
         return
     for pattern in patterns:
         if not any(matches(value, pattern) for value in field.values):
-            near = _near(pattern, field.values) or f", there are: {', '.join(field.values)}"
+            near = near_names(pattern, field.values) or f", there are: {', '.join(field.values)}"
             raise ValueError(f"no {name} {_short(pattern)}{near}")
-
-
-def _near(name: str, known: Sequence[str]) -> str:
-    near = get_close_matches(name[:_SHOWN], known, n=2, cutoff=0.6)
-    near = near or [each for each in known if name and each.startswith(name)][:2]
-    return f": did you mean {' or '.join(near)}?" if near else ""
 
 
 def _short(text: str) -> str:

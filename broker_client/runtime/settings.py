@@ -6,15 +6,17 @@ wrong is said at once.
 """
 
 import json
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar, get_args, get_origin
 
 import msgspec
 
 from broker_client.runtime.files import read_given
 from schemas.faults import MeshError, Refused
+from schemas.near import near_names
 from schemas.spans import DAY_S, size_bytes, span_s
 
 S = TypeVar("S", bound=msgspec.Struct)
@@ -119,7 +121,11 @@ def _read_file(file: Path | None, leaves: list[_Leaf], faults: list[str]) -> dic
     found: dict[str, Any] = {}
     known = {leaf.key for leaf in leaves}
     _flatten(table, "", known, found)
-    faults += [f"{file}: no setting {key!a}" for key in found if key not in known]
+    faults += [
+        f"{file}: no setting {key!a}{near_names(key, [*known])}"
+        for key in found
+        if key not in known
+    ]
     return found
 
 
@@ -137,12 +143,12 @@ def _unknown(
 ) -> Iterator[str]:
     """Misspelled keys. A variable is judged only below a table of ours: others share the prefix."""
     keys = {leaf.key for leaf in leaves}
-    yield from (f"no setting {key!a}" for key in flags if key not in keys)
+    yield from (f"no setting {key!a}{near_names(key, [*keys])}" for key in flags if key not in keys)
     variables = {leaf.variable for leaf in leaves}
     tables = {f"{ENV_PREFIX}{leaf.path[0].upper()}__" for leaf in leaves if len(leaf.path) > 1}
     for name in environ:
         if name not in variables and any(name.startswith(table) for table in tables):
-            yield f"environment: no setting {name}"
+            yield f"environment: no setting {name}{near_names(name, [*variables])}"
 
 
 def _find(
@@ -171,11 +177,38 @@ def _convert(leaf: _Leaf, raw: object, source: str, faults: list[str]) -> object
             raw = _measured(leaf.path[-1], raw)
         return msgspec.convert(raw, kind, strict=not isinstance(raw, (str, list)))
     except msgspec.ValidationError as error:
-        faults.append(f"{leaf.key} ({source}): {str(error).lower()}")
+        faults.append(f"{leaf.key} ({source}): {raw!a:.80} {_wrong(str(error))}; {_example(leaf)}")
         return leaf.default
     except ValueError as error:
         faults.append(f"{leaf.key} ({source}): {error}")
         return leaf.default
+
+
+_WRONG: Final = (
+    (re.compile(r"Expected `(int|float)` >= (\S+)"), r"is not a number of at least \2"),
+    (re.compile(r"Expected `(int|float)` > (\S+)"), r"is not a number above \2"),
+    (re.compile(r"Expected `(int|float)` <= (\S+)"), r"is not a number of at most \2"),
+    (re.compile(r"Expected `int`"), "is not a whole number"),
+    (re.compile(r"Expected `float`"), "is not a number"),
+    (re.compile(r"Expected `bool`"), "is neither true nor false"),
+    (re.compile(r"Expected `str`"), "is not text"),
+    (re.compile(r"Expected `array`"), "is not a list"),
+    (re.compile(r"Invalid enum value"), "is none of its values"),
+)
+
+
+def _wrong(said: str) -> str:
+    """A validator's finding in words for people."""
+    found = ((pattern.search(said), words) for pattern, words in _WRONG)
+    return next((match.expand(words) for match, words in found if match), "does not fit")
+
+
+def _example(leaf: _Leaf) -> str:
+    choices = get_args(leaf.kind) if get_origin(leaf.kind) is Literal else ()
+    if choices:
+        return f"give one of {', '.join(map(str, choices))}"
+    example = leaf.default
+    return f"give for example {_toml(list(example) if isinstance(example, tuple) else example)}"
 
 
 def _measured(name: str, text: str) -> object:

@@ -8,6 +8,7 @@ who asks, by a proof of its own, and turns replies into its own form.
 """
 
 import asyncio
+import re
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -20,12 +21,16 @@ from broker_client.runtime.rates import TokenBucket
 from broker_client.runtime.supervise import TaskSet
 from broker_master.api.audit import AuditTrail
 from broker_master.api.operations import Direct, Operation, Operations
-from broker_master.core.rights import ATTEMPTS, check_right
+from broker_master.core.rights import ATTEMPTS, check_right, may_see
 from broker_master.plane import Plane
 from schemas import codec
 from schemas.faults import MeshError, Refused, known_code
 from schemas.messages.registry import ClientEntry
+from schemas.near import near_names
 from schemas.verbs import VERBS
+
+# As the registry says it.
+_NO_SUCH: Final = re.compile(r"no (agent|group) ([a-z0-9-]{1,63})")
 
 log = structlog.get_logger()
 
@@ -164,7 +169,18 @@ class Door:
 
     def _fail(self, call: Call, error: MeshError) -> None:
         self.count_fault(call.noun, call.verb, error)
-        call.reply(error)
+        call.reply(self._with_near(call, error))
+
+    def _with_near(self, call: Call, error: MeshError) -> MeshError:
+        """A name that there is not, with near ones of those that the caller may see."""
+        found, registry = _NO_SUCH.fullmatch(error.message), self._plane.registry
+        caller = registry.clients.get(call.client) if found is not None else None
+        if found is None or caller is None:
+            return error
+        groups = [name for name in registry.groups if may_see(caller, name)]
+        agents = [each.name for each in registry.agents.values() if may_see(caller, each.group)]
+        near = near_names(found[2], groups if found[1] == "group" else agents)
+        return MeshError(error.code, error.message + near, effect=error.effect)
 
     def count_fault(self, noun: str, verb: str, error: MeshError) -> None:
         """Count a fault that a way in itself gives as the reply."""

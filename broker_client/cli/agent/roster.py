@@ -6,6 +6,7 @@ from typing import Final, NamedTuple
 from broker_client.cli.screen.tables import Column, duration, short_time
 from schemas.listed import ago_of, unix_of, why
 from schemas.messages.api import AgentRecord
+from schemas.near import near_names
 from schemas.spans import DAY_S
 from schemas.states import Admin
 
@@ -142,7 +143,8 @@ def columns_of(text: str | None, width: int = 80) -> tuple[str, ...]:
     names = [OTHER_NAMES.get(name, name) for name in text.lower().split(",")]
     for name in names:
         if name not in TRAITS:
-            raise ValueError(f"no column {name!a}: use all, or {', '.join(TRAITS)}")
+            near = near_names(name, [*TRAITS, *OTHER_NAMES]) or f": use all, or {', '.join(TRAITS)}"
+            raise ValueError(f"no column {name[:64]!a}{near}")
     return tuple(dict.fromkeys(names))
 
 
@@ -167,7 +169,8 @@ def sort_key(text: str) -> tuple[str, bool]:
     """The column, and whether its greatest comes first (`-uptime`); ValueError if it is none."""
     name = text.lower().removeprefix("-")
     if trait(name) is None:
-        raise ValueError(f"no column {name!a}: sort by {', '.join(TRAITS)}")
+        near = near_names(name, [*TRAITS, *OTHER_NAMES]) or f": sort by {', '.join(TRAITS)}"
+        raise ValueError(f"no column {name[:64]!a}{near}")
     return name, text.startswith("-")
 
 

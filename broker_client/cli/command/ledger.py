@@ -8,6 +8,7 @@ from broker_client.cli.outcomes import program_code
 from broker_client.cli.screen.tables import Column, duration, short_time
 from schemas.listed import RETRY_OF
 from schemas.messages.facts import CommandRecord
+from schemas.near import near_names
 
 # What fits 80 columns, with ids, groups and programs as they usually are.
 USUAL: Final = ("id", "state", "exit", "on", "submitted", "program", "reason")
@@ -116,7 +117,8 @@ def check_sort(_type: object, value: str | None) -> None:
 def _known(name: str) -> str:
     found = OTHER_NAMES.get(name, name)
     if found not in TRAITS:
-        raise ValueError(f"no column {name!a}: use all, or {', '.join(TRAITS)}")
+        near = near_names(name, [*TRAITS, *OTHER_NAMES]) or f": use all, or {', '.join(TRAITS)}"
+        raise ValueError(f"no column {name[:64]!a}{near}")
     return found
 
 

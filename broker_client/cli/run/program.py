@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import re
 import secrets
+import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -23,6 +25,7 @@ from broker_client.cli.outcomes import (
     INTERRUPTED,
     exit_code,
     is_verdict,
+    program_code,
 )
 from broker_client.cli.run.attend import (
     attend,
@@ -54,6 +57,7 @@ if TYPE_CHECKING:
     from broker_client.api import MeshClient, SubmitFields
     from broker_client.fanouts import FanoutFields
 
+_OF_A_SHELL: Final = re.compile(r"[\s|&;<>$*`]")
 SHOW: Final = "mesh command show"
 # Room for the rest of the request beside what is read from stdin.
 STDIN_BYTES: Final = limits.PAYLOAD_BYTES - 32 * 1024
@@ -243,7 +247,18 @@ def conclude(record: CommandRecord, common: Common) -> int:
     # The state stands at the end, as the code of any fault does.
     message = f"command {record.id}" + (f": {record.reason}" if record.reason else " has ended")
     advice = ADVICE.get(record.state, "see `mesh command show ID`").replace("ID", record.id)
+    if hint := shell_hint(record):
+        advice = hint
     return print_problem(record.state, message, advice, code, common.output)
+
+
+def shell_hint(record: CommandRecord) -> str:
+    """For a line of a shell that was given as one program, which no host can have."""
+    argv = record.arguments.argv if record.arguments else []
+    could_start = program_code(record) is not None
+    if could_start or len(argv) != 1 or not _OF_A_SHELL.search(argv[0]):
+        return ""
+    return f"it was taken as one program: for a shell, mesh run … -- sh -c {shlex.quote(argv[0])}"
 
 
 def _problem(

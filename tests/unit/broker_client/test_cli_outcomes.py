@@ -3,14 +3,15 @@
 import json
 
 import pytest
+from msgspec import structs
 
 from broker_client.cli.command.timeline import timeline
 from broker_client.cli.options import Common
 from broker_client.cli.outcomes import MESH_EXITS, exit_code
-from broker_client.cli.run.program import conclude
+from broker_client.cli.run.program import conclude, shell_hint
 from broker_client.cli.screen.report import print_fault, record_json
 from schemas.faults import FAULTS, Refused
-from schemas.messages.facts import AttemptRecord, CommandRecord
+from schemas.messages.facts import ArgumentsRecord, AttemptRecord, CommandRecord
 from schemas.messages.work import Output
 from schemas.states import TERMINAL, State
 
@@ -135,3 +136,21 @@ def test_timeline_tells_each_event_once_and_keeps_reasons_apart() -> None:
         "attempt 1 failed, exit code 3",
         "command failed",
     ]
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "hint"),
+    [
+        (["df -h | tail -3"], None, "sh -c 'df -h | tail -3'"),
+        (["df -h | tail -3"], 1, ""),
+        (["df"], None, ""),
+        (["df", "a | b"], None, ""),
+    ],
+)
+def test_line_of_a_shell_given_as_one_program_gets_a_hint(
+    argv: list[str], code: int | None, hint: str
+) -> None:
+    found = structs.replace(record(State.FAILED, code), arguments=ArgumentsRecord(argv=argv))
+    said = shell_hint(found)
+    assert said.endswith(hint)
+    assert bool(said) == bool(hint)

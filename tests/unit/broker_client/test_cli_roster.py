@@ -146,6 +146,8 @@ def test_columns_are_chosen_by_name_and_a_wrong_one_is_named() -> None:
     assert columns_of("name,host,host") == ("agent", "host")
     with pytest.raises(ValueError, match="nope"):
         columns_of("agent,nope")
+    with pytest.raises(ValueError, match="no column 'statsu': did you mean status"):
+        columns_of("agent,statsu")
 
 
 class Inner(msgspec.Struct, kw_only=True):

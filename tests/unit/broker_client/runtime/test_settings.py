@@ -136,3 +136,25 @@ def test_what_is_no_time_or_size_is_named_with_an_example() -> None:
         load_settings(Measured, environ=environ)
     for part in ("wait_s (environment MESH_WAIT_S): 'soon'", "1h30m", "spool_bytes", "64KiB"):
         assert part in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        (
+            {"MESH_SLOTS": "many"},
+            "slots (environment MESH_SLOTS): 'many' is not a whole number; give for example 0",
+        ),
+        ({"MESH_SLOTS": "-1"}, "'-1' is not a number of at least 0"),
+        ({"MESH_LOUD": "perhaps"}, "'perhaps' is neither true nor false; give for example false"),
+        ({"MESH_TIMERS__BEAT_S": "0"}, "'0' is not a number above 0"),
+        ({"MESH_TIMERS__BEATS": "1"}, "did you mean MESH_TIMERS__BEAT_S or"),
+    ],
+)
+def test_fault_says_what_is_wrong_in_plain_words_with_an_example(
+    environ: dict[str, str], said: str
+) -> None:
+    with pytest.raises(Refused) as caught:
+        load_settings(Example, environ=environ)
+    assert said in caught.value.message
+    assert "`" not in caught.value.message

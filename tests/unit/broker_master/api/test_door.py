@@ -16,7 +16,7 @@ from schemas import codec
 from schemas.faults import MeshError, Refused
 from schemas.messages import api
 from schemas.messages.audit import AuditEntry
-from schemas.messages.registry import ClientEntry
+from schemas.messages.registry import AgentEntry, ClientEntry
 from schemas.verbs import AGENT_DISABLE, AGENT_SHOW, COMMAND_SUBMIT, COMMAND_WAIT, VERBS, AnyVerb
 from tests.unit.broker_master.table import Table
 from tests.waiting import soon
@@ -200,3 +200,13 @@ async def test_looks_at_the_service_are_limited_for_each_client(entrance: Entran
     assert door.admits_look("other")
     entrance.table.clock.advance(1.0)
     assert sum(door.admits_look("me") for _ in range(60)) == 10
+
+
+async def test_name_that_there_is_not_gets_near_ones_that_the_caller_may_see(
+    entrance: Entrance,
+) -> None:
+    registry = entrance.table.plane.registry
+    registry.agents["web-2"] = AgentEntry(name="web-2", group="hidden", created_at=1.0)
+    entrance.admit("viewer", registry.agents["web-1"].group)
+    entrance.call(AGENT_SHOW, api.NameQuery(name="web-3"))
+    assert (await entrance.answer()).message == "no agent web-3: did you mean web-1?"
