@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 
 from broker_client.runtime.context import Context, context_identity, read_context
+from broker_client.runtime.files import read_given, write_public
 from schemas import addresses
 from schemas.faults import Corrupt, MeshError, Refused
 from schemas.ids import is_name
@@ -17,10 +18,12 @@ VARIABLE: Final = "MESH_CONTEXT"
 DEFAULT_NAME: Final = "default"
 FILE_NAME: Final = "context.toml"
 SUFFIX: Final = ".toml"
+# Beside the contexts directory: the name or the path of the one that `mesh context use` was told.
+CURRENT: Final = "current"
 
 
 def load_context(given: str | Path | None, environ: Mapping[str, str]) -> Context:
-    """The context that `given` names, or else the one of `MESH_CONTEXT`, or else `default`.
+    """The context that `given` names, or that of `MESH_CONTEXT`, of `mesh context use`, `default`.
 
     given: a file, a directory that `mesh client create` made, or a name below
     `$XDG_CONFIG_HOME/mesh/contexts`. What has a slash or ends in `.toml` is taken for a path.
@@ -59,13 +62,39 @@ def contexts_directory(environ: Mapping[str, str]) -> Path:
     return base / "mesh" / "contexts"
 
 
+def names_of(environ: Mapping[str, str]) -> list[Path]:
+    """The files of the contexts that can be named, by name."""
+    directory = contexts_directory(environ)
+    return sorted(path for path in directory.glob(f"*{SUFFIX}") if is_name(path.stem))
+
+
+def use(given: str, environ: Mapping[str, str]) -> Path:
+    """Have `given`, a name or a path as `load_context` takes it, meant where none is named.
+
+    Returns its file. Raises the fault of a context that cannot be used: nothing changes then.
+    """
+    path = find_context(given, environ)
+    load_context(path, environ)
+    current = contexts_directory(environ).parent / CURRENT
+    current.parent.mkdir(parents=True, exist_ok=True)
+    is_named = path.parent == contexts_directory(environ)
+    write_public(current, f"{path.stem if is_named else path.absolute()}\n".encode())
+    return path
+
+
 def _default(environ: Mapping[str, str]) -> Path:
-    path = contexts_directory(environ) / f"{DEFAULT_NAME}{SUFFIX}"
+    contexts = contexts_directory(environ)
+    current = contexts.parent / CURRENT
+    if current.is_file():
+        named = read_given(current).strip()
+        return Path(named) if named.startswith("/") else contexts / f"{named}{SUFFIX}"
+    path = contexts / f"{DEFAULT_NAME}{SUFFIX}"
     if path.exists():
         return path
     raise Refused(
         "context_invalid",
-        f"no context: give --context FILE or NAME, set {VARIABLE}, or make {path}",
+        f"no context: give --context FILE or NAME, set {VARIABLE}, `mesh context use`, or make"
+        f" {path}",
     )
 
 

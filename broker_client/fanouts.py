@@ -1,6 +1,7 @@
 """Fan-outs of a client: one command for many agents."""
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Final, TypedDict, Unpack
@@ -9,7 +10,7 @@ import msgspec
 
 from broker_client.asking import Asker
 from schemas import codec
-from schemas.faults import Expired
+from schemas.faults import Expired, MeshError, Refused
 from schemas.ids import check_command_id
 from schemas.messages.actions import ActionArgs
 from schemas.messages.api import Loss, OnLost, SubmitRequest
@@ -52,7 +53,7 @@ class Fanouts:
     def __init__(self, asker: Asker) -> None:
         self._asker = asker
 
-    async def submit(
+    async def submit(  # noqa: PLR0913  (what a fan-out is made of)
         self,
         action: str,
         args: ActionArgs,
@@ -63,6 +64,7 @@ class Fanouts:
         tags: Mapping[str, str] | None = None,
         at_once: int = 0,
         max_failures: int | None = None,
+        batch_sleep_s: float = 0.0,
         **fields: Unpack[FanoutFields],
     ) -> FanoutRecord:
         """Have the mesh run an action on each agent that all of the choices hold for.
@@ -70,7 +72,9 @@ class Fanouts:
         The fan-out is durable when this returns, and goes on without this client. at_once: how many
         agents work on it at the same time, 0 for all. max_failures: once more have failed, nobody
         else is asked. Agents that do not respond are skipped, unless `queue_ttl_s` says how long
-        to wait for them. While nobody answers it is asked again with the same id, which is safe.
+        to wait for them. batch_sleep_s: with `at_once`, how long the place of an agent that has
+        ended stays empty; a master of 0.1.0 does not know that (`filter_unsupported`). While nobody
+        answers it is asked again with the same id, which is safe.
         """
         command = SubmitRequest(
             action=action, args=msgspec.Raw(codec.encode_request(args)), **fields
@@ -83,9 +87,18 @@ class Fanouts:
             command=command,
             at_once=at_once,
             max_failures=max_failures,
+            batch_sleep_s=batch_sleep_s,
         )
         answer = await self._asker.ask_until_answered(FANOUT_SUBMIT, request)
+        if answer.batch_sleep_s != batch_sleep_s:
+            await self._end_unobeyed(request.id or "")
         return answer if id else msgspec.structs.replace(answer, duplicate=False)
+
+    async def _end_unobeyed(self, id: str) -> None:
+        """A master of 0.1.0 rests between no agents: what it has begun is ended, and said."""
+        with contextlib.suppress(MeshError):
+            await self.cancel(id)
+        raise Refused("filter_unsupported", f"{id} is cancelled: the master knows no batch_sleep_s")
 
     async def show(self, id: str) -> FanoutRecord:
         """A fan-out as it stands, with all its members."""

@@ -6,7 +6,7 @@ EXAMPLES: Final[dict[tuple[str, str], tuple[str, str, str]]] = {
     ("run", ""): (
         "mesh run --group web -- uname -a",
         "mesh run --agent web-1 --timeout 60 -- sh -c 'df -h | tail -3'",
-        "mesh run --all --group web --batch 2 -- systemctl restart nginx",
+        "mesh run --all 'web-*' tag:site=a --batch 25% -- systemctl restart nginx",
     ),
     ("top", ""): ("mesh top", "mesh top --once", "mesh top --every 5"),
     ("ping", ""): ("mesh ping", "mesh ping web-1 web-2", "mesh ping 'web-*' tag:site=a --wait 1"),
@@ -153,9 +153,9 @@ EXAMPLES: Final[dict[tuple[str, str], tuple[str, str, str]]] = {
         "mesh agent enable web-1 --context ops",
     ),
     ("agent", "disable"): (
-        "mesh agent disable web-1",
         "mesh agent disable web-1 --note 'new disk'",
-        "mesh agent disable web-1 --wait",
+        "mesh agent disable web-1 web-2 --wait",
+        "mesh agent disable 'web-*' tag:site=a --yes",
     ),
     ("agent", "pause"): (
         "mesh agent pause web-1 --for 2h",
@@ -207,6 +207,12 @@ EXAMPLES: Final[dict[tuple[str, str], tuple[str, str, str]]] = {
         "mesh client create ann --role operator --group web --out ann",
         "mesh client create grafana --role viewer --out grafana",
         "mesh client create root --role admin --out root",
+    ),
+    ("context", "ls"): ("mesh context ls", "mesh context ls -o json", "mesh context ls -o csv"),
+    ("context", "use"): (
+        "mesh context use ops",
+        "mesh context use ./ann",
+        "mesh context use ops --output json",
     ),
     ("client", "list"): (
         "mesh client list",

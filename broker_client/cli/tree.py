@@ -7,7 +7,7 @@ for the libraries that parse and connect.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
-from broker_client.cli.words import HELP_FLAGS, NOUNS, asked_output, hoist
+from broker_client.cli.words import HELP_FLAGS, NOUNS, asked_output, hoist, with_mark
 from broker_client.runtime.stdio import OutputFailed, give_up_output, settle_output
 
 if TYPE_CHECKING:
@@ -95,8 +95,19 @@ COMMANDS: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("client", "create", "client.manage:create", "Make keys and credentials for a new client."),
     ("client", "list", "client.manage:list_", "List clients."),
     ("client", "renew", "client.manage:renew", "Renew the credentials of the context in use."),
+    ("context", "ls", "client.contexts:ls", "List the contexts of this account."),
+    ("context", "use", "client.contexts:use_", "Mean a context where none is named."),
     ("client", "revoke", "client.manage:revoke", "Refuse a client's credentials from now on."),
 )
+
+
+# What people look for and there is not: why, and what to do instead.
+_WHY_NOT: Final[dict[tuple[str, ...], tuple[str, str]]] = {
+    ("agent", "rename"): (
+        "an agent keeps its name for life: certificate, rights, audit trail and history have it",
+        "`mesh agent create NEW`, set it up there, then `mesh agent delete OLD`; see docs/cli.md",
+    ),
+}
 
 
 def build(tokens: Sequence[str] = ("--help",)) -> "App":
@@ -202,7 +213,7 @@ def _command(tokens: Sequence[str], output: "Output") -> object:
 
     try:
         return build(tokens)(
-            tokens, exit_on_error=False, print_error=False, result_action="return_value"
+            with_mark(tokens), exit_on_error=False, print_error=False, result_action="return_value"
         )
     except CycloptsError as error:
         return _usage(error, tokens, output)
@@ -211,6 +222,9 @@ def _command(tokens: Sequence[str], output: "Output") -> object:
 def _usage(error: Exception, tokens: Sequence[str], output: "Output") -> int:
     from broker_client.cli.screen.report import print_usage
 
+    why_not = _WHY_NOT.get((*tokens[:2],))
+    if why_not:
+        return print_usage(*why_not, output)
     words = " ".join(["mesh", *_path(tokens)])
     message = " ".join(str(error).partition("Available commands:")[0].split()).rstrip(".")
     message = message[:1].lower() + message[1:]

@@ -14,12 +14,26 @@ NOUNS: Final = {
     "agent": "The processes that run programs on hosts.",
     "audit": "Who did what, from where, when.",
     "client": "Who may submit commands.",
+    "context": "What this account connects with.",
     "certificate": "What was issued, and until when it holds.",
     "ca": "The mesh's authority and its signing keys.",
 }
 HELP_FLAGS: Final = frozenset({"-h", "--help"})
 _TAKES_VALUE: Final = frozenset({"--context", "--output", "-o", "--timeout"})
 _FLAGS: Final = frozenset({"--no-color"})
+
+
+# Stands behind the first `--` of `mesh run`, so that what was before it is known apart. No word of
+# a command line has this character.
+BEHIND: Final = "\0--"
+
+
+def with_mark(tokens: Sequence[str]) -> list[str]:
+    """A command line of `mesh run` with `BEHIND`; any other as it is."""
+    if tokens[:1] != ["run"] or "--" not in tokens:
+        return [*tokens]
+    at = tokens.index("--") + 1
+    return [*tokens[:at], BEHIND, *tokens[at:]]
 
 
 def hoist(tokens: Sequence[str]) -> list[str]:

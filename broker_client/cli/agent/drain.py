@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 import msgspec
 from cyclopts import Parameter
 
+from broker_client.cli.agent.targets import Targets, do_to_agents
+from broker_client.cli.bulk import DryRun, Yes
 from broker_client.cli.options import SHARED, Shared
-from broker_client.cli.screen.report import print_json, print_lines, say
+from broker_client.cli.screen.report import say
 from broker_client.cli.screen.tables import in_local_time
-from broker_client.cli.session import call
 from broker_client.cli.spans import check_span, span_s
 from schemas.faults import Expired
 from schemas.messages.api import AgentDisable, AgentMove, AgentPause, AgentRecord, Done, NameQuery
@@ -19,7 +20,6 @@ from schemas.verbs import AGENT_DISABLE, AGENT_MOVE, AGENT_PAUSE, AGENT_SHOW, Ve
 if TYPE_CHECKING:
     from broker_client.api import MeshClient
 
-Name = Annotated[str, Parameter(help="Name of the agent.")]
 Now = Annotated[
     bool, Parameter(negative="", help="End what runs there instead of letting it finish.")
 ]
@@ -39,24 +39,26 @@ Stop = TypeVar("Stop", AgentDisable, AgentPause)
 
 
 def disable(
-    name: Name,
-    /,
-    *,
+    *agents: Targets,
     now: Now = False,
     note: Note = "",
     wait: Wait = False,
     within: Within = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
     shared: Shared = SHARED,
-) -> None:
-    """Give an agent no new commands; what runs there finishes."""
-    request = AgentDisable(name=name, now=now, note=note)
-    _drain(shared, AGENT_DISABLE, request, wait=wait, within=within)
+) -> int:
+    """Give agents no new commands; what runs there finishes."""
+
+    async def one(mesh: "MeshClient", name: str) -> Done:
+        request = AgentDisable(name=name, now=now, note=note)
+        return await _drain(mesh, AGENT_DISABLE, request, wait=wait, within=within)
+
+    return do_to_agents(shared, "disable", agents, one, _told, yes=yes, dry_run=dry_run)
 
 
 def pause(
-    name: Name,
-    /,
-    *,
+    *agents: Targets,
     for_: Annotated[
         str,
         Parameter(
@@ -69,38 +71,43 @@ def pause(
     note: Note = "",
     wait: Wait = False,
     within: Within = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
     shared: Shared = SHARED,
-) -> None:
-    """Give an agent no new commands for a while; what runs there finishes."""
-    request = AgentPause(name=name, for_s=span_s(for_), now=now, note=note)
-    _drain(shared, AGENT_PAUSE, request, wait=wait, within=within)
+) -> int:
+    """Give agents no new commands for a while; what runs there finishes."""
+
+    async def one(mesh: "MeshClient", name: str) -> Done:
+        request = AgentPause(name=name, for_s=span_s(for_), now=now, note=note)
+        return await _drain(mesh, AGENT_PAUSE, request, wait=wait, within=within)
+
+    return do_to_agents(shared, "pause", agents, one, _told, yes=yes, dry_run=dry_run)
 
 
 def move(
-    name: Name,
-    /,
-    *,
-    group: Annotated[str, Parameter(help="The group it is to belong to.")],
+    *agents: Targets,
+    group: Annotated[str, Parameter(help="The group they are to belong to.")],
     wait: Annotated[bool, Parameter(negative="", help="Return when it works there.")] = False,
     within: Within = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
     shared: Shared = SHARED,
-) -> None:
-    """Move an agent to another group, with its identity and history, once it is empty."""
-    request = AgentMove(name=name, group=group)
+) -> int:
+    """Move agents to another group, with identity and history, once they are empty."""
     limit_s = None if within is None else span_s(within)
 
-    async def relocate(mesh: "MeshClient") -> Done:
-        done = await mesh.ask(AGENT_MOVE, request)
+    async def one(mesh: "MeshClient", name: str) -> Done:
+        done = await mesh.ask(AGENT_MOVE, AgentMove(name=name, group=group))
         if wait or limit_s is not None:
             await _wait_there(mesh, name, group, limit_s)
             return msgspec.structs.replace(done, message=f"agent {name} works in group {group}")
         return done
 
-    done = call(shared, relocate)
-    if shared.output == "json":
-        print_json(done)
-    else:
-        print_lines(shared, [done.message])
+    return do_to_agents(shared, "move", agents, one, _told, yes=yes, dry_run=dry_run)
+
+
+def _told(done: Done) -> str:
+    return in_local_time(done.message)
 
 
 async def _wait_there(mesh: "MeshClient", name: str, group: str, limit_s: float | None) -> None:
@@ -120,28 +127,15 @@ async def _shown(mesh: "MeshClient", name: str) -> AgentRecord:
     return await mesh.ask(AGENT_SHOW, NameQuery(name=name))
 
 
-def _drain(
-    shared: Shared,
-    verb: Verb[Stop, Done],
-    request: Stop,
-    *,
-    wait: bool,
-    within: str | None,
-) -> None:
+async def _drain(
+    mesh: "MeshClient", verb: Verb[Stop, Done], request: Stop, *, wait: bool, within: str | None
+) -> Done:
     limit_s = None if within is None else span_s(within)
-
-    async def drain(mesh: "MeshClient") -> Done:
-        done = await mesh.ask(verb, request)
-        if wait or limit_s is not None:
-            await _wait_empty(mesh, request.name, limit_s)
-            return msgspec.structs.replace(done, message=_LEFT.sub("0 tasks left", done.message))
-        return done
-
-    done = call(shared, drain)
-    if shared.output == "json":
-        print_json(done)
-    else:
-        print_lines(shared, [in_local_time(done.message)])
+    done = await mesh.ask(verb, request)
+    if wait or limit_s is not None:
+        await _wait_empty(mesh, request.name, limit_s)
+        return msgspec.structs.replace(done, message=_LEFT.sub("0 tasks left", done.message))
+    return done
 
 
 async def _wait_empty(mesh: "MeshClient", name: str, limit_s: float | None) -> None:

@@ -1,10 +1,14 @@
 """`mesh agent …`."""
 
 import time
-from typing import Annotated, Final
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Final
 
+import msgspec
 from cyclopts import Parameter
 
+from broker_client.cli.agent.targets import Targets, do_to_agents
+from broker_client.cli.bulk import DryRun, Yes
 from broker_client.cli.options import SHARED, Shared, check_seconds, pairs
 from broker_client.cli.screen.report import print_json, print_lines, say
 from broker_client.cli.screen.tables import (
@@ -38,6 +42,9 @@ from schemas.verbs import (
     AGENT_TOKEN,
     Verb,
 )
+
+if TYPE_CHECKING:
+    from broker_client.api import MeshClient
 
 Name = Annotated[str, Parameter(help="Name of the agent.")]
 Ttl = Annotated[
@@ -97,9 +104,7 @@ def token(name: Name, /, *, ttl: Ttl = TOKEN_TTL_S, shared: Shared = SHARED) -> 
 
 
 def set_(
-    name: Name,
-    /,
-    *,
+    *agents: Targets,
     tag: Tag = None,
     untag: Annotated[
         list[str] | None, Parameter(negative="", help="Name of a tag to take away; repeatable.")
@@ -107,22 +112,28 @@ def set_(
     weight: Weight = None,
     priority: Priority = None,
     limit: Limit = None,
+    yes: Yes = False,
+    dry_run: DryRun = False,
     shared: Shared = SHARED,
-) -> None:
-    """Change what commands and groups choose an agent by."""
-    request = AgentSet(
-        name=name,
-        tags=pairs("--tag", tag),
-        untag=untag or [],
-        weight=weight,
-        priority=priority,
-        limit=limit,
-    )
-    record = call(shared, lambda mesh: mesh.ask(AGENT_SET, request))
-    if shared.output == "json":
-        print_json(record)
-    else:
-        print_lines(shared, [f"agent {name}: {_traits(record)}"])
+) -> int:
+    """Change what commands and groups choose agents by."""
+    tags = pairs("--tag", tag)
+
+    async def one(mesh: "MeshClient", name: str) -> AgentRecord:
+        request = AgentSet(
+            name=name,
+            tags=tags,
+            untag=untag or [],
+            weight=weight,
+            priority=priority,
+            limit=limit,
+        )
+        return await mesh.ask(AGENT_SET, request)
+
+    def told(record: AgentRecord) -> str:
+        return f"agent {record.agent}: {_traits(record)}"
+
+    return do_to_agents(shared, "set", agents, one, told, yes=yes, dry_run=dry_run)
 
 
 def show(name: Name, /, *, shared: Shared = SHARED) -> None:
@@ -134,23 +145,29 @@ def show(name: Name, /, *, shared: Shared = SHARED) -> None:
         print_lines(shared, _described(record))
 
 
-def enable(name: Name, /, *, shared: Shared = SHARED) -> None:
-    """Let an agent take commands again."""
-    _change(shared, AGENT_ENABLE, name)
+def enable(
+    *agents: Targets, yes: Yes = False, dry_run: DryRun = False, shared: Shared = SHARED
+) -> int:
+    """Let agents take commands again."""
+    return _change(shared, AGENT_ENABLE, agents, yes=yes, dry_run=dry_run)
 
 
-def revoke(name: Name, /, *, shared: Shared = SHARED) -> None:
-    """Refuse an agent's credentials from now on."""
-    _change(shared, AGENT_REVOKE, name)
+def revoke(
+    *agents: Targets, yes: Yes = False, dry_run: DryRun = False, shared: Shared = SHARED
+) -> int:
+    """Refuse agents' credentials from now on."""
+    return _change(shared, AGENT_REVOKE, agents, yes=yes, dry_run=dry_run)
 
 
-def delete(name: Name, /, *, shared: Shared = SHARED) -> None:
-    """Remove an agent: its credentials are refused at once.
+def delete(
+    *agents: Targets, yes: Yes = False, dry_run: DryRun = False, shared: Shared = SHARED
+) -> int:
+    """Remove agents: their credentials are refused at once.
 
-    What it runs is lost to the mesh, and said to be once it cannot run any more: until then the
-    agent is still listed.
+    What they run is lost to the mesh, and said to be once it cannot run any more: until then they
+    are still listed.
     """
-    _change(shared, AGENT_DELETE, name)
+    return _change(shared, AGENT_DELETE, agents, yes=yes, dry_run=dry_run)
 
 
 def _described(agent: AgentRecord) -> list[str]:
@@ -208,12 +225,23 @@ def _certificate(certificate: CertificateRecord) -> str:
     return f"{text}{warning}, serial {certificate.serial}"
 
 
-def _change(shared: Shared, verb: Verb[NameQuery, Done], name: str) -> None:
-    done = call(shared, lambda mesh: mesh.ask(verb, NameQuery(name=name)))
-    if shared.output == "json":
-        print_json(done)
-    else:
-        print_lines(shared, [done.message or f"agent {name}: {verb.verb} done"])
+def _change(
+    shared: Shared,
+    verb: Verb[NameQuery, Done],
+    agents: Sequence[str],
+    *,
+    yes: bool,
+    dry_run: bool,
+) -> int:
+    async def one(mesh: "MeshClient", name: str) -> Done:
+        done = await mesh.ask(verb, NameQuery(name=name))
+        said = done.message or f"agent {name}: {verb.verb} done"
+        return msgspec.structs.replace(done, message=said)
+
+    def told(done: Done) -> str:
+        return done.message
+
+    return do_to_agents(shared, verb.verb, agents, one, told, yes=yes, dry_run=dry_run)
 
 
 def _print_token(answer: TokenAnswer, shared: Shared) -> None:

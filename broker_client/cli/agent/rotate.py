@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 from cyclopts import Parameter
 
+from broker_client.cli.agent.targets import Targets, do_to_agents, is_filter
+from broker_client.cli.bulk import DryRun, Yes
 from broker_client.cli.options import SHARED, Common, Shared, check_seconds
-from broker_client.cli.screen.report import print_json, print_lines, print_table
+from broker_client.cli.screen.report import print_json, print_lines, print_table, print_usage
 from broker_client.cli.screen.tables import Column, utc_time
 from broker_client.cli.session import call
 from broker_client.cli.spans import to_seconds
@@ -44,15 +46,20 @@ class Renewed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def agent(
-    name: Annotated[str, Parameter(help="Name of the agent.")],
-    /,
-    *,
+    *agents: Targets,
     wait: Wait = False,
     timeout: Timeout = WAIT_S,
+    yes: Yes = False,
+    dry_run: DryRun = False,
     shared: Shared = SHARED,
 ) -> int:
-    """Have an agent renew its certificate now; nothing is interrupted by it."""
-    check_name("an agent", name)
+    """Have agents renew their certificates now; nothing is interrupted by it."""
+    if len(agents) != 1 or is_filter(agents) or dry_run:
+        if wait:
+            message = "--wait is for one agent that is named, or for `mesh group rotate`"
+            return print_usage(message, "leave it out", shared.output)
+        return do_to_agents(shared, "rotate", agents, _order, _told, yes=yes, dry_run=dry_run)
+    name = check_name("an agent", agents[0])
 
     async def order(mesh: "MeshClient") -> Done | list[Renewed]:
         before = await serials(mesh, [name])
@@ -67,6 +74,14 @@ def agent(
     else:
         print_lines(shared, [answer.message])
     return 0
+
+
+async def _order(mesh: "MeshClient", name: str) -> Done:
+    return await mesh.ask(AGENT_ROTATE, NameQuery(name=name))
+
+
+def _told(done: Done) -> str:
+    return done.message
 
 
 def group(

@@ -1,10 +1,17 @@
 """Agents that a command line means: names, or the words of a filter."""
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
+import msgspec
+from cyclopts import Parameter
+
+from broker_client.cli.agent.listing import table_of
+from broker_client.cli.bulk import Deed, carry_out
 from broker_client.cli.filters import joined
+from broker_client.cli.options import Shared
+from broker_client.cli.screen.report import print_lines
 from schemas.ids import check_name
 from schemas.listed import AGENTS
 from schemas.messages.api import AgentRecord, NameQuery
@@ -12,6 +19,8 @@ from schemas.verbs import AGENT_SHOW
 
 if TYPE_CHECKING:
     from broker_client.api import MeshClient
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 _PLAIN: Final = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -40,3 +49,35 @@ async def find_agents(
     if not words or is_filter(words):
         return [*await mesh.agents(group=group, filter=joined(words, AGENTS))]
     return [await mesh.ask(AGENT_SHOW, NameQuery(name=name)) for name in dict.fromkeys(words)]
+
+
+Targets = Annotated[
+    str, Parameter(help="Names of agents, or words of a filter as of `mesh agent list`.")
+]
+
+
+def do_to_agents(
+    shared: Shared,
+    what: str,
+    words: Sequence[str],
+    one: Callable[["MeshClient", str], Awaitable[T]],
+    told: Callable[[T], str],
+    *,
+    yes: bool,
+    dry_run: bool,
+) -> int:
+    """Do `what` to the agents that `words` mean; told: a line about each. Returns the exit code."""
+    check_targets(words)
+    is_found = is_filter(words)
+    deed = Deed(
+        what=what,
+        noun="agent",
+        names=[] if is_found else [*dict.fromkeys(words)],
+        find=(lambda mesh: find_agents(mesh, words)) if is_found else None,
+        show=lambda mesh, name: mesh.ask(AGENT_SHOW, NameQuery(name=name)),
+        name_of=lambda agent: agent.agent,
+        table=table_of,
+        one=one,
+        told=lambda result: print_lines(shared, [told(result)]),
+    )
+    return carry_out(shared, deed, yes=yes, dry_run=dry_run)

@@ -133,7 +133,7 @@ class LineWriter(Writer):
         self._is_holding = False
         for stream, held in self._held.items():
             for line in held.lines:
-                await self._show(stream, line)
+                await self.show(stream, line)
         self._held.clear()
 
     async def begin_attempt(self) -> None:
@@ -169,10 +169,10 @@ class LineWriter(Writer):
         if self._since_s is not None and parse_rfc3339(line.at) < self._since_s:
             return
         if not self._is_holding:
-            await self._show(stream, line)
+            await self.show(stream, line)
             return
         self._held.setdefault(stream, _Tail(self._tail or 0)).add(line)
 
-    async def _show(self, stream: str, line: Line) -> None:
+    async def show(self, stream: str, line: Line) -> None:
         stamp = f"{line.at} ".encode() if self._is_stamped else b""
         await self.sink.write(stream, stamp + line.data)

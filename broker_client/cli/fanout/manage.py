@@ -4,16 +4,18 @@ import asyncio
 import secrets
 import sys
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
 from cyclopts import Parameter
 from msgspec import structs
 
+from broker_client.cli.agent.listing import table_of as agents_table
+from broker_client.cli.agent.targets import check_targets, find_agents
 from broker_client.cli.command.ledger import PROGRAM
 from broker_client.cli.command.listing import check_limit
-from broker_client.cli.fanout.progress import Progress, print_output
+from broker_client.cli.fanout.options import Batch
+from broker_client.cli.fanout.watch import SKIPPED, Shown, Watch, folder_for
 from broker_client.cli.options import (
     COMMON,
     LISTING,
@@ -40,30 +42,30 @@ from broker_client.cli.screen.report import (
     screen_width,
     told_if_unwritable,
 )
-from broker_client.cli.screen.tables import Column, Table, facts, fit, local_and_utc, short_time
+from broker_client.cli.screen.tables import (
+    Column,
+    Table,
+    duration,
+    facts,
+    fit,
+    local_and_utc,
+    short_time,
+)
 from broker_client.cli.session import call
 from broker_client.cli.spans import to_seconds
 from schemas.counting import counted
-from schemas.faults import MeshError
+from schemas.faults import Refused
 from schemas.messages.actions import ProcessArgs
-from schemas.messages.facts import CommandRecord
-from schemas.messages.fanouts import LABEL, FanoutMember, FanoutQuery, FanoutRecord
-from schemas.states import State
+from schemas.messages.api import AgentRecord
+from schemas.messages.fanouts import FanoutMember, FanoutRecord
+from schemas.states import AgentStatus, State
 
 if TYPE_CHECKING:
     from broker_client.api import MeshClient
     from broker_client.fanouts import FanoutFields
-    from broker_client.results import Reader
 
-# Between two looks at how far it is; results come by themselves meanwhile.
-_LOOK_S: Final = 1.0
 SHOW: Final = "mesh fanout show"
-_RUNNING: Final = "running"
-_SKIPPED: Final = "skipped"
 Id = Annotated[str, Parameter(help="Id of the fan-out.")]
-
-
-Show = Callable[[str, CommandRecord], None]
 
 
 class Wanted(NamedTuple):
@@ -73,8 +75,10 @@ class Wanted(NamedTuple):
     group: str | None
     agents: list[str]
     tags: dict[str, str]
-    at_once: int
+    words: tuple[str, ...]
+    batch: Batch
     max_failures: int | None
+    batch_sleep_s: float
 
 
 def run_on_many(
@@ -84,14 +88,34 @@ def run_on_many(
     fields: "FanoutFields",
     *,
     detach: bool,
-    is_raw: bool = False,
+    shown: Shown,
+    dry_run: bool,
 ) -> int:
     """`mesh run` for many agents; the exit code is 0 only if it succeeded on each."""
+    check_targets(wanted.words)
+    if dry_run:
+        return _only_said(common, wanted)
     chosen = wanted.id or secrets.token_hex(8)
-    asked = {**wanted._asdict(), "id": chosen}
+    shown = shown._replace(is_quiet=common.output == "json", out=folder_for(shown.out))
 
     async def submit(mesh: "MeshClient", interrupted: asyncio.Event) -> FanoutRecord | None:
-        submitting = mesh.fanouts.submit("process", work, **asked, **fields)
+        agents, at_once = wanted.agents, wanted.batch.most
+        if wanted.words or wanted.batch.percent:
+            found = [each.agent for each in await _meant(mesh, wanted)]
+            at_once = wanted.batch.of(len(found))
+            agents = found if wanted.words else agents
+        submitting = mesh.fanouts.submit(
+            "process",
+            work,
+            id=chosen,
+            group=wanted.group,
+            agents=agents,
+            tags=wanted.tags,
+            at_once=at_once,
+            max_failures=wanted.max_failures,
+            batch_sleep_s=wanted.batch_sleep_s,
+            **fields,
+        )
         record = await until_submitted(submitting, chosen, interrupted, see=SHOW)
         if record is None or wanted.id:
             return record
@@ -112,8 +136,7 @@ def run_on_many(
                 return INTERRUPTED
             goes_on = f"see `mesh fanout show {record.id}`, which goes on unless it has ended"
             with told_if_unwritable(goes_on):
-                shows = _printer(is_raw=is_raw) if common.output == "table" else None
-                ended = await _attend(mesh, record, results, shows, interrupted)
+                ended = await Watch(mesh, record.id, shown).attend(record, results, interrupted)
         if ended is None:
             say(f"left: {record.id} goes on; see `mesh fanout show {record.id}`")
             leave_now(INTERRUPTED)
@@ -124,68 +147,38 @@ def run_on_many(
         return call(common, submit_only if detach else follow)
 
 
-async def _attend(
-    mesh: "MeshClient",
-    record: FanoutRecord,
-    results: "Reader",
-    shows: Show | None,
-    interrupted: asyncio.Event,
-) -> FanoutRecord | None:
-    """Show output as agents end, until all have; None if the person left before."""
-    progress, seen = Progress(sys.stderr), set[str]()
-    showing = asyncio.ensure_future(_show(record.id, results, progress, seen, shows))
-    leaving = asyncio.ensure_future(_obey(mesh, record.id, interrupted))
-    try:
-        query = FanoutQuery(id=record.id, timeout_s=_LOOK_S)
-        while record.state == _RUNNING:
-            looking = asyncio.ensure_future(mesh.fanouts.look(query))
-            busy = {looking, leaving, showing}
-            await asyncio.wait(busy, return_when=asyncio.FIRST_COMPLETED)
-            if showing.done():
-                showing.result()  # whoever read the output has gone
-            if leaving.done():
-                looking.cancel()
-                leaving.result()
-                return None
-            record = looking.result()
-            progress.show(record)
-    finally:
-        showing.cancel()
-        leaving.cancel()
-        await asyncio.wait({showing, leaving})
-        progress.clear()
-    record = await mesh.fanouts.show(record.id)
-    if shows is not None:
-        for member in record.members:
-            # What came while nobody listened, or had not come yet.
-            if member.command not in seen and member.state != _SKIPPED:
-                shows(member.agent, await mesh.show(member.command, with_output=True))
-    return record
+async def _meant(mesh: "MeshClient", wanted: Wanted) -> list[AgentRecord]:
+    """The agents that all of the choices hold for, as the master will choose them.
+
+    Raises Refused (`tags_unmatched`) if there are none.
+    """
+    found = [
+        each
+        for each in await find_agents(mesh, wanted.words, group=wanted.group)
+        if wanted.group in (None, each.group)
+        and (not wanted.agents or each.agent in wanted.agents)
+        and wanted.tags.items() <= each.tags.items()
+    ]
+    if not found:
+        raise Refused(
+            "tags_unmatched", "no agent is in the group, passes the filter, and so tagged"
+        )
+    return found
 
 
-def _printer(*, is_raw: bool) -> Show:
-    return partial(print_output, is_raw=is_raw)
-
-
-async def _show(
-    fanout: str, results: "Reader", progress: Progress, seen: set[str], shows: Show | None
-) -> None:
-    async for record in results:
-        if record.labels.get(LABEL) == fanout and record.id not in seen and shows:
-            seen.add(record.id)
-            progress.clear()
-            shows(record.agent or "", record)
-
-
-async def _obey(mesh: "MeshClient", fanout: str, interrupted: asyncio.Event) -> None:
-    await interrupted.wait()
-    interrupted.clear()
-    say(f"ending {fanout}; Ctrl-C again to leave it")
-    try:
-        await mesh.fanouts.cancel(fanout)
-    except MeshError as error:
-        say(f"cannot end {fanout}: {error}")
-    await interrupted.wait()
+def _only_said(common: Common, wanted: Wanted) -> int:
+    """On which agents it would run; nothing is submitted."""
+    found = call(common, lambda mesh: _meant(mesh, wanted))
+    if common.output == "json":
+        print_json(found)
+    else:
+        print_fitted(common, agents_table(found))
+    idle = sum(each.status != AgentStatus.ACTIVE for each in found)
+    said = f", {counted(idle, 'agent')} of them not active" if idle else ""
+    batch = wanted.batch.of(len(found))
+    at_once = f", {batch} at the same time" if batch else ""
+    say(f"{counted(len(found), 'agent')}{said}{at_once}: nothing is done")
+    return 0
 
 
 def _conclude(record: FanoutRecord, common: Common) -> int:
@@ -329,7 +322,7 @@ def table_of(members: Sequence[FanoutMember]) -> Table:
         Column("REASON", least=16),
         Column("COMMAND", 1),
     )
-    ranks = {_SKIPPED: 0, str(State.SUCCEEDED): 2}
+    ranks = {SKIPPED: 0, str(State.SUCCEEDED): 2}
     ordered = sorted(members, key=lambda each: (ranks.get(each.state, 1), each.agent))
     rows = [
         (
@@ -337,7 +330,7 @@ def table_of(members: Sequence[FanoutMember]) -> Table:
             each.state,
             "" if each.exit_code is None else str(each.exit_code),
             each.reason,
-            "" if each.state == _SKIPPED else each.command,
+            "" if each.state == SKIPPED else each.command,
         )
         for each in ordered
     ]
@@ -355,6 +348,7 @@ def _described(record: FanoutRecord) -> list[str]:
             ("retry of", record.retry_of),
             ("agents", f"{record.agents}: {_counts(record)}"),
             ("at once", str(record.at_once) if record.at_once else "all"),
+            ("batch sleep", duration(record.batch_sleep_s) if record.batch_sleep_s else ""),
             ("failures", "" if limit is None else f"at most {limit}, then nobody else is asked"),
             ("client", record.client),
             ("submitted", local_and_utc(record.submitted_at)),

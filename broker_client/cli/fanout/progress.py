@@ -1,17 +1,26 @@
 """How far a fan-out is, and what its programs printed, agent by agent."""
 
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final, TextIO
 
 from broker_client.cli.screen.report import say
-from broker_client.cli.screen.terminal import TerminalText
+from broker_client.cli.screen.tables import cut
+from broker_client.cli.screen.terminal import TerminalText, shown
 from schemas.messages.facts import CommandRecord
 from schemas.messages.fanouts import FanoutRecord
 from schemas.states import TERMINAL
 
 _CLEAR: Final = "\r\x1b[K"
-_ENDED: Final = frozenset({*map(str, TERMINAL), "skipped"})
+_BAR_CELLS: Final = 20
+_WIDTH: Final = 80
+ENDED: Final = frozenset({*map(str, TERMINAL), "skipped"})
+
+
+def ended_of(record: FanoutRecord) -> int:
+    """How many agents have ended, or were skipped."""
+    return sum(count for state, count in record.counts.items() if state in ENDED)
 
 
 class Progress:
@@ -21,19 +30,39 @@ class Progress:
         self._file = file if file.isatty() else None
         self._is_shown = False
 
-    def show(self, record: FanoutRecord) -> None:
+    @property
+    def is_seen(self) -> bool:
+        return self._file is not None
+
+    def show(self, record: FanoutRecord, missing: Collection[str]) -> None:
+        """missing: names of agents that have not ended."""
         if self._file is None:
             return
-        ended = sum(count for state, count in record.counts.items() if state in _ENDED)
-        bad = ended - record.counts.get("succeeded", 0)
-        said = f"{ended} of {record.agents} agents have ended, {bad} not well"
+        said = cut(shown(bar(record, missing)), self._width(self._file) - 1)
         print(f"{_CLEAR}{said}", end="", file=self._file, flush=True)
         self._is_shown = True
+
+    @staticmethod
+    def _width(file: TextIO) -> int:
+        try:
+            return os.get_terminal_size(file.fileno()).columns or _WIDTH
+        except OSError:
+            return _WIDTH
 
     def clear(self) -> None:
         if self._file is not None and self._is_shown:
             print(_CLEAR, end="", file=self._file, flush=True)
             self._is_shown = False
+
+
+def bar(record: FanoutRecord, missing: Collection[str]) -> str:
+    """`[#####...............] 2 of 8 agents have ended, 1 not well; missing: web-3 web-7 …`."""
+    ended = ended_of(record)
+    bad = ended - record.counts.get("succeeded", 0)
+    full = _BAR_CELLS * ended // max(record.agents, 1)
+    names = f"; missing: {' '.join(sorted(missing))}" if missing else ""
+    said = f"{ended} of {record.agents} agents have ended, {bad} not well"
+    return f"[{'#' * full}{'.' * (_BAR_CELLS - full)}] {said}{names}"
 
 
 def print_output(agent: str, record: CommandRecord, *, is_raw: bool = False) -> None:

@@ -64,7 +64,7 @@ def top(
     every: Every = EVERY_S,
     shared: Shared = SHARED,
 ) -> None:
-    """Show mesh, groups, agents and open commands, live until Ctrl-C."""
+    """Show mesh, groups, agents and open commands, live until q or Ctrl-C."""
     wanted = joined(filters, AGENTS)
 
     async def look(mesh: "MeshClient") -> Seen:

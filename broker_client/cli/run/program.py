@@ -12,10 +12,11 @@ from cyclopts import Parameter
 from msgspec import structs
 
 from broker_client.cli.fanout.manage import Wanted, run_on_many
+from broker_client.cli.fanout.options import MANY, Many, batch_of
+from broker_client.cli.fanout.watch import Shown
 from broker_client.cli.options import (
     COMMON,
     Common,
-    check_positive,
     check_seconds,
     environment,
     pairs,
@@ -46,7 +47,8 @@ from broker_client.cli.screen.report import (
 from broker_client.cli.screen.sinks import Memory, Screen
 from broker_client.cli.screen.tables import in_local_time
 from broker_client.cli.session import call
-from broker_client.cli.spans import to_seconds
+from broker_client.cli.spans import span_s, to_seconds
+from broker_client.cli.words import BEHIND
 from schemas import limits
 from schemas.faults import Refused
 from schemas.messages.actions import ProcessArgs
@@ -71,16 +73,13 @@ def run(  # noqa: PLR0913  (one option of the command line each)
         Parameter(negative="", help="Run it on this agent; on each of them if repeated."),
     ] = None,
     all: Annotated[
-        bool, Parameter(negative="", help="Run it on every agent of --group, with every --tag.")
+        bool,
+        Parameter(
+            negative="",
+            help="Run it on every agent of --group, with every --tag, and of the names or words of"
+            " a filter that stand before --: `--all 'web-*' tag:site=a -- uname`.",
+        ),
     ] = False,
-    batch: Annotated[
-        int | None,
-        Parameter(help="Of many agents: so many at the same time.", validator=check_positive),
-    ] = None,
-    max_failures: Annotated[
-        int | None,
-        Parameter(help="Of many agents: ask no more once more than this many have failed."),
-    ] = None,
     id: Annotated[
         str | None, Parameter(help="Id of the command: the same one never runs twice.")
     ] = None,
@@ -144,15 +143,17 @@ def run(  # noqa: PLR0913  (one option of the command line each)
     raw: Annotated[
         bool, Parameter(negative="", help="Let output steer this terminal: trusted programs only.")
     ] = False,
+    many: Many = MANY,
     common: Common = COMMON,
 ) -> int:
     """Run a program on an agent, show its output as it comes, end with its exit code."""
-    agents, many = agent or [], all or len(agent or []) > 1
+    agents, is_many = agent or [], all or len(agent or []) > 1
+    words, program = divided(program, is_all=all)
     problem = (
-        _problem(program, group, agents, tag, is_all=all)
+        _problem(program, group, agents, [*(tag or ()), *words], is_all=all)
         or _loss_problem(loss, hold)
-        or ("" if many else _many_problem(batch, max_failures))
-        or ("--on-inactive refuse is for one agent" if many and on_inactive == "refuse" else "")
+        or many.problem(is_many=is_many)
+        or ("--on-inactive refuse is for one agent" if is_many and on_inactive == "refuse" else "")
     )
     if problem:
         return print_usage(problem, "see `mesh run --help`", common.output)
@@ -179,15 +180,18 @@ def run(  # noqa: PLR0913  (one option of the command line each)
         "labels": pairs("--label", label),
     }
 
-    if many:
+    if is_many:
         wanted = Wanted(
             id=id,
             group=group,
             agents=agents,
             tags=pairs("--tag", tag),
-            at_once=batch or 0,
-            max_failures=max_failures,
+            words=words,
+            batch=batch_of(many.batch),
+            max_failures=many.max_failures,
+            batch_sleep_s=span_s(many.batch_sleep) if many.batch_sleep else 0.0,
         )
+        shown = Shown(is_live=many.live, display=many.display, out=many.out, is_raw=raw)
         each: FanoutFields = {
             "queue_ttl_s": queue_ttl,
             "loss": fields["loss"],
@@ -197,7 +201,9 @@ def run(  # noqa: PLR0913  (one option of the command line each)
             "priority": fields["priority"],
             "labels": fields["labels"],
         }
-        return run_on_many(common, work, wanted, each, detach=detach, is_raw=raw)
+        return run_on_many(
+            common, work, wanted, each, detach=detach, shown=shown, dry_run=many.dry_run
+        )
 
     async def submit_only(mesh: "MeshClient") -> int:
         with interrupts() as interrupted:
@@ -239,6 +245,15 @@ def run(  # noqa: PLR0913  (one option of the command line each)
         return call(common, submit_only if detach else follow)
 
 
+def divided(words: tuple[str, ...], *, is_all: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Which agents, and the program: what stands before `--`, with --all, and behind it."""
+    if BEHIND not in words:
+        return (), words
+    at = words.index(BEHIND)
+    before, program = words[:at], words[at + 1 :]
+    return (before, program) if is_all else ((), before + program)
+
+
 def conclude(record: CommandRecord, common: Common) -> int:
     """Say what the program could not say by itself; returns the exit code."""
     code = exit_code(record)
@@ -270,7 +285,7 @@ def _problem(
     is_all: bool,
 ) -> str:
     if is_all and not (group or tags):
-        return "--all needs --group or --tag: all of which?"
+        return "--all needs --group, --tag, or names or a filter before --: all of which?"
     if is_all and agents:
         return "--all chooses the agents: leave --agent out"
     if not is_all and (group is None) == (not agents):
@@ -284,12 +299,6 @@ def _say_inactive(answer: SubmitAnswer) -> None:
     """No agent takes it now, for want of room or because none is active: it waits."""
     if answer.next:
         say(f"{answer.id} {in_local_time(answer.next)}")
-
-
-def _many_problem(batch: int | None, max_failures: int | None) -> str:
-    if batch is not None or max_failures is not None:
-        return "--batch and --max-failures are for many agents: add --all, or more of --agent"
-    return ""
 
 
 def _loss_problem(loss: Loss | None, hold_s: float | None) -> str:

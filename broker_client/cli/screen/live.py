@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 from cyclopts import Parameter
 
 from broker_client.cli.options import Common, check_seconds
+from broker_client.cli.screen.keys import q_leaves
 from broker_client.cli.screen.report import colour, has_colours, print_lines, styled
 from broker_client.cli.screen.tables import Table
 from broker_client.cli.screen.terminal import shown
@@ -62,8 +63,25 @@ def print_frame(common: Common, frame: Frame) -> None:
 
 
 def keep_showing(common: Common, ask: Ask, every_s: float) -> None:
-    """Show what `ask` gives until Ctrl-C. While nobody answers, the last frame says so."""
-    call(common, lambda mesh: _show(common, lambda: ask(mesh), every_s))
+    """Show what `ask` gives until Ctrl-C, or q on a terminal.
+
+    While nobody answers, the last frame says so.
+    """
+
+    async def until_left(mesh: "MeshClient") -> None:
+        with q_leaves() as pressed:
+            showing = asyncio.ensure_future(_show(common, lambda: ask(mesh), every_s))
+            leaving = asyncio.ensure_future(pressed.wait())
+            try:
+                await asyncio.wait({showing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+                if showing.done():
+                    showing.result()
+            finally:
+                showing.cancel()
+                leaving.cancel()
+                await asyncio.wait({showing, leaving})
+
+    call(common, until_left)
 
 
 async def _show(common: Common, ask: Callable[[], Awaitable[Frame]], every_s: float) -> None:

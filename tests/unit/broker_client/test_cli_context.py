@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from broker_client.context import Context, find_context, load_context
+from broker_client.context import Context, find_context, load_context, names_of, use
 from broker_client.runtime.context import write_context_urls
 from schemas.faults import MeshError
 
@@ -137,3 +137,40 @@ def test_context_that_is_a_directory_without_one_is_invalid(tmp_path: Path) -> N
     with pytest.raises(MeshError) as caught:
         load_context(tmp_path, {})
     assert caught.value.code == "context_invalid"
+
+
+def test_context_in_use_goes_before_the_default_and_behind_the_variable(tmp_path: Path) -> None:
+    environ = {"XDG_CONFIG_HOME": str(tmp_path)}
+    contexts = tmp_path / "mesh" / "contexts"
+    for name in ("default", "ops", "dev"):
+        written(contexts / f"{name}.toml")
+    assert use("ops", environ) == contexts / "ops.toml"
+    assert find_context(None, environ) == contexts / "ops.toml"
+    assert find_context(None, {**environ, "MESH_CONTEXT": "dev"}) == contexts / "dev.toml"
+    assert names_of(environ) == [contexts / f"{name}.toml" for name in ("default", "dev", "ops")]
+
+
+def test_folder_of_a_client_can_be_in_use_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "ann" / "context.toml")
+    environ = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+    monkeypatch.chdir(tmp_path)
+    use("./ann", environ)
+    monkeypatch.chdir("/")
+    assert load_context(None, environ).key == str(path.parent / "key.pem")
+
+
+def test_context_that_cannot_be_used_leaves_the_one_in_use(tmp_path: Path) -> None:
+    environ = {"XDG_CONFIG_HOME": str(tmp_path)}
+    written(tmp_path / "mesh" / "contexts" / "ops.toml")
+    use("ops", environ)
+    written(tmp_path / "mesh" / "contexts" / "bad.toml", "name = ")
+    for name in ("bad", "nobody"):
+        with pytest.raises(MeshError) as caught:
+            use(name, environ)
+        assert caught.value.code == "context_invalid"
+    assert find_context(None, environ).stem == "ops"
+    (tmp_path / "mesh" / "contexts" / "ops.toml").unlink()
+    with pytest.raises(MeshError, match="there is no context at"):
+        load_context(None, environ)

@@ -47,6 +47,7 @@ REQUIRED = {
     ("ca", "rotate"): ["prepare"],
     ("client", "create"): ["ann", "--role", "viewer", "--out", "ann"],
     ("client", "revoke"): ["ann"],
+    ("context", "use"): ["ops"],
 }
 COMMANDS = [(noun, verb) for noun, verb, _, _ in tree.COMMANDS]
 
@@ -108,6 +109,13 @@ def test_every_command_refuses_what_it_does_not_know(
     assert len(lines) == 2
     assert lines[0].endswith(" (usage)")
     assert lines[1] == f"  see `mesh {' '.join(words(noun, verb))} --help`"
+
+
+def test_agent_is_not_renamed_and_the_way_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tree.run(["agent", "rename", "web-1", "web-2"]) == 2
+    said = capsys.readouterr().err
+    assert "keeps its name for life" in said
+    assert "mesh agent create NEW" in said
 
 
 @pytest.mark.parametrize(
