@@ -87,7 +87,8 @@ def list_(
 
 def show(id: Id, /, *, shared: Shared = SHARED) -> None:
     """Show a command and the timeline of its attempts."""
-    print_command(shared, call(shared, lambda mesh: mesh.show(id)))
+    wants_output = shared.output == "table"
+    print_command(shared, call(shared, lambda mesh: mesh.show(id, with_output=wants_output)))
 
 
 def wait(

@@ -2,15 +2,21 @@
 
 import shlex
 import time
+from typing import Final
 
 from broker_client.cli.command.ledger import agent_of, exit_of
 from broker_client.cli.command.timeline import timeline
 from broker_client.cli.options import Common
 from broker_client.cli.screen.report import print_json, print_lines, screen_width
 from broker_client.cli.screen.tables import facts, in_local_time, local_and_utc
+from broker_client.cli.screen.terminal import shown
 from schemas.listed import RETRY_OF
 from schemas.messages.facts import CommandRecord
+from schemas.subjects import STDERR, STDOUT
 from schemas.texts import visible
+
+# Lines of each stream that are shown with the record.
+_LAST: Final = 5
 
 
 def print_command(common: Common, record: CommandRecord) -> None:
@@ -18,7 +24,22 @@ def print_command(common: Common, record: CommandRecord) -> None:
         print_json(record)
     else:
         story = timeline(record, screen_width())
-        print_lines(common, [*described(record, time.time()), "", *story])
+        print_lines(common, [*described(record, time.time()), "", *story, *last_lines(record)])
+
+
+def last_lines(record: CommandRecord) -> list[str]:
+    """The end of what it printed, of each stream that has anything; none if it is too large."""
+    said = []
+    for name, data in (
+        (STDOUT, record.output.stdout if record.output else b""),
+        (STDERR, record.output.stderr if record.output else b""),
+    ):
+        lines = data.decode("utf-8", "backslashreplace").rstrip().splitlines()
+        if lines:
+            left = f", {len(lines) - _LAST} before: mesh command logs {record.id}"
+            said += ["", f"last of {name}{left if len(lines) > _LAST else ''}"]
+            said += [f"  {shown(line)}" for line in lines[-_LAST:]]
+    return said
 
 
 def described(record: CommandRecord, now: float) -> list[str]:

@@ -5,6 +5,7 @@ import json
 import pytest
 from msgspec import structs
 
+from broker_client.cli.command.story import last_lines
 from broker_client.cli.command.timeline import timeline
 from broker_client.cli.options import Common
 from broker_client.cli.outcomes import MESH_EXITS, exit_code
@@ -154,3 +155,14 @@ def test_line_of_a_shell_given_as_one_program_gets_a_hint(
     said = shell_hint(found)
     assert said.endswith(hint)
     assert bool(said) == bool(hint)
+
+
+def test_end_of_the_output_stands_below_the_record_and_steers_no_terminal() -> None:
+    output = Output(stdout=b"".join(b"line %d\n" % n for n in range(7)), stderr=b"\x1b[2Jno disk\n")
+    said = last_lines(structs.replace(record(State.FAILED, 1), output=output))
+    assert said[1] == "last of stdout, 2 before: mesh command logs c1"
+    assert said[2:7] == [f"  line {n}" for n in range(2, 7)]
+    assert said[8] == "last of stderr"
+    assert "no disk" in said[9]
+    assert "\x1b" not in said[9]
+    assert last_lines(record(State.FAILED, 1)) == []
