@@ -5,7 +5,7 @@ decides, changes and returns. What must survive is in the event stream before an
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Iterator
+from collections.abc import Collection, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,14 +14,14 @@ import structlog
 
 from broker_client.runtime.clock import Clock
 from broker_client.runtime.link import Link
+from broker_client.runtime.signals import Signal
 from broker_client.runtime.supervise import TaskSet
 from broker_master.core.book import CommandBook
-from broker_master.core.budgets import Budgets
 from broker_master.core.dispatch import Dispatcher
+from broker_master.core.fanout_table import FanoutTable
 from broker_master.core.liveness import Roster
 from broker_master.core.measures import Measures
 from broker_master.core.recent import Recents
-from broker_master.core.room import StoreRoom
 from broker_master.core.standing import Standing
 from broker_master.core.statuses import StatusChange, Statuses
 from broker_master.core.strays import Strays
@@ -30,7 +30,6 @@ from broker_master.settings import MasterSettings
 from broker_master.store.facts import FactStore
 from broker_master.store.readmodel import ReadModel
 from broker_master.store.registry import Registry
-from broker_master.store.restored import Restored
 from schemas import addresses
 from schemas.messages.audit import DETAIL_LEN, GROUPS_MAX, Actor, AuditEntry, Result
 from schemas.messages.registry import AgentEntry
@@ -58,10 +57,9 @@ def one_or_many(groups: Collection[str]) -> tuple[str, list[str]]:
 class Plane:
     """epoch: grows with every start of a master; agents refuse an older one.
 
-    earlier: the epoch before it, as the state has it. restored: what is noted of a state that was
-    put back. urls: under which agents and clients find the broker. client_addresses: by client, the
-    digest of those that it looks at. doubtful: commands that were open in such a
-    state, and may have ended since.
+    urls: under which agents and clients find the broker. client_addresses: by client, the digest of
+    those that it looks at. doubtful: commands that were open in a state that was put back, and may
+    have ended since.
     """
 
     settings: MasterSettings
@@ -76,8 +74,6 @@ class Plane:
     mesh: str
     urls: list[str]
     started_at: float
-    earlier: int = 0
-    restored: Restored | None = None
     doubtful: set[str] = field(default_factory=set)
     client_addresses: dict[str, str] = field(default_factory=dict)
     is_admin_new: bool = False
@@ -85,23 +81,17 @@ class Plane:
     dispatcher: Dispatcher = field(default_factory=Dispatcher)
     counters: dict[tuple[str, ...], int] = field(default_factory=dict)
     measures: Measures = field(default_factory=Measures)
-    fanout_ids: set[str] = field(default_factory=set)
-    # Given the id of a fan-out: the groups of its agents, none if it is not known.
-    groups_of_fanout: Callable[[str], Collection[str]] = lambda _: ()
+    fanouts: FanoutTable = field(default_factory=FanoutTable)
     waiters: dict[str, list["asyncio.Future[None]"]] = field(default_factory=dict)
-    # Who is told of what belongs into the audit trail.
-    noted: list[Callable[[AuditEntry], None]] = field(default_factory=list)
+    # Told of what belongs into the audit trail.
+    noted: Signal[[AuditEntry]] = field(default_factory=Signal)
     strays: Strays = field(default_factory=Strays)
-    budgets: Budgets = field(init=False)
-    room: StoreRoom = field(init=False)
     recents: Recents = field(init=False)
     statuses: Statuses = field(init=False)
 
     def __post_init__(self) -> None:
         self.recents = Recents(self._last_of)
         self.statuses = Statuses(self._on_status)
-        self.budgets = Budgets(self.timers, lambda agent: agent in self.registry.agents)
-        self.room = StoreRoom(self.settings.limits.event_bytes, lambda: self.facts.appended_bytes)
 
     def _last_of(self, agent: str, most: int) -> list[tuple[str, str]]:
         return self.readmodel.last_of(agent, most)
@@ -182,14 +172,13 @@ class Plane:
             detail=cut_text(detail, DETAIL_LEN),
             epoch=self.epoch,
         )
-        for tell in self.noted:
-            tell(entry)
+        self.noted(entry)
 
     def groups_of(self, action: str, target: str) -> tuple[str, list[str]]:
         """The group of a target, or those of a fan-out over several; as `AuditEntry` has them."""
         if action.partition(".")[0] != "fanout":
             return self.group_of(action, target), []
-        return one_or_many(self.groups_of_fanout(target))
+        return one_or_many(self.fanouts.groups(target))
 
     def group_of(self, action: str, target: str) -> str:
         """The group that the target of an act is, or belongs to; empty if there is none."""

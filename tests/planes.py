@@ -18,6 +18,7 @@ from broker_master.plane import Plane
 from broker_master.settings import MasterSettings
 from broker_master.store.registry import Registry
 from schemas import limits
+from schemas.faults import MeshError, Unreachable
 from schemas.messages.liveness import Beat, Details, Hello
 from schemas.messages.registry import AgentEntry, CertificateEntry, ClientEntry, GroupEntry
 
@@ -35,8 +36,29 @@ class FakeLink:
     malformed: int = 0
     callback_failures: int = 0
 
+    def __post_init__(self) -> None:
+        self.comes: list[Callable[[], object]] = []
+        self.goes: list[Callable[[MeshError], object]] = []
+
     def on_connected(self, listener: Callable[[], object]) -> None:
-        """It never connects again."""
+        self.comes.append(listener)
+
+    def on_disconnected(self, listener: Callable[[MeshError], object]) -> None:
+        self.goes.append(listener)
+
+    def open_inbox(self, _callback: object) -> tuple[str, Callable[[], None]]:
+        return "_INBOX_master.1", lambda: None
+
+    def come(self) -> None:
+        """Connected again: all who want to know are told."""
+        self.is_connected = True
+        for listener in self.comes:
+            listener()
+
+    def go(self) -> None:
+        self.is_connected = False
+        for listener in self.goes:
+            listener(Unreachable("broker_unreachable", "cut"))
 
 
 class NoHistory:

@@ -35,6 +35,7 @@ from broker_client.runtime.commits import (
 )
 from broker_client.runtime.frames import check_subject
 from broker_client.runtime.rates import Gathering
+from broker_client.runtime.signals import Signal
 from broker_client.runtime.streams import (
     ApiError,
     SequenceConflict,
@@ -83,8 +84,9 @@ class BatchWriter:
 
     A future that is cancelled before its group was sent withdraws it; later it changes nothing.
     Counters: `stored` messages, `writes`, `conflicts`, `retries`, `appended_bytes` (whatever came
-    of them). `stalled_since` is a reading of
-    the clock while the broker stores nothing, else None.
+    of them). `stalled_since` is a reading of the clock while the broker stores nothing, else None.
+
+    is_patient: whether so much waits elsewhere that a write may take its time.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class BatchWriter:
         limits: WriterLimits | None = None,
         clock: Clock | None = None,
         chance: Callable[[], float] = random.random,
+        is_patient: Callable[[], bool] = lambda: False,
     ) -> None:
         self._streams = streams
         self._link = streams.link
@@ -114,9 +117,8 @@ class BatchWriter:
         self._link.on_disconnected(self._lose_commit)
         self.stalled_since: float | None = None
         # Called once when writes begin to get no answer, for those who would rather not wait on.
-        self.on_stalled: Callable[[], object] = lambda: None
-        # Whether so much waits elsewhere that a write may take its time.
-        self.is_patient: Callable[[], bool] = lambda: False
+        self.on_stalled: Signal[[]] = Signal()
+        self._is_patient = is_patient
         self.stored = 0
         self.writes = 0
         self.appended_bytes = 0
@@ -213,7 +215,7 @@ class BatchWriter:
     async def _gather(self) -> None:
         """Wait a moment for more, if that is what the last moments promise."""
         gathering, before = self._gathering, self._queued
-        wait_s = gathering.wait_s(before, self._clock.elapsed(), patient=self.is_patient())
+        wait_s = gathering.wait_s(before, self._clock.elapsed(), patient=self._is_patient())
         if not wait_s:
             return
         for _ in range(_GATHER_STEPS):

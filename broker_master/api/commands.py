@@ -93,7 +93,7 @@ class CommandOperations:
             return record
         history = await self._plane.readmodel.get(query.id)
         if history is None:
-            if query.id in self._plane.fanout_ids:
+            if query.id in self._plane.fanouts.ids:
                 raise Refused("command_unknown", f"{query.id} is a fan-out: see mesh fanout show")
             raise Refused("command_unknown", f"no command {query.id}")
         check_group(caller, history.record.group)

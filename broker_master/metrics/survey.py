@@ -10,6 +10,7 @@ import structlog
 
 from broker_client.runtime.streams import Streams
 from broker_master.core.findings import Findings, StreamSize
+from broker_master.core.room import StoreRoom
 from broker_master.plane import Plane
 from broker_master.store.facts import AUDIT, EVENTS, HISTORY, LOGS, REGISTRY
 from schemas.faults import MeshError
@@ -32,8 +33,9 @@ class Survey:
 
     name = "survey"
 
-    def __init__(self, plane: Plane, streams: Streams, folder: Path) -> None:
+    def __init__(self, plane: Plane, streams: Streams, folder: Path, room: StoreRoom) -> None:
         self._plane = plane
+        self._room = room
         self._streams = streams
         self._readmodel = folder / READMODEL_FILE
         self._rows_due_s = 0.0
@@ -61,7 +63,7 @@ class Survey:
             info = await self._streams.info(name)
             found[name] = StreamSize(info.messages, info.size_bytes)
         findings.streams = found
-        self._plane.room.note_size(found[EVENTS].size_bytes, appended)
+        self._room.note_size(found[EVENTS].size_bytes, appended)
         findings.disk_free = await asyncio.to_thread(_disk_free, self._readmodel.parent)
         findings.readmodel_bytes = await asyncio.to_thread(_size, self._readmodel)
         if clock.elapsed() >= self._rows_due_s:

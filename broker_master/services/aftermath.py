@@ -45,7 +45,17 @@ _ARGS: Final = msgspec.msgpack.encode({"argv": ["(not in the backup)"]})
 class Aftermath:
     """Decisions are stored as facts like all others, so a master that starts again has them."""
 
-    def __init__(self, plane: Plane, settler: Settler, state_dir: Path) -> None:
+    def __init__(
+        self,
+        plane: Plane,
+        settler: Settler,
+        state_dir: Path,
+        *,
+        earlier: int,
+        restored: Restored | None,
+    ) -> None:
+        self._earlier = earlier
+        self._restored = restored
         self._plane = plane
         self._settler = settler
         self._state_dir = state_dir
@@ -58,7 +68,7 @@ class Aftermath:
 
     def begin(self) -> None:
         """After the replay, before anything is sent: doubt what is open in a restored state."""
-        plane, restored = self._plane, self._plane.restored
+        plane, restored = self._plane, self._restored
         if restored is None:
             return
         found = {command.id for command in plane.book if not command.is_terminal}
@@ -78,15 +88,15 @@ class Aftermath:
             "master.restore",
             plane.mesh,
             detail=f"from a backup made {made}, put back {rfc3339(restored.at)}; epoch"
-            f" {plane.earlier} before, {plane.epoch} now; {counted(open_, 'command')} open in it",
+            f" {self._earlier} before, {plane.epoch} now; {counted(open_, 'command')} open in it",
         )
 
     def is_past(self, epoch: int) -> bool:
         """Whether a master of this epoch ran with what the present state does not know."""
         plane = self._plane
-        if plane.restored is not None:
+        if self._restored is not None:
             return generation_of(epoch) < generation_of(plane.epoch)
-        return plane.earlier < epoch < plane.epoch
+        return self._earlier < epoch < plane.epoch
 
     def is_of_past(self, agent: str) -> bool:
         """Whether it may have run what the state does not know, until its handshake is done."""
@@ -97,7 +107,7 @@ class Aftermath:
         if presence.reconciled or presence.agent in self._past:
             return
         self._past.add(presence.agent)
-        if self._plane.restored is None:
+        if self._restored is None:
             self._doubt_group(presence.group)
 
     def _doubt_group(self, group: str) -> None:
@@ -118,7 +128,7 @@ class Aftermath:
             "group.restore",
             group,
             result="alarm",
-            detail=f"agents have obeyed a master since epoch {plane.earlier}, the last that this"
+            detail=f"agents have obeyed a master since epoch {self._earlier}, the last that this"
             f" state knows: it was put back; {counted(len(fresh), 'command')} in doubt",
         )
 
@@ -235,11 +245,11 @@ class Aftermath:
         if plane.doubtful and plane.clock.elapsed() >= self._due_s and not plane.roster.is_cut_off:
             for command_id in list(plane.doubtful):
                 self._judge(command_id)
-        if plane.restored is not None and self._noted != plane.doubtful:
-            self._write(msgspec.structs.replace(plane.restored, doubtful=sorted(plane.doubtful)))
-        is_old = plane.restored and plane.clock.now() > plane.restored.at + _KEPT_S
+        if self._restored is not None and self._noted != plane.doubtful:
+            self._write(msgspec.structs.replace(self._restored, doubtful=sorted(plane.doubtful)))
+        is_old = self._restored and plane.clock.now() > self._restored.at + _KEPT_S
         if is_old and not plane.doubtful:
-            plane.restored = None
+            self._restored = None
             remove_restored(self._state_dir)
 
     def _judge(self, command_id: str) -> None:
@@ -268,7 +278,7 @@ class Aftermath:
         self._settler.settle_all(command, ends.on_lost(command, reason, self._plane.clock.now()))
 
     def _write(self, restored: Restored) -> None:
-        self._plane.restored = restored
+        self._restored = restored
         self._noted = set(restored.doubtful or ())
         try:
             write_restored(self._state_dir, restored)

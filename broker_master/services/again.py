@@ -45,7 +45,7 @@ class Again:
             return command.accepted
         history = await self._plane.readmodel.get(id)
         if history is None:
-            if id in self._plane.fanout_ids:
+            if id in self._plane.fanouts.ids:
                 raise Refused("command_unknown", f"{id} is a fan-out: see mesh fanout retry")
             raise Refused("command_unknown", f"no command {id}")
         check_group(caller, history.record.group)

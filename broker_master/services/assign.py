@@ -42,9 +42,9 @@ class Assigner:
         self._plane = plane
         self._settler = settler
         self._transmitter = transmitter
-        settler.on_slot_free = self.fill
-        settler.on_requeue = self._on_requeue
-        settler.on_refused = self._on_refused
+        settler.on_slot_free.listen(self.fill)
+        settler.on_requeue.listen(self._on_requeue)
+        settler.on_refused.listen(self._on_refused)
         self._holds = Holds()
         self._look_due_s = 0.0
         self._rotate_due_s = plane.clock.elapsed() + PART_S

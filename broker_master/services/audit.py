@@ -49,7 +49,7 @@ class Auditor:
         self._tasks = TaskSet("audit", limit=_TASKS_MAX, share=_TASKS_PER_SPEAKER)
         self._refusals: dict[str, TokenBucket] = {}
         self._untold: dict[str, int] = {}
-        plane.noted.append(self.take)
+        plane.noted.listen(self.take)
 
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()

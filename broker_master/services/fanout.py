@@ -27,6 +27,7 @@ from broker_master.core.rights import ATTEMPTS, check_use
 from broker_master.plane import Plane
 from broker_master.services.intake import Intake
 from broker_master.services.views import Views
+from broker_master.store.restored import Restored
 from schemas import codec
 from schemas.faults import MeshError, Refused, Unreachable
 from schemas.listed import RETRY_OF
@@ -58,26 +59,34 @@ class Fanouts:
     """The durable entry says who was chosen; how far each is, its command says.
 
     So an agent is asked once, however often a master is restarted: its command has the same id.
+    restored: of a state that was put back; what ran then asks nobody else.
     """
 
     name = "fanouts"
 
-    def __init__(self, plane: Plane, bucket: Bucket, intake: Intake, views: Views) -> None:
+    def __init__(
+        self,
+        plane: Plane,
+        bucket: Bucket,
+        intake: Intake,
+        views: Views,
+        restored: Restored | None,
+    ) -> None:
         self._plane = plane
         self._bucket = bucket
         self._intake = intake
         self._views = views
         self._tasks = TaskSet("fanouts", limit=OPEN_MAX)
         self._revisions: dict[str, int] = {}
-        self._running: dict[str, Fanout] = {}
+        self._restored = restored
+        self._running = plane.fanouts.running
         self._wakes: dict[str, asyncio.Event] = {}
         self._ended: dict[str, asyncio.Event] = {}
         self._beginning: dict[str, str] = {}
         # Why somebody wants a fan-out to be stopped, until that is durable.
         self._stops: dict[str, tuple[str, asyncio.Event]] = {}
         # Ended ones without their agents and their command, which the bucket has.
-        self.summaries: dict[str, FanoutEntry] = {}
-        plane.groups_of_fanout = self._groups
+        self.summaries = plane.fanouts.summaries
 
     async def load(self) -> None:
         """Read what there is; call it once the book and the read model are complete."""
@@ -92,17 +101,14 @@ class Fanouts:
             if entry.state == RUNNING:
                 states = {agent: self._state(entry, agent) for agent in entry.agents}
                 # Also those that were named before such ids were nobody's to choose.
-                self._plane.fanout_ids.update(child_of(entry, agent) for agent in entry.agents)
+                self._plane.fanouts.ids.update(child_of(entry, agent) for agent in entry.agents)
                 self._enter(Fanout(entry, states, now_s=self._plane.clock.elapsed()))
-                if (
-                    self._plane.restored is not None
-                    and entry.submitted_at <= self._plane.restored.at
-                ):
+                if self._restored is not None and entry.submitted_at <= self._restored.at:
                     # Agents that this state calls unasked may have been asked since.
                     self._stops[key] = (RESTORED, asyncio.Event())
             else:
                 self.summaries[key] = summary(entry)
-            self._plane.fanout_ids.add(key)
+            self._plane.fanouts.ids.add(key)
 
     async def run(self, ready: asyncio.Event) -> None:
         for fanout in self._running.values():
@@ -119,12 +125,7 @@ class Fanouts:
 
     def known(self, id: str) -> FanoutEntry | None:
         """A fan-out that runs, whole, or the summary of one that has ended."""
-        fanout = self._running.get(id)
-        return fanout.entry if fanout is not None else self.summaries.get(id)
-
-    def _groups(self, id: str) -> list[str]:
-        entry = self.known(id)
-        return entry.groups if entry is not None else []
+        return self._plane.fanouts.known(id)
 
     def running(self, id: str) -> Fanout | None:
         return self._running.get(id)
@@ -169,7 +170,7 @@ class Fanouts:
             entry = await self._store(entry)
         finally:
             self._beginning.pop(entry.id, None)
-        self._plane.fanout_ids.add(entry.id)
+        self._plane.fanouts.ids.add(entry.id)
         fanout = Fanout(entry, {})
         self._enter(fanout)
         _ = self._tasks.spawn(self._drive(fanout))

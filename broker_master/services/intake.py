@@ -18,6 +18,7 @@ from broker_master.core.dispatch import LANES_MAX, Choice, needs_of, tags_of
 from broker_master.core.fold import fold
 from broker_master.core.phases import Phase
 from broker_master.core.rights import check_group
+from broker_master.core.room import StoreRoom
 from broker_master.plane import Plane
 from broker_master.services.assign import Assigner
 from broker_master.services.standing import Standing
@@ -59,12 +60,14 @@ class Intake:
         self,
         plane: Plane,
         assigner: Assigner,
-        history_lag_s: Callable[[], float],
-        stalled_since: Callable[[], float | None] = lambda: None,
+        room: StoreRoom,
         *,
-        is_crowded: Callable[[], bool] = lambda: False,
+        history_lag_s: Callable[[], float],
+        stalled_since: Callable[[], float | None],
+        is_crowded: Callable[[], bool],
     ) -> None:
         self._plane = plane
+        self._room = room
         self._assigner = assigner
         self._history_lag_s = history_lag_s
         self._stalled_since = stalled_since
@@ -252,7 +255,7 @@ class Intake:
         """The state of the command that already has this id; Refused if it is another one."""
         before = self._before(accepted.id)
         if before is None:
-            if accepted.id in self._plane.fanout_ids and accepted.source != FANOUT:
+            if accepted.id in self._plane.fanouts.ids and accepted.source != FANOUT:
                 raise Refused("id_conflict", f"id {accepted.id} belongs to a fan-out")
             return None
         if before.client != accepted.client or before.digest != accepted.digest:
@@ -283,7 +286,7 @@ class Intake:
         self._check_share(accepted)
         if self._is_crowded():
             raise Refused("queue_full", "half of what may wait to be stored is there already")
-        if not self._plane.room.has(memoryview(accepted.args).nbytes):
+        if not self._room.has(memoryview(accepted.args).nbytes):
             raise Refused(
                 "store_full", "what is left of limits.event_bytes is for ends of open commands"
             )

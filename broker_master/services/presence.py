@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import msgspec
 import structlog
@@ -71,6 +72,21 @@ class _Meeting(msgspec.Struct):
         return ": ".join(parts[:2]) + "".join(f", {part}" for part in parts[2:])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Listeners:
+    """Called with what agents say.
+
+    want_address: an agent is back, whose address may be another. on_change: the group of an agent
+    whose status may have changed. on_trust: an agent and the digest of the authorities that it
+    trusts. on_greeted: the first step of a handshake of an agent that may take part.
+    """
+
+    want_address: Callable[[], None]
+    on_change: Callable[[str], None]
+    on_trust: Callable[[str, str], None]
+    on_greeted: Callable[[subjects.Up, Hello], None]
+
+
 class PresenceService:
     """One step behind the wire: decides with the roster, answers, and moves commands along."""
 
@@ -81,13 +97,13 @@ class PresenceService:
         plane: Plane,
         settler: Settler,
         assigner: Assigner,
-        want_address: Callable[[], None],
         aftermath: Aftermath,
+        listeners: Listeners,
     ) -> None:
         self._plane = plane
         self._settler = settler
         self._assigner = assigner
-        self._want_address = want_address
+        self._want_address = listeners.want_address
         self.aftermath = aftermath
         self._forgotten = Forgotten(plane, settler)
         self._recall = Recall(plane, aftermath, self._on_unknown)
@@ -96,12 +112,9 @@ class PresenceService:
         self._meetings: dict[str, _Meeting] = {}
         # How long those were silent whose beats come again, but not yet their handshake.
         self._silences: dict[str, float] = {}
-        # Called with the group of an agent whose status may have changed.
-        self.on_change: Callable[[str], None] = lambda _: None
-        # Given an agent and the digest of the authorities that it trusts.
-        self.on_trust: Callable[[str, str], None] = lambda _agent, _digest: None
-        # Given the first step of a handshake of an agent that may take part.
-        self.on_greeted: Callable[[subjects.Up, Hello], None] = lambda _up, _hello: None
+        self._on_change = listeners.on_change
+        self._on_trust = listeners.on_trust
+        self._on_greeted = listeners.on_greeted
 
     # -- from the wire
 
@@ -198,8 +211,8 @@ class PresenceService:
             return
         entry = plane.registry.agent(up.agent)
         self.note_certificate(presence, entry, hello.certificate_serial)
-        self.on_trust(up.agent, hello.trust)
-        self.on_greeted(up, hello)
+        self._on_trust(up.agent, hello.trust)
+        self._on_greeted(up, hello)
         decisions = [self._decide(up.agent, task) for task in hello.tasks]
         if meeting := self._meetings.get(up.agent):
             meeting.judge(hello.tasks, decisions)
@@ -305,7 +318,7 @@ class PresenceService:
             self.sync_member(presence)
         log.info("agent_moved", agent=up.agent, from_group=before, group=up.group)
         for group in (before, up.group):
-            self.on_change(group)
+            self._on_change(group)
         self.on_hello(up, payload)
 
     # -- the decisions of the handshake
@@ -342,7 +355,7 @@ class PresenceService:
             plane = self._plane
             plane.measures.on_change(change, presence, plane.timers, plane.clock.elapsed())
             self.sync_member(presence)
-            self.on_change(presence.group)
+            self._on_change(presence.group)
             if change.event in ("suspected", "goodbye", "expired"):
                 self._on_silent(presence)
             elif change.event == "given_up":

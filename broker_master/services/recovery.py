@@ -19,7 +19,10 @@ from broker_master.core.phases import Phase
 from broker_master.core.records import command_record
 from broker_master.core.statuses import restore
 from broker_master.plane import OPEN_IN_BACKUP, Plane
+from broker_master.services.cancel import Canceller
 from broker_master.services.historian import Historian
+from broker_master.services.presence import PresenceService
+from broker_master.services.settle import Settler
 from broker_master.store.facts import HISTORY
 from broker_master.store.readmodel import Row
 from broker_master.store.statuses import NO_PASTS, Pasts
@@ -193,3 +196,21 @@ def orphans(plane: Plane) -> list[tuple[Command, Attempt]]:
         for command in plane.book
         if (attempt := command.open_attempt) is not None and plane.roster.get(attempt.agent) is None
     ]
+
+
+async def recover(
+    plane: Plane,
+    streams: Streams,
+    historian: Historian,
+    canceller: Canceller,
+    settler: Settler,
+    presence: PresenceService,
+) -> None:
+    """Bring the book to where the facts say, and carry on with what was asked for."""
+    await rebuild_readmodel(plane, streams)
+    await replay_facts(plane, historian)
+    presence.aftermath.begin()
+    for command in resume(plane):
+        canceller.carry_out(command)
+    for command, attempt in orphans(plane):
+        settler.give_up(command, attempt)

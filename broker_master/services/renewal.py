@@ -17,6 +17,7 @@ from broker_client.runtime.frames import Msg
 from broker_client.runtime.rates import TokenBucket
 from broker_master.ca.issuer import Credentials, Issuer
 from broker_master.core import certificates
+from broker_master.core.budgets import Budgets
 from broker_master.core.liveness import Presence
 from broker_master.plane import Plane
 from broker_master.services.answers import send_answer
@@ -54,8 +55,10 @@ class Renewals:
         keys: KeyDesk,
         revoker: Revoker,
         presence: PresenceService,
+        budgets: Budgets,
     ) -> None:
         self._plane = plane
+        self._budgets = budgets
         self._gate = gate
         self._issuer = issuer
         self._keys = keys
@@ -104,7 +107,7 @@ class Renewals:
     def _has_room(self, up: subjects.Up, msg: Msg) -> bool:
         """Who asks far too often is not answered: it asks again."""
         now_s = self._plane.clock.elapsed()
-        has_room = self._plane.budgets.take(up.agent, "rest", len(msg.data), now_s)
+        has_room = self._budgets.take(up.agent, "rest", len(msg.data), now_s)
         if not has_room:
             self._plane.count("shed", "rate")
         return has_room

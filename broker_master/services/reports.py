@@ -38,15 +38,26 @@ _ENDS = {str(state): state for state in AGENT_ENDS}
 
 
 class Reports:
-    def __init__(self, plane: Plane, transmitter: Transmitter, late: LateResults) -> None:
+    """on_order_reply: given agent, token and answer, says whether somebody waits for that answer.
+
+    on_took: given an agent that has answered a request to run something.
+    """
+
+    def __init__(
+        self,
+        plane: Plane,
+        transmitter: Transmitter,
+        late: LateResults,
+        *,
+        on_order_reply: Callable[[str, str, ControlReply], bool],
+        on_took: Callable[[str], None],
+    ) -> None:
         self._plane = plane
         self._late = late
         self._transmitter = transmitter
         self._releases: dict[tuple[str, str], list[Released]] = {}
-        # Given agent, token and answer: whether it is one that somebody waits for.
-        self.on_order_reply: Callable[[str, str, ControlReply], bool] = lambda *_: False
-        # Called with an agent that has answered a request to run something.
-        self.on_took: Callable[[str], None] = lambda _: None
+        self._on_order_reply = on_order_reply
+        self._on_took = on_took
 
     # -- answers to requests
 
@@ -57,7 +68,7 @@ class Reports:
             return
         reply = codec.decode_sized(RunReply, payload)
         failpoints.reach("master.sent_not_recorded")
-        self.on_took(up.agent)
+        self._on_took(up.agent)
         found = self._find(up.agent, reply.command, reply.attempt)
         if found is None:
             return
@@ -83,7 +94,7 @@ class Reports:
         self._transmitter.perform(command, effects)
 
     def _on_control_reply(self, up: subjects.Up, reply: ControlReply) -> None:
-        if self.on_order_reply(up.agent, up.rest[0], reply):
+        if self._on_order_reply(up.agent, up.rest[0], reply):
             return
         if reply.kind != "cancel" or reply.known:
             return
@@ -118,7 +129,7 @@ class Reports:
 
     def _on_item(self, up: subjects.Up, item: AttemptReport) -> None:
         if item.attempt == PROBE_ATTEMPT:
-            self.on_took(up.agent)
+            self._on_took(up.agent)
             self._release(up, item)
             return
         command = self._plane.book.get(item.command)
@@ -131,7 +142,7 @@ class Reports:
             log.warning("report_refused", agent=up.agent, command_id=item.command)
             return
         if attempt.state is State.SENT:
-            self.on_took(up.agent)
+            self._on_took(up.agent)
         if item.kind == "started":
             attempts.on_started(command, attempt, item, self._plane.clock.now())
             self._release(up, item)

@@ -3,11 +3,19 @@
 import time
 from pathlib import Path
 
+import msgspec
+import structlog
+
+from broker_client.runtime.clock import Clock
 from broker_client.runtime.files import lock_directory
 from broker_master.ca.marker import read_marker, refuse_foreign
+from broker_master.ca.mesh import Mesh
 from broker_master.core.epochs import EPOCH_MAX
-from broker_master.store.restored import Restored, write_restored
+from broker_master.store.registry import Registry
+from broker_master.store.restored import Restored, read_restored, write_restored
 from schemas.faults import Refused
+
+log = structlog.get_logger()
 
 
 def note_restore(state_dir: Path, *, above: int = 0, taken_at: float = 0.0) -> None:
@@ -23,3 +31,22 @@ def note_restore(state_dir: Path, *, above: int = 0, taken_at: float = 0.0) -> N
         raise Refused("state_missing", f"there is no mesh in {state_dir}")
     with lock_directory(state_dir):
         write_restored(state_dir, Restored(at=time.time(), taken_at=taken_at, above=above))
+
+
+async def begin_epoch(
+    registry: Registry, mesh: Mesh, clock: Clock
+) -> tuple[int, int, Restored | None]:
+    """The epoch, the one before it, and what is noted of a state that was put back."""
+    restored = read_restored(mesh.directory)
+    is_first = restored is not None and not restored.epoch
+    begun = await registry.begin_epoch(
+        mesh.id,
+        clock.now(),
+        above=restored.above if restored is not None and is_first else 0,
+        is_restored=is_first,
+    )
+    if restored is not None and is_first:
+        restored = msgspec.structs.replace(restored, epoch=begun.epoch)
+        write_restored(mesh.directory, restored)
+        log.warning("state_was_restored", taken_at=restored.taken_at, earlier=begun.earlier)
+    return begun.epoch, begun.earlier, restored

@@ -7,6 +7,7 @@ from functools import partial
 import msgspec
 import structlog
 
+from broker_client.runtime.signals import Signal
 from broker_master.core import ends
 from broker_master.core.commands import Attempt, Command
 from broker_master.core.effects import Settle
@@ -30,17 +31,18 @@ Done = Callable[[], None]
 class Settler:
     """Writes outcomes. Afterwards the result goes to the client and the command to history.
 
-    on_slot_free, on_requeue, on_refused and on_ended are set by whoever assigns work and writes
-    history.
+    on_ended: given each command that has ended, with its record. Signals, for who assigns work:
+    `on_slot_free` and `on_refused` with an agent, `on_requeue` with a command and the agent that
+    it should not get again.
     """
 
-    def __init__(self, plane: Plane) -> None:
+    def __init__(self, plane: Plane, on_ended: Callable[[Command, CommandRecord], None]) -> None:
         self._plane = plane
         self._chronicle = Chronicle(plane)
-        self.on_slot_free: Callable[[str], None]
-        self.on_requeue: Callable[[Command, str], None]
-        self.on_refused: Callable[[str], None]
-        self.on_ended: Callable[[Command, CommandRecord], None]
+        self.on_slot_free: Signal[[str]] = Signal()
+        self.on_requeue: Signal[[Command, str]] = Signal()
+        self.on_refused: Signal[[str]] = Signal()
+        self.on_ended = on_ended
 
     def settle(self, command: Command, effect: Settle, done: Done | None = None) -> None:
         """Make the end of an attempt, or of a command without one, durable.

@@ -33,7 +33,12 @@ class Terms:
     name = "terms"
 
     def __init__(
-        self, plane: Plane, presence: PresenceService, revoker: Revoker, orders: Orders
+        self,
+        plane: Plane,
+        presence: PresenceService,
+        revoker: Revoker,
+        orders: Orders,
+        on_change: Callable[[str], None],
     ) -> None:
         self._plane = plane
         self._presence = presence
@@ -41,7 +46,7 @@ class Terms:
         self._orders = orders
         # When an agent that is to move may be told so again.
         self._told: dict[str, float] = {}
-        self.on_change: Callable[[str], None] = lambda _: None
+        self._on_change = on_change
 
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()
@@ -124,14 +129,14 @@ class Terms:
         self._plane.roster.remove(agent)
         self._plane.dispatcher.remove_member(agent)
         self._plane.recents.forget(agent)
-        self.on_change(entry.group)
+        self._on_change(entry.group)
         log.info("agent_deleted", agent=agent)
         return True
 
     async def change(self, name: str, change: Change) -> AgentEntry:
         """Change an entry, and let everybody know who has a part in it."""
         changed = await self._plane.registry.change_agent(name, change)
-        self.on_change(changed.group)
+        self._on_change(changed.group)
         presence = self._plane.roster.get(name)
         if presence is not None:
             self._presence.sync_member(presence)

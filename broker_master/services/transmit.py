@@ -2,12 +2,14 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import structlog
 
 from broker_client.runtime import tracing
+from broker_client.runtime.signals import Signal
 from broker_master.core import attempts, ends
+from broker_master.core.budgets import Budgets
 from broker_master.core.commands import Attempt, Command
 from broker_master.core.effects import (
     Acknowledged,
@@ -43,14 +45,15 @@ class Transmitter:
 
     name = "transmit"
 
-    def __init__(self, plane: Plane, settler: Settler) -> None:
+    def __init__(self, plane: Plane, settler: Settler, budgets: Budgets) -> None:
         self._plane = plane
+        self._budgets = budgets
         self._settler = settler
         self._due: deque[tuple[float, str, int, int]] = deque()
         self._token = 0
         self._is_cut_off = False
-        # Called with an agent that beats and leaves transmissions unanswered.
-        self.on_untaken: Callable[[str], None] = lambda _: None
+        # With an agent that beats and leaves transmissions unanswered.
+        self.on_untaken: Signal[[str]] = Signal()
 
     def perform(
         self, command: Command, effects: Iterable[Effect], done: Done | None = None
@@ -92,7 +95,7 @@ class Transmitter:
         if presence is None:
             return
         attempts.on_transmitted(command, attempt, self._next_token())
-        plane.budgets.earn(attempt.agent)
+        self._budgets.earn(attempt.agent)
         plane.measures.on_sent(command, attempt, plane.clock.now())
         self._due.append(
             (plane.clock.elapsed() + plane.timers.ack_s, command.id, attempt.number, attempt.sent)

@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from broker_client.runtime.frames import Msg
-from broker_master.core.budgets import Flood, Kind
+from broker_master.core.budgets import Budgets, Flood, Kind
 from broker_master.plane import Plane
 from broker_master.services.gate import Gate
 from broker_master.services.presence import PresenceService
@@ -38,9 +38,15 @@ class Upstream:
     name = "upstream"
 
     def __init__(
-        self, plane: Plane, gate: Gate, presence: PresenceService, reports: Reports
+        self,
+        plane: Plane,
+        gate: Gate,
+        presence: PresenceService,
+        reports: Reports,
+        budgets: Budgets,
     ) -> None:
         self._plane = plane
+        self._budgets = budgets
         self._gate = gate
         self._handlers: dict[str, Handler] = {
             "beat": presence.on_beat,
@@ -57,7 +63,7 @@ class Upstream:
         ready.set()
         while True:
             await asyncio.sleep(_LOOK_S)
-            for flood in self._plane.budgets.floods():
+            for flood in self._budgets.floods():
                 self._tell(flood)
 
     def _tell(self, flood: Flood) -> None:
@@ -76,7 +82,7 @@ class Upstream:
         is_urgent = kind != "beat"
         budget = _BUDGETS[kind]
         gate, count, clock = self._gate, self._plane.count, self._plane.clock
-        budgets = self._plane.budgets
+        budgets = self._budgets
         parse = subjects.parse_up
         if "*" not in kind:
             # An agent has one such subject, and a flood of them costs less.

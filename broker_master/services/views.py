@@ -49,10 +49,9 @@ class _Crew:
 
 
 class Views:
-    def __init__(self, plane: Plane) -> None:
+    def __init__(self, plane: Plane, notes: Callable[[ClientEntry], list[str]]) -> None:
         self._plane = plane
-        # What is wrong with the mesh as a whole, for those who ask for its status.
-        self.notes: Callable[[ClientEntry], list[str]] = lambda _caller: []
+        self._notes = notes
 
     def agent(self, entry: AgentEntry) -> AgentRecord:
         plane = self._plane
@@ -185,7 +184,7 @@ class Views:
             groups={status: groups.get(status, 0) for status in ("active", "inactive")},
             commands={str(state): commands[state] for state in State if commands[state]},
             broker="connected" if plane.link.is_connected else "disconnected",
-            notes=self.notes(caller),
+            notes=self._notes(caller),
             at=rfc3339(plane.clock.now()),
         )
 

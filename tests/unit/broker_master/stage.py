@@ -3,21 +3,20 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
 
+from broker_client.runtime.signals import Signal
 from broker_client.runtime.streams import SequenceConflict
 from broker_client.runtime.supervise import TaskSet
+from broker_master.ca.mesh import Mesh
 from broker_master.core.commands import Attempt, Command
-from broker_master.services.aftermath import Aftermath
-from broker_master.services.assign import Assigner
-from broker_master.services.cancel import Canceller
-from broker_master.services.late import LateResults
-from broker_master.services.presence import PresenceService
-from broker_master.services.reports import Reports
-from broker_master.services.settle import Settler
-from broker_master.services.transmit import Transmitter
+from broker_master.plane import Plane
+from broker_master.services.orders import Orders
+from broker_master.settings import MasterSettings
+from broker_master.wiring import Keys, Ports, build_work
 from schemas import codec, subjects
 from schemas.faults import MeshError, Refused, Unreachable
 from schemas.messages.facts import Accepted, CommandRecord, Fact
@@ -97,37 +96,120 @@ class NobodyKnown:
         return None
 
 
+class SilentWriter:
+    """The writer of a stream; it is told when writes stall, and stores nothing by itself."""
+
+    def __init__(self) -> None:
+        self.on_stalled: Signal[[]] = Signal()
+        self.stalled_since: float | None = None
+        self.is_crowded = False
+
+
+class SilentStreams:
+    """Streams that do not answer."""
+
+    async def insist(self, *_: object) -> None:
+        await asyncio.Event().wait()
+
+
+class MemoryBucket:
+    """Takes every write."""
+
+    def __init__(self) -> None:
+        self._revision = 0
+
+    async def create(self, _key: str, _value: bytes) -> int:
+        self._revision += 1
+        return self._revision
+
+    async def update(self, key: str, value: bytes, _revision: int) -> int:
+        return await self.create(key, value)
+
+    async def delete(self, _key: str) -> None:
+        return None
+
+    async def get(self, _key: str) -> None:
+        return None
+
+
+class SilentKeys:
+    """Authorities that nobody asks."""
+
+    def __init__(self, plane: Plane) -> None:
+        self.orders = Orders(plane)
+        self.rotator = SimpleNamespace(note_trust=lambda _agent, _digest: None)
+        self.revoker = SimpleNamespace(refused=set())
+
+
+class SilentSystem:
+    """A broker that does what it is told, and has no connections."""
+
+    async def update_account(self, _token: str) -> None:
+        return None
+
+    async def connections(self) -> list[object]:
+        return []
+
+    async def reload(self) -> None:
+        return None
+
+
 class Stage:
     """A group `web` with agents that are live; commands enter as if they had been accepted."""
 
-    def __init__(self, *agents: str) -> None:
+    def __init__(
+        self, *agents: str, mesh: Mesh | None = None, settings: MasterSettings | None = None
+    ) -> None:
         self.clock = FakeClock()
-        self.plane = make_plane(self.clock)
+        self.plane = make_plane(self.clock, settings)
         self.link, self.facts = HeardLink(), FactsInMemory()
         self.plane.link, self.plane.facts = cast("Any", self.link), cast("Any", self.facts)
         self.plane.readmodel = cast("Any", NobodyKnown())
         self.plane.tasks = TaskSet("stage", limit=10)
-        self.ended: list[CommandRecord] = []
-        self.settler = Settler(self.plane)
-        self.settler.on_ended = lambda _, record: self.ended.append(record)
-        self.transmitter = Transmitter(self.plane, self.settler)
-        self.assigner = Assigner(self.plane, self.settler, self.transmitter)
-        self.canceller = Canceller(self.plane, self.settler, self.transmitter)
-        self.late = LateResults(self.plane, self.settler, cast("Any", None))
-        self.reports = Reports(self.plane, self.transmitter, self.late)
-        self.presence = PresenceService(
-            self.plane,
-            self.settler,
-            self.assigner,
-            lambda: None,
-            Aftermath(self.plane, self.settler, Path("no-state")),
-        )
+        self.writer = SilentWriter()
+        self.ports = self.build_ports(mesh)
+        self.keys = self.build_keys()
+        self.work = work = build_work(self.plane, self.ports, self.keys)
+        self.settler = work.settler
+        self.transmitter = work.transmitter
+        self.assigner = work.assigner
+        self.canceller = work.canceller
+        self.reports = work.reports
+        self.late = work.late
+        self.presence = work.presence
+        self.intake = work.intake
+        self.fanouts = work.fanouts
+        self.views = work.views
         add_client(self.plane, "ops")
         add_group(self.plane, "web")
         for agent in agents:
             add_agent(self.plane, agent, "web")
             connect(self.plane, agent)
             self.sync(agent)
+
+    def build_ports(self, mesh: Mesh | None) -> Ports:
+        """All of it in memory; what needs a mesh is given one."""
+        return Ports(
+            mesh=mesh or cast("Any", SimpleNamespace(directory=Path("no-state"))),
+            streams=cast("Any", SilentStreams()),
+            events=cast("Any", self.writer),
+            history=cast("Any", SilentWriter()),
+            audit=cast("Any", SilentWriter()),
+            fanouts=cast("Any", MemoryBucket()),
+            system=cast("Any", SilentSystem()),
+            system_link=cast("Any", FakeLink()),
+            earlier=0,
+            restored=None,
+        )
+
+    def build_keys(self) -> Keys:
+        """Nobody is let in here: all agents are known, and no certificate is made."""
+        return cast("Keys", SilentKeys(self.plane))
+
+    @property
+    def ended(self) -> list[CommandRecord]:
+        """Records of the commands that have ended, as history gets them."""
+        return [waiting.history.record for waiting in self.work.historian._queue]
 
     @property
     def timers(self) -> Any:  # noqa: ANN401

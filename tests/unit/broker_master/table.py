@@ -7,67 +7,31 @@ Real is everything but the broker, the clock and the disk.
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import msgspec
 
 from broker_client.runtime.nkeys import KeyPair
 from broker_client.runtime.streams import Page, Stored
-from broker_master.api.again import AgainOperations
-from broker_master.api.agents import AgentOperations
-from broker_master.api.audit import AuditOperations
-from broker_master.api.authority import AuthorityOperations
-from broker_master.api.clients import ClientOperations
-from broker_master.api.commands import CommandOperations
-from broker_master.api.deadletters import DeadLetterOperations
-from broker_master.api.fanouts import FanoutOperations
-from broker_master.api.groups import GroupOperations
-from broker_master.api.operations import Direct, Operation, Operations, Registers
-from broker_master.api.rotation import RotationOperations
+from broker_master.api.operations import Direct, Operation, Operations
 from broker_master.ca.mesh import Mesh
 from broker_master.core.fanout import FORM, Fanout
-from broker_master.services.again import Again
-from broker_master.services.custody import Custody
-from broker_master.services.fanout import Fanouts
-from broker_master.services.intake import Intake
-from broker_master.services.keys import KeyDesk
-from broker_master.services.output import OutputReader
-from broker_master.services.revoke import Revoker
+from broker_master.services.orders import Orders
 from broker_master.services.rotator import Rotator
-from broker_master.services.terms import Terms
-from broker_master.services.views import Views
+from broker_master.wiring import Keys, Ports, build_keys, build_operations
 from schemas import codec, subjects
 from schemas.faults import MeshError
 from schemas.messages.api import SubmitRequest
 from schemas.messages.audit import AuditEntry
 from schemas.messages.fanouts import FanoutEntry
 from schemas.messages.registry import CertificateEntry, ClientEntry
+from schemas.messages.work import ControlReply
 from schemas.states import State
-from schemas.verbs import COMMAND_SUBMIT
 from tests.planes import DAY_S, add_agent, add_client, add_group
-from tests.unit.broker_master.stage import Stage
+from tests.unit.broker_master.stage import MemoryBucket, Stage
 
 GROUPS = ("web", "db")
-
-
-class MemoryBucket:
-    """Takes every write."""
-
-    def __init__(self) -> None:
-        self._revision = 0
-
-    async def create(self, _key: str, _value: bytes) -> int:
-        self._revision += 1
-        return self._revision
-
-    async def update(self, key: str, value: bytes, _revision: int) -> int:
-        return await self.create(key, value)
-
-    async def delete(self, _key: str) -> None:
-        return None
-
-    async def get(self, _key: str) -> None:
-        return None
 
 
 class NoHistory:
@@ -108,40 +72,36 @@ class Trail:
         return None
 
 
-class SilentSystem:
-    """A broker that does what it is told, and has no connections."""
-
-    async def update_account(self, _token: str) -> None:
-        return None
-
-    async def connections(self) -> list[object]:
-        return []
-
-    async def reload(self) -> None:
-        return None
-
-
 class Table(Stage):
     """Call `open` before use, and `aclose` after."""
 
     def __init__(self, mesh: Mesh) -> None:
-        super().__init__()
-        self.mesh, self.trail = mesh, cast("Any", Trail())
+        self.trail = Trail()
+        super().__init__(mesh=mesh)
+        self.mesh = mesh
         plane = self.plane
         plane.mesh = mesh.id
         plane.readmodel = cast("Any", NoHistory())
         plane.registry._bucket = cast("Any", MemoryBucket())
         plane.registry._revisions = defaultdict(int)
         self.notes: list[AuditEntry] = []
-        plane.noted.append(self.notes.append)
-        self.intake = Intake(plane, self.assigner, lambda: 0.0)
-        self.views = Views(plane)
-        self.fanouts = Fanouts(plane, cast("Any", MemoryBucket()), self.intake, self.views)
+        plane.noted.listen(self.notes.append)
+
+    def build_ports(self, mesh: Mesh | None) -> Ports:
+        return replace(super().build_ports(mesh), streams=cast("Any", self.trail))
+
+    def build_keys(self) -> Keys:
+        """Real ones, but for orders, which agents that are not there would never answer."""
+        keys = build_keys(self.plane, self.ports)
+        orders = _Orders(self.plane)
+        system = self.ports.system
+        rotator = Rotator(self.plane, self.ports.mesh, system, keys.custody, orders)
+        return replace(keys, orders=orders, rotator=rotator)
 
     async def open(self) -> Operations:
         for group in GROUPS:
             await self._fill(group)
-        return self._operations()
+        return build_operations(self.plane, self.ports, self.keys, self.work)
 
     async def aclose(self) -> None:
         await self.fanouts._tasks.aclose(0)
@@ -179,36 +139,6 @@ class Table(Stage):
             user_nkey=KeyPair.create("user").public,
         )
 
-    def _operations(self) -> Operations:
-        plane, mesh = self.plane, self.mesh
-        system = cast("Any", SilentSystem())
-        orders = cast("Any", _Orders())
-        revoker = Revoker(plane, mesh.accounts, system)
-        custody = Custody(plane, mesh, system, {})
-        keys = KeyDesk(plane, custody.own_keys, lambda: revoker.refused)
-        terms = Terms(plane, self.presence, revoker, orders)
-        operations = Operations()
-        commands = CommandOperations(plane, self.canceller, OutputReader(plane, self.trail))
-        again = Again(plane, self.intake)
-        agents = AgentOperations(
-            plane, self.views, mesh.issuer, self.presence, self.canceller, revoker, terms, orders
-        )
-        operations.add_direct(COMMAND_SUBMIT, self.intake.submit)
-        parts: list[Registers] = [
-            AuditOperations(self.trail, plane.strays),
-            commands,
-            DeadLetterOperations(plane, commands, again),
-            AgainOperations(again),
-            FanoutOperations(plane, self.fanouts, self.canceller),
-            GroupOperations(plane, self.views),
-            agents,
-            RotationOperations(plane, orders),
-            ClientOperations(plane, self.views, mesh.issuer, keys, revoker),
-            AuthorityOperations(plane, custody, Rotator(plane, mesh, system, custody, orders)),
-        ]
-        operations.fill(parts)
-        return operations
-
 
 async def call(operation: Operation | Direct, caller: ClientEntry, request: msgspec.Struct) -> Any:  # noqa: ANN401 - of the type that the verb says
     """The answer of an operation of whichever kind; raises its fault."""
@@ -226,9 +156,12 @@ async def call(operation: Operation | Direct, caller: ClientEntry, request: msgs
     return await answered
 
 
-class _Orders:
-    async def give(self, _agent: str, _kind: str, **_: object) -> None:
-        return None
+class _Orders(Orders):
+    """Carried out at once by agents that are not there."""
+
+    async def give(self, agent: str, kind: str, *, ca_pem: str = "") -> ControlReply:
+        del agent, ca_pem
+        return ControlReply(kind=cast("Any", kind))
 
     async def ping(self, _agent: str, _group: str, _timeout_s: float) -> float:
         return 0.001

@@ -25,7 +25,6 @@ from broker_master.api.nats import NatsApi
 from broker_master.core.certificates import KEPT_MAX, with_candidate
 from broker_master.core.fit import fit_entry, fit_history, fit_outcome, fit_record
 from broker_master.core.pages import Rows
-from broker_master.services.intake import Intake
 from broker_master.services.views import Views
 from broker_master.store.readmodel import Filter
 from schemas import codec, limits, subjects
@@ -270,7 +269,7 @@ async def test_sec_s30_largest_command_is_stored_read_back_and_sent() -> None:
     stage = Stage("web-1")
     add_group(stage.plane, "web")
     stage.plane.readmodel = cast("Any", SimpleNamespace(known=lambda _: None))
-    intake = Intake(stage.plane, stage.assigner, lambda: 0.0)
+    intake = stage.intake
     caller = registry.ClientEntry(name="c" * 63, role="operator", created_at=0.0)
     trace = f"00-{'a' * 32}-{'b' * 16}-01"
     request = codec.decode_request(api.SubmitRequest, codec.encode(fitting_request()))
@@ -445,7 +444,7 @@ async def test_sec_s30_lists_end_where_the_next_row_would_not_fit_and_go_on_from
         )
     caller = registry.ClientEntry(name="ops", role="admin", created_at=0.0)
     nothing = cast("Any", None)
-    views = Views(plane)
+    views = Views(plane, lambda _: [])
     agent_list = AgentOperations(
         plane, views, *([nothing] * (AgentOperations.__init__.__code__.co_argcount - 3))
     ).list

@@ -71,7 +71,7 @@ class Archive:
         self.plane.readmodel = cast("Any", self.rows)
         self.historian = Historian(self.plane, cast("Any", self.writer))
         self.alarms: list[tuple[str, str]] = []
-        self.plane.noted.append(lambda entry: self.alarms.append((entry.action, entry.target)))
+        self.plane.noted.listen(lambda entry: self.alarms.append((entry.action, entry.target)))
 
     def end(self, *ids: str, **fields: Any) -> None:  # noqa: ANN401  of Outcome
         for command_id in ids:

@@ -10,8 +10,6 @@ PERIOD_S = 2.5
 
 
 def prober(stage: Stage) -> Prober:
-    stage.transmitter.on_untaken = stage.presence.on_untaken
-    stage.reports.on_took = stage.presence.on_took
     return Prober(stage.plane, stage.presence.on_untaken)
 
 

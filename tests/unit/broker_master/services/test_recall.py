@@ -19,7 +19,9 @@ from tests.unit.broker_master.stage import Stage, states
 def put_back(stage: Stage) -> None:
     """What is open now was open in a backup, and web-1 has obeyed a master since."""
     plane = stage.plane
-    plane.restored = Restored(at=plane.clock.now(), taken_at=plane.clock.now() - 60)
+    stage.presence.aftermath._restored = Restored(
+        at=plane.clock.now(), taken_at=plane.clock.now() - 60
+    )
     stage.presence.aftermath.begin()
     leave(stage)
     presence = plane.roster.get("web-1")
@@ -165,7 +167,7 @@ async def test_answer_counts_for_what_was_asked_only() -> None:
 async def test_state_that_was_put_back_without_a_word_is_one_alarm_for_a_group() -> None:
     stage = Stage("web-1", "web-2")
     noted: list[AuditEntry] = []
-    stage.plane.noted.append(noted.append)
+    stage.plane.noted.listen(noted.append)
     for agent in ("web-1", "web-2"):
         presence = stage.plane.roster.get(agent)
         assert presence is not None

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from broker_master.services.intake import Answer, Intake
+from broker_master.services.intake import Answer
 from schemas import codec, subjects
 from schemas.faults import Refused, Unreachable
 from schemas.messages.api import SubmitAnswer
@@ -29,16 +29,14 @@ async def test_waiting_command_does_not_age_by_a_clock_that_is_set(step_s: float
 
 
 class Stalled(Stage):
-    """Its broker answers no write; `since` is when the writer noticed."""
+    """Its broker answers no write; its writer notices when a test says so."""
 
     def __init__(self) -> None:
         super().__init__()
         add_agent(self.plane, "web-1", "web")
-        self.since: float | None = None
         self.held: list[asyncio.Future[int]] = []
         self.facts.append = self._hold  # type: ignore[method-assign, assignment]
         self.told: list[object] = []
-        self.intake = Intake(self.plane, self.assigner, lambda: 0.0, lambda: self.since)
 
     def _hold(self, *_: object) -> "asyncio.Future[int]":
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -54,8 +52,8 @@ async def test_who_waits_for_a_broker_that_stores_nothing_is_told_so() -> None:
     stage = Stalled()
     stage.take_in("c1")
     assert stage.told == []
-    stage.since = stage.clock.elapsed()
-    stage.intake.on_stalled()
+    stage.writer.stalled_since = stage.clock.elapsed()
+    stage.writer.on_stalled()
     (unsure,) = stage.told
     assert isinstance(unsure, Unreachable)
     assert (unsure.code, unsure.effect) == ("store_unavailable", "unknown")
@@ -71,10 +69,10 @@ async def test_who_waits_for_a_broker_that_stores_nothing_is_told_so() -> None:
 async def test_command_that_was_stored_after_all_is_found_under_its_id() -> None:
     stage = Stalled()
     stage.take_in("c1")
-    stage.since = stage.clock.elapsed()
-    stage.intake.on_stalled()
+    stage.writer.stalled_since = stage.clock.elapsed()
+    stage.writer.on_stalled()
     stage.held[0].set_result(7)
-    stage.since = None
+    stage.writer.stalled_since = None
     await stage.rest()
     stage.take_in("c1")
     assert stage.told[1:] == [SubmitAnswer(id="c1", state="queued", duplicate=True)]

@@ -11,8 +11,6 @@ from broker_client.runtime.rates import TokenBucket
 from broker_master.services import audit
 from broker_master.services.audit import Auditor
 from broker_master.services.fanout import OPEN_MAX, OPEN_PER_CLIENT, Fanouts
-from broker_master.services.intake import Intake
-from broker_master.services.views import Views
 from broker_master.settings import LimitSettings, MasterSettings
 from schemas import codec
 from schemas.faults import MeshError, Refused
@@ -24,7 +22,7 @@ from schemas.messages.registry import ClientEntry
 from schemas.states import State
 from tests.planes import add_client
 from tests.unit.broker_master.stage import Stage, attempt_of
-from tests.unit.broker_master.table import MemoryBucket, NoHistory
+from tests.unit.broker_master.table import NoHistory
 
 KB = 1024
 SHARE = 100 * KB
@@ -34,11 +32,11 @@ class Desk:
     """An intake where large arguments of all clients may have four shares, and one agent."""
 
     def __init__(self) -> None:
-        self.stage = Stage("web-1")
+        settings = MasterSettings(limits=LimitSettings(open_argument_bytes=4 * SHARE))
+        self.stage = Stage("web-1", settings=settings)
         plane = self.stage.plane
-        plane.settings = MasterSettings(limits=LimitSettings(open_argument_bytes=4 * SHARE))
         plane.readmodel = cast("Any", NoHistory())
-        self.intake = Intake(plane, self.stage.assigner, lambda: 0.0)
+        self.intake = self.stage.intake
 
     def submit(self, client: str, size: int) -> str:
         """The id of the command; raises what it is refused with."""
@@ -101,8 +99,7 @@ async def test_share_comes_back_with_the_end_of_a_command_and_with_a_refusal_to_
 
 def fanouts_of(stage: Stage) -> Fanouts:
     stage.plane.readmodel = cast("Any", NoHistory())
-    intake = Intake(stage.plane, stage.assigner, lambda: 0.0)
-    return Fanouts(stage.plane, cast("Any", MemoryBucket()), intake, Views(stage.plane))
+    return stage.fanouts
 
 
 def entry(client: str, number: int) -> FanoutEntry:

@@ -12,7 +12,7 @@ def test_groups_seen_together_are_as_each_seen_alone() -> None:
         for agent in agents:
             add_agent(plane, agent, group)
     add_agent(plane, "db-2", "db", connected=False)
-    views = Views(plane)
+    views = Views(plane, lambda _: [])
     together = views.groups(["db", "empty", "web"])
     assert together == [views.group(name) for name in ("db", "empty", "web")]
     assert [sum(group.agents.values()) for group in together] == [2, 0, 2]
