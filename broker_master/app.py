@@ -19,7 +19,7 @@ from broker_client.runtime.notify import Notices, ServiceManager
 from broker_client.runtime.streams import Streams
 from broker_client.runtime.supervise import Service, TaskSet, supervise
 from broker_master.ca.marker import read_marker, refuse_foreign
-from broker_master.ca.mesh import Mesh, open_mesh, update_context_urls
+from broker_master.ca.mesh import ADMIN, Mesh, open_mesh, update_context_urls
 from broker_master.core.dispatch import Dispatcher
 from broker_master.core.liveness import Roster
 from broker_master.core.measures import Measures
@@ -33,6 +33,7 @@ from broker_master.settings import MasterSettings
 from broker_master.store.facts import AUDIT, FANOUTS, HISTORY, REGISTRY, FactStore, ensure_streams
 from broker_master.store.readmodel import ReadModel
 from broker_master.store.registry import Registry
+from broker_master.store.statuses import read_pasts
 from broker_master.wiring import Parts, Ports, build, make_events
 from schemas.faults import MeshError, Refused
 from schemas.subjects import MASTER_INBOX, inbox_prefix
@@ -52,9 +53,8 @@ Ready = Callable[[str, str], None]
 async def serve(settings: MasterSettings, on_ready: Ready, manager: ServiceManager) -> None:
     """Run a master until SIGTERM or SIGINT; `on_ready` gets the broker's and the console's address.
 
-    manager: told when it is ready as well.
-
-    Raises MeshError if it cannot start; nothing on disk is overwritten then.
+    manager: told when it is ready as well. Raises MeshError if it cannot start; nothing on disk is
+    overwritten then.
     """
     if settings.loss.mode == "strict":
         timers = msgspec.structs.replace(settings.timers, strict=True)
@@ -69,10 +69,9 @@ async def serve(settings: MasterSettings, on_ready: Ready, manager: ServiceManag
         broker = None
         if not settings.nats_url:
             mesh.check_certified(settings.urls)
+            chosen = settings.broker
             child = ChildSettings(
-                binary=settings.broker.binary,
-                go_memory_limit=settings.broker.go_memory_limit,
-                go_gc=settings.broker.go_gc,
+                binary=chosen.binary, go_memory_limit=chosen.go_memory_limit, go_gc=chosen.go_gc
             )
             # Hosts that were given to init are meant to be reached from elsewhere.
             local = "127.0.0.1" if not mesh.marker.hosts else "0.0.0.0"  # noqa: S104
@@ -166,13 +165,17 @@ class Control:
             [url], identity, name, inbox, loopback_s=loopback_s, wait_s=_BROKER_S
         )
 
+    def _urls(self) -> list[str]:
+        """Under which agents and clients find the broker; contexts on this machine learn them."""
+        own = [] if self._broker is None else self._mesh.urls(self._broker.port)
+        urls = [*(self._settings.urls or own or [self._settings.nats_url])]
+        # The contexts here are for this machine, which need not know its own outer names.
+        local = [self._broker.url] if self._broker is not None else []
+        update_context_urls(self._mesh.directory, list(dict.fromkeys([*local, *urls])))
+        return urls
+
     async def _parts(
-        self,
-        link: Link,
-        system_link: Link,
-        streams: Streams,
-        readmodel: ReadModel,
-        tasks: TaskSet,
+        self, link: Link, system: Link, streams: Streams, readmodel: ReadModel, tasks: TaskSet
     ) -> Parts:
         """The master on what the broker and the disk hold, wired and recovered."""
         dispatcher = Dispatcher()
@@ -184,13 +187,7 @@ class Control:
         epoch, earlier, restored = await begin_epoch(registry, self._mesh, self._clock)
         bind_process(epoch=epoch)
         await registry.load()
-        urls = [*self._settings.urls]
-        if self._broker is not None:
-            urls = urls or [*self._mesh.urls(self._broker.port)]
-        urls = urls or [self._settings.nats_url]
-        # The contexts here are for this machine, which need not know its own outer names.
-        local = [self._broker.url] if self._broker is not None else []
-        update_context_urls(self._mesh.directory, list(dict.fromkeys([*local, *urls])))
+        urls = self._urls()
         plane = Plane(
             settings=self._settings,
             measures=Measures(self._settings.programs_in_metrics),
@@ -218,11 +215,11 @@ class Control:
             audit=BatchWriter(streams, AUDIT),
             fanouts=Bucket(streams, FANOUTS),
             system=BrokerSystem(
-                system_link,
+                system,
                 account=self._mesh.accounts.account,
                 request_s=self._settings.broker.request_s,
             ),
-            system_link=system_link,
+            system_link=system,
             earlier=earlier,
             restored=restored,
         )
