@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, cast
 
 import msgspec
@@ -62,6 +63,27 @@ def shared_mesh(
         for defaults in patience:
             defaults["timeout_s"] = None
         asyncio.run(mesh.aclose())
+
+
+def mesh_fixture(
+    agents: Mapping[str, tuple[str, ...]],
+    *,
+    absent: Mapping[str, str] = MappingProxyType({}),
+    slots: int = 8,
+    env: Mapping[str, str] | None = None,
+    master_env: Mapping[str, str] | None = None,
+) -> Callable[..., Iterator[MeshProcesses]]:
+    """The fixture `mesh` of a module. agents: by group. absent: groups of those not started."""
+
+    @pytest.fixture(scope="module", name="mesh")
+    def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
+        directory = tmp_path_factory.mktemp("mesh")
+        with shared_mesh(directory, agents, slots=slots, env=env, master_env=master_env) as running:
+            for name, group in absent.items():
+                asyncio.run(running.add_agent(name, group=group, start=False))
+            yield running
+
+    return made
 
 
 class _Address(msgspec.Struct):

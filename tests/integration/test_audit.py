@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import msgspec
@@ -30,9 +29,9 @@ from tests.meshes import (
     client_of,
     fault,
     issuer,
+    mesh_fixture,
     raw,
     refused,
-    shared_mesh,
     state_reached,
 )
 from tests.waiting import PATIENCE_S
@@ -42,16 +41,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-audit")]
 SEEN_S = 60.0
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), {"web": ("web-1",), "db": ()}) as running:
-        yield running
-
-
-@pytest.fixture
-async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
-    async with mesh.client() as client:
-        yield client
+mesh = mesh_fixture({"web": ("web-1",), "db": ()})
 
 
 async def trail(admin: MeshClient, **wanted: Any) -> list[AuditRecord]:  # noqa: ANN401  AuditQuery's

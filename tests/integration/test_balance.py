@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 
 import pytest
@@ -12,7 +12,7 @@ from schemas.messages.actions import NoopArgs
 from schemas.messages.api import CommandList, GroupRecord, NameQuery, SubmitAnswer
 from schemas.messages.facts import AttemptRecord, CommandRecord
 from tests.harness import MeshProcesses
-from tests.meshes import refused, shared_mesh
+from tests.meshes import mesh_fixture, refused
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-balance")]
 
@@ -22,17 +22,7 @@ SLOTS = 2
 IDLE_S = 2.0
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    groups = {"web": AGENTS, "idle": ()}
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), groups, slots=SLOTS) as running:
-        yield running
-
-
-@pytest.fixture
-async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
-    async with mesh.client() as client:
-        yield client
+mesh = mesh_fixture({"web": AGENTS, "idle": ()}, slots=SLOTS)
 
 
 async def at_once(

@@ -5,7 +5,7 @@ import dataclasses
 import os
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -44,12 +44,6 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
     directory = tmp_path_factory.mktemp("mesh")
     with shared_mesh(directory, {"web": ("web-1",), "db": ("db-1",)}, master_env=SHORT) as running:
         yield running
-
-
-@pytest.fixture
-async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
-    async with mesh.client() as client:
-        yield client
 
 
 async def listed(client: MeshClient, **wanted: object) -> list[HoldingRecord]:

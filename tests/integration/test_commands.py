@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -22,7 +22,7 @@ from schemas.messages.actions import NoopArgs, ProcessArgs
 from schemas.messages.api import CommandList, LogsAnswer, LogsRequest
 from schemas.messages.facts import CommandRecord
 from tests.harness import FAST_TIMERS, MeshProcesses
-from tests.meshes import behind, client_of, refused, shared_mesh, state_reached
+from tests.meshes import behind, client_of, mesh_fixture, refused, state_reached
 from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-commands")]
@@ -31,17 +31,7 @@ GRACE_S = float(FAST_TIMERS["MESH_TIMERS__GRACE_S"])
 LOST_S = float(FAST_TIMERS["MESH_TIMERS__LOST_S"])
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    groups = {"web": ("web-1", "web-2"), "db": ("db-1",), "empty": ()}
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), groups, slots=16) as running:
-        yield running
-
-
-@pytest.fixture
-async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
-    async with mesh.client() as client:
-        yield client
+mesh = mesh_fixture({"web": ("web-1", "web-2"), "db": ("db-1",), "empty": ()}, slots=16)
 
 
 def script(text: str) -> list[str]:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from schemas.messages.api import Done, NameQuery
 from tests.harness import MeshProcesses, Ran
-from tests.meshes import client_of, shared_mesh
+from tests.meshes import client_of, mesh_fixture
 from tests.waiting import PATIENCE_S
 
 # Of a running agent: what is its own, and files that are being written and are gone a moment later.
@@ -20,10 +19,7 @@ OF_HOST = ("user of tasks", "ends of tasks")
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-doctor")]
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), {"web": ("web-1",)}) as running:
-        yield running
+mesh = mesh_fixture({"web": ("web-1",)})
 
 
 async def agent_doctor(

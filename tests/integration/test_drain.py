@@ -5,7 +5,6 @@ import json
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +16,7 @@ from schemas.messages.api import AgentDisable, AgentPause, AgentRecord, Done, Na
 from schemas.messages.facts import CommandRecord
 from schemas.moments import parse_rfc3339
 from tests.harness import FAST_TIMERS, MeshProcesses
-from tests.meshes import refused, shared_mesh, state_reached
+from tests.meshes import mesh_fixture, refused, state_reached
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-drain")]
 
@@ -29,17 +28,7 @@ SETTLED_S: Final = 60.0
 EMPTY_S: Final = 60.0
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    fleet = {"fleet": FLEET, "web": ("w1",), "db": ()}
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), fleet) as running:
-        yield running
-
-
-@pytest.fixture
-async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
-    async with mesh.client() as client:
-        yield client
+mesh = mesh_fixture({"fleet": FLEET, "web": ("w1",), "db": ()})
 
 
 async def shown(admin: MeshClient, name: str) -> AgentRecord:

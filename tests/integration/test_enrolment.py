@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -23,7 +23,7 @@ from schemas.faults import FaultBody
 from schemas.messages.api import AgentCreate, AgentRecord, Done, NameQuery, TokenAnswer
 from schemas.messages.enrol import EnrolAnswer, EnrolRequest
 from tests.harness import MeshProcesses
-from tests.meshes import fault, issuer, raw, refused, shared_mesh
+from tests.meshes import fault, issuer, mesh_fixture, raw, refused
 from tests.servers import TestCredentials, connect_raw
 from tests.waiting import PATIENCE_S
 
@@ -32,16 +32,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-enrolment")
 ANSWER_S = 60.0
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), {"web": ()}) as running:
-        yield running
-
-
-@pytest.fixture
-async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
-    async with mesh.client() as client:
-        yield client
+mesh = mesh_fixture({"web": ()})
 
 
 async def created(admin: MeshClient, name: str, *, ttl_s: float = 3600.0) -> TokenAnswer:

@@ -40,9 +40,9 @@ from tests.meshes import (
     client_of,
     fault,
     issuer,
+    mesh_fixture,
     raw,
     refused,
-    shared_mesh,
     state_reached,
 )
 from tests.waiting import PATIENCE_S
@@ -53,22 +53,11 @@ OPEN_MAX = 6
 HEARD_S = 0.5
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    groups = {"web": ("web-1",), "db": ("db-1",), "empty": (), "idle": ()}
-    with shared_mesh(
-        tmp_path_factory.mktemp("mesh"),
-        groups,
-        slots=2,
-        master_env={"MESH_LIMITS__OPEN_COMMANDS_PER_GROUP": str(OPEN_MAX)},
-    ) as running:
-        yield running
-
-
-@pytest.fixture
-async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
-    async with mesh.client() as client:
-        yield client
+mesh = mesh_fixture(
+    {"web": ("web-1",), "db": ("db-1",), "empty": (), "idle": ()},
+    slots=2,
+    master_env={"MESH_LIMITS__OPEN_COMMANDS_PER_GROUP": str(OPEN_MAX)},
+)
 
 
 @pytest.fixture

@@ -38,12 +38,6 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
 
 
 @pytest.fixture
-async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
-    async with mesh.client() as client:
-        yield client
-
-
-@pytest.fixture
 async def inside(mesh: MeshProcesses) -> AsyncIterator[Behind]:
     async with behind(mesh) as looking:
         yield looking

@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import tomllib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,7 @@ from broker_master.broker_child import choose_port
 from schemas.messages.api import AgentCreate, TokenAnswer
 from tests.children import Child
 from tests.harness import MeshProcesses, program
-from tests.meshes import shared_mesh, state_reached
+from tests.meshes import mesh_fixture, state_reached
 from tests.requirements_policy import require
 from tests.waiting import eventually
 
@@ -35,16 +35,7 @@ SYSTEMD: Final = "apt install systemd"
 EXPOSURE_MAX: Final = {"mesh-master.service": 1.7, "mesh-agent.service": 2.2}
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), {"web": ()}) as running:
-        yield running
-
-
-@pytest.fixture
-async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
-    async with mesh.client() as client:
-        yield client
+mesh = mesh_fixture({"web": ()})
 
 
 class Manager:

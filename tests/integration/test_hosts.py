@@ -7,7 +7,7 @@ import pty
 import resource
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,12 +31,6 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
     with shared_mesh(tmp_path_factory.mktemp("mesh"), agents) as running:
         asyncio.run(running.add_agent("one-1", group="one", slots=1))
         yield running
-
-
-@pytest.fixture
-async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
-    async with mesh.client() as client:
-        yield client
 
 
 async def agent_said(admin: MeshClient, name: str, reason: str) -> AgentRecord:

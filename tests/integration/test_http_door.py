@@ -22,7 +22,7 @@ from broker_master.metrics.scrape import Scraper
 from broker_master.settings import MasterSettings, check_settings
 from schemas.faults import Refused
 from tests.harness import MeshProcesses
-from tests.meshes import shared_mesh
+from tests.meshes import mesh_fixture
 from tests.waiting import PATIENCE_S, STEP_S, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-http")]
@@ -32,10 +32,7 @@ ALLOWED = 256
 ANSWER_S = 10.0
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), {"web": ("web-1", "web-2")}) as running:
-        yield running
+mesh = mesh_fixture({"web": ("web-1", "web-2")})
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import asyncio
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Iterator
 
 import psutil
 import pytest
@@ -17,7 +16,7 @@ from schemas.messages.liveness import PROTOCOL, Beat, Echo, Hello, Welcome
 from schemas.moments import parse_rfc3339
 from tests.children import Child
 from tests.harness import FAST_TIMERS, MeshProcesses, program
-from tests.meshes import issuer, raw, refused, shared_mesh, state_reached
+from tests.meshes import issuer, mesh_fixture, raw, refused, state_reached
 from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-liveness")]
@@ -26,16 +25,7 @@ LOST_S = float(FAST_TIMERS["MESH_TIMERS__LOST_S"])
 SUSPECT_S = float(FAST_TIMERS["MESH_TIMERS__SUSPECT_S"])
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), {"web": ("web-1",), "db": ()}) as running:
-        yield running
-
-
-@pytest.fixture
-async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
-    async with mesh.client() as client:
-        yield client
+mesh = mesh_fixture({"web": ("web-1",), "db": ()})
 
 
 async def shown(admin: MeshClient, name: str = "web-1") -> AgentRecord:

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -27,7 +26,7 @@ from schemas.faults import FAULTS
 from schemas.messages.actions import NoopArgs
 from schemas.messages.api import AgentRecord, NameQuery
 from tests.harness import FAST_TIMERS, MeshProcesses, program
-from tests.meshes import LONG_LEASE, fault, issuer, raw, shared_mesh, state_reached
+from tests.meshes import LONG_LEASE, fault, issuer, mesh_fixture, raw, state_reached
 from tests.servers import TestCredentials
 from tests.waiting import eventually
 
@@ -39,17 +38,7 @@ DAY_S: Final = 86_400.0
 CALM_TIMERS: Final = {**FAST_TIMERS, **LONG_LEASE}
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    agents = {"web": ("web-1", "web-2")}
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), agents) as running:
-        yield running
-
-
-@pytest.fixture
-async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
-    async with mesh.client() as client:
-        yield client
+mesh = mesh_fixture({"web": ("web-1", "web-2")})
 
 
 async def shown(admin: MeshClient, name: str) -> AgentRecord:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -34,12 +34,6 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
     directory = tmp_path_factory.mktemp("mesh")
     with shared_mesh(directory, {"web": ("web-1", "web-2")}, master_env=SELDOM) as running:
         yield running
-
-
-@pytest.fixture
-async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
-    async with mesh.client() as client:
-        yield client
 
 
 async def alarms(admin: MeshClient) -> list[str]:

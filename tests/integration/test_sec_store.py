@@ -1,7 +1,7 @@
 """Row S11: commands never take the room that the ends of commands need."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,12 +42,6 @@ def mesh(tmp_path: Path) -> Iterator[MeshProcesses]:
     agents = {"web": ("web-1",), "idle": ("idle-1",)}
     with shared_mesh(tmp_path, agents, slots=RUNNING, env=NO_LOSS, master_env=SETTINGS) as running:
         yield running
-
-
-@pytest.fixture
-async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
-    async with mesh.client() as client:
-        yield client
 
 
 async def fill(admin: MeshClient) -> list[str]:

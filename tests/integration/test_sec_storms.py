@@ -1,7 +1,7 @@
 """Row S11 of the threat table, in short: one talker does not stop the others."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -27,12 +27,6 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
 async def add_loud(mesh: MeshProcesses) -> None:
     await mesh.add_group(LOUD_GROUP)
     await mesh.add_agent(LOUD, group=LOUD_GROUP, start=False)
-
-
-@pytest.fixture
-async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
-    async with mesh.client() as client:
-        yield client
 
 
 @pytest.mark.parametrize("name", ["reports", "beats", "incarnations"])

@@ -2,7 +2,7 @@
 
 import os
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,12 +29,6 @@ def mesh() -> Iterator[MeshProcesses]:
         env = {"MESH_TASKS__USER": "", "OF_CALLER": "from here"}
         with shared_mesh(folder, {"web": ("web-1",)}, env=env) as running:
             yield running
-
-
-@pytest.fixture
-async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
-    async with mesh.client() as client:
-        yield client
 
 
 async def run(admin: MeshClient, script: str) -> tuple[int | None, str]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ from broker_client.api import MeshClient
 from schemas.messages.api import AgentRecord, AuditPage, AuditQuery, Done, NameQuery
 from tests.children import Child
 from tests.harness import MeshProcesses, program
-from tests.meshes import shared_mesh, state_reached
+from tests.meshes import mesh_fixture, state_reached
 from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-security-identity")]
@@ -20,16 +19,7 @@ ALARM_S = 60.0
 BEAT_S = 0.2
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), {"web": ("web-1",)}) as running:
-        yield running
-
-
-@pytest.fixture
-async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
-    async with mesh.client() as client:
-        yield client
+mesh = mesh_fixture({"web": ("web-1",)})
 
 
 async def shown(admin: MeshClient, name: str) -> AgentRecord:

@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import secrets
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
@@ -33,21 +32,12 @@ from schemas.messages.api import (
 from schemas.messages.enrol import EnrolAnswer, EnrolRequest
 from tests.harness import MeshProcesses
 from tests.integration.test_enrolment import bootstrap
-from tests.meshes import ANSWER_S, fault, raw, shared_mesh
+from tests.meshes import ANSWER_S, fault, mesh_fixture, raw
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-keys")]
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), {"web": ("web-1",)}) as running:
-        yield running
-
-
-@pytest.fixture
-async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
-    async with mesh.client() as client:
-        yield client
+mesh = mesh_fixture({"web": ("web-1",)})
 
 
 def request(

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
@@ -18,7 +18,7 @@ from schemas.messages.liveness import Beat, Hello, Welcome
 from schemas.messages.work import AttemptReport, Output, Report, Run, RunReply
 from schemas.texts import MARK
 from tests.harness import MeshProcesses
-from tests.meshes import Behind, behind, issuer, raw, shared_mesh, state_reached
+from tests.meshes import Behind, behind, issuer, mesh_fixture, raw, state_reached
 from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-security-sizes")]
@@ -30,25 +30,11 @@ FACTS_S = 20.0
 INLINE_BYTES = 230_000
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    env = {"MESH_RETENTION__FACTS_S": f"{FACTS_S}"}
-    groups = {"web": ("web-1",), "db": ()}
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), groups, master_env=env) as running:
-        asyncio.run(running.add_agent("rogue-1", group="db", start=False))
-        yield running
-
-
-@pytest.fixture
-async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
-    async with mesh.client() as client:
-        yield client
-
-
-@pytest.fixture
-async def inside(mesh: MeshProcesses) -> AsyncIterator[Behind]:
-    async with behind(mesh) as probe:
-        yield probe
+mesh = mesh_fixture(
+    {"web": ("web-1",), "db": ()},
+    master_env={"MESH_RETENTION__FACTS_S": f"{FACTS_S}"},
+    absent={"rogue-1": "db"},
+)
 
 
 class Hostile:

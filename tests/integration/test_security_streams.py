@@ -1,7 +1,6 @@
 """Row S29 of the threat table: streams hold what masters wrote, and output; the rest is skipped."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -15,7 +14,7 @@ from schemas.messages.liveness import HEARS_STORED, Hello
 from schemas.messages.work import LogChunk
 from schemas.permissions import GROUP, NAME, SCOPES
 from tests.harness import MeshProcesses
-from tests.meshes import LONG_LEASE, Behind, behind, issuer, raw, shared_mesh
+from tests.meshes import LONG_LEASE, Behind, behind, issuer, mesh_fixture, raw
 from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-security-streams")]
@@ -46,24 +45,7 @@ HEADERS: Final[tuple[dict[str, str] | None, ...]] = (
 )
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    groups = {"web": ("web-1",), "db": ("db-1",)}
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), groups, env=LONG_LEASE) as running:
-        asyncio.run(running.add_agent("rogue-1", group="db", start=False))
-        yield running
-
-
-@pytest.fixture
-async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
-    async with mesh.client() as client:
-        yield client
-
-
-@pytest.fixture
-async def inside(mesh: MeshProcesses) -> AsyncIterator[Behind]:
-    async with behind(mesh) as probe:
-        yield probe
+mesh = mesh_fixture({"web": ("web-1",), "db": ("db-1",)}, env=LONG_LEASE, absent={"rogue-1": "db"})
 
 
 async def held(inside: Behind) -> dict[str, int]:

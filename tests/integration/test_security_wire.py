@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -24,7 +24,7 @@ from tests.chaos.light import LightAgent
 from tests.chaos.witness import Witness
 from tests.children import reset_peak_rss
 from tests.harness import MeshProcesses
-from tests.meshes import Behind, behind, issuer, raw, shared_mesh, state_reached
+from tests.meshes import Behind, issuer, mesh_fixture, raw, state_reached
 from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-security-wire")]
@@ -34,24 +34,7 @@ KNOCKS = 400
 MIB = 1024 * 1024
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    groups = {"web": ("web-1",), "db": ("db-1",)}
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), groups) as running:
-        asyncio.run(running.add_agent("rogue-1", group="db", start=False))
-        yield running
-
-
-@pytest.fixture
-async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
-    async with mesh.client() as client:
-        yield client
-
-
-@pytest.fixture
-async def inside(mesh: MeshProcesses) -> AsyncIterator[Behind]:
-    async with behind(mesh) as probe:
-        yield probe
+mesh = mesh_fixture({"web": ("web-1",), "db": ("db-1",)}, absent={"rogue-1": "db"})
 
 
 @pytest.fixture

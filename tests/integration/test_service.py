@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from nats.errors import TimeoutError as NoAnswer
 from broker_master import VERSION
 from schemas.messages.actions import NoopArgs
 from tests.harness import MeshProcesses
-from tests.meshes import ask_raw, client_of, fault, issuer, raw, shared_mesh
+from tests.meshes import ask_raw, client_of, fault, issuer, mesh_fixture, raw
 from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-service")]
@@ -30,10 +30,7 @@ SEMVER = re.compile(r"^\d+\.\d+\.\d+([-+][0-9A-Za-z.-]+)?$")
 RFC3339 = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), {"web": ("web-1",)}) as running:
-        yield running
+mesh = mesh_fixture({"web": ("web-1",)})
 
 
 @pytest.fixture

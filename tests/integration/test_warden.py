@@ -5,7 +5,7 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
@@ -15,7 +15,7 @@ from broker_client.api import MeshClient
 from tests.children import Child, cpu_s, rss_bytes
 from tests.harness import MeshProcesses
 from tests.host.broker_agent.test_warden import ignores_term
-from tests.meshes import shared_mesh, state_reached
+from tests.meshes import mesh_fixture, state_reached
 from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-warden")]
@@ -26,16 +26,7 @@ GONE_S = FENCED_S + 0.5 + 5.0
 MIB = 1024 * 1024
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), {"g": ("a1", "a2")}) as running:
-        yield running
-
-
-@pytest.fixture
-async def admin(mesh: MeshProcesses) -> AsyncIterator[MeshClient]:
-    async with mesh.client() as client:
-        yield client
+mesh = mesh_fixture({"g": ("a1", "a2")})
 
 
 @pytest.fixture
