@@ -41,9 +41,9 @@ class LateResults:
         self._store(command.id, attempt.number, outcome, partial(self._amend, command, done))
 
     def _amend(self, command: Command, done: Done, fact: subjects.Fact, outcome: Outcome) -> None:
-        is_new = fold(command, fact, outcome)
+        _ = fold(command, fact, outcome)
         done()
-        if is_new and command.is_terminal:
+        if command.is_terminal:
             self._settler.finish(command)
 
     def take_ended(self, command_id: str, number: int, outcome: Outcome, done: Done) -> None:

@@ -1,10 +1,12 @@
 """What agents report, when it may be believed, and when they may forget it."""
 
+import asyncio
 from typing import Any, cast
 
 import pytest
 
 from broker_master.core.commands import Command
+from broker_master.core.phases import Phase
 from broker_master.core.records import history_record
 from schemas import codec
 from schemas.faults import Refused
@@ -93,6 +95,29 @@ async def test_late_end_that_comes_twice_before_it_is_stored_amends_once() -> No
     assert len(stage.released()) == before + 1
     assert (len(stage.ended), results(stage)) == (2, ["lost", "succeeded"])
     assert stage.facts.kinds("c1").count("1.late") == 1
+    assert stage.plane.counters["late_result",] == 1
+
+
+async def test_late_end_and_a_verdict_that_are_stored_together_end_the_command_once() -> None:
+    """The late one is stored first, and the verdict finds the command amended."""
+    stage = Stage("web-1")
+    command = await stage.submit(on_lost="wait")
+    await stage.report("web-1", "c1", "lost")
+    assert command.phase is Phase.UNDECIDED
+    held: list[asyncio.Future[int]] = []
+
+    def hold(*_: object) -> "asyncio.Future[int]":
+        held.append(asyncio.get_running_loop().create_future())
+        return held[-1]
+
+    stage.facts.append = hold  # type: ignore[method-assign, assignment]
+    await stage.report("web-1", "c1", "succeeded", exit_code=0)
+    await stage.later(stage.timers.decide_s)
+    assert (len(held), command.phase) == (2, Phase.SETTLING)
+    for sequence, future in enumerate(held, 10):
+        future.set_result(sequence)
+    await stage.rest()
+    assert (command.state, results(stage)) == (State.SUCCEEDED, ["succeeded"])
 
 
 class Archive:
