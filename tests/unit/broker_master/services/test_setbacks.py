@@ -93,3 +93,47 @@ async def test_cancel_of_what_a_silent_agent_may_have_is_not_sent_again_as_a_run
     stage.reports.on_reply(subjects.Up("web", "web-1", "reply", ("t",)), codec.encode(said))
     await stage.rest()
     assert states(command) == [State.CANCELLED, State.CANCELLED]
+
+
+async def test_nothing_else_is_decided_while_an_operators_word_is_stored() -> None:
+    stage = Stage("web-1")
+    command = await stage.submit(on_lost="wait")
+    await stage.report("web-1", "c1", "lost")
+    append, held = stage.facts.append, asyncio.get_running_loop().create_future()
+    stage.facts.append = lambda *_: held  # type: ignore[method-assign, assignment]
+    word = asyncio.create_task(stage.canceller.decide(command, "rerun", "ops"))
+    await stage.rest()
+    await stage.later(stage.timers.decide_s, beats=("web-1",))
+    assert states(command) == [State.UNKNOWN, State.LOST]
+    with pytest.raises(Refused, match="c1 is unknown") as refused:
+        await asyncio.wait_for(stage.canceller.decide(command, "fail", "ann"), 10)
+    assert refused.value.code == "not_undecided"
+    stage.facts.append = append  # type: ignore[method-assign]
+    held.set_result(9)
+    await word
+    await stage.rest()
+    assert states(command) == [State.SENT, State.LOST, State.SENT]
+
+
+async def test_word_that_cannot_be_stored_leaves_the_command_to_the_next_one() -> None:
+    stage = Stage("web-1")
+    command = await stage.submit(on_lost="wait")
+    await stage.report("web-1", "c1", "lost")
+    stage.facts.fault = Refused("store_full", "no room")
+    with pytest.raises(Refused):
+        await stage.canceller.decide(command, "rerun", "ops")
+    stage.facts.fault = None
+    await stage.canceller.decide(command, "fail", "ops")
+    await stage.rest()
+    assert states(command) == [State.LOST, State.LOST]
+
+
+async def test_choice_for_a_command_that_has_ended_is_given_back() -> None:
+    stage = Stage("web-1")
+    command = await stage.submit()
+    await stage.report("web-1", "c1", "succeeded", exit_code=0)
+    stage.settler.on_requeue(command, "")
+    await stage.rest()
+    assert states(command) == [State.SUCCEEDED, State.SUCCEEDED]
+    assert stage.plane.dispatcher.load("web-1") == 0
+    assert "2.assigned" not in stage.facts.kinds("c1")
