@@ -100,7 +100,7 @@ async def test_nothing_else_is_decided_while_an_operators_word_is_stored() -> No
     command = await stage.submit(on_lost="wait")
     await stage.report("web-1", "c1", "lost")
     append, held = stage.facts.append, asyncio.get_running_loop().create_future()
-    stage.facts.append = lambda *_: held  # type: ignore[method-assign, assignment]
+    stage.facts.append = lambda *_: held  # type: ignore[method-assign]
     word = asyncio.create_task(stage.canceller.decide(command, "rerun", "ops"))
     await stage.rest()
     await stage.later(stage.timers.decide_s, beats=("web-1",))
