@@ -77,6 +77,8 @@ class Plane:
     doubtful: set[str] = field(default_factory=set)
     client_addresses: dict[str, str] = field(default_factory=dict)
     is_admin_new: bool = False
+    # Whose words are not looked at since a key of theirs is shut out, with until when (Unix time).
+    shut_out: dict[str, float] = field(default_factory=dict)
     book: CommandBook = field(default_factory=CommandBook)
     dispatcher: Dispatcher = field(default_factory=Dispatcher)
     counters: dict[tuple[str, ...], int] = field(default_factory=dict)

@@ -34,7 +34,9 @@ class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     open_argument_bytes: of open commands, arguments above 4 KiB; one client gets a quarter of it.
     log_bytes_per_agent: of stored output, what one agent keeps; 0 for a tenth of log_bytes.
-    log_look_s: how often it is looked how much each has.
+    log_look_s: how often it is looked how much each has. messages_per_s, bytes_per_s: what one
+    identity may send in the long run until it is shut out for a while; 0 for no limit. Of agents
+    output does not count as bytes.
     """
 
     open_commands_per_group: Positive = 100_000
@@ -45,6 +47,8 @@ class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
     http_connections: Positive = 256
     log_bytes_per_agent: Annotated[int, Meta(ge=0)] = 0
     log_look_s: Annotated[float, Meta(gt=0)] = 5.0
+    messages_per_s: Annotated[int, Meta(ge=0)] = 25_000
+    bytes_per_s: Annotated[int, Meta(ge=0)] = 64 * 1024**2
 
 
 class RetentionSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -42,6 +42,7 @@ from broker_master.services.comparison import Comparison
 from broker_master.services.custody import Custody
 from broker_master.services.enrolment import Enrolment
 from broker_master.services.fanout import Fanouts
+from broker_master.services.floods import FloodWatch
 from broker_master.services.gate import Gate
 from broker_master.services.historian import Historian
 from broker_master.services.intake import Intake
@@ -152,7 +153,7 @@ def make_events(streams: Streams, dispatcher: Dispatcher) -> BatchWriter:
         streams,
         EVENTS,
         limits=WriterLimits(heavy_bytes=_HEAVY_BYTES),
-        is_patient=lambda: dispatcher.backlog() >= _BACKLOG,
+        is_patient=lambda: dispatcher.is_saturated(_BACKLOG),
     )
 
 
@@ -226,6 +227,15 @@ def build(plane: Plane, ports: Ports) -> Parts:
             door,
             NatsApi(plane, keys.gate, door),
             OutputQuotas(plane, ports.streams, ports.system, whereabouts),
+            FloodWatch(
+                plane,
+                ports.mesh.accounts,
+                ports.system,
+                whereabouts,
+                work.budgets,
+                nodes=lambda: keys.gate.nodes,
+                own=keys.custody.own_users,
+            ),
             Pulse(work.survey.findings, scraper.look),
             *own_endpoint(plane.settings.metrics_http, scraper),
             # Last: its readiness page says that all the others run.

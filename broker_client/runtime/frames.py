@@ -138,13 +138,19 @@ class FrameReader:
         self.unrouted = 0
         self.messages = 0
 
-    def feed(self, data: bytes) -> None:
-        """Raises Corrupt if the other side does not speak NATS: the connection is of no use."""
+    def feed(self, data: bytes, most: int = 1 << 62) -> bool:
+        """Deliver `most` messages at the most; whether there may be more, for `feed(b"")`.
+
+        Raises Corrupt if the other side does not speak NATS: the connection is of no use.
+        """
         if self._rest:
             data = self._rest + data
-        position, size = 0, len(data)
+        position, size, until = 0, len(data), self.messages + most
         find = data.find
         while position < size:
+            if self.messages >= until:
+                self._rest = data[position:]
+                return True
             line_end = find(CRLF, position)
             if line_end < 0:
                 if size - position > LINE_MAX_BYTES:
@@ -160,6 +166,7 @@ class FrameReader:
                 self._control(data[position:line_end])
                 position = line_end + 2
         self._rest = data[position:]
+        return False
 
     def _message(self, data: bytes, start: int, line_end: int, has_headers: bool) -> int:  # noqa: FBT001
         """Deliver the message that begins at `start`; the position behind it, -1 if incomplete."""

@@ -5,7 +5,7 @@ about a call is decided at the door.
 """
 
 import asyncio
-from functools import partial
+from functools import lru_cache, partial
 from typing import Final
 
 import msgspec
@@ -23,6 +23,9 @@ from schemas.faults import MeshError, Refused
 
 log = structlog.get_logger()
 
+# Subjects that are remembered: a flood of them costs less.
+_SUBJECTS: Final = 4096
+_parse: Final = lru_cache(maxsize=_SUBJECTS)(subjects.parse_api)
 _INBOX: Final = subjects.inbox_prefix("")
 # Clients make inboxes of at least so many random characters (22 in those of the NATS project).
 _RANDOM_LEN: Final = 16
@@ -49,8 +52,11 @@ class NatsApi:
         await asyncio.Event().wait()
 
     def _on_request(self, msg: Msg) -> None:
-        api = subjects.parse_api(msg.subject)
+        api = _parse(msg.subject)
         if api is None or not msg.reply:
+            return
+        if api.client in self._plane.shut_out:
+            self._plane.count("shed", "rate")
             return
         if not msg.reply.startswith(subjects.inbox_prefix(api.client) + "."):
             # An answer there could reach somebody else: the broker lets masters publish anywhere.

@@ -10,9 +10,9 @@ nothing from a scoped key but its template: who steals the agents' key can make 
 The keys that sign users can be replaced, each by itself (`rotation.json`): for a while both sign.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, TypeVar
 
 import msgspec
 
@@ -30,6 +30,8 @@ from broker_master.core.rotation import Rotation, advance
 from schemas.faults import Corrupt
 from schemas.permissions import SCOPES, Scope
 
+N = TypeVar("N", int, float)
+
 _KEYS: Final[dict[str, Kind]] = {
     "operator": "operator",
     "operator-signing": "operator",
@@ -39,6 +41,7 @@ _KEYS: Final[dict[str, Kind]] = {
 }
 _ENDS: Final = "revoked.json"
 _ENDED_S: Final = 600.0
+_SHUT_OUT: Final = "shut-out.json"
 # Whose signing keys may be replaced.
 ROTATED: Final = (*SCOPES, "master")
 _NO_LIMITS: Final = {
@@ -70,6 +73,8 @@ class Accounts:
         self._folder = folder
         self._rotations = read_rotations(folder)
         self._keys: dict[str, KeyPair] = {}
+        # Refused for a while, beside those that are revoked.
+        self._shut_out: dict[str, int] = {}
         self.operator_jwt = ""
         self.system_jwt = ""
         self.account_jwt = ""
@@ -106,8 +111,9 @@ class Accounts:
 
     @property
     def revocations(self) -> dict[str, int]:
-        """User keys that are refused, with the time up to which their tokens were issued."""
-        return dict(decode_jwt(self.account_jwt)["nats"].get("revocations", {}))
+        """User keys that are refused for good, with when their tokens were issued at the latest."""
+        refused = decode_jwt(self.account_jwt)["nats"].get("revocations", {})
+        return {user: at for user, at in refused.items() if self._shut_out.get(user) != at}
 
     @property
     def publics(self) -> set[str]:
@@ -174,6 +180,8 @@ class Accounts:
         ends: public user key -> when its credentials end. Returns the account token, as
         `set_revocations` does; the ends are kept beside it, in `revoked.json`.
         """
+        for user in ends:
+            self._shut_out.pop(user, None)
         known = {**self._read_ends(), **ends}
         revoked = {**self.revocations, **dict.fromkeys(ends, int(now) + 1)}
         # Somewhat longer than they are good for: clocks differ.
@@ -182,12 +190,41 @@ class Accounts:
         write_private(self._folder / _ENDS, msgspec.json.encode(ends))
         return self.set_revocations(kept, now=int(now))
 
+    def shut_out(self, users: Collection[str], *, now: float) -> str:
+        """Refuse exactly these users for a while, beside the revoked; returns the account token.
+
+        They are on a list of their own, written first: a master that dies meanwhile lets them in
+        again when it starts.
+        """
+        revoked, before = self.revocations, self._shut_out
+        wanted = {user: before.get(user, int(now) + 1) for user in users if user not in revoked}
+        path = self._folder / _SHUT_OUT
+        write_private(path, msgspec.json.encode({**before, **wanted}))
+        self._shut_out = wanted
+        token = self.set_revocations(revoked, now=int(now))
+        if not wanted:
+            path.unlink(missing_ok=True)
+        return token
+
+    def _let_in(self, now: int) -> None:
+        """Nobody is shut out at a start, whoever was when the master before it ended."""
+        path = self._folder / _SHUT_OUT
+        if not path.exists():
+            return
+        self._shut_out = self._read_times(_SHUT_OUT, int)
+        revoked, self._shut_out = self.revocations, {}
+        self.set_revocations(revoked, now=now)
+        path.unlink(missing_ok=True)
+
     def _read_ends(self) -> dict[str, float]:
-        path = self._folder / _ENDS
+        return self._read_times(_ENDS, float)
+
+    def _read_times(self, name: str, kind: type[N]) -> dict[str, N]:
+        path = self._folder / name
         if not path.exists():
             return {}
         try:
-            return msgspec.json.decode(read_bytes(path), type=dict[str, float])
+            return msgspec.json.decode(read_bytes(path), type=dict[str, kind])  # type: ignore[valid-type]
         except msgspec.MsgspecError as error:
             raise Corrupt("state_corrupt", f"{path}: {error}") from error
 
@@ -198,6 +235,7 @@ class Accounts:
         signer = "operator-signing"
         self.system_jwt = self._token("system", signer, self._system_claims(), now)
         self._settle_account(now)
+        self._let_in(now)
 
     def _settle_account(self, now: int) -> None:
         self._read_keys()
@@ -290,8 +328,9 @@ class Accounts:
             "default_permissions": {"pub": {}, "sub": {}},
             "signing_keys": [*scoped, *self._signing_keys("master")],
         }
-        if revocations:
-            nats["revocations"] = dict(revocations)
+        refused = {**self._shut_out, **revocations}
+        if refused:
+            nats["revocations"] = refused
         return {"sub": self.account, "name": "mesh", "nats": nats}
 
 

@@ -22,6 +22,7 @@ class Member(msgspec.Struct, kw_only=True, eq=False):
     held: it has just refused for want of room. spent: turns it had, each counted as the inverse of
     its share. stamp: grows with each change, so that what was said before is known as stale.
     actions: what it can run beyond what every agent can.
+    counted: whether its pool counts it among those with a free slot.
     """
 
     agent: str
@@ -35,6 +36,7 @@ class Member(msgspec.Struct, kw_only=True, eq=False):
     spent: float = 0.0
     stamp: int = 0
     actions: frozenset[str] = frozenset()
+    counted: bool = False
 
     @property
     def room(self) -> int:

@@ -43,7 +43,7 @@ class Flood(msgspec.Struct, frozen=True):
 
 
 class _Budget:
-    __slots__ = ("buckets", "told")
+    __slots__ = ("buckets", "heard", "told")
 
     def __init__(self, timers: Timers) -> None:
         hellos = max(1.0, _HELLOS / timers.handshake_s)
@@ -54,6 +54,7 @@ class _Budget:
             "rest": TokenBucket(per_s=_REST_PER_S, burst=_REST_BURST),
         }
         self.told: dict[Kind, int] = {}
+        self.heard = 0
 
 
 class Budgets:
@@ -71,7 +72,14 @@ class Budgets:
     def take(self, agent: str, kind: Kind, size: int, now_s: float) -> bool:
         """Whether one more message of `size` bytes is to be looked at."""
         cost = 1.0 if kind != "work" else max(1.0, size / _UNIT_BYTES)
-        return self._of(agent).buckets[kind].take(now_s, cost)
+        budget = self._of(agent)
+        budget.heard += size
+        return budget.buckets[kind].take(now_s, cost)
+
+    def heard(self, agent: str) -> int:
+        """Bytes that it has said so far, looked at or not; its output is not among them."""
+        budget = self._budgets.get(agent)
+        return budget.heard if budget is not None else 0
 
     def earn(self, agent: str) -> None:
         """It is sent something to run, and will have as much to say of it."""

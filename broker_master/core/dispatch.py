@@ -234,9 +234,15 @@ class Dispatcher:
     def waiting(self, group: str) -> int:
         return self.pool(group).waiting
 
-    def backlog(self) -> int:
-        """Commands that wait for a free slot, in all groups."""
-        return len(self._places)
+    def is_saturated(self, least: int) -> bool:
+        """Whether at least so many commands wait, and no agent of any group could start one now.
+
+        Commands that wait for an agent which is away say nothing of those that others give to
+        agents with free slots.
+        """
+        return len(self._places) >= least and not any(
+            pool.free and not pool.is_full for pool in self._pools.values()
+        )
 
     def withdraw(self, command_id: str) -> None:
         """Take a command that ended while it waited out of its queue."""

@@ -56,7 +56,10 @@ class Lane:
 
 
 class Pool:
-    """waiting: commands that wait for it or for one of its members by name."""
+    """waiting: commands that wait for it or for one of its members by name.
+
+    free: members that have a free slot.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -69,6 +72,7 @@ class Pool:
         self.load = 0
         self.ready = 0
         self.waiting = 0
+        self.free = 0
         # Sticky commands: by the agent that their key belongs to, and those of nobody.
         self.sticky: dict[str, FairQueue] = {}
         self.orphans = FairQueue(self.turns)
@@ -92,6 +96,8 @@ class Pool:
         del self.members[member.agent]
         self.load -= member.load
         self.ready -= member.ready
+        self.free -= member.counted
+        member.counted = False
         member.stamp = _GONE
         for lane in self.lanes.values():
             lane.members.pop(member.agent, None)
@@ -120,7 +126,11 @@ class Pool:
         # Who was away, or full, gets no turns for it afterwards.
         floor = self._turn - 1.0 / share(member, self.policy.balance)
         member.spent = max(member.spent, floor)
-        if member.free <= 0:
+        is_free = member.free > 0
+        if is_free is not member.counted:
+            self.free += 1 if is_free else -1
+            member.counted = is_free
+        if not is_free:
             return
         entry = (rank(member, self.policy.balance), member.stamp, member)
         for lane in self.lanes.values():

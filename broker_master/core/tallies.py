@@ -31,6 +31,7 @@ Tally: TypeAlias = Literal[
     "restore",
     "restored",
     "shed",
+    "shut_out",
     "stale_incarnation",
     "unknown_agent",
     "unknown_state",
@@ -42,4 +43,5 @@ LABELS: Final[Mapping[Tally, tuple[str, ...]]] = {
     "restore": ("announced", "noticed"),
     "restored": ("adopted", "recalled", "lost"),
     "shed": ("unproved", "rate", "share"),
+    "shut_out": ("agent", "client", "token"),
 }

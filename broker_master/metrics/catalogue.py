@@ -289,6 +289,13 @@ SHED = Family(
     " compared in time, or turned out wrong; rate: an agent beyond its budget; share: beyond one"
     " speaker's share of something that all use",
 )
+SHUT_OUT = Family(
+    "mesh_shut_out_total",
+    "counter",
+    ("role",),
+    "Keys that were shut out for a while since they sent more than limits.messages_per_s or"
+    " limits.bytes_per_s; role: agent, client, or token for one that sets an agent up",
+)
 UNREADABLE = Family(
     "mesh_unreadable_entries_total",
     "counter",

@@ -126,6 +126,10 @@ class System:
         yield family(c.AUDIT_LOST, [({}, tallied("audit", "lost"))])
         yield family(c.SHED, (({"reason": why}, tallied("shed", why)) for why in LABELS["shed"]))
         yield family(
+            c.SHUT_OUT,
+            (({"role": role}, tallied("shut_out", role)) for role in LABELS["shut_out"]),
+        )
+        yield family(
             c.DUPLICATES,
             (
                 ({"side": side, "result": result}, tallied("duplicate", side, result))

@@ -26,6 +26,9 @@ log = structlog.get_logger()
 # Wrong secrets per agent: guessing 32 bytes is hopeless, but it must not cost the master anything.
 _TRIES_PER_S = 5 / 60
 _TRIES_BURST = 5
+# Requests of any kind per agent: one that sets itself up asks again every few seconds at the most.
+_ASKS_PER_S = 1.0
+_ASKS_BURST = 20
 
 
 class Enrolment:
@@ -36,6 +39,7 @@ class Enrolment:
         self._issuer = issuer
         self._keys = keys
         self._wrong: dict[str, TokenBucket] = {}
+        self._asks: dict[str, TokenBucket] = {}
 
     async def run(self, ready: asyncio.Event) -> None:
         self._plane.link.subscribe(subjects.ENROL_ALL, self._on_request)
@@ -48,11 +52,27 @@ class Enrolment:
         if agent is None or not msg.reply.startswith(subjects.enrol_inbox_prefix(agent) + "."):
             self._plane.count("reply_forbidden")
             return
+        if not self._admits(agent):
+            # Neither decoded nor noted, with whatever token: it asks again.
+            self._plane.count("enrolment", "busy")
+            return
         try:
             self._plane.spawn(self._serve(agent, msg), agent)
         except Refused:
             # Too many at once: the agent asks again.
             self._plane.count("enrolment", "busy")
+
+    def _admits(self, agent: str) -> bool:
+        """Whether it has not asked too often; all that are no agents of ours count as one."""
+        agents = self._plane.registry.agents
+        key = agent if agent in agents else ""
+        bucket = self._asks.get(key)
+        if bucket is None:
+            if len(self._asks) > len(agents):
+                self._asks = {name: each for name, each in self._asks.items() if name in agents}
+            bucket = TokenBucket(per_s=_ASKS_PER_S, burst=_ASKS_BURST)
+            self._asks[key] = bucket
+        return bucket.take(self._plane.clock.elapsed())
 
     async def _serve(self, agent: str, msg: Msg) -> None:
         try:

@@ -13,7 +13,7 @@ told from what its identity itself has said meanwhile: all of it is refused, to 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ import msgspec
 import structlog
 
 from broker_client.runtime.link import Link
+from broker_client.runtime.rates import TokenBucket
 from broker_master.core.doubts import Doubts, Place
 from broker_master.plane import Plane
 from broker_master.services.comparison import Comparison, name_in
@@ -34,9 +35,17 @@ log = structlog.get_logger()
 _HELD_S: Final = 2.0
 _HELD_PER_IDENTITY: Final = 512
 _HELD_BYTES_PER_IDENTITY: Final = 4 * 1024 * 1024
-# All that waits for fences; what comes beyond this is refused.
+# All that waits to be let through, and what of it one identity may have said; what comes beyond
+# this is refused, and beyond so many refusals a second not even answered.
 _WAITING_MAX: Final = 20_000
 _WAITING_BYTES: Final = 64 * 1024 * 1024
+_WAITING_PER_IDENTITY: Final = _WAITING_MAX // 8
+_WAITING_BYTES_PER_IDENTITY: Final = _WAITING_BYTES // 8
+_REFUSALS_PER_S: Final = 100.0
+_REFUSALS_BURST: Final = 1000.0
+# Of one identity so many go through in one turn of the loop; the others come between these.
+_PER_TURN: Final = 32
+_SPEAKERS_KEPT: Final = 4096
 _FENCES_MAX: Final = 4
 # What nobody waits for goes through the next fence of others, or after this.
 _PATIENT_S: Final = 0.005
@@ -48,9 +57,25 @@ Pass = Callable[[], object]
 Refuse = Callable[[MeshError], object]
 
 
+class _Speaker:
+    """What of an identity waits, in words and bytes. queue: what waits for its turn alone.
+
+    turn, taken: how many were let through in which turn.
+    """
+
+    __slots__ = ("name", "queue", "refusals", "size", "taken", "turn", "waiting")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.waiting = self.size = self.turn = self.taken = 0
+        self.queue: deque[_Word] = deque()
+        self.refusals = TokenBucket(per_s=_REFUSALS_PER_S, burst=_REFUSALS_BURST)
+
+
 class _Word(msgspec.Struct):
     """Something said. size: in bytes, as it came."""
 
+    speaker: _Speaker
     name: str
     size: int
     take: Pass
@@ -85,10 +110,18 @@ class Gate:
         self._waiting = self._waiting_bytes = 0
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
         self._is_urgent = False
+        self._speakers: dict[str, _Speaker] = {}
+        self._late: deque[_Speaker] = deque()
+        self._turn = 0
         self._held: dict[str, _Hold] = {}
         self._wake = asyncio.Event()
         self._missed = asyncio.Event()
         link.on_disconnected(self._close)
+
+    @property
+    def nodes(self) -> Collection[str]:
+        """Ids of the broker's nodes that answer."""
+        return self._fences.nodes
 
     # -- what is said
 
@@ -96,16 +129,51 @@ class Gate:
         self, name: str, size: int, take: Pass, refuse: Refuse, *, is_urgent: bool = True
     ) -> None:
         """Call `take` when what `name` has said may be believed; `refuse` if it never may be."""
+        speaker = self._speakers.get(name) or self._new_speaker(name)
         if self._waiting >= _WAITING_MAX or self._waiting_bytes + size > _WAITING_BYTES:
-            refuse(_unproved(name))
+            self._shed(speaker, refuse, _unproved(name))
+            return
+        if (
+            speaker.waiting >= _WAITING_PER_IDENTITY
+            or speaker.size + size > _WAITING_BYTES_PER_IDENTITY
+        ):
+            self._shed(speaker, refuse, _crowded(speaker))
             return
         if not self._batch:
             self._since_s = self._plane.clock.elapsed()
-        self._waiting += 1
-        self._waiting_bytes += size
-        self._batch.append(_Word(name, size, take, refuse))
+        word = _Word(speaker, name, size, take, refuse)
+        self._enter(word)
+        self._batch.append(word)
         if self._timer is None or (is_urgent and not self._is_urgent):
             self._schedule(is_urgent=is_urgent)
+
+    def _new_speaker(self, name: str) -> _Speaker:
+        if len(self._speakers) >= _SPEAKERS_KEPT:
+            self._speakers = {key: each for key, each in self._speakers.items() if each.waiting}
+        speaker = self._speakers[name] = _Speaker(name)
+        return speaker
+
+    def _shed(self, speaker: _Speaker, refuse: Refuse, fault: Refused) -> None:
+        self._plane.count("shed", "share")
+        self._tell(speaker, refuse, fault)
+
+    def _tell(self, speaker: _Speaker, refuse: Refuse, fault: Refused) -> None:
+        """Not without end: an answer costs more than what it answers."""
+        if speaker.refusals.take(self._plane.clock.elapsed()):
+            refuse(fault)
+
+    def _enter(self, word: _Word) -> None:
+        self._waiting += 1
+        self._waiting_bytes += word.size
+        word.speaker.waiting += 1
+        word.speaker.size += word.size
+
+    def _leave(self, word: _Word) -> None:
+        """It does not wait any more."""
+        self._waiting -= 1
+        self._waiting_bytes -= word.size
+        word.speaker.waiting -= 1
+        word.speaker.size -= word.size
 
     def _schedule(self, *, is_urgent: bool) -> None:
         if self._timer is not None:
@@ -129,17 +197,55 @@ class Gate:
             self._batch = batch
 
     def _on_passed(self, batch: list[_Word], *, whole: bool) -> None:
+        self._turn += 1
         for word in batch:
-            self._waiting -= 1
-            self._waiting_bytes -= word.size
             if not whole:
+                self._leave(word)
                 self._refuse(word)
             elif word.name not in self._held and self._doubts.is_clear(word.name):
-                self._take(word)
+                self._pass(word)
             else:
+                self._leave(word)
                 self._hold(word)
         if self._batch and self._timer is None:
             self._ask()
+
+    def _pass(self, word: _Word) -> None:
+        """Take it now or, if its speaker has had its turn, between what others say."""
+        speaker = word.speaker
+        if speaker.turn != self._turn:
+            speaker.turn, speaker.taken = self._turn, 0
+        if speaker.queue or speaker.taken >= _PER_TURN:
+            if not speaker.queue:
+                self._await_turn(speaker)
+            speaker.queue.append(word)
+            return
+        speaker.taken += 1
+        self._leave(word)
+        self._take(word)
+
+    def _retake(self, word: _Word) -> None:
+        """As what was held meanwhile: behind what its speaker has said before."""
+        if word.speaker.queue:
+            self._enter(word)
+            word.speaker.queue.append(word)
+        else:
+            self._take(word)
+
+    def _await_turn(self, speaker: _Speaker) -> None:
+        if not self._late:
+            asyncio.get_running_loop().call_soon(self._take_turns)
+        self._late.append(speaker)
+
+    def _take_turns(self) -> None:
+        speakers, self._late = self._late, deque()
+        for speaker in speakers:
+            for _ in range(min(_PER_TURN, len(speaker.queue))):
+                word = speaker.queue.popleft()
+                self._leave(word)
+                self._take(word)
+            if speaker.queue:
+                self._await_turn(speaker)
 
     def _take(self, word: _Word) -> None:
         try:
@@ -150,7 +256,7 @@ class Gate:
 
     def _refuse(self, word: _Word) -> None:
         self._plane.count("shed", "unproved")
-        word.refuse(_unproved(word.name))
+        self._tell(word.speaker, word.refuse, _unproved(word.name))
 
     def _hold(self, word: _Word) -> None:
         hold = self._held.get(word.name)
@@ -171,7 +277,7 @@ class Gate:
         if self._doubts.is_clear(name):
             hold = self._held.pop(name, None)
             for word in hold.words if hold is not None else ():
-                self._take(word)
+                self._retake(word)
 
     def _throw_away(self, name: str) -> None:
         hold = self._held.pop(name, None)
@@ -207,8 +313,7 @@ class Gate:
             if word.name != name:
                 self._batch.append(word)
                 continue
-            self._waiting -= 1
-            self._waiting_bytes -= word.size
+            self._leave(word)
             self._hold(word)
         passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
@@ -313,14 +418,18 @@ class Gate:
     def _give_up_batch(self) -> None:
         batch, self._batch = self._batch, []
         for word in batch:
-            self._waiting -= 1
-            self._waiting_bytes -= word.size
+            self._leave(word)
             self._refuse(word)
 
 
 def _note_passed(passed: "asyncio.Future[None]", _whole: bool) -> None:  # noqa: FBT001
     if not passed.done():
         passed.set_result(None)
+
+
+def _crowded(speaker: _Speaker) -> Refused:
+    said = f"{speaker.waiting} requests, {speaker.size} bytes, of {speaker.name} wait already"
+    return Refused("rate_limited", f"{said}: ask when some of them are answered")
 
 
 def _unproved(name: str) -> Refused:

@@ -9,6 +9,7 @@ from broker_master.store.facts import EVENTS
 from schemas import limits
 from schemas.counting import counted
 from schemas.messages.registry import ClientEntry
+from schemas.moments import rfc3339
 
 _DISK_FREE: Final = 0.1
 _FULL: Final = 0.9
@@ -41,9 +42,20 @@ def notes(plane: Plane, caller: ClientEntry, findings: Findings, history_lag_s: 
         )
     return [
         *said,
+        *_shut_out(plane, caller),
         *_epochs(plane, caller),
         *_addresses(plane, caller),
         *_duplicates(plane, caller),
+    ]
+
+
+def _shut_out(plane: Plane, caller: ClientEntry) -> list[str]:
+    if caller.groups:
+        return []
+    return [
+        f"{name} is shut out until {rfc3339(until)} since it sends far too much:"
+        " see mesh audit list --result alarm"
+        for name, until in sorted(plane.shut_out.items())[:_NAMED]
     ]
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
@@ -50,6 +50,7 @@ class _Shown(msgspec.Struct):
 
 class _Entry(msgspec.Struct):
     cid: int
+    in_msgs: int = 0
     in_bytes: int = 0
     ip: str = ""
     port: int = 0
@@ -131,6 +132,33 @@ class BrokerSystem:
         """What every live connection of the account has sent so far, in bytes."""
         found = await self._pages({"acc": self._account})
         return {(server, entry.cid): entry.in_bytes for server, entry in found}
+
+    async def sent_to(self, nodes: Collection[str]) -> dict[_Place, tuple[int, int]]:
+        """Messages and bytes that every live connection of the account has sent to these nodes.
+
+        A node that does not answer has none.
+        """
+        found = await asyncio.gather(*(self._sent_to(node) for node in nodes))
+        return {place: sent for each in found for place, sent in each.items()}
+
+    async def _sent_to(self, node: str) -> dict[_Place, tuple[int, int]]:
+        found: dict[_Place, tuple[int, int]] = {}
+        offset = 0
+        while True:
+            query = {"acc": self._account, "limit": _PAGE, "offset": offset}
+            subject = f"$SYS.REQ.SERVER.{node}.CONNZ"
+            try:
+                answer = await self._link.request(
+                    subject, msgspec.json.encode(query), self._request_s
+                )
+            except Unreachable as error:
+                log.info("node_silent", node=node, error=str(error))
+                return {}
+            page = _entries(answer.data)
+            found |= {(each, entry.cid): (entry.in_msgs, entry.in_bytes) for each, entry in page}
+            if len(page) < _PAGE:
+                return found
+            offset += _PAGE
 
     async def _pages(self, query: dict[str, Any]) -> list[tuple[str, _Entry]]:
         """All entries that every node gives for `query`, with the node's id."""

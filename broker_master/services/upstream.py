@@ -82,7 +82,7 @@ class Upstream:
         is_urgent = kind != "beat"
         budget = _BUDGETS[kind]
         gate, count, clock = self._gate, self._plane.count, self._plane.clock
-        budgets = self._budgets
+        budgets, shut_out = self._budgets, self._plane.shut_out
         parse = subjects.parse_up
         if "*" not in kind:
             # An agent has one such subject, and a flood of them costs less.
@@ -97,6 +97,9 @@ class Upstream:
                 count("malformed", "subject")
                 return
             size = len(msg.data)
+            if up.agent in shut_out:
+                count("shed", "rate")
+                return
             if not budgets.take(up.agent, budget, size, clock.elapsed()):
                 count("shed", "rate")
                 return

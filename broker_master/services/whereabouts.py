@@ -68,6 +68,14 @@ class Whereabouts:
         seen = self._live.get(place)
         return seen.name if seen is not None else ""
 
+    def seen_at(self, place: tuple[str, int]) -> Seen | None:
+        """A live connection; None if it is not known."""
+        return self._live.get(place)
+
+    def places_of(self, user: str) -> list[tuple[str, int]]:
+        """The live connections with a broker key."""
+        return list(self._by_user.get(user, ()))
+
     async def refresh(self) -> None:
         """Take over what the broker has now: what was heard of before may be out of date."""
         connections = await self._system.connections()

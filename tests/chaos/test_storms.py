@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.serial]
 STORM_S = float(os.environ.get("MESH_STORM_S", "20"))
 OTHERS = ("web-1", "web-2")
 QUOTA = 8 * 1024 * 1024
-# Timers as they are in production, but that output is counted more often and sooner too much.
+# The fast timers of all tests; and output is counted more often, and sooner too much.
 SETTINGS = {
     "MESH_LIMITS__LOG_BYTES": str(10 * QUOTA),
     "MESH_LIMITS__LOG_BYTES_PER_AGENT": str(QUOTA),

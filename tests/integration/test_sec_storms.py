@@ -2,14 +2,18 @@
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from broker_client.api import MeshClient
-from schemas.messages.api import GroupCreate, GroupRecord
+from schemas.faults import MeshError
+from schemas.messages.actions import NoopArgs
+from schemas.messages.api import GroupCreate, GroupRecord, NoQuery, StatusAnswer
 from tests.harness import MeshProcesses
-from tests.meshes import shared_mesh
+from tests.meshes import client_of, shared_mesh
 from tests.storms import LOUD, LOUD_GROUP, STORMS, entries, fare, harmed, raging, series
+from tests.torrents import CLIENT, CONNECTIONS, pouring
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-storms")]
 
@@ -48,3 +52,37 @@ async def test_sec_s11_storm_of_one_agent_stops_nobody_else(
     assert shed['{reason="rate"}'] > 0
     assert set(made) <= set(await entries(admin, "group.create"))
     assert len(fared.latencies) >= 10
+
+
+async def test_sec_s11_client_that_sends_as_fast_as_it_can_is_shut_out(
+    mesh: MeshProcesses, admin: MeshClient, tmp_path: Path
+) -> None:
+    """The broker's counters give it away, and it does not get in again by connecting anew."""
+    loud = await client_of(mesh, CLIENT, "operator", directory=tmp_path)
+    async with pouring(mesh.nats_url, loud, "requests") as torrent:
+        async with asyncio.timeout(30):
+            while not dict(series(mesh._metrics(), "mesh_shut_out_total")).get('{role="client"}'):
+                await asyncio.sleep(0.05)
+        # What was asked before may be lost with the master's link, and is asked again.
+        await admin.run(NoopArgs(), agent="web-1", timeout_s=60)
+        fared = await fare(admin, STORM_S, agent="web-1")
+        with pytest.raises(MeshError) as refused:
+            async with mesh.client(loud):
+                pass
+    assert refused.value.code == "credentials_rejected"
+    assert torrent.cuts >= CONNECTIONS
+    assert len(fared.latencies) >= 10
+    assert await entries(admin, "client.shut_out") == [CLIENT]
+    status = await admin.ask("mesh", "status", NoQuery(), StatusAnswer)
+    assert any(note.startswith(f"{CLIENT} is shut out until") for note in status.notes)
+    async with asyncio.timeout(60):
+        while not await _gets_in(mesh, loud):
+            await asyncio.sleep(0.2)
+
+
+async def _gets_in(mesh: MeshProcesses, context: Path) -> bool:
+    try:
+        async with mesh.client(context):
+            return True
+    except MeshError:
+        return False

@@ -33,6 +33,7 @@ from broker_client.runtime.link.transport import READ_BYTES, WideTransport
 from schemas.faults import Corrupt, MeshError, Misused, Unreachable
 
 CONNECT_S: Final = 5.0
+MESSAGES_PER_TURN: Final = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +154,10 @@ class GuardedClient(Client):
         try:
             while data := await self._wire.read(READ_BYTES * 4):
                 self._heartbeat.heard = True
-                self.reader.feed(data)
+                while self.reader.feed(data, MESSAGES_PER_TURN):
+                    # Whatever comes in, the rest of the process has its turns.
+                    data = b""
+                    await asyncio.sleep(0)
             self._fail(self._reason("the broker closed the connection"))
         except asyncio.CancelledError:
             raise

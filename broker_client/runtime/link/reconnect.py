@@ -29,6 +29,8 @@ REFUSED_WAIT_CAP_S: Final = 30.0
 # A connection that lived this long was a good one, and the next wait begins small again.
 STABLE_S: Final = 5.0
 FLUSH_S: Final = 5.0
+# So often in a row a message to itself may be late while many others come in.
+LOOPBACKS_LATE: Final = 5
 
 log = structlog.get_logger(__name__)
 
@@ -56,6 +58,8 @@ class Keeper:
         self._loopback_s = loopback_s
         self._loopback = requests.open_loopback(self._note_loopback)
         self._loopback_heard = True
+        self._loopbacks_late = 0
+        self._received = 0
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._is_closed = False
@@ -187,9 +191,14 @@ class Keeper:
                 self._check_loopback(client)
 
     def _check_loopback(self, client: GuardedClient) -> None:
+        before, self._received = self._received, client.reader.messages
         if not self._loopback_heard:
-            client.abort("deaf: our own message did not come back")
+            # While others' messages come in, ours may still be behind them.
+            self._loopbacks_late += 1
+            if self._received == before or self._loopbacks_late > LOOPBACKS_LATE:
+                client.abort("deaf: our own message did not come back")
             return
+        self._loopbacks_late = 0
         self._loopback_heard = False
         with contextlib.suppress(MeshError):
             client.out.publish_nowait(self._loopback, b"")
@@ -205,6 +214,7 @@ class Keeper:
         self.connected_url = client.endpoint.url if client.endpoint is not None else None
         self.connected_at = self._clock.elapsed()
         self._loopback_heard = True
+        self._loopbacks_late = 0
         self.last_error = None
         was_up, self.is_up = self.is_up, True
         self._note_change()

@@ -60,6 +60,11 @@ class Standing:
         return 0 if self._keeper.client is None else self._keeper.client.reader.malformed
 
     @property
+    def received(self) -> int:
+        """Messages that came over the present connection."""
+        return 0 if self._keeper.client is None else self._keeper.client.reader.messages
+
+    @property
     def max_payload(self) -> int:
         """The broker's limit for headers and body of one message."""
         client = self._keeper.client

@@ -250,7 +250,7 @@ async def test_write_takes_its_time_while_commands_wait() -> None:
     streams = cast("Any", SimpleNamespace(link=FakeLink()))
     events = make_events(streams, dispatcher)
     assert not events._is_patient()
-    dispatcher.backlog = lambda: 64  # type: ignore[method-assign]
+    dispatcher.is_saturated = lambda least: least == 64  # type: ignore[method-assign]
     assert events._is_patient()
     assert events._limits.heavy_bytes == 512 * 1024
 

@@ -173,3 +173,31 @@ def test_a_lost_key_is_noticed_and_the_list_of_the_refused_is_pruned(tmp_path: P
     (tmp_path / "scope-agent.nk").unlink()
     with pytest.raises(Corrupt):
         Accounts.create(tmp_path, mesh="m", now=3000)
+
+
+def test_sec_s11_shut_out_is_beside_the_revoked_and_ends_with_the_master(tmp_path: Path) -> None:
+    other = KeyPair.create("user").public
+    accounts = Accounts.create(tmp_path, mesh="m", now=1000)
+    accounts.revoke({USER: 9000.0}, now=1000)
+
+    def refused(by: Accounts) -> set[str]:
+        return set(decode_jwt(by.account_jwt)["nats"].get("revocations", {}))
+
+    accounts.shut_out({USER, other}, now=1001)
+    assert refused(accounts) == {USER, other}
+    assert set(accounts.revocations) == {USER}
+    accounts.revoke({}, now=1002)
+    assert refused(accounts) == {USER, other}
+    again = Accounts.load(tmp_path, mesh="m", now=1003)
+    assert refused(again) == {USER}
+    assert decode_jwt(again.account_jwt)["iat"] > decode_jwt(accounts.account_jwt)["iat"]
+    accounts.shut_out((), now=1004)
+    assert refused(accounts) == {USER}
+
+
+def test_who_is_revoked_while_it_is_shut_out_stays_out(tmp_path: Path) -> None:
+    accounts = Accounts.create(tmp_path, mesh="m", now=1000)
+    accounts.shut_out({USER}, now=1000)
+    accounts.revoke({USER: 9000.0}, now=1000)
+    accounts.shut_out((), now=1001)
+    assert set(Accounts.load(tmp_path, mesh="m", now=1002).revocations) == {USER}

@@ -212,3 +212,22 @@ def test_agents_are_chosen_by_the_action_that_they_have() -> None:
 
 def test_what_every_agent_has_is_asked_of_none() -> None:
     assert [needs_of({"site": "a"}, action) for action in COMMON] == [(("site", "a"),)] * 2
+
+
+def test_sec_s11_commands_for_who_is_away_do_not_make_others_wait_for_company() -> None:
+    made = dispatcher({"web-1": 1})
+    made.set_member("bad", "bad-1", slots=1, ready=False)
+    for number in range(64):
+        made.enqueue(Wish("bad", "bad-1"), f"c{number}")
+    assert not made.is_saturated(64)
+    made.take("web-1")
+    assert made.is_saturated(64)
+    assert not made.is_saturated(65)
+    made.give_back("web-1")
+    assert not made.is_saturated(64)
+    made.remove_member("web-1")
+    assert made.is_saturated(64)
+    made.set_member("bad", "bad-1", slots=1, ready=True)
+    assert not made.is_saturated(64)
+    made.hold("bad-1", held=True)
+    assert made.is_saturated(64)
