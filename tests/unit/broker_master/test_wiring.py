@@ -57,7 +57,7 @@ async def test_services_are_these_in_groups(parts: Parts) -> None:
         *("transmit", "assign", "presence", "probe", "terms", "receipts"),
         *("upstream", "fanouts", "addresses", "enrolment", "renewals"),
         *("custody", "rotator", "comparison", "survey"),
-        *("door", "api", "quotas", "pulse", "http"),
+        *("door", "api", "quotas", "floods", "pulse", "http"),
     ]
 
 
@@ -258,3 +258,10 @@ async def test_write_takes_its_time_while_commands_wait() -> None:
 async def test_every_verb_has_its_handler(parts: Parts) -> None:
     table = parts.operations._table
     assert {f"{noun}.{verb}" for noun, verb in table} == {*VERBS}
+
+
+async def test_floods_are_weighed_by_the_budgets_that_hear_agents(parts: Parts) -> None:
+    (floods,) = (cast("Any", each) for each in parts.start_order if each.name == "floods")
+    assert floods._budgets is parts.work.budgets
+    assert floods._own == parts.keys.custody.own_users
+    assert floods._nodes() is parts.keys.gate.nodes
