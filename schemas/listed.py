@@ -6,6 +6,7 @@ from typing import Final
 
 from schemas.filters import Field, Language, Value, Word, holds
 from schemas.messages.api import AgentRecord
+from schemas.messages.facts import CommandRecord
 from schemas.states import AgentStatus, Liveness, State
 
 _NUMBER: Final = Field("number")
@@ -116,6 +117,11 @@ def passes(words: Sequence[Word], agent: AgentRecord, now: float) -> bool:
 def why(agent: AgentRecord) -> str:
     """The reason of its status, and what else is worth a look."""
     return "; ".join(text for text in (agent.reason, *agent.badges) if text)
+
+
+def last_agent(record: CommandRecord) -> str:
+    """Where it ran last, or else for which agent it was meant; empty for any of a group."""
+    return record.attempts[-1].agent if record.attempts else record.agent or ""
 
 
 def unix_of(text: str | None) -> float | None:

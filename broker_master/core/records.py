@@ -27,11 +27,6 @@ from schemas.timers import Timers
 BODY_BYTES: Final = 64 * 1024
 
 
-def last_agent(record: CommandRecord) -> str:
-    """Where it ran last, or else for which agent it was meant; empty for any of a group."""
-    return record.attempts[-1].agent if record.attempts else record.agent or ""
-
-
 def command_record(
     command: Command,
     timers: Timers,

@@ -10,12 +10,13 @@ import structlog
 from broker_client.runtime.batch import BatchWriter, Entry
 from broker_master.core.commands import Command
 from broker_master.core.fit import bare_history, fit_history
-from broker_master.core.records import history_record, last_agent
+from broker_master.core.records import history_record
 from broker_master.plane import Plane
 from broker_master.services.settle import is_too_large
 from broker_master.store.readmodel import Row
 from schemas import codec, subjects
 from schemas.faults import MeshError
+from schemas.listed import last_agent
 from schemas.messages.facts import CommandRecord, HistoryRecord
 
 log = structlog.get_logger()

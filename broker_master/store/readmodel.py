@@ -16,11 +16,11 @@ import structlog
 
 from broker_master.core.facets import facets_of
 from broker_master.core.idfilter import IdFilter
-from broker_master.core.records import last_agent
 from broker_master.store.facets import conditions, facet_row
 from schemas import codec
 from schemas.faults import Corrupt, Refused
 from schemas.filters import Word, fold
+from schemas.listed import last_agent
 from schemas.messages.facts import HistoryRecord
 
 log = structlog.get_logger()

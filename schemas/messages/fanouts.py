@@ -11,12 +11,13 @@ from msgspec import Meta
 from schemas import limits
 from schemas.messages.api import SubmitRequest
 from schemas.messages.fields import CommandId, Count, Duration, Label, Name, Tags, Timestamp
+from schemas.spans import DAY_S
 
 LABEL: Final = "fanout"
 
 _Agents = Annotated[list[Name], Meta(max_length=limits.LIST_LEN)]
 _AtOnce = Annotated[int, Meta(ge=0, le=limits.LIST_LEN)]
-_Sleep = Annotated[float, Meta(ge=0, le=86_400)]
+_Sleep = Annotated[float, Meta(ge=0, le=DAY_S)]
 _MaxFailures = Annotated[int, Meta(ge=0, le=limits.LIST_LEN)]
 
 

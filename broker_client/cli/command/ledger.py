@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from broker_client.cli.outcomes import program_code
 from broker_client.cli.screen.tables import Column, duration, short_time
-from schemas.listed import RETRY_OF
+from schemas.listed import RETRY_OF, last_agent
 from schemas.messages.facts import CommandRecord
 from schemas.near import near_names
 
@@ -33,11 +33,6 @@ def _text(head: str, of: Callable[[CommandRecord], str], *, rank: int = 0, least
 def _moment(head: str, of: Callable[[CommandRecord], str | None], *, rank: int) -> Trait:
     # RFC 3339 in UTC sorts as text.
     return Trait(Column(head, rank), lambda record, now: short_time(of(record), now), of)
-
-
-def agent_of(record: CommandRecord) -> str:
-    """Where it ran or runs last, or else whom it is meant for."""
-    return record.attempts[-1].agent if record.attempts else record.agent or ""
 
 
 def exit_of(record: CommandRecord) -> str:
@@ -71,7 +66,7 @@ TRAITS: Final[dict[str, Trait]] = {
     "id": _text("ID", lambda r: r.id),
     "state": _text("STATE", lambda r: r.state),
     "exit": Trait(Column("EXIT", 2, right=True), lambda r, _: exit_of(r), _exit),
-    "on": _text("ON", lambda r: agent_of(r) or f"any of {r.group}"),
+    "on": _text("ON", lambda r: last_agent(r) or f"any of {r.group}"),
     "group": _text("GROUP", lambda r: r.group, rank=4),
     "submitted": _moment("SUBMITTED", lambda r: r.submitted_at, rank=1),
     "ended": _moment("ENDED", lambda r: r.ended_at, rank=5),

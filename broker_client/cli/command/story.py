@@ -4,13 +4,13 @@ import shlex
 import time
 from typing import Final
 
-from broker_client.cli.command.ledger import agent_of, exit_of
+from broker_client.cli.command.ledger import exit_of
 from broker_client.cli.command.timeline import timeline
 from broker_client.cli.options import Common
 from broker_client.cli.screen.report import print_json, print_lines, screen_width
 from broker_client.cli.screen.tables import facts, in_local_time, local_and_utc
 from broker_client.cli.screen.terminal import shown
-from schemas.listed import RETRY_OF
+from schemas.listed import RETRY_OF, last_agent
 from schemas.messages.facts import CommandRecord
 from schemas.subjects import STDERR, STDOUT
 from schemas.texts import visible
@@ -52,7 +52,7 @@ def described(record: CommandRecord, now: float) -> list[str]:
             ("next", in_local_time(record.next, now)),
             ("exit code", exit_of(record)),
             ("group", record.group),
-            ("agent", agent_of(record)),
+            ("agent", last_agent(record)),
             ("action", record.action),
             ("program", record.program),
             *_arguments(record),

@@ -18,6 +18,7 @@ from broker_agent.settings import AgentSettings
 from broker_agent.store.rows import Row
 from broker_agent.warden.table import read_table
 from broker_agent.wiring import build
+from broker_client.runtime import logs
 from broker_client.runtime.exposition import ExpositionServer
 from broker_client.runtime.frames import Msg
 from broker_client.runtime.notify import ServiceManager
@@ -181,6 +182,7 @@ async def test_epoch_of_a_new_master_is_remembered(
         rig.welcome(epoch=7)
         await eventually(lambda: noted, WAIT_S)
     assert noted[-1] == 7
+    assert logs._of_process["epoch"] == 7
 
 
 async def test_epoch_of_a_new_master_lets_the_renewal_go_on(

@@ -245,6 +245,13 @@ async def test_keys_that_are_refused_or_our_own_are_nobody_elses(parts: Parts) -
     assert cast("Any", parts.keys.comparison)._own == parts.keys.custody.own_users
 
 
+async def test_own_certificates_are_put_to_use_on_both_connections(
+    parts: Parts, table: Table
+) -> None:
+    links = cast("Any", parts.keys.custody)._links
+    assert links == {"master": table.plane.link, "system": table.ports.system_link}
+
+
 async def test_write_takes_its_time_while_commands_wait() -> None:
     dispatcher = Dispatcher()
     streams = cast("Any", SimpleNamespace(link=FakeLink()))
