@@ -10,6 +10,7 @@ import pytest
 from broker_master.ca.mesh import Mesh, init_mesh
 from broker_master.core.dispatch import Dispatcher
 from broker_master.core.findings import StreamSize
+from broker_master.services.floods import FloodWatch
 from broker_master.wiring import Parts, build, make_events
 from schemas.messages.audit import AuditEntry
 from schemas.messages.liveness import HEARS_STORED, Hello
@@ -268,7 +269,7 @@ async def test_every_verb_has_its_handler(parts: Parts) -> None:
 
 
 async def test_floods_are_weighed_by_the_budgets_that_hear_agents(parts: Parts) -> None:
-    (floods,) = (cast("Any", each) for each in parts.start_order if each.name == "floods")
+    (floods,) = (cast("Any", each) for each in parts.start_order if isinstance(each, FloodWatch))
     assert floods._budgets is parts.work.budgets
     assert floods._own == parts.keys.custody.own_users
     assert floods._nodes() is parts.keys.gate.nodes
