@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from broker_master.core.commands import Attempt, Command
+from tests import language
 from tests.requirements_policy import require
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -237,7 +238,7 @@ def state_writes(path: Path, name: str) -> list[str]:
 
 
 def _written(target: ast.expr) -> list[ast.expr]:
-    """What an assignment changes: not the keys by which it is found."""
+    """Return what an assignment changes: not the keys by which it is found."""
     match target:
         case ast.Tuple(elts=parts) | ast.List(elts=parts):
             return [each for part in parts for each in _written(part)]
@@ -308,3 +309,101 @@ def test_no_test_judges_absolute_time() -> None:
     ]
     assert found == []
     assert JUDGES_TIME.search("assert time.monotonic() " + "- began < 3")
+
+
+# Folders and pages that keep the language of docs/contributing.md; the rest is being swept.
+SWEPT = ("tests/language.py", "tests/test_house.py")
+# On the main line since before they were checked, and history is not written again.
+LONG_SUBJECTS = {
+    "ff332e5": "62 characters",
+    "0334cc5": "61 characters",
+    "cb72f9b": "61 characters",
+    "cdf7283": "62 characters",
+}
+FIRST_CHECKED = "17467f5"
+
+
+def swept(suffix: str) -> list[Path]:
+    return [
+        path
+        for path in tracked_files()
+        if path.suffix == suffix and any(path.is_relative_to(ROOT / part) for part in SWEPT)
+    ]
+
+
+def test_docstrings_begin_with_subject_and_verb() -> None:
+    found = [
+        f"{path}:{each}" for path in swept(".py") for each in language.riddles(path.read_text())
+    ]
+    assert found == []
+
+
+def test_docstrings_comments_and_pages_have_no_private_words() -> None:
+    found = [
+        f"{path}:{each}"
+        for path in swept(".py")
+        if path != ROOT / "tests" / "language.py"
+        for each in language.private_words(path.read_text())
+    ]
+    found += [
+        f"{path}:{each}"
+        for path in swept(".md")
+        for each in language.private_words_of_page(path.read_text())
+    ]
+    assert found == []
+
+
+def test_commit_subjects_are_short_and_begin_with_a_noun() -> None:
+    subjects = language.subjects_since(ROOT, FIRST_CHECKED)
+    if subjects is None:
+        pytest.skip("no git, or a shallow clone: no subjects to read")
+    found = {
+        f"{commit[:7]} {subject}": faults
+        for commit, subject in subjects.items()
+        if (faults := language.subject_faults(subject)) and commit[:7] not in LONG_SUBJECTS
+    }
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    ("line", "is_riddle"),
+    [
+        ("What the master keeps.", True),
+        ("Whom a broker believes.", True),
+        ("All that is known.", True),
+        ("Has accepted attempts run.", True),
+        ("It ends.", True),
+        ("All agents of a group.", False),
+        ("Items of a list.", False),
+        ("Whether an agent drains.", False),
+        ("Runs accepted attempts.", False),
+    ],
+)
+def test_check_of_first_lines_finds_riddles_alone(line: str, is_riddle: bool) -> None:
+    source = f'class Attempt:\n    sent: int\n    """{line}\n\n    What follows is free."""\n'
+    assert bool(language.riddles(source)) is is_riddle
+
+
+def test_check_of_words_finds_them_in_docstrings_and_comments_alone() -> None:
+    word = "how-" + "manieth"
+    assert language.private_words(f'"""The {word} try."""\n# the {word}\ntext = "{word}"\n') == [
+        f"1: {word}",
+        f"2: {word}",
+    ]
+    assert language.private_words('"""An agent that was never set' + ' up."""\n') == []
+    assert language.private_words_of_page(f"Of the\n{word} try") == [f"2: {word}"]
+
+
+def test_check_of_subjects_finds_each_fault() -> None:
+    assert language.subject_faults("Runs of tasks end with their lease") == []
+    assert language.subject_faults("Nobody waits.") == ["begins with Nobody", "full stop"]
+    assert language.subject_faults("A" * 61) == ["61 characters"]
+
+
+def test_glossary_names_places_that_are_there() -> None:
+    text = (ROOT / "docs" / "contributing.md").read_text()
+    rows = re.findall(r"^\| ([^|]+) \| [^|]+ \| (`[^|]+) \|$", text, re.MULTILINE)
+    assert len(rows) >= 40
+    assert [term for term, _ in rows] == sorted(term for term, _ in rows)
+    places = {place for _, named in rows for place in re.findall(r"`([^`]+)`", named)}
+    assert sorted(place for place in places if not (ROOT / place).exists()) == []
