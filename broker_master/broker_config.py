@@ -1,7 +1,7 @@
 """Renders nats-server.conf: for the broker below a master, and for an operator's own server.
 
-What is set here is part of the mesh's promises: who may connect, what survives a power cut, how
-soon a dead connection is noticed. Everything else is left to the server's defaults.
+The configuration is part of the mesh's guarantees: authentication, durability after a power cut,
+detection of dead connections. Everything else has the server's defaults.
 """
 
 import json
@@ -36,7 +36,7 @@ LOG_FILES: Final = 3
 
 
 class BrokerFiles(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a broker finds its identity and keeps its state; the last three may be left out."""
+    """Paths of a broker's identity and state; the last three may be left out."""
 
     ca: Path
     cert: Path
@@ -49,7 +49,7 @@ class BrokerFiles(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BrokerTrust(msgspec.Struct, frozen=True, kw_only=True):
-    """Whom a broker believes. accounts: public account key -> its token at the first start."""
+    """Trust anchors of a broker. accounts: public account key -> its token at the first start."""
 
     operator_jwt: str
     system_account: str
@@ -57,9 +57,9 @@ class BrokerTrust(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BrokerLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """sync_always: what was acknowledged survives a power cut; off, the last two minutes do not.
+    """sync_always: acknowledged writes survive a power cut; else the last two minutes may not.
 
-    file_store_bytes: the most that streams may take on disk; None: what the server finds sensible.
+    file_store_bytes: the most that streams may take on disk; None: the server's default.
     """
 
     connections: int = 20_000
@@ -79,7 +79,7 @@ def render_config(
 ) -> str:
     """The text of a nats-server.conf for a broker that listens at `host` and `port`, TLS only.
 
-    monitor: where it answers questions for its health, to whoever asks.
+    monitor: address of its health page, open to every peer.
     """
     limit = limit or BrokerLimits()
     return "\n".join(
@@ -92,13 +92,14 @@ def render_config(
             _tls(files),
             _trust(trust, files),
             _jetstream(files, limit),
-            # A connection whose other end is gone is noticed within six seconds.
+            # A dead connection is detected within six seconds.
             'ping_interval: "2s"',
             "ping_max: 2",
             'write_deadline: "4s"',
             f"max_payload: {limits.BROKER_PAYLOAD_BYTES}",
             f"max_connections: {limit.connections}",
-            # The shortest there is: clients are told at once, and the rest is cut after it.
+            # The shortest period: clients are notified at once, and the remaining ones are cut
+            # after it.
             'lame_duck_grace_period: "1s"',
             'lame_duck_duration: "30s"',
             "",
@@ -107,7 +108,7 @@ def render_config(
 
 
 def with_own_files(files: BrokerFiles, folder: Path) -> BrokerFiles:
-    """Copy what a broker must have into a folder of its own, and say where that is.
+    """Copy the files of a broker into its own folder, and return their new paths.
 
     Source and target may be on different hosts or belong to different users, so nothing is linked.
     """
@@ -162,7 +163,7 @@ def _trust(trust: BrokerTrust, files: BrokerFiles) -> str:
     return (
         f"operator: {trust.operator_jwt}\n"
         f"system_account: {trust.system_account}\n"
-        # A node that was down while somebody was revoked learns it within the interval.
+        # A node that was down during a revocation learns of it within the interval.
         f"resolver {{ type: full, dir: {_text(files.resolver)}, "
         'interval: "5s", allow_delete: false }\n'
         f"resolver_preload {{\n{preload}\n}}"

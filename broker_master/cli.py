@@ -141,8 +141,8 @@ def _run(settings: "MasterSettings") -> None:
     from broker_client.runtime.notify import ServiceManager
     from broker_master.app import serve as run
 
-    # Thousands of records live for a moment only: looking through all of them for cycles after each
-    # few hundred, as by default, costs a tenth of the master's time.
+    # Thousands of records live for a moment only: the default garbage collection after each few
+    # hundred costs a tenth of the master's time.
     gc.set_threshold(50_000, 20, 50)
     allow_many_files()
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
@@ -187,18 +187,18 @@ def backup(*, state_dir: StateDir, out: Path, nats: str = "") -> None:
 def restore(
     *, state_dir: StateDir, backup: Path | None = None, nats: str = "", above: int = 0
 ) -> None:
-    """Make a state directory of a backup, or note that one was put back by other means.
+    """Restore a state directory from a backup, or note that another program has restored it.
 
     Parameters
     ----------
     state_dir
-        The folder to make, new or empty; without a backup, the folder as it was put back.
+        The folder to make, new or empty; without a backup, the restored folder.
     backup
         The file that `backup` wrote.
     nats
         The broker's address, if it is not the embedded one; it must not hold a mesh.
     above
-        An epoch that agents have obeyed, where one of them refuses the master: it names it.
+        An epoch that agents have obeyed: the agent that refuses the master names it.
     """
     from broker_master.services.restore import note_restore
 

@@ -1,1 +1,1 @@
-"""The operations of the mesh, once, for NATS and HTTP alike."""
+"""The operations of the mesh: one implementation for NATS and HTTP."""

@@ -1,4 +1,4 @@
-"""`command.retry`: what has ended, submitted again as a new command of the caller."""
+"""`command.retry`: submits an ended command again, as a new command of the caller."""
 
 from broker_master.api.operations import Operations
 from broker_master.services.again import Again

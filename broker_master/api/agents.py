@@ -102,7 +102,7 @@ class AgentOperations:
     # -- new agents
 
     async def create(self, caller: ClientEntry, request: AgentCreate) -> TokenAnswer:
-        """Enter an agent, awaiting setup, and issue its activation token."""
+        """Enter an agent that awaits setup, and issue its activation token."""
         name = check_name("an agent", request.name)
         if request.group is None:
             raise Refused("field_invalid", "group is missing: an agent belongs to exactly one")
@@ -130,9 +130,9 @@ class AgentOperations:
         return answer
 
     async def token(self, caller: ClientEntry, request: AgentCreate) -> TokenAnswer:
-        """A new token for an agent that exists; the one before it no longer works.
+        """Issue a new token for an existing agent; the earlier token no longer works.
 
-        A revoked agent is readmitted by it: its old keys stay refused, new ones are made.
+        It readmits a revoked agent: the old keys stay refused, setup makes new ones.
         """
         agent = self._agent(caller, request.name)
         answer, token = self._issue(agent.name, agent.group, request.ttl_s)
@@ -168,7 +168,7 @@ class AgentOperations:
         self._presence.sync_member(presence)
 
     async def set(self, caller: ClientEntry, request: AgentSet) -> AgentRecord:
-        """Change what commands and policies choose it by, from the next command on."""
+        """Change the traits by which commands and policies choose an agent, from now on."""
         agent = self._agent(caller, request.name)
         given = {
             name: value
@@ -187,7 +187,7 @@ class AgentOperations:
         await self._terms.change(agent.name, changed)
         return self._views.agent(self._plane.registry.agent(agent.name))
 
-    # -- looking
+    # -- reads
 
     async def show(self, caller: ClientEntry, query: NameQuery) -> AgentRecord:
         return self._views.agent(self._agent(caller, query.name))
@@ -214,7 +214,7 @@ class AgentOperations:
         return AgentsAnswer(agents=rows.taken, filter=wanted.filter)
 
     async def ping(self, caller: ClientEntry, wanted: AgentPing) -> PingAnswer:
-        """Have it answer. One that is silent is asked as well: it may answer all the same."""
+        """Send a ping; a silent agent gets one as well, since it may answer all the same."""
         agent = self._agent(caller, wanted.name)
         rtt_s = await self._orders.ping(agent.name, agent.group, wanted.timeout_s)
         record = self._views.agent(self._agent(caller, agent.name))
@@ -223,7 +223,7 @@ class AgentOperations:
             reason = record.reason
         return PingAnswer(agent=agent.name, status=record.status, rtt_s=rtt_s, reason=reason)
 
-    # -- what an operator wants of it
+    # -- admin state
 
     async def enable(self, caller: ClientEntry, query: NameQuery) -> Done:
         agent = self._agent(caller, query.name)
@@ -233,7 +233,7 @@ class AgentOperations:
         return Done(changed=changed, message=f"agent {agent.name} enabled{already}")
 
     async def disable(self, caller: ClientEntry, request: AgentDisable) -> Done:
-        """Give it nothing new. What runs there finishes, or with `now` is cancelled."""
+        """Give an agent no new work. Its tasks finish, or are cancelled with `now`."""
         agent = self._agent(caller, request.name)
         by, at = caller.name, self._plane.clock.now()
         changed = await self._move(
@@ -242,7 +242,7 @@ class AgentOperations:
         return await self._drained(agent.name, caller, "disabled", changed=changed, now=request.now)
 
     async def pause(self, caller: ClientEntry, request: AgentPause) -> Done:
-        """As `disable`, with an end."""
+        """Disable an agent until a given time."""
         agent = self._agent(caller, request.name)
         by, at = caller.name, self._plane.clock.now()
         until = at + request.for_s
@@ -262,7 +262,7 @@ class AgentOperations:
         return Done(changed=changed, message=f"agent {name} {did}, {counted(left, 'task')} left")
 
     async def move(self, caller: ClientEntry, request: AgentMove) -> Done:
-        """Into another group: it drains, and then gets credentials of that group."""
+        """Move an agent to another group: it drains, then gets credentials of that group."""
         agent = self._agent(caller, request.name)
         group = self._plane.registry.group(request.group).name
         check_group(caller, group)
@@ -274,13 +274,13 @@ class AgentOperations:
         return Done(changed=changed, message=said)
 
     async def revoke(self, caller: ClientEntry, query: NameQuery) -> Done:
-        """Take its credentials away; they are refused everywhere from now on."""
+        """Revoke an agent's credentials: they are refused everywhere from now on."""
         agent = self._agent(caller, query.name)
         changed = await self._bar(caller, agent, Admin.REVOKED)
         return Done(changed=changed, message=f"agent {agent.name} revoked")
 
     async def delete(self, caller: ClientEntry, query: NameQuery) -> Done:
-        """Revoke it and forget it: at once, or as soon as none of its tasks can be running."""
+        """Revoke an agent and forget it: at once, or once none of its tasks can be running."""
         agent = self._agent(caller, query.name)
         changed = await self._bar(caller, agent, Admin.DELETED)
         if await self._terms.depart(agent.name):
@@ -290,7 +290,7 @@ class AgentOperations:
         return Done(changed=changed, message=said)
 
     async def forget(self, caller: ClientEntry, wanted: AgentForget) -> ForgetAnswer:
-        """Delete those that have been silent for long, or say who they are."""
+        """Delete agents silent for longer than the given time, or only name them."""
         least_s = self._plane.timers.lost_s
         if wanted.silent_for_s < least_s:
             raise Refused("field_invalid", f"silent_for_s is less than lost_s, {least_s:g}")
@@ -337,13 +337,13 @@ class AgentOperations:
         by, at = caller.name, self._plane.clock.now()
         changed = await self._move(agent.name, lambda entry: admin.bar(entry, state, by=by, at=at))
         failpoints.reach("master.barred")
-        # Those that it has now: one may have been renewed until just before.
+        # Its certificates of this moment: one may have been renewed until just before.
         barred = self._plane.registry.agents.get(agent.name, agent)
         await self._revoker.revoke(agent.name, barred.certificates)
         return changed
 
     async def _move(self, name: str, move: Change) -> bool:
-        """Change what is wanted of an agent; False if that is how it was."""
+        """Change the admin state of an agent; False if it had that state already."""
         before = self._plane.registry.agent(name)
         after = await self._terms.change(name, move)
         if after == before:
@@ -358,5 +358,5 @@ class AgentOperations:
 
 
 def _traits(traits: Traits) -> Traits:
-    """The very object that entries leave out, if they are what they are by default."""
+    """The default object itself where the traits equal it: entries leave it out by identity."""
     return DEFAULT_TRAITS if traits == DEFAULT_TRAITS else traits

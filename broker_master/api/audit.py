@@ -1,4 +1,4 @@
-"""`audit.list`, and the entry that every changing call leaves in the trail."""
+"""`audit.list`, and the entry that each changing call leaves in the audit trail."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -26,14 +26,14 @@ from schemas.verbs import AUDIT_LIST
 
 Record = Callable[[AuditEntry], Awaitable[None]]
 
-# What of a request may be told. Names only, so that no key, token or argument can slip in.
+# Fields of a request that the trail shows. Names only: no key, token or argument can slip in.
 _TOLD: Final = (
     "group", "agent", "groups", "role", "now", "decision", "new_id", "ttl_s", "note", "until_s",
     "step", "force", "silent_for_s", "dry_run", "slots", "failed", "silent", "filter",
 )  # fmt: skip
 _TARGETS: Final = ("name", "id", "agent", "group", "step")
 _PAGE: Final = 500
-# How much of the trail one request may read; the cursor leads on from there.
+# Pages that a request may read at most; the cursor leads on from there.
 _PAGES_MAX: Final = 10
 _ANSWER_BYTES: Final = 200 * 1024
 
@@ -46,7 +46,7 @@ class AuditTrail:
     async def audited(
         self, operation: Operation, caller: ClientEntry, request: msgspec.Struct
     ) -> msgspec.Struct:
-        """The answer of an operation, whose entry is durable before its answer is known."""
+        """Run an operation, and return its answer once the entry in the audit trail is durable."""
         entry = self._entry(operation.verb.name, caller, request)
         try:
             answer = await operation.handler(caller, request)
@@ -58,7 +58,7 @@ class AuditTrail:
         return answer
 
     def _entry(self, action: str, caller: ClientEntry, request: msgspec.Struct) -> AuditEntry:
-        """Before the call, since it may delete what its target belongs to."""
+        """Built before the call, since a delete may remove the group of its target."""
         plane = self._plane
         target = _target(request)
         group, groups = plane.groups_of(action, target)
@@ -85,7 +85,7 @@ def _joined(one: str, other: str, between: str) -> str:
 
 
 def _program(plane: Plane, action: str, target: str) -> str:
-    """Of a command the base name of its program, and none of its arguments."""
+    """Base name of a command's program, without its arguments."""
     if action.partition(".")[0] not in ("command", "deadletter"):
         return ""
     command = plane.book.get(target)
@@ -103,7 +103,7 @@ def _target(request: msgspec.Struct) -> str:
 
 
 def _asked(request: msgspec.Struct) -> str:
-    """What was asked for beside the target: the fields that differ from their defaults."""
+    """Parameters of a request beside its target: the fields that differ from their defaults."""
     target = _target(request)
     fields = {name: getattr(request, name, None) for name in _TOLD}
     return ", ".join(
@@ -158,7 +158,7 @@ class AuditOperations:
         return _page(found, end + 1, info.first_seq)
 
     def _entry(self, stored: Stored) -> AuditEntry | None:
-        """None for one that cannot be read, or stands in another's place: the others still can."""
+        """None for an entry that cannot be read or has the wrong subject; the others are shown."""
         try:
             entry = codec.decode_trusted(AuditEntry, stored.data)
             if stored.subject != subjects.audit(entry.action.partition(".")[0]):

@@ -1,4 +1,4 @@
-"""`certificate.*` and `ca.*`: what was issued and until when it holds, and by which keys."""
+"""`certificate.*` and `ca.*`: issued certificates with their ends, and the keys behind them."""
 
 import msgspec
 
@@ -65,7 +65,7 @@ class AuthorityOperations:
         )
 
     async def trust(self, caller: ClientEntry, query: TrustQuery) -> TrustAnswer:
-        """Whom to trust, and whether to renew now; notes what the caller trusts and uses."""
+        """Return the trusted authorities and whether to renew now; note which the caller uses."""
         trust = self._rotator.trust
 
         def note(entry: ClientEntry) -> ClientEntry:
@@ -119,7 +119,7 @@ class AuthorityOperations:
         )
 
     def _may_see(self, caller: ClientEntry, kind: str, name: str) -> bool:
-        """Whose certificate it is: an agent, a client, or the mesh itself, which all know."""
+        """Whether the caller may see a certificate: of an agent, a client, or the mesh."""
         registry = self._plane.registry
         if kind == "agent":
             return name in registry.agents and may_see(caller, registry.agents[name].group)

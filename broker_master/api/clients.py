@@ -33,7 +33,7 @@ from schemas.permissions import CLIENT_ROLES
 from schemas.spans import DAY_S
 from schemas.verbs import CLIENT_CREATE, CLIENT_LIST, CLIENT_RENEW, CLIENT_REVOKE, MESH_STATUS
 
-# Certificates of one client that may be good at a time.
+# Valid certificates of one client at a time.
 _KEPT = 16
 
 
@@ -109,9 +109,9 @@ class ClientOperations:
         return int(plane.clock.now() + plane.settings.certificates.client_days * DAY_S)
 
     async def renew(self, caller: ClientEntry, request: RenewalRequest) -> IdentityAnswer:
-        """Sign new keys for the caller itself; what it has stays good until its own end.
+        """Sign new keys for the caller itself; its present certificate stays valid until its end.
 
-        It is a candidate until the caller says that it uses it (`certificate.trust`).
+        The new one is a candidate until the caller confirms its use (`certificate.trust`).
         """
         clock = self._plane.clock
         proved = self._issuer.check_proof(caller.role, caller.name, request)

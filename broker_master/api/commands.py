@@ -1,4 +1,4 @@
-"""`command.*`: show, list, wait, cancel and logs; `submit` is the intake's own."""
+"""`command.*`: show, list, wait, cancel and logs; `submit` belongs to the intake."""
 
 import asyncio
 import contextlib
@@ -45,12 +45,12 @@ from schemas.verbs import (
     COMMAND_WAIT,
 )
 
-# Sequences that one read of a search covers, and how long one request searches.
+# Sequences covered by one read of a search, and seconds that a request searches.
 _WINDOW = 20_000
 _SEARCH_S = 0.25
-# Open commands that are held against a filter before others have their turn.
+# Open commands matched against a filter before the loop serves others.
 _SLICE = 1000
-# Rows that are read from the read model at a time: each may be as large as a record can be.
+# Rows read from the read model at a time: each may be as large as a record can be.
 _READ_ROWS = 50
 _POSITION = re.compile("[0-9]{1,18}")
 _OPEN_STATES = frozenset(str(state) for state in State) - {str(state) for state in TERMINAL}
@@ -103,7 +103,7 @@ class CommandOperations:
         return fit_record(record)
 
     async def wait(self, caller: ClientEntry, query: CommandQuery) -> CommandRecord:
-        """The record once the state is terminal, or as it stands after `timeout_s`."""
+        """Return the record once its state is terminal, or as it is after `timeout_s`."""
         command = self._plane.book.get(query.id)
         if command is not None and not command.is_terminal:
             check_group(caller, command.accepted.group)
@@ -129,7 +129,7 @@ class CommandOperations:
         return command_record(command, self._plane.timers)
 
     async def decide(self, caller: ClientEntry, request: DecideRequest) -> CommandRecord:
-        """The word that a command with a lost attempt waits for."""
+        """Carry out an operator's decision on a command with a lost attempt."""
         command = self._plane.book.get(request.id)
         if command is None or command.phase is not Phase.UNDECIDED:
             record = await self.show(caller, CommandQuery(id=request.id))
@@ -146,10 +146,11 @@ class CommandOperations:
         return await self._output.read(lambda: self.show(caller, query), request)
 
     async def find(self, caller: ClientEntry, wanted: CommandList) -> CommandPage:
-        """Open commands first, the newest first; then ended ones, the last ended first.
+        """List open commands, the newest first; then ended ones, the last ended first.
 
-        A cursor names the part and the last row of the page before. A page holds what fits into
-        one message, at most `limit` records; with a filter, what was found in a moment.
+        A cursor names the part and the last row of the page before. A page holds at most `limit`
+        records, as many as fit into one message; with a filter, the matches found in a bounded
+        time.
         """
         if wanted.group is not None:
             check_group(caller, wanted.group)
@@ -176,7 +177,7 @@ class CommandOperations:
 
     def _words(self, wanted: CommandList) -> tuple[Word, ...]:
         words = COMMANDS.parse(wanted.filter, self._plane.clock.now())
-        # What takes arguments to be read comes last: the others spare most of them that.
+        # Filters that decode arguments come last: the others leave fewer commands to decode.
         return tuple(sorted(words, key=lambda word: word.field in COSTLY))
 
     async def _open(
@@ -210,7 +211,7 @@ class CommandOperations:
     async def _filtered(
         self, commands: list[Command], words: tuple[Word, ...], most: int
     ) -> list[Command]:
-        """The first that all words hold for; others have their turn between two slices."""
+        """At most `most` commands that match all words; yields to the loop between two slices."""
         found: list[Command] = []
         for index, command in enumerate(commands):
             if index and index % _SLICE == 0:
@@ -228,9 +229,10 @@ class CommandOperations:
         words: tuple[Word, ...],
         before: int | None,
     ) -> tuple[list[_Row], str]:
-        """At least one more than fits into a page, if there is; large records not all at once.
+        """Matching ended commands: more than fit into a page, where there are more.
 
-        And the cursor from where to search on, if a filter has taken its time.
+        Large records are not read all at once. Also returns the cursor from where the search goes
+        on, if a filter took too long.
         """
         rows: list[_Row] = []
         size_bytes, position = 0, before
@@ -262,13 +264,13 @@ class CommandOperations:
         return rows, ""
 
     def _floor(self, before: int | None) -> int:
-        """How far back one read of a search goes."""
+        """Lowest sequence covered by one read of a search."""
         newest = self._plane.readmodel.position + 1 if before is None else before
         return max(0, newest - 1 - _WINDOW)
 
 
 def _page(rows: list[_Row], limit: int) -> CommandPage:
-    """As many rows as fit; with a cursor if one was left over."""
+    """A page of as many rows as fit; with a cursor where rows remain."""
     page = Rows[CommandRecord](limit)
     for row in rows:
         if not page.add(row.record):

@@ -1,4 +1,4 @@
-"""`deadletter.*`: commands that no agent has acknowledged; they are kept with their arguments."""
+"""`deadletter.*`: commands that no agent has acknowledged, kept with their arguments."""
 
 import msgspec
 
@@ -42,6 +42,6 @@ class DeadLetterOperations:
         return record
 
     async def retry(self, caller: ClientEntry, request: RetryRequest) -> SubmitAnswer:
-        """Submit it again as a new command of the caller; the dead letter stays in the list."""
+        """Submit a dead letter again as a new command of the caller; it stays in the list."""
         await self.show(caller, CommandQuery(id=request.id))
         return await self._again.retry(caller, request.id, request.new_id)

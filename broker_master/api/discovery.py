@@ -1,4 +1,4 @@
-"""What the service protocol of NATS asks of a service: PING, INFO and STATS (ADR-32)."""
+"""The NATS service protocol: PING, INFO and STATS (ADR-32)."""
 
 import secrets
 from collections.abc import Callable, Mapping
@@ -33,7 +33,7 @@ class Discovery:
         self._id = secrets.token_hex(8)
 
     def answers(self) -> dict[str, Answer]:
-        """What answers each subject that the protocol asks on."""
+        """The handler of each subject of the protocol."""
         asked = {"PING": self.ping, "INFO": self.info, "STATS": self.statistics}
         return {
             f"$SRV.{verb}{tail}": answer

@@ -1,10 +1,10 @@
-"""The door of the api: every call goes through it, whichever way it comes.
+"""The door of the API: every call passes it, over each transport.
 
-    call ─▶ who asks ─▶ the right ─▶ the verb ─▶ the request ─▶ room for it ─▶ handler ─▶ reply
+    call ─▶ client ─▶ right ─▶ verb ─▶ request ─▶ limits ─▶ handler ─▶ reply
 
-What is refused on the way is counted, and an attempt at what is not allowed leaves an entry in the
-audit trail; so does each call of a verb that changes something. A way in (NATS, later HTTP) says
-who asks, by a proof of its own, and turns replies into its own form.
+Refused calls are counted; a forbidden attempt leaves an entry in the audit trail, and so does each
+call of a verb that changes something. A transport (NATS, later HTTP) proves the client's identity
+and encodes replies.
 """
 
 import asyncio
@@ -29,13 +29,13 @@ from schemas.messages.registry import ClientEntry
 from schemas.near import near_names
 from schemas.verbs import VERBS
 
-# As the registry says it.
+# As in the registry.
 _NO_SUCH: Final = re.compile(r"no (agent|group) ([a-z0-9-]{1,63})")
 
 log = structlog.get_logger()
 
-# Calls under way: most of them wait for a command to end. They have limits of their own, so that
-# whoever only asks cannot take the place of others, or of the master's own work.
+# Concurrent calls: most of them wait for a command to end. They have limits of their own, so that
+# readers cannot take the place of others, or of the master's own work.
 _CALLS_MAX: Final = 4000
 _CALLS_PER_CLIENT: Final = 1000
 _LOOKS_PER_S: Final = 10.0
@@ -44,7 +44,7 @@ _LOOKERS_MAX: Final = 1000
 
 
 class Stats(msgspec.Struct):
-    """Of one verb, since the start. last_error: number and code of the last fault."""
+    """Counts of one verb since the start. last_error: number and code of the last fault."""
 
     requests: int = 0
     errors: int = 0
@@ -53,10 +53,10 @@ class Stats(msgspec.Struct):
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One call. client: who asks, as the way in has proved it. payload: the request in msgpack.
+    """One call. client: its name, proved by the transport. payload: the request in msgpack.
 
-    reply: takes the answer or the fault, once. source: the way in, such as `nats`. trace: a checked
-    trace context, or nothing.
+    reply: takes the answer or the fault, once. source: the transport, such as `nats`. trace: a
+    checked trace context, or nothing.
     """
 
     client: str
@@ -73,7 +73,7 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Door:
-    """Its tasks are the calls under way; they end with it."""
+    """Runs calls; each is an asyncio task that ends with the door."""
 
     name = "door"
 
@@ -83,7 +83,7 @@ class Door:
         self._trail = trail
         self._tasks = TaskSet("api", limit=_CALLS_MAX)
         self._under_way: Counter[str] = Counter()
-        # Kept for verbs that exist only, so that nobody can grow the table.
+        # Only verbs of the table have a row, so that no client can make the table grow.
         self.stats = {name: Stats() for name in VERBS}
         self._unknown = Stats()
         self._looks: dict[str, TokenBucket] = {}
@@ -94,7 +94,7 @@ class Door:
     # -- calls
 
     def take(self, call: Call) -> None:
-        """Let it in, or refuse it; either way it gets its reply."""
+        """Run or refuse a call; either way it gets its reply."""
         stats = self._stats_of(call)
         stats.requests += 1
         try:
@@ -103,7 +103,7 @@ class Door:
             self._refuse(call, error)
 
     def turn_away(self, call: Call, error: MeshError) -> None:
-        """Reply with a fault to a call whose client is not proved: nothing is noted of it."""
+        """Reply with a fault to a call whose client is not proved; no audit entry, no count."""
         self._stats_of(call).requests += 1
         self._fail(call, error)
 
@@ -138,7 +138,7 @@ class Door:
         except MeshError as error:
             self._fail(call, error)
         except Exception:
-            # The one place where a mistake of ours becomes an answer instead of a silence.
+            # Boundary: a programming error becomes an answer instead of silence.
             log.exception("request_failed", verb=call.name, client=caller.name)
             self._fail(call, MeshError("internal", "the request failed; see the log"))
         else:
@@ -154,7 +154,7 @@ class Door:
             return await self._trail.audited(operation, caller, request)
         return await operation.handler(caller, request)
 
-    # -- what becomes of them
+    # -- outcomes
 
     def _settle(self, call: Call, result: msgspec.Struct | MeshError) -> None:
         if isinstance(result, MeshError):
@@ -163,7 +163,7 @@ class Door:
             call.reply(result)
 
     def _refuse(self, call: Call, error: MeshError) -> None:
-        """Before a handler has it: an attempt at what is not allowed is noted here."""
+        """Refuse a call before its handler runs; note a forbidden attempt in the audit trail."""
         self._fail(call, error)
         self.note_attempt(call.client, call.name, error)
 
@@ -172,7 +172,7 @@ class Door:
         call.reply(self._with_near(call, error))
 
     def _with_near(self, call: Call, error: MeshError) -> MeshError:
-        """A name that there is not, with near ones of those that the caller may see."""
+        """The fault for an unknown name, with similar names that the caller may see."""
         found, registry = _NO_SUCH.fullmatch(error.message), self._plane.registry
         caller = registry.clients.get(call.client) if found is not None else None
         if found is None or caller is None:
@@ -183,14 +183,14 @@ class Door:
         return MeshError(error.code, error.message + near, effect=error.effect)
 
     def count_fault(self, noun: str, verb: str, error: MeshError) -> None:
-        """Count a fault that a way in itself gives as the reply."""
+        """Count a fault that the transport itself replies with."""
         stats = self.stats.get(f"{noun}.{verb}", self._unknown)
         stats.errors += 1
         stats.last_error = f"{error.kind.number}:{error.code}"
         self._plane.count("refused", known_code(error.code))
 
     def note_attempt(self, client: str, action: str, error: MeshError) -> None:
-        """Enter it in the audit trail if somebody has tried what he may not do."""
+        """Enter a forbidden attempt in the audit trail."""
         if error.code in ATTEMPTS:
             self._plane.note(
                 action,
@@ -204,10 +204,10 @@ class Door:
     def _stats_of(self, call: Call) -> Stats:
         return self.stats.get(call.name, self._unknown)
 
-    # -- questions that are no verb
+    # -- service discovery
 
     def admits_look(self, client: str) -> bool:
-        """Whether a client may look at the service once more: not too often."""
+        """Whether a client is within the rate limit of service discovery."""
         if client not in self._looks and len(self._looks) >= _LOOKERS_MAX:
             self._looks.clear()
         bucket = self._looks.setdefault(client, TokenBucket(per_s=_LOOKS_PER_S, burst=_LOOKS_BURST))

@@ -54,7 +54,7 @@ from schemas.verbs import (
     FANOUT_WAIT,
 )
 
-# Below what the broker takes, with room for every agent to be noted as skipped.
+# Below the broker's limit, with room for every agent to be noted as skipped.
 _ENTRY_BYTES: Final = 300 * 1024
 _SKIP_BYTES: Final = 24
 # Members of a page: with the longest reasons it may fill an answer, so reasons are cut.
@@ -77,7 +77,7 @@ class FanoutOperations:
         operations.add(FANOUT_RETRY, self.retry)
 
     async def submit(self, caller: ClientEntry, request: FanoutSubmit) -> FanoutRecord:
-        """Durable when this answers, with the agents that were chosen."""
+        """Submit a fan-out; it is durable, with its chosen agents, when the answer is given."""
         fanout = request.id or secrets.token_hex(12)
         digest = blake2b(_body(request), digest_size=16).digest()
         known = self._fanouts.known(fanout)
@@ -86,7 +86,7 @@ class FanoutOperations:
                 return msgspec.structs.replace(self._record(known), duplicate=True)
         elif is_reserved(fanout):
             raise refuse_reserved(fanout)
-        # What is forbidden is forbidden under any id, also one that somebody has.
+        # A forbidden request is refused under any id, also under one in use.
         agents = self._chosen(caller, request)
         if known is not None:
             raise Refused("id_conflict", f"id {fanout} belongs to another fan-out")
@@ -110,7 +110,7 @@ class FanoutOperations:
         return self._record(entry)
 
     async def retry(self, caller: ClientEntry, request: FanoutRetry) -> FanoutRecord:
-        """The body of one that has ended, once more; rights are those of a submission."""
+        """Submit the body of an ended fan-out again; the rights of a submission are checked."""
         entry = await self._whole(caller, request.id)
         if entry.state == RUNNING:
             raise Refused("command_open", f"fan-out {entry.id} is running")
@@ -186,7 +186,7 @@ class FanoutOperations:
         return FanoutsAnswer(fanouts=rows.taken)
 
     async def wait(self, caller: ClientEntry, query: FanoutQuery) -> FanoutRecord:
-        """The record, without members, once it has ended, or as it stands after `timeout_s`."""
+        """Return the record, without members, once it has ended, or as it is after `timeout_s`."""
         entry = self._visible(caller, query.id)
         await self._fanouts.wait_ended(entry.id, query.timeout_s)
         return self._record(self._visible(caller, query.id))
@@ -197,7 +197,7 @@ class FanoutOperations:
         if fanout is None:
             raise Refused("command_ended", f"fan-out {entry.id} has {entry.state}")
         for command in await self._fanouts.stop(fanout, f"{CANCELLED_BY}{caller.name}"):
-            with contextlib.suppress(Refused):  # it has ended meanwhile
+            with contextlib.suppress(Refused):  # ended meanwhile
                 await self._canceller.cancel(command, caller.name)
         return self._record(fanout.entry)
 
@@ -271,7 +271,7 @@ class FanoutOperations:
 
 
 def _body(request: FanoutSubmit) -> bytes:
-    """What makes two requests the same, whatever their id."""
+    """Content by which two requests are equal, whatever their id."""
     plain = msgspec.structs.replace(request, id=None, agents=sorted(set(request.agents)))
     return _deterministic.encode(plain)
 

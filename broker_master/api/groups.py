@@ -108,7 +108,7 @@ class GroupOperations:
 
 
 def _checked(policy: Policy) -> Policy:
-    """A policy that can be carried out; a default one is the very object that entries leave out."""
+    """Check a policy; a default one becomes the very object that entries leave out."""
     if (policy.balance == "sticky") != bool(policy.sticky_label):
         raise Refused("field_invalid", "sticky_label: the balance sticky needs one, others none")
     return DEFAULT_POLICY if policy == DEFAULT_POLICY else policy

@@ -58,7 +58,7 @@ class HttpServer:
             access_log=False,
             lifespan="off",
             server_header=False,
-            # Whoever asks would say himself where he asks from.
+            # Forwarded headers are not trusted: a client could choose its own address.
             proxy_headers=False,
         )
 
@@ -86,7 +86,7 @@ class HttpServer:
             return Response(self._overview.page(), media_type=MediaType.HTML, headers=HEADERS)
 
         routes = [first_page, healthz, readyz]
-        # With a port of its own it is for whoever may reach that one.
+        # A separate port serves the peers that can reach it.
         routes += [] if plane.settings.metrics_http else [metrics]
         return Litestar(routes, openapi_config=None, logging_config=None)
 

@@ -1,7 +1,7 @@
 """The HTTP listener: bounded connections, deadlines for slow peers, known hosts only.
 
-Where there are as many connections as allowed, a new one takes the place of the one that has been
-idle longest. So whoever holds connections open keeps nobody out, and costs few descriptors.
+At the connection limit a new connection replaces the one that has been idle longest. So a peer that
+holds connections open locks out nobody, and costs few descriptors.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from schemas.faults import Refused
 
 # From the first byte of a connection or of a next request to the end of its headers.
 HEAD_S: Final = 10.0
-# A peer that reads nothing of its answer for so long is disconnected.
+# A peer that reads nothing of its answer for this time is disconnected.
 STALL_S: Final = 20.0
 _NAMES: Final = frozenset({"localhost"})
 
@@ -37,7 +37,7 @@ def listen(address: str) -> socket.socket:
 
 
 class Crowd:
-    """The open connections, the oldest first. most: how many there may be."""
+    """The open connections, the oldest first. most: their limit."""
 
     def __init__(self, most: int, *, head_s: float = HEAD_S, stall_s: float = STALL_S) -> None:
         self.most = most
@@ -50,7 +50,7 @@ class Crowd:
         return len(self._open)
 
     def admit(self, connection: "Connection") -> None:
-        """Make room for a connection: disconnect the idle one that is oldest, else this one."""
+        """Make room for a connection: disconnect the oldest idle one, else this one."""
         if len(self._open) >= self.most:
             oldest = next((each for each in self._open if not each.is_serving), connection)
             self.disconnect(oldest)
@@ -73,7 +73,7 @@ class Connection(H11Protocol):
     crowd: Crowd
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The signature departs from that of asyncio as the one of uvicorn does."""
+        """Register the connection; the signature departs from asyncio's as uvicorn's does."""
         super().connection_made(transport)
         self._deadline: asyncio.TimerHandle | None = None
         self._is_stalled = False
@@ -88,7 +88,7 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         if self._is_stalled:
-            return  # what it says meanwhile does not read its answer
+            return  # input in the meantime does not show that the peer reads its answer
         if self.is_serving:
             self._expect(None)
         elif self._deadline is None:
@@ -123,9 +123,9 @@ def protocol(crowd: Crowd) -> type[Connection]:
 
 
 class KnownHost:
-    """Refuses requests for a host name that is not the master's: a browser was led here.
+    """Refuses requests whose host name is not the master's (DNS rebinding).
 
-    An address is always known: what a page of another site makes a browser ask for bears a name.
+    Addresses are always accepted: a page of another site reaches the master under a name.
     """
 
     def __init__(self, app: Application, names: Collection[str]) -> None:

@@ -1,7 +1,7 @@
-"""The api over NATS: a service `mesh` that any client of the service protocol can find.
+"""The API over NATS: a service `mesh` that any client of the service protocol can find.
 
-Here is only what is NATS: subjects and inboxes in, payloads and headers out. All that is decided
-about a call is decided at the door.
+Only NATS is here: subjects and inboxes in, payloads and headers out. The door decides everything
+else about a call.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from schemas.faults import MeshError, Refused
 
 log = structlog.get_logger()
 
-# Subjects that are remembered: a flood of them costs less.
+# Subjects in the cache: a flood of them costs less.
 _SUBJECTS: Final = 4096
 _parse: Final = lru_cache(maxsize=_SUBJECTS)(subjects.parse_api)
 _INBOX: Final = subjects.inbox_prefix("")
@@ -32,7 +32,7 @@ _RANDOM_LEN: Final = 16
 
 
 class NatsApi:
-    """Answers only below the caller's own inbox; who the caller is, the subject says."""
+    """Answers only below the caller's own inbox; the subject names the caller."""
 
     name = "api"
 
@@ -59,7 +59,7 @@ class NatsApi:
             self._plane.count("shed", "rate")
             return
         if not msg.reply.startswith(subjects.inbox_prefix(api.client) + "."):
-            # An answer there could reach somebody else: the broker lets masters publish anywhere.
+            # Masters may publish anywhere: an answer to another inbox could reach another client.
             self._plane.count("reply_forbidden")
             fault = Refused("reply_forbidden", "an answer to somebody else")
             self._door.note_attempt(api.client, f"{api.noun}.{api.verb}", fault)
@@ -103,14 +103,14 @@ class NatsApi:
         try:
             self._plane.link.publish_nowait(inbox, payload, headers=headers)
         except MeshError:
-            # The client asks again; a submit with the same id is the same command.
+            # The client retries; a submit with the same id is the same command.
             self._plane.count("publish_failed", "answer")
 
     def _discover(self, answer: Answer, msg: Msg) -> None:
-        """Answer into the inbox of a client, if it is a random one and not too often.
+        """Answer into a client's inbox if its name is random and the rate limit allows.
 
-        The subject does not say who asks. An inbox that nobody can guess is known to its owner
-        alone, so a stranger reaches no subscription of another client with it.
+        The subject does not name the client. Only its owner knows a random inbox, so no peer
+        reaches a subscription of another client with it.
         """
         inbox, _, token = msg.reply.partition(".")
         name = inbox.removeprefix(_INBOX)

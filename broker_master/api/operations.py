@@ -1,4 +1,4 @@
-"""What carries out each verb of the table."""
+"""The handler of each verb of the table."""
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
@@ -14,7 +14,7 @@ A = TypeVar("A", bound=msgspec.Struct)
 
 Handler = Callable[[ClientEntry, msgspec.Struct], Awaitable[msgspec.Struct]]
 Reply = Callable[[msgspec.Struct | MeshError], None]
-# Given who asks, for what, whom to tell, by which way (such as `nats`), and a trace context.
+# Arguments: client, request, reply, transport (such as `nats`), trace context.
 Taker = Callable[[ClientEntry, msgspec.Struct, Reply, str, str], None]
 
 
@@ -24,7 +24,7 @@ class Operation(msgspec.Struct, frozen=True):
 
 
 class Direct(msgspec.Struct, frozen=True):
-    """An operation of the hot path: no coroutine for a call. It replies now, later, or raises."""
+    """An operation of the hot path, without a coroutine: it replies now or later, or raises."""
 
     verb: AnyVerb
     taker: Taker
@@ -49,7 +49,7 @@ class Operations:
         verb: Verb[Q, A],
         taker: Callable[[ClientEntry, Q, Callable[[A | MeshError], None], str, str], None],
     ) -> None:
-        """As `add`, for the hot path. Such a verb has its own record: it is not audited."""
+        """Add a handler of the hot path. Such a verb has its own record: it is not audited."""
         if verb.is_audited:
             raise ValueError(f"{verb.name} is audited: it needs a handler")
 
@@ -69,7 +69,7 @@ class Operations:
         self._table[verb.noun, verb.verb] = operation
 
     def fill(self, parts: Iterable["Registers"]) -> None:
-        """Have each part add its own; raise ValueError if any verb is left without a handler."""
+        """Let each part add its handlers; raise ValueError if any verb is left without one."""
         for part in parts:
             part.register(self)
         missing = [v.name for v in VERBS.values() if (v.noun, v.verb) not in self._table]

@@ -1,4 +1,4 @@
-"""`agent.rotate` and `group.rotate`: have agents renew their certificates now."""
+"""`agent.rotate` and `group.rotate`: make agents renew their certificates now."""
 
 import asyncio
 from typing import Final
@@ -17,7 +17,7 @@ from schemas.verbs import AGENT_ROTATE, GROUP_ROTATE
 
 log = structlog.get_logger()
 
-# Members that an answer names, and how much of what an agent says of its refusal.
+# Members that an answer names, and characters of an agent's refusal that it shows.
 _NAMED: Final = 2000
 _PASSED_NAMED: Final = 200
 _REASON_SHOWN: Final = 160
@@ -33,7 +33,7 @@ class RotationOperations:
         operations.add(GROUP_ROTATE, self.rotate_group)
 
     async def rotate(self, caller: ClientEntry, query: NameQuery) -> Done:
-        """Order it; the agent has agreed when this returns, and begins at once."""
+        """Order a renewal; the agent has agreed when this returns, and begins at once."""
         agent = self._plane.registry.agent(query.name)
         check_group(caller, agent.group)
         await self._orders.give(agent.name, "rotate")
@@ -41,7 +41,7 @@ class RotationOperations:
         return Done(message=f"agent {agent.name} renews its certificate")
 
     async def rotate_group(self, caller: ClientEntry, query: NameQuery) -> RotateAnswer:
-        """Order it of all members that are connected; the others are named."""
+        """Order a renewal from all connected members; the answer names the others."""
         check_group(caller, query.name)
         group = self._plane.registry.group(query.name).name
         members = sorted(

@@ -1,8 +1,8 @@
-"""The file of a backup: a tar of the mesh's own files, its streams, and a list that ends it.
+"""The file of a backup: a tar of the mesh's files and streams, closed by a manifest.
 
 state/…              files of the state directory
 streams/NAME/00000   chunks of a stream, as the broker has packed them
-manifest.json        the last one: without it, the backup was cut short
+manifest.json        the last member: without it, the backup was cut short
 """
 
 import contextlib
@@ -26,7 +26,7 @@ _FILE_MAX: Final = 16 * 1024 * 1024
 
 
 class StreamPart(msgspec.Struct, frozen=True, kw_only=True):
-    """what: configuration and state, as the broker has told them. digest: SHA-256 of its chunks."""
+    """A stream. what: its configuration and state. digest: SHA-256 of its chunks."""
 
     name: str
     what: dict[str, Any]
@@ -35,7 +35,7 @@ class StreamPart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """at: when it was begun, Unix seconds."""
+    """at: when the backup began, Unix seconds."""
 
     format: int
     mesh: str
@@ -46,7 +46,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ArchiveWriter:
-    """Writes beside `path`; the name is taken by `finish`, so what is there is whole."""
+    """Writes a temporary file beside `path`; `finish` renames it, so `path` is always whole."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -80,7 +80,7 @@ class ArchiveWriter:
             sync_directory(self._path.absolute().parent)
 
     def abandon(self) -> None:
-        """Leave nothing behind; harmless after `finish`."""
+        """Remove the temporary file; harmless after `finish`."""
         with contextlib.suppress(OSError):
             self._file.close()
             self._neighbour.unlink(missing_ok=True)
@@ -108,7 +108,7 @@ def chunk_name(stream: str, number: int) -> str:
 
 @contextlib.contextmanager
 def open_archive(path: Path) -> Iterator[Archive]:
-    """Raises Corrupt (`state_corrupt`) for what is no whole backup; `state_missing` without one."""
+    """Raises Corrupt (`state_corrupt`) for an incomplete backup; `state_missing` without one."""
     with os_errors(path, "read"):
         file = path.open("rb")
     with file:

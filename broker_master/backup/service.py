@@ -1,4 +1,4 @@
-"""Takes a backup of a mesh, whether its master runs or not, and makes a state directory of one."""
+"""Backs up a mesh, with or without a running master, and restores it to a state directory."""
 
 import hashlib
 import shutil
@@ -38,20 +38,20 @@ from schemas.faults import Refused
 from schemas.subjects import inbox_prefix
 
 _CONNECT_S: Final = 15.0
-# Read twice, until nothing has changed meanwhile: so many times at the most.
+# Rounds of reading the files, until two in a row are equal, at most.
 _TRIES: Final = 10
 _FOLDERS: Final = ("ca", "nats", "master", "system", "contexts")
 _BROKER_FILES: Final = ("server.pem", "server.key", "port")
 _NAME: Final = "master-backup"
-# Facts before history: what ends between the two is ended in the restored state.
+# Facts before history: a command that ends between the two is ended in the restored state.
 _FIRST: Final = ("KV_mesh_fanouts", "MESH_EVENTS", "MESH_HISTORY")
 
 
 async def back_up(state_dir: Path, out: Path, nats_url: str = "") -> Manifest:
     """Write a backup to the file `out`, readable by its owner alone; whole, or not there at all.
 
-    nats_url: an own broker; empty for the embedded one, which is started if no master runs it.
-    Raises Refused: `state_*`, `disk_full`; Unreachable (`broker_unreachable`, `store_unavailable`).
+    nats_url: an own broker; empty for the embedded one, started where no master runs it. Raises
+    Refused: `state_*`, `disk_full`; Unreachable (`broker_unreachable`, `store_unavailable`).
     """
     refuse_foreign(state_dir)
     marker = read_marker(state_dir)
@@ -79,7 +79,7 @@ async def back_up(state_dir: Path, out: Path, nats_url: str = "") -> Manifest:
 
 
 async def put_back(state_dir: Path, backup: Path, nats_url: str = "") -> Manifest:
-    """Make a new state directory of a backup, and the streams of its broker.
+    """Restore a backup: a new state directory, and the streams of its broker.
 
     Raises as `back_up`; Refused (`state_foreign`) if `state_dir` holds anything or the broker has
     streams of a mesh; Corrupt (`state_corrupt`) for a damaged backup. Nothing is changed then.
@@ -141,7 +141,7 @@ async def _add_stream(writer: ArchiveWriter, link: Link, stream: str) -> StreamP
 
 
 def _settled(state_dir: Path) -> dict[str, bytes]:
-    """The files, all of one moment: a running master may just be writing some of them."""
+    """The files, all of one moment: a running master may be writing some of them."""
     before = _files(state_dir)
     for _ in range(_TRIES):
         after = _files(state_dir)
@@ -163,7 +163,7 @@ def _files(state_dir: Path) -> dict[str, bytes]:
 
 @asynccontextmanager
 async def _connected(state_dir: Path, nats_url: str) -> AsyncIterator[Link]:
-    """A connection of our own with the master's identity, to the broker that there is."""
+    """A connection with the master's identity, to the running broker."""
     if nats_url:
         async with _link(state_dir, nats_url) as link:
             yield link

@@ -1,4 +1,4 @@
-"""Streams as the broker itself copies them, while it runs: one consistent moment for each stream.
+"""Snapshots of streams, made by the running broker: each is consistent by itself.
 
 Source: the JetStream API reference of the NATS project, stream snapshot and restore.
 """
@@ -16,7 +16,7 @@ from schemas.faults import Corrupt, Refused, Unreachable
 CHUNK_BYTES: Final = 128 * 1024
 # Longer than any chunk or answer may take; a large stream is read before it is acknowledged.
 STEP_S: Final = 60.0
-# Chunks that wait to be written. The broker sends no more before earlier ones are acknowledged.
+# Chunks in the queue to the writer. The broker sends no more before earlier ones are acknowledged.
 _CHUNKS_MAX: Final = 4096
 
 
@@ -35,7 +35,7 @@ async def stream_names(link: Link) -> list[str]:
 async def take(link: Link, stream: str) -> tuple[dict[str, Any], AsyncIterator[bytes]]:
     """Configuration and state of a stream, and its content in chunks. Read them to their end.
 
-    Raises Unreachable (`store_unavailable`) if the broker falls silent on the way.
+    Raises Unreachable (`store_unavailable`) if the broker stops answering.
     """
     chunks: asyncio.Queue[Msg] = asyncio.Queue(_CHUNKS_MAX)
     inbox, close = link.open_inbox(chunks.put_nowait)
@@ -68,7 +68,7 @@ async def take(link: Link, stream: str) -> tuple[dict[str, Any], AsyncIterator[b
 
 
 async def put(link: Link, stream: str, what: dict[str, Any], chunks: Iterable[bytes]) -> None:
-    """Make a stream of what `take` gave; durable when this returns. It must not exist."""
+    """Restore a stream from what `take` returned; durable when this returns. It must not exist."""
     subject = f"$JS.API.STREAM.RESTORE.{stream}"
     answer = _answer(await link.request(subject, msgspec.json.encode(what), STEP_S), stream)
     where = answer["deliver_subject"]

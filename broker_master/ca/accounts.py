@@ -1,13 +1,14 @@
 """The broker's view of the mesh: operator, accounts, and one signing key per role.
 
     operator ──signs once──▶ operator token (names its signing key; root key needed no more)
-    operator signing key ──▶ account tokens (an update is how somebody is revoked)
+    operator signing key ──▶ account tokens (an update revokes users)
     account ── scoped key per role ──▶ users of that role, inside that role's template
             └─ master key, unscoped ─▶ masters
 
 The broker accepts nothing that a root key has signed directly (`strict_signing_key_usage`), and
-nothing from a scoped key but its template: who steals the agents' key can make agents, no more.
-The keys that sign users can be replaced, each by itself (`rotation.json`): for a while both sign.
+from a scoped key only users inside its template: a thief of the agents' key can make agents, and
+nothing else. The keys that sign users can be rotated one by one (`rotation.json`): for a while both
+sign.
 """
 
 from collections.abc import Collection, Mapping
@@ -42,7 +43,7 @@ _KEYS: Final[dict[str, Kind]] = {
 _ENDS: Final = "revoked.json"
 _ENDED_S: Final = 600.0
 _SHUT_OUT: Final = "shut-out.json"
-# Whose signing keys may be replaced.
+# Roles whose signing keys can be rotated.
 ROTATED: Final = (*SCOPES, "master")
 _NO_LIMITS: Final = {
     "subs": -1,
@@ -73,7 +74,7 @@ class Accounts:
         self._folder = folder
         self._rotations = read_rotations(folder)
         self._keys: dict[str, KeyPair] = {}
-        # Refused for a while, beside those that are revoked.
+        # Refused for a while, beside the revoked ones.
         self._shut_out: dict[str, int] = {}
         self.operator_jwt = ""
         self.system_jwt = ""
@@ -81,7 +82,7 @@ class Accounts:
 
     @classmethod
     def create(cls, folder: Path, *, mesh: str, now: int) -> Self:
-        """Make what is missing in `folder` and leave what is there: also after a crash half-way."""
+        """Make missing files of `folder` and keep existing ones, also after a crash half-way."""
         make_private_directory(folder)
         accounts = cls(folder)
         for name, kind in accounts._key_files().items():
@@ -91,7 +92,7 @@ class Accounts:
 
     @classmethod
     def load(cls, folder: Path, *, mesh: str, now: int) -> Self:
-        """Raises Refused (`state_missing`) if `create` never came to its end, Corrupt if damaged.
+        """Raises Refused (`state_missing`) if `create` never finished, Corrupt if damaged.
 
         Tokens are brought up to date with this release's permissions.
         """
@@ -102,7 +103,7 @@ class Accounts:
 
     @property
     def account(self) -> str:
-        """The public key of the account that everyone but the system user belongs to."""
+        """The public key of the account to which all but the system user belong."""
         return self._keys["account"].public
 
     @property
@@ -111,13 +112,13 @@ class Accounts:
 
     @property
     def revocations(self) -> dict[str, int]:
-        """User keys that are refused for good, with when their tokens were issued at the latest."""
+        """Permanently refused user keys, each with the latest issue time of its refused tokens."""
         refused = decode_jwt(self.account_jwt)["nats"].get("revocations", {})
         return {user: at for user, at in refused.items() if self._shut_out.get(user) != at}
 
     @property
     def publics(self) -> set[str]:
-        """The public halves of all keys of the mesh: operator, accounts, and what signs."""
+        """Public halves of all keys of the mesh: operator, accounts, and signing keys."""
         return {key.public for key in self._keys.values()}
 
     def signing_key(self, role: str) -> KeyPair:
@@ -127,22 +128,22 @@ class Accounts:
         return self._keys[_key_name(role, self.generation(role))]
 
     def generation(self, role: str) -> int:
-        """Of the key that signs users of `role` now."""
+        """Generation of the key that signs users of `role` now."""
         return self.rotation(role).active
 
     def rotation(self, role: str) -> Rotation:
         return self._rotations.get(role, Rotation())
 
     def signer_of(self, role: str, public: str) -> int:
-        """The generation of the key of `role` with this public half; 0 for none of them."""
+        """Generation of the key of `role` with this public half; 0 if it is unknown."""
         keys = {self._keys[_key_name(role, n)].public: n for n in self.rotation(role).trusted}
         return keys.get(public, 0)
 
     def rotate(self, role: str, step: str, *, now: float) -> str:
         """Take one step with the signing key of `role`, one of ROTATED; returns the account token.
 
-        The broker learns of it when the system user publishes the token. Taken again, a step
-        changes nothing. Raises Refused (`step_refused`).
+        The broker applies it once the system user publishes the token. A repeated step changes
+        nothing. Raises Refused (`step_refused`).
         """
         before = self.rotation(role)
         rotation = advance(before, step, at=now)
@@ -161,8 +162,8 @@ class Accounts:
     def set_revocations(self, revocations: Mapping[str, int], *, now: int) -> str:
         """Make and keep an account token that refuses exactly these users; returns it.
 
-        revocations: public user key -> unix time; their tokens issued up to then are refused.
-        The broker learns of it when the system user publishes the token.
+        revocations: public user key -> unix time; their tokens issued up to then are refused. The
+        broker applies it once the system user publishes the token.
         """
         for user in revocations:
             check_public(user, "user")
@@ -175,7 +176,7 @@ class Accounts:
         return token
 
     def revoke(self, ends: Mapping[str, float], *, now: float) -> str:
-        """Refuse these users as well, and drop those whose credentials have ended by themselves.
+        """Refuse these users as well, and drop those whose credentials have expired.
 
         ends: public user key -> when its credentials end. Returns the account token, as
         `set_revocations` does; the ends are kept beside it, in `revoked.json`.
@@ -184,7 +185,7 @@ class Accounts:
             self._shut_out.pop(user, None)
         known = {**self._read_ends(), **ends}
         revoked = {**self.revocations, **dict.fromkeys(ends, int(now) + 1)}
-        # Somewhat longer than they are good for: clocks differ.
+        # Somewhat longer than their validity: clocks differ.
         kept = {user: at for user, at in revoked.items() if known.get(user, now) + _ENDED_S > now}
         ends = {user: known[user] for user in kept if user in known}
         write_private(self._folder / _ENDS, msgspec.json.encode(ends))
@@ -193,7 +194,7 @@ class Accounts:
     def shut_out(self, users: Collection[str], *, now: float) -> str:
         """Refuse exactly these users for a while, beside the revoked; returns the account token.
 
-        They are on a list of their own, written first: a master that dies meanwhile lets them in
+        A list of its own, written first, holds them: after a crash the next master admits them
         again when it starts.
         """
         revoked, before = self.revocations, self._shut_out
@@ -207,7 +208,7 @@ class Accounts:
         return token
 
     def _let_in(self, now: int) -> None:
-        """Nobody is shut out at a start, whoever was when the master before it ended."""
+        """Lift all temporary refusals at a start, those of the previous master included."""
         path = self._folder / _SHUT_OUT
         if not path.exists():
             return
@@ -229,7 +230,7 @@ class Accounts:
             raise Corrupt("state_corrupt", f"{path}: {error}") from error
 
     def _settle(self, mesh: str, now: int) -> None:
-        """Read the tokens; make those that are missing or say something else than they should."""
+        """Read the tokens; make missing ones, and replace those with wrong contents."""
         self._read_keys()
         self.operator_jwt = self._token("operator", "operator", self._operator_claims(mesh), now)
         signer = "operator-signing"
@@ -251,7 +252,7 @@ class Accounts:
                     (self._folder / f"{name}.nk").unlink(missing_ok=True)
 
     def _key_files(self) -> dict[str, Kind]:
-        """The keys that there have to be, by name."""
+        """The required keys, by name."""
         rotated: dict[str, Kind] = {
             _key_name(role, each): "account"
             for role in ROTATED
@@ -281,7 +282,7 @@ class Accounts:
         return read_text(path).strip() if path.exists() else ""
 
     def _says(self, token: str, wanted: Claims) -> bool:
-        """Whether a kept token says what is wanted. Corrupt if it is that of another key."""
+        """Whether a kept token has the wanted claims. Corrupt if it is for another key."""
         claims = decode_jwt(token)
         if claims["sub"] != wanted["sub"] or _lost_keys(claims, wanted):
             raise Corrupt("state_corrupt", f"{self._folder}: a key is not that of its token")
@@ -346,7 +347,7 @@ def _template(scope: Scope) -> Claims:
 
 
 def _lost_keys(kept: Claims, wanted: Claims) -> bool:
-    """Whether a role has no key any more that its users were signed with: its file was lost."""
+    """Whether a key that signed users of a role is missing: its file was lost."""
     now = _keys_of_roles(wanted)
     return any(role in now and not keys & now[role] for role, keys in _keys_of_roles(kept).items())
 

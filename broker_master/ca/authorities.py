@@ -1,9 +1,9 @@
-"""The authority that signs, and the one beside it while one takes the other's place.
+"""The certificate authority that signs, and the other one during a rotation.
 
 ca.pem, ca.key        the first authority
 ca-2.pem, ca-2.key    the next one, and so on
-trusted.pem           the certificates of those that are trusted: what the broker reads
-rotation.json         which they are; missing until the first rotation
+trusted.pem           the certificates of the trusted authorities: read by the broker
+rotation.json         the stage of the rotation; missing until the first one
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ TRUSTED: Final = "trusted.pem"
 
 
 class Authorities:
-    """Signs like one authority; trusts what either has signed."""
+    """Signs like one authority; trusts the certificates of both."""
 
     def __init__(self, folder: Path, mesh: str, rotation: Rotation) -> None:
         self._folder = folder
@@ -59,17 +59,17 @@ class Authorities:
 
     @property
     def generation(self) -> int:
-        """Of the authority that signs."""
+        """Generation of the authority that signs."""
         return self.rotation.active
 
     @property
     def ca_pem(self) -> bytes:
-        """The certificates of all that are trusted, the oldest first."""
+        """Certificates of all trusted authorities, the oldest first."""
         return b"".join(self._loaded[each].ca_pem for each in self.rotation.trusted)
 
     @property
     def digest(self) -> str:
-        """By which a holder of `ca_pem` says that it has it."""
+        """Digest of `ca_pem`: a holder reports it to show that it has these authorities."""
         return trust_digest(self.ca_pem)
 
     @property
@@ -78,7 +78,7 @@ class Authorities:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the certificate of the one that signs, as brokers tell it."""
+        """SHA-256 of the certificate of the signing authority, in the broker's format."""
         return certificate_facts(self.active_pem).fingerprint
 
     @property
@@ -96,11 +96,11 @@ class Authorities:
         )
 
     def signer_of(self, cert_pem: bytes) -> int:
-        """The generation of the authority that has issued a certificate; 0 for none of them."""
+        """Generation of the authority that issued a certificate; 0 if it is unknown."""
         return next((n for n, each in self._loaded.items() if each.has_signed(cert_pem)), 0)
 
     def rotate(self, step: str, *, now: float) -> None:
-        """Take one step; taken again, it changes nothing. Raises Refused (`step_refused`)."""
+        """Take one step; a repeated step changes nothing. Raises Refused (`step_refused`)."""
         rotation = advance(self.rotation, step, at=now)
         if rotation != self.rotation:
             if rotation.newest > self.rotation.newest:
@@ -112,7 +112,7 @@ class Authorities:
         self._settle()
 
     def _settle(self) -> None:
-        """Load what is trusted, say so to the broker's file, and forget the keys of the rest."""
+        """Load the trusted authorities, write the broker's file, and remove the keys of others."""
         self._loaded = {each: self._load(each) for each in self.rotation.trusted}
         trusted = self.ca_pem
         path = self.trusted_file
@@ -131,7 +131,7 @@ class Authorities:
 
 
 def _make(folder: Path, mesh: str, generation: int, now: int) -> None:
-    """The certificate is written last: until it is there, nothing was signed with the key."""
+    """Make an authority. Its certificate is written last: without it the key has signed nothing."""
     cert, key = _files(folder, generation)
     if cert.exists():
         return

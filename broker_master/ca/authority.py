@@ -1,6 +1,6 @@
 """The mesh's own certificate authority: one self-signed P-256 key, no authority below it.
 
-It signs two kinds of certificates: the broker's (server only) and those of everyone else (client
+It signs two kinds of certificates: the broker's (server only) and those of all others (client
 only), so that no agent can pose as the broker.
 """
 
@@ -30,7 +30,7 @@ from schemas.faults import Corrupt, Refused
 from schemas.spans import DAY_S
 
 CA_LIFETIME_S: Final = int(20 * 365 * DAY_S)
-# Clocks of hosts differ: what is issued now is valid at a host whose clock is somewhat behind.
+# Clocks of hosts differ: a new certificate is valid at a host whose clock is somewhat behind.
 BACKDATE_S: Final = 60
 CA_BACKDATE_S: Final = int(DAY_S)
 CSR_MAX_BYTES: Final = 8 * 1024
@@ -47,7 +47,7 @@ class Authority:
 
     @classmethod
     def create(cls, mesh: str, *, now: int, generation: int = 1) -> Self:
-        """A fresh one. generation: each has a name of its own, so that no chain is ambiguous."""
+        """Make an authority. generation: part of its name, so that no chain is ambiguous."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name(
             [
@@ -98,7 +98,7 @@ class Authority:
         return f"{self._certificate.serial_number:x}"
 
     def has_signed(self, cert_pem: bytes) -> bool:
-        """Whether it has issued this certificate; False for what is none."""
+        """Whether this authority has issued a certificate; False if `cert_pem` is none."""
         try:
             x509.load_pem_x509_certificate(cert_pem).verify_directly_issued_by(self._certificate)
         except (ValueError, TypeError, InvalidSignature):
@@ -110,7 +110,7 @@ class Authority:
     ) -> bytes:
         """Certify that the maker of `csr_pem` is `name`, a checked name, of `kind`.
 
-        Nothing but the public key is taken from the request. Raises Refused (`request_invalid`).
+        Only the public key is taken from the request. Raises Refused (`request_invalid`).
         """
         public = _requested_key(csr_pem)
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -121,7 +121,7 @@ class Authority:
     def client_key(self, cert_pem: bytes, kind: str, name: str) -> ec.EllipticCurvePublicKey:
         """The key of a certificate that this authority has given to `name` of `kind`.
 
-        Raises Refused (`request_invalid`) for any other. When it ends is not looked at.
+        Raises Refused (`request_invalid`) for any other. Its end is not checked.
         """
         try:
             certificate = x509.load_pem_x509_certificate(cert_pem)
@@ -174,14 +174,14 @@ def _identity(mesh: str, kind: str, name: str) -> str:
 
 
 def certified_hosts(cert_pem: bytes) -> tuple[str, ...]:
-    """The names and addresses that a broker's certificate is for."""
+    """Names and addresses in a broker's certificate."""
     certificate = x509.load_pem_x509_certificate(cert_pem)
     names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     return tuple(str(name.value) for name in names)
 
 
 def check_host(host: str) -> str:
-    """Return `host` as it is certified, or raise Refused unless it is a DNS name or an address."""
+    """Return `host` in its certified form; Refused unless it is a DNS name or an address."""
     found = str(_host_name(host).value)
     why = host_fault(host)
     if why:
@@ -216,7 +216,7 @@ def _digest(key: CertificatePublicKeyTypes) -> str:
 
 
 def _requested_key(csr_pem: bytes) -> ec.EllipticCurvePublicKey:
-    """The key of a request whose maker has proved to hold it; only P-256, so it costs little."""
+    """The key of a request that is signed with it; only P-256, so the check costs little."""
     if len(csr_pem) > CSR_MAX_BYTES:
         raise Refused("request_invalid", f"the request is longer than {CSR_MAX_BYTES} bytes")
     try:

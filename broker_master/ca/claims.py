@@ -16,7 +16,7 @@ from broker_client.runtime.nkeys import (
 )
 from schemas.faults import Corrupt
 
-Claims = dict[str, Any]  # JSON of the broker's making: its shape is the NATS JWT library's
+Claims = dict[str, Any]  # JSON of the broker: its shape is the NATS JWT library's
 
 
 def encode_jwt(claims: Mapping[str, Any], issuer: KeyPair, *, issued_at: int) -> str:
@@ -29,7 +29,7 @@ def encode_jwt(claims: Mapping[str, Any], issuer: KeyPair, *, issued_at: int) ->
 
 
 def decode_jwt(token: str) -> Claims:
-    """The claims of a token of our own; Corrupt unless the issuer it names has signed it."""
+    """Claims of a token of the mesh; Corrupt unless the issuer it names has signed it."""
     try:
         head, body, signature = token.split(".")
         claims: Claims = msgspec.json.decode(from_base64url(body), type=Claims)

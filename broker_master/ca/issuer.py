@@ -1,4 +1,4 @@
-"""Issues certificate and NATS token together, so that one cannot outlive the other."""
+"""Issues certificate and NATS token together, with one end for both."""
 
 import time
 from collections.abc import Callable
@@ -22,15 +22,15 @@ from schemas.messages.renewal import Purpose, RenewalRequest, key_proof_text, pr
 from schemas.permissions import CLIENT_ROLES, SCOPES
 from schemas.spans import DAY_S
 
-# Of a client that is made without a master; one that is made by it has `certificates.client_days`.
+# Of a client made without a master; one made by a master has `certificates.client_days`.
 CLIENT_LIFETIME_S: Final = int(365 * DAY_S)
 
 
 class Credentials(msgspec.Struct, frozen=True, kw_only=True):
-    """What somebody gets for their request. serial: lower-case hex; times: whole unix seconds.
+    """Answer to a request for an identity. serial: lower-case hex; times: whole unix seconds.
 
-    ca_pem: the authorities to trust. fingerprint: of the certificate. authority, signer: the
-    generations of what has signed certificate and token. key: as the registry's entries have it.
+    ca_pem: the authorities to trust. fingerprint: of the certificate. authority, signer:
+    generations of the keys that signed certificate and token. key: as in the registry's entries.
     """
 
     cert_pem: bytes
@@ -46,7 +46,7 @@ class Credentials(msgspec.Struct, frozen=True, kw_only=True):
     key: str = ""
 
     def entry(self, at: float) -> CertificateEntry:
-        """What the registry keeps of it."""
+        """Entry of this certificate for the registry."""
         return CertificateEntry(
             serial=self.serial,
             not_after=self.not_after,
@@ -71,12 +71,12 @@ class Issuer:
 
     @property
     def ca_pem(self) -> bytes:
-        """The authorities that whoever gets something from here has to trust."""
+        """Authorities that the holder of new credentials has to trust."""
         return self._authority.ca_pem
 
     @property
     def broker_ca_pem(self) -> bytes:
-        """The one authority by which the broker is known now."""
+        """The one authority of the broker's present certificate."""
         return self._authority.active_pem
 
     def is_current(self, role: str, entry: CertificateEntry) -> bool:
@@ -85,13 +85,13 @@ class Issuer:
         return (entry.authority, entry.signer) == current
 
     def trust_of(self, entry: CertificateEntry) -> str:
-        """The digest of what came with a certificate to be trusted; empty if that has changed."""
+        """Digest of the trusted authorities sent with a certificate; empty if they have changed."""
         return self._authority.digest if entry.issued_at >= self._authority.rotation.since else ""
 
     def check_proof(self, role: str, name: str, request: RenewalRequest) -> str:
-        """The serial of the certificate by which `name` has proved to be itself, and its new keys.
+        """Check that `name` holds its certificate's key and its new keys; return the serial.
 
-        role: as for `issue`. That the serial is good yet, the caller knows. Raises Refused
+        role: as for `issue`. The caller checks that the serial is still valid. Raises Refused
         (`request_invalid`).
         """
         kind = "client" if role in CLIENT_ROLES else role
@@ -113,9 +113,9 @@ class Issuer:
     def check_key(
         self, purpose: Purpose, name: str, csr_pem: str, user_nkey: str, signature: bytes
     ) -> bool:
-        """Whether the broker key has proved itself; False if nothing was said (0.1.0).
+        """Check the proof of the broker key; False if there is none (0.1.0).
 
-        Raises Refused (`request_invalid`) for a proof that is wrong.
+        Raises Refused (`request_invalid`) for a wrong proof.
         """
         _check_user(user_nkey)
         if not signature:
@@ -138,9 +138,9 @@ class Issuer:
     ) -> Credentials:
         """Credentials of `name` in `role`, a key of schemas.permissions.SCOPES.
 
-        group: an agent's group, and nobody else's. not_after: when both end, cut to the mesh
-        authority's own end. not_before: when both begin, by default a minute ago.
-        Raises Refused (`name_invalid`, `request_invalid`).
+        group: an agent's group; empty for other roles. not_after: end of both, at most the
+        authority's own end. not_before: start of both, by default a minute ago. Raises Refused
+        (`name_invalid`, `request_invalid`).
         """
         check_name("client" if role in CLIENT_ROLES else "agent", name)
         if role not in SCOPES:
@@ -156,7 +156,7 @@ class Issuer:
     def issue_master(
         self, name: str, csr_pem: bytes, user_nkey: str, not_after: int
     ) -> Credentials:
-        """A master: it may do everything in the mesh's account, and nothing in the system's."""
+        """Issue a master's credentials: all rights in the mesh's account, none in the system's."""
         check_name("master", name)
         part = {"issuer_account": self._accounts.account, **_UNLIMITED}
         return self._issue("master", "master", name, csr_pem, user_nkey, (None, not_after), part)
@@ -164,7 +164,7 @@ class Issuer:
     def issue_system(
         self, name: str, csr_pem: bytes, user_nkey: str, not_after: int
     ) -> Credentials:
-        """The user with which a master updates the account, lists connections and kicks them."""
+        """Issue the user that updates the account, lists connections and disconnects them."""
         check_name("system user", name)
         part = {
             "issuer_account": self._accounts.system_account,

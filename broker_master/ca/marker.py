@@ -1,4 +1,4 @@
-"""The file that says whose a state directory is: nothing of somebody else is ever overwritten."""
+"""The marker file of a state directory: it protects foreign directories from being overwritten."""
 
 import json
 import secrets
@@ -18,7 +18,7 @@ FORMAT: Final = 1
 
 
 class Marker(msgspec.Struct, frozen=True, kw_only=True):
-    """The file that says whose directory this is."""
+    """Contents of the marker file."""
 
     program: str
     format: int
@@ -38,7 +38,7 @@ def refuse_foreign(directory: Path) -> None:
 
 
 def read_marker(directory: Path) -> Marker | None:
-    """The mark, None where there is none; Refused (`state_foreign`) if it is another program's."""
+    """Read the marker, None if there is none; Refused (`state_foreign`) if it is not a mesh's."""
     path = directory / MARKER
     with os_errors(path, "read"):
         if not path.exists():
@@ -58,9 +58,9 @@ def read_marker(directory: Path) -> Marker | None:
 
 
 def make_marker(directory: Path, hosts: Sequence[str], dropped: Sequence[str] = ()) -> Marker:
-    """Mark an empty directory as that of a new mesh, or change the hosts of the mark that is there.
+    """Mark an empty directory as that of a new mesh, or change the hosts of an existing marker.
 
-    Raises Refused (`settings_invalid`) if one of `dropped` is none of its hosts.
+    Raises Refused (`settings_invalid`) for a host in `dropped` that is not in the marker.
     """
     found = read_marker(directory)
     marker = found or Marker(program=PROGRAM, format=FORMAT, mesh=secrets.token_hex(8))

@@ -7,7 +7,7 @@
     master/, system/     the master's own two identities
     contexts/admin.toml  the first client, its files in contexts/admin/
 
-Each step leaves alone what is whole, so that an init that was cut short is completed by the next.
+Each step keeps whole files, so that the next init completes an interrupted one.
 """
 
 import time
@@ -53,16 +53,17 @@ from schemas.spans import DAY_S
 LOCAL_HOSTS: Final = ("localhost", "127.0.0.1")
 DEFAULT_PORT: Final = 4222
 ADMIN: Final = "admin"
-# Beside the admin's files, until a master has started: what it had before is to be refused.
+# Beside the admin's files, until a master has started: keys of its earlier credentials, to be
+# refused.
 SOLE_FILE: Final = "sole"
-# The broker and the master renew theirs when half of it is over.
+# The broker and the master renew theirs after half of the lifetime.
 OWN_LIFETIME_S: Final = int(5 * 365 * DAY_S)
 
 Clock = Callable[[], float]
 
 
 class Renewed(NamedTuple):
-    """Which of the mesh's own certificates were made anew."""
+    """Which of the mesh's own certificates were renewed."""
 
     server: bool
     master: bool
@@ -70,7 +71,7 @@ class Renewed(NamedTuple):
 
 
 class Mesh:
-    """An opened mesh. Hold the directory's lock while one is in use for more than reading."""
+    """An opened mesh. Hold the directory's lock for anything but reading."""
 
     def __init__(
         self,
@@ -97,12 +98,12 @@ class Mesh:
 
     @property
     def master_directory(self) -> Path:
-        """The identity with which the master joins the mesh's account."""
+        """Folder of the identity with which the master joins the mesh's account."""
         return self.directory / "master"
 
     @property
     def system_directory(self) -> Path:
-        """The identity that may update the account and kick connections."""
+        """Folder of the identity that may update the account and disconnect connections."""
         return self.directory / "system"
 
     @property
@@ -110,13 +111,13 @@ class Mesh:
         return self.directory / "contexts" / f"{ADMIN}.toml"
 
     def urls(self, port: int) -> tuple[str, ...]:
-        """Where agents find the broker: the hosts given to init, or this machine alone."""
-        # Meshes of 0.1.0 may have hosts that cannot work.
+        """Addresses of the broker for agents: the hosts given to init, or this machine alone."""
+        # Meshes of 0.1.0 may have invalid hosts.
         hosts = [host for host in self.marker.hosts if not host_fault(host)] or ["127.0.0.1"]
         return tuple(broker_url(host, port) for host in hosts)
 
     def check_certified(self, urls: Sequence[str]) -> None:
-        """Raise Refused (`settings_invalid`) if the broker's certificate lacks the host of one."""
+        """Raise Refused (`settings_invalid`) if the broker's certificate lacks a host of these."""
         known = {host.lower() for host in (*LOCAL_HOSTS, *self.marker.hosts)}
         for url in urls:
             host = urlsplit(url).hostname or ""
@@ -163,11 +164,10 @@ def init_mesh(
 ) -> Mesh:
     """Make a mesh in `directory`, or complete and open the one that is there.
 
-    hosts: names and addresses under which agents reach the broker, besides this machine; those of
-    earlier calls stay, but for those that are `dropped`. is_admin_new: the first client gets new
-    credentials, and once a master has started its earlier ones are refused. Takes the
-    directory's lock while it works.
-    Raises Refused: `state_foreign` if the directory is somebody else's, `state_locked`,
+    hosts: names and addresses under which agents reach the broker, besides this machine; hosts of
+    earlier calls stay, except those in `dropped`. is_admin_new: the first client gets new
+    credentials, and once a master has started its earlier ones are refused. Takes the directory's
+    lock. Raises Refused: `state_foreign` for a foreign directory, `state_locked`,
     `state_unreadable`, `disk_full`, `settings_invalid` for a host; Corrupt (`state_corrupt`).
     """
     checked = [check_host(host) for host in hosts]
@@ -202,7 +202,7 @@ def open_mesh(directory: Path, *, now: Clock = time.time) -> Mesh:
 
 
 def update_context_urls(directory: Path, urls: Sequence[str]) -> None:
-    """Have every context of the directory name these addresses; untouched if it does already."""
+    """Write these addresses into every context of the directory; no write if they are there."""
     folder = directory / "contexts"
     with os_errors(folder, "list"):
         paths = sorted(folder.glob("*.toml"))
@@ -213,10 +213,10 @@ def update_context_urls(directory: Path, urls: Sequence[str]) -> None:
 
 
 def renew_own(mesh: Mesh) -> Renewed:
-    """Make the broker's and the master's own certificates anew where that is due; says which.
+    """Renew the broker's and the master's own certificates where due; returns the renewed ones.
 
-    Due is what is half over, what another authority or signing key has issued than would now, and
-    a broker's certificate that lacks a host.
+    Due: half of the lifetime is over, another authority or signing key is in force now, or the
+    broker's certificate lacks a host.
     """
     issue = mesh.issuer
     server = _renew_server(mesh)
@@ -249,7 +249,7 @@ def _renew_server(mesh: Mesh) -> bool:
 
 
 def _is_due(mesh: Mesh, cert_pem: bytes) -> bool:
-    """Whether half of its life is over, or it is not of the authority that signs now."""
+    """Whether half of its lifetime is over, or another authority signs now."""
     facts = certificate_facts(cert_pem)
     half = (facts.not_before + facts.not_after) / 2
     return mesh.now() > half or not mesh.authority.active.has_signed(cert_pem)
@@ -271,7 +271,7 @@ def _renew_identity(
 
 
 def _trust(mesh: Mesh, folder: Path) -> None:
-    """Have a folder of our own trust what is trusted now."""
+    """Write the trusted authorities into a folder of the mesh's own identities."""
     path = folder / CA_FILE
     if read_bytes(path) != mesh.authority.ca_pem:
         write_public(path, mesh.authority.ca_pem)
@@ -290,7 +290,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _make_admin(mesh: Mesh, *, is_new: bool) -> None:
-    """The first client; whoever may run init may have its credentials renewed by it."""
+    """Make the first client; a user who may run init may renew its credentials."""
     folder = mesh.directory / "contexts" / ADMIN
     make_private_directory(folder.parent)
     if is_new or not _is_whole(folder) or _is_due(mesh, read_bytes(folder / CERT_FILE)):
@@ -324,7 +324,7 @@ def _plain_context(path: Path) -> Context:
 
 
 def certificate_ends(mesh: Mesh) -> dict[str, float]:
-    """When the certificates end that `init` and each start renew: the broker's and the master's."""
+    """Ends of the certificates that `init` and each start renew: the broker's and the master's."""
     files = {
         "broker": mesh.broker_directory / "server.pem",
         "master": mesh.master_directory / "cert.pem",

@@ -1,7 +1,7 @@
-"""Where a rotation is kept: one file, replaced whole, so that a crash leaves the old or the new.
+"""The file of rotations: replaced as a whole, so that a crash leaves the old or the new.
 
-What a stage needs (a new key) is on disk before the stage is; what it makes needless (an old key)
-goes after it. Whoever opens the folder brings the rest to what the file says.
+A stage's new key is on disk before the stage; its superfluous key is removed after it. The next
+open of the folder completes an interrupted step.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ FILE: Final = "rotation.json"
 
 
 def read_rotations(folder: Path) -> dict[str, Rotation]:
-    """The rotations of a folder by what is rotated; nothing for those that never were.
+    """The rotations of a folder by key; none for a key that was never rotated.
 
     Raises Corrupt (`state_corrupt`), or as `files.read_bytes`.
     """
@@ -36,5 +36,5 @@ def write_rotations(folder: Path, rotations: Mapping[str, Rotation]) -> None:
 
 
 def numbered(name: str, generation: int) -> str:
-    """The name of a generation's file: the first has none of its own."""
+    """Name of a generation's file: the first has no number."""
     return name if generation == 1 else f"{name}-{generation}"

@@ -1,4 +1,4 @@
-"""Makes activation tokens, and knows their secrets again without keeping them."""
+"""Makes activation tokens, and checks their secrets by hash."""
 
 import hashlib
 import hmac
@@ -14,9 +14,9 @@ from schemas.ids import check_name
 
 
 class IssuedToken(msgspec.Struct, frozen=True, kw_only=True):
-    """A token, and what the agent's record keeps of it.
+    """A token, and its part for the agent's record.
 
-    text: for the operator, shown once. user: the bootstrap key, to be revoked when the token is
+    text: for the operator, shown once. user: the bootstrap key, revoked when the token is
     withdrawn. expires_at: unix seconds.
     """
 
@@ -42,7 +42,7 @@ def issue_token(
         urls=tuple(urls),
         agent=agent,
         group=group,
-        # The broker that it will meet is certified by this one; a token has room for no more.
+        # The authority of the broker's certificate; a token has room for one.
         ca_pem=issuer.broker_ca_pem,
         cert_pem=issued.cert_pem,
         key_pem=keys.key_pem,
@@ -60,10 +60,10 @@ def issue_token(
 
 
 def hash_secret(secret: bytes) -> str:
-    """What may be kept of a secret. It is 32 random bytes, so one round of SHA-256 is enough."""
+    """Hash of a secret, safe to store. The secret is 32 random bytes, so one SHA-256 is enough."""
     return hashlib.sha256(secret).hexdigest()
 
 
 def is_secret(secret: bytes, secret_hash: str) -> bool:
-    """Whether `secret` is the one that was hashed; takes the same time for every wrong one."""
+    """Whether the hash is of `secret`, in constant time."""
     return hmac.compare_digest(hash_secret(secret).encode(), secret_hash.encode())

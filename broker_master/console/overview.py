@@ -11,7 +11,7 @@ from schemas.messages.registry import ClientEntry
 # The page shows what a viewer of all groups may see.
 _VIEWER = ClientEntry(name="console", role="viewer", created_at=0.0)
 _AGENTS_SHOWN = 500
-# Everything is in the page itself; nothing is fetched, framed or run.
+# The page is self-contained; nothing is fetched, framed or run.
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
     "X-Content-Type-Options": "nosniff",
