@@ -1,4 +1,4 @@
-"""The process that `broker-agent run` becomes. Its arguments are that command's own business."""
+"""The process that `broker-agent run` becomes. Its arguments are private to that command."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""One agent, built and run: from a state directory to the last goodbye."""
+"""Builds and runs one agent, from its state directory to its `goodbye`."""
 
 import asyncio
 import os
@@ -41,9 +41,9 @@ from schemas.faults import Refused
 
 START_TIMEOUT_S: Final = 10.0
 JOURNAL_CLOSE_S: Final = 10.0
-# Attempts hold their slot until they have ended, so the table needs few places more than slots.
+# Attempts hold their slot until they have ended, so the table needs few records more than slots.
 SPARE_PLACES: Final = 16
-# Empty folders that are kept to be used again: one of each slot, and one that it had just before.
+# Empty folders kept for reuse: two for each slot, at most.
 SPARES_MAX: Final = 1024
 
 log = structlog.get_logger(__name__)
@@ -56,13 +56,13 @@ async def run_agent(
     version: str,
     manager: ServiceManager,
 ) -> bool:
-    """Run until SIGTERM or SIGINT, drained; a second one ends what still runs.
+    """Run until SIGTERM or SIGINT, then drain; a second signal ends the tasks that still run.
 
-    Returns whether it is to be started again, as it belongs to another group now.
+    Returns whether the process has to start again because the agent was moved to another group.
 
-    on_ready: called once, when the master counts this agent as active. manager: told that it runs,
-    which it does without a master as well. Raises MeshError if the
-    state directory (an absolute path) cannot be used, and whatever made a service fail.
+    state_dir: absolute path. on_ready: called once, when the master reports this agent as active.
+    manager: notified when the agent runs, with or without a master. Raises MeshError if the state
+    directory cannot be used, and the error of a service that failed.
     """
     check_host()
     keep_descriptors()
@@ -78,7 +78,7 @@ async def run_agent(
         facts = slots.facts()
         if facts is None:
             raise Refused("state_missing", f"{state_dir} holds no identity of an agent")
-        # Damaged keys are a fault of their own, not a broker that cannot be reached.
+        # Damaged keys raise here, and do not show later as an unreachable broker.
         slots.identity()
         make_private_directory(state_dir / "tasks")
         journal = open_journal(state_dir / "journal.db", remember_s=settings.remember_s)
@@ -91,7 +91,7 @@ async def run_agent(
 
 
 class Agent:
-    """One agent out of real parts. The journal belongs to the caller, who closes it."""
+    """One agent, built from real parts. The caller owns and closes the journal."""
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ _TOKEN_MAX: Final = 64 * 1024
 
 
 def build() -> "App":
-    """The commands. Imported when asked for: an agent that runs has no use for a command line."""
+    """Build the command line, imported late: a running agent does not load it."""
     from cyclopts import App
 
     from broker_agent.services.enrolment import product_version
@@ -71,7 +71,7 @@ def run(
     log_level: str | None = None,
     token_file: Path | None = None,
 ) -> None:
-    """Run the agent until it is asked to stop. Prints one line when the master counts on it.
+    """Run the agent until it is asked to stop. Prints one line when its master lists it as active.
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def run(
         _set_up_once(folder, token_file)
     if not folder.is_dir():
         raise Refused("state_missing", f"{state_dir} does not exist")
-    # The same process goes on without what a command line needs: a sixth of its memory.
+    # exec drops the modules of the command line: a sixth of the memory remains.
     order = json.dumps({"flags": flags, "config": config and str(config.absolute())})
     program = [sys.executable, "-m", "broker_agent", str(folder), order]
     sys.stdout.flush()
@@ -112,7 +112,7 @@ def run(
 
 
 def _set_up_once(folder: Path, token_file: Path) -> None:
-    """For hosts and containers that come up by themselves. An agent that is there stays."""
+    """Enrol on the first start of a host or container; an existing agent is kept."""
     import asyncio
 
     from broker_agent.services.enrolment import enrol
@@ -194,7 +194,7 @@ def doctor(
 
 
 def _span_s(option: str, text: str) -> float:
-    """Seconds of a length of time; raises Refused (`field_invalid`) that names the option."""
+    """Convert a duration to seconds; raises Refused (`field_invalid`) that names the option."""
     try:
         return span_s(text)
     except ValueError as error:
@@ -257,7 +257,7 @@ def main() -> NoReturn:
 
 
 def _joined(tokens: Sequence[str]) -> list[str]:
-    """`--token -` as `--token=-`: the parser takes a lone dash for an option."""
+    """Turn `--token -` into `--token=-`, since the parser reads a lone dash as an option."""
     joined: list[str] = []
     for token in tokens:
         if token == "-" and joined and joined[-1] == "--token":  # noqa: S105  (no secret)
@@ -268,12 +268,12 @@ def _joined(tokens: Sequence[str]) -> list[str]:
 
 
 def become_agent(arguments: Sequence[str]) -> NoReturn:
-    """What `run` turns into: the agent itself, with nothing loaded that only a person needs."""
+    """Run the agent in this process, without the modules of the command line."""
     run_service("broker-agent", lambda: _run_agent(Path(arguments[0]), json.loads(arguments[1])))
 
 
 def _run_agent(state_dir: Path, order: dict[str, Any]) -> None:
-    # structlog loads it for pretty tracebacks if it is there: 5 MiB that no agent has a use for.
+    # structlog imports rich for tracebacks if it is installed: 5 MiB that an agent does not use.
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
     import asyncio
     import gc
@@ -289,12 +289,12 @@ def _run_agent(state_dir: Path, order: dict[str, Any]) -> None:
     config = Path(order["config"]) if order["config"] else None
     settings = load_agent_settings(os.environ, order["flags"], config).value
     configure_logs(settings.log_level)
-    # Modules live for ever: the collector need not look at them again and again.
+    # Modules are never freed: the garbage collector need not traverse them.
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
     manager = ServiceManager.take_from(os.environ)
     if asyncio.run(run_agent(state_dir, settings, _say_ready, product_version(), manager)):
-        # The same process, for whoever watches it; a new start of the agent, for its master.
+        # The service manager sees the same process, the master a new incarnation.
         manager.give_to(os.environ)
         program = [sys.executable, "-m", "broker_agent", str(state_dir), json.dumps(order)]
         os.execv(program[0], program)  # noqa: S606  (ourselves)

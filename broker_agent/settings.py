@@ -1,4 +1,4 @@
-"""What can be set for an agent. The master's timers take over with the first handshake."""
+"""Settings of an agent. The master's timers replace its own at the first handshake."""
 
 import os
 import re
@@ -23,12 +23,12 @@ _LIMIT: Final = re.compile(r"([a-z]+)=(\d+|unlimited)(?::(\d+|unlimited))?")
 
 
 class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a task finds, whatever its agent was started with.
+    """Start conditions of tasks, independent of the agent's own.
 
-    user: name or number of the user that tasks run as; only an agent that is root can have another
-    than its own, and must: empty is `mesh-task` if the host has it, or `nobody`. umask: in octal.
+    user: name or number of the user of tasks; an agent that is not root has its own user only;
+    empty for root: `mesh-task` if the host has it, else `nobody`. umask: in octal.
     limits: `NAME=SOFT` or `NAME=SOFT:HARD`, with the names of the system (`nofile`, `core`).
-    cells: whether each begins in a control group, where that can be; it costs a launcher.
+    cells: whether tasks start in a control group, if the host allows it; this needs a launcher.
     pass_env: variables of the agent that tasks get as well. env: `NAME=VALUE` for all tasks.
     """
 
@@ -45,12 +45,12 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """All of an agent's settings.
 
-    slots: tasks at once, 0 for four per core. keep_folders: folders of released tasks that had
-    output, the newest ones. drain_s: how long running tasks may take to end when the agent is asked
-    to stop. remember_s: for how long released attempts are remembered at least. spool_bytes:
-    output that may wait for the broker before new tasks are refused. disk_free: the share of the
-    state directory's disk that must be free for a task to be taken. urls: brokers to use instead of
-    those of the enrolment. metrics_port: of `/metrics` on the loopback address, 0 for none.
+    slots: concurrency limit of tasks; 0: four per core. keep_folders: number of folders of released
+    tasks with output that are kept, newest first. drain_s: longest wait for running tasks when the
+    agent stops. remember_s: shortest time that released attempts are remembered. spool_bytes:
+    output that may wait for the broker before new tasks are refused. disk_free: free share of the
+    state directory's disk, 0 to 0.9, below which tasks are refused. urls: addresses of brokers
+    that replace the enrolment's. metrics_port: of `/metrics` on the loopback address; 0: none.
     """
 
     slots: Annotated[int, Meta(ge=0, le=100_000)] = 0
@@ -96,7 +96,7 @@ def _check(settings: AgentSettings) -> None:
 
 
 def parse_limit(text: str) -> tuple[int, int, int]:
-    """Number of the resource, soft and hard limit. Raises Refused (`settings_invalid`)."""
+    """Return the resource's number, soft and hard limit. Raises Refused (`settings_invalid`)."""
     found = _LIMIT.fullmatch(text)
     kind = getattr(resource, f"RLIMIT_{found[1].upper()}", None) if found else None
     if found is None or kind is None:

@@ -1,4 +1,4 @@
-"""How the parts of an agent are connected. Each is given all that it needs when it is made."""
+"""Wiring of an agent. Each part gets its connections at construction."""
 
 import asyncio
 from collections.abc import Callable
@@ -46,12 +46,12 @@ from schemas.messages.liveness import Details, Welcome
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """All that an agent has of the world outside its services; tests put their own in.
+    """Outside resources of an agent; tests pass their own.
 
-    line: the connection to the broker; `ways` are the identities that it is made with.
-    manner: in which programs begin. chance: 0 to 1.
-    on_ready: once, when the master counts the agent as active. on_relocated: it belongs to another
-    group from its next start on.
+    line: the connection to the broker; ways: the identities for it. manner: start conditions of
+    programs. chance: returns a random number from 0 to 1. on_ready: called once, when the master
+    reports the agent as active. on_relocated: called when the agent was moved to another group,
+    which counts from its next start on.
     """
 
     state_dir: Path
@@ -101,36 +101,36 @@ class Parts:
 
     @property
     def start_order(self) -> list[Service]:
-        """Each is ready before the next one starts, and gone after it has gone."""
+        """Services in their order of start; they stop in reverse order."""
         return [
-            # Before any task: it must have its warden, and a reader of what it prints.
+            # Before any task: each needs the warden, and a reader of its output.
             self.post,
             self.carrier,
-            # Before the first beat, which says what this host lacks.
+            # Before the first heartbeat, which names the resources that are short.
             self.room,
-            # Before the handshake, after which they have to send.
+            # Before the handshake, after which both send.
             self.reporter,
             self.shipper,
-            # Before the handshake, which gives tasks leave to run for as long as the lease lasts.
+            # Before the handshake, which allows tasks to run until the lease expires.
             self.watchdog,
-            # Before the beats: an echo of one may ask for a handshake.
+            # Before the heartbeats: their echo may ask for a handshake.
             self.handshake,
             self.beats,
-            # After all that it judges: a connection on which no echo comes.
+            # After the services whose heartbeats and echoes it watches.
             self.hearing,
             self.renewer,
             *self.endpoint,
-            # Last: it says that all the others run.
+            # Last: it reports that all the others run.
             self.notices,
         ]
 
     def is_patient(self) -> bool:
-        """Whether the journal may gather more for one commit: no task would start any sooner."""
+        """Whether the journal may delay a group commit: no task would start sooner without."""
         return self.station.book.is_full or self.executors.are_behind
 
 
 def build(station: Station, ports: Ports) -> Parts:
-    """Connect all parts of one agent. Call it in the loop that they are to run in."""
+    """Connect all parts of one agent. Call it in the loop of its services."""
     others: set[int] = set()
     carrier = CarrierPost(others)
     executors = _executors(station, ports, carrier, others)
@@ -237,7 +237,7 @@ def build(station: Station, ports: Ports) -> Parts:
             "echo": echoes.on_echo,
             "welcome": handshake.on_welcome,
             "control": controls.on_control,
-            # Heard on a connection that is being tried, and of no interest here.
+            # Only for a connection under trial, which subscribes by itself.
             "selftest": lambda _payload: None,
         },
         check_lease=watchdog.check,
@@ -313,7 +313,7 @@ def _hear(
     shipper: Shipper,
     status: StatusFile,
 ) -> None:
-    """What the connection brings, and what follows when it comes and goes: in this order."""
+    """Subscribe, and register the callbacks of connect and disconnect in their order."""
     line.subscribe(station.address.down, inbox.on_message)
     line.on_connected(hearing.on_connected)
     line.on_connected(handshake.ask)
@@ -329,7 +329,7 @@ def _endpoint(
     port = ports.settings.metrics_port
     if not port:
         return []
-    # Loaded where it is wanted only: agents are small.
+    # Imported on demand: agents are small.
     from broker_agent.services.local_metrics import LocalMetrics, local_endpoint
 
     metrics = LocalMetrics(

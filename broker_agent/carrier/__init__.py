@@ -1,5 +1,5 @@
-"""The carrier: a small process that brings what programs print from their pipes into files.
+"""The carrier: a small process that copies the output of programs from their pipes into files.
 
-It outlives the agent, so that a program never loses its reader. It loads nothing but a little of
-the standard library, like the warden.
+The carrier outlives the agent, so that a program never loses its reader. Like the warden, it loads
+only a small part of the standard library.
 """

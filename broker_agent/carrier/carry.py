@@ -1,11 +1,11 @@
-"""The carrier itself: takes pipes and files from the agent, and carries until the pipes are closed.
+"""The carrier's process: receives pipes and files from the agent, copies until the pipes close.
 
     agent ── take NUMBER: two pipes, two files ──▶ carrier
           ── leave NUMBER ──────────────────────▶
-          ── (the end of its socket) ───────────▶ carries what it has to the end, then ends
+          ── (the end of its socket) ───────────▶ copies until all pipes are closed, then ends
 
-It is no parent of the tasks and is asked for nothing: the agent looks at pipes and files itself.
-When this process dies, the agent hands all of it to another.
+The carrier is not the parent of the tasks and answers no requests: the agent reads pipes and files
+itself. When the carrier dies, the agent hands all pipes to the next one.
 """
 
 import os
@@ -20,23 +20,23 @@ from broker_agent.carrier.flow import ELSEWHERE, HELD, Flow, Flows, mark_whole
 
 POST_FD = 3
 TAKE, LEAVE = 1, 2
-# kind and number of a message; what comes with TAKE: pipes and files of stdout and stderr.
+# Kind and number of a message. TAKE brings four descriptors: pipes and files of stdout and stderr.
 MESSAGE = struct.Struct("=qq")
 FDS = struct.Struct("4i")
-# Programs that print little at a time are looked at less and less often, down to this.
+# Shortest and longest pause between reads of a pipe; programs that print little get longer ones.
 _PAUSE_MIN_S = 0.0005
 _PAUSE_MAX_S = 0.008
-# What the agent tells is read so much later: most tasks have ended by then.
+# Delay before messages of the agent are read: most tasks have ended by then.
 _POST_S = 0.01
-# So much at once is a program that is waiting for us.
+# A program that has written this much at once is probably blocked on its pipe.
 _MUCH_BYTES = 32 * 1024
-# How often a disk that was full, or a file that the agent was at, is tried again.
+# Pause before the retry on a full disk, or on a file that the agent had locked.
 _AGAIN_S = 0.1
 _POLL_MAX = 256
 
 
 class Load:
-    """What is carried for one task. Its descriptors are closed with both pipes."""
+    """Pipes and files of one task. The descriptors are closed once both pipes have ended."""
 
     __slots__ = ("_fds", "flows", "number")
 
@@ -62,14 +62,14 @@ class Carrier:
         self._loads: dict[int, Load] = {}
         self._flows: dict[int, tuple[Load, Flow]] = {}
         self._watched: set[int] = set()
-        # Pipes that are left alone until the next look.
+        # Pipes that are not polled until the next timer.
         self._waiting: set[int] = set()
-        # When that is, and when the post is read; 0 if there is nothing to do.
+        # Readings of the monotonic clock for that timer and for the agent's messages; 0: not set.
         self._again_at = 0.0
         self._post_at = 0.0
 
     def run(self) -> None:
-        """Until the agent is gone and nothing is left to carry."""
+        """Run until the agent is gone and all pipes have ended."""
         pause_s = _PAUSE_MIN_S
         while self._post is not None or self._loads:
             found = self._epoll.poll(self._wait_s(), _POLL_MAX)
@@ -135,7 +135,7 @@ class Carrier:
             self._carry(load, flow)
 
     def _carry(self, load: Load, flow: Flow) -> int:
-        """Returns how much was carried, or why nothing was."""
+        """Copy what a pipe holds; returns the number of bytes, or OVER, EMPTY, HELD, ELSEWHERE."""
         moved = load.flows.carry(flow)
         if flow.is_over:
             self._forget(flow)
@@ -143,7 +143,7 @@ class Carrier:
                 del self._loads[load.number]
                 self._end(load)
         elif moved in {HELD, ELSEWHERE}:
-            # It would wake us all the time.
+            # Polling it would wake the carrier all the time.
             self._unwatch(flow.pipe)
             self._waiting.add(flow.pipe)
         elif flow.pipe not in self._watched:
@@ -152,13 +152,13 @@ class Carrier:
         return moved
 
     def _end(self, load: Load) -> None:
-        """Both pipes are closed. The agent knows it by itself, as long as it lives."""
+        """Close both pipes. A live agent notices the end without a message."""
         if self._is_alone():
             mark_whole(load.flows.stdout.file)
         load.close()
 
     def _is_alone(self) -> bool:
-        """Whether the agent is gone, also if its last messages were not read yet."""
+        """Whether the agent is gone, even if its last messages are still unread."""
         if self._post is None:
             return True
         look = select.poll()
@@ -182,7 +182,7 @@ class Carrier:
         self._unwatch(flow.pipe)
 
     def _leave(self, load: Load) -> None:
-        """The task has ended and somebody still holds its pipes, who has no reader from now on."""
+        """Drop a task that has ended; a process that still holds its pipes has no reader now."""
         for flow in (load.flows.stdout, load.flows.stderr):
             self._forget(flow)
         del self._loads[load.number]
@@ -191,7 +191,7 @@ class Carrier:
 
 def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # who ends an agent's group means the agent
+        signal.signal(number, signal.SIG_IGN)  # a signal to the agent's group is for the agent
     os.chdir("/")
     Carrier(socket.socket(fileno=POST_FD)).run()
 

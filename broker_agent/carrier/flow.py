@@ -1,12 +1,12 @@
-"""Bytes of one pipe on their way into one file, and what becomes of those that it cannot take.
+"""Copy of one pipe into one file, with back-pressure and then loss when the disk is full.
 
-Two processes may carry them: the carrier while a task runs, the agent once it has ended. Who has
-the lock is the one. splice(2) takes bytes out of a pipe only when they are in the file:
-what a process that is killed has not carried is still in the pipe, for the other.
+Two processes may copy: the carrier while a task runs, the agent once the task has ended. The holder
+of the lock copies. splice(2) removes bytes from a pipe only when they are in the file, so the bytes
+that a killed process had not copied are still in the pipe for the other process.
 
-Bytes that the disk does not take wait in the pipe for HOLD_S, and the program with them. Then they
-are given up, until it takes some again: the file has a hole in their place, so that all others keep
-their offsets, and a mark that says from where to where.
+Bytes that the disk refuses wait in the pipe for HOLD_S, and the program waits with them. After that
+bytes are dropped until the disk accepts some again: the file gets a hole in their place, so that
+all other bytes keep their offsets, and a mark with the span of the hole.
 """
 
 import errno
@@ -18,10 +18,10 @@ import sys
 import termios
 import time
 
-# As much as a pipe holds at most, unless the host allows more.
+# Largest size of a pipe, unless the host allows more.
 MOST_BYTES = 1024 * 1024
 HOLD_S = 2.0
-# What `carry` gives if it has carried nothing.
+# Results of `carry` that moved no bytes.
 OVER = 0
 EMPTY = -1
 ELSEWHERE = -2
@@ -35,9 +35,9 @@ _SPAN_MAX = 64
 
 
 class Flow:
-    """pipe, file: descriptors of the caller's. is_over: the pipe is empty, and closed by all.
+    """pipe, file: descriptors that the caller owns. is_over: the pipe is empty, without writers.
 
-    Used only by who has the lock.
+    Only the holder of the lock may use a flow.
     """
 
     __slots__ = ("_can_splice", "_held_since", "_lost_from", "file", "is_over", "pipe")
@@ -48,22 +48,22 @@ class Flow:
         self.is_over = False
         self._can_splice = True
         self._held_since: float | None = None
-        # Where the bytes that are being given up begin.
+        # Offset of the first byte of a loss that goes on; None: no loss now.
         self._lost_from: int | None = None
 
     def finish(self) -> bool:
-        """Move what the pipe holds now, and no more; False if that cannot be done yet."""
+        """Move the bytes that the pipe holds now; False if the disk does not accept them yet."""
         moved = OVER if self.is_over else self.carry()
         if moved > 0:
             self._end_gap(moved)
         left = _waiting(self.pipe) if moved > 0 else 0
-        while moved > 0 and left >= 0:  # and not for ever, if somebody goes on writing
+        while moved > 0 and left >= 0:  # bounded, though a writer may go on
             moved = self.carry()
             left -= moved
         return moved != HELD
 
     def _end_gap(self, moved: int) -> None:
-        """The other one had to give bytes up, and now there is room again."""
+        """End a loss that the other process began, now that the disk accepts bytes again."""
         facts = os.fstat(self.file)
         if self._lost_from is None and is_marked(facts):
             span = read_span(self.file)
@@ -71,7 +71,7 @@ class Flow:
                 mark(self.file, span[0], facts.st_size - moved)
 
     def carry(self) -> int:
-        """Move what the pipe holds; how many bytes that were, or OVER, EMPTY, HELD."""
+        """Move the bytes that the pipe holds; returns their number, or OVER, EMPTY, HELD."""
         try:
             before = os.lseek(self.file, 0, os.SEEK_END)
             moved = self._move()
@@ -93,7 +93,7 @@ class Flow:
             except OSError as error:
                 if error.errno not in {errno.EINVAL, errno.ENOSYS}:
                     raise
-            # A file system that does not know it: bytes on their way are lost with their carrier.
+            # A file system without splice: bytes between read and write are lost with the carrier.
             self._can_splice = False
             os.set_blocking(self.pipe, False)
         data = os.read(self.pipe, _COPY_BYTES)
@@ -141,13 +141,14 @@ class Flow:
         try:
             os.ftruncate(self.file, start + size)
         except OSError:
-            return  # larger than a file may be: the mark says that something is missing
+            return  # larger than a file may be: the mark records the loss
 
 
 class Flows:
-    """Both streams of one task: stdout and stderr. The descriptors are the caller's.
+    """Both streams of one task, stdout and stderr. The caller owns the descriptors.
 
-    The lock is one of stdout's file, and ends with any of its descriptors in this process.
+    The lock is a file lock on stdout's file; closing any of its descriptors in this process ends
+    the lock.
     """
 
     __slots__ = ("stderr", "stdout")
@@ -161,7 +162,7 @@ class Flows:
         return self.stdout.is_over and self.stderr.is_over
 
     def carry(self, flow: Flow) -> int:
-        """One of them: as `Flow.carry`, or ELSEWHERE (another process is at it)."""
+        """Copy one stream as `Flow.carry` does; ELSEWHERE: another process holds the lock."""
         if not self._lock():
             return ELSEWHERE
         try:
@@ -170,7 +171,7 @@ class Flows:
             self._unlock()
 
     def finish(self) -> bool:
-        """Both, as `Flow.finish`; False as well if another process is at it."""
+        """Finish both streams; False also if another process holds the lock."""
         if not self._lock():
             return False
         try:
@@ -181,7 +182,7 @@ class Flows:
             self._unlock()
 
     def were_closed(self) -> bool:
-        """Whether both have nothing more to bring; only for who has the lock, or none shares it."""
+        """Whether both pipes have ended; for the holder of the lock, or where none shares it."""
         poll = select.poll()
         poll.register(self.stdout.pipe, select.POLLIN)
         poll.register(self.stderr.pipe, select.POLLIN)
@@ -203,15 +204,15 @@ class Flows:
 
 
 def _waiting(pipe: int) -> int:
-    """How many bytes it holds."""
+    """Number of bytes in the pipe."""
     return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def mark(file: int, start: int, end: int | None) -> int:
-    """Note that the bytes from `start` to before `end` are missing; None: to the end of the file.
+    """Record that bytes `start` to before `end` are missing; None: to the end of the file.
 
-    One span is kept for each file, from the first that is missing to the last; returns its start.
-    It is a symbolic link beside the file that leads nowhere, as that needs no room on most disks.
+    Each file has one span, from the first missing byte to the last; returns the span's start. The
+    record is a dangling symbolic link beside the file, since most disks store a link without room.
     """
     try:
         facts = os.fstat(file)
@@ -225,7 +226,7 @@ def mark(file: int, start: int, end: int | None) -> int:
         os.symlink(f"{start}-{'' if end is None else end}", new)  # noqa: PTH211
         os.rename(new, link)  # noqa: PTH104
     except OSError:
-        return start  # the mode alone says it, or the folder is gone
+        return start  # only the mode records the loss, or the folder is gone
     return start
 
 
@@ -235,14 +236,14 @@ def is_marked(facts: os.stat_result) -> bool:
 
 
 def mark_whole(file: int) -> None:
-    """Note that all that came through the pipes is in the files, for the next start of the agent.
+    """Record for the agent's next start that the files hold all bytes of the pipes.
 
-    Without this note, a carrier that was killed would look like one that has done its work.
+    Without this record, a carrier that was killed would look like one that has finished.
     """
     try:
         os.fchmod(file, stat.S_IMODE(os.fstat(file).st_mode) | _WHOLE)
     except OSError:
-        return  # the files then count as cut, though they are not
+        return  # the files then count as truncated, though they are complete
 
 
 def is_whole(file: int) -> bool:
@@ -250,7 +251,7 @@ def is_whole(file: int) -> bool:
 
 
 def read_span(file: int) -> tuple[int, int | None] | None:
-    """Which bytes of a file are missing; None if nothing says so."""
+    """Span of the missing bytes of a file; None without a record of a loss."""
     try:
         start, _, end = os.readlink(_link(file))[:_SPAN_MAX].partition("-")  # noqa: PTH115
         return int(start), int(end) if end else None
@@ -259,6 +260,6 @@ def read_span(file: int) -> tuple[int, int | None] | None:
 
 
 def _link(file: int) -> str:
-    """Beside the file, wherever its folder has been moved to."""
+    """Path of the link beside the file, also after its folder was moved."""
     path = os.readlink(f"/proc/self/fd/{file}")  # noqa: PTH115
     return path.removesuffix(".log") + ".lost"

@@ -1,1 +1,1 @@
-"""Decisions of the agent: an event and a time go in, decisions come out; nothing is awaited."""
+"""Decisions of the agent as pure functions of events and times; nothing is awaited."""

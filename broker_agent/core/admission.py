@@ -1,4 +1,4 @@
-"""Whether a run request is carried out. Every request gets exactly one of three answers."""
+"""Admission of run requests: each request gets one of three answers."""
 
 from typing import NamedTuple
 
@@ -7,13 +7,13 @@ from schemas.messages.work import Run, RunAnswer
 
 
 class Standing(NamedTuple):
-    """Where the agent stands when a request comes.
+    """State of the agent when a request arrives.
 
-    age_s: the most that the request can be old, None if it names a beat too old to be known.
-    known: the state of this attempt if the agent has it, else empty.
-    refused: what was said against the attempt before: it was cancelled, or turned away.
-    full: no slot is free. why_full: what else there is no room for: reports, disk, output,
-    descriptors; empty if there is. expired: the agent's certificate has ended.
+    age_s: upper bound of the request's age in seconds; None if it names a heartbeat that is no
+    longer remembered. known: state of this attempt in the book, else empty.
+    refused: earlier refusal of the attempt, cancelled or rejected; None without one.
+    full: no slot is free. why_full: the resource that is short (reports, disk, output,
+    descriptors), else empty. expired: the agent's certificate has ended.
     """
 
     epoch: int
@@ -30,7 +30,7 @@ class Standing(NamedTuple):
 
 
 class Admission(NamedTuple):
-    """code and message only with `rejected`; state only with `duplicate`."""
+    """Answer to a request; code and message only with `rejected`, state only with `duplicate`."""
 
     answer: RunAnswer
     state: str = ""
@@ -46,19 +46,19 @@ def _rejected(code: str, message: str) -> Admission:
 
 
 def is_foreign(run: Run, standing: Standing) -> bool:
-    """Whether it was meant for another session of this identity: an earlier start, or a copy.
+    """Whether the request is for another incarnation of this identity: an earlier start, or a copy.
 
-    A refusal of ours would be taken for the word of that one, which may have accepted it.
+    A refusal from here would look like one of the other incarnation, which may have accepted it.
     """
     return run.incarnation != standing.incarnation and not standing.known
 
 
 def judge(run: Run, standing: Standing) -> Admission:
-    """Decide on `run`, which is no foreign one. A master that was replaced is refused.
+    """Decide on `run`, which is not foreign. The request of a replaced master is refused.
 
-    What is known is answered before anything else is asked, so that a request sent again gets the
-    answer that got lost, also from an agent that is full or draining by now. So does one that was
-    rejected, when there is room by now: the master may have given it to somebody else.
+    Deduplication comes first: a redelivered request gets the answer that was lost, even if the
+    agent is full or draining now. A rejected attempt stays rejected, even if there is room now:
+    the master may have given the command to another agent.
     """
     if run.epoch < standing.epoch:
         return _rejected("epoch_stale", f"epoch {run.epoch}, the agent has seen {standing.epoch}")

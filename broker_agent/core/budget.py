@@ -1,8 +1,8 @@
-"""Which bytes of a task's output are kept when it prints more than its limit: the first, the last.
+"""Bytes of a task's output that are kept when it exceeds its limit: the first and the last.
 
-A quarter of the limit is for the beginning, the rest for the end. What lies between is dropped, and
-the files keep their offsets. All follows from the limit and the sizes alone, so that an agent that
-was restarted drops what the one before it has dropped; and as sizes grow, a hole only ever grows.
+A quarter of the limit is for the beginning, the rest for the end. The bytes between are dropped,
+and the files keep their offsets. The result depends on the limit and the sizes alone, so that a
+restarted agent drops the same bytes again; as sizes grow, a hole never shrinks.
 """
 
 from typing import Final, NamedTuple
@@ -26,7 +26,7 @@ NO_HOLE: Final = Hole()
 
 
 def holes(limit_bytes: int, sizes: Sizes) -> tuple[Hole, Hole]:
-    """What is dropped of stdout and stderr; two empty holes while both fit together."""
+    """Return the hole of stdout and of stderr; both empty while the sum fits the limit."""
     if sum(sizes) <= limit_bytes:
         return NO_HOLE, NO_HOLE
     head_bytes = int(limit_bytes * HEAD_SHARE)
@@ -40,14 +40,14 @@ def holes(limit_bytes: int, sizes: Sizes) -> tuple[Hole, Hole]:
 
 
 def hull(first: Hole, second: Hole) -> Hole:
-    """One hole that has both in it; what lies between them is not kept either."""
+    """Return the smallest hole that contains both."""
     if not first.size or not second.size:
         return first if first.size else second
     return Hole(min(first.start, second.start), max(first.end, second.end))
 
 
 def _share(budget: int, wanted: Sizes) -> Sizes:
-    """Half each; what one does not need is the other's."""
+    """Split a budget in halves; the part the first stream does not need goes to the other."""
     half = budget // 2
     first = min(wanted[0], max(half, budget - wanted[1]))
     return first, min(wanted[1], budget - first)

@@ -1,14 +1,13 @@
-"""The permission to run tasks: renewed by echoes, counted from when the echoed beat was sent.
+"""The lease: permission to run tasks, renewed by echoes, counted from the echoed heartbeat's send.
 
 LINKED ─▶ SUSPECT ─▶ FENCING ─▶ FENCED       silence of the master
    ▲         │           │         │
-   └─────────┴───────────┴─────────┘         an echo; work flows again only after a handshake
+   └─────────┴───────────┴─────────┘         an echo; new work only after a handshake
 
-The master counts from when it received that beat, which is later. So the agent's deadline always
-comes first, however slow the link is.
+The master counts from the receipt of the same heartbeat, which is later. So the agent's deadline
+always comes first, however slow the link is.
 
-A task may have leave to outlive the master's silence for longer: it has a deadline of its own and
-goes on while the lease is FENCED, which is said of all others.
+A task with a longer `kill_after_s` has a later deadline: it may go on while the lease is FENCED.
 """
 
 from collections import OrderedDict
@@ -18,7 +17,7 @@ from typing import Final
 from schemas.messages.liveness import Echo
 from schemas.timers import Timers
 
-# Beats remembered with their send time. An echo or a run request that names an older one is stale.
+# Heartbeats remembered with their send time. An echo or a request that names an older one is stale.
 BEATS_KEPT: Final = 4096
 
 
@@ -30,7 +29,7 @@ class Phase(StrEnum):
 
 
 class Heard(StrEnum):
-    """What an echo was worth."""
+    """Effect of an echo on the lease."""
 
     RENEWED = "renewed"
     STALE_EPOCH = "stale_epoch"
@@ -39,14 +38,14 @@ class Heard(StrEnum):
 
 
 class Lease:
-    """All times are readings of one clock that goes on while the host is suspended."""
+    """The lease of one incarnation. Times are readings of the monotonic clock (`Clock.elapsed`)."""
 
     def __init__(self, incarnation: str, timers: Timers, *, now: float, epoch: int = 0) -> None:
         self.incarnation = incarnation
         self.timers = timers
         self.epoch = epoch
         self.reconciled = False
-        # Of a master that is refused because a newer one was obeyed, and when it was heard last.
+        # Epoch of a stale master, refused since a newer one was obeyed; time of its last echo.
         self.refused_epoch = 0
         self.refused_at: float | None = None
         self.phase = Phase.FENCED
@@ -60,7 +59,7 @@ class Lease:
 
     @property
     def renewed_at(self) -> float | None:
-        """When the newest echoed beat was sent; None if none ever was."""
+        """Send time of the newest echoed heartbeat; None before the first echo."""
         return self._renewed_at
 
     @property
@@ -69,7 +68,7 @@ class Lease:
         return self.phase is Phase.LINKED and self.reconciled
 
     def beat(self, now: float) -> int:
-        """Number the beat that is sent now. The first one of an incarnation is 1."""
+        """Number the heartbeat that is sent now. The first one of an incarnation is 1."""
         self.seq += 1
         self._sent[self.seq] = now
         while len(self._sent) > BEATS_KEPT:
@@ -77,30 +76,30 @@ class Lease:
         return self.seq
 
     def sent_at(self, seq: int) -> float | None:
-        """When beat `seq` was sent; 0 stands for the start of this incarnation."""
+        """Send time of heartbeat `seq`; 0: the start of this incarnation; None: not remembered."""
         return self._sent.get(seq)
 
     def age_s(self, now: float) -> float:
-        """How long ago the newest echoed beat was sent; since the start if none ever was."""
+        """Seconds since the newest echoed heartbeat was sent, or since the start before an echo."""
         start = self._began_at if self._renewed_at is None else self._renewed_at
         return max(0.0, now - start)
 
     def fence_at(self, kill_after_s: float = 0.0) -> float | None:
-        """When a task must be ended unless an echo comes; None without a lease.
+        """Time at which a task must be ended unless an echo comes; None without a lease.
 
-        kill_after_s: the silence that this task may outlive, if that is longer than the usual.
+        kill_after_s: seconds of silence that the task may outlive, if longer than the default.
         """
         if self._renewed_at is None:
             return None
         return self._renewed_at + self.timers.fence_after_s(kill_after_s)
 
     def has_run_out(self, kill_after_s: float, now: float) -> bool:
-        """Whether a task with this leave must not run any more."""
+        """Whether the deadline of a task with this `kill_after_s` has passed."""
         fence_at = self.fence_at(kill_after_s)
         return fence_at is not None and now >= fence_at
 
     def next_change_at(self) -> float | None:
-        """When `on_tick` would next do something, without any further echo."""
+        """Time of the next change by `on_tick` unless an echo comes."""
         if self._renewed_at is None or self.phase in {Phase.FENCING, Phase.FENCED}:
             return None
         if self.phase is Phase.LINKED:
@@ -108,7 +107,7 @@ class Lease:
         return self.fence_at()
 
     def on_echo(self, echo: Echo, now: float) -> Heard:
-        """Renew the lease. What has run out meanwhile runs out first: an echo undoes no fencing."""
+        """Renew the lease, after the changes that are already due: an echo undoes no fencing."""
         self.on_tick(now)
         if echo.epoch < self.epoch:
             self.refused_epoch, self.refused_at = echo.epoch, now
@@ -130,7 +129,7 @@ class Lease:
         if echo.epoch > self.epoch:
             self.epoch = echo.epoch
             self.reconciled = False
-        # An echo that was under way while the handshake ended says nothing about its end.
+        # An echo that was sent before the handshake ended does not deny its end.
         elif not echo.reconciled and (self._done_seq is None or echo.seq >= self._done_seq):
             self.reconciled = False
 
@@ -139,11 +138,11 @@ class Lease:
             self.phase = Phase.LINKED
 
     def hears_refused(self, now: float) -> bool:
-        """Whether a master speaks that is refused: the connection is whole, the master is old."""
+        """Whether a stale master is sending: the connection works, its echoes are refused."""
         return self.refused_at is not None and now - self.refused_at < self.timers.suspect_s
 
     def on_welcome(self, epoch: int, timers: Timers) -> bool:
-        """Take over what the master announces; False if that master has been replaced."""
+        """Take over epoch and timers of a welcome; False if a newer master was obeyed."""
         if epoch < self.epoch:
             return False
         self.epoch = epoch
@@ -151,16 +150,16 @@ class Lease:
         return True
 
     def on_done(self) -> None:
-        """The handshake has ended: the beats from the next one on are judged by its result."""
+        """End the handshake: heartbeats from the next one on count as reconciled."""
         self.reconciled = True
         self._done_seq = self.seq + 1
 
     def on_disconnected(self) -> None:
-        """What was agreed holds no longer; the lease itself runs on."""
+        """Require a new handshake; the lease itself runs on."""
         self.reconciled = False
 
     def on_tick(self, now: float) -> Phase:
-        """Let time pass. FENCING: every task without a longer leave must be ended, now."""
+        """Apply the changes due at `now`. FENCING: each task whose deadline has passed must end."""
         if self._renewed_at is None:
             return self.phase
         age = self.age_s(now)
@@ -169,11 +168,11 @@ class Lease:
             self.reconciled = False
         if self.phase is Phase.SUSPECT and age >= self.timers.unrecoverable_s:
             self.phase = Phase.FENCING
-            # Also what was agreed on while the lease was running out: those tasks are ended.
+            # A handshake during the expiry is void as well: its tasks are ended.
             self.reconciled = False
         return self.phase
 
     def on_fenced(self) -> None:
-        """None is left of the tasks that had to end: the next echo may link again."""
+        """Enter FENCED once all tasks that had to end are gone: the next echo may link again."""
         if self.phase is Phase.FENCING:
             self.phase = Phase.FENCED

@@ -1,25 +1,25 @@
-"""How much output may be on its way at once, so that a beat never waits long behind it.
+"""Congestion window of output: bytes under way at once, so that no heartbeat waits long behind.
 
-Small at first and after each loss; doubled while answers come at once and more would have been
-sent, halved when they are slow: on a bad line that leaves one small chunk at a time, on a good one
-some megabytes. What was never needed is not allowed: a line may turn bad from one moment to the
-next.
+The window starts small, also after each loss. It doubles while acknowledgements are quick and the
+window was full, and halves when they are slow: one small chunk at a time on a bad line, some
+megabytes on a good one. A window that was never full does not grow, since a line may turn bad at
+any moment.
 """
 
 from typing import Final
 
 FIRST_BYTES: Final = 8 * 1024
 LEAST_BYTES: Final = 4 * 1024
-# Enough for 100 MB/s over 20 ms, and what the agent's memory is bounded by.
+# Enough for 100 MB/s over 20 ms; bounds the agent's memory.
 MOST_BYTES: Final = 2 * 1024 * 1024
 QUICK_S: Final = 0.25
 SLOW_S: Final = 1.0
-# So many chunks at least share a window, so that answers come while others are on their way.
+# Smallest number of chunks per window, so that acknowledgements come while others are under way.
 CHUNKS_PER_WINDOW: Final = 4
 
 
 class Pace:
-    """Counts bytes on their way; `limit_bytes` is how many there may be."""
+    """Counts the bytes under way; `limit_bytes` is the window."""
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self.most_bytes = most_bytes
@@ -43,7 +43,7 @@ class Pace:
         if took_s > SLOW_S:
             self._shrink()
         elif took_s < QUICK_S:
-            # A whole window came back quickly, and was too small: try the double one.
+            # A full window was acknowledged quickly: double the window.
             self._acked += size
             if self._was_full and self._acked >= self.limit_bytes:
                 self._acked = 0
@@ -51,7 +51,7 @@ class Pace:
                 self.limit_bytes = min(self.most_bytes, self.limit_bytes * 2)
 
     def on_failed(self, size: int) -> None:
-        """No answer, or a refusal."""
+        """Shrink after a timeout or a refusal."""
         self.in_flight -= size
         self._shrink()
 
@@ -61,7 +61,7 @@ class Pace:
         self.limit_bytes = max(LEAST_BYTES, self.limit_bytes // 2)
 
     def restart(self) -> None:
-        """A new connection: nothing is known of it yet."""
+        """Start small on a new connection."""
         self._acked = 0
         self._was_full = False
         self.limit_bytes = min(FIRST_BYTES, self.most_bytes)

@@ -1,7 +1,7 @@
-"""One program from its start to its end: what each event leads to.
+"""State machine of one program, from its start to its end.
 
     event       STARTING           RUNNING                 LOOKING                     ENDED
-    started     RUNNING (limit)                                                        bury it
+    started     RUNNING (limit)                                                        kill, reap
     unstarted   ENDED
     stop        note, ABANDON      TERM, KILL after grace  TERM, KILL after grace      -
     kill        note, ABANDON      KILL                    KILL                        -
@@ -11,8 +11,8 @@
     looked                                                 ENDED if nothing is found,  -
                                                            else TERM once, look again
 
-It has ended when nothing of it is left. Who finds that out, and sends the signals, is the executor:
-it performs what each event returns, in this order. Moments are readings of the monotonic clock.
+A program has ended when none of its processes is left. The executor looks for them, sends the
+signals, and performs the effects of each event in order. Times are readings of the monotonic clock.
 """
 
 from collections.abc import Callable
@@ -21,15 +21,15 @@ from typing import Final, NamedTuple
 
 from schemas.states import State
 
-# How often a group that outlived its first process is looked at while it is being ended.
+# Interval of looks at a process group that outlived its first process.
 POLL_S: Final = 0.02
 POLL_MAX_S: Final = 0.25
-# A killed process that the kernel does not let go of (a dead network disk) holds nobody up.
+# Longest wait for a killed process that the kernel does not end (a dead network disk).
 GIVE_UP_S: Final = 5.0
 
 
 class Ending(NamedTuple):
-    """How a task ended. exit_code None: it never came to run."""
+    """End of a task. exit_code: None if its program never ran."""
 
     state: State
     exit_code: int | None
@@ -37,7 +37,7 @@ class Ending(NamedTuple):
 
 
 class Phase(StrEnum):
-    """LOOKING: its first process has ended, and what that left behind is looked for."""
+    """LOOKING: the first process has ended, the executor looks for its descendants."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -46,10 +46,10 @@ class Phase(StrEnum):
 
 
 class Do(StrEnum):
-    """TERM, KILL: send the signal to all of it. LOOK: look for what is left of it now.
+    """TERM, KILL: send the signal to all its processes. LOOK: look for the processes left now.
 
-    The others set a timer in place of the one of the same kind: KILL_AT, ABANDON_AT, LOOK_AT,
-    LIMIT_AT. STOP_LIMIT takes that away. END: take all away, it has ended.
+    KILL_AT, ABANDON_AT, LOOK_AT, LIMIT_AT: set the timer of that kind, in place of an earlier one.
+    STOP_LIMIT: cancel the timer of LIMIT_AT. END: the program has ended, remove all timers.
     """
 
     TERM = "term"
@@ -64,7 +64,7 @@ class Do(StrEnum):
 
 
 class Effect(NamedTuple):
-    """at: when, for those that set a timer. ending: of END."""
+    """at: time of a timer. ending: only with END."""
 
     do: Do
     at: float = 0.0
@@ -72,9 +72,9 @@ class Effect(NamedTuple):
 
 
 class Program:
-    """usual_s: the grace of a stop that names none, asked each time.
+    """usual_s: returns the default grace of a stop, in seconds.
 
-    timeout_s: how long it may run; None for as long as it likes.
+    timeout_s: longest run time in seconds; None: no limit.
     """
 
     def __init__(self, usual_s: Callable[[], float], timeout_s: float | None) -> None:
@@ -84,7 +84,7 @@ class Program:
         self._stop: tuple[State, str] | None = None
         self._exit_code = 0
         self._signal = ""
-        # When it will be killed: set by the first stop, and only ever moved nearer.
+        # Time of the KILL: set by the first stop, later stops can only make it earlier.
         self._kill_at: float | None = None
         self._killed_at: float | None = None
         self._has_lingered = False
@@ -92,7 +92,7 @@ class Program:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether nobody has asked it to stop."""
+        """Whether no stop was requested."""
         return self._stop is None
 
     # Its start.
@@ -106,13 +106,13 @@ class Program:
         return [*limit, *self._terminate(now, None if kill_at is None else kill_at - now)]
 
     def on_unstarted(self, exit_code: int | None, message: str) -> list[Effect]:
-        """It never came to run; exit_code: what a shell would give, if there is one."""
+        """End a program that never ran; exit_code: as of a shell, or None."""
         if self._stop is not None:
             return self._end(Ending(self._stop[0], None, self._stop[1]))
         return self._end(Ending(State.FAILED, exit_code, message))
 
     def on_abandoned(self) -> list[Effect]:
-        """Its start has taken longer than a stop may wait for it."""
+        """End a program whose start took longer than a stop may wait."""
         return self.on_unstarted(None, "its start hangs") if self.phase is Phase.STARTING else []
 
     # Stops.
@@ -122,7 +122,7 @@ class Program:
         return self.on_stop(State.TIMED_OUT, reason, None, now)
 
     def on_stop(self, state: State, reason: str, grace_s: float | None, now: float) -> list[Effect]:
-        """The first call says why it ends; later ones can only leave it less time."""
+        """Stop the program. The first call sets the reason; later ones only shorten the grace."""
         if self.phase is Phase.ENDED:
             return []
         is_first, self._stop = self._stop is None, self._stop or (state, reason)
@@ -146,9 +146,9 @@ class Program:
         return [Effect(Do.KILL)]
 
     def _await_start(self, kill_at: float) -> list[Effect]:
-        """Its time runs from the order on, however long the start takes; the shortest counts.
+        """Bound the wait for the start, counted from the stop; the shortest grace counts.
 
-        A start that hangs for longer, as on a disk that does not answer, holds nobody up.
+        A start that hangs longer, as on a dead disk, is abandoned.
         """
         if self._kill_at is not None and self._kill_at <= kill_at:
             return []
@@ -156,9 +156,9 @@ class Program:
         return [Effect(Do.ABANDON_AT, kill_at + GIVE_UP_S)]
 
     def _terminate(self, now: float, grace_s: float | None) -> list[Effect]:
-        """TERM for all of it now, KILL for what is left of it after the grace.
+        """Send TERM now, and KILL to the processes that are left after the grace.
 
-        What has no grace left, as on a host that has slept past the deadline, is not asked at all.
+        Without any grace left, as on a host that was suspended past the deadline, send KILL alone.
         """
         if grace_s is not None and grace_s <= 0:
             return self.on_kill_due(now)
@@ -175,25 +175,25 @@ class Program:
     # Its end.
 
     def on_exited(self, exit_code: int, signal_name: str = "") -> list[Effect]:
-        """Its first process has ended; signal_name: of the signal that ended it."""
+        """Note the end of the first process; signal_name: the signal that ended it, or empty."""
         self.phase = Phase.LOOKING
         self._exit_code, self._signal = exit_code, signal_name
         return [Effect(Do.STOP_LIMIT), Effect(Do.LOOK)]
 
     def trusts_small_look(self, *, lives: bool) -> bool:
-        """Whether one small look is enough to call it ended. lives: its process group does."""
+        """Whether a cheap look proves the end. lives: the process group still has members."""
         return not lives and self._stop is None
 
     def gives_up(self, now: float) -> bool:
-        """Whether it was killed so long ago that nothing can be waited for any more."""
+        """Whether the KILL is at least GIVE_UP_S ago, so that waiting longer is pointless."""
         return self._killed_at is not None and now - self._killed_at > GIVE_UP_S
 
     def kills_on_sight(self, *, lives: bool) -> bool:
-        """Whether what is found has left the group of a task that was stopped: it has no grace."""
+        """Whether processes found outside the group of a stopped task are killed without grace."""
         return not lives and self._stop is not None
 
     def on_looked(self, *, found: bool, now: float) -> list[Effect]:
-        """End only when nothing is left: a program's children must not outlive its report."""
+        """End only when no process is left: descendants must not outlive the report."""
         if not found:
             return self._end(self._ending())
         is_first, self._has_lingered = not self._has_lingered, True

@@ -1,23 +1,24 @@
-"""When a certificate is renewed, which step is next, and what follows when one of them fails.
+"""Renewal of a certificate as a state machine: due times, steps, retries after failures.
 
-    REST ──due, or told to──▶ ASK ──answered──▶ MOVE ──moved──▶ CONFIRM ──confirmed──▶ REST
+    REST ──due, or ordered──▶ ASK ──answered──▶ MOVE ──moved──▶ CONFIRM ──confirmed──▶ REST
                                ▲                  │                │
                                └──── not fit ─────┘            again later
 
-The old certificate is in use until the new one has been tried, and is kept until the master knows.
-Whatever fails, what was in use stays in use, and the step is tried again later.
+The old certificate is in use until a connection with the new one works, and is kept until the
+master has confirmed the new one. After a failure the certificate in use stays in use, and the step
+is retried.
 """
 
 from enum import StrEnum
 from typing import Final
 
 RENEW_AT: Final = 2 / 3
-# Of a very short life only half is used up before: the other half is for trying again.
+# Part of a very short life that may pass before the renewal: the rest is for retries.
 RENEW_EARLY_AT: Final = 1 / 2
 SHORT_LIFE_S: Final = 3600.0
 JITTER: Final = 0.1
 RETRY_S: Final = 3600.0
-# Of a short life: so many tries fit into what is left of it.
+# Number of retries that fit into the rest of a short life.
 RETRIES: Final = 20
 SPREAD_S: Final = 5.0
 REASON_LEN: Final = 200
@@ -31,10 +32,10 @@ class Step(StrEnum):
 
 
 class Renewal:
-    """Times are unix seconds: a certificate ends at a moment of the calendar.
+    """State of the renewal. Times are Unix seconds: a certificate ends at a date.
 
-    chance: drawn once per certificate from 0 to 1, so that hosts set up together do not renew
-    together. step: where an earlier start has left off.
+    chance: jitter, drawn once per certificate from 0 to 1, so that hosts enrolled together do not
+    renew together. step: where an earlier start of the agent stopped.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class Renewal:
         self.failed = ""
         self._ordered = False
         self._retry_at = 0.0
-        # Pause after a failure of the step under way, if the other side has come back since.
+        # Pause after a failure of the present step, if the connection or master came back since.
         self._soon_s: float | None = None
         self._begin(issued_at, not_after, chance)
 
@@ -56,7 +57,7 @@ class Renewal:
         self._due_at = issued_at + share * self._life_s
 
     def next_at(self) -> float:
-        """When there is something to do; in the past if it is due now."""
+        """Time of the next step; in the past if it is due."""
         if self.step is not Step.REST:
             return self._retry_at
         if self._ordered:
@@ -64,14 +65,14 @@ class Renewal:
         return max(self._due_at, self._retry_at)
 
     def begin(self) -> Step:
-        """Something is due: the step to take now."""
+        """Begin the step that is due, and return it."""
         self._ordered, self._soon_s = False, None
         if self.step is Step.REST:
             self.step = Step.ASK
         return self.step
 
     def order(self) -> None:
-        """Somebody wants it now, however new the certificate is."""
+        """Make the renewal due now, whatever the certificate's age."""
         self._ordered = True
         self._retry_at = 0.0
         self.failed = ""
@@ -80,7 +81,7 @@ class Renewal:
         self.step = Step.MOVE
 
     def on_moved(self, issued_at: float, not_after: float, *, chance: float) -> None:
-        """The new certificate is in use."""
+        """Note that the new certificate is in use."""
         self.step = Step.CONFIRM
         self._begin(issued_at, not_after, chance)
 
@@ -88,7 +89,7 @@ class Renewal:
         self.step, self.failed, self._retry_at = Step.REST, "", 0.0
 
     def on_failed(self, reason: str, now: float, *, is_unfit: bool = False) -> None:
-        """A step has failed and is tried again later. is_unfit: with a new candidate."""
+        """Schedule the retry of a failed step. is_unfit: it begins with a new candidate."""
         self.failed = reason[:REASON_LEN]
         if is_unfit and self.step is Step.MOVE:
             self.step = Step.ASK
@@ -98,9 +99,9 @@ class Renewal:
         self._retry_at = now + pause_s
 
     def on_reconnected(self, now: float, *, chance: float) -> None:
-        """A step under way when the connection, or the master, was lost is tried again soon.
+        """Retry soon the step that a lost connection or master interrupted.
 
-        Within SPREAD_S, at a moment that differs between agents.
+        Within SPREAD_S, with jitter.
         """
         if self.step is not Step.REST:
             self._soon_s = chance * SPREAD_S

@@ -1,22 +1,22 @@
-"""Whether this host has room for another task, and what it lacks if not."""
+"""Decision whether this host has the resources for another task."""
 
 from typing import Final, NamedTuple
 
 from schemas.states import Lack
 
-# A task needs five descriptors and a few more for a moment; the rest keeps link and journal alive.
+# A task needs five descriptors and briefly a few more; the rest is for link and journal.
 FDS_PER_TASK: Final = 8
 FDS_RESERVED: Final = 24
-# From here on it is worth a line in the log.
+# Share of a bound from which on a warning is logged.
 WARN_SHARE: Final = 0.8
 MIB: Final = 1024 * 1024
 
 
 class Reading(NamedTuple):
-    """How things stand. disk_free: share of the file system that is free, 0 to 1.
+    """Measured resources. disk_free: free share of the file system, 0 to 1.
 
-    fds_free: descriptors that could still be opened. journal_fault: why the last write of the
-    journal failed, empty if it did not.
+    fds_free: descriptors that can still be opened. journal_fault: reason why the last write of the
+    journal failed, else empty.
     """
 
     spool_bytes: int = 0
@@ -26,14 +26,14 @@ class Reading(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """spool_bytes: output that may wait for the broker. disk_free: share that must stay free."""
+    """Limits. spool_bytes: output that may wait for the broker. disk_free: share, 0 to 1."""
 
     spool_bytes: int
     disk_free: float
 
 
 def lacks(reading: Reading, bounds: Bounds) -> dict[Lack, str]:
-    """What there is no room for, each with a sentence for a person; empty if all is well."""
+    """Return the resources that are short, each with a reason for people; else empty."""
     found: dict[Lack, str] = {}
     if reading.spool_bytes >= bounds.spool_bytes:
         kept, most = reading.spool_bytes // MIB, bounds.spool_bytes // MIB

@@ -1,4 +1,4 @@
-"""The book of attempts: what runs, what ended and waits for its release, what must not start."""
+"""The book of attempts: running ones, ended ones that wait for their release, refused ones."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -7,8 +7,8 @@ from typing import Final, NamedTuple
 
 from schemas.states import State
 
-# Cancelled before they came, or turned away. The oldest are forgotten first; by then their requests
-# are stale.
+# Bound of remembered refusals (cancelled before they came, or rejected). The oldest are evicted
+# first; by then their requests are stale.
 REFUSALS_KEPT: Final = 4096
 
 Key = tuple[str, int]
@@ -23,7 +23,7 @@ CANCELLED: Final = Refusal("attempt_stale", "cancelled before it came")
 
 
 class Phase(StrEnum):
-    """ACCEPTING: being journalled, or its program being loaded. RUNNING.
+    """ACCEPTING: being written to the journal, or its program being loaded. RUNNING.
 
     CLOSING: ended, output under way. ENDED: reported.
     """
@@ -35,9 +35,9 @@ class Phase(StrEnum):
 
 
 class Entry:
-    """One attempt. Times are Unix seconds, for people; `stop` is the state a stop will lead to.
+    """One attempt. Times are Unix seconds, for people; `stop` is the state after a requested stop.
 
-    kill_after_s: silence of the master that it may outlive, 0 for the usual.
+    kill_after_s: seconds of the master's silence that it may outlive; 0: the default.
     """
 
     __slots__ = (
@@ -85,7 +85,7 @@ class Entry:
         return self.command, self.attempt
 
     def ask_stop(self, state: State, reason: str) -> bool:
-        """Note why it shall end; the first reason stays. False if it has ended or was asked."""
+        """Request a stop; the first reason stays. False if it has ended or had a request."""
         if self.stop is not None or self.phase in {Phase.CLOSING, Phase.ENDED}:
             return False
         self.stop = state
@@ -94,7 +94,7 @@ class Entry:
 
 
 class TaskBook:
-    """All attempts that are not released. `slots` bounds those that hold one, not the book."""
+    """All attempts that are not released. `slots`: limit of attempts that hold a slot."""
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
@@ -120,7 +120,7 @@ class TaskBook:
         return entry.state if entry is not None else ""
 
     def refusal(self, command: str, attempt: int) -> Refusal | None:
-        """Why this attempt must not start; None if nothing was said against it."""
+        """Refusal of this attempt, which must not start; None without one."""
         return self._refused.get((command, attempt))
 
     def add(self, entry: Entry, *, holds_slot: bool) -> None:
@@ -129,23 +129,23 @@ class TaskBook:
         self._entries[entry.key] = entry
 
     def drop(self, entry: Entry) -> None:
-        """Forget an attempt: it was released, or never became one."""
+        """Remove an attempt that was released, or was never accepted."""
         self.free(entry)
         self._entries.pop(entry.key, None)
 
     def free(self, entry: Entry) -> None:
-        """Give its slot back; harmless if it holds none."""
+        """Give its slot back; idempotent."""
         self.running -= entry.holds_slot
         entry.holds_slot = False
 
     def refuse(self, command: str, attempt: int, why: Refusal = CANCELLED) -> None:
-        """Never start this attempt. The first reason stays: it may have been told."""
+        """Refuse to start this attempt. The first reason stays, since it may have been sent."""
         self._refused.setdefault((command, attempt), why)
         while len(self._refused) > REFUSALS_KEPT:
             self._refused.popitem(last=False)
 
     def active(self) -> list[Entry]:
-        """Those whose task runs or is about to."""
+        """Attempts whose task runs or is about to start."""
         return [
             entry
             for entry in self._entries.values()

@@ -1,6 +1,6 @@
-"""The launcher: a small process from which tasks begin, where the agent must not be their model.
+"""The launcher: a small process that tasks are cloned from, so they inherit nothing of the agent.
 
-It has what a task is to find: its umask, its place in the scheduler, no raised limits and no open
-files. Each program begins as a copy of it, born inside its control group where there are any, and
-becomes the user that tasks run as before it is loaded. The agent is its parent all the same.
+It has the umask, priority, limits and descriptors that a task gets. Each program starts as a clone
+of the launcher, inside its control group if the host has them, and changes to the user of tasks
+before exec. Its parent is the agent.
 """

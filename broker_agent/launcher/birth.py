@@ -1,10 +1,10 @@
-"""The launcher itself: takes orders from a socket, one child for each, until the socket ends.
+"""The launcher's process: reads orders from a socket and clones one child for each.
 
-order ─▶ clone ─▶ copy: becomes its user ─▶ its program is loaded ──▶ pid is told
-                      └─ cannot: says at which stage and why ──────▶ that is told
+order ─▶ clone ─▶ child: changes user ─▶ exec of its program ──────▶ answer: pid
+                      └─ failure ──────────────────────────────────▶ answer: stage and errno
 
-It stands still until the copy is a program: what it would write meanwhile had to be copied as well.
-Loads nothing but the standard library. It has one thread, so that a copy of it is whole.
+The launcher is suspended until the child has called exec, since each page that it wrote meanwhile
+would be copied. It loads only the standard library, and has one thread: a clone is complete.
 """
 
 import ctypes
@@ -23,9 +23,9 @@ from typing import Any, NoReturn
 from broker_agent.launcher.find import find
 
 ORDERS_FD = 3
-# bytes of the order; whether its control group is among the descriptors
+# Bytes of the order; whether its control group is among the descriptors.
 HEADER = struct.Struct("=I?")
-# pid, or 0; where it failed, if it did, and the number of the error
+# pid, or 0; stage of the failure, and its errno.
 BORN = struct.Struct("=iii")
 _FAILED = struct.Struct("=ii")
 NONE, CLONE, USER, LIMITS, FOLDER, NOT_FOUND, DENIED, LOAD = range(8)
@@ -38,7 +38,7 @@ _CLONE_INTO_CGROUP = 0x2_0000_0000
 _CLONE3 = 435
 _CLONE = {"x86_64": 56, "aarch64": 220}
 _ENOSYS, _EPERM = 38, 1
-# Holding the interpreter: nothing may happen between the copy and its first step.
+# PyDLL keeps the interpreter's lock: nothing may run between the clone and its first step.
 _libc = ctypes.PyDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
@@ -55,7 +55,7 @@ class _CloneArgs(ctypes.Structure):
 
 
 def _clone(cell: int) -> int:
-    """A copy of this process with the same parent; 0 in the copy. cell: a cgroup's folder, or -1.
+    """Clone this process with the same parent; 0 in the child. cell: a cgroup's descriptor, or -1.
 
     Raises OSError.
     """
@@ -63,7 +63,7 @@ def _clone(cell: int) -> int:
     wanted = _CloneArgs(flags=flags, cgroup=max(cell, 0))
     pid = int(_syscall(ctypes.c_long(_CLONE3), ctypes.byref(wanted), ctypes.sizeof(wanted)))
     if pid < 0 and cell < 0 and ctypes.get_errno() in {_ENOSYS, _EPERM}:
-        # Older containers refuse what they do not know.
+        # Older container runtimes refuse unknown system calls.
         number = _CLONE.get(os.uname().machine)
         if number is not None:
             told = (number, _CLONE_PARENT | _CLONE_VFORK, 0, 0, 0, 0)
@@ -75,7 +75,7 @@ def _clone(cell: int) -> int:
 
 
 class Manner:
-    """How each task begins. user: uid, gid and all groups, or None for that of this process.
+    """Start conditions of tasks. user: uid, gid and all groups, or None: the user of this process.
 
     limits: number of the resource, soft, hard.
     """
@@ -84,7 +84,7 @@ class Manner:
         self.user: tuple[int, int, list[int]] | None = told["user"]
         self.limits: list[tuple[int, int, int]] = told["limits"]
         os.umask(told["umask"])
-        # What Python ignores. Each step that a copy need not take is memory that is not copied.
+        # Python ignores SIGPIPE. Set it here once: each step of a clone copies memory.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
         _try(lambda: os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0)))
@@ -93,7 +93,7 @@ class Manner:
 
 
 def _try(step: Callable[[], object]) -> None:
-    """What only root may do is left as it is; `doctor` tells."""
+    """Run `step`; one that only root may do is skipped, and `doctor` reports it."""
     try:
         step()
     except OSError:
@@ -106,7 +106,7 @@ def _write(path: str, number: int) -> None:
 
 
 def _load(order: tuple[Any, ...], manner: Manner, files: list[int], report: int) -> NoReturn:
-    """In the copy: become the task, or say why not."""
+    """Exec the task in the clone, or report the failure."""
     argv, env, folder, cwd, path = order
     stage, number = USER, 0
     try:
@@ -116,7 +116,7 @@ def _load(order: tuple[Any, ...], manner: Manner, files: list[int], report: int)
         stage = LIMITS
         for kind, soft, hard in manner.limits:
             resource.setrlimit(kind, (soft, hard))
-        # As the agent: the way to the folder may be closed for the task's user.
+        # As the agent's user: the task's user may not be able to reach the folder.
         stage = FOLDER
         os.chdir(folder)
         stage = USER
@@ -132,7 +132,7 @@ def _load(order: tuple[Any, ...], manner: Manner, files: list[int], report: int)
             os.execve(program, argv, env)  # noqa: S606  (no shell, as ordered)
     except OSError as error:
         number = error.errno or 0
-    except BaseException:  # noqa: BLE001  a copy of the launcher must never go on as one
+    except BaseException:  # noqa: BLE001  a clone must never go on as a launcher
         number = 0
     try:
         os.write(report, _FAILED.pack(stage, number))
@@ -141,7 +141,7 @@ def _load(order: tuple[Any, ...], manner: Manner, files: list[int], report: int)
 
 
 def _become(uid: int, gid: int, groups: list[int]) -> None:
-    """Another user for good, with nothing left of the agent's rights."""
+    """Change to another user permanently, and drop all rights of the agent."""
     os.setgroups(groups)
     os.setresgid(gid, gid, gid)
     os.setresuid(uid, uid, uid)
@@ -190,14 +190,14 @@ def serve(orders: socket.socket, manner: Manner) -> None:
         try:
             orders.sendall(BORN.pack(pid, stage, number), socket.MSG_NOSIGNAL)
         except OSError:
-            # The agent is gone, and nobody else would ever end it.
+            # The agent is gone, and no other process would end the task.
             if pid:
                 _try(partial(os.kill, pid, signal.SIGKILL))
             return
 
 
 def _clone_somewhere(cell: int) -> int:
-    """In the cell if that can be done; without one the search through /proc is left."""
+    """Clone into the cell if possible; without a cell the task is found through /proc."""
     if cell >= 0:
         try:
             return _clone(cell)
@@ -207,7 +207,7 @@ def _clone_somewhere(cell: int) -> int:
 
 
 def _failure(failures: int) -> tuple[int, int]:
-    """What the last copy has said; it is a program by now, or gone."""
+    """Stage and errno that the last clone reported; 0, 0 if it has called exec or is gone."""
     try:
         stage, number = _FAILED.unpack(os.read(failures, _FAILED.size))
     except BlockingIOError:
@@ -216,7 +216,7 @@ def _failure(failures: int) -> tuple[int, int]:
 
 
 def main() -> None:
-    # Files and locks of whoever started the agent are not for tasks.
+    # Tasks must not inherit descriptors and locks of the agent's parent.
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  (no pathlib in a small process)
         if int(name) > ORDERS_FD:
             _try(partial(os.close, int(name)))

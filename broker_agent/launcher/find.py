@@ -1,14 +1,14 @@
 # ruff: noqa: PTH112, PTH113, PTH118
 # Text and os, not Path: this runs for every task.
-"""Where a program is, as a shell would look for it."""
+"""Lookup of a program as a shell does it."""
 
 import os
 
 
 def find(name: str, path: str, folder: str) -> tuple[bytes | None, bool]:
-    """The program `name` as a shell in `folder` finds it in `path`, for the user of this process.
+    """Find the program `name` as a shell in `folder` does in `path`, for the user of this process.
 
-    None if there is none; then also whether there is a file of that name that may not be run.
+    Returns its path, or None and whether a file of that name exists but may not be run.
     """
     if "/" in name:
         return os.fsencode(name), False

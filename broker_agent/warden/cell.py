@@ -1,7 +1,7 @@
-"""A task's control group: who is in it cannot leave it, and all of it is killed at one stroke.
+"""A task's control group (cell): its processes cannot leave it, and one write kills them all.
 
-Paths are those of cgroup v2 directories. A directory that is not there is no error: then the task
-has no cell, and its processes are found one by one.
+Paths name cgroup v2 directories. A missing directory is no error: then the task has no cell, and
+its processes are found through /proc.
 """
 
 import os
@@ -16,12 +16,12 @@ def members(path: str) -> list[int]:
 
 
 def kill(path: str) -> bool:
-    """Kill all that is in it and below, also what it starts meanwhile; False without a cell."""
+    """Kill all processes of the cell, also those started meanwhile; False without a cell."""
     return _write(f"{path}/cgroup.kill", b"1")
 
 
 def is_inhabited(path: str) -> bool:
-    """Whether anybody lives in it; zombies do not."""
+    """Whether the cell has processes other than zombies."""
     try:
         with open(f"{path}/cgroup.events", "rb") as file:  # noqa: PTH123
             return b"populated 1" in file.read()
@@ -30,7 +30,7 @@ def is_inhabited(path: str) -> bool:
 
 
 def remove(path: str) -> bool:
-    """True if it is gone; one that is inhabited stays."""
+    """Remove an empty cell; False if it still has processes."""
     try:
         os.rmdir(path)  # noqa: PTH106
     except FileNotFoundError:

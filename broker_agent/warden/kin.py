@@ -1,19 +1,19 @@
-"""Which processes a task consists of, and how to end exactly those. /proc is all it asks.
+"""Processes of a task, found in /proc, and signals to exactly these.
 
-A task is its first process, whoever shares its session or group, whoever carries its marks in the
-environment it was started with, and what any of these has started.
+A task consists of its first process, the members of that process's session and group, the processes
+with the task's marks in their initial environment, and the descendants of all these.
 """
 
 import os
 import signal
 
 _PROC = "/proc"
-# Kernel threads have no environment and belong to nobody.
+# Flag of kernel threads, which have no environment.
 _KERNEL = 2
 
 
 class Process:
-    """One line of /proc. start: in ticks since the boot, so that a number used again is noticed."""
+    """One process of /proc. start: ticks since the boot, which tell apart pids that are reused."""
 
     __slots__ = ("_marks", "group", "is_dead", "parent", "pid", "session", "start")
 
@@ -28,32 +28,32 @@ class Process:
 
     @property
     def marks(self) -> set[bytes]:
-        """What the environment it was started with says of the mesh. Read once, when needed."""
+        """Marks of the mesh in its initial environment. Read once, on demand."""
         if self._marks is None:
             self._marks = set() if self.parent == _KERNEL else read_marks(self.pid)
         return self._marks
 
 
 def see(pid: int) -> Process | None:
-    """A process as it is now; None if there is none, or it is gone while it is looked at."""
+    """Read one process; None if it does not exist, or ends meanwhile."""
     try:
         with open(f"{_PROC}/{pid}/stat", "rb") as file:  # noqa: PTH123  (called for every process)
             text = file.read().decode("latin-1")
     except OSError:
         return None
-    # The name, which comes second and in brackets, may hold anything.
+    # The second field, the name in brackets, may contain any character.
     fields = text.rpartition(")")[2].split()
     return Process(pid, fields) if len(fields) > 19 else None  # proc(5): the start is field 22
 
 
 def process_start(pid: int) -> int:
-    """When `pid` was started, in ticks since the boot; 0 if there is no such process."""
+    """Start time of `pid` in ticks since the boot; 0 if there is no such process."""
     process = see(pid)
     return process.start if process is not None else 0
 
 
 def look() -> dict[int, Process]:
-    """All processes that live, zombies left out."""
+    """Read all processes except zombies."""
     found: dict[int, Process] = {}
     for name in os.listdir(_PROC):  # noqa: PTH208  (names alone)
         if name.isdigit():
@@ -64,7 +64,7 @@ def look() -> dict[int, Process]:
 
 
 def read_marks(pid: int) -> set[bytes]:
-    """The `MESH_NAME=value` in the environment of a process; none if it cannot be asked."""
+    """Read the `MESH_NAME=value` in a process's environment; empty if it cannot be read."""
     try:
         with open(f"{_PROC}/{pid}/environ", "rb") as file:  # noqa: PTH123
             return {word for word in file.read().split(b"\0") if word.startswith(b"MESH_")}
@@ -73,7 +73,7 @@ def read_marks(pid: int) -> set[bytes]:
 
 
 def children(pid: int) -> list[int]:
-    """What `pid` has started or inherited, without a look at all processes; its dead as well."""
+    """Children of `pid`, adopted ones and zombies included, without a scan of all processes."""
     found: list[int] = []
     try:
         for thread in os.listdir(f"{_PROC}/{pid}/task"):  # noqa: PTH208
@@ -87,10 +87,10 @@ def children(pid: int) -> list[int]:
 def kin(
     seen: dict[int, Process], leader: int, start: int, marks: set[bytes], spare: set[int]
 ) -> list[Process]:
-    """All living processes of one task.
+    """All live processes of one task.
 
-    start: when `leader` was started; 0 if that is not known, and then the leader is known by its
-    marks alone. spare: never among them, nor what they started, unless it is a task's own.
+    start: start time of `leader` in ticks; 0: unknown, the leader is then found by its marks alone.
+    spare: processes that are left out with their descendants, except the task's own.
     """
     own = start and (leader not in seen or seen[leader].start == start)
     members = {
@@ -125,13 +125,13 @@ def _add_descendants(seen: dict[int, Process], members: set[int], spare: set[int
 
 
 def send(process: Process, number: int) -> bool:
-    """Signal exactly this process, not one that has got its number since; False if it is gone."""
+    """Signal exactly this process, never one that reuses its pid; False if it is gone."""
     try:
         handle = os.pidfd_open(process.pid)
     except ProcessLookupError:
         return False
     except OSError:
-        # No descriptor is left: the gap between look and blow is as short as it can be made.
+        # No descriptor is free for a pidfd: keep the race between check and signal short.
         return process_start(process.pid) == process.start and _kill(process.pid, number)
     try:
         if process_start(process.pid) != process.start:

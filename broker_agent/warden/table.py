@@ -1,16 +1,16 @@
-"""What the agent tells its warden: a table in memory that both hold, written by the agent alone.
+"""Table of tasks in memory that agent and warden share; the agent alone writes it.
 
-A task is entered when it is started and cleared when it has ended. Nobody is woken by that: the
-warden reads the table when a deadline may have come. The table outlives the agent.
+A task is entered at its start and cleared at its end. Neither wakes the warden, which reads the
+table when a deadline may have passed. The table outlives the agent.
 
-A record is written state last and cleared state first. A reader that comes in between sees a free
-record, or one whose process no longer is what it says, which the warden checks before it acts.
+A record is written state last and cleared state first. A concurrent reader sees a free record, or
+one with a process that differs from the record, which the warden checks before it acts.
 """
 
 import os
 import struct
 
-# renewed_at, grace_s, slack_s, tick_s, is_over, used: how many places were ever taken
+# renewed_at, grace_s, slack_s, tick_s, is_over, used: number of places ever taken
 _HEADER = struct.Struct("=ddddqq")
 # pid, start, after_s, kill_at, name, state
 _RECORD = struct.Struct("=qqdd80sq")
@@ -21,11 +21,11 @@ NEVER = -1.0
 
 
 class Record:
-    """One task. Times are readings of the clock that goes on while the host is suspended.
+    """One task. Times are readings of the monotonic clock, in seconds.
 
-    name: `<command>.<attempt>`. pid: 0 until it has begun. start: of the process, 0 while it is not
-    known. after_s: how long after the lease was renewed last it must be ended. kill_at: when what
-    the agent has asked to end must be killed, 0 if it was not asked.
+    name: `<command>.<attempt>`. pid: 0 before its start. start: of the process, in ticks; 0:
+    unknown. after_s: seconds from the last renewal of the lease to the task's deadline. kill_at:
+    time of the KILL after a stop by the agent; 0: no stop.
     """
 
     __slots__ = ("after_s", "kill_at", "name", "pid", "slot", "start")
@@ -44,13 +44,13 @@ class Record:
 
     @property
     def marks(self) -> set[bytes]:
-        """What the environment of each of its processes began with."""
+        """Marks in the initial environment of each of its processes."""
         command, _, attempt = self.name.rpartition(".")
         return {f"MESH_COMMAND={command}".encode(), f"MESH_ATTEMPT={attempt}".encode()}
 
 
 class View:
-    """The table as it was when it was read."""
+    """Copy of the table at one moment."""
 
     __slots__ = ("grace_s", "is_over", "records", "renewed_at", "slack_s", "tick_s")
 
@@ -81,14 +81,14 @@ def _read(data: bytes, at: int) -> Record | None:
 
 
 def read_table(fd: int) -> View:
-    """Only as much of it as was ever used: an agent may have a hundred thousand slots."""
+    """Read the part that was ever used: an agent may have a hundred thousand slots."""
     header = os.pread(fd, _HEADER_BYTES, 0)
     used = _HEADER.unpack_from(header)[5]
     return View(header + os.pread(fd, used * _RECORD.size, _HEADER_BYTES))
 
 
 class Table:
-    """The agent's side. `fd` is to be inherited by the warden."""
+    """The agent's side of the table. The warden inherits `fd`."""
 
     def __init__(self, slots: int) -> None:
         self.fd = os.memfd_create("warden", os.MFD_CLOEXEC)
@@ -103,18 +103,18 @@ class Table:
         return len(self._taken)
 
     def renew(self, renewed_at: float, *, grace_s: float, slack_s: float, tick_s: float) -> None:
-        """The lease and what goes with it; costs nothing if it is as it was."""
+        """Write the lease and its timers; no write if nothing has changed."""
         header = (renewed_at, grace_s, slack_s, tick_s)
         if header != self._header:
             self._header = header
             self._write_header()
 
     def end(self) -> None:
-        """The agent ends in good order: nothing is left for the warden to do."""
+        """Note the orderly end of the agent: the warden has no tasks to end."""
         self._write_header(is_over=True)
 
     def enter(self, name: str, after_s: float) -> int:
-        """Enter a task; the number is its place until `clear`. -1 if there is no place left."""
+        """Enter a task; returns its place, valid until `clear`, or -1 if the table is full."""
         if not self._free:
             return -1
         slot = self._free.pop()

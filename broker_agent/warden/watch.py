@@ -1,11 +1,10 @@
-"""The warden itself: reads the table, waits for deadlines, ends what has outlived its own.
+"""The warden's process: reads the table, waits for deadlines, ends tasks that have passed them.
 
-    agent lives ──▶ wakes now and then, looks at a clock, sleeps
-    agent hangs ──▶ its tasks end at their deadlines all the same
-    agent is gone ─▶ the same, and then this process ends too
+    agent lives ──▶ the warden wakes now and then, reads the clock, sleeps
+    agent hangs ──▶ the warden ends its tasks at their deadlines
+    agent is gone ─▶ the same, and then the warden ends too
 
-It is no parent of the tasks and of nobody: when it dies, nothing happens but that the agent starts
-another one.
+The warden has no children. When the warden dies, the agent starts another one, and no task notices.
 """
 
 import os
@@ -20,10 +19,10 @@ from broker_agent.warden.kin import Process, kin, look, send
 from broker_agent.warden.table import NEVER, Record, View, read_table
 
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-# How often it looks at what it has killed, or whether what a dead agent left still lives.
+# Interval of looks at killed tasks, and at the tasks of an agent that is gone.
 _AGAIN_S = 0.5
-# A program that was just being started when the agent died is looked for until so long after it
-# would have been killed: its loading goes on without the agent.
+# Time after its KILL for which a program that was being started when the agent died is looked for:
+# its start goes on without the agent.
 _UNBORN_S = 2.0
 _LOG_MAX_BYTES = 64 * 1024
 TABLE_FD = 3
@@ -31,7 +30,7 @@ LIFE_FD = 0
 
 
 def term_at(view: View, record: Record) -> float:
-    """When a task is asked to end. The agent does it first: a program is not to be asked twice."""
+    """Time of the warden's TERM, after that of the agent: a program gets one TERM."""
     if view.renewed_at == NEVER:
         return 0.0
     return view.renewed_at + record.after_s + view.slack_s
@@ -43,13 +42,13 @@ def kill_at(view: View, record: Record) -> float:
 
 
 class Watch:
-    """Decides. `asked`: the tasks that were asked to end, by it or by the agent."""
+    """Decisions of the warden. `asked`: tasks that got TERM, from the warden or the agent."""
 
     def __init__(self) -> None:
         self._asked: set[tuple[int, str]] = set()
 
     def due(self, view: View, now: float) -> list[tuple[Record, int]]:
-        """What is to be signalled now, and how."""
+        """Tasks to be signalled now, each with the number of the signal."""
         self._asked &= {record.key for record in view.records}
         found: list[tuple[Record, int]] = []
         for record in view.records:
@@ -65,7 +64,7 @@ class Watch:
         return found
 
     def pause_s(self, view: View, now: float, *, is_orphaned: bool) -> float:
-        """How long nothing needs to be looked at. Without tasks only the agent's end matters."""
+        """Seconds until the next look. Without tasks only the agent's end wakes the warden."""
         pause_s = view.tick_s
         for record in view.records:
             next_at = kill_at(view, record)
@@ -76,7 +75,7 @@ class Watch:
 
 
 class Warden:
-    """Acts. cells: how the path of each task's control group begins. spare: the agent."""
+    """Acts on the decisions. cells: path prefix of the control groups. spare: pid of the agent."""
 
     def __init__(self, mark: str, cells: str, spare: int, log_path: str) -> None:
         self._mark = mark.encode()
@@ -88,7 +87,7 @@ class Warden:
 
     def run(self) -> None:
         poll = select.poll()
-        poll.register(LIFE_FD, 0)  # its end is reported without being asked for
+        poll.register(LIFE_FD, 0)  # poll always reports the hang-up
         is_orphaned = False
         pause_s = 0.0
         while True:
@@ -113,7 +112,7 @@ class Warden:
         return kin(seen, record.pid, record.start, record.marks | {self._mark}, self._spare)
 
     def _living(self, view: View, now: float) -> list[Record]:
-        """The tasks of which anything lives, or may yet; nobody enters a task any more."""
+        """Tasks with live processes, or with a start under way. The agent enters no more tasks."""
         if not view.records:
             return []
         seen = look()
@@ -144,11 +143,11 @@ class Warden:
             self._note(f"{record.name}: sent signal {number} to {sent} processes")
 
     def _note(self, text: str) -> None:
-        """One line in a file of the agent's folder: the agent's own log may be gone."""
+        """Write one line to a file in the agent's folder: the agent's own log may be gone."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-            # A pipe in its place, which a task may have put there, must not hold us up.
+            # A task may have put a pipe in its place, which must not block the warden.
             fd = os.open(self._log_path, flags | os.O_NONBLOCK, 0o600)
             try:
                 found = os.fstat(fd)
@@ -161,9 +160,9 @@ class Warden:
 
 
 def main(arguments: list[str]) -> None:
-    """mark, start of the cells' paths (or empty), pid of the agent, path of the log."""
+    """arguments: mark, path prefix of the cells (or empty), pid of the agent, path of the log."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # who ends an agent's group means the agent
+        signal.signal(number, signal.SIG_IGN)  # a signal to the agent's group is for the agent
     os.chdir("/")
     mark, cells, agent, log_path = arguments[:4]
     Warden(mark, cells, int(agent), log_path).run()
