@@ -28,6 +28,11 @@ _RETRY_CAP_S: Final = 2.0
 UNPROVED: Final = "connection_unproved"
 _UNPROVED_TRIES: Final = 5
 
+# For a broker that answers while nobody behind it does.
+NO_MASTER: Final = (
+    "start the master: broker-master serve --state-dir D; if it runs, see its log and whether"
+    " its /readyz answers 200"
+)
 _PASSING: Final = frozenset({"master_starting", "store_unavailable", UNPROVED})
 
 _FAMILIES: Final[dict[str, type[MeshError]]] = {
@@ -97,7 +102,9 @@ class Asker:
         try:
             return await self.link.request(subject, payload, timeout_s, tracing.headers())
         except NoResponders as error:
-            raise Unreachable("no_answer", "no master is listening", effect="none") from error
+            raise Unreachable(
+                "no_answer", "no master is listening", effect="none", advice=NO_MASTER
+            ) from error
         except Unreachable as error:
             refused = self.link.last_permission_error
             if error.code == "no_answer" and refused and subject in refused:

@@ -126,7 +126,12 @@ FAULTS: Final[dict[str, FaultKind]] = {
         503, "later", 75, "see `mesh doctor`: the broker stores nothing"
     ),
     "store_full": FaultKind(507, "later", 75, "give the broker more disk, or raise its limits"),
-    "broker_unreachable": FaultKind(503, "later", 7, "is the broker up, and its address right?"),
+    "broker_unreachable": FaultKind(
+        503,
+        "later",
+        7,
+        "start the master, which starts its broker, or see its log and /readyz; else the address",
+    ),
     "not_ready": FaultKind(503, "later", 7, "is it started, and its broker up? see its log"),
     "credentials_rejected": FaultKind(
         403,
@@ -191,14 +196,18 @@ class MeshError(Exception):
 
     code: an entry of `FAULTS`. message: what and which, lower case, with the ids.
     effect: whether what was asked for may have happened all the same.
+    advice: what to do, from whoever knows the cause; else what `FAULTS` says for the code.
     """
 
     effect: Effect = "none"
 
-    def __init__(self, code: str, message: str, *, effect: Effect | None = None) -> None:
+    def __init__(
+        self, code: str, message: str, *, effect: Effect | None = None, advice: str = ""
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.advice = advice or self.kind.advice
         if effect is not None:
             self.effect = effect
 
@@ -225,12 +234,12 @@ class MeshError(Exception):
             code=self.code,
             message=self.message,
             retry=self.retry,
-            advice=self.kind.advice,
+            advice=self.advice,
         )
 
     @classmethod
     def from_body(cls, body: "FaultBody") -> Self:
-        return cls(body.code, body.message)
+        return cls(body.code, body.message, advice=body.advice)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.code})"

@@ -76,7 +76,7 @@ def _run(name: str, command: Callable[[], object]) -> int:
 def _fail(name: str, error: MeshError) -> int:
     with contextlib.suppress(OSError):  # `settle_output` meets it again
         sys.stdout.flush()  # what was printed comes before why there is no more
-    tell(f"{name}: {error}; {error.kind.advice}\n")
+    tell(f"{name}: {error}; {error.advice}\n")
     return error.kind.exit_code
 
 

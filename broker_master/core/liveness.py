@@ -68,6 +68,7 @@ class Presence(msgspec.Struct, kw_only=True):
     unstable_until: wall time until which it counts as one that comes and goes. took_s: when it last
     took work, or a probe. stuck: it beats, but takes none. lacks: what it has no room in, with its
     own sentence for each; taken slots are none of these, the dispatcher counts them.
+    is_moving: it arrives in another group, so that its next handshake is no sign of instability.
     obeys: the epoch of a newer master that it has obeyed, 0 if there is none. actions: what it can
     run. addresses: the digest of those under which it looks for brokers, empty if it does not say.
     """
@@ -111,6 +112,7 @@ class Presence(msgspec.Struct, kw_only=True):
     unstable_until: float = 0.0
     took_s: float = 0.0
     stuck: bool = False
+    is_moving: bool = False
     obeys: int = 0
     actions: frozenset[str] = COMMON
     addresses: str = ""
@@ -286,7 +288,9 @@ class Roster:
         presence.heard_s, presence.heard_at = now_s, at
         presence.liveness, presence.since, presence.silence = Liveness.LIVE, at, Silence.NONE
         presence.stuck, presence.took_s = False, now_s
-        presence.note_change(at)
+        if not presence.is_moving:
+            presence.note_change(at)
+        presence.is_moving = False
         return [Change(agent, "returned")]
 
     def on_took(self, agent: str, *, now_s: float, at: float) -> list[Change]:

@@ -76,13 +76,19 @@ class Case(NamedTuple):
     def certificate_ended_at(self) -> float:
         """When the certificate in use ended; 0 while it holds, and where there is none."""
         certificate = current_certificate(self.entry, self.seen)
-        ended = certificate is not None and certificate.not_after <= self.at
-        return certificate.not_after if certificate is not None and ended else 0.0
+        if certificate is None or certificate.not_after > self.at:
+            return 0.0
+        return certificate.not_after
+
+    @property
+    def token_ends_at(self) -> float:
+        """When an unused activation token ends, or has ended; 0 where there is none."""
+        token = self.entry.token
+        return 0.0 if token is None or token.used_key else token.expires_at
 
     @property
     def has_open_token(self) -> bool:
-        token = self.entry.token
-        return token is not None and not token.used_key and token.expires_at > self.at
+        return self.token_ends_at > self.at
 
     @property
     def slots(self) -> int:
@@ -203,15 +209,12 @@ _AWAITING: Final = (
     Row(
         Cause.TOKEN_OPEN,
         lambda c: c.has_open_token,
-        lambda c: (
-            "its activation token is open until"
-            f" {rfc3339(c.entry.token.expires_at if c.entry.token else 0.0)}"
-        ),
+        lambda c: f"its activation token is open until {rfc3339(c.token_ends_at)}",
         _says("use it: broker-agent setup"),
     ),
     Row(
         Cause.TOKEN_EXPIRED,
-        lambda c: c.entry.token is not None and not c.entry.token.used_key,
+        lambda c: c.token_ends_at > 0,
         _says("its activation token has expired"),
         _token,
     ),
@@ -285,19 +288,19 @@ _NO_RESPONSE: Final = (
     ),
     Row(
         Cause.SHUT_DOWN,
-        lambda c: not c.is_live and c.seen.silence is Silence.SHUT_DOWN,
+        lambda c: c.seen.silence is Silence.SHUT_DOWN,
         _says("shut down"),
         _says("active again once it is started"),
     ),
     Row(
         Cause.LOST,
-        lambda c: not c.is_live and c.seen.silence is Silence.LOST,
+        lambda c: c.seen.silence is Silence.LOST,
         lambda c: f"lost: no beat for {c.seen.silent_for_s:g} s",
         _says("active again once it is started"),
     ),
     Row(
         Cause.UNHEARD,
-        lambda c: not c.is_live and c.seen.silence is Silence.UNHEARD,
+        lambda c: c.seen.silence is Silence.UNHEARD,
         _says("not heard since the master started"),
         _until_given_up,
     ),
@@ -382,7 +385,7 @@ def _first(status: AgentStatus, case: Case) -> Standing:
 
 def current_certificate(entry: AgentEntry, presence: Presence | None) -> CertificateEntry | None:
     """The certificate in use, or else the newest that was confirmed."""
-    if presence is not None and presence.certificate_serial:
+    if presence is not None:
         for certificate in reversed(entry.certificates):
             if certificate.serial == presence.certificate_serial:
                 return certificate

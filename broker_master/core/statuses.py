@@ -173,18 +173,17 @@ def _began(standing: Standing) -> float:
     entry, seen = standing.case.entry, standing.case.seen
     if standing.status is AgentStatus.AWAITING_SETUP:
         return entry.created_at
-    return seen.since or entry.created_at
+    return seen.since
 
 
 def _past(kept: _Kept, presence: Presence) -> Past:
-    is_silent = presence.silence not in (Silence.NONE, Silence.UNHEARD)
     return Past(
         status=kept.status,
         since=kept.since,
         created_at=kept.created_at,
         incarnation=kept.incarnation if kept.is_past else presence.incarnation,
-        silence=presence.silence if is_silent else Silence.NONE,
-        silent_since=presence.since if is_silent else 0.0,
+        silence=Silence.NONE if presence.silence is Silence.UNHEARD else presence.silence,
+        silent_since=presence.since,
         silent_for_s=presence.silent_for_s,
         heard_at=presence.heard_at,
     )

@@ -314,7 +314,7 @@ class PresenceService:
             return
         presence = self._plane.roster.get(up.agent)
         if presence is not None:
-            presence.group = up.group
+            presence.group, presence.is_moving = up.group, True
             self.sync_member(presence)
         log.info("agent_moved", agent=up.agent, from_group=before, group=up.group)
         for group in (before, up.group):

@@ -54,6 +54,12 @@ class Standing:
 
     def _waits_for(self, group: str, agent: str, tags: Tags) -> str:
         whom = agent or f"an agent of {group}"
+        pool = self._plane.dispatcher.pool(group)
+        if pool.is_full and self.is_ready(group, agent, tags):
+            return (
+                f"waits for a command of group {group} to end: its limit of"
+                f" {pool.policy.limit} at once is reached"
+            )
         if self.is_ready(group, agent, tags):
             return f"waits for a free slot of {whom}"
         obstacle = self.obstacle(group, agent, tags)

@@ -51,9 +51,21 @@ class Terms:
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()
         while True:
-            await asyncio.sleep(self._plane.timers.beat_s)
+            await asyncio.sleep(self._until_look_s())
             if self._plane.link.is_connected:
                 await self._look()
+
+    def _until_look_s(self) -> float:
+        """A beat, or until the next pause ends: it ends at the moment that was said."""
+        plane = self._plane
+        now, beat_s = plane.clock.now(), plane.timers.beat_s
+        ends = (
+            entry.admin_term.until - now
+            for entry in plane.registry.agents.values()
+            if entry.admin == Admin.PAUSED
+        )
+        # One that is due already could not be ended just now: it waits for the next beat.
+        return min((left_s for left_s in ends if 0 < left_s < beat_s), default=beat_s)
 
     async def _look(self) -> None:
         """What is due, as far as the broker takes it; the rest is due at the next look."""
@@ -78,6 +90,8 @@ class Terms:
         if admin.is_pause_over(entry, at=at):
             await self.change(entry.name, lambda current: admin.end_pause(current, at=at))
             log.info("pause_ended", agent=entry.name, by=entry.admin_by)
+            said_by = f", set by {entry.admin_by}" if entry.admin_by else ""
+            plane.note("agent.enable", entry.name, detail=f"its pause is over{said_by}")
             return True
         presence = plane.roster.get(entry.name)
         if plane.judge(entry).cause is Cause.MOVING:

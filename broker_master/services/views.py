@@ -72,7 +72,7 @@ class Views:
             liveness=presence.liveness if presence else Liveness.NEVER,
             certificate=_certificate(certificate, presence, at) if certificate else None,
             details=_details(entry.name, presence),
-            running=presence.running if presence else 0,
+            running=tasks_left,
             slots=presence.slots if presence else 0,
             badges=badges(presence, at=at),
             last_beat_at=rfc3339_or_none(presence.heard_at) if presence else None,

@@ -58,7 +58,7 @@ class Findings(list[Finding]):
         try:
             found, value = how(needed)
         except MeshError as error:
-            self.note(check, "failed", error.message, error.code, error.kind.advice)
+            self.note(check, "failed", error.message, error.code, error.advice)
         except Trouble as trouble:
             self.note(check, trouble.state, trouble.found, trouble.cause, trouble.cure)
         else:

@@ -5,16 +5,18 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from broker_client.asking import is_passing
 from broker_client.cli.outcomes import INTERRUPTED
+from broker_client.cli.run.waits import told
 from broker_client.cli.screen.report import say
 from broker_client.cli.screen.sinks import Sink, Writer
 from schemas.faults import MeshError
 from schemas.messages.facts import CommandRecord
-from schemas.states import State
+from schemas.states import TERMINAL
 
 if TYPE_CHECKING:
     from broker_client.api import MeshClient
@@ -26,7 +28,7 @@ T = TypeVar("T")
 QUICK_S: Final = 0.15
 # How long the result may come after the last byte before it is asked for.
 PUSH_S: Final = 1.0
-# After this long without an agent a person is told what it waits for.
+# So often a person is told if it waits, and what for.
 PATIENCE_S: Final = 2.0
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -141,14 +143,25 @@ async def _cancel(mesh: "MeshClient", command: str) -> None:
 
 
 async def _tell_why_it_waits(mesh: "MeshClient", command: str) -> None:
-    """Nothing is said where nobody reads it: a script has its exit code."""
+    """Says each new reason for which the command does not go on, and that it goes on again.
+
+    Nothing is said where nobody reads it: a script has its exit code.
+    """
     if not sys.stderr.isatty():
         return
-    await asyncio.sleep(PATIENCE_S)
-    with contextlib.suppress(MeshError):
-        record = await mesh.show(command)
-        if record.state == State.QUEUED:
-            say(f"{command} is queued: {record.reason or 'no agent is free'}")
+    said = ""
+    while True:
+        await asyncio.sleep(PATIENCE_S)
+        with contextlib.suppress(MeshError):
+            record = await mesh.show(command)
+            if record.state in TERMINAL:
+                return
+            kind = record.state if told(record) else ""
+            if kind and kind != said:
+                say(told(record, time.time()))
+            elif said and not kind:
+                say(f"{command} is {record.state}")
+            said = kind
 
 
 @contextlib.contextmanager

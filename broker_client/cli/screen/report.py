@@ -289,7 +289,7 @@ def print_submitted(id: str, answer: msgspec.Struct, output: Form) -> None:
 def print_fault(error: MeshError, output: Form) -> int:
     """Say what went wrong, which, and what to do about it; returns the exit code."""
     return _print_problem(
-        error.code, error.message, error.kind.advice, error.retry, error.kind.exit_code, output
+        error.code, error.message, error.advice, error.retry, error.kind.exit_code, output
     )
 
 

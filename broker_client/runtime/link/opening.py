@@ -64,6 +64,7 @@ def opening_fault(endpoint: Endpoint, error: Exception) -> MeshError:
             "broker_unreachable",
             f"{endpoint.url}: its certificate is not trusted: {error.verify_message}",
             effect="none",
+            advice="use an address that the mesh was made for, and the ca.pem of this mesh",
         )
     else:
         text = describe(error)

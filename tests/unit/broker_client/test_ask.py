@@ -4,6 +4,9 @@ import msgspec
 import pytest
 
 from broker_client.api import MeshClient
+from broker_client.asking import Asker
+from broker_client.runtime.link import NoResponders
+from schemas.faults import Unreachable
 from schemas.messages.api import AgentRecord, Done, NameQuery
 from schemas.verbs import AGENT_ENABLE, AGENT_SHOW
 
@@ -50,3 +53,17 @@ async def test_verb_of_a_newer_mesh_is_asked_by_its_names(client: MeshClient) ->
 async def test_half_of_one_form_and_half_of_the_other_is_a_mistake(client: MeshClient) -> None:
     with pytest.raises(TypeError, match=r"ask\(VERB, request\)"):
         await cast("Any", client).ask("agent", NameQuery(name="web-1"))
+
+
+async def test_broker_without_a_master_is_told_with_the_way_to_start_one() -> None:
+    class Alone:
+        async def request(self, *_: object) -> None:
+            raise NoResponders("no_answer", "nobody listens there")
+
+    asker = Asker.__new__(Asker)
+    asker.link, asker.role, asker.name = cast("Any", Alone()), "operator", "ann"
+    with pytest.raises(Unreachable) as caught:
+        await asker._send("agent", "list", b"", 1.0)
+    assert (caught.value.message, caught.value.effect) == ("no master is listening", "none")
+    for word in ("broker-master serve", "log", "/readyz"):
+        assert word in caught.value.advice

@@ -62,3 +62,13 @@ def test_family_says_whether_it_may_have_happened(family: type[MeshError], effec
     assert family("internal", "m").effect == effect
     assert family("internal", "m", effect="done").effect == "done"
     assert family("internal", "m").effect == effect
+
+
+def test_advice_of_whoever_knows_the_cause_goes_before_that_of_the_code_and_travels() -> None:
+    plain = Refused("no_answer", "nothing")
+    assert plain.advice == FAULTS["no_answer"].advice
+    told = Refused("no_answer", "no master is listening", advice="start the master")
+    assert told.body().advice == "start the master"
+    assert Refused.from_body(told.body()).advice == "start the master"
+    older = FaultBody(code="no_answer", message="nothing")
+    assert Refused.from_body(older).advice == FAULTS["no_answer"].advice

@@ -319,3 +319,14 @@ def test_several_agents_are_judged_apart() -> None:
     changes = watch.roster.tick(now_s=watch.clock.elapsed(), at=watch.clock.now())
     assert changes == [Change("web-2", "suspected")]
     assert other.liveness is Liveness.SILENT
+
+
+def test_agent_that_comes_and_goes_is_unstable_and_one_that_is_moved_is_not() -> None:
+    for moves, is_unstable in ((False, True), (True, False)):
+        watch = Watch()
+        for number in range(4):
+            watch.agent.is_moving = moves
+            watch.clock.advance(1)
+            assert watch.handshake(f"i{number}")[-1] == "returned"
+            assert not watch.agent.is_moving, "the next handshake counts again"
+        assert watch.agent.is_unstable(watch.clock.now()) is is_unstable

@@ -120,8 +120,16 @@ def test_agent_that_was_started_anew_meanwhile_is_active_since_then() -> None:
     second = Master(first, at=2000.0)
     second.judge(2000.0)
     second.lives(2002.0, "i2")
+    stored = second.statuses.changes
     assert second.judge(2002.0) == (AgentStatus.ACTIVE, Cause.READY, 2002.0)
     assert not second.told
+    assert second.statuses.changes == stored + 1
+    second.lives(2003.0, "i3")
+    assert second.judge(2003.0)[2] == 2002.0, "no status has changed that this master has seen"
+    third = Master(second, at=3000.0)
+    third.judge(3000.0)
+    third.lives(3001.0, "i3")
+    assert third.judge(3001.0)[2] == 2002.0, "it is still the same process"
 
 
 def test_agent_that_the_new_master_never_hears_goes_with_a_change() -> None:
@@ -153,6 +161,19 @@ def test_silence_keeps_its_cause_since_and_last_beat_across_two_restarts() -> No
             assert master.seen.silent_for_s == 10.0
             assert not master.seen.given_up, "tasks are judged by the new master's own clock"
         assert not master.told
+
+
+def test_silence_that_follows_another_fault_is_no_new_status_to_a_successor() -> None:
+    first = Master()
+    first.lives(1001.0)
+    first.judge(1001.0)
+    first.seen.stuck = True
+    assert first.judge(1005.0) == (AgentStatus.NO_RESPONSE, Cause.STUCK, 1005.0)
+    first.falls_silent(1010.0)
+    assert first.judge(1010.0) == (AgentStatus.NO_RESPONSE, Cause.NO_BEAT, 1005.0)
+    second = Master(first, at=2000.0)
+    assert second.judge(2000.0) == (AgentStatus.NO_RESPONSE, Cause.NO_BEAT, 1005.0)
+    assert second.seen.since == 1010.0
 
 
 def test_master_that_hears_nobody_leaves_to_the_next_what_it_was_told() -> None:

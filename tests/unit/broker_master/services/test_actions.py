@@ -1,6 +1,7 @@
 """Agents are chosen by the actions that they have announced."""
 
 from broker_master.services.standing import Standing
+from schemas.messages.registry import Policy
 from schemas.states import State
 from tests.unit.broker_master.stage import Stage, states
 
@@ -32,3 +33,18 @@ async def test_actions_are_forgotten_with_the_incarnation_that_had_them() -> Non
     await stage.hello("web-1", actions=["sleep"])
     await stage.hello("web-1", incarnation="i2")
     assert states(await stage.submit(action="sleep")) == [State.QUEUED]
+
+
+async def test_command_that_the_limit_of_its_group_holds_back_says_so() -> None:
+    stage = Stage("web-1")
+    await stage.hello("web-1")
+    stage.plane.dispatcher.set_policy("web", Policy(limit=1))
+    await stage.submit("first")
+    waiting = await stage.submit("second")
+    assert states(waiting) == [State.QUEUED]
+    waits_for = Standing(stage.plane).waits_for(waiting.accepted)
+    assert waits_for == (
+        "waits for a command of group web to end: its limit of 1 at once is reached"
+    )
+    stage.plane.dispatcher.set_policy("web", Policy())
+    assert Standing(stage.plane).waits_for(waiting.accepted).startswith("waits for a free slot")

@@ -2,7 +2,7 @@
 
 from broker_master.services.views import Views
 from tests.fake_clock import FakeClock
-from tests.planes import add_agent, add_group, make_plane
+from tests.planes import add_agent, add_group, connect, make_plane
 
 
 def test_groups_seen_together_are_as_each_seen_alone() -> None:
@@ -18,3 +18,14 @@ def test_groups_seen_together_are_as_each_seen_alone() -> None:
     assert [sum(group.agents.values()) for group in together] == [2, 0, 2]
     assert together[0].agents["awaiting_setup"] >= 1
     assert together[1].reason == "no agents"
+
+
+def test_running_is_counted_from_the_book_not_from_the_last_beat() -> None:
+    plane = make_plane(FakeClock())
+    add_group(plane, "web")
+    entry = add_agent(plane, "web-1", "web")
+    connect(plane, "web-1")  # its beat says 3
+    plane.dispatcher.set_member("web", "web-1", slots=8, ready=True)
+    assert Views(plane).agent(entry).running == 0
+    plane.dispatcher.take("web-1")
+    assert Views(plane).agent(entry).running == 1

@@ -1,0 +1,32 @@
+"""What a person who follows a command is told while nothing of it arrives, and why."""
+
+from typing import Final
+
+from broker_client.cli.screen.tables import in_local_time
+from schemas.messages.facts import CommandRecord
+from schemas.states import State
+
+_WAITS: Final = frozenset({State.QUEUED, State.UNKNOWN, State.STOPPING})
+# Transmissions of one attempt: the second one means that the first was not acknowledged.
+_SENT_AGAIN: Final = 2
+
+
+def told(record: CommandRecord, now: float | None = None) -> str:
+    """One line on why a command does not go on and what happens next; empty while it does.
+
+    now: unix time, for how long it is until then. Reason and next step are the master's own words.
+    """
+    state = record.state
+    if state in _WAITS:
+        since = f" since {record.since}" if state == State.UNKNOWN and record.since else ""
+        return _line(record, f"is {state}{since}", record.reason or "no agent is free", now)
+    if state == State.SENT and record.attempts and record.attempts[-1].sent >= _SENT_AGAIN:
+        attempt = record.attempts[-1]
+        why = f"{attempt.agent} has acknowledged none of {attempt.sent} transmissions"
+        return _line(record, "is not acknowledged", why, now)
+    return ""
+
+
+def _line(record: CommandRecord, what: str, why: str, now: float | None) -> str:
+    then = f"; {record.next}" if record.next else ""
+    return in_local_time(f"{record.id} {what}: {why}{then}", now)
