@@ -15,6 +15,7 @@ import pytest
 import pytest_asyncio
 
 from tests.harness import FAST_TIMERS, MeshProcesses, program
+from tests.interrupts import LONG, storm
 from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
@@ -326,6 +327,14 @@ async def test_watched_list_is_shown_again_until_interrupted(mesh: MeshProcesses
             pass
     process.send_signal(signal.SIGINT)
     assert (await ended(process))[0] == 130
+
+
+@pytest.mark.parametrize("name", LONG)
+async def test_ctrl_c_ends_what_runs_long_at_any_moment(mesh: MeshProcesses, name: str) -> None:
+    """A few moments of each; the chaos suite tries a hundred and more."""
+    if name in {"wait", "logs"}:
+        await mesh.cli("run", "--group", "web", "--detach", "--id", "endless", "--", "sleep", "999")
+    await storm(mesh, name, rounds=3, seed=2)
 
 
 async def test_doctor_finds_nothing_wrong_here_and_a_closed_port_there(

@@ -1,0 +1,29 @@
+"""Ctrl-C at a hundred and fifty random moments of each command that runs long."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.harness import MeshProcesses
+from tests.interrupts import LONG, storm
+from tests.meshes import shared_mesh
+
+pytestmark = pytest.mark.chaos
+
+ROUNDS = 150
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
+    directory = tmp_path_factory.mktemp("interrupts")
+    with shared_mesh(directory, {"web": ("web-1",)}, slots=64) as running:
+        yield running
+
+
+@pytest.mark.parametrize("name", LONG)
+async def test_long_command_ends_at_ctrl_c_whatever_the_moment(
+    mesh: MeshProcesses, name: str
+) -> None:
+    async with mesh.client() as admin:
+        await admin.submit(["sleep", "100000"], group="web", id="endless")
+    await storm(mesh, name, ROUNDS, seed=1)

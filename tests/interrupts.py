@@ -1,0 +1,58 @@
+"""Ctrl-C at random moments: each command that runs long has to end, whatever it was just doing."""
+
+import asyncio
+import random
+import signal
+import subprocess
+from collections.abc import Sequence
+from typing import Final
+
+from tests.harness import MeshProcesses, program
+
+# Waiting for an end that never comes is what fails: a busy host makes an end late, not absent.
+END_S: Final = 30.0
+# From the start of the interpreter to well into the work of the command.
+MOMENTS_S: Final = (0.05, 2.5)
+LONG: Final[dict[str, tuple[str, ...]]] = {
+    "watch": ("agent", "list", "--watch", "--every", "0.05"),
+    "top": ("top",),
+    "run": ("run", "--group", "web", "--", "sleep", "600"),
+    "wait": ("command", "wait", "endless"),
+    "logs": ("command", "logs", "endless", "--follow"),
+    "fanout": ("run", "--all", "--group", "web", "--", "sleep", "600"),
+}
+
+
+async def interrupted(mesh: MeshProcesses, arguments: Sequence[str], after_s: float) -> int:
+    """The exit code of a command that gets SIGINT after a while, and once more as a person would.
+
+    The second one leaves a task that the first one asked to end.
+    """
+    process = subprocess.Popen(
+        program("mesh", "--context", str(mesh.admin_context), *arguments),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=mesh.env,
+    )
+    try:
+        await asyncio.sleep(after_s)  # not to wait for anything: the moment is what is tried
+        process.send_signal(signal.SIGINT)
+        try:
+            return await asyncio.to_thread(process.wait, 1.0)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGINT)
+        return await asyncio.to_thread(process.wait, END_S)
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def storm(mesh: MeshProcesses, name: str, rounds: int, seed: int) -> None:
+    """Interrupt one command so many times; each time it ends by the signal, or as interrupted."""
+    chance = random.Random(f"{name}-{seed}")
+    for number in range(rounds):
+        after_s = chance.uniform(*MOMENTS_S)
+        code = await interrupted(mesh, LONG[name], after_s)
+        # 123: a task that the first signal has ended. -2: Python itself was still starting.
+        assert code in {130, 123, -signal.SIGINT, 5}, f"{name}, {number}: {code} ({after_s:.3f} s)"
