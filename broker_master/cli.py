@@ -239,10 +239,10 @@ def broker_config(
     """
     from broker_client.runtime.files import write_public
     from broker_master.broker_config import render_config, with_own_files
-    from broker_master.ca.mesh import open_mesh
+    from broker_master.ca.mesh import open_beside
 
     host, port = place_to_listen("--listen", listen)
-    mesh = open_mesh(state_dir)
+    mesh = open_beside(state_dir)
     files = mesh.broker_files()
     text = render_config(
         host=host,

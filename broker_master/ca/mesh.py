@@ -183,10 +183,11 @@ def init_mesh(
         return mesh
 
 
-def open_mesh(directory: Path, *, now: Clock = time.time) -> Mesh:
+def open_mesh(directory: Path, *, now: Clock = time.time, renews: bool = True) -> Mesh:
     """Open the mesh of a finished init; renews the broker's and the master's own certificates.
 
-    The caller holds the directory's lock. Raises as `init_mesh`, and `state_missing` without init.
+    The caller holds the directory's lock, unless it renews nothing. Raises as `init_mesh`, and
+    `state_missing` without init.
     """
     refuse_foreign(directory)
     marker = read_marker(directory)
@@ -197,8 +198,26 @@ def open_mesh(directory: Path, *, now: Clock = time.time) -> Mesh:
         accounts = Accounts.load(directory / "nats", mesh=marker.mesh, now=int(now()))
         mesh = Mesh(directory, marker, authority, accounts, now)
         read_text(mesh.admin_context)
-        renew_own(mesh)
+        if renews:
+            renew_own(mesh)
     return mesh
+
+
+def open_beside(directory: Path) -> Mesh:
+    """Open a mesh to read it. A master that runs on it renews what is its own; else this does."""
+    refuse_foreign(directory)  # before a lock is left in another's folder
+    if read_marker(directory) is None:
+        raise Refused("state_missing", f"there is no mesh in {directory}")
+    try:
+        lock = lock_directory(directory)
+    except Refused as error:
+        if error.code != "state_locked":
+            raise
+        return open_mesh(directory, renews=False)
+    try:
+        return open_mesh(directory)
+    finally:
+        lock.release()
 
 
 def update_context_urls(directory: Path, urls: Sequence[str]) -> None:

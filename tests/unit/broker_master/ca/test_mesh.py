@@ -10,7 +10,13 @@ from broker_client.runtime.context import context_identity, read_context
 from broker_client.runtime.identity import read_identity
 from broker_client.runtime.tls import certificate_facts
 from broker_master.ca.authority import certified_hosts
-from broker_master.ca.mesh import OWN_LIFETIME_S, init_mesh, open_mesh, update_context_urls
+from broker_master.ca.mesh import (
+    OWN_LIFETIME_S,
+    init_mesh,
+    open_beside,
+    open_mesh,
+    update_context_urls,
+)
 from schemas.faults import MeshError, Refused
 
 NOW = time.time()
@@ -222,3 +228,22 @@ def test_refusals_say_which_path(tmp_path: Path) -> None:
     with pytest.raises(Refused) as caught:
         open_mesh(tmp_path / "nothing")
     assert str(tmp_path / "nothing") in caught.value.message
+
+
+def test_mesh_that_a_master_runs_on_is_read_and_not_renewed_by_another(tmp_path: Path) -> None:
+    mesh = init_mesh(tmp_path)
+    own = mesh.master_directory / "cert.pem"
+    own.write_bytes(b"half")
+    with files.lock_directory(tmp_path):
+        assert open_beside(tmp_path).id == mesh.id
+        assert own.read_bytes() == b"half", "it is the master's to renew"
+    assert open_beside(tmp_path).id == mesh.id
+    assert read_identity(mesh.master_directory).claims.name == "master"
+    files.lock_directory(tmp_path).release()  # it was let go
+
+
+def test_folder_that_holds_no_mesh_gets_no_lock_from_a_look(tmp_path: Path) -> None:
+    with pytest.raises(Refused) as caught:
+        open_beside(tmp_path)
+    assert caught.value.code == "state_missing"
+    assert list(tmp_path.iterdir()) == []
