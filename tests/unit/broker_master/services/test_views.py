@@ -26,6 +26,6 @@ def test_running_is_counted_from_the_book_not_from_the_last_beat() -> None:
     entry = add_agent(plane, "web-1", "web")
     connect(plane, "web-1")  # its beat says 3
     plane.dispatcher.set_member("web", "web-1", slots=8, ready=True)
-    assert Views(plane).agent(entry).running == 0
+    assert Views(plane, lambda _: []).agent(entry).running == 0
     plane.dispatcher.take("web-1")
-    assert Views(plane).agent(entry).running == 1
+    assert Views(plane, lambda _: []).agent(entry).running == 1
