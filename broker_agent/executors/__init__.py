@@ -1,1 +1,1 @@
-"""The kinds of task, one module each."""
+"""Executors: one module for each family of actions."""

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from schemas.faults import Refused
 
-# Whose tasks of an agent that is root are, if nobody says: the first of these that the host has.
+# Default users of tasks of an agent that is root: the first of these that the host has.
 OWN: Final = ("mesh-task", "nobody")
 ROOT: Final = 0
 # Source: capabilities(7).
@@ -17,7 +17,7 @@ _CAP_SETUID: Final = 7
 
 
 class Account(NamedTuple):
-    """A user as the host knows it. name, home and shell are empty for one without an entry."""
+    """A user of the host. name, home and shell: empty without an entry in the user database."""
 
     uid: int
     gid: int
@@ -28,18 +28,18 @@ class Account(NamedTuple):
 
     @property
     def is_other(self) -> bool:
-        """Whether it is another user than this process is."""
+        """Whether it differs from the user of this process."""
         return self.uid != os.geteuid()
 
     @property
     def environment(self) -> dict[bytes, bytes]:
-        """What a login would set."""
+        """Variables that a login sets."""
         said = {"HOME": self.home, "USER": self.name, "LOGNAME": self.name, "SHELL": self.shell}
         return {name.encode(): os.fsencode(value) for name, value in said.items() if value}
 
 
 def find_account(wanted: str) -> Account:
-    """The user that the setting `tasks.user` names; empty for the one that follows from ours.
+    """Find the user that the setting `tasks.user` names; empty: the default for this process.
 
     Raises Refused (`settings_invalid`, or `host_unfit` if this process may not change its user).
     """
@@ -59,7 +59,7 @@ def find_account(wanted: str) -> Account:
 
 
 def closed_way(folder: Path) -> Path | None:
-    """The first folder on the way to `folder`, itself included, that others may not pass."""
+    """First folder of the path to `folder`, itself included, that other users may not search."""
     for path in reversed([folder, *folder.parents]):
         try:
             if not path.stat().st_mode & stat.S_IXOTH:
@@ -104,7 +104,7 @@ def _of_entry(entry: pwd.struct_passwd) -> Account:
 
 
 def _check_rights() -> None:
-    """Raise unless this process may take another user: root of a container often may not."""
+    """Raise unless this process may change its user: root of a container often may not."""
     try:
         with open("/proc/self/status", encoding="latin-1") as file:  # noqa: PTH123
             rights = next((int(line[7:], 16) for line in file if line.startswith("CapEff:")), 0)

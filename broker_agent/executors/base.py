@@ -1,8 +1,8 @@
-"""An executor runs the tasks of one action, ends them when asked, and says once how each ended.
+"""An executor runs the tasks of one action, stops them on request, and reports each end once.
 
-Two kinds: `Executor` for work that takes its time, `Instant` for what has ended as soon as it is
+Two kinds: `Executor` for work that takes time, `Instant` for work that has ended as soon as it is
 recorded. Executors are found by name: `sql.query` in `broker_agent/executors/sql.py`, whose `build`
-makes the one for all actions of that family.
+makes one executor for all actions of that family.
 """
 
 import asyncio
@@ -20,10 +20,10 @@ from schemas.states import State
 
 
 class Job(NamedTuple):
-    """One attempt as an executor sees it. The folder belongs to the caller.
+    """One attempt for an executor. The caller owns the folder.
 
-    trace: a trace context to pass on, or nothing. outlives_s: silence of the master, in seconds,
-    after which nothing of the task may be left, even if this process hangs or is gone.
+    trace: trace context to pass on, or empty. outlives_s: seconds of the master's silence after
+    which no process of the task may be left, even if this process hangs or is gone.
     """
 
     command: str
@@ -35,13 +35,13 @@ class Job(NamedTuple):
 
 
 class Carrying(Protocol):
-    """Brings what comes out of the pipes of tasks into their files, also when this process dies."""
+    """Copies the output of tasks from their pipes into their files, also when this process dies."""
 
     def take(self, folder: TaskFolder) -> None:
-        """From now until `leave`. Returns at once; called in any thread."""
+        """Copy from now until `leave`. Returns at once; callable from any thread."""
 
     def leave(self, folder: TaskFolder) -> None:
-        """The task has ended, and its files are whole."""
+        """Stop copying for a task that has ended; its files are complete."""
 
 
 OnStart = Callable[[int], None]
@@ -49,37 +49,37 @@ OnEnd = Callable[[Ending], None]
 
 
 class Task(Protocol):
-    """A task under way. All methods return at once; nothing of it is left when it has ended."""
+    """A running task. All methods return at once; no process is left when it has ended."""
 
     @property
     def pid(self) -> int:
-        """Its first process; 0 until it has begun, and for work without a process."""
+        """Pid of its first process; 0 before its start, and for work without a process."""
 
     def identify(self) -> tuple[int, int]:
-        """Number and start of its first process, by which a later start of the agent knows it.
+        """Pid and start time of its first process, for the agent's next start.
 
         Zeros for work without a process.
         """
 
     def stop(self, state: State, reason: str, grace_s: float | None = None) -> None:
-        """Ask it to end, then make it end; its ending will have `state`. The first call counts.
+        """Stop it with TERM, then KILL; its ending has `state`. The first call sets the state.
 
-        grace_s: how long it has for that, if not the usual. A task that is stopping already and now
-        has less time is held to that.
+        grace_s: seconds between TERM and KILL; None: the default. Of several calls the shortest
+        grace counts.
         """
 
     def fence(self, reason: str, grace_s: float) -> None:
-        """As `stop` with KILLED_FENCED; it is over after `grace_s` even if this process hangs."""
+        """Stop it with KILLED_FENCED; it has ended after `grace_s` even if this process hangs."""
 
     def outlive(self, after_s: float) -> None:
-        """Another silence of the master counts from now on, see `Job.outlives_s`."""
+        """Replace `Job.outlives_s`."""
 
     def kill(self) -> None:
-        """Make it end now."""
+        """Kill it now, without grace."""
 
 
 class Left(NamedTuple):
-    """An attempt that ran when an earlier start of the agent ended, as the journal has it."""
+    """An attempt in the journal that ran when an earlier start of the agent ended."""
 
     command: str
     attempt: int
@@ -89,58 +89,57 @@ class Left(NamedTuple):
 
 
 class Executor(ABC):
-    """All duties have a default but `start`, for work that needs nothing of the kind."""
+    """Duties of an executor. All except `start` have a default, for work that needs none."""
 
     @abstractmethod
     def start(self, job: Job, on_start: OnStart, on_end: OnEnd) -> Task:
-        """Start the task. Both callbacks come later, each once, from the loop.
+        """Start the task. The loop calls both callbacks later, each once.
 
-        on_start: with its pid, unless it never came to run. on_end: last, also for what could not
-        be started: FAILED with the exit code that a shell would give, if there is one. Raises
-        Refused for a job that is not for this executor; nothing is called then.
+        on_start: with its pid, unless it never ran. on_end: last, also after a failed start: FAILED
+        with the exit code of a shell, or None. Raises Refused for a job of another action, and
+        calls neither then.
         """
 
     @property
     def is_behind(self) -> bool:
-        """Whether tasks wait to be started: those that are recorded later start no later."""
+        """Whether tasks queue for their start, so that a delayed record delays no start."""
         return False
 
     def end_left(self, left: Left) -> int:
-        """End what an earlier start of the agent left of an attempt; how many processes it had."""
+        """Kill the orphans of an attempt of an earlier start; returns their number."""
         del left
         return 0
 
     def reap(self) -> None:  # noqa: B027  (for work that leaves nothing)
-        """Clear away what ended tasks have left; called every few seconds."""
+        """Reap the zombies of ended tasks; called every few seconds."""
 
     def kill_all(self) -> None:  # noqa: B027  (for work that leaves nothing)
-        """End everything at once, without waiting: the agent is ending, and nothing starts now."""
+        """Kill all tasks without waiting: the agent is ending, and no task starts any more."""
 
     def close(self) -> None:  # noqa: B027  (for work that leaves nothing)
-        """After `kill_all`: give back what this executor holds."""
+        """Release the resources of this executor, after `kill_all`."""
 
 
 class Instant(ABC):
-    """Work without effect that has ended before it could be asked to stop.
+    """Work without effect that has ended before it could be stopped.
 
-    It needs no moment between being recorded as accepted and as ended: one write stands for both,
-    and it takes no slot.
+    The journal records its acceptance and its end in one write, and it takes no slot.
     """
 
     @abstractmethod
     def run(self, args: ActionArgs) -> Ending:
-        """Returns at once, and raises nothing."""
+        """Return at once, and raise nothing."""
 
 
 class Ports(NamedTuple):
-    """What executors are built from.
+    """Resources of executors.
 
-    grace_s: asked each time, as the master may announce another. elapsed: the monotonic clock that
-    goes on while the host is suspended. marks: added to the environment of each program, beside the
-    id of its command; `MESH_INCARNATION` tells our tasks from those of all other agents of the
-    host. carrier: brings what they print into their files. table: where the warden reads what runs,
-    and until when it may. others: children of this process that are no tasks. manner: how programs
-    begin. cells: where tasks are enclosed, if anywhere.
+    grace_s: returns the present grace in seconds, which a master may change. elapsed: the monotonic
+    clock. marks: added to the environment of each program, beside the id of its command;
+    `MESH_INCARNATION` tells the tasks of this start from those of other agents of the host.
+    carrier: copies output from pipes into files. table: tasks and their deadlines, for the warden.
+    others: children of this process other than tasks. manner: start conditions of programs. cells:
+    control groups of tasks.
     """
 
     loop: asyncio.AbstractEventLoop

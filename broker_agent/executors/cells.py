@@ -1,8 +1,8 @@
-"""Control groups for tasks, where this host lets us make them: nothing that is in one escapes.
+"""Control groups (cells) for tasks, where this host allows them: processes cannot escape.
 
-Only the second version (cgroup v2), where a group is killed at one stroke. A task is born in its
-cell: what it starts is in there from the first moment on. Another user than the agent's cannot
-leave it; root, and whoever is the agent's own user, can move to another that it may write.
+Only cgroup v2, where one write kills a group. A task starts in its cell, and so do all processes
+that it starts. Processes of another user than the agent's cannot leave the cell; root and the
+agent's own user can move to another group that they may write to.
 """
 
 import os
@@ -17,7 +17,7 @@ PREFIX: Final = "mesh"
 
 
 class Cells:
-    """prefix: how the path of each cell begins; empty where tasks have none."""
+    """Cells of one start of the agent. prefix: of the paths; empty where tasks have no cells."""
 
     def __init__(
         self, parent: str | None, agent: str, incarnation: str, *, are_used: bool = True
@@ -30,7 +30,7 @@ class Cells:
         return self.prefix + name if self.prefix else ""
 
     def earlier_path(self, incarnation: str, name: str) -> str:
-        """The cell that a task of an earlier start had, if it had one."""
+        """Path of the cell that a task of an earlier start had, if any."""
         prefix = self._prefix(incarnation)
         return prefix + name if prefix else ""
 
@@ -38,9 +38,9 @@ class Cells:
         return f"{self._parent}/{self._family}{incarnation}-" if self._parent else ""
 
     def sweep(self, used: Container[str] = ()) -> None:
-        """Remove cells in which nobody lives, also those of earlier starts of this agent.
+        """Remove empty cells, also those of earlier starts of this agent.
 
-        used: paths of those that stay, as their tasks are just beginning.
+        used: paths that stay, since their tasks are being started.
         """
         if self._parent is None:
             return
@@ -52,7 +52,7 @@ class Cells:
 
 
 def find_parent() -> str | None:
-    """The group of this process in the second version's tree, if groups can be made below it."""
+    """Find the cgroup v2 of this process; None if groups cannot be made below it."""
     try:
         mount = _mount_point(Path("/proc/self/mountinfo").read_text())
         own = _own_group(Path("/proc/self/cgroup").read_text())
@@ -61,7 +61,7 @@ def find_parent() -> str | None:
         parent = f"{mount}{own}".rstrip("/")
         probe = f"{parent}/{PREFIX}-probe-{os.getpid()}"
         os.mkdir(probe)  # noqa: PTH102
-        # Killing at one stroke came with Linux 5.14.
+        # Linux 5.14 added cgroup.kill.
         usable = os.access(f"{probe}/cgroup.kill", os.W_OK)
         cell.remove(probe)
     except (OSError, UnicodeDecodeError):
@@ -70,7 +70,10 @@ def find_parent() -> str | None:
 
 
 def _mount_point(mountinfo: str) -> str | None:
-    """Source: proc(5): the fields after a lone dash are file system type, source and options."""
+    """Path of the cgroup2 mount.
+
+    Source: proc(5): the fields after a lone dash are file system type, source and options.
+    """
     for line in mountinfo.splitlines():
         before, _, after = line.partition(" - ")
         if after.startswith("cgroup2 "):
@@ -79,7 +82,7 @@ def _mount_point(mountinfo: str) -> str | None:
 
 
 def _own_group(text: str) -> str | None:
-    """Source: cgroups(7): the line of the second version begins with `0::`."""
+    """Path of this process's group. Source: cgroups(7): the v2 line begins with `0::`."""
     for line in text.splitlines():
         if line.startswith("0::"):
             return line.removeprefix("0::")

@@ -1,7 +1,7 @@
-"""Tells when programs have ended: their pidfds in one epoll of their own, which the loop watches.
+"""Notifies of the exits of programs: one epoll of their pidfds, which the loop watches.
 
-A reader of the loop for each would cost more than the rest of a short task together: the selectors
-keep books of their own for each file.
+A reader of the loop for each pidfd would cost more than the rest of a short task: selectors keep a
+record of each file.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ _AT_ONCE: Final = 64
 
 
 class Exits:
-    """One for each loop; `close` it before the loop."""
+    """Exits of one loop's programs; `close` it before the loop."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -32,8 +32,8 @@ class Exits:
         for pidfd, _ in self._epoll.poll(0, _AT_ONCE):
             on_exit = self._on_exit.pop(pidfd, None)
             if on_exit is not None:
-                # Closing it would not do: a child that is being started may hold a copy, and the
-                # epoll would go on about this number when it is another's.
+                # Closing it is not enough: a child that is being started may hold a copy, and the
+                # epoll would report this number again when another file has it.
                 self._epoll.unregister(pidfd)
                 os.close(pidfd)
                 try:

@@ -1,4 +1,4 @@
-"""Process groups: all that a task has started, also what its first process left behind."""
+"""Process groups of tasks, and the descendants that outlive a task's first process."""
 
 import os
 import signal
@@ -19,23 +19,23 @@ from schemas.faults import Refused
 
 __all__ = ["Kinship", "group_lives", "kill_orphans", "process_start", "signal_group"]
 
-# A look at all processes of a host costs milliseconds; many tasks that end at once share one.
+# A scan of all processes of a host costs milliseconds; tasks that end at once share one.
 _SHARED_S: Final = 0.05
 
 
 def signal_group(pgid: int, number: int) -> bool:
-    """Send a signal to all of a group; False if nobody is in it."""
+    """Send a signal to a process group; False if the group is empty."""
     try:
         os.killpg(pgid, number)
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True  # a set-user-id program: it is there, but out of our reach
+        return True  # a set-user-id program: it exists, but may not be signalled
     return True
 
 
 def group_lives(pgid: int) -> bool:
-    """Whether somebody is in the group. Its dead count until they are reaped; ours are, here."""
+    """Whether the group has members. Zombies count until they are reaped; own ones are, here."""
     if not signal_group(pgid, 0):
         return False
     with suppress(ChildProcessError):
@@ -45,7 +45,7 @@ def group_lives(pgid: int) -> bool:
 
 
 def adopt_orphans() -> bool:
-    """Become the parent of all that tasks leave behind, in place of init; False if that is refused.
+    """Become the subreaper: the parent of orphans of tasks, in place of init; False if refused.
 
     Source: prctl(2), PR_SET_CHILD_SUBREAPER is 36.
     """
@@ -58,16 +58,16 @@ def adopt_orphans() -> bool:
 
 
 def check_host() -> None:
-    """Raise Refused (`host_unfit`) where it cannot be seen which processes a task consists of."""
+    """Raise Refused (`host_unfit`) where the processes of a task cannot be found."""
     if not process_start(os.getpid()) or not os.path.isdir("/proc/self/fd"):  # noqa: PTH112
         raise Refused("host_unfit", "/proc is not mounted: the processes of tasks cannot be seen")
 
 
 class Kinship:
-    """Who belongs to which task, as /proc has it.
+    """Finds the processes of each task in /proc.
 
-    mark: what the environment of all tasks of this start of the agent holds, and of no others.
-    Without it nobody is known by marks: another agent of the host may run the same command.
+    mark: variable in the environment of all tasks of this start of the agent, and of no others.
+    Without it no process is found by its marks: another agent of the host may run the same command.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Kinship:
         self._looked_at = 0.0
         self._seen: dict[int, Process] = {}
         self._mark = {mark} if mark else set()
-        # Whether orphans of tasks become ours, and which of our children are no tasks.
+        # Whether this process is the subreaper; pids of its children other than tasks.
         self.adopts = adopts
         self.others: set[int] = set() if others is None else others
         self._list: int | None = None
@@ -84,7 +84,7 @@ class Kinship:
     def members(
         self, leader: int, start: int, marks: set[bytes], *, since: float = 0.0
     ) -> list[Process]:
-        """The living processes of a task, as seen lately and not before `since`."""
+        """Live processes of a task, by a scan of the last 50 ms that is not older than `since`."""
         now = time.monotonic()
         if self._looked_at < max(since, now - _SHARED_S):
             self._seen = look()
@@ -93,9 +93,9 @@ class Kinship:
         return kin(self._seen, leader, start, known_by, {os.getpid()})
 
     def strays(self, start: int) -> list[Process]:
-        """Who was left to us since `start` without anything that tells whose it was.
+        """Orphans without marks that this process has adopted since `start`, by the last scan.
 
-        As seen by the last look. Where only one task runs, it was that one's.
+        Where only one task runs, they are orphans of that task.
         """
         if not self.adopts:
             return []
@@ -110,16 +110,16 @@ class Kinship:
         ]
 
     def has_left(self, marks: set[bytes], leaders: set[int], *, is_last: bool) -> bool:
-        """Whether a task whose first process is gone has left anything to us that lives.
+        """Whether a task whose first process is gone has left live orphans to this process.
 
-        Costs one small read: nothing else of it can live, as orphans become our children. is_last:
-        no other task runs, so that what tells nothing of itself was this one's.
+        Costs one small read: all orphans become children of this process. is_last: no other task
+        runs, so that orphans without marks are of this task.
         """
         if not self.adopts:
             return False
         has_died = True
         while has_died:
-            # Whoever has died since the list was read has left its children to us meanwhile.
+            # A process that died since the list was read has left its children to this one.
             has_died = False
             for pid in self._children():
                 if pid in leaders or pid in self.others:
@@ -132,10 +132,10 @@ class Kinship:
         return False
 
     def reap(self, leaders: set[int]) -> None:
-        """Bury what tasks have left to us. `leaders` are buried where their end is noticed."""
+        """Reap the orphans of tasks. `leaders` are reaped where their exit is noticed."""
         try:
             if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-                return  # nobody has ended, which is nearly always so
+                return  # no child has ended, the usual case
         except ChildProcessError:
             return
         for pid in self._children():
@@ -146,12 +146,12 @@ class Kinship:
                         os.waitpid(pid, os.WNOHANG)
 
     def _children(self) -> list[int]:
-        """Ours, the dead as well. The file stays open: this is read at the end of every task."""
+        """Children of this process, zombies included. The file stays open for the next call."""
         if self._list is None:
             pid = os.getpid()
             try:
-                # All that we inherit, and whom the first thread has started: tasks are started by
-                # others, so that none is taken for left behind before its pid is known.
+                # Adopted orphans, and children of the first thread. Other threads start tasks, so
+                # that a task is never treated as an orphan before its pid is known.
                 self._list = os.open(f"/proc/{pid}/task/{pid}/children", os.O_RDONLY | os.O_CLOEXEC)
             except OSError:
                 return []  # no descriptor left, or a kernel without this list
@@ -168,7 +168,7 @@ class Kinship:
 
 
 def _bury(pid: int) -> bool:
-    """Whether this was a child of ours that is dead, and now is gone."""
+    """Reap a child of this process; False if it is alive or no child."""
     try:
         return os.waitpid(pid, os.WNOHANG)[0] != 0
     except ChildProcessError:
@@ -178,10 +178,10 @@ def _bury(pid: int) -> bool:
 def kill_orphans(
     command: str, attempt: int, pid: int, pid_start: int, *, mark: bytes = b"", path: str = ""
 ) -> int:
-    """End what an earlier start of the agent left of an attempt; how many processes there were.
+    """Kill the orphans of an attempt of an earlier start of the agent; returns their number.
 
-    They are known by the journalled leader (its pid and when it started), by its session and group,
-    and by the variables that every task has in its environment. path: of its control group.
+    They are found by the journalled leader (its pid and start time), its session and group, and
+    the marks in the environment of every task. path: of its control group.
     """
     marks = {f"MESH_COMMAND={command}".encode(), f"MESH_ATTEMPT={attempt}".encode()}
     seen = look()

@@ -1,4 +1,4 @@
-"""Has programs started by launchers, in the threads of the starter."""
+"""Starts programs through launchers, in the threads of the starter."""
 
 import marshal
 import os
@@ -26,16 +26,16 @@ log = structlog.get_logger(__name__)
 
 
 class Launchers:
-    """One for each thread that has programs started, since a program may take long to be loaded.
+    """Launchers, one for each thread of the starter, since an exec may take long.
 
-    on_pid: told of each process. Programs are children of the thread that has them started, which
-    must not be the first one: see `Kinship`.
+    on_pid: called with each launcher's pid. Programs are children of the thread that orders them,
+    which must not be the first thread: see `TaskProcesses`.
     """
 
     def __init__(self, manner: Manner, on_pid: Callable[[int], object] = lambda _: None) -> None:
         self._manner = manner
         self._on_pid = on_pid
-        self._lock = threading.Lock()  # guards what is below
+        self._lock = threading.Lock()  # guards the attributes below
         self._all: dict[int, _Launcher] = {}
         self._is_closed = False
         self.starts = 0
@@ -45,7 +45,7 @@ class Launchers:
         return [launcher.pid for launcher in list(self._all.values())]
 
     def spawn(self, order: Order) -> int:
-        """As `spawn.spawn`, in the manner of these; also born in its cell if it has one."""
+        """Start a program as `spawn.spawn` does, with the launchers' manner and in its cell."""
         cell = _make_cell(order.cell)
         try:
             pid, stage, number = self._own().ask(_packed(order), order.files, cell)
@@ -64,7 +64,7 @@ class Launchers:
         return pid
 
     def _own(self) -> "_Launcher":
-        """That of this thread. It is started if there is none."""
+        """Launcher of this thread, started on demand."""
         key = threading.get_ident()
         launcher = self._all.get(key)
         if launcher is None:
@@ -78,7 +78,7 @@ class Launchers:
         return launcher
 
     def _drop(self) -> None:
-        """It is of no use any more: another takes its place with the next order."""
+        """Drop a broken launcher: the next order starts another one."""
         with self._lock:
             launcher = self._all.pop(threading.get_ident(), None)
         if launcher is not None:
@@ -86,7 +86,7 @@ class Launchers:
             launcher.close()
 
     def close(self) -> None:
-        """They end by themselves. One that still loads a program ends that as soon as it has."""
+        """Disconnect the launchers, which then end. A program under exec is killed when loaded."""
         with self._lock:
             self._is_closed = True
             launchers = list(self._all.values())
@@ -115,7 +115,7 @@ class Launchers:
 
 
 class _Launcher:
-    """One process and the connection with it, for one thread."""
+    """One launcher process and its socket, for one thread."""
 
     def __init__(self, manner: Manner, on_pid: Callable[[int], object]) -> None:
         self._orders, theirs = socket.socketpair()
@@ -131,7 +131,7 @@ class _Launcher:
         log.info("launcher_started", pid=self.pid)
 
     def ask(self, order: bytes, files: Files, cell: int) -> tuple[int, int, int]:
-        """pid, or 0; the stage at which it failed, and the number of the error. Raises OSError."""
+        """Return pid, or 0; the stage of a failure, and its errno. Raises OSError."""
         fds = [*files, cell] if cell >= 0 else [*files]
         self._is_busy = True
         try:
@@ -197,7 +197,7 @@ def _send(orders: socket.socket, order: bytes, fds: list[int], *, has_cell: bool
 
 
 def _make_cell(path: str) -> int:
-    """The folder of a new control group, or -1 if there is to be none, or none can be made."""
+    """Descriptor of a new control group; -1 without a path, or if none can be made."""
     if not path:
         return -1
     try:
@@ -208,7 +208,7 @@ def _make_cell(path: str) -> int:
 
 
 def _end_unknown(order: Order) -> None:
-    """The launcher died with it half done: nobody knows whether it runs, and as what."""
+    """Kill a program whose launcher died during the start: its state is unknown."""
     marks = {name + b"=" + value for name, value in order.env.items() if name.startswith(b"MESH_")}
     for process in look().values():
         if marks and marks <= process.marks:

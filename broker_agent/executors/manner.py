@@ -1,4 +1,4 @@
-"""How tasks begin: what a program finds of its process, whatever the agent's own is like."""
+"""Start conditions of tasks (manner): user, environment, limits, independent of the agent's own."""
 
 import os
 import resource
@@ -8,14 +8,14 @@ from typing import Final, NamedTuple
 from broker_agent.executors.account import Account, find_account
 from broker_agent.settings import TaskSettings, parse_limit
 
-# What tasks see of the agent's own environment, beside what `tasks.pass_env` names.
+# Variables of the agent that tasks get, beside the ones of `tasks.pass_env`.
 PASSED_ON: Final = (b"PATH", b"LANG", b"LC_ALL", b"TZ")
-# Of users that the host has no entry for, and of agents that run without any.
+# Variables of a login, also for users without an entry and agents without an environment.
 _OF_LOGIN: Final = (b"HOME", b"USER", b"LOGNAME", b"SHELL")
 
 
 class Manner(NamedTuple):
-    """account: whose tasks are. env: what each finds. limits: of which resource, soft and hard."""
+    """Start conditions. account: user of tasks. limits: number of the resource, soft, hard."""
 
     account: Account
     env: Mapping[bytes, bytes]
@@ -26,7 +26,7 @@ class Manner(NamedTuple):
 
     @property
     def is_ours(self) -> bool:
-        """Whether this process is like that itself, so that its children are without more ado."""
+        """Whether this process has the same conditions, so that its children inherit them."""
         if self.account.is_other or os.getpriority(os.PRIO_PROCESS, 0) != self.nice:
             return False
         if os.sched_getscheduler(0) != os.SCHED_OTHER or _own_umask() != self.umask:
@@ -41,12 +41,12 @@ def file_limits() -> tuple[int, int]:
 
 
 def own_manner() -> Manner:
-    """As this process itself is, without settings."""
+    """Manner of this process, without settings."""
     return manner_of(TaskSettings(), find_account(str(os.geteuid())), file_limits())
 
 
 def manner_of(settings: TaskSettings, account: Account, files: tuple[int, int]) -> Manner:
-    """files: soft and hard limit of open files, as they were when the agent was started."""
+    """Build the manner. files: soft and hard limit of open files at the agent's start."""
     limits = {resource.RLIMIT_NOFILE: files}
     for text in settings.limits:
         kind, soft, hard = parse_limit(text)
@@ -62,7 +62,7 @@ def manner_of(settings: TaskSettings, account: Account, files: tuple[int, int]) 
 
 
 def _within(kind: int, soft: int, hard: int) -> tuple[int, int]:
-    """No more than this process has, unless it is root: others could not set it."""
+    """Cap limits by this process's own, unless it is root: others may not raise them."""
     most = resource.getrlimit(kind)[1]
     if os.geteuid() == 0 or most == resource.RLIM_INFINITY:
         return soft, hard

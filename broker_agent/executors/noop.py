@@ -1,4 +1,4 @@
-"""The action `noop`: it has succeeded before it could be asked to stop."""
+"""The action `noop`: succeeds at once."""
 
 from broker_agent.core.program import Ending
 from broker_agent.executors.base import Instant, Ports

@@ -1,9 +1,9 @@
-"""The action `process`: one program in a process group of its own, ended as a whole.
+"""The action `process`: one program in a process group of its own, ended with its descendants.
 
-A task has ended when nothing of it is left, also of what has left its group and its session. Where
-this process inherits orphans, a program can leave nothing behind unseen: it would be our child now.
+A task has ended when none of its processes is left, those outside its group and session included.
+Where this process is the subreaper, no descendant stays unseen: an orphan becomes its child.
 
-No coroutine per task: an epoll of pidfds wakes the loop when the program has ended.
+No coroutine per task: an epoll of pidfds wakes the loop when the program has exited.
 """
 
 import asyncio
@@ -35,20 +35,20 @@ from schemas.messages.actions import ProcessArgs
 from schemas.states import State
 
 _TRACE: Final = tracing.VARIABLE.encode()
-# How long, and how often, what a program printed last is waited for: somebody else is carrying it.
+# Longest wait, and interval of looks, for the last output of a program: the carrier copies it.
 DRAIN_S: Final = 5.0
 DRAIN_POLL_S: Final = 0.005
-# Cells that a daemon still lived in when its task had ended are looked at again in so many turns.
+# Number of calls of `reap` between sweeps for cells that a daemon outlived its task in.
 SWEEP_TURNS: Final = 60
 
 
 class ProcessTask:
-    """A program and everything it started: performs what `core.program` decides."""
+    """A program and its descendants: performs the decisions of `core.program`."""
 
     def __init__(
         self, owner: "ProcessExecutor", job: Job, on_start: OnStart, on_end: OnEnd
     ) -> None:
-        # 0 until it has been started; by then it may be asked to stop.
+        # 0 before the start; a stop may come earlier.
         self.pid = 0
         self.name = f"{job.command}.{job.attempt}"
         self._owner = owner
@@ -57,10 +57,10 @@ class ProcessTask:
             f"MESH_COMMAND={job.command}".encode(),
             f"MESH_ATTEMPT={job.attempt}".encode(),
         }
-        # Only known once it is needed: until it is reaped, nobody else can have its number.
+        # Read on demand: no other process can have its pid until it is reaped.
         self._start = 0
         self._is_reaped = False
-        # Gone or never made is as good as none.
+        # A missing cell is no error.
         self.cell = owner.cells.path(self.name) if owner.is_enclosing else ""
         self._place = owner.table.enter(self.name, job.outlives_s)
         self._loop = owner.loop
@@ -74,7 +74,7 @@ class ProcessTask:
     # What happens to it.
 
     def begin(self, started: int | CannotStart) -> None:
-        """It runs as this process, or never will."""
+        """Take over the started process, or end the task after a failed start."""
         if self._program.phase is Phase.ENDED:
             _end_and_bury(started)
             return
@@ -84,7 +84,7 @@ class ProcessTask:
         try:
             self._owner.exits.watch(started, self._on_exit)
         except OSError as error:
-            # Nobody would ever know of its end.
+            # No other code would notice its exit.
             _end_and_bury(started)
             why = f"cannot watch it: {error.strerror}"
             self._perform(self._program.on_unstarted(None, why))
@@ -113,7 +113,7 @@ class ProcessTask:
 
     @property
     def is_wanted(self) -> bool:
-        """Whether nobody has asked it to stop."""
+        """Whether no stop was requested."""
         return self._program.is_wanted
 
     def identify(self) -> tuple[int, int]:
@@ -128,7 +128,7 @@ class ProcessTask:
         try:
             status = os.waitpid(self.pid, 0)[1]
         except ChildProcessError:
-            status = 255 << 8  # somebody else has reaped it; as the standard library has it
+            status = 255 << 8  # reaped elsewhere; 255 as in the standard library
         code = os.waitstatus_to_exitcode(status)
         self._checked_at = time.monotonic()
         if code < 0:
@@ -181,10 +181,10 @@ class ProcessTask:
                 send(process, signal.SIGTERM)
 
     def _look(self) -> None:
-        """Look for what is left of it; zombies that nobody reaps are nothing.
+        """Look for live processes of the task; zombies do not count.
 
-        A look at all processes takes a while: a parent that dies meanwhile hides its child from it,
-        so that what has become ours since is looked for again.
+        A scan of all processes takes a while, and a parent that dies meanwhile hides its child from
+        it, so processes adopted since are looked for again.
         """
         program, now = self._program, self._loop.time()
         lives = group_lives(self.pid)
@@ -201,11 +201,11 @@ class ProcessTask:
         return found > 0 or self._has_left_behind()
 
     def _members(self, *, since: float = 0.0) -> list[Process]:
-        """All that lives of it."""
+        """Live processes of the task."""
         if not self._is_reaped and not self._start:
             self._start = process_start(self.pid)
         owner, pid = self._owner, self.pid
-        # Reaped without a look at its start: its number is its own while a group bears it.
+        # Reaped before its start time was read: its pid is not reused while its group exists.
         found = owner.kinship.members(pid, self._start or 1, self._marks, since=since)
         known = {process.pid for process in found}
         others = [] if len(owner.tasks) > 1 else owner.kinship.strays(self._start)
@@ -233,13 +233,13 @@ class ProcessTask:
         for timed in list(self._timers):
             self._cancel(timed)
         if self.cell:
-            cell.remove(self.cell)  # where a daemon was left in it, it goes with a later sweep
+            cell.remove(self.cell)  # one with a daemon left in it is removed by a later sweep
         self._owner.tasks.discard(self)
         self._owner.leaders.discard(self.pid)
         self._drain(ending, self._loop.time() + DRAIN_S)
 
     def _drain(self, ending: Ending, until: float) -> None:
-        """It is told when its files are whole."""
+        """Report the end once the output files are complete."""
         if not self._folder.drain():
             if self._loop.time() < until:
                 self._loop.call_later(DRAIN_POLL_S, self._drain, ending, until)
@@ -251,7 +251,7 @@ class ProcessTask:
 
 
 def _end_and_bury(started: int | CannotStart) -> None:
-    """A program that nobody waits for any more."""
+    """Kill and reap a program whose task has already ended."""
     if isinstance(started, int):
         signal_group(started, signal.SIGKILL)
         with suppress(ChildProcessError):
@@ -266,9 +266,9 @@ def _signal_name(number: int) -> str:
 
 
 class ProcessExecutor(Executor):
-    """Starts programs, in a launcher where they are to begin otherwise than this process would.
+    """Starts programs, through a launcher where their manner differs from this process's.
 
-    adopts: whether orphans of tasks become children of this process.
+    adopts: whether this process is the subreaper of tasks.
     """
 
     def __init__(self, ports: Ports, *, adopts: bool = False) -> None:
@@ -303,7 +303,7 @@ class ProcessExecutor(Executor):
         stdin = self._stdin(args.stdin) if args.stdin else self._null
         files = Files(stdin, self._null, self._null)
         given = () if stdin == self._null else (stdin,)
-        # Entered for the warden before it runs, which would find it by its marks.
+        # In the warden's table before its start; the warden could find it by its marks.
         task = ProcessTask(self, job, on_start, on_end)
         env = self._environment(job, args)
         order = Order(args.argv, env, job.folder.work, args.cwd, files, task.cell, given)
@@ -317,10 +317,10 @@ class ProcessExecutor(Executor):
         return task
 
     def _connect(self, order: Order, folder: TaskFolder) -> Order:
-        """Give it its pipes: in the thread that starts it, and no earlier.
+        """Make the pipes, in the thread that starts the program, as late as possible.
 
-        Other programs that are being loaded hold copies of all our descriptors for a moment, and
-        its pipes would not seem closed when it has ended.
+        Other programs under exec hold copies of all descriptors for a moment, and would keep the
+        pipes open after this program has ended.
         """
         try:
             ends = folder.open_pipes()
@@ -330,7 +330,7 @@ class ProcessExecutor(Executor):
         return order._replace(files=Files(order.files.stdin, *ends), given=(*order.given, *ends))
 
     def _environment(self, job: Job, args: ProcessArgs) -> dict[bytes, bytes]:
-        """The marks come last: no command can pretend to be another."""
+        """Build the environment, marks last: a command cannot set the marks of another."""
         own = {name.encode(): value.encode() for name, value in args.env.items()}
         marks = {b"MESH_COMMAND": job.command.encode(), b"MESH_ATTEMPT": b"%d" % job.attempt}
         if job.trace:
@@ -339,7 +339,7 @@ class ProcessExecutor(Executor):
 
     @staticmethod
     def _stdin(data: bytes) -> int:
-        """A file in memory: read to its end by the program, gone with it, never on a disk."""
+        """Make a file in memory with the program's input: closed with the program, on no disk."""
         try:
             fd = os.memfd_create("stdin")
         except OSError as error:
@@ -364,7 +364,7 @@ class ProcessExecutor(Executor):
         )
 
     def reap(self) -> None:
-        """Bury what tasks have left to this process, and remove cells that are empty by now."""
+        """Reap orphans of tasks, and remove empty cells."""
         self.kinship.reap(self.leaders)
         if self._looks % SWEEP_TURNS == 0:
             self.cells.sweep({task.cell for task in self.tasks})
@@ -376,7 +376,7 @@ class ProcessExecutor(Executor):
             task.kill()
 
     def close(self) -> None:
-        """What was just being started is ended as well."""
+        """Close all, and kill programs whose start is under way."""
         self._starter.close()
         if self._launchers is not None:
             self._launchers.close()

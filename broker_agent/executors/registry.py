@@ -1,4 +1,4 @@
-"""Which executor runs which action."""
+"""Registry of executors by action."""
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -12,13 +12,13 @@ _PACKAGE: Final = __name__.rpartition(".")[0]
 
 
 class Executors:
-    """By the name of the action; those of one family share one."""
+    """Executors by the name of the action; the actions of one family share an executor."""
 
     def __init__(self, of: Mapping[str, Executor | Instant]) -> None:
         self._of = of
 
     def find(self, action: str) -> Executor | Instant:
-        """Raises Refused (`action_unknown`) for what this agent cannot run."""
+        """Return the executor; raises Refused (`action_unknown`) if the agent has none."""
         executor = self._of.get(action)
         if executor is None:
             raise Refused("action_unknown", f"this agent has no action {action[:64]!a}")
@@ -29,7 +29,7 @@ class Executors:
         return sorted(self._of)
 
     def __iter__(self) -> Iterator[Executor]:
-        """Each once, but for those that hold nothing."""
+        """Iterate over the executors, each once, without `Instant` ones."""
         return (each for each in {*self._of.values()} if isinstance(each, Executor))
 
     def reap(self) -> None:
@@ -41,7 +41,7 @@ class Executors:
             each.kill_all()
 
     def close(self) -> None:
-        """After `kill_all`."""
+        """Close all executors, after `kill_all`."""
         for each in self:
             each.close()
 
@@ -51,7 +51,7 @@ class Executors:
 
 
 def build(ports: Ports) -> Executors:
-    """One executor for each family of actions, from the module that has its name."""
+    """Build one executor for each family of actions, from the module of that name."""
     families: dict[str, Executor | Instant] = {}
     for action in ACTIONS:
         family = action.partition(".")[0]

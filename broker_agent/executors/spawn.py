@@ -1,9 +1,9 @@
-"""Starting one program, as fast as the system can, without holding the interpreter meanwhile.
+"""Starts one program with `posix_spawn` through ctypes, without the interpreter's lock.
 
-`posix_spawn` shares memory with the child until the program is loaded, so its cost does not grow
-with the agent. But whoever calls it waits that long, and on a busy host most of it is waiting for a
-processor. The one in `os` keeps all threads of the interpreter waiting with it; this one, called
-through ctypes, only its own. It changes nothing of this process, so it can be called in any thread.
+`posix_spawn` shares memory with the child until exec, so its cost does not grow with the agent.
+The caller is blocked until exec, which on a busy host is mostly a wait for a processor. The variant
+in `os` blocks all threads of the interpreter; through ctypes it blocks its own alone. It changes no
+state of this process, so any thread may call it.
 """
 
 import ctypes
@@ -19,27 +19,27 @@ from schemas.faults import Refused
 
 NOT_FOUND: Final = 127
 NOT_EXECUTABLE: Final = 126
-# What Python ignores, and what this process was started with as ignored, as `nohup` does: a program
-# expects all of them as the system sets them.
+# Signals that Python ignores, or that were ignored at the agent's start (`nohup`): programs get the
+# system's default of each.
 _RESTORED: Final = tuple(
     number for number in signal.valid_signals() if signal.getsignal(number) is signal.SIG_IGN
 )
 # Source: spawn.h of glibc and of musl, which agree: SETSIGDEF, SETSIGMASK, SETSID.
 _FLAGS: Final = 0x04 | 0x08 | 0x80
-# Room for posix_spawnattr_t, posix_spawn_file_actions_t and sigset_t: at most 336 bytes in both.
+# Size for posix_spawnattr_t, posix_spawn_file_actions_t and sigset_t: at most 336 bytes in both.
 _STRUCT_BYTES: Final = 1024
 
 _libc: Final = ctypes.CDLL(None)
-# Working directories came with glibc 2.29 and musl 1.1.24.
+# Since glibc 2.29 and musl 1.1.24.
 _add_folder: Final = _libc.posix_spawn_file_actions_addchdir_np
 _add_dup: Final = _libc.posix_spawn_file_actions_adddup2
-# glibc 2.34. Loading would close our descriptors as well, but late: a program would hold the pipes
-# of others until it is loaded, and whoever looks whether those are closed would find them open.
+# Since glibc 2.34. exec closes the agent's descriptors too, but late: until then a program would
+# hold the pipes of other tasks, which would look open after their end.
 _close_from: Final = getattr(_libc, "posix_spawn_file_actions_addclosefrom_np", None)
 
 
 class CannotStart(Refused):
-    """No process came to be. exit_code: what a shell would give, None if it is not the program."""
+    """A failed start. exit_code: as of a shell; None if the program is not the cause."""
 
     def __init__(self, message: str, exit_code: int | None = None) -> None:
         super().__init__("field_invalid", message)
@@ -55,12 +55,12 @@ class Files(NamedTuple):
 
 
 class Order(NamedTuple):
-    """What to start. folder: an absolute path, where it starts, or what `cwd` starts from.
+    """One program to start. folder: absolute path of its working directory, or base of `cwd`.
 
-    cell: the path of a control group that is to be made for it; the launcher alone can do that.
-    given: descriptors that are the program's alone, to be closed here as soon as it has them.
+    cell: path of the control group to make for it, by a launcher only. given: descriptors for the
+    program alone, closed here once it has them.
 
-    No text may have a NUL byte in it, and no name in `env` an equals sign.
+    No text may contain a NUL byte, and no name in `env` an equals sign.
     """
 
     argv: Sequence[str]
@@ -72,13 +72,13 @@ class Order(NamedTuple):
     given: tuple[int, ...] = ()
 
     def let_go(self) -> None:
-        """It has been started, or never will be."""
+        """Close the descriptors for the program, after its start or its failure."""
         for fd in self.given:
             os.close(fd)
 
 
 def _attributes() -> "ctypes.Array[ctypes.c_char]":
-    """A session of its own, no signal blocked, and none ignored."""
+    """Attributes for a session of its own, without blocked or ignored signals."""
     attributes, signals = (ctypes.create_string_buffer(_STRUCT_BYTES) for _ in range(2))
     _libc.posix_spawnattr_init(attributes)
     _libc.posix_spawnattr_setflags(attributes, ctypes.c_short(_FLAGS))
@@ -94,10 +94,10 @@ _ATTRIBUTES: Final = _attributes()
 
 
 def keep_descriptors() -> None:
-    """What this process was started with stays with it: files and locks are for no program."""
+    """Set close-on-exec on all inherited descriptors: programs get no files and locks of them."""
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  (names alone)
         if int(name) > 2:
-            with suppress(OSError):  # the one that was used for looking
+            with suppress(OSError):  # the descriptor of the listing itself
                 os.set_inheritable(int(name), False)
 
 
@@ -123,7 +123,7 @@ def spawn(order: Order) -> int:
 
 
 def _spawn(program: bytes, order: Order, folder: bytes) -> tuple[int, int]:
-    """The number of an error, or 0, and the process."""
+    """Return errno, or 0, and the pid."""
     actions = ctypes.create_string_buffer(_STRUCT_BYTES)
     _libc.posix_spawn_file_actions_init(actions)
     try:
@@ -147,7 +147,7 @@ def _texts(texts: list[bytes]) -> "ctypes.Array[ctypes.c_char_p]":
 
 
 def _check_folder(folder: str, cwd: str | None) -> None:
-    """Raise CannotStart if it is the folder that was at fault."""
+    """Raise CannotStart if the folder is the cause of the failure."""
     try:
         handle = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
@@ -159,7 +159,7 @@ def _check_folder(folder: str, cwd: str | None) -> None:
 
 
 def find_program(name: str, path: str, folder: str = "/") -> bytes:
-    """Where `name` is, as a shell in `folder` would look for it in `path`.
+    """Find `name` as a shell in `folder` does in `path`.
 
     Raises CannotStart (126, 127).
     """

@@ -1,9 +1,9 @@
-"""Starts programs in threads of its own: the loop goes on while the system loads them.
+"""Starts programs in worker threads: the loop goes on during exec.
 
 start ─▶ orders ─▶ thread: spawn ─▶ results ─▶ loop: done
-                                       └─ at once, or with what follows within LOOK_S
+                                       └─ at once, or together with later ones within LOOK_S
 
-A program on a disk that does not answer holds up one thread; others are made in its place.
+A program on a dead disk blocks one thread; another thread replaces it.
 """
 
 import asyncio
@@ -21,15 +21,15 @@ import structlog
 
 from broker_agent.executors.spawn import CannotStart, Order, spawn
 
-# More side by side would only wait for the same processors, unless they wait for something else.
+# More threads would only compete for the processors, unless one is blocked.
 THREADS: Final = 2
 THREADS_MAX: Final = 16
 STUCK_S: Final = 1.0
-# While orders wait, what has been started is looked at so often; a loop woken for each would have
-# no time for anything else.
+# Interval at which results are delivered while orders wait; a wake-up for each would starve the
+# loop.
 LOOK_S: Final = 0.005
 _IDLE_LOOK_S: Final = 0.25
-# How long the end of the agent waits for starts that are under way.
+# Longest wait for starts under way when the agent ends.
 CLOSE_S: Final = 5.0
 
 Started = Callable[[int | CannotStart], None]
@@ -45,9 +45,9 @@ class _Start(NamedTuple):
 
 
 class Starter:
-    """One for each loop; `close` it before the loop. Threads are made when they are needed first.
+    """Starter of one loop; `close` it before the loop. Threads are made on demand.
 
-    Its queue is bounded by the slots of the agent.
+    The agent's slots bound its queue.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class Starter:
         self._stuck_s = stuck_s
         self._close_s = close_s
         self._threads: list[threading.Thread] = []
-        # Since when each thread is busy with one program.
+        # Start time of the program that each thread is blocked on.
         self._busy: dict[int, float] = {}
         self._orders: SimpleQueue[_Start | None] = SimpleQueue()
         self._results: deque[tuple[Started, int | CannotStart]] = deque()
-        self._lock = threading.Lock()  # guards _is_over, and that nothing is put into _results then
+        self._lock = threading.Lock()  # guards _is_over, after which nothing goes into _results
         self._is_over = False
         self._under_way = 0
         self._is_called = False
@@ -89,10 +89,10 @@ class Starter:
         is_wanted: Callable[[], bool] = lambda: True,
         prepare: Callable[[Order], Order] = lambda order: order,
     ) -> None:
-        """`done` gets the pid, or why there is none, in the loop.
+        """Queue a start. `done` gets the pid, or the failure, in the loop.
 
-        is_wanted: asked in a thread when its turn has come; if not, nothing is started. prepare:
-        called there after it, completes the order.
+        is_wanted: called in a thread just before the start; False cancels the start. prepare:
+        called there next, completes the order.
         """
         while len(self._threads) < THREADS:
             self._add_thread()
@@ -102,7 +102,7 @@ class Starter:
             self._timer = self._loop.call_later(LOOK_S, self._look)
 
     def close(self) -> None:
-        """Start nothing more, and deliver what is under way; what hangs is ended if it comes."""
+        """Refuse new starts and deliver those under way; a program that hangs is killed later."""
         with suppress(Empty):
             while True:
                 start = self._orders.get_nowait()
@@ -159,7 +159,7 @@ class Starter:
                 is_to_call = not self._is_called and self._orders.empty()
                 self._is_called |= is_to_call
             if is_to_call:
-                with suppress(RuntimeError):  # the loop is closed: `close` has come before that
+                with suppress(RuntimeError):  # the loop is closed, after `close`
                     self._loop.call_soon_threadsafe(self._deliver)
 
     def _try(self, start: _Start) -> int | CannotStart:
@@ -171,7 +171,7 @@ class Starter:
             return self._spawn(order)
         except CannotStart as fault:
             return fault
-        except Exception as error:  # noqa: BLE001  it is the end of this task, and of no other
+        except Exception as error:  # noqa: BLE001  it ends this task alone
             return CannotStart(f"cannot run {start.order.argv[0][:200]}: {error}")
         finally:
             order.let_go()
@@ -192,7 +192,7 @@ class Starter:
 
 
 def _end_unowned(result: int | CannotStart) -> None:
-    """It was loaded after the agent had ended: nobody else would ever end it."""
+    """Kill a program that was started after `close`: no other code would end it."""
     if isinstance(result, int):
         with suppress(OSError):
             os.killpg(result, signal.SIGKILL)

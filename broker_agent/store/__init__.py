@@ -1,1 +1,1 @@
-"""What the agent keeps on its disk: journal, spool and identity slots."""
+"""State on the agent's disk: journal, spool and identity slots."""

@@ -2,12 +2,12 @@
 # Text and os, not Path: this runs for every task.
 """The folder of each task: `<state>/tasks/<command>.<attempt>/`.
 
-    stdout.log, stderr.log    what the task prints: comes through pipes, and is the agent's alone
-    work/                     where the task starts: empty, its own
-    stdout.lost, stderr.lost  which bytes the disk did not take, if there were any
+    stdout.log, stderr.log    output of the task, copied from its pipes; private to the agent
+    work/                     working directory of the task: empty at its start
+    stdout.lost, stderr.lost  span of the bytes that the disk refused, if any
 
-Nothing here follows a symbolic link: what a task left in its folder is removed as names, never as
-what they point to.
+No code here follows a symbolic link: links that a task left in its folder are removed, never their
+targets.
 """
 
 import errno
@@ -32,14 +32,14 @@ _CREATE: Final = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEX
 SPARES: Final = 64
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-# Who has a pipe as its stdout may open it by name, whatever user it has become meanwhile.
+# A program may open its stdout pipe by name, also after it has changed its user.
 _PIPE_MODE: Final = 0o622
 
 
 class TaskFolder:
-    """One task's folder, the two files of its output and the pipes they come from, until `close`.
+    """Folder of one task, with its two output files and their pipes, until `close`.
 
-    is_cut: the pipes held more that could not be brought into the files.
+    is_cut: whether bytes of the pipes could not be copied into the files.
     """
 
     __slots__ = (
@@ -59,7 +59,7 @@ class TaskFolder:
     ) -> None:
         self.path = path
         self.owner = owner
-        # What the carrier knows it by.
+        # The task's number at the carrier.
         self.number = 0
         self.is_cut = False
         self._fds: tuple[int, int] | None = fds
@@ -70,7 +70,7 @@ class TaskFolder:
 
     @property
     def work(self) -> str:
-        """Where the task starts."""
+        """Working directory of the task."""
         return f"{self.path}/{WORK}"
 
     @property
@@ -82,7 +82,7 @@ class TaskFolder:
         return self._fds[1] if self._fds else -1
 
     def open_pipes(self) -> tuple[int, int]:
-        """The ends for the program, which the caller closes once it has them. Raises OSError."""
+        """Make the pipes; returns the program's ends, which the caller closes. Raises OSError."""
         opened: list[int] = []
         try:
             for _ in STREAMS:
@@ -102,13 +102,13 @@ class TaskFolder:
 
     @property
     def cargo(self) -> tuple[int, ...]:
-        """What the carrier needs: both pipes, both files; nothing where there are no pipes."""
+        """Descriptors for the carrier: both pipes, both files; empty without pipes."""
         return () if self._fds is None else (*self._pipes, *self._fds)
 
     def drain(self) -> bool:
-        """The task has ended: bring what the pipes still hold into the files, which then are whole.
+        """Copy the rest of the pipes into the files, after the task's end: they are complete then.
 
-        False if that cannot be done yet, as the carrier is at it, or the disk does not take it.
+        False if the carrier holds the lock, or the disk is full.
         """
         if self._flows is not None and not self._flows.finish():
             return False
@@ -116,17 +116,17 @@ class TaskFolder:
         return True
 
     def settle(self) -> None:
-        """What the files hold now is what the task has printed, whoever still holds its pipes."""
+        """Fix the files as the task's whole output, though a process may still hold its pipes."""
         self._sizes = self.sizes()
 
     @property
     def is_closed(self) -> bool:
-        """Whether nobody can print into it any more."""
+        """Whether no process can write into it any more."""
         return self._flows is not None and self._flows.is_over
 
     @property
     def is_carried(self) -> bool:
-        """Whether a carrier, also of an earlier start of the agent, still has its files."""
+        """Whether a carrier, of this or an earlier start of the agent, still has its files."""
         if self._fds is None:
             return False
         try:
@@ -139,16 +139,16 @@ class TaskFolder:
 
     @property
     def was_left_whole(self) -> bool:
-        """Whether all that a task printed without its agent came into the files.
+        """Whether the files hold all output that a task wrote while its agent was gone.
 
-        Tasks of an agent of 0.1.0 wrote into them by themselves, and have no `work`.
+        Tasks of an agent of 0.1.0 wrote into the files themselves, and have no `work`.
         """
         if self._fds is None or not os.path.isdir(self.work):
             return True
         return is_whole(self._fds[0])
 
     def sizes(self) -> tuple[int, int]:
-        """Bytes of stdout and stderr so far."""
+        """Present sizes of stdout and stderr, in bytes."""
         if self._sizes is not None:
             return self._sizes
         if self._fds is None:
@@ -158,7 +158,7 @@ class TaskFolder:
         return facts[0].st_size, facts[1].st_size
 
     def lost(self, stream: int, size: int) -> Hole:
-        """Which of its first `size` bytes the disk did not take; empty if it took all."""
+        """Span of the first `size` bytes of a stream that the disk refused; empty without."""
         if not self._is_marked or self._fds is None:
             return NO_HOLE
         span = read_span(self._fds[stream])
@@ -170,21 +170,21 @@ class TaskFolder:
 
     @property
     def has_lost(self) -> bool:
-        """Whether the disk did not take all of it, as seen by the last look at the sizes."""
+        """Whether the disk refused bytes of it, by the last call of `sizes`."""
         return self._is_marked or self.is_cut
 
     def read(self, stream: int, size: int, offset: int) -> bytes:
-        """At most `size` bytes of stream 0 (stdout) or 1 (stderr)."""
+        """Read at most `size` bytes of stream 0 (stdout) or 1 (stderr)."""
         if self._fds is None:
             return b""
         return os.pread(self._fds[stream], size, offset)
 
     def punch(self, stream: int, start: int, end: int) -> bool:
-        """Give the disk back what lies between, which is never read again; False if it cannot."""
+        """Free the disk space of a span that is never read again; False if unsupported."""
         return self._fds is not None and punch(self._fds[stream], start, end)
 
     def close(self) -> None:
-        """Let go of the files; they stay on the disk. Harmless if done twice."""
+        """Close the descriptors; the files stay on the disk. Idempotent."""
         fds, self._fds = self._fds, None
         for fd in (*self._pipes, *fds) if fds else ():
             os.close(fd)
@@ -193,9 +193,9 @@ class TaskFolder:
 class Folders:
     """All task folders of an agent.
 
-    Of those without output up to `spares` stay until they are used again, the rest vanish with
-    their release; of the others the newest `keep` stay for a person to look at. owner: user and
-    group that tasks run as, if not the agent's; the folder that they work in is theirs.
+    spares: number of folders without output that are kept for reuse; the rest are removed at their
+    release. keep: number of released folders with output that stay for people, the newest ones.
+    owner: user and group of tasks, who own the working directories; None: the agent's.
     """
 
     def __init__(
@@ -216,9 +216,9 @@ class Folders:
         return f"{self._root}/{command}.{attempt}"
 
     def make(self, command: str, attempt: int) -> TaskFolder:
-        """A new folder with two empty files, and an empty one for the task to start in.
+        """Make a folder with two empty files and an empty working directory.
 
-        Raises Refused (`state_foreign`) if there is one already, Unreachable (`disk_full`).
+        Raises Refused (`state_foreign`) if it exists already, Unreachable (`disk_full`).
         """
         path = self.name(command, attempt)
         try:
@@ -227,7 +227,7 @@ class Folders:
                 remove_folder(each)
             if fds is None:
                 fds = self._make(path)
-            # Shared with the carrier: as long as it has the files, they are still written to.
+            # A shared lock, which the carrier inherits: while it is held, files may still grow.
             with suppress(OSError):
                 fcntl.flock(fds[0], fcntl.LOCK_SH | fcntl.LOCK_NB)
             return TaskFolder(path, fds, self._owner)
@@ -239,7 +239,7 @@ class Folders:
     def _make(self, path: str) -> tuple[int, int]:
         os.mkdir(path, 0o700)
         if self._owner is not None:
-            os.chmod(path, 0o711)  # noqa: PTH101, S103  (for names that are known)
+            os.chmod(path, 0o711)  # noqa: PTH101, S103  (searchable, not listable)
         work = f"{path}/{WORK}"
         os.mkdir(work, 0o700)
         if self._owner is not None:
@@ -247,7 +247,7 @@ class Folders:
         return _open_both(path, _CREATE)
 
     def reopen(self, command: str, attempt: int) -> TaskFolder | None:
-        """The folder of a task of an earlier start, for reading; None if it is gone."""
+        """Open the folder of a task of an earlier start, for reading; None if it is gone."""
         path = self.name(command, attempt)
         try:
             if not os.path.isdir(path) or os.path.islink(path):
@@ -257,11 +257,11 @@ class Folders:
             return None
 
     def reuse(self, path: str) -> bool:
-        """The task has ended and printed nothing: whether its folder is kept for another."""
+        """Keep the folder of a task without output for reuse; False if it is not kept."""
         return self._spares.put(path)
 
     def retire(self, path: str, *, empty: bool) -> None:
-        """The task was released: keep its folder for a while, or remove it."""
+        """Keep the folder of a released task for a while, or remove it."""
         if empty or self._keep == 0:
             remove_folder(path)
             return
@@ -270,7 +270,7 @@ class Folders:
             remove_folder(self._kept.popleft())
 
     def adopt(self, open_names: set[str]) -> None:
-        """At start: what no open attempt needs counts as kept, oldest first."""
+        """Count as kept, at start, the folders without an open attempt, oldest first."""
         with os.scandir(self._root) as found:
             loose = [
                 (entry.stat(follow_symlinks=False).st_mtime, entry.path)
@@ -284,13 +284,13 @@ class Folders:
                 self.retire(path, empty=False)
 
     def close(self) -> None:
-        """Remove what was kept for use only. Nobody may use the folders any more."""
+        """Remove the folders kept for reuse. No folder may be used after this."""
         for path in self._spares.clear():
             remove_folder(path)
 
 
 def _is_empty(path: str) -> bool:
-    """Whether the task printed nothing: then there is nothing for a person to look at."""
+    """Whether the task has no output."""
     try:
         return not any(
             os.stat(f"{path}/{stream}.log", follow_symlinks=False).st_size for stream in STREAMS
@@ -300,7 +300,7 @@ def _is_empty(path: str) -> bool:
 
 
 def _open_both(path: str, flags: int) -> tuple[int, int]:
-    # What is made anew is a file; what a task could reach meanwhile may be a pipe by now.
+    # A new path is a file; a path that a task could reach may be a pipe by now.
     open_one = os.open if flags & os.O_EXCL else open_regular
     first = open_one(f"{path}/{STREAMS[0]}.log", flags, 0o600)
     try:
@@ -311,7 +311,7 @@ def _open_both(path: str, flags: int) -> tuple[int, int]:
 
 
 def remove_folder(path: str) -> None:
-    """Remove a folder and what a task left in it; what cannot be removed stays."""
+    """Remove a folder and all that a task left in it, as far as possible."""
     try:
         folder = os.open(path, _FOLDER)
     except OSError:
@@ -323,7 +323,7 @@ def remove_folder(path: str) -> None:
             os.unlink(f"{stream}.log", dir_fd=folder)
         os.rmdir(WORK, dir_fd=folder)
     except OSError:
-        pass  # rmtree gets what is there
+        pass  # rmtree handles it
     finally:
         os.close(folder)
     try:
@@ -341,7 +341,7 @@ def _remove_tree(path: str) -> None:
 
 
 def _remove_deep(path: str) -> None:
-    """However deep: the folders in a folder are brought up before it is removed. Raises OSError."""
+    """Remove a tree of any depth: subfolders are moved up before a removal. Raises OSError."""
     top = os.open(path, _FOLDER)
     unique, number = secrets.token_hex(8), 0
     try:
@@ -363,7 +363,7 @@ def _remove_deep(path: str) -> None:
 
 
 def _empty(folder: int) -> list[str]:
-    """Remove all in it that is no folder; the names of the folders."""
+    """Remove all entries that are no folders; returns the names of the folders."""
     with os.scandir(folder) as found:
         entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
     for name, is_folder in entries:

@@ -1,4 +1,4 @@
-"""Taking bytes out of the middle of a file: the offsets of all others stay as they are."""
+"""Holes in files: frees the space of a span and keeps all other offsets."""
 
 import sys
 from typing import Final
@@ -10,10 +10,10 @@ _BLOCK: Final = 4096
 
 
 def punch(fd: int, start: int, end: int) -> bool:
-    """Give the disk back what lies between; False where the file system cannot do that.
+    """Free the disk space from `start` to before `end`; False if the file system cannot.
 
-    Only whole blocks are given back, so a little of both sides may stay. `fd` must be open for
-    writing. What was punched out reads as zeros.
+    Only whole blocks are freed, so a little on both sides may stay. `fd` must be open for writing.
+    The span reads as zeros.
     """
     start = -(-start // _BLOCK) * _BLOCK
     size = end // _BLOCK * _BLOCK - start
@@ -21,7 +21,7 @@ def punch(fd: int, start: int, end: int) -> bool:
         return True
     if sys.platform != "linux":
         return False
-    # Loaded when it is needed first, which in most agents is never.
+    # Imported on demand: most agents never use it.
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)

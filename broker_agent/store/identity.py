@@ -1,11 +1,11 @@
-"""Who this agent is: identity slots `<state>/identity/current/`, `next/` and `old/`.
+"""Identity of the agent, in the slots `<state>/identity/current/`, `next/` and `old/`.
 
-A slot holds the keys, what the master gave for them, and `identity.toml`, which is written last: a
-slot without it is not whole. A new identity is made in `next` and takes the place of `current` by
-renames; a crash between them leaves `next` whole, and it is taken from there.
+A slot holds the keys, their certificate and token, and `identity.toml`, which is written last: a
+slot without it is incomplete. A new identity is made in `next` and replaces `current` by renames; a
+crash between them leaves `next` complete, and the next start goes on from there.
 
-A renewed identity is a candidate first, its facts in `candidate.toml`: it is used once it has been
-tried. What it replaces stays in `old` until the master has confirmed.
+A renewed identity is a candidate first, its facts in `candidate.toml`, until a connection with it
+works. The replaced identity stays in `old` until the master has confirmed the new one.
 """
 
 import json
@@ -47,7 +47,7 @@ _ANSWERED: Final = (FACTS_FILE, CANDIDATE_FILE)
 
 
 class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """`identity.toml`: who it is, where the brokers are, what the certificate says."""
+    """Content of `identity.toml`: names, addresses of brokers, facts of the certificate."""
 
     agent: str
     group: str
@@ -67,7 +67,7 @@ class Slots:
         self.old = self._root / "old"
 
     def facts(self) -> AgentFacts | None:
-        """Who the agent is; None if it was never set up. Raises Corrupt for what cannot be read."""
+        """Read the agent's facts; None if it was never set up. Raises Corrupt."""
         slot = self._whole()
         return None if slot is None else _read_facts(slot / FACTS_FILE)
 
@@ -76,7 +76,7 @@ class Slots:
         return b"" if slot is None else read_bytes(slot / CA_FILE)
 
     def identity(self) -> Identity:
-        """The keys in use; raises Refused (`state_missing`) if there are none."""
+        """Read the keys in use; raises Refused (`state_missing`) if there are none."""
         return read_identity(self.in_use())
 
     def _whole(self) -> Path | None:
@@ -87,7 +87,7 @@ class Slots:
         return None
 
     def pending(self) -> NewIdentity | None:
-        """Keys that were made for a request whose answer never came, to be used again."""
+        """Keys of a request whose answer never came, to be used again; None without."""
         path = self.next / _PENDING_FILE
         if not path.exists() or any((self.next / name).exists() for name in _ANSWERED):
             return None
@@ -103,7 +103,7 @@ class Slots:
             raise Corrupt("state_corrupt", f"{path} is damaged") from error
 
     def begin(self, keys: NewIdentity) -> None:
-        """Keep the keys before anybody is asked to sign them."""
+        """Store the keys, before the request to sign them."""
         make_private_directory(self._root)
         self.settle()
         shutil.rmtree(self.next, ignore_errors=True)
@@ -115,7 +115,7 @@ class Slots:
     def complete(
         self, keys: NewIdentity, facts: AgentFacts, *, cert_pem: bytes, ca_pem: bytes, jwt: str
     ) -> None:
-        """Make what was begun the identity in use."""
+        """Make the stored keys the identity in use."""
         self._store(keys, facts, FACTS_FILE, cert_pem=cert_pem, ca_pem=ca_pem, jwt=jwt)
         self.settle()
         self.drop_old()
@@ -136,7 +136,7 @@ class Slots:
             (self.next / _PENDING_FILE).unlink(missing_ok=True)
 
     def settle(self) -> None:
-        """Let a whole `next` become `current`, which is kept as `old`; else nothing to do."""
+        """Move a complete `next` to `current`, and that to `old`; idempotent."""
         if not (self.next / FACTS_FILE).exists():
             return
         with os_errors(self.current, "replace"):
@@ -150,7 +150,7 @@ class Slots:
     # renewal
 
     def in_use(self) -> Path:
-        """The slot of the identity in use; raises Refused (`state_missing`) if there is none."""
+        """Path of the slot in use; raises Refused (`state_missing`) if there is none."""
         slot = self._whole()
         if slot is None:
             raise Refused("state_missing", f"{self._root} holds no identity")
@@ -159,7 +159,7 @@ class Slots:
     def hold(
         self, keys: NewIdentity, facts: AgentFacts, *, cert_pem: bytes, ca_pem: bytes, jwt: str
     ) -> None:
-        """Keep what was begun as a candidate, to be tried."""
+        """Store the new identity as a candidate, to be tried."""
         self._store(keys, facts, CANDIDATE_FILE, cert_pem=cert_pem, ca_pem=ca_pem, jwt=jwt)
 
     def candidate(self) -> AgentFacts | None:
@@ -167,21 +167,21 @@ class Slots:
         return _read_facts(path) if path.exists() else None
 
     def promote(self) -> None:
-        """The candidate was tried and is used from now on."""
+        """Make the candidate the identity in use, after a connection with it worked."""
         with os_errors(self.next, "replace"):
             (self.next / CANDIDATE_FILE).rename(self.next / FACTS_FILE)
             sync_directory(self.next)
         self.settle()
 
     def restore_old(self) -> None:
-        """The identity in use is refused for good, and what it has replaced is not."""
+        """Return to the old identity, since the one in use is refused permanently."""
         with os_errors(self.old, "restore"):
             shutil.rmtree(self.current, ignore_errors=True)
             self.old.rename(self.current)
             sync_directory(self._root)
 
     def trust(self, ca_pem: bytes) -> None:
-        """Trust these authorities, with whichever slot; raises Corrupt if they are none."""
+        """Trust these authorities, in all slots; raises Corrupt for other content."""
         slots = self.ways_in()
         key = read_bytes(slots[0] / KEY_FILE)
         client_context_of(ca_pem, read_bytes(slots[0] / CERT_FILE), key)
@@ -189,26 +189,26 @@ class Slots:
             write_public(slot / CA_FILE, ca_pem)
 
     def look_at(self, urls: tuple[str, ...]) -> None:
-        """Look for brokers at these addresses, with whichever slot."""
+        """Store these addresses of brokers, in all slots."""
         for slot in self.ways_in():
             for path in (slot / FACTS_FILE, slot / CANDIDATE_FILE):
                 if path.exists():
                     _write_facts(path, msgspec.structs.replace(_read_facts(path), urls=urls))
 
     def discard_next(self) -> None:
-        """The candidate, or the keys for one, are of no use."""
+        """Delete the candidate, or the keys for one."""
         shutil.rmtree(self.next, ignore_errors=True)
 
     @property
     def is_unconfirmed(self) -> bool:
-        """Whether the master may not know yet that the identity in use has replaced `old`."""
+        """Whether the master may not yet have confirmed the identity in use."""
         return self.old.exists()
 
     def drop_old(self) -> None:
         shutil.rmtree(self.old, ignore_errors=True)
 
     def ways_in(self) -> list[Path]:
-        """Slots with which the broker may let us in, the one in use first."""
+        """Slots that the broker may accept, the one in use first."""
         slots = [self.in_use()]
         if (self.old / FACTS_FILE).exists():
             slots.append(self.old)

@@ -1,7 +1,7 @@
-"""What this agent has taken on, on disk before it is answered: SQLite, one writer thread.
+"""The agent's write-ahead log: attempts are on disk before their answer. SQLite, one writer thread.
 
-Group commit: while one transaction is being committed, everything that arrives forms the next. Its
-results come back to the loop together, so that a burst costs one fsync and one wake-up.
+Group commit: the writes that arrive during one transaction form the next. Their results come back
+to the loop together, so that a burst costs one fsync and one wake-up.
 """
 
 import json
@@ -21,21 +21,21 @@ from schemas.faults import Corrupt, MeshError, Unreachable
 from schemas.spans import DAY_S
 
 REMEMBER_S: Final = DAY_S
-# The number of starts goes into the upper bits of every report's number: it grows over restarts
-# without being written each time.
+# The upper bits of a report's number are the number of starts, so that report numbers grow over
+# restarts without a write for each.
 SEQ_BITS: Final = 32
-# Kept in the write-ahead file between checkpoints, in pages of 4 KiB.
+# Size of SQLite's write-ahead log between checkpoints, in pages of 4 KiB.
 CHECKPOINT_PAGES: Final = 2000
-# Under load a commit waits so long for company, which then shares its fsync; and so long while all
-# slots are taken, when no task could start any sooner.
+# Longest delay of a group commit under load, and while all slots are taken, so that no task could
+# start sooner.
 GATHER_S: Final = 0.008
 PATIENT_S: Final = 0.03
 _GATHER_STEPS: Final = 3
 
-# Writes that nobody waits for go with the next that somebody does, or when this much is over.
+# Longest delay of writes without a waiting caller; they join the next urgent commit.
 LAZY_S: Final = 0.2
 LAZY_ITEMS: Final = 256
-# What became of a write: None, the state of a duplicate, or why nothing was written.
+# Result of a write: None, the state of a duplicate, or the fault.
 Outcome = str | MeshError | None
 Done = Callable[[Outcome], None]
 Found = Callable[[list[Past] | MeshError], None]
@@ -43,7 +43,7 @@ Notify = Callable[[Callable[[], None]], object]
 
 
 class _Batch:
-    """Everything that goes into one transaction, by kind; the kinds have a fixed order."""
+    """Writes of one transaction, by kind; the kinds have a fixed order."""
 
     __slots__ = (
         "accepts",
@@ -70,12 +70,12 @@ class _Batch:
 
     @property
     def urgent(self) -> int:
-        """How many wait for it."""
+        """Number of writes with a waiting caller."""
         return len(self.accepts) + len(self.callbacks) + len(self.questions)
 
     @property
     def is_urgent(self) -> bool:
-        """Whether somebody waits for it; the rest may wait for company, within bounds."""
+        """Whether a caller waits for it; other batches may be delayed, within bounds."""
         return self.urgent > 0 or len(self.releases) >= LAZY_ITEMS
 
     def __bool__(self) -> bool:
@@ -95,11 +95,11 @@ class _Batch:
 
 
 class Journal:
-    """Methods are called by one thread, the loop's; callbacks come back through `notify`.
+    """The journal. Only the loop's thread calls its methods; callbacks come through `notify`.
 
     Call `open_journal`, then `start`. A failed transaction changes nothing on disk, and each of
-    its callbacks gets the fault (`journal_unavailable`), which `fault` holds until a later one
-    goes through. is_same_boot: whether the start before this one was since the host's last boot.
+    its callbacks gets the fault (`journal_unavailable`), which `fault` holds until a later commit
+    succeeds. is_same_boot: whether the previous start was since the host's last boot.
     """
 
     def __init__(
@@ -129,9 +129,9 @@ class Journal:
     # What the loop calls.
 
     def start(self, notify: Notify, is_patient: Callable[[], bool]) -> None:
-        """Begin to write; `notify` runs a function in the loop, such as call_soon_threadsafe.
+        """Start the writer; `notify` runs a function in the loop, such as call_soon_threadsafe.
 
-        is_patient: whether more may be gathered for one commit; asked by the writer's thread.
+        is_patient: called in the writer's thread, returns whether a commit may be delayed.
         """
         self._notify = notify
         self._is_patient = is_patient
@@ -140,11 +140,11 @@ class Journal:
 
     @property
     def first_seq(self) -> int:
-        """Reports of this start of the agent have greater numbers than those of all before it."""
+        """First number for reports of this start, greater than all of earlier starts."""
         return self.boots << SEQ_BITS
 
     def take_rows(self) -> list[Row]:
-        """The attempts that earlier starts left, once; they are not kept after that."""
+        """Return the attempts of earlier starts; later calls return none."""
         rows, self.rows = self.rows, []
         return rows
 
@@ -153,13 +153,13 @@ class Journal:
         return self.last_row
 
     def accept(self, row: Row, done: Done) -> None:
-        """Record a new attempt. `done` gets None, or the state if it was released earlier."""
+        """Record a new attempt. `done` gets None, or its state if it was released earlier."""
         with self._lock:
             self._next.accepts.append((row, done))
             self._wake.notify()
 
     def running(self, row: int, started_at: float, pid: int, pid_start: int) -> None:
-        """Record the process, so that a later start of the agent finds it. Nobody waits for it."""
+        """Record the process, for a later start of the agent, without a callback."""
         with self._lock:
             self._next.runs.append((started_at, pid, pid_start, row))
             self._wake.notify()
@@ -173,9 +173,9 @@ class Journal:
     def release(
         self, items: Iterable[tuple[int, str, int, str]], tidy: Callable[[], None] | None = None
     ) -> None:
-        """Forget (row, command, attempt, state) but for the ids.
+        """Forget (row, command, attempt, state) except for ids and states.
 
-        tidy: runs in the writer's thread once that is committed: removing files takes its time.
+        tidy: runs in the writer's thread after the commit, since removing files is slow.
         """
         with self._lock:
             self._next.releases.extend(items)
@@ -184,22 +184,22 @@ class Journal:
             self._wake.notify()
 
     def find_released(self, commands: Sequence[str], found: Found) -> None:
-        """Look up these commands; `found` gets all attempts that are remembered, or why not.
+        """Look up these commands; `found` gets all remembered attempts, or the fault.
 
-        The answer also has what is being released when this is called.
+        Releases under way are included.
         """
         with self._lock:
             self._next.questions.append((json.dumps(commands), found))
             self._wake.notify()
 
     def take_back(self, row: Row) -> None:
-        """Keep an attempt as one that is not released: its end is to be told once more."""
+        """Undo the release of an attempt: its end has to be reported again."""
         with self._lock:
             self._next.returns.append(row)
             self._wake.notify()
 
     def note_epoch(self, epoch: int) -> None:
-        """Remember the newest master over restarts; what is known already costs nothing."""
+        """Store the newest master's epoch; no write if it is known."""
         if epoch == self.epoch:
             return
         self.epoch = epoch
@@ -208,27 +208,27 @@ class Journal:
             self._wake.notify()
 
     def probe(self, done: Done) -> None:
-        """Write something: whether the disk takes it again after it has failed."""
+        """Write a small value, to find out whether a failed disk has recovered."""
         with self._lock:
             self._next.epoch = self.epoch
             self._next.callbacks.append(done)
             self._wake.notify()
 
     def flush(self, done: Done) -> None:
-        """Call `done` once all that was asked before is on disk, or failed."""
+        """Call `done` once all earlier writes are on disk, or failed."""
         with self._lock:
             self._next.callbacks.append(done)
             self._wake.notify()
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Write what is left and end the thread."""
+        """Commit the rest and end the thread."""
         with self._lock:
             self._closing = True
             self._wake.notify()
         if self._thread is not None:
             self._thread.join(timeout_s)
             if self._thread.is_alive():
-                return  # the disk hangs: closing under the writer's hands would crash it
+                return  # the disk hangs: closing the database during a write would crash
         self._rows.close()
 
     # What the writer's thread does.
@@ -248,7 +248,7 @@ class Journal:
             self._settle(batch)
 
     def _gather(self) -> None:
-        """Wait a moment for more, if that is what the last moments promise."""
+        """Wait a moment for more writes, if the recent rate promises some."""
         gathering, before = self._gathering, self._next.urgent
         wait_s = gathering.wait_s(before, time.monotonic(), patient=self._is_patient())
         if wait_s:
@@ -280,7 +280,7 @@ class Journal:
             fault.__cause__ = error
             self.fault = fault.message
         if notify is not None and batch.urgent:
-            # The loop may be gone while the last batch is written: nobody waits for it then.
+            # The loop may be closed during the last batch: no caller waits then.
             with suppress(RuntimeError):
                 notify(lambda: _resolve(batch, known, answers, fault))
         if fault is None:
@@ -303,7 +303,7 @@ def _resolve(
 
 
 def check_journal_files(path: Path) -> None:
-    """Raise Corrupt if anything but regular files is in the journal's place: SQLite would wait."""
+    """Raise Corrupt unless the journal's paths are regular files: SQLite would block on others."""
     for tail in ("", "-wal", "-shm", "-journal"):
         try:
             mode = path.with_name(path.name + tail).lstat().st_mode
@@ -319,10 +319,10 @@ def open_journal(
     remember_s: float = REMEMBER_S,
     elapsed: Callable[[], float] | None = None,
 ) -> Journal:
-    """Open or make the journal at `path`, which is for one process at a time.
+    """Open or make the journal at `path`, for one process at a time.
 
-    Raises Corrupt (`state_corrupt`) for what is no journal of ours, Unreachable
-    (`journal_unavailable`) if the disk does not take it.
+    Raises Corrupt (`state_corrupt`) for another file, Unreachable (`journal_unavailable`) if the
+    disk fails.
     """
     try:
         check_journal_files(path)

@@ -1,8 +1,8 @@
-"""The tables of the journal, and what one transaction does to them. For one thread at a time.
+"""Tables of the journal, and the transactions on them. For one thread at a time.
 
-Attempts that are not released stand in `attempts`, complete. Released ones leave their id and how
-they ended in one of two tables that take turns, so that forgetting the old ones is one DROP and
-those of at least `remember_s` are always there.
+`attempts` holds complete rows of attempts that are not released. Released ones leave id and end in
+one of two tables that alternate, so that eviction is one DROP and the last `remember_s` are always
+there.
 """
 
 import json
@@ -16,13 +16,13 @@ from schemas.faults import Corrupt
 from schemas.messages.work import AttemptReport
 
 FORMAT: Final = 4
-# What is remembered of a released attempt beside its id and state.
+# Columns that are kept of a released attempt beside its id and state.
 _REMEMBERED: Final = (
     "exit_code INTEGER, reason TEXT NOT NULL DEFAULT '', started_at REAL NOT NULL DEFAULT 0,"
     " ended_at REAL NOT NULL DEFAULT 0, stdout_bytes INTEGER NOT NULL DEFAULT 0,"
     " stderr_bytes INTEGER NOT NULL DEFAULT 0, output_limit INTEGER NOT NULL DEFAULT 0"
 )
-# The journals of earlier releases, and what each lacks.
+# Upgrades of the journals of earlier releases.
 _UPGRADES: Final = {
     1: ("ALTER TABLE attempts ADD COLUMN kill_after REAL NOT NULL DEFAULT 0",),
     2: tuple(
@@ -37,7 +37,7 @@ _UPGRADES: Final = {
     ),
     3: ("ALTER TABLE attempts DROP COLUMN seq",),
 }
-# How much of the time for which released ids were kept may be forgotten by a crash.
+# Longest part of the age of released ids that a crash loses.
 AGE_STEP_S: Final = 60.0
 BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
@@ -75,16 +75,16 @@ _RELEASE: Final = (
     " FROM gone LEFT JOIN attempts AS a ON a.row = gone.row"
 )
 _DROP: Final = "DELETE FROM attempts WHERE row IN (SELECT value FROM json_each(?))"
-# Rows of one statement; each of these sizes is compiled once.
+# Numbers of rows per statement; SQLite compiles each once.
 _BULKS: Final = (64, 16, 4, 1)
 
 
 class Row(NamedTuple):
-    """One attempt as it stands in the journal. Times are Unix seconds.
+    """One attempt in the journal. Times are Unix seconds.
 
-    report: the encoded AttemptReport of its end, once there is one. shipped: whether all of its
-    output is stored, so that nothing but the report is left to send. kill_after: silence of the
-    master, in seconds, that it may outlive.
+    report: encoded AttemptReport of its end, or empty. shipped: whether all its output is stored,
+    so that only the report is left to send. kill_after: seconds of the master's silence that it may
+    outlive.
     """
 
     row: int
@@ -108,7 +108,7 @@ class Row(NamedTuple):
 
 
 class Past(NamedTuple):
-    """A released attempt. What an earlier release of the agent has not kept is 0 or None."""
+    """A released attempt. Values that an earlier version did not keep are 0 or None."""
 
     command: str
     attempt: int
@@ -123,7 +123,7 @@ class Past(NamedTuple):
 
 
 def end_row(row: int, incarnation: str, report: AttemptReport, raw: bytes, *, shipped: bool) -> Row:
-    """The journal's form of an end."""
+    """Row of an attempt that has ended."""
     return Row(
         row=row,
         command=report.command,
@@ -143,9 +143,9 @@ def end_row(row: int, incarnation: str, report: AttemptReport, raw: bytes, *, sh
 
 
 class Writes(NamedTuple):
-    """What one transaction writes, in the order of `Rows.commit`.
+    """Writes of one transaction, in the order of `Rows.commit`.
 
-    accepts: new attempts. returns: those that are no longer released. runs: (started_at, pid,
+    accepts: new attempts. returns: attempts whose release is undone. runs: (started_at, pid,
     pid_start, row). ends: complete rows. releases: (row, command, attempt, state).
     """
 
@@ -158,7 +158,7 @@ class Writes(NamedTuple):
 
 
 class Rows:
-    """Loaded at once. is_same_boot: whether the start before this one was since the last boot."""
+    """The tables, loaded at once. is_same_boot: whether the last start was since the last boot."""
 
     def __init__(
         self, database: sqlite3.Connection, *, remember_s: float, elapsed: Callable[[], float]
@@ -185,12 +185,12 @@ class Rows:
 
     def _load_turns(self) -> None:
         self._young = int(self._meta("young", 0))
-        # How long the younger table has been the younger one, and what of that is on the disk.
+        # Seconds since the younger table was begun, and the part of that on the disk.
         self._age_s = self._stored_age_s = self._meta("young_s", 0.0)
         self._aged_at = self._elapsed()
 
     def _upgrade(self, found: int) -> None:
-        """Bring a journal of an earlier release to the present form; 0 is a new one."""
+        """Upgrade a journal of an earlier version; 0: a new journal."""
         if found and found != FORMAT and found not in _UPGRADES:
             raise Corrupt("state_corrupt", "the journal was written by another version")
         for version in range(found or FORMAT, FORMAT):
@@ -198,7 +198,7 @@ class Rows:
                 self._db.execute(statement)
 
     def _note_boot(self) -> None:
-        """Process numbers of before a boot mean nothing after it."""
+        """Detect a boot since the last start: pids of before it are void."""
         try:
             boot = BOOT_ID.read_text().strip()
         except OSError:
@@ -215,13 +215,13 @@ class Rows:
         self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
 
     def commit(self, writes: Writes) -> dict[tuple[str, int], str]:
-        """One transaction. Returns those of `accepts` that were released earlier, by their state.
+        """Commit one transaction. Returns the states of `accepts` that were released earlier.
 
         Raises sqlite3.Error or OSError; call `roll_back` then.
         """
         db = self._db
         db.execute("BEGIN IMMEDIATE")
-        # First: a request for what is being released just now must find its id.
+        # First: a request for an attempt that is released in this batch must find its id.
         if writes.releases:
             self._release(writes.releases)
         known = self._released(writes.accepts)
@@ -229,7 +229,7 @@ class Rows:
         self._in_bulk(_INSERT, [*new, *writes.returns])
         if writes.runs:
             db.executemany(_RUNNING, writes.runs)
-        # Of two ends of one attempt the second counts: output was stored between them.
+        # Of two ends of one attempt the second counts: it knows of more stored output.
         ends = {row.row: _end(row) for row in writes.ends}
         self._in_bulk(_ENDED, list(ends.values()))
         if writes.epoch is not None:
@@ -247,7 +247,7 @@ class Rows:
             self._db.close()
 
     def _released(self, rows: Sequence[Row]) -> dict[tuple[str, int], str]:
-        """Which of `rows` were released earlier, with their states; one query for all of them."""
+        """States of the `rows` that were released earlier, by one query."""
         if not rows:
             return {}
         wanted = json.dumps([row.command for row in rows])
@@ -262,7 +262,7 @@ class Rows:
         return {(c, a): state for c, a, state in found if (c, a) in keys}
 
     def remembered(self, wanted: str) -> list[Past]:
-        """Each attempt of these commands (a JSON list), by command and number."""
+        """Remembered attempts of these commands (a JSON list), by command and number."""
         found = self._db.execute(
             "SELECT * FROM released_0 WHERE command IN (SELECT value FROM json_each(?1)) UNION"
             " SELECT * FROM released_1 WHERE command IN (SELECT value FROM json_each(?1))",
@@ -279,9 +279,9 @@ class Rows:
         self._db.execute(_DROP, (json.dumps([item[0] for item in releases]),))
 
     def _in_bulk(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Many rows by few statements: each step lets go of the interpreter and must win it back.
+        """Write many rows with few statements: each step releases the interpreter's lock.
 
-        With one step a row, the loop and this thread would hand it to each other all the time.
+        With one step per row, the loop and this thread would contend for the lock all the time.
         """
         start = 0
         for size in _BULKS:
@@ -293,10 +293,10 @@ class Rows:
                 self._db.execute(statement.format(", ".join([one] * size)), values)
 
     def _take_turns(self) -> None:
-        """Let the older table go once the younger one covers `remember_s`.
+        """Drop the older table once the younger one covers `remember_s`.
 
-        Counted is the time that the agent has run, and no wall clock: one that is set forward must
-        not make it forget early, and an id that is kept for too long does no harm.
+        The age is run time of the agent, not wall-clock time: a clock that is set forward must not
+        evict early, and ids may be kept longer than needed.
         """
         now = self._elapsed()
         self._age_s += now - self._aged_at

@@ -1,12 +1,12 @@
 # ruff: noqa: PTH104, PTH116
 # Text and os, not Path: this runs for every task.
-"""Folders of tasks that printed nothing, kept to be used again.
+"""Spare folders: folders of tasks without output, kept for reuse.
 
 Making and removing a folder with two files costs up to half a millisecond of a file system's time,
-as much as starting the program; renaming one costs a hundredth of that. A folder is used again only
-if it is as new: two empty private files, an empty folder to work in, and nothing else. That is
-looked at when it is to be used again: what a task left behind had no later chance. One in which a
-task left anything is not kept in the first place, nor one whose pipes anybody still holds.
+as much as starting the program; a rename costs a hundredth of that. A folder is reused only if it
+is pristine: two empty private files, an empty working directory, and nothing else. The check comes
+at the reuse, after any change by processes that outlived their task. Folders with files of a task,
+or with pipes that are still open, are not kept at all.
 """
 
 import os
@@ -17,44 +17,44 @@ from typing import Final
 
 from schemas.subjects import STREAMS
 
-# For reading and writing: a pipe in a file's place would not hold us up, and is no file.
+# Read and write: opening a pipe in a file's place would not block, and the check then finds it.
 _OPEN: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
-# The folder in a task's folder where the task starts.
+# Name of the working directory in a task's folder.
 WORK: Final = "work"
 _NAMES: Final = {f"{stream}.log" for stream in STREAMS} | {WORK}
-# File systems note when a folder changed by a clock that ticks this often at the least.
+# Longest tick of the clock that file systems take times of changes from.
 _SETTLED_NS: Final = 50_000_000
-# So many folders are looked at before a new one is made.
+# Number of spare folders that are tried before a new one is made.
 _LOOKS: Final = 2
 
 
 class Spares:
-    """For one thread: system calls side by side with another would fight for the interpreter.
+    """Spare folders, for one thread: more threads would contend for the interpreter's lock.
 
-    They keep the names of their tasks until they get another. limit: how many are kept. owner: user
-    and group of the folders that tasks work in, if not the agent's.
+    Each keeps its task's name until its reuse. limit: number of folders. owner: user and group of
+    the working directories; None: the agent's.
     """
 
     def __init__(self, limit: int, owner: tuple[int, int] | None = None) -> None:
         self._limit = limit
         self._user = os.geteuid() if owner is None else owner[0]
         self._mode = 0o700 if owner is None else 0o711
-        # A queue in which one can be looked up.
+        # A queue with look-up by path.
         self._paths: dict[str, None] = {}
-        # When those that held nothing had changed last, by the inode of the folder to work in.
+        # Times of the last change of empty folders, by the inode of the working directory.
         self._known: dict[int, tuple[int, int]] = {}
 
     def put(self, path: str) -> bool:
-        """Keep the folder, whose files are closed; False if there are enough, or it is used up."""
+        """Keep the folder, whose files are closed; False if it is dirty, or at the limit."""
         if len(self._paths) >= self._limit or not self._is_clean(path):
             return False
         self._paths[path] = None
         return True
 
     def take(self, path: str) -> tuple[tuple[int, int] | None, list[str]]:
-        """The open files of a spare folder under its new name, if there is one.
+        """Rename the oldest pristine folder to `path`; returns its open files, or None.
 
-        And what is not as new, to be removed by the caller. The oldest comes first.
+        Also returns the folders that are not pristine, for the caller to remove.
         """
         worn: list[str] = []
         for _ in range(min(_LOOKS, len(self._paths))):
@@ -72,13 +72,13 @@ class Spares:
         return None, worn
 
     def clear(self) -> list[str]:
-        """Let go of all; the caller removes the folders."""
+        """Forget all folders; the caller removes them."""
         paths = list(self._paths)
         self._paths.clear()
         return paths
 
     def _open_pristine(self, path: str) -> tuple[int, int] | None:
-        """The two files of a folder that is as new; None if it is not."""
+        """Open the two files of a pristine folder; None if it is not pristine."""
         if not self._is_clean(path):
             return None
         fds: list[int] = []
@@ -94,7 +94,7 @@ class Spares:
         return fds[0], fds[1]
 
     def _is_clean(self, path: str) -> bool:
-        """Whether it is a private folder with its two files and an empty folder in it."""
+        """Whether it is a private folder with its two files and an empty working directory."""
         work = f"{path}/{WORK}"
         try:
             own, its = os.stat(path, follow_symlinks=False), os.stat(work, follow_symlinks=False)
@@ -111,9 +111,9 @@ class Spares:
         return True
 
     def _note(self, inode: int, changed: tuple[int, int]) -> None:
-        """Listing folders costs ten times as much as looking whether they have changed."""
+        """Note the times of a clean folder: comparing times is ten times cheaper than a listing."""
         if time.time_ns() - max(changed) < _SETTLED_NS:
-            return  # a change that follows might leave the times as they are
+            return  # a later change might not change the times
         if len(self._known) > 4 * self._limit:
             self._known.clear()
         self._known[inode] = changed
@@ -138,7 +138,7 @@ def _close(fds: Iterable[int]) -> None:
 
 
 def _is_new(fd: int) -> bool:
-    """Whether it is an empty private file with one name."""
+    """Whether it is an empty private file without further links."""
     facts = os.fstat(fd)
     return (
         facts.st_size == 0
