@@ -82,13 +82,13 @@ async def test_connection_that_goes_and_comes_is_known_to_the_roster(
 ) -> None:
     stage = Stage("web-1")
     called: list[str] = []
-    rejoined: list[None] = []
+    rejoined: list[float] = []
     stage.link.go()
     assert stage.plane.roster.is_cut_off
     monkeypatch.setattr(stage.presence, "_echo", lambda up, _presence: called.append(up.agent))
-    monkeypatch.setattr(stage.plane.roster, "on_rejoined", lambda **_: rejoined.append(None))
+    monkeypatch.setattr(stage.plane.roster, "on_rejoined", lambda *, now_s: rejoined.append(now_s))
     stage.link.come()
-    assert (called, len(rejoined)) == (["web-1"], 1)
+    assert (called, rejoined) == (["web-1"], [stage.clock.elapsed()])
 
 
 # -- who is told of what
