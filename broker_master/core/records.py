@@ -8,6 +8,7 @@ import msgspec
 from broker_master.core.commands import Attempt, Command
 from broker_master.core.fit import fit_record
 from broker_master.core.fold import late_reason
+from broker_master.core.reasons import Case, told
 from schemas.argv import quoted
 from schemas.messages.facts import (
     Accepted,
@@ -45,6 +46,7 @@ def command_record(
     output: Output | None = None
     if with_output and outcome is not None:
         output = outcome.output
+    reason, then = told(Case(command, timers, waits_for))
     record = CommandRecord(
         id=accepted.id,
         group=accepted.group,
@@ -54,9 +56,9 @@ def command_record(
         attempts=[attempt_record(attempt) for attempt in command.attempts],
         submitted_at=rfc3339(accepted.submitted_at),
         client=accepted.client,
-        reason=command.reason if ended else command.reason or _reason(command, waits_for),
+        reason=reason,
         since=rfc3339(command.since),
-        next="" if ended else _next(command, timers),
+        next=then,
         ended_at=rfc3339(_ended(command)) if ended else None,
         labels=accepted.labels,
         stdout_bytes=outcome.stdout_bytes if outcome else 0,
@@ -165,42 +167,3 @@ def _ended(command: Command) -> float:
     if outcome is None:
         return command.since
     return outcome.ended_at or outcome.at
-
-
-def _reason(command: Command, waits_for: Callable[[Accepted], str] | None) -> str:
-    attempt = command.attempt
-    match command.state:
-        case State.QUEUED if waits_for is not None:
-            return waits_for(command.accepted)
-        case State.QUEUED:
-            whom = command.accepted.agent or f"an agent of {command.accepted.group}"
-            return f"waits for {whom} to be active with a free slot"
-        case State.UNKNOWN if attempt is not None and attempt.elsewhere_at:
-            return f"{attempt.agent} came back without any memory of it; it may still run elsewhere"
-        case State.UNKNOWN if attempt is not None and attempt.is_open:
-            return f"{attempt.agent} does not respond; it was {attempt.hidden or 'sent'} before"
-        case State.STOPPING:
-            return f"cancelled by {command.cancel_by}" if command.cancel_by else "it is being ended"
-    return ""
-
-
-def _next(command: Command, timers: Timers) -> str:
-    attempt = command.attempt
-    match command.state:
-        case State.QUEUED:
-            return f"expires at {rfc3339(command.expires_at)} unless an agent takes it"
-        case State.SENT:
-            return f"sent again each {timers.ack_s:g} s, up to {timers.resends} times"
-        case State.UNKNOWN if command.is_undecided:
-            return (
-                f"mesh command decide {command.id} fail, or rerun;"
-                f" it fails at {rfc3339(command.since + timers.decide_s)} by itself"
-            )
-        case State.UNKNOWN if attempt is not None and attempt.elsewhere_at:
-            return f"given up at {rfc3339(attempt.elsewhere_at)}: by then it runs nowhere"
-        case State.UNKNOWN if attempt is not None:
-            silent_s = timers.lost_after_s(command.accepted.kill_after_s) - timers.suspect_s
-            return f"given up at {rfc3339(attempt.since + silent_s)} unless the agent returns"
-        case State.STOPPING:
-            return f"killed {timers.grace_s:g} s after it was asked to end"
-    return ""

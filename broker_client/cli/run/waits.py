@@ -7,8 +7,6 @@ from schemas.messages.facts import CommandRecord
 from schemas.states import State
 
 _WAITS: Final = frozenset({State.QUEUED, State.UNKNOWN, State.STOPPING})
-# Transmissions of one attempt: the second one means that the first was not acknowledged.
-_SENT_AGAIN: Final = 2
 
 
 def told(record: CommandRecord, now: float | None = None) -> str:
@@ -20,10 +18,8 @@ def told(record: CommandRecord, now: float | None = None) -> str:
     if state in _WAITS:
         since = f" since {record.since}" if state == State.UNKNOWN and record.since else ""
         return _line(record, f"is {state}{since}", record.reason or "no agent is free", now)
-    if state == State.SENT and record.attempts and record.attempts[-1].sent >= _SENT_AGAIN:
-        attempt = record.attempts[-1]
-        why = f"{attempt.agent} has acknowledged none of {attempt.sent} transmissions"
-        return _line(record, "is not acknowledged", why, now)
+    if state == State.SENT and record.reason:
+        return _line(record, "is not acknowledged", record.reason, now)
     return ""
 
 

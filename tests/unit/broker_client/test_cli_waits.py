@@ -55,12 +55,14 @@ def test_queued_command_says_what_it_waits_for() -> None:
 
 def test_command_that_is_not_acknowledged_says_so_from_the_second_transmission_on() -> None:
     assert told(record("sent")) == ""
-    assert told(record("sent", sent=2, next="sent again each 5 s, up to 5 times")) == (
+    why = "web-1 has acknowledged none of 2 transmissions"
+    again = "sent again each 5 s, up to 5 times"
+    assert told(record("sent", sent=2, reason=why, next=again)) == (
         "c1 is not acknowledged: web-1 has acknowledged none of 2 transmissions;"
         " sent again each 5 s, up to 5 times"
     )
 
 
-@pytest.mark.parametrize("state", sorted(set(STATES) - {"queued", "unknown", "stopping"}))
+@pytest.mark.parametrize("state", sorted(set(STATES) - {"queued", "unknown", "stopping", "sent"}))
 def test_command_that_goes_on_or_has_ended_has_nothing_to_say(state: str) -> None:
     assert told(record(State(state), reason="for some reason")) == ""

@@ -1,0 +1,157 @@
+"""Why an open command does not go on, and what happens next: one table that says both.
+
+Each row stands for one cause, with its reason and its advice beside the condition. Of a state, the
+first row whose condition holds decides. A reason that is kept with the command goes before that of
+the row, unless it is why its last attempt ended: that comes after what it waits for now.
+"""
+
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+from broker_master.core.commands import Attempt, Command
+from schemas.messages.facts import Accepted
+from schemas.moments import rfc3339
+from schemas.states import State
+from schemas.timers import Timers
+
+# Transmissions of one attempt: the second one means that the first was not acknowledged.
+_SENT_AGAIN: Final = 2
+
+
+class Case(NamedTuple):
+    """What a row looks at. waits_for: says what a queued command waits for just now."""
+
+    command: Command
+    timers: Timers
+    waits_for: Callable[[Accepted], str] | None = None
+
+    @property
+    def attempt(self) -> Attempt:
+        return self.command.attempts[-1]
+
+
+Words = Callable[[Case], str]
+
+
+class Row(NamedTuple):
+    holds: Callable[[Case], bool]
+    reason: Words
+    advice: Words
+
+
+def _nothing(_: Case) -> str:
+    return ""
+
+
+def _always(_: Case) -> bool:
+    return True
+
+
+def _waits(case: Case) -> str:
+    accepted = case.command.accepted
+    if case.waits_for is not None:
+        return case.waits_for(accepted)
+    whom = accepted.agent or f"an agent of {accepted.group}"
+    return f"waits for {whom} to be active with a free slot"
+
+
+def _resends(case: Case) -> str:
+    return f"sent again each {case.timers.ack_s:g} s, up to {case.timers.resends} times"
+
+
+def _undecided_until(case: Case) -> str:
+    command = case.command
+    return (
+        f"mesh command decide {command.id} fail, or rerun;"
+        f" it fails at {rfc3339(command.since + case.timers.decide_s)} by itself"
+    )
+
+
+def _given_up_at(case: Case) -> str:
+    timers = case.timers
+    silent_s = timers.lost_after_s(case.command.accepted.kill_after_s) - timers.suspect_s
+    return f"given up at {rfc3339(case.attempt.since + silent_s)} unless the agent returns"
+
+
+_GOES_ON: Final = Row(_always, _nothing, _nothing)
+
+TABLE: Final = MappingProxyType(
+    {
+        State.QUEUED: (
+            Row(
+                _always,
+                _waits,
+                lambda c: f"expires at {rfc3339(c.command.expires_at)} unless an agent takes it",
+            ),
+        ),
+        State.SENT: (
+            Row(
+                lambda c: c.attempt.sent >= _SENT_AGAIN,
+                lambda c: (
+                    f"{c.attempt.agent} has acknowledged none of {c.attempt.sent} transmissions"
+                ),
+                _resends,
+            ),
+            Row(_always, _nothing, _resends),
+        ),
+        State.ACCEPTED: (_GOES_ON,),
+        State.RUNNING: (_GOES_ON,),
+        State.STOPPING: (
+            Row(
+                _always,
+                lambda c: (
+                    f"cancelled by {c.command.cancel_by}"
+                    if c.command.cancel_by
+                    else "it is being ended"
+                ),
+                lambda c: f"killed {c.timers.grace_s:g} s after it was asked to end",
+            ),
+        ),
+        State.UNKNOWN: (
+            Row(lambda c: c.command.is_undecided, _nothing, _undecided_until),
+            Row(
+                lambda c: c.attempt.elsewhere_at > 0,
+                lambda c: (
+                    f"{c.attempt.agent} came back without any memory of it;"
+                    " it may still run elsewhere"
+                ),
+                lambda c: f"given up at {rfc3339(c.attempt.elsewhere_at)}: by then it runs nowhere",
+            ),
+            Row(
+                _always,
+                lambda c: (
+                    f"{c.attempt.agent} does not respond;"
+                    f" it was {c.attempt.hidden or State.SENT} before"
+                ),
+                _given_up_at,
+            ),
+        ),
+    }
+)
+
+
+class Told(NamedTuple):
+    """next: empty once it has ended, and while nothing else than its end is due."""
+
+    reason: str
+    next: str
+
+
+def told(case: Case) -> Told:
+    """The reason of a command's state and what happens next."""
+    command = case.command
+    for row in TABLE.get(command.state, ()):
+        if row.holds(case):
+            return Told(_whole(case, row), row.advice(case))
+    return Told(command.reason, "")
+
+
+def _whole(case: Case, row: Row) -> str:
+    kept = case.command.reason
+    if not kept:
+        return row.reason(case)
+    attempts = case.command.attempts
+    if case.command.state is State.QUEUED and attempts and attempts[-1].reason == kept:
+        return f"{row.reason(case)}; before: {kept}"
+    return kept
