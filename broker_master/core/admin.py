@@ -1,4 +1,4 @@
-"""What an operator wants of an agent: the moves between the admin states, and what ends them.
+"""Admin states of an agent: the moves between them, and the events that end a pause or a move.
 
 enabled ◀──enable, or its time has passed── paused
    ▲ │                                         ▲
@@ -15,7 +15,7 @@ from schemas.states import BARRED, Admin, Liveness
 
 
 def enable(entry: AgentEntry, *, by: str, at: float) -> AgentEntry:
-    """Give it work again; one that is enabled stays as it is."""
+    """Enable an agent; an enabled one is unchanged."""
     _check_admitted(entry)
     if entry.admin == Admin.ENABLED:
         return entry
@@ -23,7 +23,7 @@ def enable(entry: AgentEntry, *, by: str, at: float) -> AgentEntry:
 
 
 def disable(entry: AgentEntry, *, by: str, at: float, note: str = "") -> AgentEntry:
-    """Give it nothing new until somebody enables it; also ends the end of a pause."""
+    """Give an agent no new work until it is enabled; also removes the end of a pause."""
     _check_admitted(entry)
     if entry.admin == Admin.DISABLED and note in ("", entry.admin_term.note):
         return entry
@@ -31,7 +31,7 @@ def disable(entry: AgentEntry, *, by: str, at: float, note: str = "") -> AgentEn
 
 
 def pause(entry: AgentEntry, *, by: str, at: float, until: float, note: str = "") -> AgentEntry:
-    """Give it nothing new until `until`. What was disabled for good is not enabled by this."""
+    """Give an agent no new work until `until`. A disabled agent stays disabled."""
     _check_admitted(entry)
     if entry.admin == Admin.DISABLED:
         raise Refused("agent_disabled", f"agent {entry.name} is disabled, with no end")
@@ -39,14 +39,14 @@ def pause(entry: AgentEntry, *, by: str, at: float, until: float, note: str = ""
 
 
 def bar(entry: AgentEntry, admin: Admin, *, by: str, at: float) -> AgentEntry:
-    """Revoke or delete it. What is being deleted stays so."""
+    """Revoke or delete an agent. A deleted one stays deleted."""
     if entry.admin in (admin, Admin.DELETED):
         return entry
     return _moved(entry, admin, by, at)
 
 
 def end_pause(entry: AgentEntry, *, at: float) -> AgentEntry:
-    """Enabled again if its pause is over; whoever paused it said so beforehand."""
+    """Enable an agent whose pause is over."""
     if not is_pause_over(entry, at=at):
         return entry
     return _moved(entry, Admin.ENABLED, entry.admin_by, at)
@@ -57,13 +57,13 @@ def is_pause_over(entry: AgentEntry, *, at: float) -> bool:
 
 
 def move(entry: AgentEntry, group: str) -> AgentEntry:
-    """Let it join `group` as soon as it is empty; its own group: stay where it is."""
+    """Let an agent join `group` as soon as it has no tasks; its own group cancels the move."""
     _check_admitted(entry)
     return msgspec.structs.replace(entry, moving_to="" if group == entry.group else group)
 
 
 def arrive(entry: AgentEntry, group: str) -> AgentEntry:
-    """It speaks for its new group: it has the credentials for that, and uses them."""
+    """Complete a move: the agent connects with the credentials of its new group."""
     if entry.moving_to != group:
         return entry
     return msgspec.structs.replace(entry, group=group, moving_to="")
@@ -91,10 +91,10 @@ def _moved(
 def silent_since(
     entry: AgentEntry, presence: Presence | None, *, at: float, started_at: float
 ) -> float | None:
-    """When an agent was last heard; None for one that lives or may still be set up.
+    """Last moment at which an agent was heard; None for one that is live or awaits setup.
 
-    started_at: the master's start. Nobody has been silent for longer than is known for sure: what
-    a master that was ended has heard, it has not told.
+    started_at: the master's start. Silence counts from there at the earliest: what an earlier
+    master received is not known.
     """
     newest = max((each.issued_at for each in entry.certificates), default=0.0)
     if presence is not None and presence.liveness is Liveness.LIVE:
@@ -109,7 +109,7 @@ def silent_since(
 
 
 def seen(entry: AgentEntry, presence: Presence, *, started_at: float) -> AgentEntry:
-    """The entry with when its agent was last heard, if that has to outlive this master."""
+    """The entry with the moment of the last heartbeat, where it has to outlive this master."""
     if presence.liveness is Liveness.LIVE and presence.reconciled:
         return msgspec.structs.replace(entry, seen_at=0.0) if entry.seen_at else entry
     if not presence.given_up or (entry.seen_at and entry.seen_at >= presence.heard_at):

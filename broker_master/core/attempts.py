@@ -1,9 +1,9 @@
-"""What is heard of an attempt, or is due, decides what becomes of it; services do what follows.
+"""Decides what follows from each event of an attempt; services perform the effects.
 
-Each function takes one event: it moves the command as the table in `core/phases.py` says and
-returns the effects, in order. An event for which the table has no move in the present phase changes
-nothing and has no effect. Times: `now` is unix time, `now_s` a reading of the monotonic clock.
-Ends are in `core/ends.py`, facts in `core/fold.py`.
+Each function takes one event: it moves the command by the table in `core/phases.py` and returns the
+effects, in order. An event without a move in the present phase changes nothing and has no effect.
+Times: `now` is unix time, `now_s` a reading of the monotonic clock. Ends are in `core/ends.py`,
+facts in `core/fold.py`.
 """
 
 from collections.abc import Sequence
@@ -28,21 +28,22 @@ from schemas.states import State
 
 
 def on_ready(command: Command, now: float) -> Sequence[Effect]:
-    """Its newest attempt is durable, or has to be sent again."""
+    """The newest attempt is durable, or has to be sent again."""
     attempt = command.open_attempt
     if attempt is None or not command.may(Event.TRANSMITTED):
         return ()
     if not command.cancel_by:
         return (Send(attempt),)
     if attempt.sent:
-        # It may have arrived. If not, the answer to this says so, and it never will.
+        # The attempt may have arrived. If not, the answer to the cancel says so, and it never
+        # arrives.
         return (Cancel(attempt),)
     outcome = ends.bare(command, State.CANCELLED, ends.cancelled(command), now)
     return ends.settle(command, Event.UNSENT, outcome)
 
 
 def on_transmitted(command: Command, attempt: Attempt, token: str) -> None:
-    """One more transmission goes out, with this token."""
+    """One more transmission is sent, with this token."""
     if command.has_open(attempt, Event.TRANSMITTED):
         _ = command.enter(Event.TRANSMITTED, command.since)
         attempt.sent += 1
@@ -52,7 +53,7 @@ def on_transmitted(command: Command, attempt: Attempt, token: str) -> None:
 def on_unanswered(
     command: Command, attempt: Attempt, *, sent: int, resends: int, now: float
 ) -> Sequence[Effect]:
-    """The time for an answer to transmission `sent` is over, and the agent is live."""
+    """The ack timeout of transmission `sent` is over, and the agent is live."""
     if attempt.sent != sent or not command.has_open(attempt, Event.UNANSWERED):
         return ()
     _ = command.enter(Event.UNANSWERED, command.since)
@@ -62,16 +63,16 @@ def on_unanswered(
 
 
 def on_cut_off(attempt: Attempt, *, sent: int, resends: int) -> None:
-    """The master could not hear answers: if transmission `sent` was the last, there is one more."""
+    """The master could not receive answers: if transmission `sent` was the last, one follows."""
     if attempt.sent == sent:
         attempt.sent = min(sent, resends)
 
 
-# -- what the agent says
+# -- messages of the agent
 
 
 def on_acknowledged(command: Command, attempt: Attempt, now: float) -> Sequence[Effect]:
-    """The agent has journalled it."""
+    """The agent has the attempt in its journal."""
     if not command.has_open(attempt, Event.ACKNOWLEDGED):
         return ()
     was_waited_for = command.phase is Phase.SENT
@@ -85,7 +86,7 @@ def on_acknowledged(command: Command, attempt: Attempt, now: float) -> Sequence[
 
 
 def on_started(command: Command, attempt: Attempt, item: AttemptReport, now: float) -> None:
-    """Not made durable: a restarted master learns it from the agent's next handshake."""
+    """The task has started; not durable: a restarted master learns it from the next handshake."""
     if command.has_open(attempt, Event.STARTED):
         _ = command.enter(Event.STARTED, item.started_at or now)
         attempt.accepted_at = item.accepted_at or attempt.accepted_at
@@ -94,7 +95,7 @@ def on_started(command: Command, attempt: Attempt, item: AttemptReport, now: flo
 
 
 def on_kept(command: Command, attempt: Attempt, now: float, *, is_running: bool) -> None:
-    """The agent names it in its handshake as one that has not ended."""
+    """The agent's handshake lists the attempt as open."""
     if not command.has_open(attempt, Event.KEPT):
         return
     if command.phase is Phase.RUNNING:
@@ -106,7 +107,7 @@ def on_kept(command: Command, attempt: Attempt, now: float, *, is_running: bool)
 
 
 def on_recalled(command: Command, attempt: Attempt, now: float) -> bool:
-    """The agent was asked for it after a restore, and has it: it will report the end."""
+    """The agent has an attempt named by a restored master, and will report its end."""
     if not command.has_open(attempt, Event.ACKNOWLEDGED):
         return False
     _ = command.enter(Event.ACKNOWLEDGED, now)
@@ -115,11 +116,11 @@ def on_recalled(command: Command, attempt: Attempt, now: float) -> bool:
     return True
 
 
-# -- silence, return, and what is forgotten
+# -- silence, return, lost memory
 
 
 def on_silent(command: Command, attempt: Attempt, now: float) -> None:
-    """Nothing is heard of its agent any more; the state so far is kept behind `unknown`."""
+    """The agent is silent; the present state is kept behind `unknown`."""
     if command.has_open(attempt, Event.SILENT):
         attempt.hidden = attempt.state
         _ = command.enter(Event.SILENT, now)
@@ -128,9 +129,9 @@ def on_silent(command: Command, attempt: Attempt, now: float) -> None:
 def on_returned(
     command: Command, attempt: Attempt, now: float, *, is_doubtful: bool
 ) -> Sequence[Effect]:
-    """The handshake of its agent is complete: go on where the silence began.
+    """The agent's handshake is complete: the attempt goes on from before the silence.
 
-    is_doubtful: it may have ended since the backup, so it is never sent again.
+    is_doubtful: the attempt may have ended since the backup, so it is never sent again.
     """
     if command.phase not in HELD or attempt.elsewhere_s:
         return ()
@@ -153,7 +154,7 @@ def on_forgotten(
     now_s: float,
     now: float,
 ) -> Sequence[Remember | Settle]:
-    """Its agent has no memory of it; until `until_s` another process may run it.
+    """The agent does not know the attempt; until `until_s` another process may run it.
 
     until_s: None if nothing new is known of that. reason: of the loss, once that time is over.
     """
@@ -173,11 +174,11 @@ def on_forgotten(
     return (Remember(attempt.number, _taken_on(attempt, now)),) if is_first else ()
 
 
-# -- what an operator wants
+# -- orders of an operator
 
 
 def on_cancel(command: Command, now: float) -> Sequence[Effect]:
-    """Do what a recorded cancel asks for, as far as it can be done now."""
+    """Carry out a recorded cancel, as far as it is possible now."""
     attempt = command.open_attempt
     if attempt is None:
         return ends.on_cancelled(command, now)
@@ -188,12 +189,12 @@ def on_cancel(command: Command, now: float) -> Sequence[Effect]:
 
 
 def on_word(command: Command, now: float) -> bool:
-    """An operator has decided, and nothing else is decided while that is made durable."""
+    """Record an operator's decision; the command takes no other event until it is durable."""
     return command.enter(Event.WORD, now)
 
 
 def on_doubted(command: Command, reason: str) -> None:
-    """After a restore: it waits for what agents say, not for a free one."""
+    """After a restore: the command waits for reports of agents, not for a free slot."""
     command.reason = reason
 
 
@@ -207,6 +208,6 @@ def _taken_on(attempt: Attempt, now: float) -> Started:
 
 
 def _find(attempt: Attempt) -> None:
-    """Its agent has it, so no other process does."""
+    """The agent has the attempt, so no other process does."""
     attempt.hidden = None
     attempt.elsewhere_s = attempt.elsewhere_at = 0.0

@@ -1,4 +1,4 @@
-"""Which of several members gets a command: what each policy compares, and what sticky keys hit."""
+"""Chooses the member of a group for a command: ranks of each policy, and sticky keys."""
 
 from bisect import bisect
 from collections.abc import Callable, Iterable
@@ -9,20 +9,20 @@ import msgspec
 
 from schemas.messages.registry import DEFAULT_TRAITS, Balance, Policy, Traits
 
-# Points of each member on the ring: enough that shares differ by a fifth or so.
+# Points of each member on the ring: enough that shares differ by about a fifth.
 _POINTS: Final = 40
-# An action that not every agent has is wanted as a tag is; no tag can have this name.
+# An action that some agents lack is required like a tag; no tag can have this name.
 ACTION_TAG: Final = "action:"
 
 
 class Member(msgspec.Struct, kw_only=True, eq=False):
-    """An agent as the choice sees it.
+    """An agent as seen by the choice.
 
-    load: attempts sent, accepted or running on it. part: 1, or less for one that comes and goes.
-    held: it has just refused for want of room. spent: turns it had, each counted as the inverse of
-    its share. stamp: grows with each change, so that what was said before is known as stale.
-    actions: what it can run beyond what every agent can.
-    counted: whether its pool counts it among those with a free slot.
+    load: attempts sent, accepted or running on it. part: 1, or less for a flapping agent. held: it
+    has just refused for want of room. spent: turns it had, each counted as the inverse of its
+    share. stamp: grows with each change, so that heap entries of before are known as stale.
+    actions: those that it can run beyond the common ones. counted: whether its pool counts it among
+    those with a free slot.
     """
 
     agent: str
@@ -56,7 +56,7 @@ class Member(msgspec.Struct, kw_only=True, eq=False):
 
 
 def share(member: Member, balance: Balance) -> float:
-    """What part of the work is meant for it, beside those of the others."""
+    """Part of the work meant for a member, relative to the shares of the others."""
     match balance:
         case "weighted":
             return member.traits.weight * member.part
@@ -66,12 +66,12 @@ def share(member: Member, balance: Balance) -> float:
 
 
 def tier(member: Member, balance: Balance) -> int:
-    """While one in a greater tier is free, nobody in a lesser one gets anything."""
+    """Members of a lesser tier get nothing while one in a greater tier is free."""
     return member.traits.priority if balance == "priority" else 0
 
 
 def rank(member: Member, balance: Balance) -> tuple[int, float, float]:
-    """The smallest of those that are free is chosen: tier, load for its size, turns it had."""
+    """Sort key of free members, the smallest first: tier, load for its size, turns it had."""
     if balance in ("round_robin", "weighted"):
         return (0, 0.0, member.spent)
     load = member.load / (max(member.room, 1) * member.part)
@@ -79,7 +79,7 @@ def rank(member: Member, balance: Balance) -> tuple[int, float, float]:
 
 
 def reason(member: Member, policy: Policy) -> str:
-    """Why it was chosen, in words for people."""
+    """Reason of the choice, for people."""
     taken = f"{member.load} of {member.room} slots taken"
     match policy.balance:
         case "round_robin":
@@ -94,7 +94,7 @@ def reason(member: Member, policy: Policy) -> str:
 
 
 class Ring:
-    """Consistent hashing: a key keeps its member, whoever else comes or goes."""
+    """Consistent hashing: a key keeps its member when others join or leave."""
 
     def __init__(self, agents: Iterable[str]) -> None:
         points = sorted((_hash(f"{agent}/{n}"), agent) for agent in agents for n in range(_POINTS))
@@ -102,7 +102,7 @@ class Ring:
         self._agents = [agent for _, agent in points]
 
     def find(self, key: str, wanted: Callable[[str], bool]) -> str:
-        """The first wanted agent from the key's place on, or empty."""
+        """Find the first wanted agent from the key's place on, or empty."""
         count = len(self._agents)
         first = bisect(self._places, _hash(key))
         refused: set[str] = set()

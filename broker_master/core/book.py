@@ -1,7 +1,7 @@
-"""The open commands, as the facts of the event stream make them.
+"""The open commands, built from the facts of the event stream.
 
-A replay folds what is stored, as a running master does with each fact that it stores, so a master
-that starts again holds exactly what the facts say.
+A replay folds the stored facts exactly as a running master folds each fact that it stores, so a
+restarted master has the same state.
 """
 
 from collections import Counter
@@ -13,18 +13,18 @@ from broker_master.core.phases import Phase
 from schemas import subjects
 from schemas.messages.facts import Accepted, Fact
 
-# Arguments up to this size are what commands usually have.
+# Arguments up to this size are usual.
 _HEAVY = 4096
 
 
 def heavy_bytes(accepted: Accepted) -> int:
-    """What its arguments hold, if they are large; nothing for those of the usual size."""
+    """Size of a command's arguments if they are large; 0 for those of the usual size."""
     size = memoryview(accepted.args).nbytes
     return size if size > _HEAVY else 0
 
 
 class CommandBook:
-    """All commands that are open, or ended and not yet in history. One order for all."""
+    """All commands that are open, or ended and not yet in history, in one order."""
 
     def __init__(self) -> None:
         self._commands: dict[str, Command] = {}
@@ -44,7 +44,7 @@ class CommandBook:
         return self._commands.get(command_id)
 
     def forget(self, command_id: str) -> None:
-        """Drop a command that history holds, or that was refused after all."""
+        """Drop a command that is in history, or whose fact was refused."""
         command = self._commands.pop(command_id, None)
         if command is not None:
             self._per_group[command.accepted.group] -= 1
@@ -57,7 +57,7 @@ class CommandBook:
                 del self.heavy[accepted.client]
 
     def open_in(self, group: str) -> int:
-        """How many commands of `group` are in the book."""
+        """Number of commands of `group` in the book."""
         return self._per_group.get(group, 0)
 
     def waiting(self) -> list[Command]:
@@ -65,7 +65,7 @@ class CommandBook:
         return [c for c in self._commands.values() if c.phase is Phase.WAITING]
 
     def undecided(self) -> list[Command]:
-        """The commands whose attempt is lost, and that wait for an operator's word."""
+        """Commands whose attempt is lost, and that wait for an operator's decision."""
         return [c for c in self._commands.values() if c.phase is Phase.UNDECIDED]
 
     def open(self, accepted: Accepted) -> Command:
@@ -87,13 +87,13 @@ class CommandBook:
         """Fold one fact read back from the stream; None while its command is not known.
 
         Facts that were carried forward stand behind newer ones in the stream, so a command is
-        folded anew when one comes that belongs before another. Facts without their `accepted`
-        belong to a command whose history is written and whose older facts were purged. Call
-        `end_replay` after the last one.
+        folded again when an earlier fact comes. Facts without their `accepted` belong to a command
+        whose history is written and whose older facts were purged. Call `end_replay` after the last
+        fact.
         """
         facts = self._replayed.setdefault(fact.command, {})
         is_next = not facts or _place(fact) > max(map(_place, facts))
-        # A second copy is one that was carried forward: same words, newer place.
+        # A second copy is one that was carried forward: same content, newer place.
         facts[fact] = (facts[fact][0] if fact in facts else body, sequence)
         command = self._commands.get(fact.command)
         if command is not None and is_next:
@@ -116,7 +116,7 @@ class CommandBook:
         return command
 
     def end_replay(self) -> None:
-        """Drop what only a replay needs, and number the commands as they were submitted."""
+        """Drop the data of the replay, and number the commands in order of submission."""
         self._replayed.clear()
         by_age = sorted(self._commands.values(), key=lambda each: each.accepted.submitted_at)
         for self._order, command in enumerate(by_age, 1):
@@ -135,10 +135,10 @@ _KINDS = {
 
 
 def _place(fact: subjects.Fact) -> tuple[int, int, int]:
-    """Where a fact belongs among those of its command.
+    """Place of a fact among those of its command.
 
-    An end without an attempt comes after all attempts. A late word comes last: what it would amend
-    is over then, so that whatever was decided had been decided before it came.
+    An end without an attempt comes after all attempts. A late report comes last: the attempt that
+    it amends has ended by then, so every decision was made before it.
     """
     kind = _KINDS.get(fact.kind, len(_KINDS))
     after = 2 if fact.kind == "late" else int(fact.kind == "outcome" and fact.attempt == 0)

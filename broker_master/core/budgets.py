@@ -1,11 +1,9 @@
-"""How much of what an agent says is listened to, decided before any of it is decoded.
+"""Rate limits of an agent's messages, applied before any of them is decoded.
 
     beats    a few per period                  hellos   a few per deadline of a handshake
-    work     reports and answers, by size; each transmission to an agent adds what its story needs
-    rest     renewals and their like
 
-An agent that says what the protocol asks for stays far below; one that floods pays with its own
-words only, which it says again.
+An agent that follows the protocol stays far below; one that floods loses only its own messages,
+which it sends again.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,21 +20,21 @@ _BEATS: Final = 5.0
 _BEATS_BURST: Final = 25.0
 _HELLOS: Final = 4.0
 _HELLOS_BURST: Final = 12.0
-# In units of a message or a kibibyte, whichever is more.
+# Unit: a message or a kibibyte, whichever is more.
 _WORK_PER_S: Final = 300.0
 _WORK_BURST: Final = 1500.0
 _UNIT_BYTES: Final = 1024
-# An answer, a start and an end with as much output as may be in it.
+# An answer, a start and an end with as much output as it may hold.
 _WORK_PER_RUN: Final = 48.0
 _WORK_MOST: Final = 200_000.0
 _REST_PER_S: Final = 2.0
 _REST_BURST: Final = 20.0
-# Whose words were dropped so often since the last look is worth an alarm.
+# So many dropped messages of an agent since the last look are worth an alarm.
 _FLOOD: Final = 100
 
 
 class Flood(msgspec.Struct, frozen=True):
-    """How many words of an agent were dropped since it was last told of, by kind."""
+    """Number of dropped messages of an agent since its last alarm, by kind."""
 
     agent: str
     dropped: dict[str, int]
@@ -70,19 +68,19 @@ class Budgets:
         return len(self._budgets)
 
     def take(self, agent: str, kind: Kind, size: int, now_s: float) -> bool:
-        """Whether one more message of `size` bytes is to be looked at."""
+        """Whether one more message of `size` bytes is within the limit; if so, it is counted."""
         cost = 1.0 if kind != "work" else max(1.0, size / _UNIT_BYTES)
         budget = self._of(agent)
         budget.heard += size
         return budget.buckets[kind].take(now_s, cost)
 
     def heard(self, agent: str) -> int:
-        """Bytes that it has said so far, looked at or not; its output is not among them."""
+        """Bytes received from an agent so far, dropped ones included, output excluded."""
         budget = self._budgets.get(agent)
         return budget.heard if budget is not None else 0
 
     def earn(self, agent: str) -> None:
-        """It is sent something to run, and will have as much to say of it."""
+        """Raise an agent's allowance by one transmission: its reports follow."""
         self._of(agent).buckets["work"].add(_WORK_PER_RUN, most=_WORK_MOST)
 
     def _of(self, agent: str) -> _Budget:
@@ -94,7 +92,7 @@ class Budgets:
         return budget
 
     def floods(self) -> Iterator[Flood]:
-        """Who has said far too much since the last call; agents that are gone are forgotten."""
+        """Agents far above their limits since the last call; absent agents are forgotten."""
         for agent, budget in list(self._budgets.items()):
             dropped = {}
             for kind, bucket in budget.buckets.items():

@@ -1,9 +1,9 @@
-"""The certificates of one holder: which are good, which is next, which have been replaced.
+"""The certificates of one holder: valid ones, candidates, and retired ones.
 
     candidate ──confirmed──▶ in use ──its successor is confirmed──▶ retired ──not_after──▶ forgotten
         └──not confirmed in time──▶ retired
 
-Both the one in use and a candidate are good: whoever holds them may connect with either.
+The confirmed one and a candidate are both valid: the holder may connect with either.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from schemas.messages.registry import CertificateEntry
 from schemas.spans import DAY_S
 
 Entries = Sequence[CertificateEntry]
-# Of one holder, retired ones included, until their own end: a renewal a day is far below it.
+# Entries of one holder, retired ones included, until their end: a renewal a day is far below it.
 KEPT_MAX: Final = 200
 
 
@@ -25,7 +25,7 @@ def is_good(entry: CertificateEntry, at: float) -> bool:
 
 
 def find_good(entries: Entries, serial: str, at: float) -> CertificateEntry | None:
-    """The entry of this serial, if it may still be used."""
+    """The entry of this serial, if it is valid."""
     return next((each for each in entries if each.serial == serial and is_good(each, at)), None)
 
 
@@ -35,21 +35,21 @@ def days_left(entry: CertificateEntry, at: float) -> float:
 
 
 def has_candidate(entries: Entries, at: float) -> bool:
-    """Two keys are good: that of a renewed certificate, and the one that it is to replace."""
+    """Whether two keys are valid: that of a candidate, and the one that it is to replace."""
     return any(each.candidate_until and is_good(each, at) for each in entries)
 
 
 def newest_confirmed(entries: Entries) -> CertificateEntry | None:
-    """What is in use as far as is known here; else the newest of all."""
+    """The newest confirmed certificate; else the newest of all."""
     confirmed = [each for each in entries if not each.candidate_until and not each.retired_at]
     return confirmed[-1] if confirmed else (entries[-1] if entries else None)
 
 
 def with_candidate(entries: Entries, new: CertificateEntry, at: float) -> list[CertificateEntry]:
-    """Add a candidate. One that was made for the same key gives way to it; others are retired.
+    """Add a candidate. An earlier one for the same key is replaced; other candidates are retired.
 
-    Raises Refused (`rate_limited`) if there are too many that have not ended: they are all in the
-    holder's entry, which must stay small enough that a revocation can be stored in it.
+    Raises Refused (`rate_limited`) if too many have not ended: all are in the holder's entry, which
+    must stay small enough for a revocation to be stored in it.
     """
     kept = [
         _retired(each, at) if each.candidate_until and not each.retired_at else each
@@ -62,7 +62,7 @@ def with_candidate(entries: Entries, new: CertificateEntry, at: float) -> list[C
 
 
 def with_confirmed(entries: Entries, serial: str, at: float) -> list[CertificateEntry]:
-    """The one of this serial is in use: all that were issued before it are retired."""
+    """Confirm the certificate of this serial: all issued before it are retired."""
     place = next(n for n, each in enumerate(entries) if each.serial == serial)
     return [
         *(_retired(each, at) for each in entries[:place] if each.not_after > at),
@@ -72,12 +72,12 @@ def with_confirmed(entries: Entries, serial: str, at: float) -> list[Certificate
 
 
 def has_late_candidates(entries: Entries, in_use: str, at: float) -> bool:
-    """Whether a candidate was not confirmed in time. in_use: a serial that somebody uses."""
+    """Whether a candidate was not confirmed in time. in_use: a serial of a live connection."""
     return any(_is_late(each, in_use, at) for each in entries)
 
 
 def without_late_candidates(entries: Entries, in_use: str, at: float) -> list[CertificateEntry]:
-    """Retire candidates that were not confirmed in time. in_use: a serial that somebody uses."""
+    """Retire candidates that were not confirmed in time. in_use: a serial of a live connection."""
     return [_retired(each, at) if _is_late(each, in_use, at) else each for each in entries]
 
 
@@ -87,21 +87,21 @@ def _is_late(entry: CertificateEntry, in_use: str, at: float) -> bool:
 
 
 def all_retired(entries: Entries, at: float) -> list[CertificateEntry]:
-    """None of these is good from now on."""
+    """Retire all of these from now on."""
     return [_retired(each, at) for each in entries]
 
 
 def is_shut_out(entries: Entries) -> bool:
-    """Whether all that there ever was has been taken away, and nothing new has come."""
+    """Whether every certificate was retired, and no new one was issued."""
     return bool(entries) and all(each.retired_at for each in entries)
 
 
 def to_be_refused(
     entries: Entries, at: float, *, is_barred: bool = False
 ) -> list[CertificateEntry]:
-    """What is not good any more and would be admitted by the broker if nobody had told it.
+    """Invalid certificates that the broker would admit: their keys have to be refused.
 
-    is_barred: nothing of this holder is good.
+    is_barred: no certificate of this holder is valid.
     """
     return [each for each in entries if (is_barred or each.retired_at) and each.not_after > at]
 

@@ -1,7 +1,7 @@
-"""How far the event stream may be purged, and what must be written again at its head first.
+"""How far the event stream may be purged, and which facts must be written again at its head first.
 
-A distinct subject costs the broker memory, so the stream keeps only what is open or ended lately.
-A command that stays open for long would hold everything behind it, so its facts are carried
+Each distinct subject costs the broker memory, so the stream keeps only commands that are open or
+ended lately. A long-lived command would keep everything behind it, so its facts are carried
 forward: written again, each at the expected sequence of its old copy.
 """
 
@@ -21,7 +21,7 @@ class Plan(msgspec.Struct, frozen=True):
 
 
 class Checkpoint:
-    """Remembers where the stream stood, so that `window_s` later it may be purged up to there."""
+    """Remembers earlier heads of the stream: it may be purged up to there `window_s` later."""
 
     def __init__(self, window_s: float) -> None:
         self.window_s = window_s
@@ -32,10 +32,10 @@ class Checkpoint:
         self._marks.append((now_s, last_seq))
 
     def plan(self, now_s: float, commands: Iterable[Command]) -> Plan | None:
-        """What to do now, or None while nothing is older than the window.
+        """The next purge, or None while nothing is older than the window.
 
-        commands: all in the book, open ones and those whose history is not written yet. Their
-        facts at or below the mark are carried forward; everything else there is in history.
+        commands: all in the book, open ones and those whose history is not written yet. Their facts
+        at or below the mark are carried forward; everything else there is in history.
         """
         horizon = 0
         while self._marks and self._marks[0][0] <= now_s - self.window_s:

@@ -1,8 +1,8 @@
-"""Where in the log stream which bytes of one output stand.
+"""Index of the log stream: the sequences at which the bytes of one output stand.
 
-Chunks may come twice, out of order, and long after what follows them: after a loss the newest
-output goes ahead. So a reader remembers where what it has seen begins, and of which bytes it was
-said that they were dropped.
+Chunks may come twice, out of order, and long after later ones: after a loss the newest output is
+sent first. So a reader remembers where the chunks read so far begin, and which bytes were reported
+as dropped.
 
         run           run                  gap
     ├───────────┤├──────────┤          ├─────────┤├─────▶
@@ -12,13 +12,13 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-# A run is what one look into the stream brings: so many chunks and bytes, one after the other.
+# A run is the result of one read of the stream: consecutive chunks, limited in number and bytes.
 RUN_CHUNKS: Final = 32
 RUN_BYTES: Final = 96 * 1024
 
 
 class Chunk(NamedTuple):
-    """One message of the log stream. skipped: bytes before `offset` that were dropped for good.
+    """One message of the log stream. skipped: bytes before `offset` that were dropped permanently.
 
     at: when it was printed, unix time.
     """
@@ -43,9 +43,9 @@ class _Run:
 
 
 class ChunkIndex:
-    """One stream of one attempt. `scanned`: the sequence up to which all is known.
+    """One stream of one attempt. `scanned`: the sequence up to which the index is complete.
 
-    run_chunks: how many chunks one look into the stream brings at least, if they are small.
+    run_chunks: least number of chunks of one read of the stream, if they are small.
     """
 
     def __init__(self, *, run_chunks: int = RUN_CHUNKS) -> None:
@@ -60,7 +60,7 @@ class ChunkIndex:
         return len(self._runs) + len(self._gaps)
 
     def add_page(self, chunks: Sequence[Chunk], next_sequence: int) -> None:
-        """Take in what one look has brought, up to before `next_sequence`."""
+        """Enter the chunks of one read, up to before `next_sequence`."""
         for chunk in chunks:
             if chunk.sequence >= self.scanned:
                 self._add(chunk)
@@ -108,14 +108,14 @@ class ChunkIndex:
         return self._runs[place]
 
     def locate(self, offset: int) -> int | None:
-        """The sequence from which on to read the byte at `offset`; None if it was not seen yet."""
+        """The sequence from which to read the byte at `offset`; None if it is not known yet."""
         run = self._find(offset)
         return None if run is None else run.sequence
 
     def forget(self, offset: int, left: Sequence[Chunk]) -> None:
-        """What was seen at `offset` is not there any more: the stream drops its oldest.
+        """Remove the entry at `offset`: the stream has dropped its oldest messages.
 
-        left: what a look from there on has brought.
+        left: chunks of a read from there on.
         """
         place = bisect_right(self._starts, offset) - 1
         if place >= 0:
@@ -126,14 +126,14 @@ class ChunkIndex:
         self._newest = None
 
     def next_start(self, offset: int) -> int:
-        """Where the next bytes begin that were seen behind `offset`; far away if there are none."""
+        """Offset of the next known bytes behind `offset`; far away if there are none."""
         place = bisect_right(self._starts, offset)
         return self._starts[place] if place < len(self._starts) else 1 << 62
 
     def gap_end(self, offset: int, *, is_final: bool) -> int | None:
         """Where reading goes on if the byte at `offset` will never come; None if it may.
 
-        is_final: the attempt has ended, so what has not come by now was dropped by the stream.
+        is_final: the attempt has ended, so a missing byte was dropped by the stream.
         """
         following = self.next_start(offset)
         for start, end in self._gaps:
@@ -143,7 +143,7 @@ class ChunkIndex:
 
 
 def splice(chunks: Sequence[Chunk], offset: int, max_bytes: int) -> bytes:
-    """The bytes from `offset` on that these chunks hold without a break, at most `max_bytes`."""
+    """The bytes from `offset` on that these chunks hold without a gap, at most `max_bytes`."""
     data = bytearray()
     for chunk in sorted(chunks, key=lambda each: each.offset):
         at = offset + len(data)
@@ -154,9 +154,9 @@ def splice(chunks: Sequence[Chunk], offset: int, max_bytes: int) -> bytes:
 
 
 def times_of(chunks: Sequence[Chunk], start: int, end: int) -> tuple[tuple[int, float], ...]:
-    """Of the bytes from `start` to before `end`: from which offset on they are how old.
+    """Print times of the bytes from `start` to before `end`: pairs of offset and unix time.
 
-    chunks: what `splice` was given; of bytes that stand in several, the first one counts.
+    chunks: as given to `splice`; the first chunk of duplicate bytes counts.
     """
     found: list[tuple[int, float]] = []
     at = start

@@ -1,7 +1,7 @@
-"""A command and its attempts, as the master holds them.
+"""A command and its attempts, in the master's memory.
 
-Only `core/attempts.py` and `core/ends.py` (what is heard, and what is due) and `core/fold.py` (what
-is durable) change them; each moves them through `Command.enter`.
+Only `core/attempts.py` and `core/ends.py` (messages and timers) and `core/fold.py` (durable facts)
+change them; each moves them through `Command.enter`.
 """
 
 import msgspec
@@ -14,9 +14,9 @@ from schemas.states import TERMINAL, State, check_move
 class Attempt(msgspec.Struct, kw_only=True):
     """One try on one agent.
 
-    hidden: the state that stood before the agent fell silent. token: of the newest transmission.
-    elsewhere_s: until then an earlier start of the agent may still run it, which the present one
-    has no memory of; a reading of the monotonic clock. elsewhere_at: the same for people.
+    hidden: the state before the agent fell silent. token: of the newest transmission. elsewhere_s:
+    until then an earlier process of the agent may still run it, unknown to the present one; a
+    reading of the monotonic clock. elsewhere_at: the same as unix time, for people.
     """
 
     number: int
@@ -46,8 +46,8 @@ class Command(msgspec.Struct, kw_only=True):
     """A command with its attempts. facts: stream sequence of each of its facts, by subject.
 
     order: place in the queue. expires_at: unix time after which it no longer waits for an agent.
-    expires_s: the same as a reading of the monotonic clock, once it began to wait.
-    before: the phase to go back to if its end cannot be stored.
+    expires_s: the same as a reading of the monotonic clock, once it began to wait. before: the
+    phase to go back to if its end cannot be stored.
     """
 
     accepted: Accepted
@@ -85,13 +85,13 @@ class Command(msgspec.Struct, kw_only=True):
 
     @property
     def is_undecided(self) -> bool:
-        """Its attempt is lost, and it waits for an operator's word."""
+        """Whether the attempt is lost and the command waits for an operator's decision."""
         return self.state is State.UNKNOWN and self.open_attempt is None
 
     def start_waiting(self, *, now_s: float, at: float) -> float:
-        """When it will have waited long enough, by the monotonic clock.
+        """Set and return the deadline of the wait for an agent, on the monotonic clock.
 
-        The time of day is compared once: nobody ages because somebody sets it later.
+        The wall clock is read once, so that setting it later makes no command older.
         """
         if self.expires_s is None:
             self.expires_s = now_s + self.expires_at - at
@@ -111,9 +111,9 @@ class Command(msgspec.Struct, kw_only=True):
         return attempt is self.open_attempt and self.phase in TABLE[event]
 
     def enter(self, event: Event, at: float, state: State | None = None) -> bool:
-        """Move as the table says, and the newest attempt with it while an agent has that.
+        """Move by the table, and the newest attempt with the command while an agent has it.
 
-        state: of the command, where the phase alone does not say it. False: the table has no such
+        state: of the command, where the phase does not determine it. False: the table has no such
         move, and nothing has changed. Raises Misused if the state may not follow the present one.
         """
         target = TABLE[event].get(self.phase)
@@ -135,5 +135,5 @@ class Command(msgspec.Struct, kw_only=True):
         return True
 
     def keep_place(self, subject: str, sequence: int) -> None:
-        """Note where in the stream the fact with this subject stands."""
+        """Note the stream sequence of the fact with this subject."""
         self.facts[subject] = sequence

@@ -1,7 +1,7 @@
-"""Who gets the next command: queues, loads and the choice.
+"""Chooses the agent of the next command: queues, loads and policies.
 
 A command waits in the queue of its target, a group or one agent: the greater priority first, and
-clients in turn. How a group chooses among its members that are free, its policy says.
+clients in turn. A group's policy chooses among its free members.
 """
 
 from collections.abc import Collection
@@ -16,12 +16,12 @@ from schemas.messages.actions import COMMON
 from schemas.messages.facts import DEFAULT_TERMS, Accepted
 from schemas.messages.registry import DEFAULT_TRAITS, Policy, Traits
 
-# Different sets of tags that commands may wait with, in one group.
+# Different sets of required tags among the waiting commands of one group.
 LANES_MAX: Final = 256
 
 
 class Wish(NamedTuple):
-    """What a command wants of the choice. agent: the only one that may run it, or empty.
+    """Requirements of a command. agent: the only one that may run it, or empty.
 
     sticky: the key that keeps it with others of its kind, or empty.
     """
@@ -39,7 +39,7 @@ def tags_of(tags: dict[str, str]) -> Tags:
 
 
 def needs_of(tags: dict[str, str], action: str) -> Tags:
-    """What an agent must have for a command: its tags, and its action unless every agent has it."""
+    """Tags required of an agent: the command's tags, and its action unless every agent has it."""
     needed = tags_of(tags)
     return needed if action in COMMON else (*needed, (ACTION_TAG, action))
 
@@ -81,10 +81,10 @@ class Dispatcher:
         part: float = 1.0,
         actions: frozenset[str] = frozenset(),
     ) -> None:
-        """Enter an agent or say what is now true of it; its load stays.
+        """Enter an agent or update it; its load stays.
 
-        part: of its share, less than 1 for an agent that comes and goes. actions: what it can run
-        beyond what every agent can.
+        part: of its share, less than 1 for a flapping agent. actions: those it can run beyond the
+        common ones.
         """
         member = self._members.get(agent)
         if member is not None and member.group != group:
@@ -119,7 +119,7 @@ class Dispatcher:
             self._pools[member.group].remove(member)
 
     def hold(self, agent: str, *, held: bool) -> None:
-        """Give it nothing for a while, or again: it says itself that it has no room."""
+        """Hold an agent back, or release it: it reports that it has no room."""
         member = self._members.get(agent)
         if member is not None and member.held != held:
             member.held = held
@@ -130,7 +130,7 @@ class Dispatcher:
         return member is not None and member.ready
 
     def has_ready(self, group: str, tags: Tags = (), *, avoid: Collection[str] = ()) -> bool:
-        """Whether anybody with these tags, but none of `avoid`, may be given work."""
+        """Whether a member with these tags, not in `avoid`, may be given work."""
         pool = self.pool(group)
         if not tags and not avoid:
             return pool.ready > 0
@@ -140,14 +140,14 @@ class Dispatcher:
         )
 
     def is_busy(self, group: str) -> bool:
-        """Whether some may be given work there, but each of these has as much as it may have."""
+        """Whether members may be given work, but each has as many tasks as it may have."""
         pool = self.pool(group)
         if not pool.ready:
             return False
         return pool.is_full or not any(each.free > 0 for each in pool.members.values())
 
     def has_member(self, group: str, tags: Tags) -> bool:
-        """Whether anybody, ready or not, has these tags."""
+        """Whether a member, ready or not, has these tags."""
         pool = self.pool(group)
         lane = pool.lanes.get(tags)
         members = pool.members if lane is None else lane.members
@@ -179,7 +179,7 @@ class Dispatcher:
     def choose(self, wish: Wish, *, avoid: Collection[str] = ()) -> Choice | None:
         """The member to send to now, or None if the command has to wait.
 
-        avoid: those that have refused it.
+        avoid: agents that have refused it.
         """
         pool = self.pool(wish.group)
         if pool.is_full:
@@ -217,7 +217,7 @@ class Dispatcher:
         )
 
     def enqueue(self, wish: Wish, command_id: str, *, first: bool = False) -> None:
-        """Let a command wait; `first` for one that has waited before and lost its agent."""
+        """Add a command to its queue; `first` for one that waited before and lost its agent."""
         pool = self._home(wish)
         self.withdraw(command_id)
         queue = self._queue(pool, wish)
@@ -235,17 +235,16 @@ class Dispatcher:
         return self.pool(group).waiting
 
     def is_saturated(self, least: int) -> bool:
-        """Whether at least so many commands wait, and no agent of any group could start one now.
+        """Whether at least `least` commands wait, and no agent of any group could start one now.
 
-        Commands that wait for an agent which is away say nothing of those that others give to
-        agents with free slots.
+        Commands that wait for an absent agent do not count: others go to agents with free slots.
         """
         return len(self._places) >= least and not any(
             pool.free and not pool.is_full for pool in self._pools.values()
         )
 
     def withdraw(self, command_id: str) -> None:
-        """Take a command that ended while it waited out of its queue."""
+        """Remove a command that ended while it waited from its queue."""
         place = self._places.get(command_id)
         if place is not None:
             place.queue.remove(place.waiting)
@@ -271,7 +270,8 @@ class Dispatcher:
     def next_beside(self, agent: str) -> tuple[str, Choice] | None:
         """Take a command that another member may start now that `agent` has ended one.
 
-        Without a limit of the group's own nobody waits while somebody is free, so there is none.
+        Only a group with a limit of its own has such commands; otherwise no command waits while a
+        member is free.
         """
         member = self._members.get(agent)
         pool = self._pools[member.group] if member is not None else None
@@ -286,12 +286,12 @@ class Dispatcher:
         return None
 
     def is_waiting(self, wish: Wish) -> bool:
-        """Whether others wait that go before such a command."""
+        """Whether other commands wait that go before such a command."""
         pool = self._home(wish)
         return bool(pool.waiting) and bool(self._queue(pool, wish))
 
     def is_crowded(self, group: str, tags: Tags) -> bool:
-        """Whether too many different sets of tags are waited with already for one more."""
+        """Whether waiting commands already have too many different sets of tags for one more."""
         pool = self.pool(group)
         return bool(tags) and tags not in pool.lanes and pool.lanes_waiting() >= LANES_MAX
 
@@ -306,7 +306,7 @@ class Dispatcher:
         ]
 
     def settle_sticky(self) -> None:
-        """Sticky commands whose agent went, or came back, change their queue."""
+        """Move sticky commands to other queues after their agent left or returned."""
         for pool in self._pools.values():
             if pool.is_unsettled and (pool.sticky or pool.orphans):
                 for waiting, queue in pool.settle_sticky():
@@ -323,12 +323,12 @@ class Dispatcher:
         return pool
 
     def _home(self, wish: Wish) -> Pool:
-        """Where it waits: for one agent, in the group that this one is in by now."""
+        """The pool in which it waits: for one agent, that of the agent's present group."""
         member = self._members.get(wish.agent) if wish.agent else None
         return self.pool(wish.group if member is None else member.group)
 
     def _bring(self, agent: str, pool: Pool) -> None:
-        """What waits for this agent alone comes with it into another group."""
+        """Move the commands that wait for this agent alone into its new group."""
         own = self._own.get(agent)
         if not own:
             return
@@ -346,7 +346,7 @@ class Dispatcher:
         return pool.lane(wish.tags).queue if wish.tags else pool.any.queue
 
     def _queues_of(self, member: Member, pool: Pool) -> list[tuple[int, FairQueue]]:
-        """What it may take from: 0 for what is meant for it alone, 1 for what is shared."""
+        """Queues that a member may take from: 0 for its own commands, 1 for shared ones."""
         queues = [(1, each.queue) for each in pool.lanes.values() if member.agent in each.members]
         own, sticky = self._own.get(member.agent), pool.sticky.get(member.agent)
         if own is not None:

@@ -1,8 +1,6 @@
-"""Which identities have a connection whose certificate and token were not yet compared.
+"""Identities with a connection whose certificate and token were not compared yet.
 
 connected ──compared, in order──▶ forgotten: its identity is clear again
-    │
-    └─────compared, wrong ─▶ cut ─▶ ended ──all it had sent is here, and thrown away──▶ forgotten
 """
 
 from collections import Counter
@@ -24,7 +22,7 @@ class Doubts:
         return len(self._names)
 
     def restart(self, live: Mapping[Place, str]) -> None:
-        """Doubt exactly these."""
+        """Replace the doubted connections by exactly these."""
         self._names.clear()
         self._fresh.clear()
         self._counts.clear()
@@ -41,27 +39,27 @@ class Doubts:
         return name not in self._counts
 
     def name_of(self, place: Place) -> str | None:
-        """Whose connection that is, while it is in doubt."""
+        """Name of the identity of a connection, while the connection is in doubt."""
         return self._names.get(place)
 
     def places(self) -> set[Place]:
         return set(self._names)
 
     def take_fresh(self, most: int) -> list[Place]:
-        """The next that are to be compared, the oldest first; each is given out once."""
+        """The next connections to compare, the oldest first; each is given out once."""
         taken = list(self._fresh)[:most]
         for place in taken:
             del self._fresh[place]
         return taken
 
     def put_back(self, places: list[Place]) -> None:
-        """They could not be compared just now."""
+        """Return connections that could not be compared just now."""
         for place in places:
             if place in self._names:
                 self._fresh[place] = None
 
     def forget(self, place: Place) -> None:
-        """It is in order, or all that came from it is thrown away."""
+        """Remove a connection: it is in order, or everything received over it was dropped."""
         self._fresh.pop(place, None)
         name = self._names.pop(place, None)
         if name is not None:

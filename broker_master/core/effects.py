@@ -1,4 +1,4 @@
-"""What has to be done about a command once `core/attempts.py` has decided; services do it."""
+"""Effects: actions that services perform after a decision of `core/attempts.py`."""
 
 from typing import NamedTuple, TypeAlias
 
@@ -31,14 +31,14 @@ class Cancel(NamedTuple):
 
 
 class Declined(NamedTuple):
-    """Note that the agent has refused. code: as it said."""
+    """Note that the agent has refused. code: from the agent."""
 
     agent: str
     code: str
 
 
 class Remember(NamedTuple):
-    """Make durable that the agent has taken the attempt on: it must not be sent once more."""
+    """Make durable that the agent has accepted the attempt: it must not be sent again."""
 
     number: int
     started: Started

@@ -1,7 +1,7 @@
-"""Which events end an attempt, or a command that no agent has, and with which outcome.
+"""Events that end an attempt, or a command that no agent has, and their outcomes.
 
-As in `core/attempts.py`: each function moves the command as the table says and returns the effects.
-An end counts once it is durable, so all of these only begin to settle the command.
+As in `core/attempts.py`: each function moves the command by the table and returns the effects. An
+end counts once it is durable, so each of these only begins to settle the command.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -17,13 +17,13 @@ from schemas.messages.facts import Outcome
 from schemas.states import STATES, State
 from schemas.texts import cut_text
 
-# Agents that may refuse a command for good before nobody else is asked.
+# Agents that may refuse a command permanently before the command is rejected.
 _REFUSALS_MAX = 3
 _ENOUGH = f"; not tried again after {limits.ATTEMPTS} attempts"
-# Refusals of the only target after which it is asked again.
+# Refusals of the only target after which the command is sent again.
 _WAITED_FOR = ("agent_full", "agent_unleased")
 
-# Given agents: whether the command has a target besides them.
+# Arguments: agents; whether the command has a target besides them.
 HasOther = Callable[[Collection[str]], bool]
 
 
@@ -33,7 +33,7 @@ HasOther = Callable[[Collection[str]], bool]
 def on_rejected(
     command: Command, attempt: Attempt, code: str, message: str, has_other: HasOther, now: float
 ) -> Sequence[Declined | Settle]:
-    """It never ran there. Another member may take it, unless only this one may."""
+    """The agent refused the attempt. Another member may take it, unless it has one target."""
     if not command.has_open(attempt, Event.ENDED):
         return ()
     reason = cut_text(f"{code}: {message}", limits.REASON_LEN - len(_ENOUGH))
@@ -48,7 +48,7 @@ def on_rejected(
 
 
 def on_not_known(command: Command, attempt: Attempt, now: float) -> Sequence[Settle]:
-    """The agent was asked to cancel it, and has never had it."""
+    """The agent never had the attempt that it was asked to cancel."""
     if not command.has_open(attempt, Event.ENDED):
         return ()
     reason = f"{cancelled(command)} before it began"
@@ -56,7 +56,7 @@ def on_not_known(command: Command, attempt: Attempt, now: float) -> Sequence[Set
 
 
 def on_ended(command: Command, attempt: Attempt, outcome: Outcome) -> Sequence[Settle]:
-    """The agent has reported an end of it."""
+    """The agent has reported the end of the attempt."""
     if not command.has_open(attempt, Event.ENDED):
         return ()
     if not is_final(command, STATES[outcome.state]):
@@ -65,19 +65,19 @@ def on_ended(command: Command, attempt: Attempt, outcome: Outcome) -> Sequence[S
 
 
 def on_undeliverable(command: Command, attempt: Attempt, now: float) -> Sequence[Settle]:
-    """None of its transmissions was acknowledged."""
+    """No transmission of the attempt was acknowledged."""
     reason = f"{attempt.sent} transmissions without an acknowledgement"
     outcome = bare(command, State.UNDELIVERABLE, reason, now)
     return settle(command, Event.UNDELIVERABLE, outcome)
 
 
 def on_barred(command: Command, reason: str, now: float) -> Sequence[Settle]:
-    """It may not be run any more, and nothing of its newest attempt was sent."""
+    """The command may no longer run, and its newest attempt was never sent."""
     return settle(command, Event.UNSENT, bare(command, State.REJECTED, reason, now))
 
 
 def on_lost(command: Command, reason: str, now: float) -> Sequence[Settle]:
-    """Of its open attempt, or of a command that has none, nobody will speak any more."""
+    """No report can come any more for the open attempt, or the command has none."""
     attempt = command.open_attempt
     outcome = bare(command, State.LOST, reason, now, final=is_final(command, State.LOST))
     if attempt is None:
@@ -89,7 +89,7 @@ def on_lost(command: Command, reason: str, now: float) -> Sequence[Settle]:
 
 
 def on_silent_for_good(command: Command, attempt: Attempt, now: float) -> Sequence[Settle]:
-    """Its agent has been silent for so long that the agent's own deadline has passed."""
+    """The agent has been silent until after its own deadline."""
     was = attempt.hidden or attempt.state
     return on_lost(command, f"{attempt.agent} fell silent while it was {was}", now)
 
@@ -98,12 +98,12 @@ def on_silent_for_good(command: Command, attempt: Attempt, now: float) -> Sequen
 
 
 def on_dropped(command: Command, state: State, reason: str, now: float) -> Sequence[Settle]:
-    """It is not waited for any more."""
+    """The wait for an agent ends."""
     return settle(command, Event.DROPPED, Outcome(state=state, at=now, reason=reason))
 
 
 def on_cancelled(command: Command, now: float) -> Sequence[Settle]:
-    """It was asked to be cancelled."""
+    """The command was cancelled."""
     return on_dropped(command, State.CANCELLED, cancelled(command), now)
 
 
@@ -111,14 +111,14 @@ def on_cancelled(command: Command, now: float) -> Sequence[Settle]:
 
 
 def on_not_stored(command: Command) -> Attempt | None:
-    """The end could not be made durable: all is as before. Returns the attempt that is open."""
+    """The end could not be stored: go back to the phase before. Returns the open attempt."""
     return command.open_attempt if command.enter(Event.NOT_STORED, command.since) else None
 
 
 def is_final(command: Command, state: State) -> bool:
     """Whether the command ends with this end of an attempt.
 
-    Only a loss is tried again, or waits for a word, and only if the submitter has said so, up to
+    Only a loss is retried, or waits for a decision, and only if the submitter allowed it, up to
     `limits.ATTEMPTS` times.
     """
     if state not in (State.LOST, State.KILLED_FENCED) or command.cancel_by:
@@ -129,7 +129,7 @@ def is_final(command: Command, state: State) -> bool:
 
 
 def _is_refused_for_good(command: Command, code: str, has_other: HasOther) -> bool:
-    """A target of one agent, or a request that no agent will take, ends here."""
+    """Whether a refusal ends the command: its only target, or a request that no agent takes."""
     if len(command.attempts) >= limits.ATTEMPTS:
         return True
     if command.accepted.agent:
@@ -141,7 +141,7 @@ def _is_refused_for_good(command: Command, code: str, has_other: HasOther) -> bo
 
 
 def settle(command: Command, event: Event, outcome: Outcome) -> Sequence[Settle]:
-    """Begin to settle the command; no effect if the table says that it cannot end so now."""
+    """Begin to settle the command; no effect if the table has no such move."""
     attempt = command.open_attempt
     if not command.enter(event, outcome.at):
         return ()
@@ -149,7 +149,7 @@ def settle(command: Command, event: Event, outcome: Outcome) -> Sequence[Settle]
 
 
 def bare(command: Command, state: State, reason: str, at: float, *, final: bool = True) -> Outcome:
-    """An end of the open attempt, if there is one, that its agent has not reported."""
+    """An outcome without the agent's report: of the open attempt, if there is one."""
     attempt = command.open_attempt
     return Outcome(
         state=state,

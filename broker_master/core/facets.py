@@ -1,4 +1,4 @@
-"""What a command is found by: the fields of `schemas.listed.COMMANDS`, of open and ended ones."""
+"""Facets of a command: the fields of `schemas.listed.COMMANDS`, of open and ended ones."""
 
 from typing import Final, NamedTuple
 
@@ -9,12 +9,12 @@ from schemas.messages.facts import HistoryRecord
 from schemas.moments import parse_rfc3339
 from schemas.programs import arguments_of, program_of
 
-# Each takes its arguments to be read: held against what is left last.
+# Each of these decodes the arguments, so they are matched last.
 COSTLY: Final = frozenset({"program", "argv"})
 
 
 class Facets(NamedTuple):
-    """Of one ended command. exit, took: None if none of its attempts has one."""
+    """Facets of an ended command. exit, took: None if none of its attempts has one."""
 
     id: str
     state: str
@@ -59,7 +59,7 @@ def facets_of(history: HistoryRecord) -> Facets:
 
 
 def open_value(command: Command, field: str) -> Value | None:  # noqa: PLR0911  (one per field)
-    """As the facet of that name, of a command in the book, without making the others."""
+    """One facet of a command in the book, without computing the others."""
     accepted, attempt = command.accepted, command.attempt
     match field:
         case "id" | "group" | "client" | "action":

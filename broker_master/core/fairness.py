@@ -1,7 +1,7 @@
-"""In which order waiting commands go: the greater priority first, clients in turn within one.
+"""Order of waiting commands: the greater priority first, clients in turn within one.
 
-A client that lets a thousand wait does not hold up one that lets a single one wait: each command
-gets a place as if the clients had submitted theirs in turn (start-time fair queuing).
+A client with a thousand waiting commands does not delay a client with one: each command gets a
+place as if the clients had submitted theirs in turn (start-time fair queuing).
 """
 
 import heapq
@@ -10,7 +10,7 @@ import msgspec
 
 
 class Turns:
-    """Gives places. Shared by queues among which one client must not gain by using several."""
+    """Assigns places. Shared by queues, so that no client gains by using several of them."""
 
     def __init__(self) -> None:
         self._now: dict[int, float] = {}
@@ -27,13 +27,13 @@ class Turns:
             self._now[priority] = place
 
     def forget(self) -> None:
-        """Nothing waits any more: nobody has any claim."""
+        """Reset: no command waits, so no client has a claim."""
         self._now.clear()
         self._last.clear()
 
 
 class Waiting(msgspec.Struct, eq=False):
-    """A command in a queue. place 0: it has waited before. gone: it is in no queue any more."""
+    """A command in a queue. place 0: it waited before. gone: it is in no queue any more."""
 
     command: str
     priority: int
@@ -48,7 +48,7 @@ Order = tuple[int, float, int]
 
 
 class FairQueue:
-    """What waits for the same agents."""
+    """Commands that wait for the same agents."""
 
     def __init__(self, turns: Turns) -> None:
         self._turns = turns
@@ -69,14 +69,14 @@ class FairQueue:
         sticky: str = "",
         tags: tuple[tuple[str, str], ...] = (),
     ) -> Waiting:
-        """first: it has waited before and goes before all of its priority that have not."""
+        """Add a command. first: it waited before and goes before others of its priority."""
         place = 0.0 if first else self._turns.place(client, priority)
         waiting = Waiting(command, priority, place, sticky, tags)
         self.put_back(waiting)
         return waiting
 
     def put_back(self, waiting: Waiting) -> None:
-        """Enter one with the place that it has already."""
+        """Add an entry with its present place."""
         self._arrivals += 1
         heapq.heappush(self._heap, (-waiting.priority, waiting.place, self._arrivals, waiting))
         self._count += 1
@@ -95,7 +95,7 @@ class FairQueue:
         return heap[0][:3] if heap else None
 
     def take(self) -> Waiting:
-        """The one that `head` speaks of, which must be there."""
+        """Take the entry that `head` returns; the queue must not be empty."""
         waiting = heapq.heappop(self._heap)[3]
         self._turns.on_taken(waiting.priority, waiting.place)
         waiting.gone = True
@@ -103,7 +103,7 @@ class FairQueue:
         return waiting
 
     def drain(self) -> list[Waiting]:
-        """All of it, in its order, for other queues."""
+        """Remove and return all entries, in order, for other queues."""
         left = [entry[3] for entry in sorted(self._heap) if not entry[3].gone]
         self._heap.clear()
         self._count = 0

@@ -1,4 +1,4 @@
-"""One command for many agents: whose turn it is, when to stop, and how it ended."""
+"""One command for many agents: the next agents, when to stop, and the final state."""
 
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
@@ -23,9 +23,9 @@ CANCELLED_BY: Final = "cancelled by "
 RESTORED: Final = "the master's state was restored from a backup"
 
 SILENT: Final = "no_response"
-# An obstacle that passes or turns into another before long: the agent's turn is put off.
+# Passing obstacles: the agent's turn is deferred.
 HELD: Final = "held"
-# Why an agent was not asked, for people. What is not here is the code of a fault.
+# Reasons for skipping an agent, for people. Missing ones are codes of faults.
 WHY: Final = {
     SILENT: "silent: it does not respond",
     "disabled": "not asked: it is disabled",
@@ -36,15 +36,15 @@ WHY: Final = {
 _ID_LEN: Final = 64
 _HEAD_LEN: Final = 38
 _OLD_HEAD_LEN: Final = 40
-# How the ids of children are made, in `FanoutEntry.form`; older entries have none.
+# Form of the ids of children, in `FanoutEntry.form`; older entries have none.
 FORM: Final = 1
 
 
 def child_id(fanout: str, agent: str) -> str:
-    """The id of an agent's command: the same each time, and no other agent's or fan-out's.
+    """The id of an agent's command: the same each time, and unique to agent and fan-out.
 
-    It begins as no client may choose it. Names of agents have no underscore, so the last one in the
-    id is where they are joined; and none begins with a dash, so a digest is no name.
+    No client may choose an id that begins so. Names of agents have no underscore, so the last one
+    in the id separates the parts; no name begins with a dash, so a digest is no name.
     """
     plain = f"{RESERVED_PREFIX}{fanout}_{agent}"
     if len(plain) <= _ID_LEN:
@@ -53,7 +53,7 @@ def child_id(fanout: str, agent: str) -> str:
 
 
 def child_of(entry: FanoutEntry, agent: str) -> str:
-    """The id of the command of `agent` in this fan-out, whichever form its ids have."""
+    """The id of the command of `agent` in this fan-out, in either form."""
     if entry.form == FORM:
         return child_id(entry.id, agent)
     plain = f"{entry.id}_{agent}"
@@ -75,16 +75,16 @@ def is_child(
     target: str | None,
     labels: Mapping[str, str],
 ) -> bool:
-    """Whether a command with the id of a child is one: somebody else's counts for nothing."""
+    """Whether a command with the id of a child belongs to the fan-out."""
     is_labelled = labels.get(LABEL) == entry.id
     return is_labelled and (client, target) == (entry.client, agent) and group in entry.groups
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """start: whom to ask now. skip: whom not to ask, and why. stop: ask nobody else, and why.
+    """start: agents to submit to now. skip: agents left out, with reasons. stop: reason to end.
 
-    done: nothing is open, and nobody will be asked any more. held: somebody's turn is put off.
-    rest_s: so long until a place is free again that an agent has left; None: none will be.
+    done: nothing is open, and no agent is left. held: the turn of an agent is deferred. rest_s:
+    seconds until the place of an ended command is free; None: no place is resting.
     """
 
     start: list[str]
@@ -96,10 +96,10 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Fanout:
-    """Where each agent of one fan-out stands.
+    """Progress of each agent of one fan-out.
 
-    states: of the commands that there are already, by agent; None or missing: not asked yet. now_s:
-    as all times here a reading of the monotonic clock.
+    states: of the existing commands, by agent; None or missing: not submitted yet. now_s: a reading
+    of the monotonic clock, like all times here.
     """
 
     def __init__(
@@ -118,8 +118,8 @@ class Fanout:
                 self.ended[agent] = state
             else:
                 self.open.add(agent)
-        # Until when places stay empty. When those of before a restart were left, nobody knows: all
-        # of them rest once more.
+        # Moments until which places stay empty. Those of before a restart are not known: all of
+        # them rest once more.
         self._rests: list[float] = []
         for _ in range(min(len(self.ended), entry.at_once - len(self.open))):
             self._rest(now_s)
@@ -130,12 +130,12 @@ class Fanout:
 
     @property
     def failures(self) -> int:
-        """Who did not succeed, or is silent; whom nobody wanted to be asked is none of them."""
+        """Agents whose command failed, and silent ones; other skipped agents do not count."""
         silent = sum(why == SILENT for why in self.entry.skipped.values())
         return silent + sum(state is not State.SUCCEEDED for state in self.ended.values())
 
     def decide(self, obstacle: Callable[[str], str], *, now_s: float = 0.0) -> Decision:
-        """What is to be done now; obstacle: why an agent cannot be asked, or an empty text."""
+        """Decide the next step. obstacle: why an agent cannot be given work, or an empty text."""
         entry, skip, start = self.entry, dict[str, str](), list[str]()
         stop = entry.stopped
         self._rests = [until_s for until_s in self._rests if until_s > now_s]
@@ -176,19 +176,19 @@ class Fanout:
         self.ended[agent] = state
 
     def on_put_back(self, agent: str) -> None:
-        """It could not be asked just now: it is its turn again."""
+        """Defer an agent whose submission was refused for the moment."""
         self.open.discard(agent)
         self._waiting = {agent: None, **self._waiting}
 
     def on_changed(self, entry: FanoutEntry) -> None:
-        """Who is skipped now, or that nobody else is asked."""
+        """Take in a changed entry: skipped agents, or the stop of the fan-out."""
         self.entry = entry
         for agent in entry.skipped:
             self._waiting.pop(agent, None)
             self.open.discard(agent)
 
     def counts(self, open_states: Mapping[str, State]) -> dict[str, int]:
-        """How many agents are in each state; those that never ran are `skipped`."""
+        """Number of agents in each state; agents without a command are `skipped`."""
         states: list[str] = [str(state) for state in self.ended.values()]
         states += [str(open_states.get(agent, State.QUEUED)) for agent in self.open]
         states += [SKIPPED] * len(self.entry.skipped)
@@ -204,7 +204,7 @@ def _tally(states: Iterable[str]) -> dict[str, int]:
 
 
 def verdict(entry: FanoutEntry, counts: Mapping[str, int]) -> str:
-    """The state of a fan-out of which nothing is open any more."""
+    """State of a fan-out without open commands."""
     if entry.stopped.startswith(CANCELLED_BY):
         return CANCELLED
     succeeded = counts.get(SUCCEEDED, 0)
@@ -214,7 +214,7 @@ def verdict(entry: FanoutEntry, counts: Mapping[str, int]) -> str:
 
 
 def is_repeated(state: str, *, failed: bool, silent: bool) -> bool:
-    """Whether a retry asks an agent again whose command ended so; of all, if neither is wanted."""
+    """Whether a retry includes an agent whose command ended so; all, if neither is set."""
     if not failed and not silent:
         return True
     if state in (SKIPPED, WAITING):
@@ -223,7 +223,7 @@ def is_repeated(state: str, *, failed: bool, silent: bool) -> bool:
 
 
 def reason_of(entry: FanoutEntry) -> str:
-    """Why nobody else is asked, for people."""
+    """Reason of a stop, for people."""
     if entry.stopped != FAILURES:
         return entry.stopped
     limit = counted(entry.max_failures or 0, "failure")
@@ -231,7 +231,7 @@ def reason_of(entry: FanoutEntry) -> str:
 
 
 def skip_reason(entry: FanoutEntry, agent: str) -> str:
-    """Why `agent` was not asked, for people."""
+    """Reason for skipping `agent`, for people."""
     why = entry.skipped.get(agent)
     if why is not None:
         return WHY.get(why, f"refused: {why}")

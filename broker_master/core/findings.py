@@ -1,4 +1,4 @@
-"""The last look at what a scrape must not wait for: the broker, its streams, the disk."""
+"""Latest measurements of the broker, its streams and the disk; a scrape does not wait for them."""
 
 from dataclasses import dataclass, field
 
@@ -12,9 +12,9 @@ class StreamSize(msgspec.Struct, frozen=True):
 
 @dataclass
 class Findings:
-    """What the last look has found. loop_lag_s: the worst since it was read; set it back then.
+    """Latest measurements. loop_lag_s: the worst since it was read; set it back then.
 
-    disk_free: the share of the state directory's disk, 0 to 1; None if it was not looked at yet.
+    disk_free: free share of the state directory's disk, 0 to 1; None if not measured yet.
     """
 
     streams: dict[str, StreamSize] = field(default_factory=dict)

@@ -1,7 +1,7 @@
-"""Cuts what the master composes to a size that can be stored and sent, and marks what was cut.
+"""Cuts records to a size that can be stored and sent, and marks the parts that were cut.
 
-An agent chooses the words of its refusals and how much output it sends along, so a record is
-bounded here and nowhere else. `CommandRecord.cut` names the parts that were shortened.
+An agent chooses the text of its refusals and the size of its output, so a record is bounded here
+and nowhere else. `CommandRecord.cut` names the shortened parts.
 """
 
 from collections.abc import Callable
@@ -29,16 +29,16 @@ _LAST: Final = 12
 # Bytes of one attempt, and of one record, beside its texts.
 _ATTEMPT_BYTES: Final = 400
 _PLAIN_BYTES: Final = 4096
-# What says how long a text is.
+# Names of the fields that give the length of a text.
 _HEAD_BYTES: Final = 5
 # The longest encoding of one character.
 _WIDE: Final = 4
-# Changes a record in place; whether there was anything to cut.
+# Changes a record in place; returns whether anything was cut.
 _Step: TypeAlias = Callable[[CommandRecord], bool]
 
 
 def cut_output(output: Output | None, most: int = limits.INLINE_OUTPUT_BYTES) -> Output | None:
-    """The beginning of both streams, `most` bytes in all; `truncated` says that more is missing."""
+    """Cut both streams to `most` bytes in all; `truncated` says that more is missing."""
     if output is None or len(output.stdout) + len(output.stderr) <= most:
         return output
     stdout = output.stdout[: max(most // 2, most - len(output.stderr))]
@@ -46,7 +46,7 @@ def cut_output(output: Output | None, most: int = limits.INLINE_OUTPUT_BYTES) ->
 
 
 def fit_outcome(outcome: Outcome) -> Outcome:
-    """An end as it is stored: reason and output within the limits of what agents may add."""
+    """Cut an outcome to the limits of what agents may add: reason and output."""
     output = cut_output(outcome.output)
     if output is outcome.output and len(outcome.reason) <= limits.REASON_LEN:
         return outcome
@@ -70,7 +70,7 @@ def bare_outcome(outcome: Outcome) -> Outcome:
 
 
 def fit_entry(entry: AuditEntry) -> AuditEntry:
-    """An entry of the audit trail, each of its texts no longer than a reader takes."""
+    """Cut each text of an audit entry to the limit of readers."""
     changes: dict[str, str] = {}
     for name in ("by", "action", "address", "target", "group", "code"):
         text = getattr(entry, name)
@@ -85,10 +85,10 @@ def fit_entry(entry: AuditEntry) -> AuditEntry:
 
 
 def fit_record(record: CommandRecord, most: int = limits.RECORD_BYTES) -> CommandRecord:
-    """`record` itself if it fits into `most` bytes, else a copy of which parts are cut.
+    """Return `record` if it fits into `most` bytes, else a copy with parts cut.
 
-    The least worth goes first; what is left of the last step fits into a few KiB. Usual records
-    are not measured at all: their longest possible encoding is small enough.
+    The least valuable parts go first; the remainder after the last step fits into a few KiB. Usual
+    records are not measured: their longest possible encoding is small enough.
     """
     if _longest(record) <= most:
         return record
@@ -100,7 +100,7 @@ def fit_record(record: CommandRecord, most: int = limits.RECORD_BYTES) -> Comman
 
 
 def bare_record(record: CommandRecord) -> CommandRecord:
-    """The record with every part cut that can be: its id, its state, and a short reason."""
+    """Cut all parts of a record: its id, its state, and a short reason stay."""
     for name, step in _STEPS:
         record = _cut(record, name, step)
     return record
@@ -129,7 +129,7 @@ def fit_history(history: HistoryRecord, most: int = limits.HISTORY_BYTES) -> His
 
 
 def bare_history(history: HistoryRecord) -> HistoryRecord:
-    """What is left of a record that no store takes otherwise."""
+    """Cut a history record to the smallest form, for a store that takes nothing larger."""
     record = bare_record(history.record)
     if history.accepted is not None:
         record = _mark(record, "accepted")
@@ -243,7 +243,7 @@ def _one_attempt(record: CommandRecord) -> bool:
     return had
 
 
-# By what a reader would miss least. The names are those of `CommandRecord.cut`.
+# Least valuable part first. The names are those of `CommandRecord.cut`.
 _STEPS: Final[tuple[tuple[str, _Step], ...]] = (
     ("output", _small_output),
     ("arguments", _short_arguments),

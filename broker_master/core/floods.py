@@ -1,11 +1,11 @@
-"""Which key is shut out for what it sends, by what the broker itself has counted.
+"""Decides which broker keys are shut out for a flood, by the broker's own counters.
 
     counters of connections ─▶ an allowance for each key ─overdrawn─▶ shut out ─▶ let in again
                                                             10 s, 20 s, 40 s … 10 min
 
-An allowance is far above what the protocol asks for: who overdraws it is not slowed down but cut,
-since to read and throw away what it sends takes the time of all others. It belongs to a broker key,
-not to a name: a flood over an old token of somebody else shuts out that token alone.
+An allowance is far above the protocol's needs. A key that overdraws it is cut off, not slowed down,
+since reading and dropping its messages takes the time of all others. The allowance belongs to a
+broker key, not to a name: a flood over an old token shuts out that token alone.
 """
 
 from collections.abc import Mapping
@@ -16,22 +16,22 @@ import msgspec
 # A node's id, which is new with each of its starts, and the number of a connection there.
 Place = tuple[str, int]
 
-# Of both limits, so many seconds at once: what waited during an outage is no flood.
+# Allowance: so many seconds of both limits at once, since messages queued in an outage are no
+# flood.
 _BURST_S: Final = 2.0
 _FIRST_S: Final = 10.0
 _MOST_S: Final = 600.0
-# Good behaviour for so long, and it begins with the shortest time again.
+# After so much time below the limits the next exclusion has the shortest time again.
 _FORGIVEN_S: Final = 600.0
 _NO_LIMIT: Final = 1e18
-# Keys that are remembered for what they did; of more than these each time is the first.
+# Keys in memory with their exclusions; beyond these each exclusion counts as the first.
 _KEPT_MAX: Final = 10_000
 
 
 class Sent(NamedTuple):
-    """What a connection of `user`, a public broker key, has sent so far.
+    """Total sent by a connection of `user`, a public broker key.
 
-    user: empty for those that are never shut out, or not known yet. size: in bytes; of those that
-    are to count.
+    user: empty for keys that are never shut out, or not known yet. size: in bytes that count.
     """
 
     user: str
@@ -40,7 +40,7 @@ class Sent(NamedTuple):
 
 
 class Flood(msgspec.Struct, frozen=True):
-    """Since the look before, a key has sent so much; for_s: how long it is shut out for that."""
+    """Amounts that a key has sent since the look before; for_s: length of its exclusion."""
 
     user: str
     messages_per_s: float
@@ -49,26 +49,26 @@ class Flood(msgspec.Struct, frozen=True):
 
 
 class _Record(msgspec.Struct):
-    """until_s: when it is let in again. times: how often it was shut out."""
+    """until_s: end of the exclusion. times: number of exclusions so far."""
 
     until_s: float
     times: int
 
 
 class Floods:
-    """messages_per_s, bytes_per_s: what one key may send in the long run; 0 for no limit."""
+    """messages_per_s, bytes_per_s: rate limit of one key in the long run; 0 for no limit."""
 
     def __init__(self, *, messages_per_s: float, bytes_per_s: float) -> None:
         self._per_s = (messages_per_s or _NO_LIMIT, bytes_per_s or _NO_LIMIT)
         self._before: dict[Place, Sent] = {}
         self._nodes: set[str] = set()
-        # What is left of the allowance of each key that has used some of it, in messages and bytes.
+        # Remaining allowance of each key that has used some of it, in messages and bytes.
         self._left: dict[str, tuple[float, float]] = {}
         self._records: dict[str, _Record] = {}
         self._looked_s = 0.0
 
     def look(self, sent: Mapping[Place, Sent], now_s: float) -> list[Flood]:
-        """Take in what each live connection has sent, and say who is to be shut out for it."""
+        """Take in the total of each live connection; return the keys to be shut out."""
         span_s = now_s - self._looked_s
         self._looked_s = now_s
         fresh, found = self._fresh(sent), []
@@ -84,7 +84,7 @@ class Floods:
     def _fresh(self, sent: Mapping[Place, Sent]) -> dict[str, tuple[int, int]]:
         """Messages and bytes of each key since the look before, over all of its connections.
 
-        A node that did not answer the last time, or is asked for the first, has counted for longer.
+        A node that missed the last look, or is new, has counted for longer.
         """
         fresh: dict[str, tuple[int, int]] = {}
         for place, each in sent.items():
@@ -101,7 +101,7 @@ class Floods:
         return fresh
 
     def _pay(self, user: str, span_s: float, messages: int, size: int) -> bool:
-        """Whether there was enough left for so much in so long."""
+        """Whether the remaining allowance covers the amounts of this span."""
         most = [_BURST_S * per_s for per_s in self._per_s]
         had = self._left.get(user, most)
         left = [
@@ -130,7 +130,7 @@ class Floods:
         return record is not None and now_s < record.until_s
 
     def shut_out(self, now_s: float) -> set[str]:
-        """The keys that may not connect now. Those that have long behaved are forgotten."""
+        """The keys that are shut out now. Those below their limits for long are forgotten."""
         self._records = {
             user: each for user, each in self._records.items() if each.until_s + _FORGIVEN_S > now_s
         }

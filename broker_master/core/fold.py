@@ -1,7 +1,7 @@
-"""How a durable fact changes its command: the same way live and in replay, through the table.
+"""Applies durable facts to commands: the same way live and in replay, by the table of phases.
 
-A fact that the table has no move for changes nothing: one that is folded again, and one that a
-second master wrote when it was too late.
+A fact without a move in the table changes nothing: for example a repeated fact, or one written too
+late by a second master.
 """
 
 from broker_master.core.commands import Attempt, Command
@@ -21,7 +21,7 @@ from schemas.states import STATES, TERMINAL, State, check_move
 
 
 def fold(command: Command, fact: subjects.Fact, body: Fact) -> bool:
-    """Change `command` as a durable fact says. False: it says nothing new, or nothing possible."""
+    """Change `command` by a durable fact. False: the fact is known already, or impossible."""
     try:
         return _fold(command, fact, body)
     except Misused:
@@ -47,7 +47,7 @@ def _fold(command: Command, fact: subjects.Fact, body: Fact) -> bool:
 
 
 def unfold_assigned(command: Command) -> Attempt | None:
-    """Take the newest attempt back, of which no record could be stored; None: it is over by now."""
+    """Remove the newest attempt, whose record could not be stored; None: it is over by now."""
     since = command.since
     if not command.enter(Event.TAKEN_BACK, since):
         return None
@@ -91,7 +91,7 @@ def _fold_decided(command: Command, body: Decided) -> bool:
 
 
 def _fold_outcome(command: Command, number: int, body: Outcome) -> bool:
-    """An end of the open attempt, or of a command that has none open."""
+    """An end of the open attempt, or of a command without one."""
     attempt, state = command.find(number), STATES.get(body.state)
     if state not in TERMINAL or attempt is not command.open_attempt:
         return False
@@ -108,7 +108,7 @@ def _fold_outcome(command: Command, number: int, body: Outcome) -> bool:
 
 
 def _after(command: Command, body: Outcome, state: State) -> tuple[Event, float, State]:
-    """What an outcome makes of the command: over, or queued again, or left to an operator."""
+    """Consequence of an outcome: the command ends, is queued again, or waits for an operator."""
     if body.final:
         return (Event.CLOSED_LOST if state is State.LOST else Event.CLOSED), body.at, state
     if command.accepted.on_lost == "wait" and state is not State.REJECTED:
@@ -117,7 +117,7 @@ def _after(command: Command, body: Outcome, state: State) -> tuple[Event, float,
 
 
 def _fold_late(command: Command, number: int, body: Outcome) -> bool:
-    """A later word amends a verdict of `lost`; on a re-run command it only stands beside it."""
+    """A late report amends a verdict of `lost`; on a re-run command it is kept beside it."""
     attempt, state = command.find(number), STATES.get(body.state)
     if attempt is None or state not in TERMINAL or not may_be_amended(attempt):
         return False
@@ -136,12 +136,12 @@ def _fold_late(command: Command, number: int, body: Outcome) -> bool:
 
 
 def may_be_amended(attempt: Attempt) -> bool:
-    """Whether a report that comes now is the first after a verdict of `lost`."""
+    """Whether a report now is the first after a verdict of `lost`."""
     return attempt.state is State.LOST and not attempt.late
 
 
 def late_reason(body: Outcome, judged: str) -> str:
-    """Both words in one line: what was heard late, and what had been said before."""
+    """Both reasons in one line: of the late report, and of the verdict before it."""
     return f"late result: {body.state}{': ' * bool(body.reason)}{body.reason}; before: {judged}"
 
 

@@ -1,7 +1,7 @@
-"""How long an agent is left alone that says it has no room, although it should have.
+"""Holds agents back that refuse for want of room although they should have some.
 
-Its next refusal doubles the time, so that what waits is not sent to it again and again; a refusal
-long after the last one begins anew.
+Each refusal doubles the time, so that waiting commands are not sent again and again; a refusal long
+after the last one starts with the shortest time.
 """
 
 from typing import Final
@@ -23,7 +23,7 @@ class Holds:
         self._holds: dict[str, _Hold] = {}
 
     def refuse(self, agent: str, now_s: float) -> None:
-        """`agent` has refused. Several refusals during one hold are one: they were under way."""
+        """Note a refusal of `agent`. Several refusals during one hold count once."""
         hold = self._holds.get(agent)
         if hold is not None and not hold.over:
             return
@@ -31,7 +31,7 @@ class Holds:
         self._holds[agent] = _Hold(now_s + length_s, length_s)
 
     def ended(self, now_s: float) -> list[str]:
-        """Agents whose hold ends now. It is remembered for twice its length after that."""
+        """Agents whose hold ends now. A hold is remembered for twice its length after that."""
         ended = []
         for agent, hold in list(self._holds.items()):
             if not hold.over and hold.until_s <= now_s:

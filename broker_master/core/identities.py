@@ -1,8 +1,8 @@
-"""Whether a live connection is what the registry knows: its token and its certificate together.
+"""Compares a live connection with the registry: its token and its certificate together.
 
 The broker checks each by itself: a token signed by one of the mesh's keys, a certificate of one of
-its authorities. That both belong to the same holder, and that the mesh has given them out at all,
-is judged here.
+its authorities. Here is checked that both belong to the same holder, and that the mesh has issued
+them.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -16,9 +16,9 @@ Kind = Literal["mismatch", "unregistered", "revoked"]
 
 
 class Shown(msgspec.Struct, frozen=True):
-    """What a connection has shown. certificate: SHA-256 in hex, subject: as the broker writes it.
+    """Credentials of a connection. certificate: SHA-256 in hex, subject: in the broker's format.
 
-    Empty is what the broker does not tell.
+    Empty: the broker does not report it.
     """
 
     user: str
@@ -28,7 +28,7 @@ class Shown(msgspec.Struct, frozen=True):
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """kick: to let it go on would be to believe it. is_news: whether somebody should look at it."""
+    """Fault of a connection. kick: disconnect it. is_news: worth an alarm."""
 
     kind: Kind
     reason: str
@@ -37,7 +37,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class Known:
-    """Broker keys and certificates with their holders. own: names of the mesh's own, by key."""
+    """Issued broker keys and certificates with holders. own: names of the mesh's own, by key."""
 
     def __init__(
         self,
@@ -65,8 +65,8 @@ class Known:
     ) -> Finding | None:
         """None for a connection that is in order. refused: keys that the broker should refuse.
 
-        just_refused: those of them that are new since it was last looked. What is connected with
-        one of these is only about to be cut.
+        just_refused: keys refused since the last look. The broker is about to disconnect their
+        connections.
         """
         if shown.user in refused:
             is_news = shown.user not in just_refused
@@ -80,7 +80,8 @@ class Known:
         name = self._users.get(shown.user, "")
         whose = self._certificates.get(shown.certificate, "")
         if not name:
-            # With a certificate of ours somebody uses a stolen pair; without, perhaps an operator.
+            # With a certificate of the mesh the pair is probably stolen; without one an operator
+            # may test.
             reason = f"a token of {shown.name} that this mesh has not issued"
             return Finding("unregistered", reason, kick=bool(whose))
         if name != shown.name or whose not in ("", name):
@@ -90,6 +91,6 @@ class Known:
 
 
 def _common_name(subject: str) -> str:
-    """`web-1` of `CN=web-1`, which is all that certificates of the mesh say."""
+    """`web-1` of `CN=web-1`: certificates of the mesh have no other attribute."""
     parts = dict(part.partition("=")[::2] for part in subject.split(","))
     return parts.get("CN", "")

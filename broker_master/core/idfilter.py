@@ -1,7 +1,7 @@
-"""Remembers which ids there may be, so that a new one costs no look-up.
+"""Filter of known ids, so that a new one costs no look-up.
 
-A Bloom filter: `may_hold` is never False for an id that was added; for others it is True now and
-then, and then the look-up says no. Sized for `capacity` ids at about one false alarm in a hundred.
+A Bloom filter: `may_hold` is never False for an added id; for others it is rarely True, and then
+the look-up decides. Sized for `capacity` ids at about one false positive in a hundred.
 """
 
 from typing import Final
@@ -10,7 +10,7 @@ _BITS_PER_ID: Final = 10
 
 
 class IdFilter:
-    """Ids are hashed with the process's own secret, so nobody can choose ids that collide."""
+    """Ids are hashed with a secret of the process, so no client can choose ids that collide."""
 
     def __init__(self, capacity: int) -> None:
         bits = 1 << max(16, (capacity * _BITS_PER_ID - 1).bit_length())
@@ -21,7 +21,7 @@ class IdFilter:
 
     @property
     def is_full(self) -> bool:
-        """More ids than it was made for: false alarms become frequent, and a larger one is due."""
+        """More ids than its capacity: false positives become frequent, and a larger one is due."""
         return self.count > self.capacity
 
     def add(self, name: str) -> None:
@@ -34,7 +34,7 @@ class IdFilter:
         return all(bits[bit >> 3] & 1 << (bit & 7) for bit in self._places(name))
 
     def _places(self, name: str) -> tuple[int, int, int, int]:
-        """Four places out of one 64-bit hash and its mix."""
+        """Four places from one 64-bit hash and its mix."""
         first = hash(name) & 0xFFFFFFFFFFFFFFFF
         second = (first * 0x9E3779B97F4A7C15 + 0x7F4A7C15) & 0xFFFFFFFFFFFFFFFF
         mask = self._mask

@@ -1,7 +1,7 @@
-"""Which keys are somebody's already: nobody is given a certificate or a token for one of these.
+"""Keys and their holders: no certificate or token is issued for a key of another holder.
 
-To revoke a key shuts out whoever holds it, and by its key a connection is known. So a key has one
-holder for as long as anything of it is remembered, and a holder never goes back to an older one.
+Revoking a key shuts out its holder, and a connection is identified by its key. So a key has one
+holder for as long as anything of it is remembered, and a holder never goes back to an older key.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -20,7 +20,7 @@ class Asked(NamedTuple):
 
 
 class _Held(NamedTuple):
-    """newest: what its holder got last, and has not lost; it may ask for that again."""
+    """newest: the latest valid keys of the holder; a request may repeat them."""
 
     name: str
     newest: bool
@@ -29,7 +29,7 @@ class _Held(NamedTuple):
 class KeysHeld:
     """own: broker keys of the mesh itself. own_digests: of the keys of its certificates.
 
-    refused: broker keys that are revoked, whoever had them.
+    refused: revoked broker keys, whoever their holder was.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class KeysHeld:
                 self._digests[each.key] = held
 
     def check(self, asked: Asked) -> None:
-        """Raises Refused (`request_invalid`) unless both keys are new, or what it got last."""
+        """Raise Refused (`request_invalid`) unless both keys are new, or the holder's latest."""
         if asked.user in self._own or asked.digest in self._own_digests:
             raise _taken("is the mesh's own")
         if asked.user in self._refused:

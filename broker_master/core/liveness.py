@@ -1,4 +1,4 @@
-"""Who is heard, since when, and what silence means.
+"""Presence of agents: heartbeats, handshakes, and the meaning of silence.
 
 The master counts from the receipt of the newest beat; an agent counts from the send time of the
 beat that was echoed to it, so the agent's deadline always falls first.
@@ -40,12 +40,12 @@ _CONTESTS_MAX = 3
 _FLAPS_MAX = 3
 
 _LACKS = {str(lack): lack for lack in Lack}
-# How many ended incarnations of one agent are remembered, so that their late beats are ignored.
+# Ended incarnations of one agent to remember, so that their late beats are ignored.
 _INCARNATIONS_KEPT = 8
 
 
 class Silence(StrEnum):
-    """Why an agent is silent. unheard: the master that has started has not heard it yet."""
+    """Cause of an agent's silence. The second value: no beat since the master's start."""
 
     NONE = ""
     UNHEARD = "unheard"
@@ -56,21 +56,21 @@ class Silence(StrEnum):
 
 
 class Presence(msgspec.Struct, kw_only=True):
-    """What is known of one agent's life. `*_s` clock readings are of the master's own clock.
+    """Presence of one agent. `*_s` clock readings are of the master's monotonic clock.
 
     reconciled: the handshake of this incarnation with this master's epoch is complete. deaf: its
-    beats arrive, but it says that it has not heard ours for long. since: wall time of `liveness`.
-    silence: its cause; silent_for_s: after so much of it the agent was judged.
-    hosts: by incarnation. contests: when a superseded session was heard beside its successor.
-    changes: when it came or went lately. predecessor_s: when the incarnation before the present one
-    was heard last; None if there was none, or it has said goodbye. valid_until: wall time at which
-    the certificate in use ends, 0 while that is not known. renewal: why it could not be renewed.
-    unstable_until: wall time until which it counts as one that comes and goes. took_s: when it last
-    took work, or a probe. stuck: it beats, but takes none. lacks: what it has no room in, with its
-    own sentence for each; taken slots are none of these, the dispatcher counts them.
-    is_moving: it arrives in another group, so that its next handshake is no sign of instability.
-    obeys: the epoch of a newer master that it has obeyed, 0 if there is none. actions: what it can
-    run. addresses: the digest of those under which it looks for brokers, empty if it does not say.
+    beats arrive, but it reports that no echo has reached it for long. since: wall time of
+    `liveness`. silence: its cause; silent_for_s: length of silence at which the agent was judged.
+    hosts: by incarnation. contests: times at which a superseded session beat beside its successor.
+    changes: times at which it connected or disconnected lately. predecessor_s: last beat of the
+    incarnation before the present one; None if there was none, or it said goodbye. valid_until:
+    wall time at which the certificate in use ends, 0 while it is not known. renewal: why its
+    certificate could not be renewed. unstable_until: wall time until which it counts as flapping.
+    took_s: when it last took work, or a probe. stuck: it beats, but takes no work. lacks: resources
+    without room, each with the agent's sentence; slots are not among them, the dispatcher counts
+    them. obeys: the epoch of a newer master that it has obeyed, 0 if there is none. actions: those
+    that it can run. addresses: digest of the addresses under which it looks for brokers, empty if
+    it does not report them. is_moving: it joins another group, so its next handshake is not flapping.
     """
 
     agent: str
@@ -119,24 +119,24 @@ class Presence(msgspec.Struct, kw_only=True):
 
     @property
     def has_left(self) -> bool:
-        """Its session has said goodbye, or was given up: another one may take its place."""
+        """Whether its session said goodbye, or was given up: another session may take its place."""
         return self.liveness is Liveness.SILENT and (
             self.given_up or self.silence is Silence.SHUT_DOWN
         )
 
     def is_unstable(self, at: float) -> bool:
-        """Whether it has come and gone several times within minutes, and lately."""
+        """Whether it is flapping: several connects and disconnects within minutes, lately."""
         return at < self.unstable_until
 
     def note_change(self, at: float) -> None:
-        """It has come, or gone."""
+        """Note a connect or disconnect."""
         self.changes = [t for t in self.changes if at - t < FLAPPING_S] + [at]
         if len(self.changes) > _FLAPS_MAX:
             self.unstable_until = at + UNSTABLE_S
 
     @property
     def rival_host(self) -> str:
-        """Where the session that this one has superseded still runs, if it does."""
+        """Host of a superseded session that still runs, or empty."""
         if not self.is_contested or not self.older:
             return ""
         return self.hosts.get(self.older[-1], "an unknown host")
@@ -148,7 +148,7 @@ class Change(msgspec.Struct, frozen=True):
 
 
 class Roster:
-    """The presence of every agent that the registry knows."""
+    """The presence of every registered agent."""
 
     def __init__(self, timers: Timers, *, now_s: float) -> None:
         self.timers = timers
@@ -157,17 +157,17 @@ class Roster:
         self._cut_off = False
 
     def add(self, group: str, agent: str, *, connected: bool, at: float, now_s: float) -> Presence:
-        """Enter an agent. One that has been connected before counts as silent until it is heard."""
+        """Enter an agent. One that connected in the past counts as silent until its first beat."""
         presence = Presence(agent=agent, group=group, since=at, heard_s=now_s)
         if connected:
-            # Whom the master before this one has heard, and until when, nobody knows any more.
+            # Beats that reached the previous master, and their times, are not known.
             presence.predecessor_s = now_s
             presence.liveness, presence.silence = Liveness.SILENT, Silence.UNHEARD
         self._presences[agent] = presence
         return presence
 
     def is_superseded(self, agent: str, incarnation: str) -> bool:
-        """Whether a newer session has taken over from this one, and has not left since."""
+        """Whether a newer session has superseded this one, and has not left since."""
         presence = self._presences.get(agent)
         return presence is not None and incarnation in presence.older and not presence.has_left
 
@@ -181,7 +181,7 @@ class Roster:
         return iter(list(self._presences.values()))
 
     def on_beat(self, agent: str, beat: Beat, *, now_s: float, at: float) -> list[Change]:
-        """Take a beat in. Beats of an older incarnation are ignored.
+        """Take in a beat. Beats of an older incarnation are ignored.
 
         The first beat of a new incarnation makes the presence unreconciled: the echo tells the
         agent so, and it says hello.
@@ -207,7 +207,7 @@ class Roster:
         return [*changes, *self._on_lease_age(presence, beat.lease_age_s)]
 
     def _readmit(self, presence: Presence, incarnation: str) -> None:
-        """A superseded session that outlives its successor is the agent again."""
+        """Readmit a superseded session that outlives its successor."""
         if incarnation in presence.older and presence.has_left:
             presence.older = [each for each in presence.older if each != incarnation]
 
@@ -232,10 +232,10 @@ class Roster:
         return [] if first else [Change(presence.agent, "incarnation")]
 
     def _on_rival(self, presence: Presence, at: float) -> list[Change]:
-        """A session that was superseded still beats: the identity lives in two places.
+        """Handle a beat of a superseded session: the identity runs in two places.
 
-        One is a copy. While they only live side by side the newer one counts; if they supersede
-        each other in turn, nobody can tell which is meant, and neither gets work.
+        One is a copy. While they run side by side the newer one counts; if they supersede each
+        other in turn, the original cannot be told from the copy, and neither gets work.
         """
         if presence.is_contested or presence.liveness is not Liveness.LIVE:
             return []
@@ -259,7 +259,7 @@ class Roster:
         return [Change(presence.agent, "deaf" if deaf else "hears")]
 
     def on_hello(self, agent: str, hello: Hello, *, now_s: float, at: float) -> list[Change]:
-        """Take the first step of a handshake in; the answer is the caller's."""
+        """Take in the first step of a handshake; the caller answers."""
         presence = self._presences.get(agent)
         if presence is None:
             return []
@@ -278,7 +278,7 @@ class Roster:
         return changes
 
     def on_done(self, agent: str, incarnation: str, *, now_s: float, at: float) -> list[Change]:
-        """Take the last step in: from now on the agent is live and may be given work."""
+        """Take in the last step of a handshake: the agent is live and may be given work."""
         presence = self._presences.get(agent)
         if presence is None or presence.incarnation != incarnation or not presence.greeted:
             return []
@@ -294,7 +294,7 @@ class Roster:
         return [Change(agent, "returned")]
 
     def on_took(self, agent: str, *, now_s: float, at: float) -> list[Change]:
-        """It has answered a request to run something."""
+        """The agent has answered a request to run a task."""
         presence = self._presences.get(agent)
         if presence is None:
             return []
@@ -305,7 +305,7 @@ class Roster:
         return [Change(agent, "takes")]
 
     def on_untaken(self, agent: str, *, at: float) -> list[Change]:
-        """It has left several requests to run something unanswered, while it goes on beating."""
+        """The agent has left several requests to run a task unanswered, though it beats."""
         presence = self._presences.get(agent)
         if presence is None or presence.stuck or presence.liveness is not Liveness.LIVE:
             return []
@@ -313,7 +313,7 @@ class Roster:
         return [Change(agent, "stuck")]
 
     def tick(self, *, now_s: float, at: float) -> list[Change]:
-        """Judge silence. Nobody is judged while the master itself is cut off, or has just begun."""
+        """Judge silence; not while the master itself is disconnected, or has just started."""
         if self._cut_off:
             return []
         changes: list[Change] = []
@@ -344,15 +344,15 @@ class Roster:
         )
 
     def given_up_in_s(self, presence: Presence, *, now_s: float) -> float:
-        """How long until the tasks of a silent agent are given up."""
+        """Seconds until the tasks of a silent agent are given up."""
         due = max(presence.heard_s + self.timers.lost_s, self._judge_from_s)
         return max(0.0, due - now_s)
 
     def is_undecided(self, presence: Presence, *, now_s: float) -> bool:
-        """Whether it may well be alive though it is not active.
+        """Whether an inactive agent may well be alive.
 
-        A master that has just started or come back has not heard it yet; one that is heard is
-        about to complete its handshake.
+        A master that has just started or reconnected waits for its beat; after a beat its handshake
+        is about to complete.
         """
         if presence.liveness is Liveness.LIVE:
             return not (presence.reconciled or presence.deaf or presence.frozen)
@@ -364,18 +364,18 @@ class Roster:
         return self._cut_off
 
     def on_cut_off(self) -> None:
-        """The master has lost the broker: the silence is its own, so nobody is judged by it."""
+        """The master has lost the broker: it judges no agent, since the silence is its own."""
         self._cut_off = True
 
     def on_rejoined(self, *, now_s: float) -> None:
-        """The master is back. Silence counts from now, and nobody is given up before adopt_s."""
+        """The master has reconnected: silence counts from now, with at least adopt_s to go."""
         self._cut_off = False
         self._judge_from_s = now_s + self.timers.adopt_s
         for presence in self._presences.values():
             presence.heard_s = now_s
 
     def next_expiry(self) -> float:
-        """When the next certificate of a live agent ends; wall time, infinite if none is known."""
+        """The next end of a live agent's certificate; wall time, infinite if none is known."""
         return min(
             (
                 presence.valid_until
@@ -387,7 +387,7 @@ class Roster:
 
 
 def _lacks(beat: Beat) -> dict[str, str]:
-    """Agents of 0.1.0 do not say what they lack: whatever is not slots."""
+    """Resources without room. Agents of 0.1.0 name none: any cause but slots counts."""
     if beat.lacks:
         return {_LACKS.get(name, Lack.OTHER): text for name, text in beat.lacks.items()}
     if beat.full and beat.running < beat.slots:

@@ -1,7 +1,7 @@
-"""What is counted while work flows: plain numbers in fixed places, made into text by a scrape.
+"""Counters of the flow of work: plain numbers in fixed places, rendered by a scrape.
 
-Nothing here allocates per command, and no label is a name that a message chose: groups are those of
-the registry, actions, states and codes are closed sets. Of programs, only so many have a label.
+Nothing here allocates per command, and no label comes from a message: groups are those of the
+registry, actions, states and codes are closed sets. The number of programs with a label is limited.
 """
 
 from bisect import bisect_left
@@ -14,7 +14,8 @@ from schemas.messages.facts import Accepted, Outcome
 from schemas.states import AgentStatus, State
 from schemas.timers import Timers
 
-# Upper bounds in seconds. An acknowledgement is due after 5 s and given up after six of them.
+# Upper bounds in seconds. An acknowledgement is due after 5 s; after six timeouts the attempt is
+# undeliverable.
 ACKNOWLEDGE: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 QUEUE: Final = (0.005, 0.025, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0)
 DURATION: Final = (0.01, 0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0)
@@ -27,11 +28,11 @@ KILLS: Final[Mapping[str, str]] = {
     State.TIMED_OUT: "timeout",
     State.CANCELLED: "cancel",
 }
-# The label of all programs beyond those that have their own.
+# The label of all programs beyond those with labels of their own.
 OTHERS: Final = "(others)"
 RECOVERED: Final = 0
 UNRECOVERABLE: Final = 1
-# Why somebody was turned away, by what the services count it under.
+# Reasons for refusing a message, by the counter of the services.
 AUTH_REASONS: Final[Mapping[tuple[str, ...], str]] = {
     ("refused", "forbidden"): "permission",
     ("reply_forbidden",): "permission",
@@ -53,7 +54,7 @@ AUTH_REASONS: Final[Mapping[tuple[str, ...], str]] = {
 
 
 class Histogram:
-    """Counts per bucket, not yet summed up; the last one is for what is above all bounds."""
+    """Counts per bucket, not cumulative; the last one is for values above all bounds."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -63,16 +64,16 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """A clock that was set back gives negative times: they count as none."""
+        """Count a value. Negative times, after a clock was set back, count as 0."""
         seconds = value if value > 0 else 0.0
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.total += seconds
 
 
 class ProgramMeasures:
-    """Of one program in one group: commands by how they ended, and how long they ran.
+    """Counters of one program in one group: commands by outcome, and run times.
 
-    told: the outcomes that a scrape has seen already.
+    told: outcomes that a scrape has rendered already.
     """
 
     __slots__ = ("finished", "runs", "seconds", "told")
@@ -85,7 +86,7 @@ class ProgramMeasures:
 
 
 class GroupMeasures:
-    """The counts of one group."""
+    """Counters of one group."""
 
     __slots__ = (
         "acknowledge",
@@ -123,9 +124,9 @@ class Loss(NamedTuple):
 
 
 class Measures:
-    """All counts of a master since its start.
+    """All counters of a master since its start.
 
-    programs: so many programs have series of their own, the first ones that end; 0: none at all.
+    programs: number of programs with series of their own, the first ones that end; 0: none.
     """
 
     def __init__(self, programs: int = 0) -> None:
@@ -154,7 +155,7 @@ class Measures:
         self.store_writes["accept"].observe(now - accepted.submitted_at)
 
     def on_sent(self, command: Command, attempt: Attempt, now: float) -> None:
-        """One transmission; the first one of all ends the time in the queue."""
+        """Count a transmission; the first one ends the time in the queue."""
         accepted = command.accepted
         group = self.group(accepted.group)
         number = attempt.sent
@@ -163,11 +164,11 @@ class Measures:
             _of_action(group.queue, accepted.action, QUEUE).observe(now - accepted.submitted_at)
 
     def on_acknowledged(self, command: Command, attempt: Attempt, now: float) -> None:
-        """For the first acknowledgement of an attempt that was waited for."""
+        """Observe the time to the first acknowledgement of an attempt."""
         self.group(command.accepted.group).acknowledge.observe(now - attempt.assigned_at)
 
     def on_outcome(self, command: Command, outcome: Outcome) -> None:
-        """An attempt has ended for good, and with it perhaps its command."""
+        """Count the final end of an attempt, and of its command if that ends too."""
         accepted = command.accepted
         group = self.group(accepted.group)
         if outcome.started_at:
@@ -182,7 +183,7 @@ class Measures:
             group.finished[key] = group.finished.get(key, 0) + 1
 
     def on_finished(self, command: Command, program: str) -> None:
-        """A command has ended for good. program: its base name, as whoever submitted it chose."""
+        """Count an ended command. program: its base name, chosen by the client."""
         outcome = command.outcome
         if not self._programs_max or outcome is None or not program:
             return
@@ -197,7 +198,7 @@ class Measures:
             found.seconds += max(0.0, (outcome.ended_at or outcome.at) - outcome.started_at)
 
     def _program(self, name: str) -> str:
-        """The label of a program: names are the clients' choice, so there are only so many."""
+        """The label of a program: clients choose names, so their number is limited."""
         if name in self._programs:
             return name
         if len(self._programs) >= self._programs_max:
@@ -219,9 +220,9 @@ class Measures:
         changes[old, new] = changes.get((old, new), 0) + 1
 
     def on_change(self, change: Change, presence: Presence, timers: Timers, now_s: float) -> None:
-        """Follow the losses of connections: each ends as recovered or as unrecoverable.
+        """Count losses of connections: each ends as recovered or as unrecoverable.
 
-        Unrecoverable is one after which the agent has ended its tasks, or is another process.
+        Unrecoverable: the agent has ended its tasks meanwhile, or is another process.
         """
         agent = presence.agent
         if change.event == "suspected":
@@ -240,14 +241,14 @@ class Measures:
             self.losses[agent][RECOVERED if kept else UNRECOVERABLE] += 1
 
     def forget_agent(self, agent: str) -> None:
-        """For an agent that was deleted: its series end, and a new one of its name begins at 0."""
+        """Drop the series of a deleted agent; a new one of its name begins at 0."""
         self.losses.pop(agent, None)
         self._losing.pop(agent, None)
 
     # -- HTTP
 
     def on_request(self, route: str, method: str, code: int, spent_s: float) -> None:
-        """route: the path as it was declared, never as it was asked for."""
+        """Count a request. route: the path as declared, never as requested."""
         key = (route, method, code)
         self.answers[key] = self.answers.get(key, 0) + 1
         histogram = self.requests.get((route, method))
@@ -257,7 +258,7 @@ class Measures:
 
 
 def missed_beats(silence_s: float, beat_s: float) -> int:
-    """How many beats should have come in a pause between two; a beat may come a tenth late."""
+    """Missed heartbeats in a pause between two; a beat may come a tenth late."""
     return max(0, int(silence_s / beat_s - 0.5))
 
 

@@ -10,10 +10,10 @@ R = TypeVar("R", bound=msgspec.Struct)
 
 
 class Rows(Generic[R]):
-    """Takes rows until one more would be too many, or too much for one message.
+    """Takes rows up to a limit of number and size.
 
-    most_bytes: of all rows together. The first row is taken whatever its size, so that no list
-    stands still; a row is bounded by its own type.
+    most_bytes: of all rows together. The first row is taken whatever its size, so that every page
+    makes progress; a row is bounded by its own type.
     """
 
     def __init__(self, limit: int, most_bytes: int = limits.PAGE_BYTES) -> None:
@@ -22,7 +22,7 @@ class Rows(Generic[R]):
         self.taken: list[R] = []
 
     def add(self, row: R) -> bool:
-        """Whether it was taken; once one was not, the page is full."""
+        """Whether the row was taken; after a refusal the page is full."""
         self._left_bytes -= len(codec.encode(row))
         if self.taken and (len(self.taken) >= self._limit or self._left_bytes < 0):
             return False

@@ -1,7 +1,7 @@
-"""The life of a command as one table: which event leads from which phase to which.
+"""The life of a command as one table: phase and event give the next phase.
 
 A phase is finer than the state that users see: a command whose end is being made durable is
-settling, whatever its state still says, and takes nothing else meanwhile.
+settling, whatever its state, and takes no other event in the meantime.
 """
 
 from enum import StrEnum
@@ -11,10 +11,11 @@ from schemas.states import State
 
 
 class Phase(StrEnum):
-    """Where a command is, with its newest attempt.
+    """Phase of a command with its newest attempt.
 
-    settling: its end, or the word on it, is being made durable. undecided: its attempt is lost, and
-    it waits for an operator's word. lost: it may be amended still. back: the phase before this one.
+    settling: its end, or the decision on it, is being made durable. undecided: its attempt is lost,
+    and it waits for an operator's decision. lost: a late report may amend it. back: the phase
+    before this one.
     """
 
     WAITING = "waiting"
@@ -31,7 +32,7 @@ class Phase(StrEnum):
 
 
 class Event(StrEnum):
-    """From an agent, from an operator, of time, or a fact that is durable (the last group)."""
+    """Event from an agent, an operator, a timer, or a durable fact (the last group)."""
 
     TRANSMITTED = "transmitted"
     UNANSWERED = "unanswered"
@@ -66,9 +67,9 @@ _P = Phase
 HELD: Final = frozenset({_P.SENT, _P.ACCEPTED, _P.RUNNING, _P.STOPPING, _P.UNKNOWN})
 ENDABLE: Final = HELD | {_P.WAITING, _P.UNDECIDED, _P.SETTLING}
 
-# What is not in a row changes nothing.
+# An event without an entry changes nothing.
 TABLE: Final[dict[Event, dict[Phase, Phase]]] = {
-    # An agent that falls silent between the choice and its record gets one transmission still.
+    # An agent that falls silent between the choice and its record still gets one transmission.
     Event.TRANSMITTED: {_P.SENT: _P.SENT, _P.UNKNOWN: _P.UNKNOWN},
     Event.UNANSWERED: {_P.SENT: _P.SENT},
     Event.ACKNOWLEDGED: {_P.SENT: _P.ACCEPTED, _P.UNKNOWN: _P.ACCEPTED},
@@ -78,7 +79,7 @@ TABLE: Final[dict[Event, dict[Phase, Phase]]] = {
         _P.RUNNING: _P.RUNNING,
         _P.UNKNOWN: _P.RUNNING,
     },
-    # A hello may be older than a report that has overtaken it: nothing runs backwards.
+    # A hello may be older than a report that has overtaken it: no state goes backwards.
     Event.KEPT: {
         _P.SENT: _P.ACCEPTED,
         _P.ACCEPTED: _P.ACCEPTED,
@@ -90,13 +91,13 @@ TABLE: Final[dict[Event, dict[Phase, Phase]]] = {
     Event.FORGOTTEN: dict.fromkeys(HELD, _P.UNKNOWN),
     Event.STOP: {_P.SENT: _P.SENT, _P.ACCEPTED: _P.STOPPING, _P.RUNNING: _P.STOPPING},
     Event.WORD: {_P.UNDECIDED: _P.SETTLING},
-    # Its end is known, and has to be made durable.
+    # The end is known, and has to be made durable.
     Event.UNSENT: {_P.SENT: _P.SETTLING, _P.UNKNOWN: _P.SETTLING},
     Event.ENDED: dict.fromkeys(HELD, _P.SETTLING),
     Event.UNDELIVERABLE: {_P.SENT: _P.SETTLING},
     Event.DROPPED: {_P.WAITING: _P.SETTLING, _P.UNDECIDED: _P.SETTLING},
     Event.NOT_STORED: {_P.SETTLING: _P.BACK},
-    # Facts, live and in replay. A stored end counts, whatever was thought of the attempt.
+    # Facts, live and in replay. A stored end counts, whatever the attempt's phase.
     Event.ASSIGNED: {_P.WAITING: _P.SENT, _P.UNDECIDED: _P.SENT},
     Event.TAKEN_BACK: dict.fromkeys(HELD, _P.WAITING),
     Event.CLOSED: dict.fromkeys(ENDABLE, _P.OVER),
@@ -104,11 +105,11 @@ TABLE: Final[dict[Event, dict[Phase, Phase]]] = {
     Event.REOPENED: dict.fromkeys(ENDABLE, _P.WAITING),
     Event.LEFT_OPEN: dict.fromkeys(ENDABLE, _P.UNDECIDED),
     Event.RERUN: {_P.UNDECIDED: _P.WAITING},
-    # Settling: the verdict on an undecided one is under way, and the later word is the truth.
+    # Settling: the verdict on an undecided one is under way, and the late report is right.
     Event.AMENDED: {_P.LOST: _P.OVER, _P.UNDECIDED: _P.OVER, _P.SETTLING: _P.OVER},
 }
 
-# The state that users see; of the phases that are not here, the state says more.
+# The state that users see; the other phases have several states.
 SHOWN: Final[dict[Phase, State]] = {
     _P.WAITING: State.QUEUED,
     _P.SENT: State.SENT,
@@ -120,7 +121,7 @@ SHOWN: Final[dict[Phase, State]] = {
     _P.LOST: State.LOST,
 }
 
-# The phase behind a state that an agent's silence has hidden.
+# The phase behind a state that is hidden by an agent's silence.
 BEHIND: Final[dict[State, Phase]] = {
     State.SENT: _P.SENT,
     State.ACCEPTED: _P.ACCEPTED,

@@ -1,6 +1,6 @@
-"""A group as the dispatcher sees it: members by rank, and what waits for any of them.
+"""A group in the dispatcher: members by rank, and the commands that wait for any of them.
 
-A lane is for commands that ask for the same tags, and holds the members that have them in a heap.
+A lane serves commands with the same required tags, and holds the matching members in a heap.
 Entries of a heap are never changed: a member whose load changes gets a new stamp and a new entry,
 and entries with an older stamp are dropped when they come to the top. So each command costs a few
 steps of a heap, however many members and waiting commands there are.
@@ -20,7 +20,7 @@ _Entry = tuple[tuple[int, float, float], int, Member]
 
 _GONE: Final = -1
 _SLACK: Final = 64
-# Kept for different tags although nothing waits in them; more are made anew when they are needed.
+# Empty lanes kept for different sets of tags; more are made again when they are needed.
 _LANES_KEPT: Final = 64
 
 
@@ -38,7 +38,7 @@ class Lane:
             heapq.heapify(self._heap)
 
     def best(self, avoid: Collection[str] = ()) -> Member | None:
-        """The member that is free and ranks first, but none of `avoid`."""
+        """The free member that ranks first, not in `avoid`."""
         heap, aside = self._heap, []
         found = None
         while heap:
@@ -73,7 +73,7 @@ class Pool:
         self.ready = 0
         self.waiting = 0
         self.free = 0
-        # Sticky commands: by the agent that their key belongs to, and those of nobody.
+        # Sticky commands: by the agent of their key, and those without an agent.
         self.sticky: dict[str, FairQueue] = {}
         self.orphans = FairQueue(self.turns)
         self.is_unsettled = False
@@ -105,7 +105,7 @@ class Pool:
         self._on_members()
 
     def settle_lanes(self, member: Member) -> None:
-        """Enter it where its tags are asked for, and nowhere else."""
+        """Enter a member into the lanes whose tags it has, and only there."""
         for lane in self.lanes.values():
             if member.has(lane.tags):
                 lane.members[member.agent] = member
@@ -120,10 +120,10 @@ class Pool:
         self.touch(member)
 
     def touch(self, member: Member) -> None:
-        """What it is ranked by has changed: only what is said from now on counts."""
+        """Its rank has changed: older heap entries are stale."""
         self._stamps += 1
         member.stamp = self._stamps
-        # Who was away, or full, gets no turns for it afterwards.
+        # An agent that was away, or full, gets no extra turns for it afterwards.
         floor = self._turn - 1.0 / share(member, self.policy.balance)
         member.spent = max(member.spent, floor)
         is_free = member.free > 0
@@ -168,7 +168,7 @@ class Pool:
     # -- lanes
 
     def lane(self, tags: Tags) -> Lane:
-        """The lane for these tags, made if it is not there."""
+        """The lane for these tags, made if it is missing."""
         lane = self.lanes.get(tags)
         if lane is not None:
             return lane
@@ -189,7 +189,7 @@ class Pool:
     # -- sticky keys
 
     def owner(self, key: str, tags: Tags, avoid: Collection[str] = ()) -> Member | None:
-        """The member that a key belongs to: a ready one, and one only."""
+        """The ready member that owns a key."""
         if self._ring is None:
             self._ring = Ring(self.members)
 
@@ -200,14 +200,14 @@ class Pool:
         return self.members.get(self._ring.find(key, wanted))
 
     def sticky_queue(self, key: str, tags: Tags) -> FairQueue:
-        """Where a command with this key has to wait."""
+        """The queue of a command with this key."""
         owner = self.owner(key, tags)
         if owner is None:
             return self.orphans
         return self.sticky.setdefault(owner.agent, FairQueue(self.turns))
 
     def settle_sticky(self) -> list[tuple[Waiting, FairQueue]]:
-        """Give sticky commands to whom their keys belong by now; returns where each one waits."""
+        """Move sticky commands to the present owners of their keys; returns their new queues."""
         self.is_unsettled = False
         queues = [*self.sticky.values(), self.orphans]
         moved = []

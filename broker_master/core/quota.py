@@ -1,8 +1,8 @@
-"""How much of the log stream each agent fills, and from where on it keeps what it has printed.
+"""Quota of each agent in the log stream: purges the oldest output of agents above it.
 
-The broker counts what each connection has sent, which is more than what it has printed: whoever
-also says much else keeps the less. Beside each look stands how far the stream was, so that "the
-last so many bytes of an agent" is a place in the stream:
+The broker counts all bytes sent by a connection, more than its output: an agent that sends much
+else keeps less output. Each look also stores the head of the stream, so that "the last so many
+bytes of an agent" is a place in the stream:
 
     looks      seq 100    seq 900    seq 4000       sent since: quota ──▶ purge its own up to 900
     sent         1 MB       5 MB       9 MB
@@ -15,14 +15,15 @@ import msgspec
 
 Place = tuple[str, int]
 
-# Looks that are remembered of one agent: one for each sixteenth of the quota.
+# Looks in memory of one agent: one for each sixteenth of the quota.
 _STEPS = 16
-# So full the stream may be before the largest make room, rather than the oldest of all.
+# Fill level of the stream above which the largest agents make room, rather than the oldest output
+# of all.
 _FULL_PART = 0.9
 
 
 class Purge(msgspec.Struct, frozen=True):
-    """What an agent has printed up to this place of the stream is to go."""
+    """Purge an agent's output up to this place of the stream."""
 
     agent: str
     up_to: int
@@ -47,17 +48,17 @@ class Quotas:
         self._accounts: dict[str, _Account] = {}
 
     def kept(self, agent: str) -> int:
-        """What of it is in the stream, at the most."""
+        """Upper bound of its bytes in the stream."""
         account = self._accounts.get(agent)
         return account.sent - account.kept_from if account is not None else 0
 
     def look(
         self, sent: Mapping[Place, tuple[str, int]], *, last_seq: int, size: int
     ) -> list[Purge]:
-        """Take in what each connection has sent so far, and say what is to go.
+        """Take in the bytes sent by each connection so far; return the purges.
 
-        sent: agent and bytes of each live connection. last_seq, size: of the stream, asked for
-        before the connections were.
+        sent: agent and bytes of each live connection. last_seq, size: of the stream, read before
+        the connections.
         """
         for place, (agent, total) in sent.items():
             account = self._accounts.setdefault(agent, _Account())
@@ -83,7 +84,7 @@ class Quotas:
         return [purge] if purge is not None else []
 
     def _keep(self, agent: str, most: int) -> Purge | None:
-        """Let an agent keep the last `most` bytes at most, if it has more."""
+        """Let an agent keep its last `most` bytes, if it has more."""
         account = self._accounts[agent]
         place = None
         while account.looks and account.sent - account.kept_from > most:

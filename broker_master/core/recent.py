@@ -1,4 +1,4 @@
-"""How the last commands of each agent ended, a letter each, the newest last."""
+"""Outcomes of the last commands of each agent, a letter each, the newest last."""
 
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -7,19 +7,19 @@ from schemas.states import RESULT_LETTERS
 
 LAST: Final = 20
 
-# Given an agent and a number: its newest ended commands, ids with states, the newest first.
+# Arguments: agent and number. Returns its newest ended commands, ids with states, the newest first.
 Load = Callable[[str, int], Iterable[tuple[str, str]]]
 
 
 def letter_of(state: str) -> str:
-    """The letter of a state in which commands end; `?` for one that a later version has."""
+    """The letter of a final state; `?` for an unknown one of a later version."""
     return RESULT_LETTERS.get(state, "?")
 
 
 class Recents:
-    """Reads what history has of an agent when somebody asks for it first, and follows from there.
+    """Loads an agent's history at the first request, and follows changes from there.
 
-    load: reads the list of history. It may lag: what it does not have yet is kept here meanwhile.
+    load: reads the list of history. It may lag: newer ends are kept here in the meantime.
     """
 
     def __init__(self, load: Load) -> None:
@@ -28,7 +28,7 @@ class Recents:
         self._unwritten: dict[str, dict[str, str]] = {}
 
     def note(self, agent: str, command: str, state: str, *, is_new: bool) -> None:
-        """A command has ended on `agent`; not `is_new`: it had ended, and ended otherwise now."""
+        """Note a command that ended on `agent`; not `is_new`: its outcome has changed."""
         if not agent:
             return
         letter = letter_of(state)
@@ -39,7 +39,7 @@ class Recents:
             self._known[agent] = (known + letter)[-LAST:]
 
     def on_written(self, agent: str, command: str, state: str) -> None:
-        """History has it and can be read; a later word on it may still be under way."""
+        """The history has it and can be read; a late report on it may still be under way."""
         waiting = self._unwritten.get(agent)
         if waiting is not None and waiting.get(command) == letter_of(state):
             del waiting[command]
@@ -47,7 +47,7 @@ class Recents:
                 del self._unwritten[agent]
 
     def forget(self, agent: str) -> None:
-        """The agent is gone; a later one of its name begins with what history has."""
+        """Drop a deleted agent; a later one of its name begins with the history's list."""
         self._known.pop(agent, None)
 
     def of(self, agent: str) -> str:

@@ -1,4 +1,4 @@
-"""Commands as users see them, made from what the book holds."""
+"""Records of commands for users, built from the book."""
 
 from collections.abc import Callable
 from typing import Final
@@ -24,7 +24,7 @@ from schemas.programs import arguments_of, is_short, program_of, shortened
 from schemas.states import TERMINAL, State
 from schemas.timers import Timers
 
-# A body beyond this is not kept in history: a large input would outweigh everything beside it.
+# A larger body is not kept in history: it would outweigh all other records.
 BODY_BYTES: Final = 64 * 1024
 
 
@@ -36,10 +36,10 @@ def command_record(
     with_arguments: bool = False,
     waits_for: Callable[[Accepted], str] | None = None,
 ) -> CommandRecord:
-    """The command as it stands, cut to what can be answered.
+    """The record of a command, cut to the size of an answer.
 
-    with_arguments: whole, if they fit, instead of what a list shows of them.
-    waits_for: says what a queued command waits for, from how its target stands now.
+    with_arguments: whole, if they fit, instead of the first ones that a list shows. waits_for:
+    returns the reason why a queued command waits, from the present state of its target.
     """
     accepted, outcome = command.accepted, command.outcome
     ended = command.state in TERMINAL
@@ -79,7 +79,7 @@ def _put_program(record: CommandRecord, accepted: Accepted, *, whole: bool) -> N
 
 
 def shown_record(history: HistoryRecord, *, with_arguments: bool = False) -> CommandRecord:
-    """The record that history keeps, as it is answered, without output.
+    """The record kept in history, as it is answered, without output.
 
     Those of 0.1.0 have the first of their arguments beside them.
     """
@@ -95,7 +95,7 @@ def shown_record(history: HistoryRecord, *, with_arguments: bool = False) -> Com
 
 
 def first_arguments(history: HistoryRecord) -> list[str]:
-    """The program and the arguments that a list shows, whichever version has written them."""
+    """The program and first arguments for a list, of any version's record."""
     given = history.record.arguments
     return history.argv if given is None else given.argv
 
@@ -117,9 +117,9 @@ def attempt_record(attempt: Attempt) -> AttemptRecord:
 
 
 def amend_record(history: HistoryRecord, number: int, body: Outcome) -> HistoryRecord | None:
-    """A record with a late result in it; None if it is in there already, or has no place there.
+    """A record with a late result in it; None if it is there already, or has no place there.
 
-    The verdict `lost` gives way to what really happened, if the command was not run again since.
+    The verdict `lost` is replaced by the real outcome, if the command was not run again since.
     """
     record = msgspec.structs.replace(
         history.record, attempts=[msgspec.structs.replace(each) for each in history.record.attempts]
@@ -145,7 +145,7 @@ def amend_record(history: HistoryRecord, number: int, body: Outcome) -> HistoryR
 
 
 def history_record(command: Command, record: CommandRecord) -> HistoryRecord:
-    """What history keeps of an ended command; `record` is its complete one, with small output."""
+    """The history record of an ended command; `record` is its complete one, with small output."""
     return HistoryRecord(
         record=record,
         digest=command.accepted.digest,
@@ -157,7 +157,7 @@ def history_record(command: Command, record: CommandRecord) -> HistoryRecord:
 
 
 def _is_kept(command: Command) -> bool:
-    """Whether the whole command stays: a dead letter always does."""
+    """Whether the whole command stays: always for a dead letter."""
     is_small = len(bytes(command.accepted.args)) <= BODY_BYTES
     return is_small or command.state is State.UNDELIVERABLE
 

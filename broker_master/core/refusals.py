@@ -1,4 +1,4 @@
-"""What an agent means that refuses a command: not now, or never."""
+"""Meaning of an agent's refusal: temporary or permanent."""
 
 from broker_master.core.commands import Command
 from schemas.faults import FAULTS
@@ -6,7 +6,7 @@ from schemas.states import State
 
 
 def refusers(command: Command) -> set[str]:
-    """Agents that will refuse it again: what they said was about the command, not the moment."""
+    """Agents that will refuse it again: their reason was the command, not the moment."""
     return {
         attempt.agent
         for attempt in command.attempts

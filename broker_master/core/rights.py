@@ -1,8 +1,8 @@
-"""What a client may do with what: decided here alone, and each time that a right is used.
+"""Decides what a client may do, each time that it uses a right.
 
-A client has a role, which says the verbs, and groups, which say on what; no groups at all: every
-group. What is stored in a client's name (a command that waits, a fan-out) is judged again when it
-is carried out, since the client may have been revoked, or its target moved, meanwhile.
+A client has a role, for the verbs, and groups, for the targets; no groups mean every group. A
+stored request (a waiting command, a fan-out) is checked again when it is carried out, since the
+client may have been revoked, or its target moved, in the meantime.
 """
 
 from collections.abc import Collection
@@ -11,7 +11,7 @@ from schemas.faults import Refused
 from schemas.messages.registry import ClientEntry
 from schemas.permissions import CLIENT_ROLES, may_call
 
-# Faults of whoever tries what is not allowed: each is worth an entry in the audit trail.
+# Faults of a forbidden attempt: each is worth an entry in the audit trail.
 ATTEMPTS = frozenset({"forbidden", "client_disabled", "reply_forbidden"})
 _SUBMITTERS = frozenset(role for role in CLIENT_ROLES if may_call(role, "command", "submit"))
 
@@ -37,7 +37,7 @@ def check_group(caller: ClientEntry, group: str) -> None:
 
 
 def check_unlimited(caller: ClientEntry) -> None:
-    """For what concerns the whole mesh."""
+    """Check that the client has no limit of groups: for operations on the whole mesh."""
     if caller.groups:
         raise Refused("forbidden", f"client {caller.name} is limited to groups")
 
@@ -46,7 +46,7 @@ def check_unlimited(caller: ClientEntry) -> None:
 
 
 def may_see_client(caller: ClientEntry, client: ClientEntry) -> bool:
-    """Itself, and those that have no group which it does not have."""
+    """Itself, and clients without a group that it lacks."""
     return client.name == caller.name or is_no_wider(caller, client.groups)
 
 
@@ -56,7 +56,7 @@ def check_client(caller: ClientEntry, client: ClientEntry) -> None:
 
 
 def is_no_wider(caller: ClientEntry, groups: Collection[str]) -> bool:
-    """Whether a client of these groups could do nothing that `caller` cannot."""
+    """Whether a client of these groups has no right that `caller` lacks."""
     return not caller.groups or (bool(groups) and set(groups) <= set(caller.groups))
 
 
@@ -65,13 +65,13 @@ def check_no_wider(caller: ClientEntry, groups: Collection[str]) -> None:
         raise Refused("forbidden", "name the groups of the new client, out of your own")
 
 
-# -- what was stored in a client's name
+# -- stored requests
 
 
 def check_use(client: ClientEntry | None, name: str, group: str) -> None:
-    """Whether what client `name` once submitted may be run in `group` now.
+    """Check that a stored request of client `name` may run in `group` now.
 
-    client: its entry as it is now, None if there is none. Raises Refused.
+    client: its present entry, None if there is none. Raises Refused.
     """
     if client is None:
         raise Refused("client_disabled", f"there is no client {name}")

@@ -1,4 +1,4 @@
-"""Room in the event store: of its last part only outcomes and cancels make use.
+"""Room in the event store: its last part is reserved for outcomes and cancels.
 
 0 ├──────── commands, and what becomes of them ────────┤── what becomes of them ──┤ limit
 """
@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import Final
 
 _RESERVE_PART: Final = 0.1
-# What the broker keeps beside the bytes of a fact, about.
+# Approximate overhead of the broker per fact, in bytes.
 _OVERHEAD: Final = 512
 
 
 class StoreRoom:
-    """limit: of the stream, in bytes. appended: all bytes that this process ever wrote to it.
+    """limit: of the stream, in bytes. appended: all bytes written by this process so far.
 
-    Its size is looked at from time to time; meanwhile it grows by what is appended, whatever that
-    is: ends and cancels as well.
+    Its size is measured from time to time; in between it grows by the appended bytes, ends and
+    cancels included.
     """
 
     def __init__(self, limit: int, appended: Callable[[], int]) -> None:
@@ -24,7 +24,7 @@ class StoreRoom:
         self._before = 0
 
     def note_size(self, size: int, appended: int) -> None:
-        """So large was it just now. appended: what that was when the question was asked."""
+        """Note a measured size. appended: its value when the measurement began."""
         self._before = size - appended
 
     def has(self, size: int) -> bool:

@@ -1,11 +1,11 @@
-"""How a key that others rely on is replaced: the old and the new one side by side, in four steps.
+"""Rotation of a key: the old and the new one overlap, in four steps.
 
     settled ──prepare──▶ prepared ──activate──▶ activated ──taint──▶ tainted ──revoke──▶ settled
 
-prepared: everybody learns to trust the new one. activated: it signs what is issued from now on.
-tainted: whoever holds something of the old one gets anew what it holds. settled: the old one is
-trusted no more. Each step may be asked for again, which changes nothing here; whoever carries it
-out does it all again then, so that a step that was cut short is completed.
+prepared: all holders learn to trust the new one. activated: it signs from now on. tainted: holders
+of credentials of the old one get new ones. settled: the old one is trusted no more. Each step may
+be repeated, which changes nothing here; the service carries it out again, so that an interrupted
+step is completed.
 """
 
 from typing import Final
@@ -30,8 +30,8 @@ _MOVES: Final = {
 class Rotation(msgspec.Struct, frozen=True, kw_only=True):
     """Generations count from 1 and are never used again.
 
-    active: the one that signs. other: the one that comes or goes, 0 for none. newest: the highest
-    there ever was. since: of the stage, unix seconds.
+    active: the one that signs. other: the next or the former one, 0 for none. newest: the highest
+    so far. since: of the stage, unix seconds.
     """
 
     stage: str = SETTLED
@@ -42,7 +42,7 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def trusted(self) -> tuple[int, ...]:
-        """The generations that are good, the oldest first."""
+        """The trusted generations, the oldest first."""
         return tuple(sorted(each for each in (self.active, self.other) if each))
 
     @property
@@ -56,7 +56,7 @@ def is_again(rotation: Rotation, step: str) -> bool:
 
 
 def advance(rotation: Rotation, step: str, *, at: float) -> Rotation:
-    """The rotation after `step`; the same if that was taken already.
+    """The rotation after `step`; unchanged if that was taken already.
 
     Raises Refused (`step_refused`) if another step is due. `prepare` of a settled one begins.
     """

@@ -1,8 +1,8 @@
-"""Who got how much of a group's work in the last hour, and who should have.
+"""Work of each member of a group in the last hour, beside its expected share.
 
-Each command that any member might have got adds to what is expected of every member that is ready
-then, by its share. The members are not visited for it: the sum of what a share of 1 is due grows,
-and a member takes its part of the growth when something of it changes.
+Each command that any member might have got adds to the expected work of every ready member, by its
+share. The members are not visited for that: the sum due to a share of 1 grows, and a member takes
+its part of the growth when it changes.
 """
 
 from collections import deque
@@ -18,7 +18,7 @@ class Due(NamedTuple):
 
 
 class _Row:
-    """since: what a share of 1 was due when this member last took its part."""
+    """since: the sum due to a share of 1 when this member last took its part."""
 
     __slots__ = ("actual", "expected", "share", "since", "tier")
 
@@ -29,7 +29,7 @@ class _Row:
 
 
 class Spread:
-    """tier: of members with a share, only those in the greatest tier are due anything."""
+    """tier: of members with a share, those below the greatest tier are due nothing."""
 
     def __init__(self) -> None:
         self._rows: dict[str, _Row] = {}
@@ -37,7 +37,7 @@ class Spread:
         self._due: dict[int, float] = {}
 
     def set_share(self, agent: str, share: float, tier: int = 0) -> None:
-        """share: 0 while it is given nothing."""
+        """Set a member's share: 0 while it is given no work."""
         row = self._rows.get(agent)
         if row is None:
             row = self._rows[agent] = _Row()
@@ -54,7 +54,7 @@ class Spread:
             self._add(row.tier, -row.share)
 
     def note(self, agent: str) -> None:
-        """One command went to `agent`, which any member might have got."""
+        """Count one command for `agent` that any member might have got."""
         if self._shares:
             tier = max(self._shares)
             self._due[tier] = self._due.get(tier, 0.0) + 1.0 / self._shares[tier]
@@ -63,7 +63,7 @@ class Spread:
             row.actual[-1] += 1
 
     def rotate(self) -> None:
-        """Call each `PART_S`: what is older than an hour is forgotten."""
+        """Call each `PART_S`: values older than an hour are dropped."""
         for row in self._rows.values():
             self._take_part(row)
             row.expected.append(0.0)

@@ -1,4 +1,4 @@
-"""The status of an agent: one table that decides it, and says why and what happens next.
+"""The status of an agent: one table with the status, its reason, and the next step.
 
 Each row stands for one cause: the condition, the status that follows from it, the reason, the
 advice, and a word for lists. The first row whose condition holds decides, so the rows stand in the
@@ -60,7 +60,7 @@ class Cause(StrEnum):
 
 
 class Case(NamedTuple):
-    """What a row looks at. tasks_left: open attempts on the agent. at, given_up_at: wall time."""
+    """Inputs of a row. tasks_left: open attempts on the agent. at, given_up_at: wall time."""
 
     entry: AgentEntry
     seen: Presence
@@ -74,7 +74,7 @@ class Case(NamedTuple):
 
     @property
     def certificate_ended_at(self) -> float:
-        """When the certificate in use ended; 0 while it holds, and where there is none."""
+        """End of the certificate in use; 0 while it is valid, or there is none."""
         certificate = current_certificate(self.entry, self.seen)
         if certificate is None or certificate.not_after > self.at:
             return 0.0
@@ -160,7 +160,7 @@ def _by(case: Case) -> str:
 
 
 def _drains(case: Case) -> str:
-    """The note of whoever disabled it, and what is left of its work."""
+    """The operator's note, and the number of remaining tasks."""
     note = case.entry.admin_term.note
     heard = "live" if case.is_live else "silent"
     left = f"{counted(case.tasks_left, 'task')} left" if case.tasks_left else heard
@@ -177,7 +177,7 @@ def _hosts(case: Case) -> str:
 
 
 def _until_given_up(case: Case) -> str:
-    """Tasks are given up after a while of silence; an agent without any just returns."""
+    """Time until the tasks of a silent agent are given up; without tasks it just returns."""
     if not case.tasks_left:
         return "active again once it returns"
     return f"its tasks are given up at {rfc3339(case.given_up_at)} unless it returns"
@@ -365,8 +365,8 @@ def classify(
 ) -> Standing:
     """The status of an agent at the wall time `at`, with its cause.
 
-    tasks_left: attempts on it that have not ended. given_up_in_s: until those of a silent agent
-    are given up. The status itself depends on neither.
+    tasks_left: attempts on it that have not ended. given_up_in_s: seconds until a silent agent's
+    tasks are given up. The status itself depends on neither.
     """
     case = Case(entry, presence or _UNSEEN, at, tasks_left, at + given_up_in_s)
     if case.seen.liveness is Liveness.NEVER:

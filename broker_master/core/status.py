@@ -1,6 +1,6 @@
-"""What is shown beside the status of an agent, and the status of a group.
+"""Badges and warnings beside the status of an agent, and the status of a group.
 
-Every status comes with why, and with what happens next.
+Every status comes with its reason and the next step.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ _WARNINGS = ((1, "1 day"), (7, "7 days"), (14, "14 days"), (30, "30 days"), (90,
 def certificate_warning(certificate: CertificateEntry, at: float) -> str:
     """Empty, or how soon it ends: a step of 90, 30, 14, 7 and 1 days, or `expired`.
 
-    A step that is longer than half of the certificate's life says nothing, and is left out.
+    Steps longer than half of the certificate's lifetime are left out.
     """
     left_s = certificate.not_after - at
     life_s = certificate.not_after - certificate.issued_at
@@ -37,12 +37,12 @@ def certificate_warning(certificate: CertificateEntry, at: float) -> str:
 
 
 def admin_shown(entry: AgentEntry, tasks_left: int) -> str:
-    """What is wanted of an agent; one that is disabled drains for as long as tasks are left."""
+    """The admin state as shown; a disabled agent drains for as long as tasks are left."""
     return Admin.DRAINING if entry.admin == Admin.DISABLED and tasks_left else entry.admin
 
 
 def badges(presence: Presence | None, *, at: float) -> list[str]:
-    """What is worth a second look although the status does not say it."""
+    """Conditions of an agent worth attention that its status does not show."""
     if presence is None:
         return []
     marks: list[str] = []
@@ -69,10 +69,10 @@ class GroupVerdict(msgspec.Struct, frozen=True):
 def group_status(
     counts: dict[str, int], idle: Mapping[str, int] = NOBODY, *, is_busy: bool = False
 ) -> GroupVerdict:
-    """A group is active while at least one of its agents is; else the reason says why not.
+    """A group is active while one of its agents is; else the reason says why not.
 
-    idle: by `Standing.brief`, those of its active agents that get no new work. is_busy: each of the
-    others has as many tasks as it may have.
+    idle: by `Standing.brief`, the active agents that get no new work. is_busy: each of the others
+    has as many tasks as it may have.
     """
     total = sum(counts.values())
     active = counts.get(AgentStatus.ACTIVE, 0)
@@ -120,7 +120,7 @@ def _inactive(reason: str, what_next: str) -> GroupVerdict:
 def group_badges(
     counts: dict[str, int], presences: Iterable[Presence], ends_at: Sequence[float], *, at: float
 ) -> list[str]:
-    """What is worth a second look in a group whatever its status is.
+    """Conditions of a group worth attention, whatever its status.
 
     presences, ends_at: of its active agents, and when their certificates end.
     """

@@ -1,6 +1,6 @@
-"""Since when each agent and each group has the status that it has, also across a restart.
+"""Start times of the statuses of agents and groups, kept across restarts.
 
-A status is derived, so nothing announces its change: `judge` compares with what it was.
+A status is derived, so nothing announces its change: `judge` compares it with the last one.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -15,7 +15,7 @@ from schemas.states import AgentStatus, GroupStatus
 
 
 class Past(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An agent as the master before this one knew it. Times are wall time.
+    """An agent as known to the previous master. Times are wall time.
 
     created_at: of the agent, since a later one may have its name. silent_since, silence,
     silent_for_s, heard_at: as in `Presence`; silence is empty while it is live.
@@ -43,7 +43,7 @@ class StatusChange(msgspec.Struct, frozen=True):
 
 
 class _Kept(msgspec.Struct):
-    """is_past: it is what an earlier master knew, and this one has not heard the agent yet."""
+    """is_past: from the previous master; this one has not received a beat of the agent yet."""
 
     status: AgentStatus
     since: float
@@ -62,7 +62,7 @@ class Statuses:
         self._tell: Final = tell
         self._agents: dict[str, _Kept] = {}
         self._groups: dict[str, tuple[GroupStatus, float]] = {}
-        # Grows with each change, so that whoever stores them sees that there is something to store.
+        # Grows with each change, so that the store sees changes to write.
         self.changes = 0
 
     def judge(
@@ -74,7 +74,7 @@ class Statuses:
         tasks_left: int = 0,
         given_up_in_s: float = 0.0,
     ) -> Standing:
-        """As `classify`; notes a change of the status, and when it was."""
+        """As `classify`; notes a change of the status, and its time."""
         standing = classify(entry, presence, at, tasks_left=tasks_left, given_up_in_s=given_up_in_s)
         kept = self._agents.get(entry.name)
         if kept is None or kept.created_at != entry.created_at:
@@ -86,7 +86,7 @@ class Statuses:
         return standing
 
     def since(self, standing: Standing) -> float:
-        """Wall time since when an agent that was judged has its status."""
+        """Wall time at which a judged agent got its status."""
         case = standing.case
         kept = self._agents[case.entry.name]
         if standing.status is AgentStatus.DISABLED:
@@ -99,7 +99,7 @@ class Statuses:
         """Wall time since when the group has this status.
 
         unheard_since: a master that has just started waits for members since then; 0 for none.
-        A group that was active is not called inactive by it: it is shown so, and no change yet.
+        During that wait an active group is shown as inactive, but no change is noted.
         """
         kept = self._groups.get(name)
         if kept is not None and kept[0] is status:
@@ -123,7 +123,7 @@ class Statuses:
         self.changes += 1
 
     def _compare_with_past(self, kept: _Kept, standing: Standing) -> None:
-        """A master that has just started waits for the agent; only then it knows what is new."""
+        """Compare with the previous master's state, once the agent's first beat is here."""
         if standing.cause is Cause.UNHEARD:
             return
         kept.is_past = False
@@ -144,7 +144,7 @@ class Statuses:
     # -- across a restart
 
     def pasts(self, entries: Iterable[AgentEntry], roster: Roster) -> dict[str, Past]:
-        """What the next master is to know of these agents."""
+        """Data on these agents for the next master."""
         return {
             entry.name: _past(kept, presence)
             for entry in entries
@@ -160,7 +160,7 @@ class Statuses:
         agents: Mapping[str, Past],
         groups: Mapping[str, tuple[GroupStatus, float]],
     ) -> None:
-        """Take in what the master before this one knew."""
+        """Take in the data of the previous master."""
         for name, past in agents.items():
             self._agents[name] = _Kept(
                 past.status, past.since, past.created_at, past.incarnation, is_past=True
@@ -169,7 +169,7 @@ class Statuses:
 
 
 def _began(standing: Standing) -> float:
-    """When a status began that nobody has seen begin."""
+    """Start of a status whose beginning was not observed."""
     entry, seen = standing.case.entry, standing.case.seen
     if standing.status is AgentStatus.AWAITING_SETUP:
         return entry.created_at
@@ -190,9 +190,9 @@ def _past(kept: _Kept, presence: Presence) -> Past:
 
 
 def restore(presence: Presence, past: Past) -> None:
-    """Let a silent agent be shown as the master before this one knew it, until it is heard.
+    """Show a silent agent as the previous master knew it, until its first beat.
 
-    Nothing that decides about its tasks is taken over: silence counts from this master's start.
+    No decision on its tasks is taken over: silence counts from this master's start.
     """
     presence.heard_at = past.heard_at
     if past.silence is not Silence.NONE:

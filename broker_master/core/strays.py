@@ -1,20 +1,20 @@
-"""Entries of streams and buckets that nobody can read, or that are not where they belong.
+"""Entries of streams and buckets that are unreadable, or at a wrong subject.
 
 Only masters may write there, so each is an accident, an attack, or the work of a newer release. It
-is skipped, counted once, and told; nothing fails for it. What is readable and in its right place
-was written with a master's credentials: nothing in it could tell one writer from another.
+is skipped, counted once, and reported; no operation fails for it. A readable entry at its right
+subject was written with a master's credentials: its content cannot show a foreign writer.
 """
 
 from collections import OrderedDict
 from typing import Final, NamedTuple
 
-# So many are remembered, not to be counted twice when they are read again.
+# Entries in memory, so that a second read does not count them again.
 _KNOWN_MAX: Final = 4096
 _WHY_LEN: Final = 300
 
 
 class Stray(NamedTuple):
-    """The newest of `number` entries of one stream that were not told of yet."""
+    """The newest of `number` unreported entries of one stream."""
 
     stream: str
     seq: int
@@ -44,7 +44,7 @@ class Strays:
         self._untold[stream] = Stray(stream, seq, subject, str(why)[:_WHY_LEN], number)
 
     def take_untold(self) -> list[Stray]:
-        """One for each stream with news; they count as told from now on."""
+        """One for each stream with unreported entries; they count as reported from now on."""
         found = list(self._untold.values())
         self._untold.clear()
         return found

@@ -1,4 +1,4 @@
-"""Who depends on a key that is being replaced: who would be cut off by the next step, and why."""
+"""Holders of credentials of a key in rotation that the next step would cut off."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -15,9 +15,9 @@ Holder = AgentEntry | ClientEntry
 
 
 class Present(msgspec.Struct, frozen=True, kw_only=True):
-    """What is in force now. key: which is replaced; generation: of the one that signs.
+    """Present keys. key: the one in rotation; generation: of the one that signs.
 
-    trust: the digest of all authorities that are trusted.
+    trust: the digest of all trusted authorities.
     """
 
     key: str
@@ -28,7 +28,7 @@ class Present(msgspec.Struct, frozen=True, kw_only=True):
 def holders(
     key: str, agents: Iterable[AgentEntry], clients: Iterable[ClientEntry], at: float
 ) -> list[Holder]:
-    """All who are admitted and hold something of this key, as far as it has not ended."""
+    """All admitted holders of valid credentials of this key."""
     found: list[Holder] = []
     if key in (AUTHORITY, "agent"):
         found += [each for each in agents if each.admin not in BARRED]
@@ -45,7 +45,7 @@ def in_use(holder: Holder) -> CertificateEntry | None:
 
 
 def is_of_old(holder: Holder, present: Present) -> bool:
-    """Whether what it uses was not issued by what signs now."""
+    """Whether its credentials were issued by another key than the one that signs now."""
     held = in_use(holder)
     if held is None:
         return False
@@ -54,10 +54,11 @@ def is_of_old(holder: Holder, present: Present) -> bool:
 
 
 def held_up(step: str, found: Sequence[Holder], present: Present) -> list[str]:
-    """Who would be cut off by `step`, as `agent web-1`.
+    """Holders that `step` would cut off, as `agent web-1`.
 
-    Before a new authority signs, all have to trust it; before the old one goes, nobody may hold a
-    certificate of it. The broker knows of signing keys at once, so there only the second counts.
+    Before a new authority signs, all holders have to trust it; before the old one is removed, no
+    holder may have a certificate of it. The broker has new signing keys at once, so for these only
+    the second counts.
     """
     if step == "activate" and present.key == AUTHORITY:
         stuck = [each for each in found if each.trust != present.trust]

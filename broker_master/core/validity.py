@@ -1,4 +1,4 @@
-"""Which certificates there are, until when they hold, and which of them somebody should look at."""
+"""Valid certificates, their ends, and warnings."""
 
 from collections.abc import Iterable, Mapping
 from typing import Literal
@@ -13,7 +13,7 @@ Order = tuple[float, str, str, str]
 
 
 class Holding(msgspec.Struct, frozen=True, kw_only=True):
-    """A certificate and whose it is. group: an agent's. failed: why it could not be renewed."""
+    """A certificate and its holder. group: an agent's. failed: why it could not be renewed."""
 
     kind: Kind
     name: str
@@ -27,7 +27,7 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True):
         return (self.entry.not_after, self.kind, self.name, self.entry.serial)
 
     def warning(self, at: float) -> str:
-        """Empty, or what is wrong: how soon it ends, and whether its renewal has failed."""
+        """Empty, or the fault: how soon it ends, and whether its renewal has failed."""
         told = [
             certificate_warning(self.entry, at),
             self.failed and f"renewal failed: {self.failed}",
@@ -54,7 +54,7 @@ def page(
 def fresh_warnings(
     holdings: Iterable[Holding], told: Mapping[str, str], at: float
 ) -> tuple[list[tuple[Holding, str]], dict[str, str]]:
-    """Warnings that nobody has been told of, and all that there are, by serial."""
+    """Unreported warnings, and all present ones by serial."""
     warnings = {each.entry.serial: (each, each.warning(at)) for each in holdings}
     now = {serial: text for serial, (_, text) in warnings.items() if text}
     fresh = [
