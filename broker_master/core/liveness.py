@@ -70,7 +70,7 @@ class Presence(msgspec.Struct, kw_only=True):
     without room, each with the agent's sentence; slots are not among them, the dispatcher counts
     them. obeys: the epoch of a newer master that it has obeyed, 0 if there is none. actions: those
     that it can run. addresses: digest of the addresses under which it looks for brokers, empty if
-    it does not report them. is_moving: it joins another group, so its next handshake is not flapping.
+    it does not report them. is_moving: it joins another group, its handshake is no flapping.
     """
 
     agent: str
