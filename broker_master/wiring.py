@@ -47,6 +47,7 @@ from broker_master.services.gate import Gate
 from broker_master.services.historian import Historian
 from broker_master.services.intake import Intake
 from broker_master.services.keys import KeyDesk
+from broker_master.services.lastlines import LastLines
 from broker_master.services.late import LateResults
 from broker_master.services.notes import notes
 from broker_master.services.orders import Orders
@@ -292,6 +293,7 @@ def build_work(plane: Plane, ports: Ports, keys: Keys) -> Work:
         plane,
         transmitter,
         late,
+        LastLines(plane, ports.streams),
         on_order_reply=keys.orders.on_reply,
         on_took=presence.on_took,
     )

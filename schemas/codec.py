@@ -13,7 +13,6 @@ import msgspec
 
 from schemas import limits
 from schemas.faults import Refused
-from schemas.ids import PATTERNS_IN_WORDS
 
 M = TypeVar("M")
 
@@ -111,7 +110,9 @@ def decode_trusted(kind: type[M], payload: bytes) -> M:
     try:
         return _decoder(kind).decode(payload)
     except msgspec.ValidationError as error:
-        raise Refused("field_invalid", _in_words(_first_line(error))) from error
+        from schemas.wrong import in_words  # for who has made a mistake only
+
+        raise Refused("field_invalid", _printable(in_words(str(error), kind))) from error
     except (
         msgspec.DecodeError,
         UnicodeDecodeError,
@@ -122,18 +123,14 @@ def decode_trusted(kind: type[M], payload: bytes) -> M:
 
 
 def _first_line(error: BaseException) -> str:
-    """What the library says; it quotes names of the sender's choice, and this goes to headers."""
-    text = str(error).partition("\n")[0][:200]
+    return _printable(str(error).partition("\n")[0][:200])
+
+
+def _printable(text: str) -> str:
+    """What a library says may quote names of the sender's choice, and this goes to headers."""
     return "".join(
         char if char.isascii() and char.isprintable() else ascii(char)[1:-1] for char in text
     )
-
-
-def _in_words(message: str) -> str:
-    """The same with what a pattern asks for in its place."""
-    for pattern, words in PATTERNS_IN_WORDS.items():
-        message = message.replace(f"`str` matching regex {pattern!r}", words)
-    return message
 
 
 def _refuse_twice(pairs: list[tuple[Any, Any]]) -> None:

@@ -6,6 +6,8 @@ from typing import Final
 from schemas import limits
 
 MARK: Final = "… (cut)"
+# Begins the reason of a failure that the program itself has given.
+ON_STDERR: Final = "stderr: "
 
 
 def cut_text(text: str, most: int = limits.REASON_LEN) -> str:

@@ -229,4 +229,6 @@ def _read_facts(path: Path) -> AgentFacts:
     try:
         return msgspec.convert(tomllib.loads(read_text(path)), AgentFacts, strict=False)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise Corrupt("state_corrupt", f"{path}: {error}") from error
+        from schemas.wrong import told  # for a file that is wrong only
+
+        raise Corrupt("state_corrupt", f"{path}: {told(error, AgentFacts)}") from error

@@ -4,6 +4,7 @@ from typing import Final
 
 from schemas.messages.facts import CommandRecord
 from schemas.states import State
+from schemas.texts import ON_STDERR
 
 # A program may end with these as well; `--output json` tells which of the two it was.
 MESH_EXITS: Final[dict[str, int]] = {
@@ -52,6 +53,8 @@ def program_code(record: CommandRecord) -> int | None:
 def is_verdict(record: CommandRecord) -> bool:
     """Whether a person should be told more than the program itself printed."""
     if record.state == State.FAILED:
-        # The exit code of a program needs no words; one that could not be started does.
-        return bool(record.reason) or program_code(record) is None
+        # The exit code of a program needs no words, and its own line was shown as it came; one
+        # that could not be started needs them.
+        is_said = bool(record.reason) and not record.reason.startswith(ON_STDERR)
+        return is_said or program_code(record) is None
     return record.state in MESH_EXITS

@@ -11,7 +11,7 @@ from broker_client.cli.words import HELP_FLAGS, NOUNS, asked_output, hoist, with
 from broker_client.runtime.stdio import OutputFailed, give_up_output, settle_output
 
 if TYPE_CHECKING:
-    from cyclopts import App
+    from cyclopts import App, CycloptsError
 
     from broker_client.cli.words import Output
 
@@ -219,16 +219,15 @@ def _command(tokens: Sequence[str], output: "Output") -> object:
         return _usage(error, tokens, output)
 
 
-def _usage(error: Exception, tokens: Sequence[str], output: "Output") -> int:
+def _usage(error: "CycloptsError", tokens: Sequence[str], output: "Output") -> int:
+    from broker_client.cli.mistakes import in_words
     from broker_client.cli.screen.report import print_usage
 
     why_not = _WHY_NOT.get((*tokens[:2],))
     if why_not:
         return print_usage(*why_not, output)
     words = " ".join(["mesh", *_path(tokens)])
-    message = " ".join(str(error).partition("Available commands:")[0].split()).rstrip(".")
-    message = message[:1].lower() + message[1:]
-    return print_usage(message, f"see `{words} --help`", output)
+    return print_usage(in_words(error), f"see `{words} --help`", output)
 
 
 def _path(tokens: Sequence[str]) -> list[str]:

@@ -56,7 +56,9 @@ def read_context(path: Path) -> Context:
     try:
         context = msgspec.convert(tomllib.loads(text), Context)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise Refused("context_invalid", f"{path}: {error}") from error
+        from schemas.wrong import told  # for a file that is wrong only
+
+        raise Refused("context_invalid", f"{path}: {told(error, Context)}") from error
     if not context.urls:
         raise Refused("context_invalid", f"{path}: urls is empty")
     folder = path.absolute().parent

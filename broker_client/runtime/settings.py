@@ -6,7 +6,6 @@ wrong is said at once.
 """
 
 import json
-import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -177,30 +176,14 @@ def _convert(leaf: _Leaf, raw: object, source: str, faults: list[str]) -> object
             raw = _measured(leaf.path[-1], raw)
         return msgspec.convert(raw, kind, strict=not isinstance(raw, (str, list)))
     except msgspec.ValidationError as error:
-        faults.append(f"{leaf.key} ({source}): {raw!a:.80} {_wrong(str(error))}; {_example(leaf)}")
+        from schemas.wrong import fault_in_words  # for who has made a mistake only
+
+        wrong = fault_in_words(str(error))
+        faults.append(f"{leaf.key} ({source}): {raw!a:.80} {wrong}; {_example(leaf)}")
         return leaf.default
     except ValueError as error:
         faults.append(f"{leaf.key} ({source}): {error}")
         return leaf.default
-
-
-_WRONG: Final = (
-    (re.compile(r"Expected `(int|float)` >= (\S+)"), r"is not a number of at least \2"),
-    (re.compile(r"Expected `(int|float)` > (\S+)"), r"is not a number above \2"),
-    (re.compile(r"Expected `(int|float)` <= (\S+)"), r"is not a number of at most \2"),
-    (re.compile(r"Expected `int`"), "is not a whole number"),
-    (re.compile(r"Expected `float`"), "is not a number"),
-    (re.compile(r"Expected `bool`"), "is neither true nor false"),
-    (re.compile(r"Expected `str`"), "is not text"),
-    (re.compile(r"Expected `array`"), "is not a list"),
-    (re.compile(r"Invalid enum value"), "is none of its values"),
-)
-
-
-def _wrong(said: str) -> str:
-    """A validator's finding in words for people."""
-    found = ((pattern.search(said), words) for pattern, words in _WRONG)
-    return next((match.expand(words) for match, words in found if match), "does not fit")
 
 
 def _example(leaf: _Leaf) -> str:

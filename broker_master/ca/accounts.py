@@ -13,7 +13,7 @@ sign.
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import msgspec
 
@@ -30,6 +30,7 @@ from broker_master.ca.rotations import numbered, read_rotations, write_rotations
 from broker_master.core.rotation import Rotation, advance
 from schemas.faults import Corrupt
 from schemas.permissions import SCOPES, Scope
+from schemas.wrong import told
 
 N = TypeVar("N", int, float)
 
@@ -222,12 +223,14 @@ class Accounts:
 
     def _read_times(self, name: str, kind: type[N]) -> dict[str, N]:
         path = self._folder / name
+        wanted: Any = dict[str, kind]  # type: ignore[valid-type]
         if not path.exists():
             return {}
         try:
-            return msgspec.json.decode(read_bytes(path), type=dict[str, kind])  # type: ignore[valid-type]
+            found: dict[str, N] = msgspec.json.decode(read_bytes(path), type=wanted)
         except msgspec.MsgspecError as error:
-            raise Corrupt("state_corrupt", f"{path}: {error}") from error
+            raise Corrupt("state_corrupt", f"{path}: {told(error, wanted)}") from error
+        return found
 
     def _settle(self, mesh: str, now: int) -> None:
         """Read the tokens; make missing ones, and replace those with wrong contents."""

@@ -13,6 +13,7 @@ import msgspec
 from broker_client.runtime.files import read_bytes, write_private
 from broker_master.core.rotation import Rotation
 from schemas.faults import Corrupt
+from schemas.wrong import told
 
 FILE: Final = "rotation.json"
 
@@ -28,7 +29,7 @@ def read_rotations(folder: Path) -> dict[str, Rotation]:
     try:
         return msgspec.json.decode(read_bytes(path), type=dict[str, Rotation])
     except msgspec.MsgspecError as error:
-        raise Corrupt("state_corrupt", f"{path}: {error}") from error
+        raise Corrupt("state_corrupt", f"{path}: {told(error, dict[str, Rotation])}") from error
 
 
 def write_rotations(folder: Path, rotations: Mapping[str, Rotation]) -> None:

@@ -14,8 +14,10 @@ from broker_master.core import attempts, ends
 from broker_master.core.commands import Attempt, Command
 from broker_master.core.dispatch import needs_of
 from broker_master.core.fit import fit_outcome
+from broker_master.core.lastline import explained
 from broker_master.core.phases import HELD, Event
 from broker_master.plane import Plane
+from broker_master.services.lastlines import LastLines
 from broker_master.services.late import LateResults
 from broker_master.services.transmit import Transmitter
 from schemas import codec, limits, subjects
@@ -48,12 +50,14 @@ class Reports:
         plane: Plane,
         transmitter: Transmitter,
         late: LateResults,
+        lines: LastLines,
         *,
         on_order_reply: Callable[[str, str, ControlReply], bool],
         on_took: Callable[[str], None],
     ) -> None:
         self._plane = plane
         self._late = late
+        self._lines = lines
         self._transmitter = transmitter
         self._releases: dict[tuple[str, str], list[Released]] = {}
         self._on_order_reply = on_order_reply
@@ -168,9 +172,14 @@ class Reports:
         self, up: subjects.Up, command: Command, attempt: Attempt, item: AttemptReport
     ) -> None:
         outcome = self._outcome(up, item, attempt.sent)
-        if outcome is not None:
-            effects = ends.on_ended(command, attempt, outcome)
+        if outcome is None:
+            return
+
+        def settle(explained: Outcome) -> None:
+            effects = ends.on_ended(command, attempt, explained)
             self._transmitter.perform(command, effects, lambda: self._release_later(up, item))
+
+        self._lines.explain(up, item, outcome, settle)
 
     def _outcome(self, up: subjects.Up, item: AttemptReport, sent: int) -> Outcome | None:
         """What the agent says, as a fact; None for an end that an agent cannot know."""
@@ -179,7 +188,7 @@ class Reports:
             self._plane.count("unknown_state")
             log.warning("report_refused", agent=up.agent, command_id=item.command, state=item.state)
             return None
-        return fit_outcome(
+        outcome = explained(
             Outcome(
                 state=state,
                 at=self._plane.clock.now(),
@@ -197,6 +206,7 @@ class Reports:
                 late=self._is_late(up.agent, item.ended_at),
             )
         )
+        return fit_outcome(outcome)
 
     def _is_late(self, agent: str, ended_at: float) -> bool:
         """Heard of later than a silence takes to be noticed; by the agent's clock, set right."""

@@ -8,6 +8,7 @@ import msgspec
 from broker_client.runtime.files import os_errors, read_bytes, write_private
 from schemas.faults import Corrupt
 from schemas.messages.fields import CommandId, Count, Text, Timestamp
+from schemas.wrong import told
 
 RESTORED_FILE: Final = "restored.json"
 
@@ -37,7 +38,9 @@ def read_restored(state_dir: Path) -> Restored | None:
     try:
         return msgspec.json.decode(read_bytes(path), type=Restored)
     except msgspec.MsgspecError as error:
-        raise Corrupt("state_corrupt", f"{path} is not a note of a restore: {error}") from error
+        raise Corrupt(
+            "state_corrupt", f"{path} is not a note of a restore: {told(error, Restored)}"
+        ) from error
 
 
 def write_restored(state_dir: Path, restored: Restored) -> None:

@@ -79,7 +79,7 @@ class Action(Generic[Args]):
         try:
             args = codec.decode_trusted(self.args, bytes(raw))
         except Refused as error:
-            if "unknown field" in error.message:
+            if "unknown field" in str(error.__cause__):
                 raise Refused("argument_unknown", f"{self.name}: {error.message}") from error
             raise Refused(error.code, f"args of {self.name}: {error.message}") from error
         self.check(args)

@@ -251,6 +251,33 @@ async def test_fault_is_two_lines_with_its_exit_code(
     assert lines[1].startswith("  ")
 
 
+LARGE = "head -c 200000 /dev/zero | tr '\\0' x >&2; echo >&2; echo disk is full >&2; exit 9"
+
+
+@pytest.mark.parametrize(
+    ("id", "program", "line"),
+    [("small", "echo no such disk >&2; exit 9", "no such disk"), ("large", LARGE, "disk is full")],
+)
+async def test_last_line_on_stderr_is_the_reason_of_a_failure(
+    mesh: MeshProcesses, id: str, program: str, line: str
+) -> None:
+    """However much it has printed; who watched it has seen that line already."""
+    ran = await mesh.cli("run", "--agent", "web-1", "--id", id, "--", "sh", "-c", program)
+    assert (ran.code, ran.err.count(line)) == (9, 1)
+    shown = (await mesh.cli("command", "show", id, "--output", "json")).json
+    assert (shown["reason"], shown["attempts"][0]["reason"]) == (f"stderr: {line}",) * 2
+    listed = await mesh.cli("command", "list", "--columns", "id,reason", "state:failed")
+    assert any(
+        row.startswith(f"{id} ") and f"stderr: {line}" in row for row in listed.out.splitlines()
+    ), listed.out
+
+
+async def test_line_of_a_shell_given_as_one_program_names_the_shell(mesh: MeshProcesses) -> None:
+    ran = await mesh.cli("run", "--group", "web", "--", "df -h | tail -3")
+    assert (ran.code, ran.out) == (127, "")
+    assert "mesh run … -- sh -c 'df -h | tail -3'" in ran.err
+
+
 async def test_fault_as_json_goes_to_stderr(mesh: MeshProcesses) -> None:
     ran = await mesh.cli("group", "show", "nope", "--output", "json")
     assert (ran.code, ran.out) == (3, "")

@@ -54,6 +54,7 @@ from schemas.faults import Refused
 from schemas.messages.actions import ProcessArgs
 from schemas.messages.api import Loss, OnInactive, OnLost, SubmitAnswer
 from schemas.messages.facts import DEFAULT_TERMS, CommandRecord
+from schemas.texts import ON_STDERR
 
 if TYPE_CHECKING:
     from broker_client.api import MeshClient, SubmitFields
@@ -270,7 +271,8 @@ def conclude(record: CommandRecord, common: Common) -> int:
 def shell_hint(record: CommandRecord) -> str:
     """For a line of a shell that was given as one program, which no host can have."""
     argv = record.arguments.argv if record.arguments else []
-    could_start = program_code(record) is not None
+    is_own = not record.reason or record.reason.startswith(ON_STDERR)
+    could_start = program_code(record) not in (None, 126, 127) or is_own
     if could_start or len(argv) != 1 or not _OF_A_SHELL.search(argv[0]):
         return ""
     return f"it was taken as one program: for a shell, mesh run … -- sh -c {shlex.quote(argv[0])}"

@@ -22,6 +22,8 @@ def call_tool(app: "App", tokens: Sequence[str]) -> None:
     """
     from cyclopts import CycloptsError
 
+    from broker_client.cli.mistakes import in_words
+
     name = app.name[0]
     words = [*tokens]
     if words[:1] == ["help"]:
@@ -36,7 +38,7 @@ def call_tool(app: "App", tokens: Sequence[str]) -> None:
         try:
             app(words, exit_on_error=False, print_error=False)
         except CycloptsError as error:
-            raise SystemExit(_usage(name, words, app, str(error))) from error
+            raise SystemExit(_usage(name, words, app, in_words(error))) from error
         if HELP_FLAGS.intersection(words) and (text := examples.shown(name, words[0])):
             print(f"\n{text}")
 
@@ -67,8 +69,7 @@ def commands_of(app: "App") -> list[str]:
 
 
 def _usage(name: str, words: Sequence[str], app: "App", said: str) -> int:
-    message = " ".join(said.partition("Available commands:")[0].split()).rstrip(".")
     verb = f" {words[0]}" if words[0] in commands_of(app) else ""
     sys.stdout.flush()
-    tell(f"{name}: {message[:1].lower()}{message[1:]} (usage)\n  see `{name}{verb} --help`\n")
+    tell(f"{name}: {said} (usage)\n  see `{name}{verb} --help`\n")
     return USAGE

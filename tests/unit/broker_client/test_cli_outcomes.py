@@ -8,7 +8,7 @@ from msgspec import structs
 from broker_client.cli.command.story import last_lines
 from broker_client.cli.command.timeline import timeline
 from broker_client.cli.options import Common
-from broker_client.cli.outcomes import MESH_EXITS, exit_code
+from broker_client.cli.outcomes import MESH_EXITS, exit_code, is_verdict
 from broker_client.cli.run.program import conclude, shell_hint
 from broker_client.cli.screen.report import print_fault, record_json
 from schemas.faults import FAULTS, Refused
@@ -142,19 +142,21 @@ def test_timeline_tells_each_event_once_and_keeps_reasons_apart() -> None:
 @pytest.mark.parametrize(
     ("argv", "code", "hint"),
     [
-        (["df -h | tail -3"], None, "sh -c 'df -h | tail -3'"),
+        (["df -h | tail -3"], 127, "sh -c 'df -h | tail -3'"),
         (["df -h | tail -3"], 1, ""),
-        (["df"], None, ""),
-        (["df", "a | b"], None, ""),
+        (["df"], 127, ""),
+        (["df", "a | b"], 127, ""),
     ],
 )
 def test_line_of_a_shell_given_as_one_program_gets_a_hint(
     argv: list[str], code: int | None, hint: str
 ) -> None:
-    found = structs.replace(record(State.FAILED, code), arguments=ArgumentsRecord(argv=argv))
+    failed = structs.replace(record(State.FAILED, code), reason="cannot run df")
+    found = structs.replace(failed, arguments=ArgumentsRecord(argv=argv))
     said = shell_hint(found)
     assert said.endswith(hint)
     assert bool(said) == bool(hint)
+    assert shell_hint(structs.replace(found, reason="stderr: df: not found")) == ""
 
 
 def test_end_of_the_output_stands_below_the_record_and_steers_no_terminal() -> None:
@@ -166,3 +168,10 @@ def test_end_of_the_output_stands_below_the_record_and_steers_no_terminal() -> N
     assert "no disk" in said[9]
     assert "\x1b" not in said[9]
     assert last_lines(record(State.FAILED, 1)) == []
+
+
+def test_own_line_of_a_program_is_not_said_again_and_that_it_could_not_start_is() -> None:
+    own = structs.replace(record(State.FAILED, 3), reason="stderr: no disk")
+    assert not is_verdict(own)
+    assert is_verdict(structs.replace(own, reason="ended by signal 9"))
+    assert is_verdict(record(State.FAILED, None))

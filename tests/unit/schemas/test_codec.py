@@ -161,10 +161,10 @@ def test_refusal_never_repeats_control_characters_of_the_sender() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("group", "web.>", "Expected 1 to 63 of a-z, 0-9 and '-', a letter or digit first"),
-        ("id", "a b", "Expected 1 to 64 of A-Z, a-z, 0-9, '_' and '-'"),
-        ("tags", {"si te": "a"}, "Expected 1 to 63 of A-Z, a-z, 0-9 and '_./-'"),
-        ("tags", {"site": "a b"}, "Expected at most 63 of A-Z, a-z, 0-9 and '_./:-'"),
+        ("group", "web.>", "group is not 1 to 63 of a-z, 0-9 and '-', a letter or digit first"),
+        ("id", "a b", "id is not 1 to 64 of A-Z, a-z, 0-9, '_' and '-'"),
+        ("tags", {"si te": "a"}, "a name in tags is not 1 to 63 of A-Z, a-z, 0-9 and '_./-'"),
+        ("tags", {"site": "a b"}, "tags[...] is not at most 63 of A-Z, a-z, 0-9 and '_./:-'"),
     ],
 )
 def test_field_out_of_shape_is_told_its_shape_in_words(
@@ -176,5 +176,5 @@ def test_field_out_of_shape_is_told_its_shape_in_words(
     assert refusal is not None
     assert refusal.code == "field_invalid"
     assert refusal.message.startswith(words)
-    assert f"$.{field}" in refusal.message
+    assert "; give for example " in refusal.message
     assert "regex" not in refusal.message

@@ -145,9 +145,9 @@ def test_what_is_no_time_or_size_is_named_with_an_example() -> None:
             {"MESH_SLOTS": "many"},
             "slots (environment MESH_SLOTS): 'many' is not a whole number; give for example 0",
         ),
-        ({"MESH_SLOTS": "-1"}, "'-1' is not a number of at least 0"),
-        ({"MESH_LOUD": "perhaps"}, "'perhaps' is neither true nor false; give for example false"),
-        ({"MESH_TIMERS__BEAT_S": "0"}, "'0' is not a number above 0"),
+        ({"MESH_SLOTS": "-1"}, "'-1' is less than 0"),
+        ({"MESH_LOUD": "perhaps"}, "'perhaps' is not true or false; give for example false"),
+        ({"MESH_TIMERS__BEAT_S": "0"}, "'0' is not more than 0"),
         ({"MESH_TIMERS__BEATS": "1"}, "did you mean MESH_TIMERS__BEAT_S or"),
     ],
 )

@@ -5,13 +5,15 @@ from typing import Any, cast
 
 import pytest
 
+from broker_client.runtime.streams import Stored
 from broker_master.core.commands import Command
 from broker_master.core.phases import Phase
 from broker_master.core.records import history_record
 from schemas import codec
-from schemas.faults import Refused
+from schemas.faults import MeshError, Refused, Unreachable
 from schemas.messages.facts import CommandRecord, HistoryRecord, Outcome
 from schemas.messages.liveness import Echo, TaskStatus
+from schemas.messages.work import LogChunk
 from schemas.states import State
 from tests.planes import add_agent
 from tests.unit.broker_master.stage import Stage, attempt_of, states
@@ -298,3 +300,51 @@ async def test_cancel_of_a_silent_agents_task_is_told_when_it_is_back() -> None:
     for _ in range(3):
         await stage.later(stage.timers.ack_s, beats=("web-1",))
     assert len(stage.sent("web-1", "control")) == 4
+
+
+class LastChunk:
+    """A log stream with one chunk; counts who reads it. fault: what it says instead."""
+
+    def __init__(self, chunk: LogChunk, fault: MeshError | None = None) -> None:
+        self.read = 0
+        self._chunk, self._fault = chunk, fault
+
+    async def get_last(self, _stream: str, subject: str) -> Stored:
+        self.read += 1
+        if self._fault is not None:
+            raise self._fault
+        return Stored(1, subject, codec.encode(self._chunk))
+
+
+NO_DISK = LogChunk(offset=90_000, data=b"x\nno disk\n")
+
+
+async def test_failure_with_much_output_gets_its_reason_from_the_log_stream_once() -> None:
+    stage = Stage("web-1")
+    command = await stage.submit()
+    logs = LastChunk(NO_DISK)
+    stage.reports._lines._streams = cast("Any", logs)
+    await stage.report("web-1", "c1", "failed", exit_code=1, stderr_bytes=90_010, copies=3)
+    assert (command.state, command.reason) == (State.FAILED, "stderr: no disk")
+    assert (logs.read, len(stage.ended)) == (1, 1)
+    assert stage.released() == [("c1", 1, 1)]
+    assert stage.ended[0].attempts[0].reason == "stderr: no disk"
+
+
+async def test_log_stream_that_does_not_answer_holds_up_no_end() -> None:
+    stage = Stage("web-1")
+    command = await stage.submit()
+    gone = Unreachable("store_unavailable", "no answer")
+    stage.reports._lines._streams = cast("Any", LastChunk(NO_DISK, gone))
+    await stage.report("web-1", "c1", "failed", exit_code=1, stderr_bytes=90_010)
+    assert (command.state, command.reason) == (State.FAILED, "")
+    assert stage.released() == [("c1", 1, 1)]
+
+
+async def test_success_reads_nothing() -> None:
+    stage = Stage("web-1")
+    await stage.submit()
+    logs = LastChunk(NO_DISK)
+    stage.reports._lines._streams = cast("Any", logs)
+    await stage.report("web-1", "c1", "succeeded", exit_code=0, stderr_bytes=90_010)
+    assert (logs.read, stage.released()) == (0, [("c1", 1, 1)])
