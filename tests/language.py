@@ -20,7 +20,6 @@ WORDS = {
     r"never set\b(?! up)": "monotonic clock",
     r"whom": "the agent, client or user meant",
     r"who is told": "subscriber, recipient",
-    r"unheard": "unknown, not yet received",
     r"let(?:s|ting)? go\b(?! on)": "disconnect, release, drop",
     r"kin": "descendants",
     r"asked of": "request",

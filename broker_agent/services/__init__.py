@@ -1,1 +1,1 @@
-"""The loops of the agent: thin, they act on what core decided."""
+"""Services of the agent: thin loops that perform the decisions of `core`."""

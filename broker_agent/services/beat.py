@@ -1,4 +1,4 @@
-"""The agent's heartbeat: each period with a little jitter, and at once after a reconnect."""
+"""The agent's heartbeat: once per period with jitter, and at once after a reconnect."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,9 +18,9 @@ JITTER: Final = 0.1
 
 
 class Beats:
-    """Sends beats. One that cannot go now is dropped: a late beat would be a lie.
+    """Sends heartbeats. A heartbeat that cannot be sent now is dropped, never sent late.
 
-    renewal: why the certificate could not be renewed, or nothing.
+    renewal: returns the reason why the certificate could not be renewed, or an empty text.
     """
 
     name = "beats"
@@ -70,11 +70,11 @@ class Beats:
         return {str(lack): text[: limits.LABEL_LEN] for lack, text in found.items()}
 
     def send_soon(self) -> None:
-        """Begin a new period with a beat: the master may have announced another length of it."""
+        """Begin a new period with a heartbeat, since the master may have changed its length."""
         self._wake.set()
 
     def send(self, *, goodbye: bool = False) -> bool:
-        """Send one now; False if there is no connection."""
+        """Send a heartbeat now; False without a connection."""
         if not self._wire.is_connected:
             return False
         now, lacks = self._clock.elapsed(), self._lacks()

@@ -1,7 +1,7 @@
-"""Keeps the carrier, and hands the pipes of tasks over to it.
+"""Runs the carrier, and hands it the pipes of tasks.
 
-What a dead one has not carried is still in the pipes, which the agent holds as well: another gets
-all of them. Programs wait for that if they print much.
+The agent also holds all pipes. When a carrier dies, the bytes that it had not copied are still in
+the pipes, and the next carrier gets them. Programs with much output are blocked meanwhile.
 """
 
 import asyncio
@@ -18,12 +18,12 @@ from broker_agent.store.folders import TaskFolder
 
 RESTART_S: Final = 0.1
 RETRY_S: Final = 0.02
-# Hundreds of tasks may be started before a busy host lets the carrier read.
+# Hundreds of tasks may start before the carrier reads on a busy host.
 _POST_BYTES: Final = 1024 * 1024
 
 
 class CarrierPost(Companion):
-    """others: children of this process that are no tasks; the carrier is one of them."""
+    """The carrier's parent. others: pids of children other than tasks, the carrier among them."""
 
     name = "carrier"
     restart_s = RESTART_S
@@ -31,16 +31,16 @@ class CarrierPost(Companion):
     def __init__(self, others: set[int]) -> None:
         super().__init__(others)
         self._loop = asyncio.get_running_loop()
-        self._lock = threading.Lock()  # guards all that follows
+        self._lock = threading.Lock()  # guards all attributes below
         self._numbers = 0
         self._post: socket.socket | None = None
-        # What is being carried. Bounded by the slots of the agent, as is what waits to be told.
+        # Folders at the carrier. The agent's slots bound them, and the unsent messages.
         self._folders: dict[int, TaskFolder] = {}
         self._unsent: deque[tuple[int, int]] = deque()
         self._is_waiting = False
 
     def take(self, folder: TaskFolder) -> None:
-        """Have carried what comes out of its pipes, from now until `leave`. In any thread."""
+        """Hand the folder's pipes to the carrier until `leave`. Callable from any thread."""
         with self._lock:
             self._numbers += 1
             folder.number = self._numbers
@@ -48,7 +48,7 @@ class CarrierPost(Companion):
             self._tell(TAKE, folder.number)
 
     def leave(self, folder: TaskFolder) -> None:
-        """The task has ended. Whoever still holds its pipes has no reader from now on."""
+        """Take the pipes of an ended task back; a process that holds them has no reader now."""
         with self._lock:
             known = self._folders.pop(folder.number, None)
             if known is not None and not folder.is_closed:
@@ -64,13 +64,13 @@ class CarrierPost(Companion):
             folder = self._folders.get(number)
             fds = folder.cargo if folder is not None and kind == TAKE else ()
             if kind == TAKE and not fds:
-                self._unsent.popleft()  # it has ended by now
+                self._unsent.popleft()  # the task has ended by now
                 continue
             extra = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, FDS.pack(*fds))] if fds else []
             try:
                 self._post.sendmsg([MESSAGE.pack(kind, number)], extra)
             except OSError:
-                self._wait()  # it has no room now, or it is dead, and another gets all of them
+                self._wait()  # the socket is full, or the carrier is dead and the next gets all
                 return
             self._unsent.popleft()
 

@@ -1,4 +1,4 @@
-"""Keeps a small process beside the agent: starts it, starts another when it dies, lets it go."""
+"""Supervises a small process beside the agent: starts it, and restarts it when it dies."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 
 class Companion:
-    """others: where the pid of a child that is no task is noted, for whoever buries orphans."""
+    """One companion process. others: pids of children other than tasks, which are no orphans."""
 
     name = ""
     restart_s = RESTART_S
@@ -38,7 +38,7 @@ class Companion:
                     if not self.starts:
                         raise
                     # The host is out of processes, memory or descriptors, which may have ended the
-                    # last one as well. The tasks are not to be ended for that: it is tried again.
+                    # last process as well. The start is retried; tasks go on.
                     log.exception(self._event("not_started"), error=str(error))
                 await asyncio.sleep(self.restart_s)
         finally:
@@ -53,17 +53,17 @@ class Companion:
             self._end_life(life)
 
     def _start(self) -> int:
-        """Start it; its life ends with the descriptor that is returned, or soon after."""
+        """Start the process; it ends when the returned descriptor is closed, or soon after."""
         raise NotImplementedError
 
     def _end_life(self, life: int) -> None:
         os.close(life)
 
     def _let_go(self) -> None:
-        """Nothing is left for it to do. It goes by itself; nobody waits for it."""
+        """Leave the process without work when the agent ends; it then ends too, without a wait."""
 
     def _spawn(self, module: str, call: str, arguments: list[str], files: Iterable[Any]) -> None:
-        """files: what it opens and duplicates, as `posix_spawn` has it; its output goes nowhere."""
+        """Spawn the process. files: file actions of `posix_spawn`. Its output is discarded."""
         program = (
             "import sys; sys.path.append(sys.argv.pop(1));"
             f" from broker_agent.{module} import main; main({call})"

@@ -1,4 +1,4 @@
-"""Orders of the master that are no work: cancel, drain, resume, rotate, trust, ping."""
+"""Carries out the master's orders: cancel, drain, resume, rotate, trust, ping."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from schemas.texts import cut_text
 
 
 class Controls:
-    """rotate: begins to renew the certificate. trust: trusts the authorities it is given."""
+    """Orders of the master. rotate: begins a renewal. trust: stores the authorities to trust."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class Controls:
         self._running = running
 
     def on_control(self, payload: bytes) -> None:
-        """Carry out one order and answer. May be sent again: every order may be repeated."""
+        """Carry out one order and answer. Orders are idempotent, as the master may retry them."""
         control = codec.decode(Control, payload)
         reply_to = self._address.reply(control.token)
         if reply_to is None:
@@ -38,10 +38,10 @@ class Controls:
         try:
             self._wire.publish_nowait(reply_to, codec.encode(self._carry_out(control)))
         except Unreachable:
-            return  # the master asks again
+            return  # the master retries
 
     def _learn(self, ca_pem: str) -> tuple[str, str]:
-        """Code and words of the fault that keeps this agent from trusting them, or empty."""
+        """Trust these authorities; returns code and text of a fault, or empty texts."""
         try:
             self._trust(ca_pem.encode())
         except MeshError as error:
@@ -59,7 +59,7 @@ class Controls:
         elif control.kind in {"drain", "resume"}:
             self._running.drain(draining=control.kind == "drain")
         elif control.kind == "ping":
-            pass  # that it answers is all that is asked
+            pass  # the answer is all that a ping needs
         elif control.kind == "rotate":
             self._rotate()
         elif control.kind == "trust":

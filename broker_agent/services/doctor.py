@@ -1,6 +1,6 @@
-"""`broker-agent doctor`: from this host's disk to the broker and the master, step by step.
+"""`broker-agent doctor`: checks this host's disk, the broker and the master, step by step.
 
-It connects beside an agent that runs and says nothing in its name: no beat, no greeting.
+The check uses a second connection beside a running agent, and sends no heartbeat and no hello.
 """
 
 import asyncio
@@ -30,13 +30,13 @@ from schemas.subjects import inbox_prefix
 
 SLOW_S: Final = 0.5
 _SET_UP: Final = "set it up again: `mesh agent token NAME`, then `broker-agent setup`"
-# Passing is not reading: tasks of another user reach their own folders.
+# Bits that let other users read or write. Search is allowed: tasks reach their own folders.
 _OTHERS: Final = 0o066
 _PAGE: Final = b"\0" * 4096
 
 
 def examine(state_dir: Path, settings: AgentSettings, timeout_s: float) -> Findings:
-    """All checks in order. What builds on a failed one is skipped, and says so."""
+    """Run all checks in order. Checks that depend on a failed one are reported as skipped."""
     findings = Findings()
     folder = findings.look("state directory", _folder, state_dir)
     findings.look("mode", _mode, folder)
@@ -67,7 +67,7 @@ class _Visit(NamedTuple):
 
 
 class _Seen(NamedTuple):
-    """What a visit at the broker has shown. refused: which permissions are missing."""
+    """Observations at the broker. refused: missing permissions."""
 
     refused: list[tuple[str, str]]
     round_trip_s: float
@@ -97,7 +97,7 @@ def _processes(_path: Path) -> tuple[str, bool]:
 
 
 def _user(path: Path, wanted: str) -> tuple[str, Account]:
-    """Whose tasks are, and what that means for the agent. As the user that asks would run it."""
+    """Check the user of tasks, as for an agent of the user that runs this check."""
     account = find_account(wanted)
     name = account.name or f"uid {account.uid}"
     if account.is_other:
@@ -146,7 +146,7 @@ def _facts(path: Path) -> tuple[str, AgentFacts]:
 
 
 def _disk(path: Path, least: float) -> tuple[str, float]:
-    """Room, and whether what is written gets there."""
+    """Check free space, and that a write reaches the disk."""
     with os_errors(path, "write"), tempfile.TemporaryFile(dir=path) as file:
         file.write(_PAGE)
         file.flush()
@@ -196,7 +196,7 @@ def _identity(path: Path, facts: AgentFacts) -> tuple[str, Identity]:
 
 
 def _log_in(visit: _Visit) -> tuple[str, _Seen]:
-    """Beside the agent that may be running, under a name of its own in the broker's list."""
+    """Connect to the broker, beside a running agent and under another connection name."""
     facts, timeout_s = visit.facts, visit.timeout_s
 
     async def look() -> tuple[str, _Seen]:
@@ -240,7 +240,7 @@ def _round_trip(seen: _Seen) -> tuple[str, float]:
 
 
 def _process(path: Path) -> tuple[str, AgentState]:
-    """Whether the agent runs here, and whether it and the master agree."""
+    """Check that the agent runs here and is reconciled with its master."""
     try:
         lock_directory(path).release()
     except Refused as error:

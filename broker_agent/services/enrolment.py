@@ -1,4 +1,4 @@
-"""Setting up: keys are made on this host, the master gives a certificate and a token for them."""
+"""Enrolment: this host makes keys, the master issues a certificate and a token for them."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ from schemas.answers import raise_fault
 from schemas.faults import MeshError, Refused, Unreachable
 from schemas.messages.enrol import EnrolAnswer, EnrolRequest
 
-# The whole of it, and one question: the master signs in milliseconds, but may just be restarting.
+# Timeouts of the whole and of one request: the master signs in milliseconds, but may be restarting.
 ENROL_S: Final = 30.0
 ANSWER_S: Final = 5.0
 RETRY_S: Final = 0.5
@@ -39,11 +39,11 @@ def product_version() -> str:
 
 
 async def enrol(state_dir: Path, token_text: str, clock: Clock) -> AgentFacts:
-    """Use an activation token; when this returns, `run` will find an identity.
+    """Use an activation token; on return the state directory holds an identity.
 
-    May be called again after any failure: the same keys are offered, so an answer that got lost is
-    given again. Raises MeshError: `token_*`, `broker_unreachable`, `no_answer`, `state_*`, and
-    nothing that was there before is changed.
+    Idempotent: after a failure the same keys are offered, so a lost answer is given again. Raises
+    MeshError: `token_*`, `broker_unreachable`, `no_answer`, `state_*`, and then leaves existing
+    state unchanged.
     """
     token = decode_token(token_text)
     if token.expires_at <= clock.now():
@@ -68,7 +68,7 @@ async def enrol(state_dir: Path, token_text: str, clock: Clock) -> AgentFacts:
 async def _certified(
     token: ActivationToken, slots: Slots, clock: Clock
 ) -> tuple[NewIdentity, EnrolAnswer]:
-    """Keys and what was given for them: those of an earlier try, unless they are refused by now."""
+    """Return keys with their certificate; keys of an earlier try unless the master refuses them."""
     keys = slots.pending()
     if keys is not None:
         try:
@@ -82,10 +82,10 @@ async def _certified(
 
 
 def _check_directory(state_dir: Path) -> None:
-    """A directory of something else is not touched."""
+    """Raise unless the directory is empty or an agent's."""
     with os_errors(state_dir, "read"):
         names = {entry.name for entry in state_dir.iterdir()}
-    # Any program of ours may have left a lock.
+    # Other programs of the mesh may have left a lock.
     if names - {"lock"} and not names & {"identity", "journal.db"}:
         raise Refused("state_foreign", f"{state_dir} holds other files and no agent")
 
@@ -117,10 +117,10 @@ def _facts(answer: EnrolAnswer, token: ActivationToken, slots: Slots) -> AgentFa
 
 
 async def redeem(token: ActivationToken, keys: NewIdentity, clock: Clock) -> EnrolAnswer:
-    """Have `keys` certified with a token, asking again for as long as that may help.
+    """Request a certificate for `keys` with a token, with retries until a deadline.
 
-    The same keys get the same answer again. Raises MeshError: `token_*`, `broker_unreachable`,
-    `no_answer`.
+    Idempotent: the same keys get the same answer. Raises MeshError: `token_*`,
+    `broker_unreachable`, `no_answer`.
     """
     if proxies := unused_proxies(os.environ):
         tell(f"broker-agent: {proxies} not used: the broker is connected to directly\n")

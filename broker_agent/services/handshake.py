@@ -1,8 +1,8 @@
-"""Agrees with the master on what runs, before any work flows.
+"""The handshake: reconciles the tasks of agent and master, before new work.
 
-  hello ─▶ welcome (timers, a verdict per task) ─▶ carried out ─▶ hello (done) ─▶ next beat
+  hello ─▶ welcome (timers, a verdict per task) ─▶ carried out ─▶ hello (done) ─▶ next heartbeat
 
-Again after each reconnect, for a new epoch, and whenever an echo says that the master wants it.
+A handshake follows each reconnect, each new epoch, and each echo that asks for one.
 """
 
 import asyncio
@@ -34,15 +34,15 @@ from schemas.messages.liveness import (
 )
 from schemas.states import State
 
-# After a refusal only an operator can help; asking more often would only fill the logs.
+# Pause after a refusal: only an operator can help, and retries would fill the logs.
 REFUSED_WAIT_S: Final = 15.0
 SUPERSEDED: Final = "superseded"
-# Who is refused with one of these has no master any more, and his tasks have no owner.
+# Refusals after which this agent has no master, and its tasks have no owner.
 OUTCAST: Final = {
     SUPERSEDED: "a newer session of this agent has taken over",
     "agent_revoked": "the agent was revoked",
 }
-# What a task may take to end after its grace, until the process ends it all.
+# Longest wait for tasks to end after their grace, before the process kills them and ends.
 END_S: Final = 6.0
 
 log = structlog.get_logger(__name__)
@@ -50,10 +50,10 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Introduction:
-    """Tells the master who this agent is.
+    """Facts of this agent for the master.
 
-    certificate: serial and end (unix time) of the one in use. trust: digest of the authorities
-    that are trusted here. addresses: digest of those under which brokers are looked for.
+    certificate: serial and end (Unix seconds) of the one in use. trust: digest of the trusted
+    authorities. addresses: digest of the stored addresses of brokers.
     """
 
     details: Details
@@ -66,7 +66,7 @@ class Introduction:
 
 
 class Handshake:
-    """on_agreed: given each welcome that is obeyed, whose epoch and addresses are to be kept."""
+    """The agent's side. on_agreed: called with each accepted welcome, to store its content."""
 
     name = "handshake"
 
@@ -101,18 +101,18 @@ class Handshake:
         self._welcomed = asyncio.Event()
         self._said_seq = 0
         self.refused = ""
-        # The refusal in words, with what to do about it.
+        # Text of the refusal, with the next step for a person.
         self.said = ""
 
     def ask(self) -> None:
-        """A handshake is needed; harmless while one is under way."""
+        """Request a handshake; idempotent while one is under way."""
         self._wanted.set()
 
     def on_unagreed(self, seq: int) -> None:
-        """The master is heard and wants a handshake; `seq` is the beat that it names.
+        """Handle an echo of heartbeat `seq` that asks for a handshake.
 
-        If that is not the one that went before our hello, it knows nothing of the hello, which went
-        to nobody while the master was away: another goes now, and not when this round is over.
+        If `seq` is newer than the last hello, that hello was lost while the master was away: send
+        another now, and do not wait for the timeout of this round.
         """
         self._wanted.set()
         if seq != self._said_seq:
@@ -136,10 +136,10 @@ class Handshake:
                 await self._shake()
 
     async def _shake(self) -> None:
-        """One round; whatever goes wrong, the next begins at most `handshake_s` later."""
+        """Run one round; after a failure the next begins at most `handshake_s` later."""
         self._welcome = None
         self._welcomed.clear()
-        # While tasks are being ended there is nothing to agree on yet.
+        # While tasks are being fenced there is no state to reconcile yet.
         is_fencing = self._lease.phase is LeasePhase.FENCING
         if self._wire.is_connected and not is_fencing:
             self._beats.send()
@@ -184,7 +184,7 @@ class Handshake:
             return
 
     async def _leave(self, welcome: Welcome) -> None:
-        """End this process: to go on would be a fight for one identity, which nobody wins."""
+        """End this process: two processes with one identity would disconnect each other forever."""
         self._running.drain()
         with suppress(TimeoutError):
             async with asyncio.timeout(self._lease.timers.grace_s + END_S):
@@ -247,7 +247,7 @@ class Handshake:
         )
 
     def _tasks_to_name(self) -> list[Entry]:
-        """All that run, then as many of those that ended as fit."""
+        """Running attempts, then as many ended attempts as fit."""
         running = [entry for entry in self._book if entry.phase is not Phase.ENDED]
         ended = [entry for entry in self._book if entry.phase is Phase.ENDED]
         return (running + ended)[: limits.HELLO_TASKS]

@@ -1,7 +1,7 @@
-"""Begins a new connection when the present one seems to be up and the master is not heard.
+"""Reconnects when the connection seems to be up but no echo comes.
 
-A subscription can get lost, a path can be cut in one direction, and the broker still answers our
-pings. Nobody but us can tell: the echoes do not come.
+A subscription can get lost, or a path be cut in one direction, while the broker still answers
+pings. Only the missing echoes show it.
 """
 
 import asyncio
@@ -11,14 +11,14 @@ import structlog
 
 from broker_agent.services.wire import Station
 
-# From the loss of the lease on, once in so many turns: then it is likely that no master runs.
+# Factor of the pause between reconnects once the lease is lost: probably no master runs then.
 SLOWER: Final = 6
 
 log = structlog.get_logger(__name__)
 
 
 class Hearing:
-    """`rebuilt` counts the connections that were given up."""
+    """Watches for echoes. rebuilt: number of connections that were replaced."""
 
     name = "hearing"
 
@@ -30,7 +30,7 @@ class Hearing:
         self.rebuilt = 0
 
     def on_connected(self) -> None:
-        """A new connection gets its time, however old the lease is."""
+        """Give a new connection its full patience, whatever the age of the lease."""
         self._since = self._clock.elapsed()
 
     async def run(self, ready: asyncio.Event) -> None:
@@ -40,7 +40,7 @@ class Hearing:
             await asyncio.sleep(pause_s)
 
     def look(self) -> float:
-        """Give the connection up if it is deaf; how long until the next look is worth it."""
+        """Replace a connection without echoes; returns the seconds until the next look."""
         timers, now = self._lease.timers, self._clock.elapsed()
         age_s = self._lease.age_s(now)
         if age_s < timers.suspect_s:
@@ -49,7 +49,7 @@ class Hearing:
         patience_s = timers.ack_s * (SLOWER if is_over else 1)
         connected_s = patience_s if self._since is None else now - self._since
         if self._lease.hears_refused(now):
-            return patience_s  # it is heard, and refused: no other connection changes that
+            return patience_s  # a stale master sends echoes: a new connection would not help
         if self._wire.is_connected and connected_s >= patience_s:
             self.rebuilt += 1
             log.warning("connection_deaf", silence_s=round(age_s, 1))

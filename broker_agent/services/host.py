@@ -1,4 +1,4 @@
-"""The host under an agent: who it says it is, and what it must allow for tasks."""
+"""The agent's host: its details for the master, its limits and modes for tasks."""
 
 import os
 import platform
@@ -17,14 +17,14 @@ from broker_client.runtime.files import os_errors
 from schemas import codec
 from schemas.messages.liveness import Details
 
-# Descriptors beside those of running tasks: links, logs, what of ended tasks is on its way.
+# Descriptors beside those of running tasks: links, logs, output of ended tasks under way.
 FDS_SPARE: Final = 512
 
 log = structlog.get_logger(__name__)
 
 
 def let_pass(state_dir: Path) -> None:
-    """Tasks reach their own folders by name, and can list nothing on the way."""
+    """Let tasks reach their own folders by name, without the right to list folders."""
     for path in (state_dir, state_dir / "tasks"):
         with os_errors(path, "open"):
             path.chmod(0o711)
@@ -46,9 +46,9 @@ def say_account(account: Account, wanted: str) -> None:
 
 
 def allow_files_of(slots: int) -> None:
-    """Where the soft limit is too low for so many tasks: the usual one is far below the hard one.
+    """Raise the soft limit of open files if it is too low for so many tasks.
 
-    Tasks get it as it was, which costs them a launcher.
+    Tasks get the original limit, for which they need a launcher.
     """
     if file_limits()[0] < slots * FDS_PER_TASK + FDS_SPARE:
         allow_many_files()

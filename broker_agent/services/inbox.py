@@ -1,6 +1,6 @@
-"""Everything the master sends comes in here, in its order, and goes to whom it concerns.
+"""Receives all messages of the master, in order, and dispatches each to its handler.
 
-What is not on one of this agent's own subjects, or not well-formed, is counted and skipped.
+Malformed messages, and messages on other subjects than this agent's, are counted and skipped.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,12 +22,12 @@ log = structlog.get_logger(__name__)
 
 
 class Inbox:
-    """handlers: by the last word of the subject; each may raise a MeshError for its message.
+    """Dispatcher. handlers: by the last token of the subject; each may raise a MeshError.
 
-    on_stored: given what the broker says of output that it has stored.
+    on_stored: called with acknowledgements of stored output.
 
-    check_lease: called before each message. A host that wakes from suspend finds all that has come
-    meanwhile, echoes too: what ran out while it slept is ended before any of it is read.
+    check_lease: called before each message. A host that wakes from suspend has queued messages,
+    echoes included: tasks whose deadline passed meanwhile are ended before any message is read.
     """
 
     def __init__(
@@ -65,10 +65,11 @@ class Inbox:
 
 
 class Echoes:
-    """Renews the lease. on_linked: after an echo that found agent and master agreed.
+    """Renews the lease. on_linked: called after each echo that reports the agent as reconciled.
 
-    on_unagreed: after one that asks for a handshake, with the beat that it names. on_epoch: a new
-    master, to be remembered. on_renewed: after each that renewed the lease, before the others.
+    on_unagreed: called with the number of the heartbeat, after an echo that asks for a handshake.
+    on_epoch: called with a new master's epoch. on_renewed: called after each renewal of the lease,
+    before the others.
     """
 
     def __init__(

@@ -1,12 +1,12 @@
-"""Takes run requests: decides, records, answers, and only then has them run.
+"""Takes in run requests: decides, records, answers, and only then starts the task.
 
   request ─▶ judge ─▶ journal ─▶ answer ─▶ run
                │ rejected,  │ released long ago,
                ▼ duplicate  ▼ or not writable
              answer       answer
 
-Callbacks all the way: a request costs no task of the loop, and a burst of them one commit of the
-journal, one write to the socket and one report.
+Callbacks throughout: a request needs no asyncio task, and a burst of requests one group commit, one
+write to the socket and one report.
 """
 
 from collections.abc import Callable
@@ -32,9 +32,9 @@ from schemas.texts import cut_text
 
 
 class Intake:
-    """`accepted`, `duplicates` and `rejected` count its answers.
+    """Intake of run requests. accepted, duplicates, rejected: counts of its answers.
 
-    valid_until: unix time at which the certificate of this agent ends.
+    valid_until: returns the end of this agent's certificate, in Unix seconds.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Intake:
         self.rejected = 0
 
     def on_run(self, payload: bytes) -> None:
-        """Raises Refused for what is no run request of ours; whatever else is wrong is answered."""
+        """Handle one request. Raises Refused for other messages; other faults are answered."""
         run = codec.decode_sized(Run, payload)
         reply_to = self._address.reply(run.token)
         if reply_to is None:
@@ -141,7 +141,7 @@ class Intake:
         )
 
     def _accept_ended(self, run: Run, ending: Ending, reply_to: str) -> None:
-        """One record and one report, which is the acknowledgement as well."""
+        """Record acceptance and end at once; the report is the acknowledgement, too."""
         now = self._clock.now()
         entry = Entry(run.command, run.attempt, self._journal.next_row(), now)
         entry.state = ending.state
@@ -201,7 +201,7 @@ class Intake:
             self.duplicates += 1
         else:
             self.rejected += 1
-            # But by a master that was replaced: its successor may ask for the same attempt.
+            # Except for a replaced master: its successor may send the same attempt.
             if admission.code != "epoch_stale":
                 refusal = Refusal(admission.code, admission.message)
                 self._book.refuse(run.command, run.attempt, refusal)
@@ -216,7 +216,7 @@ class Intake:
         try:
             self._wire.publish_nowait(reply_to, codec.encode(reply))
         except Unreachable:
-            return  # the master asks again and gets the same answer
+            return  # the master retries and gets the same answer
 
 
 def _rejection(fault: MeshError) -> Admission:

@@ -1,4 +1,4 @@
-"""The end of an agent: its tasks are stopped, and how they ended is told, each within a bound."""
+"""Shutdown of an agent: drains, stops tasks and sends their reports, each with a timeout."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,9 +16,9 @@ from broker_client.runtime.notify import ServiceManager
 from schemas.faults import MeshError
 from schemas.states import State
 
-# The reports of a stopping agent wait for the master this long; what is left waits on the disk.
+# Longest wait for the master to store the reports; the rest waits on the disk.
 REPORT_S: Final = 10.0
-# Recording and sending how tasks ended takes milliseconds, also for an agent that stops at once.
+# Longest wait for the record and the report of ends, which take milliseconds.
 TOLD_S: Final = 3.0
 FLUSH_S: Final = 1.0
 _WHY: Final = "the agent was stopped"
@@ -27,9 +27,9 @@ log = structlog.get_logger(__name__)
 
 
 class Leaving:
-    """drain_s: how long tasks may go on. flush: waits until the broker has what was sent.
+    """Shutdown. drain_s: seconds that tasks may go on. manager: notified that the agent stops.
 
-    manager: is told that the agent stops.
+    flush: waits until the broker has all sent messages.
     """
 
     def __init__(
@@ -55,20 +55,20 @@ class Leaving:
 
     @property
     def standing(self) -> str:
-        """One line for whoever asks the service manager."""
+        """Status line for the service manager."""
         running = f"{self._station.book.running} tasks running"
         if self._running.is_draining:
             return f"stopping, {running}"
         return f"{self._station.lease.phase.lower()}, {running}"
 
     async def leave(self, stop_now: asyncio.Event) -> None:
-        """Wait for the tasks and their reports, then say goodbye. stop_now: stop waiting."""
+        """Wait for the tasks and their reports, then send `goodbye`. stop_now: ends the wait."""
         self._running.drain()
         self._manager.tell("STOPPING=1", f"STATUS={self.standing}")
         self._station.fitness()
         log.info("draining", running=self._station.book.running)
         await self._end_tasks(stop_now)
-        # Before the goodbye, after which nobody waits for a word of how they ended.
+        # Before the goodbye, after which the master expects no reports.
         with suppress(TimeoutError):
             async with asyncio.timeout(TOLD_S):
                 await self._runner.wait_told()

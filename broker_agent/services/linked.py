@@ -1,4 +1,4 @@
-"""Agent and master are agreed: the echo of a heartbeat says so again and again."""
+"""Reacts to echoes that report this agent as reconciled."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from broker_agent.services.watchdog import Watchdog
 
 
 class Linked:
-    """on_first: called once, when the master counts this agent as active."""
+    """Handler of such echoes. on_first: called once, at the first one."""
 
     def __init__(
         self, watchdog: Watchdog, status: StatusFile, on_first: Callable[[], None]
@@ -18,7 +18,7 @@ class Linked:
         self._is_first = True
 
     def on_linked(self) -> None:
-        """Each echo comes by here."""
+        """Handle each such echo."""
         self._watchdog.nudge()
         if self._is_first:
             self._is_first = False

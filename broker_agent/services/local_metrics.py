@@ -1,6 +1,7 @@
-"""The agent's own numbers, for a Prometheus on the same host; off unless a port is set.
+"""Metrics of the agent, for a Prometheus on the same host; off unless a port is set.
 
-All names begin with `mesh_local_`: the master tells of agents too, and sums must not count twice.
+All names begin with `mesh_local_`: the master has metrics of agents too, and sums must not count
+twice.
 """
 
 import time
@@ -16,12 +17,12 @@ LOOPBACK: Final = "127.0.0.1"
 
 
 def local_endpoint(port: int, metrics: "LocalMetrics") -> ExpositionServer:
-    """It listens on the loopback address alone."""
+    """Make the endpoint, on the loopback address alone."""
     return ExpositionServer(LOOPBACK, port, metrics.page)
 
 
 class LocalMetrics:
-    """What one agent counts. not_after: when its certificate ends."""
+    """Metrics of one agent. not_after: returns the end of its certificate, in Unix seconds."""
 
     def __init__(
         self,

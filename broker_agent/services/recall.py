@@ -1,6 +1,6 @@
-"""Answers a master that was put back from a backup: how its open commands have ended since.
+"""Reports ends again to a master that was restored from a backup.
 
-The one that it replaces may have released them: then this agent's journal alone knows.
+The master before it may have released these attempts, so that only this agent's journal knows them.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ class Recall:
         self._runner = runner
 
     async def answer(self, commands: Sequence[str], timeout_s: float) -> list[TaskStatus]:
-        """Report again what this agent had of these; what it cannot look up is left out."""
+        """Report the ends of these commands again, except those that cannot be looked up."""
         try:
             async with asyncio.timeout(timeout_s):
                 past = await self._find(commands)

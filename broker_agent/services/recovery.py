@@ -1,4 +1,4 @@
-"""Ends and tells what earlier starts of the agent left."""
+"""Recovers from earlier starts of the agent: kills orphans, reports ends."""
 
 import structlog
 
@@ -22,7 +22,7 @@ class Recovery:
         self._runner = runner
 
     def recover(self) -> None:
-        """Before anything is served: kill orphans, adopt folders, report ends."""
+        """Kill orphans, adopt folders, report ends, before any service starts."""
         rows = self._journal.take_rows()
         for row in rows:
             if row.report is None:
@@ -32,7 +32,7 @@ class Recovery:
             self._runner.recover(row)
 
     def _end_orphans(self, row: Row) -> int:
-        """After a boot of the host its number is somebody else's, and there is nothing to end."""
+        """Kill the orphans of an attempt; none exist after a boot of the host."""
         if not self._journal.is_same_boot:
             return 0
         left = Left(row.command, row.attempt, row.incarnation, row.pid, row.pid_start)

@@ -1,7 +1,8 @@
-"""Renews this agent's certificate, its broker key and its token, without a gap.
+"""Renews this agent's certificate, broker key and token, without a gap in its connection.
 
-The new ones are made here, signed by the master, and tried over a second connection; the first one
-is closed after everything has moved. What was in use is kept until the master has confirmed.
+This host makes the new keys, the master signs them, and a second connection tests them; the first
+connection is closed after all subscriptions have moved. The old keys are kept until the master has
+confirmed the new ones.
 """
 
 import asyncio
@@ -36,23 +37,23 @@ from schemas.messages.renewal import Confirmed, SelfTest
 
 M = TypeVar("M", bound=msgspec.Struct)
 
-# One question to the master, and how often it is asked: the master may just be restarting.
+# Timeout of one request to the master, and number of retries: the master may be restarting.
 ANSWER_S: Final = 5.0
 ASKED: Final = 3
-# The calendar is looked at this often: clocks are set, and hosts sleep.
+# Interval of looks at the wall clock, which may be set, and stops during suspend.
 LOOK_S: Final = 30.0
-# How often is looked whether what still runs has ended, once the certificate has.
+# Interval of looks for the end of running tasks, once the certificate has expired.
 EXPIRED_LOOK_S: Final = 1.0
-# Below these nobody listens: they only show what the broker lets through.
+# Subjects without subscribers, for a test of the broker's permissions.
 PROBED: Final = ("beat", "hello", "report", "renew", "confirm", "reply.token", "log.command")
 
 log = structlog.get_logger(__name__)
 
 
 class Renewer:
-    """The owner of the identity in use. on_change: after each new certificate or failure.
+    """Owner of the identity in use. on_change: called after each new certificate or failure.
 
-    on_relocated: once this agent belongs to another group from its next start on.
+    on_relocated: called when this agent belongs to another group from its next start on.
     """
 
     name = "renewer"
@@ -76,9 +77,9 @@ class Renewer:
         self._wake = asyncio.Event()
         self._ways = ways
         self._link = ways.link
-        # Addresses that a master has named while a step was under way.
+        # Addresses of brokers that a master announced during a step.
         self._offered: tuple[str, ...] = ()
-        # The digest of those that were kept last.
+        # Digest of the stored addresses.
         self.addresses = addresses.digest(ways.urls)
         self._is_busy = False
         self.facts = _facts(slots)
@@ -90,29 +91,29 @@ class Renewer:
 
     @property
     def failed(self) -> str:
-        """Why the certificate could not be renewed; empty unless that is so."""
+        """Reason why the certificate could not be renewed, or empty."""
         return self._renewal.failed
 
     @property
     def trouble(self) -> str:
-        """What a person on this host should know; empty if all is well."""
+        """Reason and next step for a person on this host, or empty."""
         if self._renewal.has_expired(self._clock.now()):
             return "certificate_expired"
         return f"renewal failed: {self.failed}" if self.failed else ""
 
     def order(self) -> None:
-        """The master wants a new certificate now."""
+        """Renew now, by order of the master."""
         self._renewal.order()
         self._on_change()
         self._wake.set()
 
     def on_new_master(self) -> None:
-        """A master has begun since: a step that the one before left unanswered is tried again."""
+        """Retry soon a step that the previous master left unanswered."""
         self._renewal.on_reconnected(self._clock.now(), chance=self._chance())
         self._wake.set()
 
     def learn(self, urls: Sequence[str]) -> None:
-        """Keep the addresses that the master names; at once, unless a step is under way."""
+        """Store the addresses that the master announces, after a step under way."""
         self._offered = tuple(urls)
         if not self._is_busy:
             self._keep_offered()
@@ -127,7 +128,7 @@ class Renewer:
                 self._slots.look_at(urls)
                 log.info("addresses_learned", urls=urls)
         except MeshError as error:
-            # Those in use go on working; the next handshake offers them again.
+            # The present addresses stay in use; the next handshake announces the new ones again.
             log.warning("addresses_not_kept", code=error.code, error=error.message)
             return
         self.addresses = addresses.digest(self._ways.urls or offered)
@@ -139,7 +140,7 @@ class Renewer:
             self._ways.look_at(self.facts.urls)
 
     def _on_connected(self) -> None:
-        """What let us in is what is in use."""
+        """Take over the identity that the broker has accepted."""
         way = self._ways.take_way()
         if way == self._slots.old:
             log.warning("certificate_given_up", serial=self.facts.serial)
@@ -151,7 +152,7 @@ class Renewer:
         self.on_new_master()
 
     def _take_over(self, step: Step) -> None:
-        """Another identity than expected is in use."""
+        """Take over another identity than the expected one."""
         self._note_facts()
         issued_at = self._slots.identity().claims.issued_at
         self._renewal = Renewal(issued_at, self.facts.not_after, chance=self._chance(), step=step)
@@ -178,7 +179,7 @@ class Renewer:
             return
 
     def _pause_s(self) -> float:
-        """How long until a step can be taken; 0 for now. Raises Refused if none ever can."""
+        """Seconds until the next step, 0: now. Raises Refused if no step is possible any more."""
         now = self._clock.now()
         if self._renewal.has_expired(now):
             self._check_expired()
@@ -189,9 +190,9 @@ class Renewer:
         return min(LOOK_S, self._renewal.not_after - now)
 
     def _check_expired(self) -> None:
-        """Nothing of this process can connect ever again: end, so that it can be set up anew.
+        """End this process once no identity can connect any more, so that it can be enrolled again.
 
-        The broker's word, and not our clock's alone; and not while a task may still go on.
+        Needs the broker's refusal, not this host's clock alone, and no running tasks.
         """
         if not self._ways.are_all_refused or self._station.book.running:
             return
@@ -214,7 +215,7 @@ class Renewer:
             self._is_busy = False
 
     async def _fail(self, step: Step, error: MeshError) -> None:
-        """What was in use stays in use; what the other side has refused is made anew."""
+        """Schedule the retry of a failed step; keys that were refused are made again."""
         is_unfit = isinstance(error, Refused) and error.retry == "never"
         is_unfit = is_unfit or (step is Step.MOVE and isinstance(error, Refused))
         if is_unfit and step is not Step.CONFIRM:
@@ -250,7 +251,7 @@ class Renewer:
         await self._relocate_if_due()
 
     async def _certified(self) -> tuple[NewIdentity, EnrolAnswer]:
-        """Keys and what was given for them: those of an earlier try, unless they are refused."""
+        """Return keys with their certificate; keys of an earlier try unless these are refused."""
         was_kept = self._slots.pending() is not None
         keys, payload = await asyncio.to_thread(self._make_request)
         failpoints.reach("agent.renewal_keys_made")
@@ -265,7 +266,7 @@ class Renewer:
         return keys, await self._question("renew", payload, EnrolAnswer)
 
     async def _relocate_if_due(self) -> None:
-        """A candidate for another group is of use to another start of this agent only."""
+        """Notify of a candidate for another group, which only the next start can use."""
         candidate = self._slots.candidate()
         if candidate is None or candidate.group == self.facts.group:
             return
@@ -303,7 +304,7 @@ class Renewer:
         failpoints.reach("agent.renewal_promoted")
 
     async def _test(self, trial: Trial) -> None:
-        """Every subject of ours may be used, and the master is heard over the new connection."""
+        """Test the new connection: every subject is permitted, and an echo of the master comes."""
         address = self._station.address
         group, agent = address.group, address.agent
         for kind in PROBED:
@@ -325,7 +326,7 @@ class Renewer:
         self._on_change()
 
     async def _question(self, kind: str, payload: bytes, answer: type[M]) -> M:
-        """Ask the master; the same question may be asked again."""
+        """Request an answer of the master, with retries; requests are idempotent."""
         address = self._station.address
         subject = subjects.up(address.group, address.agent, kind)
         for turn in range(ASKED):

@@ -1,4 +1,4 @@
-"""Tells the master what became of attempts, again and again until it says that it is stored."""
+"""Reports starts and ends of attempts to the master, with retries until they are stored."""
 
 import asyncio
 from collections.abc import Iterable
@@ -13,17 +13,17 @@ from schemas.faults import Unreachable
 from schemas.messages.work import AttemptReport
 
 MESSAGE_BYTES: Final = 200 * 1024
-# Reports that the master has not taken; beyond this the agent takes no new work.
+# Limit of pending reports; above it the agent refuses new work (back-pressure).
 BACKLOG_ITEMS: Final = 20_000
 BACKLOG_BYTES: Final = 16 * 1024 * 1024
-# What is sent again in one go; the rest follows after PACE_S, so that beats get through.
+# Reports per burst of retries; the rest follows after PACE_S, so that heartbeats get through.
 BURST_ITEMS: Final = 4 * limits.REPORT_ITEMS
 PACE_S: Final = 0.1
 _NEVER: Final = float("-inf")
 
 
 class _Encoded(msgspec.Struct, frozen=True, kw_only=True):
-    """A `Report` whose items are encoded already: the journal and each sending share the bytes."""
+    """A `Report` with encoded items: the journal and each transmission share the bytes."""
 
     incarnation: str
     items: list[msgspec.Raw]
@@ -40,9 +40,9 @@ class _Pending:
 
 
 class Reporter:
-    """At most one report per attempt is pending: an end takes the place of a start.
+    """Pending reports, at most one per attempt: an end replaces a start.
 
-    The order of `_pending` is the order of sending, oldest first.
+    `_pending` is in the order of transmission, oldest first.
     """
 
     name = "reporter"
@@ -67,7 +67,7 @@ class Reporter:
         return len(self._pending) >= BACKLOG_ITEMS or self.pending_bytes >= BACKLOG_BYTES
 
     def add(self, report: AttemptReport, raw: bytes | None = None) -> None:
-        """Send it with all others of this turn of the loop. raw: its encoded form, if known."""
+        """Send it together with the others of this turn of the loop. raw: its encoded form."""
         raw = codec.encode(report) if raw is None else raw
         self.add_encoded((report.command, report.attempt), report.seq, raw, report.kind == "ended")
 
@@ -82,9 +82,9 @@ class Reporter:
         self._fresh.append(key)
 
     def release(self, key: Key, seq: int | None) -> bool:
-        """The master has it. True if that was the attempt's end, and no other report followed it.
+        """Remove a report that the master has stored. True if it was the end, and the newest.
 
-        seq None: whatever is pending, as the handshake's verdict has no number.
+        seq: number of the report; None (a handshake's verdict): any.
         """
         found = self._pending.get(key)
         if found is None or (seq is not None and found.seq != seq):
@@ -94,7 +94,7 @@ class Reporter:
         return found.is_end
 
     def send_again(self, key: Key) -> None:
-        """The master asks for it."""
+        """Send one report again, by request of the master."""
         found = self._pending.pop(key, None)
         if found is not None:
             found.sent_at = _NEVER
@@ -102,13 +102,13 @@ class Reporter:
             self._wake.set()
 
     def send_all_again(self) -> None:
-        """A new handshake: what was sent before may never have been heard."""
+        """Send all reports again after a handshake, since earlier ones may be lost."""
         for pending in self._pending.values():
             pending.sent_at = _NEVER
         self._wake.set()
 
     def say_last(self) -> None:
-        """Send all that is pending, though nothing is agreed with the master: this session ends."""
+        """Send all pending reports at the end of the session, even without a handshake."""
         if self._wire.is_connected:
             self._send(list(self._pending))
 
@@ -122,7 +122,7 @@ class Reporter:
                 await self._pause()
 
     async def _pause(self) -> None:
-        """Until the oldest one is due, or somebody wants it sooner."""
+        """Wait until the oldest report is due, or a caller wakes this loop."""
         due_s = PACE_S
         if not self._can_send:
             due_s = self._lease.timers.ack_s
@@ -141,7 +141,7 @@ class Reporter:
         return self._wire.is_connected and self._lease.reconciled
 
     def _flush(self) -> None:
-        """The first sending. Nobody waits here: what cannot go now goes with `_send_due`."""
+        """Send new reports without waiting; reports that cannot go now are left to `_send_due`."""
         keys, self._fresh = self._fresh, []
         if self._can_send:
             self._send(key for key in keys if key in self._pending)
@@ -166,7 +166,7 @@ class Reporter:
         try:
             for key in keys:
                 pending = self._pending.pop(key)
-                self._pending[key] = pending  # to the end: the order is that of sending
+                self._pending[key] = pending  # at the end, in the order of transmission
                 raw = pending.raw
                 if items and (size + len(raw) > MESSAGE_BYTES or len(items) >= limits.REPORT_ITEMS):
                     self._publish(items)
@@ -177,7 +177,7 @@ class Reporter:
             if items:
                 self._publish(items)
         except Unreachable:
-            return  # not connected any more: all of it is due after the next handshake
+            return  # disconnected: all reports are due after the next handshake
 
     def _publish(self, items: list[msgspec.Raw]) -> None:
         report = _Encoded(incarnation=self._lease.incarnation, items=items)

@@ -1,4 +1,4 @@
-"""Looks now and then whether this host has room for more tasks, and says so when it has not."""
+"""Measures now and then whether this host has room for more tasks, and notifies of changes."""
 
 import asyncio
 import os
@@ -27,9 +27,9 @@ log = structlog.get_logger(__name__)
 
 
 class Room:
-    """waiting_bytes: output that waits for the broker. on_change: the agent must say so now.
+    """Resources of the host. waiting_bytes: returns the bytes of output that wait for the broker.
 
-    every_look: called at each look, for what else is to be done now and then.
+    on_change: called when a shortage begins or ends. every_look: called at each measurement.
     """
 
     name = "room"
@@ -56,9 +56,9 @@ class Room:
         self.lacks: dict[Lack, str] = {}
 
     def refusal(self) -> str:
-        """Why no task can be taken now, or nothing; counts with one that will be taken if not.
+        """Reason why no task can be taken now, or empty; an empty answer reserves room for one.
 
-        A journal that fails refuses by itself, with a code of its own.
+        A failed journal refuses by its own code.
         """
         for lack, text in self.lacks.items():
             if lack is not Lack.JOURNAL:
@@ -101,7 +101,7 @@ class Room:
         self._is_spool_high = is_high
 
     def _probe_journal(self) -> None:
-        """After a failure nobody is sent here to try it again, so it is tried from here."""
+        """Retry a failed journal, since the master sends no work that would."""
         if not self._journal.fault or self._is_probing:
             return
 
@@ -113,7 +113,7 @@ class Room:
 
 
 def _disk_free(path: Path) -> float:
-    """The share of the file system that is free for us; 1 where that cannot be told."""
+    """Share of the file system that is free for this user, 0 to 1; 1 if unknown."""
     try:
         found = os.statvfs(path)
     except OSError:
@@ -128,4 +128,4 @@ def _fds_free() -> int:
     try:
         return limit - len(os.listdir("/proc/self/fd"))  # noqa: PTH208  (names alone)
     except OSError:
-        return 0  # not even one was left to look with
+        return 0  # no descriptor was left for the listing

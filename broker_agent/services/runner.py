@@ -1,4 +1,4 @@
-"""Runs accepted attempts, and reports how they ended until that is stored at the master's side.
+"""Runs accepted attempts, and reports each end until the master has stored it.
 
 begin ─▶ start ─▶ task ends ─▶ output stored ─▶ journal ─▶ report ─▶ release
                       │ small                      ▲
@@ -33,21 +33,21 @@ from schemas.messages.work import AttemptReport, Output, Release
 from schemas.states import State
 from schemas.texts import cut_text
 
-# A task that has ended by then is told in one report instead of two.
+# Delay of the report of a start: shorter tasks need one report instead of two.
 STARTED_AFTER_S: Final = 0.05
-# Output of longer tasks is brought while they run.
+# Run time after which output is sent while the task runs.
 FOLLOW_AFTER_S: Final = 0.25
-# How long, and how often, the files of an earlier start are waited for.
+# Longest wait, and interval of looks, for output files of an earlier start.
 CARRIED_S: Final = 5.0
 CARRIED_POLL_S: Final = 0.02
-# As a shell gives them: ended by TERM or KILL.
+# Exit codes of a shell for an end by TERM or KILL.
 _KILLED: Final = frozenset({128 + signal.SIGTERM, 128 + signal.SIGKILL})
 
 log = structlog.get_logger(__name__)
 
 
 class Runner:
-    """running: shared with those who stop what runs. watchdog: asked before an end is believed."""
+    """Runner. running: shared with services that stop tasks. watchdog: checked before each end."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Runner:
     def begin(
         self, executor: Executor, entry: Entry, args: ActionArgs, limit_bytes: int, trace: str = ""
     ) -> None:
-        """Start a recorded attempt, in a turn of the loop of its own: a start holds the loop up."""
+        """Start a recorded attempt in a later turn of the loop, since a start blocks the loop."""
         active = Active(entry, args, limit_bytes, trace)
         self._running.active[entry.key] = active
         if not self._starting:
@@ -120,7 +120,7 @@ class Runner:
         )
 
     def _job(self, active: Active, folder: TaskFolder) -> Job:
-        assert active.args is not None  # noqa: S101  (only what was recovered has none)
+        assert active.args is not None  # noqa: S101  (only recovered attempts have none)
         entry = active.entry
         after_s = self._lease.timers.fence_after_s(entry.kill_after_s)
         return Job(entry.command, entry.attempt, active.args, folder, active.trace, after_s)
@@ -167,7 +167,7 @@ class Runner:
         was_asked = entry.stop is not None
         self._watchdog.check()
         if not was_asked and entry.stop is State.KILLED_FENCED and ending.exit_code in _KILLED:
-            # Its time was over before we came to see its end: that was the warden.
+            # Its deadline had passed before its end was noticed: the warden has killed it.
             ending = Ending(entry.stop, ending.exit_code, entry.stop_reason)
         if active.timer is not None:
             active.timer.cancel()
@@ -184,7 +184,7 @@ class Runner:
             self._shipper.drop(entry.key)
             self._close(active, ending, ended_at, sizes)
             return
-        # On disk first: a restart from here on sends the output again and keeps the end.
+        # On disk first: after a restart the output is sent again and the end is kept.
         report = self._end_report(active, ending, ended_at, sizes)
         self._journal.ended(self._row(entry, report, codec.encode(report), shipped=False), _ignore)
         self._ship_rest(active, ending, ended_at, sizes)
@@ -199,7 +199,7 @@ class Runner:
     def _close(
         self, active: Active, ending: Ending, ended_at: float, sizes: tuple[int, int]
     ) -> None:
-        """All output is where it belongs: record the end, then report it."""
+        """Record the end, then report it, after all output is stored."""
         entry, folder = active.entry, active.folder
         output = None
         if folder is not None:
@@ -220,7 +220,7 @@ class Runner:
         raw = codec.encode(report)
 
         def recorded(outcome: Outcome) -> None:
-            # A journal that fails now does not make the end less true: it is told all the same.
+            # The end is reported even if the journal fails now.
             if isinstance(outcome, MeshError):
                 log.error("end_not_recorded", command_id=entry.command, error=outcome.message)
             failpoints.reach("agent.ended_not_reported")
@@ -266,13 +266,13 @@ class Runner:
         self._watchdog.on_free()
 
     async def wait_idle(self) -> None:
-        """Until no task runs, or is about to."""
+        """Wait until no task runs or is about to start."""
         while self._book.running:
             self._idle.clear()
             await self._idle.wait()
 
     async def wait_told(self) -> None:
-        """Until the reporter knows how each task has ended."""
+        """Wait until the reporter has the end of each task."""
         while any(entry.phase is not Phase.ENDED for entry in self._book):
             self._told.clear()
             await self._told.wait()
@@ -280,7 +280,7 @@ class Runner:
     # Releases.
 
     def on_release(self, payload: bytes) -> None:
-        """What is stored at the master's side is forgotten here, but for its id."""
+        """Forget attempts whose end the master has stored, except their ids."""
         release = codec.decode_sized(Release, payload)
         if release.epoch < self._lease.epoch:
             raise Refused("epoch_stale", f"a release of epoch {release.epoch}")
@@ -294,7 +294,7 @@ class Runner:
         self._forget(ended)
 
     def release_now(self, command: str, attempt: int) -> None:
-        """The handshake's verdict on an attempt that has ended: its outcome is stored already."""
+        """Release an ended attempt by a handshake's verdict: its outcome is stored."""
         entry = self._book.get(command, attempt)
         if entry is None or entry.phase not in {Phase.CLOSING, Phase.ENDED}:
             return
@@ -321,20 +321,20 @@ class Runner:
             self._settled.set()
 
     async def wait_settled(self) -> None:
-        """Until every attempt is released: nothing is left that the master does not have."""
+        """Wait until every attempt is released: the master has all ends."""
         while len(self._book):
             self._settled.clear()
             await self._settled.wait()
 
     def _retire(self, paths: list[tuple[str, bool]]) -> None:
-        """In the journal's thread, which alone touches the list of kept folders."""
+        """Retire folders, in the journal's thread, which owns the list of kept folders."""
         for path, is_empty in paths:
             self._folders.retire(path, empty=is_empty)
 
     # What an earlier start of the agent left.
 
     def recover(self, row: Row) -> None:
-        """Take an attempt of the journal over: report its end, or that it was lost."""
+        """Take over an attempt of the journal: report its end, or its loss."""
         entry = Entry(row.command, row.attempt, row.row, row.accepted_at, row.kill_after)
         entry.started_at, entry.pid = row.started_at, row.pid
         entry.state, entry.phase = State(row.state), Phase.ENDED
@@ -348,7 +348,7 @@ class Runner:
         self._recover_output(entry, row, report)
 
     def tell_again(self, past: Past) -> None:
-        """Report the end of a released attempt once more, with the output that is still here."""
+        """Report the end of a released attempt again, with the output that is still on disk."""
         kept = self._folders.reopen(past.command, past.attempt)
         if kept is not None:
             kept.close()
@@ -377,7 +377,7 @@ class Runner:
         self.recover(row)
 
     def _recover_output(self, entry: Entry, row: Row, report: AttemptReport | None) -> None:
-        """Send what it printed before its end is told; what is stored twice does no harm."""
+        """Send its output before its end is reported; storing output twice is idempotent."""
         entry.phase = Phase.CLOSING
         active = Active(entry, None, row.output_limit)
         active.folder = self._folders.reopen(row.command, row.attempt)
@@ -386,7 +386,7 @@ class Runner:
         self._await_carrier(active, report, self._loop.time() + CARRIED_S)
 
     def _await_carrier(self, active: Active, report: AttemptReport | None, until: float) -> None:
-        """The carrier of the start before this one may still bring what the task printed last."""
+        """Wait for the carrier of the previous start, which may still copy the last output."""
         if self._running.active.get(active.entry.key) is not active:
             return  # released meanwhile
         if active.folder is not None and active.folder.is_carried:
@@ -422,4 +422,4 @@ def _inline_limit(active: Active) -> int:
 
 
 def _ignore(outcome: Outcome) -> None:
-    """The write that follows, at the end of the output, says the same and more."""
+    """Ignore the outcome: the next write, at the end of the output, replaces this one."""

@@ -1,4 +1,4 @@
-"""The attempts that run here, and how each of them is made to stop."""
+"""Running attempts, and their stops."""
 
 import asyncio
 
@@ -12,9 +12,9 @@ from schemas.states import State
 
 
 class Active:
-    """What a running or closing attempt holds beside its entry in the book.
+    """Resources of a running or closing attempt, beside its entry in the book.
 
-    args: None of one that an earlier start of the agent has left.
+    args: None for an attempt of an earlier start of the agent.
     """
 
     __slots__ = ("args", "entry", "folder", "limit_bytes", "shipment", "task", "timer", "trace")
@@ -33,7 +33,7 @@ class Active:
 
 
 class Running:
-    """`active`: by its key, what runs or is closing. `is_draining`: nothing more is begun."""
+    """active: running and closing attempts by key. is_draining: whether no new task starts."""
 
     def __init__(self, station: Station) -> None:
         self._lease = station.lease
@@ -42,11 +42,11 @@ class Running:
         self.is_draining = False
 
     def drain(self, *, draining: bool = True) -> None:
-        """Begin nothing more, or, with False, begin again."""
+        """Start no new tasks; with False, start tasks again."""
         self.is_draining = draining
 
     def stop(self, command: str, attempt: int, state: State, reason: str) -> bool:
-        """End one attempt. False if the agent does not have it; then it will refuse it."""
+        """Stop one attempt. False if the agent does not have it; it is then refused later."""
         entry = self._book.get(command, attempt)
         if entry is None:
             self._book.refuse(command, attempt)
@@ -59,9 +59,9 @@ class Running:
             self._stop(entry, state, reason)
 
     def fence(self, entry: Entry, reason: str, grace_s: float) -> None:
-        """End an attempt whose time is over, whether or not the master will ever hear of it.
+        """Stop an attempt whose deadline has passed, with or without a connection to the master.
 
-        One that is stopping already is not asked again, but has no longer than `grace_s` either.
+        An attempt that is stopping already gets at most `grace_s` more.
         """
         entry.ask_stop(State.KILLED_FENCED, reason)
         active = self.active.get(entry.key)
@@ -69,7 +69,7 @@ class Running:
             active.task.fence(reason, grace_s)
 
     def renew_deadlines(self) -> None:
-        """The timers have changed: tell each task what follows for it."""
+        """Give each task its new deadline after a change of the timers."""
         for active in self.active.values():
             if active.task is not None:
                 kill_after_s = active.entry.kill_after_s

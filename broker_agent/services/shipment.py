@@ -1,12 +1,12 @@
-"""One attempt's output on its way into the log stream: what was sent, what waits, what is dropped.
+"""Output of one attempt on its way into the log stream: sent, waiting and dropped spans.
 
-            sent or on its way      waits behind         newest, first
+            sent or under way       waits behind         newest, first
     0 ├───────────────────────┤ ├─────────────────┤ ├────────────────────▶ size
                                        todo         edge
 
-Up to `edge` everything was taken at least once; what came back, or was passed over for newer bytes
-after a loss, is in `todo`. Bytes are read from the file when they are taken, and read again if they
-come back: nothing is kept in memory that is not on its way.
+All bytes up to `edge` were taken at least once. `todo` holds the spans to send again, and those
+skipped for newer bytes after a loss. Bytes are read from the file when they are taken, so memory
+holds only bytes under way.
 """
 
 from collections.abc import Callable
@@ -16,16 +16,16 @@ from broker_agent.core.budget import NO_HOLE, Hole, Sizes, holes, hull
 from broker_agent.core.tasks import Key
 from broker_agent.store.folders import TaskFolder
 
-# After a loss so much of the newest output goes ahead of all that came before it.
+# Size of the newest output that is sent first after a loss.
 NEWEST_BYTES: Final = 64 * 1024
-# A smaller backlog is sent in order: it is gone before anybody could miss the newest.
+# Smallest backlog for which the newest output goes first; a smaller one is sent in order.
 BACKLOG_BYTES: Final = 256 * 1024
-# The disk is relieved in steps of this size.
+# Step in which disk space is freed.
 PUNCH_BYTES: Final = 1024 * 1024
 
 
 class Chunk(NamedTuple):
-    """skipped: so many bytes before `offset` were dropped for good. older: waited in `todo`."""
+    """Bytes to send. skipped: number of bytes dropped before `offset`. older: was in `todo`."""
 
     stream: int
     offset: int
@@ -35,7 +35,7 @@ class Chunk(NamedTuple):
 
 
 class _Cursor:
-    """One stream of it."""
+    """State of one stream, stdout or stderr."""
 
     __slots__ = ("edge", "hole", "punched", "size", "todo")
 
@@ -50,7 +50,7 @@ class _Cursor:
         self.todo = sorted([*self.todo, (start, end)])
 
     def clip(self) -> bool:
-        """Forget what waits in the hole; whether there was anything."""
+        """Remove the spans of `todo` that lie in the hole; True if there were any."""
         start, end = self.hole
         kept = [
             (max(a, low), min(b, high))
@@ -64,7 +64,7 @@ class _Cursor:
 
 
 class Shipment:
-    """done: `ended` is called once, when all of it is stored or given up."""
+    """Output of one attempt. done: calls `ended` once, when all bytes are stored or given up."""
 
     def __init__(self, key: Key, folder: TaskFolder, limit_bytes: int) -> None:
         self.key = key
@@ -83,12 +83,12 @@ class Shipment:
 
     @property
     def is_untouched(self) -> bool:
-        """Whether nothing of it has ever been sent."""
+        """Whether no byte of it was ever sent."""
         return not self._taken
 
     @property
     def waiting_bytes(self) -> int:
-        """What is kept here and not stored there, as seen by the last look."""
+        """Bytes that are kept here and not yet stored, by the last look."""
         waiting = self.in_flight_bytes
         for cursor in self._cursors:
             waiting += sum(end - start for start, end in cursor.todo)
@@ -99,11 +99,11 @@ class Shipment:
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing is left to send, or on its way."""
+        """Whether no bytes are left to send or under way."""
         return not self.in_flight_bytes and not self.has_bytes()
 
     def look(self) -> bool:
-        """Notice what was printed meanwhile; whether there is anything to send."""
+        """Read the sizes of the files; True if there are bytes to send."""
         sizes = self.folder.sizes()
         for cursor, size in zip(self._cursors, sizes, strict=True):
             cursor.size = size
@@ -127,7 +127,7 @@ class Shipment:
             self._relieve(stream, cursor)
 
     def _relieve(self, stream: int, cursor: _Cursor) -> None:
-        """Give the disk back what is not kept any more."""
+        """Free the disk space of bytes that are no longer kept."""
         grown = cursor.hole.size - cursor.punched.size
         if grown < PUNCH_BYTES and (self.ended is None or not grown):
             return
@@ -136,19 +136,19 @@ class Shipment:
             self._can_punch = self.folder.punch(stream, cursor.hole.start, cursor.hole.end)
 
     def _live(self, cursor: _Cursor) -> int:
-        """How many bytes from `edge` on may be taken, in order."""
+        """Number of bytes from `edge` on that may be taken, in order."""
         if not cursor.hole.size or cursor.edge >= cursor.hole.end:
             return max(0, cursor.size - cursor.edge) if self._may_go_on(cursor) else 0
         if cursor.edge < cursor.hole.start:
             return cursor.hole.start - cursor.edge
-        # Within the hole. Its end moves until the task has ended.
+        # Within the hole, whose end moves until the task has ended.
         return 0 if self.ended is None else cursor.size - cursor.hole.end
 
     def _may_go_on(self, cursor: _Cursor) -> bool:
         return self.ended is not None or not cursor.hole.size
 
     def prefer_newest(self) -> None:
-        """After a loss: what is printed now goes first, what was printed meanwhile follows."""
+        """Send the newest bytes first after a loss, then the backlog."""
         if self.ended is not None:
             return
         for cursor in self._cursors:
@@ -159,7 +159,7 @@ class Shipment:
             cursor.edge = newest
 
     def take(self, most_bytes: int, *, older: bool) -> Chunk | None:
-        """The next bytes to send: those that wait behind, or those from the edge on."""
+        """Take the next bytes to send, of `todo` (older) or from `edge` on."""
         for stream, cursor in enumerate(self._cursors):
             while True:
                 span = (
@@ -172,7 +172,7 @@ class Shipment:
                 start, end = span
                 data = self.folder.read(stream, end - start, start)
                 if not data:
-                    continue  # somebody has cut the file short
+                    continue  # the file was truncated
                 if start + len(data) < end:
                     cursor.give_back(start + len(data), end)
                 self._taken = True
@@ -210,7 +210,7 @@ class Shipment:
         self.refused_since = None
 
     def on_failed(self, chunk: Chunk) -> None:
-        """It did not arrive, or that is not known: it is sent again."""
+        """Put a chunk back that is not known to be stored, to be sent again."""
         self.in_flight_bytes -= len(chunk.data)
         cursor = self._cursors[chunk.stream]
         cursor.give_back(chunk.offset, chunk.offset + len(chunk.data))
@@ -218,7 +218,7 @@ class Shipment:
             self.truncated |= cursor.clip()
 
     def give_up(self) -> None:
-        """The stream does not take it: what is left stays here."""
+        """Stop sending, since the stream refuses it: the rest stays here."""
         self.truncated = True
         for cursor in self._cursors:
             cursor.todo.clear()

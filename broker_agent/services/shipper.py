@@ -1,11 +1,11 @@
-"""Brings what tasks print into the log stream: while they run, and whole before their end is told.
+"""Sends the output of tasks into the log stream: while they run, and completely before their end.
 
-Chunks carry offsets, so one that is sent twice, or after a later one, does no harm. How much is on
-its way is bounded by what the link brings through quickly (`core.pace`), whatever the number of
-tasks: beats and reports share the link and must not wait.
+Chunks carry offsets, so duplicates and reordering are harmless. A congestion window bounds the
+bytes under way (`core.pace`), for all tasks together: heartbeats and reports share the link and
+must not wait.
 
-After a loss the newest output of running tasks goes first. What was printed meanwhile follows, on
-at most half of what the link can carry while there is anything newer.
+After a loss the newest output of running tasks goes first. The backlog follows, on at most half of
+the window while there are newer bytes.
 """
 
 import asyncio
@@ -28,12 +28,12 @@ from schemas.subjects import STREAMS
 
 __all__ = ["Shipment", "Shipper"]
 
-# How often running tasks are looked at for new bytes.
+# Interval of looks for new bytes of running tasks.
 LOOK_S: Final = 0.25
-# A stream that keeps refusing must not keep a command open for ever; nor one of which nothing is
-# heard, though that must outlast a broker that has lost its disk or its majority for a while.
+# Time after which output is given up, so that a command does not stay open forever: for a stream
+# that refuses, and for one that does not answer, which may be a broker without disk or majority.
 REFUSED_MAX_S: Final = 60.0
-UNHEARD_MAX_S: Final = 900.0
+UNANSWERED_MAX_S: Final = 900.0
 RETRY_S: Final = 0.5
 
 log = structlog.get_logger(__name__)
@@ -59,18 +59,18 @@ class Shipper:
 
     @property
     def waiting_bytes(self) -> int:
-        """Output that is kept here and that the log stream does not have."""
+        """Bytes of output that are kept here and not yet in the log stream."""
         return sum(shipment.waiting_bytes for shipment in self._followed.values())
 
     def follow(self, shipment: Shipment) -> None:
-        """Store new bytes of it as they come, from now until `finish` or `drop`."""
+        """Send new bytes of it as they come, until `finish` or `drop`."""
         self._followed[shipment.key] = shipment
         self._look(shipment)
         self._pump()
         self._wake.set()
 
     def finish(self, shipment: Shipment, done: Callable[[], None]) -> None:
-        """The task has ended: call `done` once all that it printed is stored."""
+        """Call `done` once all output of the ended task is stored."""
         self._followed[shipment.key] = shipment
         shipment.ended = done
         self._look(shipment)
@@ -78,7 +78,7 @@ class Shipper:
         self._wake.set()
 
     def drop(self, key: Key) -> None:
-        """The attempt is released: nobody wants its output any more, and `done` is not called."""
+        """Stop sending output of a released attempt, without calling `done`."""
         shipment = self._followed.pop(key, None)
         if shipment is not None:
             shipment.is_dropped = True
@@ -95,11 +95,11 @@ class Shipper:
             self._wake.clear()
 
     def on_stored(self, msg: Msg) -> None:
-        """The broker says that it has stored a chunk of this agent."""
+        """Handle the acknowledgement of a stored chunk."""
         self._transit.on_stored(msg)
 
     def on_disconnected(self) -> None:
-        """What is on its way goes again, once there is a link."""
+        """Send the chunks under way again after the reconnect."""
         self._transit.on_disconnected()
 
     def _look_at_all(self) -> None:
@@ -122,7 +122,7 @@ class Shipper:
             self._settle(shipment)
 
     def _settle(self, shipment: Shipment) -> None:
-        """Say so if the task has ended and all of its output is where it belongs."""
+        """Call `done` if the task has ended and all its output is stored."""
         done = shipment.ended
         if done is None or shipment.is_dropped or not shipment.is_finished:
             return
@@ -130,7 +130,7 @@ class Shipper:
             done()
 
     def _pump(self) -> None:
-        """Send as much as may be on its way; in turns, so that no task waits for another."""
+        """Fill the window, round-robin over the tasks."""
         turns = len(self._ready)
         while turns and self.pace.has_room() and self._wire.is_connected:
             shipment = self._ready.popleft()
@@ -152,7 +152,7 @@ class Shipper:
             return None
         most = self.pace.chunk_bytes(limits.CHUNK_BYTES)
         half = self.pace.limit_bytes // 2
-        # A little of what is older goes along at any time, half of the link where it can.
+        # Older bytes get up to half of the window.
         if self._older_in_flight < half // 2:
             chunk = shipment.take(most, older=True)
             if chunk is not None:
@@ -174,7 +174,7 @@ class Shipper:
         self._transit.send(subject, codec.encode(message), tell)
 
     def _on_fate(self, shipment: Shipment, chunk: Chunk, sent_s: float, fate: Fate) -> None:
-        """Take note of what became of one chunk, and go on."""
+        """Handle the fate of one chunk, and send more."""
         size = len(chunk.data)
         self._older_in_flight -= size * chunk.older
         if fate is Fate.STORED:
@@ -190,18 +190,18 @@ class Shipper:
         self._pump()
 
     def _wait(self, shipment: Shipment, fate: Fate) -> None:
-        """Leave the stream alone for a moment, and for good if it takes nothing for long.
+        """Pause sending for a moment, and give up if the stream accepts nothing for long.
 
-        A stream that does not answer says nothing of what it refuses either. So it counts, too,
-        when nothing is heard of any chunk while the master is: then the link is not to blame.
+        A stream without answers counts as one that refuses, if echoes of the master come meanwhile:
+        then the link works.
         """
         now = self._clock.elapsed()
         shipment.not_before = now + RETRY_S
         if fate is Fate.REFUSED:
             self.refused += 1
             most_s = REFUSED_MAX_S
-        elif fate is Fate.UNHEARD and self._lease.is_linked:
-            most_s = UNHEARD_MAX_S
+        elif fate is Fate.UNANSWERED and self._lease.is_linked:
+            most_s = UNANSWERED_MAX_S
         else:
             return
         if shipment.refused_since is None:

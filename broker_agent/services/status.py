@@ -1,4 +1,4 @@
-"""What a person on the host can see of the running agent: `<state>/status.json`."""
+"""State of the running agent for people on the host: `<state>/status.json`."""
 
 import os
 from collections.abc import Callable
@@ -24,14 +24,13 @@ log = structlog.get_logger(__name__)
 
 
 class AgentState(msgspec.Struct, frozen=True, kw_only=True):
-    """link: the lease's phase. since: when anything here changed last.
+    """Content of the file. link: phase of the lease. since: time of the last change.
 
-    reason: of a refusal, or what is wrong with the certificate. refused_epoch: of a master that is
-    heard and refused, since this agent has obeyed a newer one; 0 if there is none.
-    full: why no task is taken, if there is no room for one.
-    lease_age_s: at `read_s` of the clock that goes on while the host is suspended. fence_after_s:
-    the age at which tasks are ended, but those with an agreement of their own. cells: whether tasks
-    begin in control groups; None if the agent does not say.
+    reason: of a refusal, or of a failed renewal. refused_epoch: epoch of a stale master whose
+    echoes come and are refused; 0: none. full: resource that is short, or empty.
+    lease_age_s: age of the lease in seconds at `read_s`, a reading of the monotonic clock.
+    fence_after_s: age at which tasks without a deadline of their own are ended. cells: whether
+    tasks start in control groups; None: unknown.
     """
 
     pid: int
@@ -51,11 +50,11 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     cells: bool | None = None
 
     def lease_age_at(self, now_s: float) -> float | None:
-        """None while linked: it is renewed all the time, and nothing is written for that."""
+        """Age of the lease in seconds; None while linked, since renewals are not written."""
         return None if self.link == Phase.LINKED else self.lease_age_s + now_s - self.read_s
 
     def fence_in(self, now_s: float) -> float | None:
-        """Seconds until tasks are ended; None unless that is what the silence leads to."""
+        """Seconds until tasks are fenced; None unless the master is silent."""
         age_s = self.lease_age_at(now_s)
         if age_s is None or self.link != Phase.SUSPECT:
             return None
@@ -63,7 +62,7 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def refusal(lease: Lease) -> str:
-    """Why the master that is heard is not obeyed, and what to do; empty if it is."""
+    """Reason why a stale master is refused, and the next step; empty if none is."""
     if not lease.refused_epoch:
         return ""
     return (
@@ -74,9 +73,9 @@ def refusal(lease: Lease) -> str:
 
 
 class StatusFile:
-    """Written when something changes, for reading only; the agent never reads it.
+    """Writer of the file, at each change; the agent never reads it.
 
-    trouble: what is wrong with the certificate, or nothing.
+    trouble: returns the reason of a failed renewal, or an empty text.
     """
 
     def __init__(
@@ -157,7 +156,7 @@ class StatusFile:
 
 
 def read_status(state_dir: Path) -> AgentState | None:
-    """What the running agent wrote last; None if there is nothing whole."""
+    """Read the file; None if it is missing or invalid."""
     try:
         return msgspec.json.decode(read_bytes(state_dir / STATUS_FILE), type=AgentState)
     except (MeshError, msgspec.MsgspecError):

@@ -1,11 +1,11 @@
-"""Chunks on their way to the log stream, until it is known what became of each.
+"""Chunks under way to the log stream, until each is acknowledged, refused or lost.
 
     chunk, numbered by a header ─▶ stream ─▶ stored: the same header, on a subject of this agent
 
-That subject is the stream's to fix, so nobody can steer it, and the broker speaks there of nothing
-but what it has stored. A stream of a master from before that sends an acknowledgement to the reply
-subject instead; where there is such a stream, that will do as well, so the change from one to the
-other loses nothing that is on its way. What neither tells in time is sent again by its owner.
+The stream's configuration fixes that subject, so no sender can steer the acknowledgement, and the
+broker publishes there only messages that it has stored. A stream of 0.1.0 acknowledges on the reply
+subject instead; both are accepted, so an upgrade loses no chunk. A chunk without either before the
+timeout is sent again by its owner.
 """
 
 import asyncio
@@ -21,18 +21,18 @@ from broker_client.runtime.frames import NO_RESPONDERS, Msg
 from schemas.faults import Unreachable
 from schemas.subjects import CHUNK_HEADER
 
-# How long the broker may take to say that it has stored a chunk.
+# Timeout of the broker's acknowledgement of a chunk.
 STORED_S: Final = 5.0
-# Random, so that no two starts of an agent, nor two copies of it, take each other's word.
+# Random, so that two starts or two copies of an agent do not accept each other's acknowledgements.
 _MARK_BYTES: Final = 8
 
 
 class Fate(Enum):
-    """refused: by the stream, in so many words. unheard: no word in time. lost: with the link."""
+    """REFUSED: by the stream. UNANSWERED: no answer in time. LOST: with the connection."""
 
     STORED = auto()
     REFUSED = auto()
-    UNHEARD = auto()
+    UNANSWERED = auto()
     LOST = auto()
 
 
@@ -42,14 +42,14 @@ class _Sent(NamedTuple):
 
 
 class _PubAck(msgspec.Struct):
-    """A stream's acknowledgement: a number, or why not."""
+    """Acknowledgement of a stream: a sequence, or an error."""
 
     seq: int = 0
     error: dict[str, str | int] | None = None
 
 
 class Transit:
-    """Tells each fate once. The numbers of another start of the agent mean nothing here."""
+    """Chunks under way; reports each fate once. Numbers of other starts are ignored."""
 
     def __init__(self, station: Station, timeout_s: float = STORED_S) -> None:
         self._wire = station.wire
@@ -57,7 +57,7 @@ class Transit:
         self._timeout_s = timeout_s
         self._mark = secrets.token_hex(_MARK_BYTES)
         self._number = 0
-        # In the order in which they were sent.
+        # In the order of transmission.
         self._sent: dict[str, _Sent] = {}
         self._inbox, _ = station.wire.open_inbox(self._on_answer)
 
@@ -65,7 +65,7 @@ class Transit:
         return len(self._sent)
 
     def send(self, subject: str, payload: bytes, tell: Callable[[Fate], None]) -> None:
-        """Send one chunk; `tell` is called later, never from within this call."""
+        """Send one chunk; `tell` gets its fate later, never within this call."""
         self._number += 1
         number = f"{self._number}"
         try:
@@ -81,26 +81,26 @@ class Transit:
         self._sent[number] = _Sent(self._clock.elapsed(), tell)
 
     def on_stored(self, msg: Msg) -> None:
-        """What the broker has stored; also what another start of this agent has sent."""
+        """Handle an acknowledgement, which may be for another start of this agent."""
         mark, _, number = msg.headers.get(CHUNK_HEADER, "").partition(".")
         if mark == self._mark:
             self._settle(number, Fate.STORED)
 
     def on_disconnected(self) -> None:
-        """Whatever the broker had to say of what is on its way is lost with the link."""
+        """Report all chunks under way as lost, since their acknowledgements are."""
         for number in [*self._sent]:
             self._settle(number, Fate.LOST)
 
     def sweep(self) -> None:
-        """Give up waiting for those of which nothing was heard in time."""
+        """Report chunks without an acknowledgement before the timeout."""
         late_s = self._clock.elapsed() - self._timeout_s
         for number in [number for number, sent in self._sent.items() if sent.at_s <= late_s]:
-            self._settle(number, Fate.UNHEARD)
+            self._settle(number, Fate.UNANSWERED)
 
     def _on_answer(self, msg: Msg) -> None:
         number = msg.subject.rpartition(".")[2]
         if not msg.data and msg.status == NO_RESPONDERS:
-            self._settle(number, Fate.LOST)  # there is no stream at the moment
+            self._settle(number, Fate.LOST)  # no stream exists at the moment
         else:
             self._settle(number, Fate.STORED if is_stored(msg.data) else Fate.REFUSED)
 
@@ -111,7 +111,7 @@ class Transit:
 
 
 def is_stored(answer: bytes) -> bool:
-    """Whether a stream's acknowledgement says that it has the message."""
+    """Whether a stream's acknowledgement is positive."""
     try:
         ack = msgspec.json.decode(answer, type=_PubAck)
     except msgspec.MsgspecError:

@@ -1,4 +1,4 @@
-"""Keeps the warden: starts it, starts another when it dies, lets it go when the agent ends."""
+"""Supervises the warden: starts it, and restarts it when it dies."""
 
 import asyncio
 import os
@@ -10,12 +10,12 @@ from broker_agent.services.wire import Station
 from broker_agent.warden.table import NEVER, Table
 from broker_agent.warden.watch import LIFE_FD, TABLE_FD
 
-# The warden waits so much longer than the agent, which is to be the first.
+# Delay of the warden's deadlines after those of the agent, which acts first.
 SLACK_S: Final = 0.5
 
 
 class WardenPost(Companion):
-    """table: what it reads. cells: how the paths of the tasks' control groups begin."""
+    """The warden's parent. table: tasks, for the warden. cells: path prefix of control groups."""
 
     name = "warden"
 
@@ -29,7 +29,7 @@ class WardenPost(Companion):
         self._log_path = state_dir / "warden.log"
 
     def tell(self) -> None:
-        """The lease was renewed, or the timers have changed."""
+        """Write a renewed lease, or changed timers, to the table."""
         timers, renewed_at = self._lease.timers, self._lease.renewed_at
         self._table.renew(
             NEVER if renewed_at is None else renewed_at,

@@ -1,8 +1,8 @@
-"""Ends tasks whose time is over, whatever else the agent is doing.
+"""The watchdog: ends tasks whose deadline has passed, even if the agent's loop hangs.
 
-The loop does it in the usual way (TERM, grace, KILL). A thread stands behind it for the case that
-the loop itself hangs: it knows nothing but deadlines and which process groups there are. Behind
-both stands the warden, a process of its own, for the case that the whole agent hangs or is gone.
+The loop stops them with TERM, grace and KILL. A thread is the fallback for a loop that hangs: it
+knows only deadlines and process groups. The warden, a process of its own, is the fallback for an
+agent that hangs or is gone.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from broker_agent.executors.groups import signal_group
 from broker_agent.services.running import Running
 from broker_agent.services.wire import Station
 
-# How often the thread looks. It sees that a host has woken from suspend, which no timer tells.
+# Interval of the thread's looks. They notice a wake-up from suspend, which timers do not.
 LOOK_S: Final = 1.0
 _NEVER: Final = float("inf")
 
@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 
 class Watchdog:
-    """Tells `station.standing` of each change of the lease's phase that time brought."""
+    """Watchdog. Calls `station.standing` after each change of the lease's phase by time."""
 
     name = "watchdog"
 
@@ -45,11 +45,11 @@ class Watchdog:
         self._fenced: set[Key] = set()
 
     def nudge(self) -> None:
-        """The lease or the tasks have changed."""
+        """Compute the deadlines again, after a change of the lease or the tasks."""
         self._wake.set()
 
     def on_free(self) -> None:
-        """A task has ended: what may wait for that is the end of a fencing."""
+        """Look again after the end of a task, which may complete a fencing."""
         if self._lease.phase is Phase.FENCING:
             self.nudge()
 
@@ -78,20 +78,20 @@ class Watchdog:
         return None if next_at == _NEVER else max(0.0, next_at - self._clock.elapsed()) + 0.001
 
     def _deadlines(self) -> Iterator[float]:
-        """Of the tasks that have leave to go on for longer than the lease."""
+        """Deadlines of the tasks that may outlive the lease."""
         for entry in self._book.active():
             fence_at = self._lease.fence_at(entry.kill_after_s)
             if entry.stop is None and entry.kill_after_s and fence_at is not None:
                 yield fence_at
 
     def check(self) -> None:
-        """Before anything else is done: is anybody's time over? Costs next to nothing if not."""
+        """End tasks whose deadline has passed, before other work; cheap if there are none."""
         fence_at = self._lease.fence_at()
         if fence_at is not None and self._clock.elapsed() >= fence_at:
             self.look()
 
     def look(self) -> None:
-        """Let time pass, and end whose time is over."""
+        """Advance the lease, and end tasks whose deadline has passed."""
         now = self._clock.elapsed()
         phase = self._lease.on_tick(now)
         overdue = [
@@ -111,7 +111,7 @@ class Watchdog:
             self._standing()
 
     def _fence(self, entry: Entry, now: float) -> None:
-        """Once for each. What is left of its grace counts from the deadline, not from now."""
+        """Fence a task once. Its grace counts from the deadline, not from now."""
         self._fenced.add(entry.key)
         timers = self._lease.timers
         left_s = timers.fence_after_s(entry.kill_after_s) + timers.grace_s - self._lease.age_s(now)
@@ -125,7 +125,7 @@ class Watchdog:
         while not self._ended.wait(LOOK_S):
             if not self._book.running:
                 continue
-            # The loop may change the book, or end, between one line and the next: then it lives.
+            # The loop may change the book concurrently, or end: then it does not hang.
             with suppress(RuntimeError):
                 self._guard_once(self._clock.elapsed())
 
@@ -135,7 +135,7 @@ class Watchdog:
             if not self._lease.has_run_out(entry.kill_after_s, now):
                 continue
             if self._lease.has_run_out(entry.kill_after_s, now - grace_s) and entry.pid:
-                # The loop should long have done it. Its dead are not reaped: no number is reused.
+                # The loop hangs. It reaps no zombies meanwhile, so no pid is reused.
                 signal_group(entry.pid, signal.SIGKILL)
             else:
                 self._loop.call_soon_threadsafe(self.nudge)

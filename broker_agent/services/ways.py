@@ -1,4 +1,4 @@
-"""The identities with which an agent may connect, and the connection that is made with them."""
+"""Identities of an agent for its connections, and the choice between them."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,9 +12,9 @@ OpenLink = Callable[[Callable[[], LinkIdentity]], Link]
 
 
 class WaysIn:
-    """`link`: asks here for the identity of each of its connections. `refusals`: in a row.
+    """Identities by slot. link: requests one for each connection. refusals: number in a row.
 
-    urls: brokers to use whatever a master says of others; none for those that it names.
+    urls: addresses of brokers that override the master's; empty: none.
     """
 
     def __init__(self, slots: Slots, open_link: OpenLink, urls: Sequence[str] = ()) -> None:
@@ -25,7 +25,7 @@ class WaysIn:
         self.link = open_link(self.identity)
 
     def identity(self) -> LinkIdentity:
-        """Read anew for each connection. What the broker has refused gives way to what else is."""
+        """Read an identity for a new connection; after a refusal, that of the next slot."""
         is_refused = isinstance(self.link.last_error, Refused)
         self.refusals = self.refusals + 1 if is_refused else 0
         ways = self._slots.ways_in()
@@ -33,12 +33,12 @@ class WaysIn:
         return as_link(read_identity(self._way))
 
     def take_way(self) -> Path | None:
-        """The folder of the identity that has let us in just now."""
+        """Return the slot of the accepted identity, and reset the count of refusals."""
         self.refusals = 0
         return self._way
 
     def look_at(self, urls: Sequence[str]) -> None:
-        """The addresses of brokers that are kept have changed."""
+        """Use changed addresses of brokers."""
         if not self.urls:
             self.link.look_at(urls)
 

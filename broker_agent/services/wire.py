@@ -1,4 +1,4 @@
-"""What the services of one agent share: the connection, their subjects, lease, clock and book."""
+"""Shared objects of an agent's services: connection, subjects, lease, clock and book."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class Wire(Protocol):
 
 
 class Line(Wire, Protocol):
-    """The part of it that the wiring uses beside that."""
+    """The part of `runtime.link.Link` that only the wiring uses."""
 
     @property
     def reconnects(self) -> int: ...
@@ -61,7 +61,7 @@ class Address:
         self.down_prefix = self.down.removesuffix(">")
 
     def reply(self, token: str) -> str | None:
-        """Where an answer goes; None for a token that no master would choose."""
+        """Subject of an answer; None for an invalid token."""
         return subjects.reply(self.group, self.agent, token) if is_command_id(token) else None
 
     def log(self, command: str, attempt: int, stream: str) -> str:
@@ -70,10 +70,10 @@ class Address:
 
 @dataclass(frozen=True, kw_only=True)
 class Station:
-    """One agent as its services see it.
+    """Shared objects of one agent.
 
-    standing: told when what a person on this host sees has changed. fitness: told when what the
-    master hears with a beat has changed as well, and is to be heard now.
+    standing: called after a change of the state for people on this host. fitness: called after a
+    change of the state in heartbeats, which has to be sent now.
     """
 
     wire: Wire

@@ -81,7 +81,7 @@ async def test_silence_refusal_and_loss_are_told_apart(rig: Rig) -> None:
     assert not sender.fates
     clock.advance(1)
     sender.transit.sweep()
-    assert sender.fates == [Fate.UNHEARD]
+    assert sender.fates == [Fate.UNANSWERED]
     rig.wire._to_inbox(Msg("_INBOX_a1.1.2", "", b'{"error":{"code":400,"err_code":10054}}'))
     assert sender.fates[1:] == [Fate.REFUSED]
     sender.send()
