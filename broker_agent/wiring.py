@@ -206,7 +206,7 @@ def build(station: Station, ports: Ports) -> Parts:
         handshake=handshake,
         room=room,
         trouble=lambda: renewer.trouble,
-        has_cells=bool(ports.cells.prefix),
+        cells=ports.cells,
     )
     hearing = Hearing(station)
     post = WardenPost(
@@ -337,6 +337,7 @@ def _endpoint(
         ports.line,
         intake,
         reporter,
+        ports.cells,
         version=ports.details.version,
         not_after=lambda: renewer.facts.not_after,
     )

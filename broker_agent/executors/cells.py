@@ -6,6 +6,7 @@ agent's own user can move to another group that they may write to.
 """
 
 import os
+import threading
 from collections.abc import Container
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +18,10 @@ PREFIX: Final = "mesh"
 
 
 class Cells:
-    """Cells of one start of the agent. prefix: of the paths; empty where tasks have no cells."""
+    """Cells of one start of the agent. prefix: of the paths; empty where tasks have no cells.
+
+    missed: number of tasks that run without the cell intended for them; why: cause of the newest.
+    """
 
     def __init__(
         self, parent: str | None, agent: str, incarnation: str, *, are_used: bool = True
@@ -25,6 +29,15 @@ class Cells:
         self._parent = parent
         self._family = f"{PREFIX}-{agent}-"
         self.prefix = self._prefix(incarnation) if are_used else ""
+        self._lock = threading.Lock()  # guards what follows
+        self.missed = 0
+        self.why = ""
+
+    def note_missed(self, why: str) -> None:
+        """Called in any thread."""
+        with self._lock:
+            self.missed += 1
+            self.why = why
 
     def path(self, name: str) -> str:
         return self.prefix + name if self.prefix else ""

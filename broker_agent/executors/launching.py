@@ -28,13 +28,20 @@ log = structlog.get_logger(__name__)
 class Launchers:
     """Launchers, one for each thread of the starter, since an exec may take long.
 
-    on_pid: called with each launcher's pid. Programs are children of the thread that orders them,
-    which must not be the first thread: see `TaskProcesses`.
+    on_pid: called with each launcher's pid. on_uncelled: called, in any thread, with the order of a
+    program that runs without its cell, and the cause. Programs are children of the thread that
+    orders them, which must not be the first thread: see `TaskProcesses`.
     """
 
-    def __init__(self, manner: Manner, on_pid: Callable[[int], object] = lambda _: None) -> None:
+    def __init__(
+        self,
+        manner: Manner,
+        on_pid: Callable[[int], object] = lambda _: None,
+        on_uncelled: Callable[[Order, OSError], object] = lambda _order, _error: None,
+    ) -> None:
         self._manner = manner
         self._on_pid = on_pid
+        self._on_uncelled = on_uncelled
         self._lock = threading.Lock()  # guards the attributes below
         self._all: dict[int, _Launcher] = {}
         self._is_closed = False
@@ -46,7 +53,7 @@ class Launchers:
 
     def spawn(self, order: Order) -> int:
         """Start a program as `spawn.spawn` does, with the launchers' manner and in its cell."""
-        cell = _make_cell(order.cell)
+        cell, unmade = _make_cell(order.cell)
         try:
             pid, stage, number = self._own().ask(_packed(order), order.files, cell)
         except OSError as error:
@@ -56,11 +63,15 @@ class Launchers:
         finally:
             if cell >= 0:
                 os.close(cell)
-        if stage != birth.NONE:
+        if stage == birth.UNCELLED:
+            unmade = OSError(number, os.strerror(number))
+        elif stage != birth.NONE:
             if pid:
                 with suppress(ChildProcessError):
                     os.waitpid(pid, 0)
             raise self._fault(order, stage, number)
+        if unmade is not None:
+            self._on_uncelled(order, unmade)
         return pid
 
     def _own(self) -> "_Launcher":
@@ -196,15 +207,15 @@ def _send(orders: socket.socket, order: bytes, fds: list[int], *, has_cell: bool
     orders.sendall(order)
 
 
-def _make_cell(path: str) -> int:
-    """Descriptor of a new control group; -1 without a path, or if none can be made."""
+def _make_cell(path: str) -> tuple[int, OSError | None]:
+    """Descriptor of a new control group; -1 without a path, or with the error if none is made."""
     if not path:
-        return -1
+        return -1, None
     try:
         os.mkdir(path)  # noqa: PTH102  (text and os: this runs for every task)
-        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return -1
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), None
+    except OSError as error:
+        return -1, error
 
 
 def _end_unknown(order: Order) -> None:

@@ -13,6 +13,8 @@ import time
 from contextlib import suppress
 from typing import Final
 
+import structlog
+
 from broker_agent.core.program import Do, Effect, Ending, Phase, Program
 from broker_agent.executors.base import Executor, Job, Left, OnEnd, OnStart, Ports
 from broker_agent.executors.exits import Exits
@@ -25,7 +27,7 @@ from broker_agent.executors.groups import (
     signal_group,
 )
 from broker_agent.executors.launching import Launchers
-from broker_agent.executors.spawn import CannotStart, Files, Order, spawn
+from broker_agent.executors.spawn import CannotStart, Files, Order, said, spawn
 from broker_agent.executors.starter import Starter
 from broker_agent.store.folders import TaskFolder
 from broker_agent.warden import cell
@@ -34,7 +36,10 @@ from broker_client.runtime import tracing
 from schemas.messages.actions import ProcessArgs
 from schemas.states import State
 
+log = structlog.get_logger(__name__)
+
 _TRACE: Final = tracing.VARIABLE.encode()
+_NAMES: Final = (b"MESH_COMMAND", b"MESH_ATTEMPT")
 # Longest wait, and interval of looks, for the last output of a program: the carrier copies it.
 DRAIN_S: Final = 5.0
 DRAIN_POLL_S: Final = 0.005
@@ -285,7 +290,7 @@ class ProcessExecutor(Executor):
         self.is_enclosing = bool(self.cells.prefix)
         self._launchers = None
         if self.is_enclosing or not ports.manner.is_ours:
-            self._launchers = Launchers(ports.manner, ports.others.add)
+            self._launchers = Launchers(ports.manner, ports.others.add, self._on_uncelled)
         self._starter = Starter(loop, self._launchers.spawn if self._launchers else spawn)
         self.tasks: set[ProcessTask] = set()
         self.leaders: set[int] = set()
@@ -315,6 +320,12 @@ class ProcessExecutor(Executor):
             lambda order: self._connect(order, job.folder),
         )
         return task
+
+    def _on_uncelled(self, order: Order, error: OSError) -> None:
+        """Tell of a task without a cell; called in the thread that has started it."""
+        self.cells.note_missed(said(error))
+        command, attempt = (order.env.get(name, b"").decode() for name in _NAMES)
+        log.warning("task_without_cell", command_id=command, attempt=attempt, error=said(error))
 
     def _connect(self, order: Order, folder: TaskFolder) -> Order:
         """Make the pipes, in the thread that starts the program, as late as possible.

@@ -25,10 +25,10 @@ from broker_agent.launcher.find import find
 ORDERS_FD = 3
 # Bytes of the order; whether its control group is among the descriptors.
 HEADER = struct.Struct("=I?")
-# pid, or 0; stage of the failure, and its errno.
+# pid, or 0; stage of the failure, and its errno. UNCELLED: it runs, but outside of its cell.
 BORN = struct.Struct("=iii")
 _FAILED = struct.Struct("=ii")
-NONE, CLONE, USER, LIMITS, FOLDER, NOT_FOUND, DENIED, LOAD = range(8)
+NONE, CLONE, USER, LIMITS, FOLDER, NOT_FOUND, DENIED, LOAD, UNCELLED = range(9)
 _FDS_MAX = 4
 
 # Source: clone(2), clone3(2). The number of clone3 is the same everywhere, those of clone are not.
@@ -178,13 +178,15 @@ def serve(orders: socket.socket, manner: Manner) -> None:
             os.set_inheritable(fd, False)
         pid, stage, number = 0, CLONE, 0
         try:
-            pid = _clone_somewhere(fds[3] if has_cell else -1)
+            pid, refused = _clone_somewhere(fds[3] if has_cell else -1)
         except OSError as error:
             number = error.errno or 0
         else:
             if pid == 0:
                 _load(order, manner, fds[:3], report)
             stage, number = _failure(failures)
+            if stage == NONE and refused:
+                stage, number = UNCELLED, refused
         for fd in fds:
             os.close(fd)
         try:
@@ -196,14 +198,17 @@ def serve(orders: socket.socket, manner: Manner) -> None:
             return
 
 
-def _clone_somewhere(cell: int) -> int:
-    """Clone into the cell if possible; without a cell the task is found through /proc."""
-    if cell >= 0:
-        try:
-            return _clone(cell)
-        except OSError:
-            pass
-    return _clone(-1)
+def _clone_somewhere(cell: int) -> tuple[int, int]:
+    """Clone into the cell if possible; without a cell the task is found through /proc.
+
+    Returns the pid, and the errno of the cell's refusal or 0. Raises OSError.
+    """
+    if cell < 0:
+        return _clone(-1), 0
+    try:
+        return _clone(cell), 0
+    except OSError as error:
+        return _clone(-1), error.errno or _EPERM
 
 
 def _failure(failures: int) -> tuple[int, int]:

@@ -133,6 +133,13 @@ def _ends(path: Path, settings: AgentSettings) -> tuple[str, bool]:
             "let the agent make groups of cgroup v2 (systemd: Delegate=yes), and tasks.cells",
             state="warning",
         )
+    if state is not None and state.uncelled:
+        raise Trouble(
+            f"{state.uncelled} tasks began without their control group: {state.uncelled_why}",
+            "a program of theirs that hides on purpose ends with the last task of the agent only",
+            "see task_without_cell in its log, and how many groups the host allows (cgroup.max.*)",
+            state="warning",
+        )
     if find_account(settings.tasks.user).is_other:
         return "each task begins in a control group, which it cannot leave", True
     return "each task begins in a control group; one of the agent's own user can leave it", True

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from broker_agent.executors.cells import Cells
 from broker_agent.services.intake import Intake
 from broker_agent.services.reporter import Reporter
 from broker_agent.services.wire import Line, Station
@@ -30,6 +31,7 @@ class LocalMetrics:
         link: Line,
         intake: Intake,
         reporter: Reporter,
+        cells: Cells,
         *,
         version: str,
         not_after: Callable[[], float],
@@ -38,6 +40,7 @@ class LocalMetrics:
         self._link = link
         self._intake = intake
         self._reporter = reporter
+        self._cells = cells
         self._version = version
         self._not_after = not_after
         self._started_at = station.clock.now()
@@ -64,6 +67,8 @@ class LocalMetrics:
         yield _one("heartbeat_rtt_seconds", "gauge", "From a heartbeat to its echo", lease.rtt_s)
         yield _one("tasks_running", "gauge", "Tasks under way", book.running)
         yield _one("task_slots", "gauge", "Tasks it takes at once", book.slots)
+        meaning = "Tasks that run without the control group that they were to have"
+        yield _one("tasks_without_cell_total", "counter", meaning, self._cells.missed)
         pending = self._reporter.pending_bytes
         yield _one("log_buffer_bytes", "gauge", "Reports not yet stored by the master", pending)
         ends = self._not_after()

@@ -9,6 +9,7 @@ import msgspec
 import structlog
 
 from broker_agent.core.lease import Lease, Phase
+from broker_agent.executors.cells import Cells
 from broker_agent.services.handshake import Handshake
 from broker_agent.services.room import Room
 from broker_agent.services.running import Running
@@ -30,7 +31,8 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     echoes come and are refused; 0: none. full: resource that is short, or empty.
     lease_age_s: age of the lease in seconds at `read_s`, a reading of the monotonic clock.
     fence_after_s: age at which tasks without a deadline of their own are ended. cells: whether
-    tasks start in control groups; None: unknown.
+    tasks start in control groups; None: unknown. uncelled: number of tasks that started without;
+    uncelled_why: cause of the newest.
     """
 
     pid: int
@@ -48,6 +50,8 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     fence_after_s: float = 0.0
     refused_epoch: int = 0
     cells: bool | None = None
+    uncelled: int = 0
+    uncelled_why: str = ""
 
     def lease_age_at(self, now_s: float) -> float | None:
         """Age of the lease in seconds; None while linked, since renewals are not written."""
@@ -88,10 +92,10 @@ class StatusFile:
         handshake: Handshake,
         room: Room,
         trouble: Callable[[], str],
-        has_cells: bool,
+        cells: Cells,
     ) -> None:
         self._trouble = trouble
-        self._has_cells = has_cells
+        self._cells = cells
         self._path = state_dir / STATUS_FILE
         self._facts = facts
         self._station = station
@@ -113,6 +117,7 @@ class StatusFile:
             self._reason,
             lease.refused_epoch,
             tuple(self._room.lacks),
+            self._cells.missed,
         )
 
     @property
@@ -141,7 +146,9 @@ class StatusFile:
             lease_age_s=lease.age_s(now_s),
             fence_after_s=lease.timers.unrecoverable_s,
             refused_epoch=lease.refused_epoch,
-            cells=self._has_cells,
+            cells=bool(self._cells.prefix),
+            uncelled=self._cells.missed,
+            uncelled_why=self._cells.why,
         )
         try:
             write_passing(self._path, msgspec.json.encode(state))

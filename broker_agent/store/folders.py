@@ -6,6 +6,8 @@
     work/                     working directory of the task: empty at its start
     stdout.lost, stderr.lost  span of the bytes that the disk refused, if any
 
+and `<state>/tasks/.removed/`: folders under removal.
+
 No code here follows a symbolic link: links that a task left in its folder are removed, never their
 targets.
 """
@@ -13,8 +15,6 @@ targets.
 import errno
 import fcntl
 import os
-import secrets
-import shutil
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Final
 from broker_agent.carrier.flow import Flows, is_marked, is_whole, read_span
 from broker_agent.core.budget import NO_HOLE, Hole
 from broker_agent.store.holes import punch
+from broker_agent.store.remover import REMOVED, Remover
 from broker_agent.store.spares import WORK, Spares
 from broker_client.runtime.files import open_regular
 from schemas.faults import Refused, Unreachable
@@ -211,6 +212,7 @@ class Folders:
         self._owner = owner
         self._kept: deque[str] = deque()
         self._spares = Spares(spares, owner)
+        self._remover = Remover(self._root)
 
     def name(self, command: str, attempt: int) -> str:
         return f"{self._root}/{command}.{attempt}"
@@ -224,7 +226,7 @@ class Folders:
         try:
             fds, worn = self._spares.take(path)
             for each in worn:
-                remove_folder(each)
+                self.remove(each)
             if fds is None:
                 fds = self._make(path)
             # A shared lock, which the carrier inherits: while it is held, files may still grow.
@@ -263,30 +265,40 @@ class Folders:
     def retire(self, path: str, *, empty: bool) -> None:
         """Keep the folder of a released task for a while, or remove it."""
         if empty or self._keep == 0:
-            remove_folder(path)
+            self.remove(path)
             return
         self._kept.append(path)
         while len(self._kept) > self._keep:
-            remove_folder(self._kept.popleft())
+            self.remove(self._kept.popleft())
+
+    def remove(self, path: str) -> None:
+        """Free the path at once, however much the folder holds."""
+        if not remove_plain(path):
+            self._remover.hand_over(path)
 
     def adopt(self, open_names: set[str]) -> None:
-        """Count as kept, at start, the folders without an open attempt, oldest first."""
+        """Count as kept, at start, the folders without an open attempt, oldest first.
+
+        The removals of an earlier start go on.
+        """
+        self._remover.go_on()
         with os.scandir(self._root) as found:
             loose = [
                 (entry.stat(follow_symlinks=False).st_mtime, entry.path)
                 for entry in found
-                if entry.path not in open_names
+                if entry.path not in open_names and entry.name != REMOVED
             ]
         for _, path in sorted(loose):
             if _is_empty(path):
-                remove_folder(path)
+                self.remove(path)
             else:
                 self.retire(path, empty=False)
 
     def close(self) -> None:
         """Remove the folders kept for reuse. No folder may be used after this."""
         for path in self._spares.clear():
-            remove_folder(path)
+            self.remove(path)
+        self._remover.close()
 
 
 def _is_empty(path: str) -> bool:
@@ -310,63 +322,26 @@ def _open_both(path: str, flags: int) -> tuple[int, int]:
         raise
 
 
-def remove_folder(path: str) -> None:
-    """Remove a folder and all that a task left in it, as far as possible."""
+def remove_plain(path: str) -> bool:
+    """Remove a folder that holds the agent's own files only; False if it holds more."""
     try:
         folder = os.open(path, _FOLDER)
     except OSError:
         with suppress(OSError):
             os.unlink(path)  # a link, or no folder at all
-        return
+        return not os.path.lexists(path)
     try:
-        for stream in STREAMS:
-            os.unlink(f"{stream}.log", dir_fd=folder)
-        os.rmdir(WORK, dir_fd=folder)
+        for name in (f"{stream}.{kind}" for stream in STREAMS for kind in ("log", "lost")):
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
+        with suppress(FileNotFoundError):
+            os.rmdir(WORK, dir_fd=folder)
     except OSError:
-        pass  # rmtree handles it
+        return False
     finally:
         os.close(folder)
     try:
         os.rmdir(path)
     except OSError:
-        _remove_tree(path)
-
-
-def _remove_tree(path: str) -> None:
-    try:
-        shutil.rmtree(path, ignore_errors=True)  # this does not follow links either
-    except RecursionError:
-        with suppress(OSError):
-            _remove_deep(path)
-
-
-def _remove_deep(path: str) -> None:
-    """Remove a tree of any depth: subfolders are moved up before a removal. Raises OSError."""
-    top = os.open(path, _FOLDER)
-    unique, number = secrets.token_hex(8), 0
-    try:
-        left = _empty(top)
-        while left:
-            name = left.pop()
-            inner = os.open(name, _FOLDER, dir_fd=top)
-            try:
-                for each in _empty(inner):
-                    number += 1
-                    left.append(f"{unique}.{number}")
-                    os.rename(each, left[-1], src_dir_fd=inner, dst_dir_fd=top)
-            finally:
-                os.close(inner)
-            os.rmdir(name, dir_fd=top)
-    finally:
-        os.close(top)
-    os.rmdir(path)
-
-
-def _empty(folder: int) -> list[str]:
-    """Remove all entries that are no folders; returns the names of the folders."""
-    with os.scandir(folder) as found:
-        entries = [(entry.name, entry.is_dir(follow_symlinks=False)) for entry in found]
-    for name, is_folder in entries:
-        if not is_folder:
-            os.unlink(name, dir_fd=folder)
-    return [name for name, is_folder in entries if is_folder]
+        return False
+    return True

@@ -371,6 +371,32 @@ async def test_sec_s35_root_that_left_its_cell_ends_with_the_last_task(cells: Ce
         stage.close()
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+async def test_task_that_gets_no_cell_runs_and_is_told_of(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], is_there: bool
+) -> None:
+    """Its cell is a folder that is no control group, or cannot be made at all."""
+    parent = tmp_path / "groups"
+    if is_there:
+        parent.mkdir()
+    cells = Cells(str(parent), "a1", "inc")
+    stage = Stage(TaskSettings(user=str(os.geteuid())), cells)
+    try:
+        ending, out, _ = await stage.run("echo", "there")
+        assert (ending.state, out) == (State.SUCCEEDED, b"there\n")
+        failed, _, _ = await stage.run("/nowhere/none")
+        assert (failed.state, failed.exit_code) == (State.FAILED, 127)
+    finally:
+        stage.close()
+    # Of what never ran nothing can hide.
+    assert cells.missed == 1
+    assert cells.why in {"bad file descriptor", "no such file or directory"}
+    said = capsys.readouterr()
+    told = [line for line in (said.out + said.err).splitlines() if "task_without_cell" in line]
+    assert len(told) == 1
+    assert "c1" in told[0]
+
+
 def ignored(mask: str) -> set[int]:
     """Without the two that the C library keeps to itself."""
     found = int(mask, 16)

@@ -13,11 +13,13 @@ import pytest
 from broker_agent.core.lease import Phase
 from broker_agent.executors.base import Left
 from broker_agent.executors.cells import Cells
+from broker_agent.services.doctor import _ends
 from broker_agent.services.status import read_status
 from broker_agent.settings import AgentSettings
 from broker_agent.store.rows import Row
 from broker_agent.warden.table import read_table
 from broker_agent.wiring import build
+from broker_client.cli.doctor.findings import Trouble
 from broker_client.runtime import logs
 from broker_client.runtime.exposition import ExpositionServer
 from broker_client.runtime.frames import Msg
@@ -474,6 +476,21 @@ async def test_status_says_whether_tasks_begin_in_control_groups(rig: Rig) -> No
     assert status(rig).cells is True
 
 
+async def test_status_and_doctor_tell_of_tasks_without_a_cell(rig: Rig, tmp_path: Path) -> None:
+    cells = Cells("/nowhere", "a1", "i")
+    parts = build(rig.station, replace(rig.ports, cells=cells))
+    parts.status.write()
+    settings = AgentSettings()
+    assert _ends(rig.ports.state_dir, settings)[0].startswith("each task begins in a control group")
+    cells.note_missed("no space left on device")
+    cells.note_missed("device or resource busy")
+    parts.status.write_if_changed()
+    assert (status(rig).uncelled, status(rig).uncelled_why) == (2, "device or resource busy")
+    with pytest.raises(Trouble) as told:
+        _ends(rig.ports.state_dir, settings)
+    assert told.value.found.startswith("2 tasks began without their control group: device or")
+
+
 async def test_warden_is_given_the_paths_of_the_cells(rig: Rig) -> None:
     post = build(rig.station, replace(rig.ports, cells=Cells("/nowhere", "a1", "i"))).post
     assert post._cells == "/nowhere/mesh-a1-i-"
@@ -495,5 +512,6 @@ async def test_endpoint_tells_what_the_agent_counts(rig: Rig) -> None:
         f"mesh_local_certificate_not_after_timestamp_seconds {NOT_AFTER:.0f}",
         'mesh_local_run_requests_total{answer="accepted"} 0',
         "mesh_local_log_buffer_bytes 0",
+        "mesh_local_tasks_without_cell_total 0",
     ):
         assert line in text

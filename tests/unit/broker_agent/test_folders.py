@@ -3,10 +3,13 @@
 import os
 import time
 from pathlib import Path
+from threading import Event
 
 import pytest
 
-from broker_agent.store.folders import Folders, remove_folder
+from broker_agent.store import remover
+from broker_agent.store.folders import Folders
+from broker_agent.store.remover import REMOVED, Remover, _Interrupted, _Sweep
 from broker_agent.store.spares import _SETTLED_NS
 from schemas.faults import MeshError
 from tests.waiting import soon
@@ -18,7 +21,8 @@ def folders(tmp_path: Path) -> Folders:
 
 
 def names(root: Path) -> list[str]:
-    return sorted(path.name for path in root.iterdir())
+    """But of what is being removed."""
+    return sorted(path.name for path in root.iterdir() if path.name != REMOVED)
 
 
 def retired(folders: Folders, command: str, output: bytes = b"") -> None:
@@ -158,7 +162,7 @@ def test_newest_folders_with_output_are_kept(folders: Folders, tmp_path: Path) -
     assert names(tmp_path) == ["c2.1", "c3.1"]
 
 
-def test_removal_follows_no_link(tmp_path: Path) -> None:
+async def test_removal_follows_no_link(tmp_path: Path) -> None:
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "file").write_text("x")
@@ -170,9 +174,11 @@ def test_removal_follows_no_link(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "inside").symlink_to(precious)
     (folder / "stdout.log").symlink_to(precious / "file")
-    remove_folder(str(root / "link"))
-    remove_folder(str(folder))
+    folders = Folders(root, keep=0)
+    folders.remove(str(root / "link"))
+    folders.remove(str(folder))
     assert names(root) == []
+    await soon(lambda: names(root / REMOVED) == [])
     assert names(precious) == ["file", "stdout.log"]
 
 
@@ -203,3 +209,82 @@ def test_leftovers_of_an_earlier_start_are_kept_or_removed_but_not_what_is_open(
     folders.adopt({folders.name("open", 1)})
     folders.close()
     assert names(tmp_path) == ["old2.1", "old3.1", "open.1"]
+
+
+def test_folder_is_gone_at_once_however_long_its_removal_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal's thread and the loop have to go on, at a start as well."""
+    monkeypatch.setattr(Remover, "go_on", lambda _: None)
+    folders = Folders(tmp_path, keep=0)
+    for command in ("c1", "c2"):
+        folder = folders.make(command, 1)
+        (Path(folder.work) / "left").write_text("x")
+        folder.close()
+    folders.retire(folders.name("c1", 1), empty=False)
+    folders.adopt(set())
+    assert names(tmp_path) == []
+    assert len(names(tmp_path / REMOVED)) == 2
+
+
+async def test_removal_goes_on_after_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Remover, "go_on", lambda _: None)
+        first = Folders(tmp_path, keep=0)
+        folder = first.make("c1", 1)
+        (Path(folder.work) / "left").write_text("x")
+        folder.close()
+        first.remove(folder.path)
+        first.close()
+    second = Folders(tmp_path, keep=0)
+    second.adopt(set())
+    await soon(lambda: names(tmp_path / REMOVED) == [])
+    second.close()
+
+
+async def test_folder_somebody_goes_on_writing_into_holds_up_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has its turn, and the first gets another."""
+    turns: list[str] = []
+
+    def remove(self: _Sweep, path: str) -> bool:
+        turns.append(path)
+        if len(turns) < 3:
+            raise _Interrupted
+        os.rmdir(path)  # noqa: PTH106
+        return True
+
+    monkeypatch.setattr(_Sweep, "remove", remove)
+    ours = Remover(str(tmp_path))
+    for name in ("c1.1", "c2.1"):
+        (tmp_path / name).mkdir()
+        assert ours.hand_over(str(tmp_path / name))
+    await soon(lambda: names(tmp_path / REMOVED) == [])
+    assert len(turns) >= 4
+    ours.close()
+
+
+def test_removal_ends_its_turn_when_its_time_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remover, "_TURN_S", -1.0)
+    monkeypatch.setattr(remover, "_STEPS", 1)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(_Interrupted):
+        _Sweep(Event()).remove(str(tmp_path))
+    assert names(tmp_path) == ["file"]
+
+
+async def test_folder_without_rights_is_removed(folders: Folders, tmp_path: Path) -> None:
+    folder = folders.make("c1", 1)
+    closed = Path(folder.work) / "closed"
+    (closed / "inner").mkdir(parents=True)
+    (closed / "inner" / "file").write_text("x")
+    (closed / "inner").chmod(0)
+    closed.chmod(0)
+    folder.close()
+    folders.remove(folder.path)
+    await soon(lambda: names(tmp_path / REMOVED) == [])
