@@ -1,1 +1,1 @@
-"""The loops of the master: thin, they act on what core decided."""
+"""Services of the master: thin loops that perform the decisions of core."""

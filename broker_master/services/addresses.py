@@ -1,4 +1,4 @@
-"""Learns from the broker under which address and port it sees each agent."""
+"""Learns each agent's address and port from the broker."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ _PERIOD_S = 30.0
 
 
 class Addresses:
-    """Asks soon after an agent has returned, once for all that returned meanwhile."""
+    """Asks soon after an agent has returned, once for all agents that returned in the meantime."""
 
     name = "addresses"
 
@@ -39,7 +39,7 @@ class Addresses:
             try:
                 await self._learn()
             except MeshError as error:
-                # Only a detail of a view: the next round learns it.
+                # Only a detail of a view: the next round fetches it.
                 log.info("addresses_unknown", error=str(error))
 
     async def _learn(self) -> None:

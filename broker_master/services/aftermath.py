@@ -1,9 +1,10 @@
-"""What a restored state does not know: commands that have ended, begun or been accepted since.
+"""Restored state: commands that ended, began or were accepted after the backup was made.
 
-What was open in the backup is *doubtful*: it may have run since, so it is given to nobody. An agent
-that names it in its handshake settles the doubt; who is silent for too long, or has it no longer,
-makes it lost with a reason, or whatever else its `on_lost` says. What agents run, or have ended and
-not told, and this state has never heard of, is adopted: it is shown, can be cancelled and is told.
+A command that is open in the backup is *doubtful*: it may have run since, so no agent gets it. An
+agent that lists it in its handshake ends the doubt; if its agent is silent for too long, or does
+not have it, the command is lost with a reason, or treated by its `on_lost`. An attempt that an
+agent runs, or has an unreported end of, and that is not in the state, is adopted: it is shown, can
+be cancelled, and its end is reported.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ from schemas.states import Liveness, State
 
 log = structlog.get_logger()
 
-# As long as agents remember at least what they have run.
+# Least time for which agents remember what they have run.
 _KEPT_S: Final = DAY_S
 _ATTEMPTS_MAX: Final = 16
 LABEL: Final = "restored"
@@ -43,7 +44,7 @@ _ARGS: Final = msgspec.msgpack.encode({"argv": ["(not in the backup)"]})
 
 
 class Aftermath:
-    """Decisions are stored as facts like all others, so a master that starts again has them."""
+    """Stores its decisions as facts, so that a restarted master has them."""
 
     def __init__(
         self,
@@ -59,15 +60,15 @@ class Aftermath:
         self._plane = plane
         self._settler = settler
         self._state_dir = state_dir
-        # Agents whose tasks may be of before the restore, until their handshake is done.
+        # Agents whose tasks may predate the restore, until their handshake is done.
         self._past: set[str] = set()
         self._due_s = plane.clock.elapsed() + plane.timers.adopt_s
         self._noted: set[str] = set()
-        # Groups whose agents have shown that this state was put back without a word.
+        # Groups whose agents have shown that this state was restored without a note.
         self._noticed: set[str] = set()
 
     def begin(self) -> None:
-        """After the replay, before anything is sent: doubt what is open in a restored state."""
+        """Before any transmission: doubt the open commands of a restored state."""
         plane, restored = self._plane, self._restored
         if restored is None:
             return
@@ -80,7 +81,7 @@ class Aftermath:
         self._write(msgspec.structs.replace(restored, doubtful=sorted(found)))
 
     def _tell(self, restored: Restored, open_: int) -> None:
-        """Once for each restore, by the first master on that state."""
+        """Report each restore once, by the first master on the restored state."""
         plane = self._plane
         made = rfc3339(restored.taken_at) if restored.taken_at else "at an unknown time"
         plane.count("restore", "announced")
@@ -92,18 +93,18 @@ class Aftermath:
         )
 
     def is_past(self, epoch: int) -> bool:
-        """Whether a master of this epoch ran with what the present state does not know."""
+        """Whether a master of this epoch had state that the present one lacks."""
         plane = self._plane
         if self._restored is not None:
             return generation_of(epoch) < generation_of(plane.epoch)
         return self._earlier < epoch < plane.epoch
 
     def is_of_past(self, agent: str) -> bool:
-        """Whether it may have run what the state does not know, until its handshake is done."""
+        """Whether the agent may run tasks unknown to this state, until its handshake is done."""
         return agent in self._past
 
     def note_past(self, presence: Presence) -> None:
-        """An agent has obeyed such a master, and not yet agreed with this one."""
+        """Note that an agent has obeyed such a master, and has no handshake with this one yet."""
         if presence.reconciled or presence.agent in self._past:
             return
         self._past.add(presence.agent)
@@ -111,7 +112,7 @@ class Aftermath:
             self._doubt_group(presence.group)
 
     def _doubt_group(self, group: str) -> None:
-        """A copy was put back without a word: noticed by what its agents have obeyed."""
+        """Doubt a group after an unnoted restore, detected by the epoch that its agents obey."""
         plane = self._plane
         fresh = {
             command.id
@@ -120,7 +121,7 @@ class Aftermath:
         }
         self._withhold(fresh)
         if group in self._noticed:
-            return  # another agent of it says the same
+            return  # another agent of it reports the same
         self._noticed.add(group)
         log.error("state_was_put_back", group=group, doubtful=len(fresh))
         plane.count("restore", "noticed")
@@ -133,27 +134,27 @@ class Aftermath:
         )
 
     def _withhold(self, commands: set[str]) -> None:
-        """Give these to nobody until it is known what became of them."""
+        """Give these to no agent until their state is known."""
         plane = self._plane
         for command_id in commands - plane.doubtful:
             plane.dispatcher.withdraw(command_id)
         plane.doubtful |= commands
 
     def _may_have_ended(self, command: Command) -> bool:
-        """Of before this start, and nobody has named it to this master."""
+        """Whether it predates this start, and no agent has listed it to this master."""
         began, attempt = self._plane.started_at, command.open_attempt
         if attempt is None:
             return command.state is State.QUEUED and command.accepted.submitted_at < began
         return attempt.assigned_at < began and attempt.state in (State.SENT, State.UNKNOWN)
 
     def on_done(self, agent: str) -> None:
-        """Its handshake is complete: what it runs from now on is this master's own."""
+        """Take in a complete handshake: the agent's later tasks are this master's own."""
         self._past.discard(agent)
 
-    # -- what agents have
+    # -- attempts that agents have
 
     def adopt(self, agent: str, task: TaskStatus) -> None:
-        """Enter an attempt that an agent of before the restore has, and that is not in the book."""
+        """Enter an attempt of an agent that predates the restore and is not in the book."""
         if agent not in self._past or not 0 < task.attempt <= _ATTEMPTS_MAX:
             return
         plane = self._plane
@@ -175,7 +176,7 @@ class Aftermath:
         self._attach(command, agent, task.attempt)
 
     def _open(self, agent: str, task: TaskStatus) -> Command:
-        """A command accepted after the backup: only its id and its agent are left of it."""
+        """Enter a command accepted after the backup: only its id and its agent are known."""
         accepted = Accepted(
             id=task.command,
             client=ADMIN,
@@ -191,7 +192,7 @@ class Aftermath:
         return command
 
     def _attach(self, command: Command, agent: str, number: int) -> None:
-        """Have attempt `number` be on this agent; what is unknown of those before it is said."""
+        """Set attempt `number` to run on this agent; earlier unknown attempts say so."""
         plane, at = self._plane, self._plane.clock.now()
         plane.dispatcher.withdraw(command.id)
         facts: list[tuple[subjects.Fact, Fact]] = []
@@ -237,10 +238,10 @@ class Aftermath:
     def _group(self, agent: str) -> str:
         return self._plane.registry.agent(agent).group
 
-    # -- what nobody speaks of
+    # -- attempts that no agent names
 
     def tick(self) -> None:
-        """Once agents have had their time: what no agent has named is settled by its terms."""
+        """After the grace period: settle attempts that no agent has named, by their `on_lost`."""
         plane = self._plane
         if plane.doubtful and plane.clock.elapsed() >= self._due_s and not plane.roster.is_cut_off:
             for command_id in list(plane.doubtful):
@@ -283,5 +284,5 @@ class Aftermath:
         try:
             write_restored(self._state_dir, restored)
         except MeshError as error:
-            # The next start doubts more than it must.
+            # The next start doubts more than necessary.
             log.warning("restore_unrecorded", error=str(error))

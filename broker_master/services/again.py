@@ -1,4 +1,4 @@
-"""Submits what has ended again: the same body, a new id, rights as at any submission."""
+"""Submits an ended command again: the same body, a new id, rights as at any submission."""
 
 import asyncio
 
@@ -19,8 +19,8 @@ class Again:
     async def retry(self, caller: ClientEntry, id: str, new_id: str | None) -> SubmitAnswer:
         """Durable when this answers. The new command is the caller's; the old one stays.
 
-        Raises Refused: `command_unknown`, `command_open`, `body_not_kept`, or what a submission of
-        it is refused with.
+        Raises Refused: `command_unknown`, `command_open`, `body_not_kept`, or a refusal of the
+        submission.
         """
         before = await self._accepted(caller, id)
         answered: asyncio.Future[SubmitAnswer] = asyncio.get_running_loop().create_future()

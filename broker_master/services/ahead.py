@@ -1,10 +1,9 @@
-"""Output that is read before it is asked for, for readers who were given much and will want more.
+"""Reads output ahead of requests, for readers that got much and will want more.
 
     held ├──────────────┤ coming ├ ─ ─ ─ ─ ─ ─┤
-         ▲ offset: what the next request asks for
 
-A broker that stores output as fast as it can lets a reader in between two writes only. So the next
-bytes are asked for in good time, and many at once.
+A broker that stores output at full speed serves a reader only between two writes. So the next bytes
+are requested early, and many at once.
 """
 
 import asyncio
@@ -19,18 +18,18 @@ from broker_client.runtime.supervise import TaskSet
 from schemas import limits
 from schemas.faults import MeshError, Refused
 
-# Read for one reader at a time, and for how many readers: held are at most 12 MiB.
+# Bytes read ahead for one reader, and number of readers: at most 12 MiB are held.
 PAGE_BYTES: Final = 8 * limits.CHUNK_BYTES
 _READERS_MAX: Final = 8
-# Who gets less than this reads along with a task that prints no faster.
+# A reader that gets less than this keeps up with its task.
 _FROM_BYTES: Final = limits.CHUNK_BYTES
 
 
 class Part(msgspec.Struct, frozen=True):
-    """Bytes from an offset on. complete: nothing more of this stream will come.
+    """Bytes from an offset on. complete: the stream will bring no more.
 
-    gap: how many bytes before them will never come. times: from which offset on they were printed
-    when, as unix time.
+    gap: number of bytes before them that will never come. times: pairs of offset and unix time of
+    printing.
     """
 
     data: bytes = b""
@@ -52,22 +51,22 @@ class _Held:
 
 
 class ReadAhead:
-    """read: what follows an offset of a stream, so many bytes of it at most.
+    """read: fetches at most so many bytes after an offset of a stream.
 
-    A reader who stops leaves what was read for it until other readers need the room.
+    Bytes read for a reader that stops stay until other readers need the room.
     """
 
     def __init__(self, tasks: TaskSet, read: Read) -> None:
         self._tasks = tasks
         self._read = read
-        # By stream and the place that is asked for next: several may read one stream.
+        # By stream and next offset: several may read one stream.
         self._held: OrderedDict[tuple[str, int], _Held] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._held)
 
     async def take(self, subject: str, offset: int, max_bytes: int) -> bytes:
-        """What was read at just this place; nothing if that was nothing."""
+        """Bytes held for exactly this offset; empty if there are none."""
         held = self._held.pop((subject, offset), None)
         if held is None:
             return b""
@@ -81,7 +80,7 @@ class ReadAhead:
         return data
 
     def note(self, subject: str, end: int, size: int) -> None:
-        """A reader has got `size` bytes that ended at `end`, and they were not from here."""
+        """Note that a reader has got `size` bytes up to `end`, and they were not read ahead."""
         if size >= _FROM_BYTES:
             self._keep(subject, _Held(end))
 
@@ -91,14 +90,14 @@ class ReadAhead:
             self._held.popitem(last=False)
         self._held[subject, held.offset] = held
         if held.coming is None and len(held.data) < PAGE_BYTES:
-            # Too many tasks are under way: nobody needs this one.
+            # Too many tasks are under way: reading ahead is optional.
             with suppress(Refused):
                 held.coming = self._tasks.spawn(
                     self._bytes_from(subject, held.offset + len(held.data))
                 )
 
     async def _bytes_from(self, subject: str, offset: int) -> bytes:
-        """Nothing where bytes are missing, or the broker is away: whoever asks then is told why."""
+        """Empty where bytes are missing, or the broker is away: the reader's own read shows why."""
         try:
             part = await self._read(subject, offset, PAGE_BYTES)
         except MeshError:

@@ -1,4 +1,4 @@
-"""Answers to agents, and to those who will be: a message, or a fault with its headers."""
+"""Answers to agents and to enrolling ones: a message, or a fault with its headers."""
 
 import msgspec
 
@@ -9,9 +9,9 @@ from schemas.faults import MeshError
 
 
 def send_answer(plane: Plane, reply: str, answer: msgspec.Struct | MeshError, what: str) -> None:
-    """Send it to a subject that was checked to be the asker's own. Lost ones are asked for again.
+    """Send an answer to a subject checked to be the asker's own. A lost answer is requested again.
 
-    what: the kind of question, for the count of answers that could not be sent.
+    what: the kind of request, for the counter of unsent answers.
     """
     headers = None
     if isinstance(answer, MeshError):

@@ -1,4 +1,4 @@
-"""Gives commands to agents: chooses, makes the choice durable, sends."""
+"""Assigns commands to agents: chooses, makes the choice durable, sends."""
 
 import asyncio
 from collections.abc import Iterable
@@ -27,9 +27,9 @@ from schemas.states import State
 log = structlog.get_logger()
 
 _TICK_S = 0.25
-# What looking through all open commands may take of the time, however many there are.
+# Share of the time for the scan of all open commands, however many there are.
 _LOOK_PART = 0.05
-# Commands that an agent has refused for good, looked past for it at once.
+# Permanently refused commands to skip in one search.
 _SKIPPED_MAX = 16
 
 
@@ -50,7 +50,7 @@ class Assigner:
         self._rotate_due_s = plane.clock.elapsed() + PART_S
 
     def reserve(self, accepted: Accepted) -> Choice | None:
-        """Choose for a command that is just being accepted; None if others wait before it.
+        """Choose for a command that is being accepted; None if others wait before it.
 
         The slot is taken at once, so that two commands never get the same one.
         """
@@ -72,7 +72,7 @@ class Assigner:
         )
 
     def wait(self, command: Command) -> None:
-        """Let an accepted command wait, unless an agent can take it now."""
+        """Queue an accepted command, unless an agent can take it now."""
         accepted = command.accepted
         choice = self.reserve(accepted)
         if choice is not None:
@@ -84,7 +84,7 @@ class Assigner:
             dispatcher.enqueue(dispatcher.wish(accepted), command.id)
 
     def fill(self, agent: str) -> None:
-        """Give `agent` waiting commands while it has free slots."""
+        """Assign waiting commands to `agent` while it has free slots."""
         dispatcher = self._plane.dispatcher
         if not dispatcher.has_waiting:
             return
@@ -106,7 +106,7 @@ class Assigner:
         self._fill_limited(agent)
 
     def _fill_limited(self, agent: str) -> None:
-        """Where a group's own limit holds commands back, another member may be the one to go on."""
+        """Assign a command of a group with a limit of its own, to another member if need be."""
         dispatcher = self._plane.dispatcher
         while (found := dispatcher.next_beside(agent)) is not None:
             command_id, choice = found
@@ -126,7 +126,7 @@ class Assigner:
         return None if self._is_barred(command) else command
 
     def _is_barred(self, command: Command) -> bool:
-        """End a command that waits and may not be run any more; whether it was one."""
+        """End a waiting command that may no longer run; True if it was one."""
         refused = objection(self._plane, command)
         if refused is None:
             return False
@@ -142,8 +142,8 @@ class Assigner:
         number = len(command.attempts) + 1
         fact = subjects.Fact(command.id, number, "assigned")
         body = self.assigned(choice)
-        # Folded before it is durable, so that nobody else takes the command meanwhile; it is
-        # sent only afterwards.
+        # Folded before it is durable, so that no other agent gets the command meanwhile; it is sent
+        # only afterwards.
         if not fold(command, fact, body):
             self._plane.dispatcher.give_back(choice.agent)
             return
@@ -160,13 +160,13 @@ class Assigner:
             command.keep_place(subjects.fact(*fact), stored.result())
             self._transmitter.send(command)
         elif isinstance(error, Conflict):
-            # Another master has assigned it: it is that one's to send.
+            # Another master has assigned it and sends it.
             log.error("assignment_conflict", command_id=command.id, attempt=fact.attempt)
         else:
             self._take_back(command, fact, error)
 
     def _take_back(self, command: Command, fact: subjects.Fact, error: BaseException) -> None:
-        """The choice could not be stored: nothing was sent, the command waits again."""
+        """Requeue the command: the choice could not be stored, and nothing was sent."""
         log.warning("assignment_refused", command_id=command.id, error=str(error))
         attempt = unfold_assigned(command)
         if attempt is None:
@@ -176,11 +176,11 @@ class Assigner:
         dispatcher.enqueue(dispatcher.wish(command.accepted), command.id, first=True)
 
     def perform(self, command: Command, effects: Iterable[Effect]) -> None:
-        """Do what an event of `command` asks for."""
+        """Perform the effects of an event of `command`."""
         self._transmitter.perform(command, effects)
 
     def _on_requeue(self, command: Command, avoid: str) -> None:
-        """A command whose attempt ended without an end of its own: try the next agent."""
+        """Requeue a command whose attempt was refused: try the next agent."""
         dispatcher = self._plane.dispatcher
         wish = dispatcher.wish(command.accepted)
         choice = dispatcher.choose(wish, avoid={avoid, *refusers(command)})
@@ -191,7 +191,7 @@ class Assigner:
             dispatcher.enqueue(wish, command.id, first=True)
 
     def _on_refused(self, agent: str) -> None:
-        """It has no room just now, although it should have: it is left alone for a while."""
+        """Hold an agent back for a while: it has no room just now, although it should have."""
         self._holds.refuse(agent, self._plane.clock.elapsed())
         self._plane.dispatcher.hold(agent, held=True)
 
@@ -202,7 +202,7 @@ class Assigner:
             self.tick()
 
     def tick(self) -> None:
-        """End what has waited too long; fill slots that a change of status has opened."""
+        """End waits that are too long; fill slots that a change of status has opened."""
         dispatcher, now_s = self._plane.dispatcher, self._plane.clock.elapsed()
         if now_s >= self._look_due_s:
             self._look(now_s)
@@ -223,7 +223,7 @@ class Assigner:
             if command.id in self._plane.doubtful or self._is_barred(command):
                 continue
             if command.cancel_by:
-                # Usually ended at once; here again if that could not be stored.
+                # Usually ended at once; retried here if the end could not be stored.
                 self._settler.settle_all(command, ends.on_cancelled(command, now))
             elif command.start_waiting(now_s=now_s, at=now) <= now_s:
                 ttl_s = command.accepted.queue_ttl_s

@@ -1,7 +1,7 @@
-"""Writes the audit trail: who did what to what, from where, when, and what came of it.
+"""Writes the audit trail: actor, action, target, host, time and result.
 
-An answer to a changing call is given once its entry is durable, so that nobody is told of an act
-that the trail does not know. Commands submitted are in history, and pass by here.
+A changing call is answered once its entry is durable, so that no unrecorded act is ever confirmed.
+Submitted commands are in history, not here.
 """
 
 import asyncio
@@ -23,13 +23,12 @@ from schemas.messages.audit import AuditEntry
 
 log = structlog.get_logger()
 
-# An answer waits so long for its entry at most; the writer goes on trying after that.
+# Longest wait of an answer for its entry; the writer keeps retrying after that.
 _DURABLE_S: Final = 2.0
 _TASKS_MAX: Final = 500
 _TASKS_PER_SPEAKER: Final = 40
 _CLOSE_S: Final = 1.0
-# Refusals and alarms of one speaker that get an entry each: a flood is one story, told now and
-# then.
+# Refusals and alarms of one actor that get an entry each: a flood gets one now and then.
 _REFUSALS_PER_S: Final = 0.2
 _REFUSALS_BURST: Final = 20
 _CALLERS_MAX: Final = 10_000
@@ -38,7 +37,7 @@ _TOLD_TOGETHER: Final = frozenset({"refused", "alarm"})
 
 
 class Auditor:
-    """Takes entries from the plane and from the api. Bounded: what it cannot take, it counts."""
+    """Takes entries from the plane and from the API; those beyond its limit are counted."""
 
     name = "audit"
 
@@ -60,7 +59,7 @@ class Auditor:
             await self._tasks.aclose(_CLOSE_S)
 
     def take(self, entry: AuditEntry) -> None:
-        """Write it soon."""
+        """Queue an entry to be written."""
         if not self._is_told(entry):
             return
         speaker = "" if entry.actor == "master" else entry.by
@@ -96,12 +95,12 @@ class Auditor:
             self._lose(entry, error)
 
     def _lose(self, entry: AuditEntry, error: MeshError) -> None:
-        """The log is the last place where it can be kept."""
+        """Log an entry that could not be queued: the log is its last place."""
         self._plane.count("audit", "lost")
         log.error("audit_lost", entry=msgspec.to_builtins(entry), error=str(error))
 
     def _is_told(self, entry: AuditEntry) -> bool:
-        """Not if it is one of many refusals or alarms of one speaker: a later one tells of it."""
+        """False for one of many refusals or alarms of one actor: a later entry counts them."""
         if entry.result not in _TOLD_TOGETHER:
             return True
         who = self._who(entry)
@@ -127,7 +126,7 @@ class Auditor:
         return msgspec.structs.replace(entry, detail=detail)
 
     def _who(self, entry: AuditEntry) -> str:
-        """Whose refusals and alarms are one story: of the speaker, or of whom the master speaks."""
+        """Key of the rate limit: the actor, or the subject of an alarm by the master."""
         registry = self._plane.registry
         name = entry.by if entry.actor != "master" else entry.target
         is_known = name in registry.clients or name in registry.agents

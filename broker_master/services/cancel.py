@@ -1,4 +1,4 @@
-"""Cancels commands, wherever they are."""
+"""Cancels commands in any state."""
 
 import asyncio
 
@@ -21,9 +21,9 @@ class Canceller:
         self._transmitter = transmitter
 
     async def cancel(self, command: Command, by: str) -> bool:
-        """Record the wish and carry it out as far as possible now. False: it was cancelled before.
+        """Record a cancel and carry it out as far as possible now. False: it was cancelled before.
 
-        A silent agent is told with its next handshake. Raises Refused (`command_ended`).
+        A silent agent gets it with its next handshake. Raises Refused (`command_ended`).
         """
         if command.is_terminal:
             raise Refused("command_ended", f"command {command.id} has {command.state}")
@@ -39,9 +39,9 @@ class Canceller:
         return True
 
     async def decide(self, command: Command, what: str, by: str) -> None:
-        """Carry out an operator's word on a command whose attempt is lost: `fail` or `rerun`.
+        """Carry out an operator's decision on a command whose attempt is lost: `fail` or `rerun`.
 
-        Raises Refused (`not_undecided`) if it waits for none.
+        Raises Refused (`not_undecided`) if the command waits for none.
         """
         clock, attempt = self._plane.clock, command.attempt
         if not attempts.on_word(command, clock.now()):
@@ -61,6 +61,6 @@ class Canceller:
             self._settler.settle_all(command, effects)
 
     def carry_out(self, command: Command) -> None:
-        """Do what a recorded cancel asks for, if it can be done now; again after a restart."""
+        """Carry out a recorded cancel if possible now; repeated after a restart."""
         effects = attempts.on_cancel(command, self._plane.clock.now())
         self._transmitter.perform(command, effects)

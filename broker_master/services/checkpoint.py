@@ -1,4 +1,4 @@
-"""Keeps the event stream small: carries long-lived commands forward and purges what is over."""
+"""Keeps the event stream small: carries long-lived commands forward and purges ended ones."""
 
 import asyncio
 from typing import Final
@@ -13,8 +13,8 @@ from schemas.faults import MeshError
 
 log = structlog.get_logger()
 
-# Of the stream's limit, what may be there twice while facts are carried forward: less than what
-# commands leave to ends and cancels.
+# Part of the stream's limit that carried facts may occupy twice: less than the reserve for ends and
+# cancels.
 _TWICE_PART: Final = 0.01
 
 
@@ -31,16 +31,16 @@ class Checkpointer:
         ready.set()
         retention = self._plane.settings.retention
         while True:
-            # Marks ten times per window, so that little more than a window is ever kept.
+            # Ten marks per window, so that little more than a window is kept.
             await asyncio.sleep(min(retention.checkpoint_s, retention.facts_s / 10))
             try:
                 await self.step()
             except MeshError as error:
-                # The stream only grows meanwhile; the next round purges further.
+                # The stream only grows until then; the next round purges further.
                 log.warning("checkpoint_delayed", error=str(error))
 
     async def step(self) -> None:
-        """Mark where the stream stands, and purge what is older than the window."""
+        """Mark the head of the stream, and purge facts older than the window."""
         now_s = self._plane.clock.elapsed()
         info = await self._streams.info(EVENTS)
         self._checkpoint.mark(now_s, info.last_seq)
@@ -56,9 +56,9 @@ class Checkpointer:
     async def _carry(self, plan: Plan) -> bool:
         """Write the facts of long-lived commands again at the head; False if one could not be.
 
-        Each is expected at the sequence of its old copy, so a fact is never doubled and a master
-        that was replaced meanwhile carries nothing. What is carried soon goes from its
-        old place, so that a stream that is nearly full does not get full by being tidied up.
+        Each is expected at the sequence of its old copy, so a fact is never doubled and a replaced
+        master carries nothing. The old copy is removed soon after, so that carrying never fills a
+        nearly full stream.
         """
         twice = self._twice_bytes
         for subject, sequence in plan.carry:

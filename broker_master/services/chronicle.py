@@ -1,7 +1,7 @@
-"""One line of the log per ended attempt, as far as lines can be read and paid for.
+"""One log line per ended attempt, within a rate limit.
 
-A line costs a tenth of what a whole command may cost. So a burst is told line by line, a flood only
-in part, and the next line says how many were left out; the history holds every one of them.
+A line costs up to a tenth of a whole command. So a burst is logged line by line, a flood only in
+part, and the next line counts the omitted ones; the history has every one.
 """
 
 from typing import Final
@@ -26,7 +26,7 @@ class Chronicle:
         self._unsaid = 0
 
     def tell(self, command: Command, number: int, outcome: Outcome) -> None:
-        """Say how attempt `number` ended (0: it never had one). Never what was run, or printed."""
+        """Log the end of attempt `number` (0: no attempt). Never its program or output."""
         if not self._room.take(self._plane.clock.elapsed()):
             self._unsaid += 1
             return

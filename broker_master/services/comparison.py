@@ -1,6 +1,6 @@
-"""Compares each live connection with the registry, and cuts those that are not what they seem.
+"""Compares each live connection with the registry, and disconnects those that do not match.
 
-A stolen signing key makes tokens that the broker believes: here they are noticed.
+A stolen signing key makes tokens that the broker accepts: here they are detected.
 """
 
 import asyncio
@@ -21,16 +21,16 @@ from schemas.messages.registry import AgentEntry, ClientEntry
 
 log = structlog.get_logger()
 
-# Connections that were told of: each once, and not more of them than this.
+# Reported connections: each once, up to this number.
 _TOLD_MAX: Final = 10_000
-# Connections that are judged in one go.
+# Connections judged in one turn of the loop.
 _TURN: Final = 100
 
 _Key = tuple[str, int]
 
 
 class _Token(msgspec.Struct):
-    """name: whom it speaks for. issuer: the public key that has signed it."""
+    """name: the identity in the token. issuer: the public key that signed it."""
 
     name: str = ""
     issuer: str = msgspec.field(default="", name="iss")
@@ -79,14 +79,14 @@ class Comparison:
     async def judge(
         self, connections: Collection[Connection], just_refused: Collection[str] = ()
     ) -> set[_Key]:
-        """Look at these, and act upon what is found; returns those that are cut for it."""
-        # Only now: whoever was given credentials while the broker was asked is in there, too.
+        """Judge connections and act on the findings; returns those that are disconnected."""
+        # Only now: credentials issued while the broker was asked are included.
         known = self._known()
         refused = set(self._accounts.revocations)
         wrong = set()
         for turn, connection in enumerate(connections):
             if turn % _TURN == 0:
-                await asyncio.sleep(0)  # thousands are judged without holding anybody up
+                await asyncio.sleep(0)  # thousands are judged without blocking the loop
             finding = known.judge(self._shown(connection), refused, just_refused)
             if finding is not None:
                 # The master's own key may be a new one.
@@ -99,7 +99,7 @@ class Comparison:
         return wrong
 
     def _known(self, *, anew: bool = False) -> Known:
-        """Of the registry as it stands; made again only if an entry of it has changed."""
+        """View of the registry as it is; rebuilt only if an entry has changed."""
         registry = self._plane.registry
         entries: list[AgentEntry | ClientEntry]
         entries = [*registry.agents.values(), *registry.clients.values()]
@@ -116,7 +116,7 @@ class Comparison:
             self._tell(connection, finding)
         if finding.kick:
             await self._system.kick(connection)
-        await asyncio.sleep(0)  # a whole crowd of strangers is told of without holding anybody up
+        await asyncio.sleep(0)  # a crowd of unknown peers is reported without blocking the loop
 
     def _tell(self, connection: Connection, finding: Finding) -> None:
         plane = self._plane
@@ -139,7 +139,7 @@ class Comparison:
         return Shown(connection.user, name, connection.certificate, connection.subject)
 
     def _token(self, connection: Connection) -> "_Token":
-        """What the token of a connection says; it has the same for as long as it lives."""
+        """Claims of a connection's token, cached: they are the same for its whole life."""
         key = (connection.server, connection.cid)
         token = self._tokens.get(key)
         if token is None:
@@ -148,12 +148,12 @@ class Comparison:
 
 
 def name_in(token: str) -> str:
-    """Whom a token that the broker has admitted speaks for."""
+    """Name of the identity in an admitted token."""
     return _read_token(token).name
 
 
 def _read_token(token: str) -> _Token:
-    """Of a token that the broker has admitted: whether it is signed has been seen to."""
+    """Read an admitted token; the broker has verified its signature."""
     try:
         return msgspec.json.decode(from_base64url(token.split(".")[1]), type=_Token)
     except (IndexError, ValueError, msgspec.MsgspecError, MeshError):

@@ -1,4 +1,4 @@
-"""Looks after certificates: renews the mesh's own while it runs, and tells which end soon."""
+"""Renews the mesh's own certificates while it runs, and warns of those that end soon."""
 
 import asyncio
 from collections.abc import Iterator
@@ -59,10 +59,10 @@ class Custody:
             await asyncio.sleep(self._plane.settings.certificates.look_s)
 
     async def renew(self, *, reload: bool = False) -> None:
-        """Make anew what is due of the mesh's own, and put it to use without cutting anybody off.
+        """Renew the mesh's own certificates that are due, and use them without a disconnect.
 
-        reload: have the broker read its files again in any case. Raises MeshError if that fails:
-        what is in use stays so, and the files are read at the next start or turn.
+        reload: make the broker read its files again in any case. Raises MeshError if that fails:
+        the present ones stay in use, and the files are read at the next start or turn.
         """
         async with self._lock:
             renewed = renew_own(self._mesh)
@@ -83,7 +83,7 @@ class Custody:
         return {claims.user: claims.name}
 
     def own_keys(self) -> tuple[set[str], set[str]]:
-        """What is nobody else's: all broker keys of the mesh, and the digests of its X.509 keys."""
+        """Keys of the mesh's own: all broker keys, and the digests of its X.509 keys."""
         mesh = self._mesh
         folders = (mesh.master_directory, mesh.system_directory)
         users = mesh.accounts.publics | {_claims(folder).user for folder in folders}
@@ -93,7 +93,7 @@ class Custody:
         return users, {certified_digest(pem) for pem in pems}
 
     def holdings(self) -> Iterator[Holding]:
-        """Every certificate that is in use, and the mesh's own; not those of whoever is barred."""
+        """Every certificate in use, and the mesh's own; none of barred holders."""
         yield from self._own()
         for agent in self._plane.registry.agents.values():
             held = newest_confirmed(agent.certificates)
@@ -124,7 +124,7 @@ class Custody:
             )
 
     def _warn(self) -> None:
-        """Put each warning into the audit trail when it first holds; at a start, into the log."""
+        """Put each new warning into the audit trail; at a start, into the log."""
         at = self._plane.clock.now()
         fresh, now = fresh_warnings(self.holdings(), self._told or {}, at)
         if self._told is None and fresh:

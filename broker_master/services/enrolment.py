@@ -1,4 +1,4 @@
-"""Gives a new agent its identity, once, for the token that an operator has issued."""
+"""Enrols a new agent, once, for an operator's token."""
 
 import asyncio
 
@@ -23,10 +23,10 @@ from schemas.states import BARRED
 
 log = structlog.get_logger()
 
-# Wrong secrets per agent: guessing 32 bytes is hopeless, but it must not cost the master anything.
+# Wrong secrets per agent: guessing 32 bytes is hopeless, but must not cost the master time.
 _TRIES_PER_S = 5 / 60
 _TRIES_BURST = 5
-# Requests of any kind per agent: one that sets itself up asks again every few seconds at the most.
+# Requests of any kind per agent: setup retries every few seconds at most.
 _ASKS_PER_S = 1.0
 _ASKS_BURST = 20
 
@@ -53,7 +53,7 @@ class Enrolment:
             self._plane.count("reply_forbidden")
             return
         if not self._admits(agent):
-            # Neither decoded nor noted, with whatever token: it asks again.
+            # Not decoded and not noted, whatever its token: the agent asks again.
             self._plane.count("enrolment", "busy")
             return
         try:
@@ -63,7 +63,7 @@ class Enrolment:
             self._plane.count("enrolment", "busy")
 
     def _admits(self, agent: str) -> bool:
-        """Whether it has not asked too often; all that are no agents of ours count as one."""
+        """Whether a request is within the rate limit; all unknown names share one."""
         agents = self._plane.registry.agents
         key = agent if agent in agents else ""
         bucket = self._asks.get(key)
@@ -100,9 +100,9 @@ class Enrolment:
         send_answer(self._plane, msg.reply, answer, "enrol")
 
     async def _enrol(self, agent: str, request: EnrolRequest) -> EnrolAnswer:
-        """Spend the token; of many who try at once exactly one wins, by the registry's revision.
+        """Spend the token; of concurrent requests exactly one wins, by the registry's revision.
 
-        Whoever spent it may ask again with the same keys, since an answer can get lost.
+        The winner may repeat the request with the same keys, since an answer can get lost.
         """
         entry = self._plane.registry.agents.get(agent)
         self._check(agent, entry, request)
@@ -112,7 +112,7 @@ class Enrolment:
             issued = self._sign(self._plane.registry.agent(agent), request)
 
             def spend(current: AgentEntry) -> AgentEntry:
-                # Checked again on what the registry holds at the moment of writing.
+                # Checked again on the registry's state at the moment of writing.
                 self._check(agent, current, request)
                 return _spent(current, request, issued, self._plane.clock.now())
 
@@ -159,9 +159,9 @@ class Enrolment:
 
 
 def _spent(entry: AgentEntry, request: EnrolRequest, issued: Credentials, at: float) -> AgentEntry:
-    assert entry.token is not None  # noqa: S101 - checked by whoever calls
+    assert entry.token is not None  # noqa: S101 - checked by the caller
     certificate = issued.entry(at)
-    # Whatever is still valid stays known, or a later revocation would leave it out.
+    # Valid certificates stay known, or a later revocation would leave them out.
     kept = [
         each
         for each in entry.certificates

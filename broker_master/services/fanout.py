@@ -1,4 +1,4 @@
-"""Carries fan-outs out: asks agents in turn, survives restarts, and knows how each ended."""
+"""Runs fan-outs: submits to agents in turn, survives restarts, and records the end of each."""
 
 import asyncio
 import contextlib
@@ -44,9 +44,9 @@ log = structlog.get_logger()
 
 OPEN_MAX: Final = 256
 OPEN_PER_CLIENT: Final = OPEN_MAX // 4
-# Between two tries of what was refused for the moment.
+# Between two tries of a temporarily refused submission.
 _RETRY_S: Final = 1.0
-# Between two looks at agents whose turn is put off.
+# Between two looks at agents whose turn is deferred.
 _HELD_S: Final = 0.25
 _OBSTACLES: Final = {
     AgentStatus.AWAITING_SETUP: "awaiting_setup",
@@ -56,10 +56,10 @@ _OBSTACLES: Final = {
 
 
 class Fanouts:
-    """The durable entry says who was chosen; how far each is, its command says.
+    """The durable entry has the chosen agents; the progress of each is in its command.
 
-    So an agent is asked once, however often a master is restarted: its command has the same id.
-    restored: of a state that was put back; what ran then asks nobody else.
+    So each agent gets one command, however often a master is restarted: the id is the same.
+    restored: of a restored state; fan-outs of that time submit no further commands.
     """
 
     name = "fanouts"
@@ -83,13 +83,13 @@ class Fanouts:
         self._wakes: dict[str, asyncio.Event] = {}
         self._ended: dict[str, asyncio.Event] = {}
         self._beginning: dict[str, str] = {}
-        # Why somebody wants a fan-out to be stopped, until that is durable.
+        # Reason to stop a fan-out, until the stop is durable.
         self._stops: dict[str, tuple[str, asyncio.Event]] = {}
-        # Ended ones without their agents and their command, which the bucket has.
+        # Ended ones without their agents and their command; the bucket has these.
         self.summaries = plane.fanouts.summaries
 
     async def load(self) -> None:
-        """Read what there is; call it once the book and the read model are complete."""
+        """Read the bucket; call it once the book and the read model are complete."""
         settings = self._plane.settings
         await self._bucket.ensure(
             replicas=settings.broker.replicas, max_age_s=settings.retention.history_days * DAY_S
@@ -100,11 +100,11 @@ class Fanouts:
             self._revisions[key] = revision
             if entry.state == RUNNING:
                 states = {agent: self._state(entry, agent) for agent in entry.agents}
-                # Also those that were named before such ids were nobody's to choose.
+                # Includes ids chosen before they were reserved for the mesh.
                 self._plane.fanouts.ids.update(child_of(entry, agent) for agent in entry.agents)
                 self._enter(Fanout(entry, states, now_s=self._plane.clock.elapsed()))
                 if self._restored is not None and entry.submitted_at <= self._restored.at:
-                    # Agents that this state calls unasked may have been asked since.
+                    # Agents without a command in this state may have got one since the backup.
                     self._stops[key] = (RESTORED, asyncio.Event())
             else:
                 self.summaries[key] = summary(entry)
@@ -121,10 +121,10 @@ class Fanouts:
         finally:
             await self._tasks.aclose(0)
 
-    # -- for the api
+    # -- for the API
 
     def known(self, id: str) -> FanoutEntry | None:
-        """A fan-out that runs, whole, or the summary of one that has ended."""
+        """A running fan-out, whole, or the summary of an ended one."""
         return self._plane.fanouts.known(id)
 
     def running(self, id: str) -> Fanout | None:
@@ -134,7 +134,7 @@ class Fanouts:
         return [*self._running.values()]
 
     async def entry(self, id: str) -> FanoutEntry | None:
-        """The whole of it, from the bucket if it has ended."""
+        """A whole fan-out, read from the bucket if it has ended."""
         fanout = self._running.get(id)
         if fanout is not None:
             return fanout.entry
@@ -153,7 +153,7 @@ class Fanouts:
         self._plane.strays.note(self._bucket.stream, revision, key, error)
 
     async def begin(self, entry: FanoutEntry) -> None:
-        """Durable when this returns. Raises `queue_full` or `id_conflict`."""
+        """Start a fan-out: durable when this returns. Raises `queue_full` or `id_conflict`."""
         if len(self._running) + len(self._beginning) >= OPEN_MAX:
             raise Refused("queue_full", f"{OPEN_MAX} fan-outs are running, the limit")
         running = (each.entry.client for each in self._running.values())
@@ -177,14 +177,14 @@ class Fanouts:
         log.info("fanout_accepted", fanout=entry.id, client=entry.client, agents=len(entry.agents))
 
     async def _store(self, entry: FanoutEntry) -> FanoutEntry:
-        """What the bucket holds now: this, or the same as an earlier try has left it."""
+        """The stored entry: this one, or an equal one of an earlier try."""
         try:
             self._revisions[entry.id] = await self._bucket.create(entry.id, codec.encode(entry))
         except SequenceConflict as error:
             found = await self._bucket.get(entry.id)
             before = None if found is None else self._read(found)
             if found is not None and before is None:
-                # Nobody can read what stands there, so nobody's fan-out has this id.
+                # The stored entry is unreadable, so no fan-out has this id.
                 self._revisions[entry.id] = await self._bucket.update(
                     entry.id, codec.encode(entry), found.revision
                 )
@@ -196,9 +196,9 @@ class Fanouts:
         return entry
 
     async def stop(self, fanout: Fanout, why: str) -> list[Command]:
-        """Ask nobody else. Durable when this returns; the commands that are open.
+        """Stop a fan-out: durable when this returns; returns its open commands.
 
-        The fan-out's own task writes it, so that of two changes at once none is lost.
+        The fan-out's own task writes the stop, so that no concurrent change is lost.
         """
         name = fanout.entry.id
         if not fanout.entry.stopped:
@@ -247,7 +247,7 @@ class Fanouts:
                 await asyncio.wait_for(wake.wait(), wait_s)
 
     async def _step(self, fanout: Fanout) -> Decision:
-        """Do what is to be done now. Raises what may pass by itself."""
+        """Take the next step. Raises temporary faults."""
         await self._note_stop(fanout)
         decision = fanout.decide(
             lambda agent: self._obstacle(fanout.entry, agent), now_s=self._plane.clock.elapsed()
@@ -302,7 +302,7 @@ class Fanouts:
             return "moved"
         status = self._views.status_of(found)
         if status is AgentStatus.NO_RESPONSE and entry.command.queue_ttl_s is not None:
-            return ""  # its submitter has said how long to wait for it
+            return ""  # its submitter has set the wait
         presence = self._plane.roster.get(agent)
         if status is AgentStatus.NO_RESPONSE and presence is not None:
             now_s = self._plane.clock.elapsed()
@@ -310,7 +310,7 @@ class Fanouts:
         return _OBSTACLES.get(status, "")
 
     async def _ask(self, fanout: Fanout, agent: str) -> MeshError | None:
-        """Submit the agent's command, as its client would; the refusal, if it was refused."""
+        """Submit the agent's command in the client's name; returns the fault if it was refused."""
         entry = fanout.entry
         answered: asyncio.Future[SubmitAnswer | MeshError]
         answered = asyncio.get_running_loop().create_future()
@@ -331,11 +331,11 @@ class Fanouts:
         return None
 
     def _caller(self, entry: FanoutEntry, agent: str) -> ClientEntry:
-        """The fan-out's client, if it may still do what it has asked for."""
+        """The fan-out's client, if it still has the right to run the command."""
         registry = self._plane.registry
         caller = registry.clients.get(entry.client)
         check_use(caller, entry.client, registry.agent(agent).group)
-        assert caller is not None  # noqa: S101 - it has just been checked
+        assert caller is not None  # noqa: S101 - checked just before
         return caller
 
     def _note_refusal(self, entry: FanoutEntry, agent: str, error: MeshError) -> None:
@@ -363,7 +363,7 @@ class Fanouts:
             self._wakes[fanout.entry.id].set()
 
     def _command(self, entry: FanoutEntry, agent: str) -> Command | None:
-        """The command of `agent`, if it is open, and this fan-out's indeed."""
+        """The open command of `agent` that belongs to this fan-out."""
         command = self._plane.book.get(child_of(entry, agent))
         return command if command is not None and is_own(entry, agent, command.accepted) else None
 
@@ -395,12 +395,12 @@ class Fanouts:
         log.info("fanout_ended", fanout=entry.id, state=ended.state, counts=counts)
 
     async def _save(self, fanout: Fanout, entry: FanoutEntry) -> None:
-        """Durable first, then memory follows."""
+        """Write the entry, then update the memory."""
         revision = self._revisions[entry.id]
         try:
             revision = await self._bucket.update(entry.id, codec.encode(entry), revision)
         except SequenceConflict:
-            # Nobody else writes here. What cannot be read is written over with the next try.
+            # This task is the only writer. An unreadable entry is overwritten with the next try.
             found = await self._bucket.get(entry.id)
             if found is not None and self._read(found) is None:
                 self._revisions[entry.id] = found.revision
@@ -419,12 +419,12 @@ def _decode(key: str, value: bytes) -> FanoutEntry:
 def _answer(
     answered: "asyncio.Future[SubmitAnswer | MeshError]", result: SubmitAnswer | MeshError
 ) -> None:
-    if not answered.done():  # it is, if the master is stopping
+    if not answered.done():  # expected while the master stops
         answered.set_result(result)
 
 
 def is_own(entry: FanoutEntry, agent: str, found: Accepted | CommandRecord) -> bool:
-    """Whether a command that has the id of a child is this fan-out's, and for this agent."""
+    """Whether a command with the id of a child belongs to this fan-out and this agent."""
     return is_child(
         entry,
         agent,
@@ -447,7 +447,7 @@ def child_request(entry: FanoutEntry, agent: str) -> SubmitRequest:
 
 
 def summary(entry: FanoutEntry) -> FanoutEntry:
-    """What stays in memory: without its agents, and of its command what a list shows."""
+    """The part kept in memory: no agents, and of its command the fields of a list."""
     kept = {name: text for name, text in entry.command.labels.items() if name == RETRY_OF}
     command = SubmitRequest(action=entry.command.action, labels=kept)
     given = arguments_of(entry.command.action, entry.command.args)

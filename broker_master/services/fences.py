@@ -1,8 +1,8 @@
-"""Tells when all that the broker has announced up to now is known here.
+"""Detects when all earlier announcements of the broker have been received.
 
-Each node puts its announcements of connections and its answers into one queue, in order, and we
-read both from one connection. So when the answers to a question have come, every connection that
-was made before the question came to a node has been announced.
+Each node puts its announcements of connections and its answers into one queue, in order, and both
+are read from one connection. So an answer to a question proves that every connection made before
+the question has been announced.
 """
 
 from collections import deque
@@ -20,7 +20,7 @@ from schemas.faults import MeshError
 log = structlog.get_logger()
 
 _SUBJECT: Final = "$SYS.REQ.SERVER.PING.IDZ"
-# A node that does not answer for so long has left, or is too late to be waited for.
+# A node that does not answer within this time has left, or is too late.
 _ANSWER_S: Final = 1.0
 
 Passed = Callable[[bool], None]
@@ -42,7 +42,7 @@ _decode: Final = msgspec.json.Decoder(_Node).decode
 
 
 class Fences:
-    """nodes: ids of the nodes that have to answer; one that answers unasked is one of them."""
+    """nodes: ids of the nodes that have to answer; one that answers unasked is added."""
 
     def __init__(self, link: Link, clock: Clock) -> None:
         self._link = link
@@ -57,7 +57,7 @@ class Fences:
         return len(self._open)
 
     def ask(self, passed: Passed) -> None:
-        """Call `passed`, in the order of asking: True once all is known, False if it never will be.
+        """Call `passed`, in order: with True once all is received, with False if it never will be.
 
         Raises Unreachable while there is no connection.
         """
@@ -82,7 +82,7 @@ class Fences:
             self._end(self._open[0], whole=True)
 
     def tick(self) -> None:
-        """Give up what was not answered in time."""
+        """Give up unanswered questions after the timeout."""
         before_s = self._clock.elapsed() - _ANSWER_S
         while self._open and self._open[0].since_s < before_s:
             fence = self._open[0]
@@ -92,7 +92,7 @@ class Fences:
             self._end(fence, whole=False)
 
     def lose(self) -> None:
-        """The connection is gone, and with it the order of what comes."""
+        """Give up all: the connection is lost, and with it the order."""
         while self._open:
             self._end(self._open[0], whole=False)
 

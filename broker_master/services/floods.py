@@ -1,7 +1,7 @@
-"""Shuts out whoever sends so much that reading it takes the time of all others.
+"""Shuts out senders of floods, whose reading takes the time of all others.
 
-What the master cannot read in time it cannot weigh either, so the broker's own counters decide. It
-refuses the key of a flood for a while, as if it were revoked, so that coming back is no use.
+Messages that the master cannot read in time cannot be judged by it, so the broker's own counters
+decide. It refuses the key of a flood for a while, like a revoked one, so that a reconnect fails.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 _TICK_S: Final = 0.1
 _AGAIN_S: Final = 1.0
-# While much comes in it is looked more often: so many messages a second.
+# At this rate of messages a second in all, looks are more frequent.
 _BUSY_PER_S: Final = 5000
 _BUSY_LOOK_S: Final = 0.2
 _LOOK_S: Final = 2.0
@@ -58,7 +58,7 @@ class FloodWatch:
         self._own = own
         limits = plane.settings.limits
         self._floods = Floods(messages_per_s=limits.messages_per_s, bytes_per_s=limits.bytes_per_s)
-        # None: the broker may refuse keys that a master before this one has shut out.
+        # None: the broker may still refuse keys shut out by an earlier master.
         self._refused: set[str] | None = None
         self._names: dict[str, str] = {}
         self._received = 0
@@ -85,7 +85,7 @@ class FloodWatch:
         return self._plane.clock.elapsed() >= self._looked_s + wait_s
 
     async def look(self) -> None:
-        """Ask what each connection has sent, and shut out whose key has sent too much."""
+        """Read the counters of each connection, and shut out keys above their allowance."""
         sent = await self._sent()
         self._connections = len(sent)
         self._looked_s = self._plane.clock.elapsed()
@@ -102,14 +102,14 @@ class FloodWatch:
             if self._actor(seen) != "agent":
                 found[place] = Sent(seen.user, messages, size)
                 continue
-            # Its output goes past the master; what does not is a place of its own.
+            # Its output bypasses the master; other traffic does not.
             heard = self._budgets.heard(seen.name)
             found[place] = Sent(seen.user, messages, 0)
             found[f"heard of {seen.name} {seen.user}", 0] = Sent(seen.user, 0, heard)
         return found
 
     def _actor(self, seen: Seen) -> Actor:
-        """In which role a connection is there, by its key."""
+        """The role of a connection, by its key."""
         registry = self._plane.registry
         entries: tuple[tuple[Actor, AgentEntry | ClientEntry | None], ...] = (
             ("agent", registry.agents.get(seen.name)),
@@ -150,7 +150,7 @@ class FloodWatch:
         )
 
     async def _settle(self) -> None:
-        """Have the broker refuse exactly those who are to be shut out now."""
+        """Make the broker refuse exactly the keys that are shut out now."""
         wanted = self._floods.shut_out(self._plane.clock.elapsed())
         if wanted == self._refused:
             return

@@ -1,8 +1,8 @@
-"""Attempts that an agent ought to have and does not name: its journal is gone, or is not the one.
+"""Attempts that an agent should have and does not name: its journal is lost or replaced.
 
-The process that took them on may still run beside the one that speaks now: an identity was copied,
-or a host restored while the old one lives. Nobody echoes that one any more, so its lease runs out,
-and until then nobody can say that its tasks do not run.
+The process that accepted them may still run beside the present one: an identity was copied, or a
+host restored while the old one lives. That process gets no echo any more, so its lease expires;
+until then its tasks may be running.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 
 class Forgotten:
-    """Ends them as lost, each not before its time is over wherever it may run."""
+    """Ends these attempts as lost, each once it can no longer be running anywhere."""
 
     def __init__(self, plane: Plane, settler: Settler) -> None:
         self._plane = plane
@@ -40,11 +40,11 @@ class Forgotten:
         open_: list[tuple[Command, Attempt]],
         asked: Collection[str] = (),
     ) -> None:
-        """Compare a complete hello with what is open on the agent.
+        """Compare a complete hello with the open attempts on the agent.
 
-        What was never acknowledged was never journalled, and is sent again once the handshake is
-        done: unless this journal has forgotten others, then it may have forgotten that as well.
-        asked: commands of which the agent has yet to say what it remembers.
+        An unacknowledged attempt is not in the journal, and is sent again once the handshake is
+        done: unless this journal lacks others, then it may have lost these as well. asked:
+        commands that the agent was asked for and has not answered yet.
         """
         if not hello.complete:
             return
@@ -63,7 +63,7 @@ class Forgotten:
                 self._doubt(presence, command, attempt)
 
     def deny(self, presence: Presence, command: Command, attempt: Attempt) -> None:
-        """The agent was asked, after a restore, and says that it knows nothing of it."""
+        """Take in the agent's answer, after a restore, that it does not know the attempt."""
         self._denied.add((command.id, attempt.number))
         self._doubt(presence, command, attempt)
 
@@ -97,7 +97,7 @@ class Forgotten:
             )
 
     def _note_durably(self, command: Command, effect: Remember) -> None:
-        """A master that starts meanwhile must not send it once more: it has been taken on."""
+        """Store that the attempt was accepted, so that no later master sends it again."""
         fact = subjects.Fact(command.id, effect.number, "started")
 
         def stored(future: "asyncio.Future[int]") -> None:
@@ -111,7 +111,7 @@ class Forgotten:
         self._plane.facts.append(fact, effect.started).add_done_callback(stored)
 
     def tick(self) -> None:
-        """End those whose time is over."""
+        """End attempts whose time is over."""
         now_s = self._plane.clock.elapsed()
         for (command_id, number), attempt in list(self._waiting.items()):
             command = self._plane.book.get(command_id)

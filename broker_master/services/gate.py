@@ -1,14 +1,13 @@
-"""Lets through what was said over connections whose certificate and token belong together.
+"""Admits messages from connections whose certificate and token belong together.
 
-The subject of a message says whose token the connection has shown, and the broker enforces that;
-whether the certificate was of the same holder is known once the connection was compared. A message
-does not say which of its identity's connections it came over, so all of them have to be in order:
+The subject of a message names the identity in the connection's token, and the broker enforces that;
+whether the certificate has the same holder is known once the connection was compared. A message
+does not name its connection, so all connections of its identity have to be in order:
 
-    message ─▶ fence: every connection made before it is known ─▶ all compared? ─yes─▶ let through
-                                                                       └─no─▶ held for a moment
+    message ─▶ fence: every earlier connection is known ─▶ all compared? ─yes─▶ admitted
 
-What was held, and came over a connection that turned out wrong or went away uncompared, cannot be
-told from what its identity itself has said meanwhile: all of it is refused, to be said again.
+A held message may have come over a connection that turned out wrong, or ended uncompared. It cannot
+be told from the identity's own messages: all held ones are refused, to be sent again.
 """
 
 import asyncio
@@ -31,23 +30,23 @@ from schemas.faults import MeshError, Refused
 
 log = structlog.get_logger()
 
-# How long something may be held until it is refused.
+# Longest time that a message is held before it is refused.
 _HELD_S: Final = 2.0
 _HELD_PER_IDENTITY: Final = 512
 _HELD_BYTES_PER_IDENTITY: Final = 4 * 1024 * 1024
-# All that waits to be let through, and what of it one identity may have said; what comes beyond
-# this is refused, and beyond so many refusals a second not even answered.
+# Limits of all waiting messages, and of one identity's; messages beyond are refused, and beyond a
+# rate of refusals they get no answer.
 _WAITING_MAX: Final = 20_000
 _WAITING_BYTES: Final = 64 * 1024 * 1024
 _WAITING_PER_IDENTITY: Final = _WAITING_MAX // 8
 _WAITING_BYTES_PER_IDENTITY: Final = _WAITING_BYTES // 8
 _REFUSALS_PER_S: Final = 100.0
 _REFUSALS_BURST: Final = 1000.0
-# Of one identity so many go through in one turn of the loop; the others come between these.
+# Messages of one identity admitted in one turn of the loop; others are served in between.
 _PER_TURN: Final = 32
 _SPEAKERS_KEPT: Final = 4096
 _FENCES_MAX: Final = 4
-# What nobody waits for goes through the next fence of others, or after this.
+# Messages without a waiting sender pass with the next fence, or after this time.
 _PATIENT_S: Final = 0.005
 _TICK_S: Final = 0.1
 _AT_ONCE: Final = 64
@@ -58,9 +57,9 @@ Refuse = Callable[[MeshError], object]
 
 
 class _Speaker:
-    """What of an identity waits, in words and bytes. queue: what waits for its turn alone.
+    """Waiting messages of an identity, in number and bytes. queue: those that await their turn.
 
-    turn, taken: how many were let through in which turn.
+    turn, taken: messages admitted in the latest turn.
     """
 
     __slots__ = ("name", "queue", "refusals", "size", "taken", "turn", "waiting")
@@ -73,7 +72,7 @@ class _Speaker:
 
 
 class _Word(msgspec.Struct):
-    """Something said. size: in bytes, as it came."""
+    """A waiting message. size: in bytes, as received."""
 
     speaker: _Speaker
     name: str
@@ -92,7 +91,7 @@ class _Hold:
 
 
 class Gate:
-    """Closed until every live connection was compared, and while none would be told of."""
+    """Closed until every live connection was compared, and while connections are not announced."""
 
     name = "gate"
 
@@ -123,12 +122,12 @@ class Gate:
         """Ids of the broker's nodes that answer."""
         return self._fences.nodes
 
-    # -- what is said
+    # -- messages
 
     def guard(
         self, name: str, size: int, take: Pass, refuse: Refuse, *, is_urgent: bool = True
     ) -> None:
-        """Call `take` when what `name` has said may be believed; `refuse` if it never may be."""
+        """Call `take` once a message of `name` is admitted; `refuse` if it never will be."""
         speaker = self._speakers.get(name) or self._new_speaker(name)
         if self._waiting >= _WAITING_MAX or self._waiting_bytes + size > _WAITING_BYTES:
             self._shed(speaker, refuse, _unproved(name))
@@ -158,7 +157,7 @@ class Gate:
         self._tell(speaker, refuse, fault)
 
     def _tell(self, speaker: _Speaker, refuse: Refuse, fault: Refused) -> None:
-        """Not without end: an answer costs more than what it answers."""
+        """Send a refusal, within a rate limit: an answer costs more than its message."""
         if speaker.refusals.take(self._plane.clock.elapsed()):
             refuse(fault)
 
@@ -169,7 +168,7 @@ class Gate:
         word.speaker.size += word.size
 
     def _leave(self, word: _Word) -> None:
-        """It does not wait any more."""
+        """Remove a message from the counts of waiting ones."""
         self._waiting -= 1
         self._waiting_bytes -= word.size
         word.speaker.waiting -= 1
@@ -187,7 +186,7 @@ class Gate:
 
     def _ask(self) -> None:
         self._timer = None
-        # Of those under way the next to pass asks again.
+        # The next fence that passes asks again.
         if not self._batch or not self._is_open or len(self._fences) >= _FENCES_MAX:
             return
         batch, self._batch = self._batch, []
@@ -211,7 +210,7 @@ class Gate:
             self._ask()
 
     def _pass(self, word: _Word) -> None:
-        """Take it now or, if its speaker has had its turn, between what others say."""
+        """Deliver a message now; after its sender's share of the turn, between others."""
         speaker = word.speaker
         if speaker.turn != self._turn:
             speaker.turn, speaker.taken = self._turn, 0
@@ -225,7 +224,7 @@ class Gate:
         self._take(word)
 
     def _retake(self, word: _Word) -> None:
-        """As what was held meanwhile: behind what its speaker has said before."""
+        """Deliver a held message behind the earlier ones of its sender."""
         if word.speaker.queue:
             self._enter(word)
             word.speaker.queue.append(word)
@@ -251,7 +250,7 @@ class Gate:
         try:
             word.take()
         except Exception:
-            # As the link does with what it calls: the next one is not to suffer from it.
+            # As in the link: a failing handler must not affect the next message.
             log.exception("message_failed", speaker=word.name)
 
     def _refuse(self, word: _Word) -> None:
@@ -273,7 +272,7 @@ class Gate:
         hold.size += word.size
 
     def _let_go(self, name: str) -> None:
-        """Let through what is held of `name`, if nothing is in doubt any more."""
+        """Deliver the held messages of `name`, if none of its connections is in doubt any more."""
         if self._doubts.is_clear(name):
             hold = self._held.pop(name, None)
             for word in hold.words if hold is not None else ():
@@ -296,7 +295,7 @@ class Gate:
             self._wake.set()
 
     def _on_ended(self, place: Place) -> None:
-        """What it had sent is on its way to us; before it is here, nothing more is believed."""
+        """Its last messages are under way; until they are here, its identity stays in doubt."""
         name = self._doubts.name_of(place)
         if name is not None:
             self._plane.spawn(self._see_off(place, name))
@@ -305,9 +304,9 @@ class Gate:
         try:
             await self._plane.link.flush()
         except MeshError as error:
-            # What was on its way is lost with the link.
+            # Messages under way are lost with the link.
             log.info("gate_unflushed", speaker=name, error=str(error))
-        # What the flush has brought may still wait for its fence to be asked.
+        # Flushed messages may still wait for a fence.
         batch, self._batch = self._batch, []
         for word in batch:
             if word.name != name:
@@ -343,7 +342,7 @@ class Gate:
         self._wake.set()
 
     async def _open_up(self) -> None:
-        """Compare all that is connected, whatever was heard of it before."""
+        """Compare all live connections, whatever was announced before."""
         self._missed.clear()
         try:
             self._fences.nodes = await self._system.nodes()
@@ -358,7 +357,7 @@ class Gate:
         for place in known - wrong:
             self._doubts.forget(place)
         for place in before - known:
-            self._on_ended(place)  # with its node, which told nobody
+            self._on_ended(place)  # ended with its node, without an announcement
         if not self._is_open:
             self._is_open = True
             if self._plane.link.is_connected:
@@ -368,7 +367,7 @@ class Gate:
         self._ask()
 
     def _close(self, _reason: MeshError) -> None:
-        """Nobody is told of connections now, so nobody can be believed, and none is judged."""
+        """Connections are not announced now, so no message is admitted, and no agent is judged."""
         self._is_open = False
         self._plane.roster.on_cut_off()
         self._fences.lose()
@@ -376,7 +375,7 @@ class Gate:
         self._wake.set()
 
     async def _compare(self) -> None:
-        """Those that were just made; waits until there are some."""
+        """Compare new connections; waits until there are some."""
         await self._wake.wait()
         self._wake.clear()
         while self._is_open and (places := self._doubts.take_fresh(_AT_ONCE)):
@@ -395,7 +394,7 @@ class Gate:
     def _on_judged(self, place: Place, *, is_there: bool, is_wrong: bool) -> None:
         name = self._doubts.name_of(place)
         if name is None or is_wrong:
-            return  # it is being cut, and what was held goes with it
+            return  # it is being cut, and its held messages are refused
         if not is_there:
             self._on_ended(place)
             return

@@ -1,4 +1,4 @@
-"""Writes one complete record per ended command, then its row, then forgets it."""
+"""Writes one complete record per ended command, then its row, then drops the command."""
 
 import asyncio
 import contextlib
@@ -23,14 +23,14 @@ log = structlog.get_logger()
 
 _BATCH = 400
 _BATCH_BYTES = 1024 * 1024
-# A part that is not full is written so long after the one before: a write costs the broker about as
-# much for one record as for a hundred, and nobody waits for these.
+# A part that is not full is written this long after the one before: a write costs the broker about
+# as much for one record as for a hundred, and no caller waits for these.
 _LINGER_S = 1.0
 _RETRY_S = 1.0
 
 
 class _Waiting(NamedTuple):
-    """since_s: when it came, by the clock. payload: the encoded record.
+    """since_s: when it came, on the monotonic clock. payload: the encoded record.
 
     is_bare: the broker has refused it for its size, and all that can be cut is cut.
     """
@@ -42,11 +42,11 @@ class _Waiting(NamedTuple):
 
 
 class Historian:
-    """Behind the hot path: it may lag, and says by how much.
+    """Writes history behind the hot path: it may lag, and reports its lag.
 
     A command leaves the book only when its record is in the history stream and its row can be
-    looked up, so that at no moment its id is unknown. One record that the broker refuses for its
-    size never holds up the others: it is found, cut to its id and state, and in the end left out.
+    looked up, so its id is never unknown. A record that the broker refuses for its size never
+    blocks the others: it is found, cut to its id and state, and finally left out.
     """
 
     name = "historian"
@@ -55,16 +55,16 @@ class Historian:
         self._plane = plane
         self._writer = writer
         self._queue: deque[_Waiting] = deque()
-        # Of the head of the queue: in the stream already, their rows not yet in the read model.
+        # Of the head of the queue: in the stream, with rows not yet in the read model.
         self._stored: list[Row] = []
         self._wake = asyncio.Event()
-        # Whether the last part left some behind that had been waiting with it.
+        # Whether the last part left waiting records behind.
         self._is_cut = False
-        # Records of one write: fewer while one is looked for that the broker refuses.
+        # Records of one write: fewer while an oversized one is searched.
         self._most: int | None = None
 
     def add(self, command: Command, record: CommandRecord) -> None:
-        """Hand over an ended command. The queue is bounded by the limit of open commands."""
+        """Queue an ended command. The queue is bounded by the limit of open commands."""
         self._enter(history_record(command, record), is_new=True)
         if len(self._queue) >= _BATCH:
             self._wake.set()
@@ -81,7 +81,7 @@ class Historian:
         self._plane.recents.note(last_agent(record), record.id, record.state, is_new=is_new)
 
     def lag_s(self) -> float:
-        """How long the oldest ended command has been waiting for its record."""
+        """Seconds that the oldest ended command has been waiting for its record."""
         return self._plane.clock.elapsed() - self._queue[0].since_s if self._queue else 0.0
 
     async def run(self, ready: asyncio.Event) -> None:
@@ -109,7 +109,7 @@ class Historian:
             if is_too_large(error) and part:
                 self._narrow(part, error)
                 return
-            # Kept at the head of the queue: nothing is forgotten, lag_s says how late it is.
+            # Kept at the head of the queue: no record is lost, lag_s shows the delay.
             log.warning("history_delayed", commands=len(self._queue), error=str(error))
             await asyncio.sleep(_RETRY_S)
             return
@@ -123,7 +123,7 @@ class Historian:
         self._plane.recents.on_written(last_agent(record), record.id, record.state)
 
     def _narrow(self, part: list[_Waiting], error: MeshError) -> None:
-        """Find the one record that is refused for its size, and get it out of the way of others."""
+        """Find the one record that is refused for its size, and separate it from the others."""
         self._wake.set()
         if len(part) > 1:
             self._most = len(part) // 2
@@ -140,7 +140,7 @@ class Historian:
         self._tell("set_aside", waiting, error, "history does not have it")
 
     def _tell(self, how: str, waiting: _Waiting, error: MeshError, what: str) -> None:
-        """A record that is not what it should be is an alarm, with the reason."""
+        """Raise an alarm for a record that was cut or left out, with the reason."""
         record = waiting.history.record
         action = f"history.{how}"
         self._plane.count("history", how)
@@ -149,7 +149,7 @@ class Historian:
         self._plane.note(action, record.id, result="alarm", code=error.code, detail=detail)
 
     def _next_part(self) -> list[_Waiting]:
-        """As many as fit into one batch: records with output in them are large."""
+        """Records that fit into one batch: those with output are large."""
         part: list[_Waiting] = []
         size_bytes, most = 0, self._most or _BATCH
         for waiting in self._queue:

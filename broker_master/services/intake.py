@@ -1,4 +1,4 @@
-"""Takes commands in: checked, made durable, then answered."""
+"""Accepts commands: checked, made durable, then answered."""
 
 import asyncio
 import secrets
@@ -39,21 +39,20 @@ log = structlog.get_logger()
 
 Answer = Callable[[SubmitAnswer | MeshError], None]
 
-# The source of what a fan-out submits in the name of its client.
+# Source of commands that a fan-out submits in the name of its client.
 FANOUT: Final = "fanout"
 
-# History may fall behind by at most this part of the time for which the stream itself would still
-# refuse an id that is used again.
+# History may lag by at most this part of the time for which the stream itself refuses a reused id.
 _LAG_PART = 0.1
 _CLIENT_PART = 4
 _deterministic = msgspec.msgpack.Encoder(order="deterministic")
 
 
 class Intake:
-    """`command.submit`. Nothing is stored for a request that is refused.
+    """`command.submit`. Nothing is stored for a refused request.
 
-    stalled_since: a reading of the clock from when on the broker has answered no write, if so.
-    is_crowded: so much waits to be stored that the rest is left to what becomes of commands.
+    stalled_since: monotonic clock reading since when the broker has answered no write, if so.
+    is_crowded: the rest of the queue to the store is reserved for ends and cancels.
     """
 
     def __init__(
@@ -82,21 +81,21 @@ class Intake:
         source: str,
         trace: str = "",
     ) -> None:
-        """Answer once the command is durable, or at once with what is wrong with it.
+        """Answer once the command is durable, or at once with a fault.
 
-        source: by which way it came, such as `nats`. trace: a checked trace context. Raises Refused
-        for the latter; `answer` is called later for the former.
+        source: the transport, such as `nats`. trace: a checked trace context. Raises Refused for an
+        invalid request; later faults go to `answer`.
         """
         self.take_in(self._accepted(caller, request, source, trace), answer)
 
     def take(self, caller: ClientEntry, request: SubmitRequest, answer: Answer) -> None:
-        """As `submit`, for a request that the master makes itself in the name of `caller`."""
+        """As `submit`, for a request of the master itself in the name of `caller`."""
         self.take_in(self._accepted(caller, request, FANOUT, ""), answer)
 
     def take_again(
         self, caller: ClientEntry, before: Accepted, new_id: str | None, answer: Answer
     ) -> None:
-        """As `submit`, for a new command of `caller` that asks for what another has asked for."""
+        """As `submit`, for a new command of `caller` with the content of an earlier one."""
         self._check_id(new_id)
         group = self._group_of(caller, _asked_again(before, new_id), before.digest)
         labels = {name: value for name, value in before.labels.items() if name != LABEL}
@@ -162,8 +161,8 @@ class Intake:
         try:
             return self._target_group(caller, request)
         except Refused:
-            # What is stored is answered as it stands: a refusal would say that it is not. But only
-            # to whoever has stored it: of others' ids a refusal must not tell.
+            # A stored command is answered as it is: a refusal would deny it. But only to its
+            # client: a refusal must not reveal others' ids.
             if request.id is None or not self._is_same(caller, request, digest):
                 raise
             return request.group or ""
@@ -197,11 +196,11 @@ class Intake:
             priority=request.priority,
             tags=request.tags,
         )
-        # The very object is what is left out of the fact.
+        # Facts leave out this very object.
         return DEFAULT_TERMS if terms == DEFAULT_TERMS else terms
 
     def _kill_after_s(self, request: SubmitRequest) -> float:
-        """How long the task may outlive its master's silence; 0 for the usual."""
+        """Seconds that the task may outlive its master's silence; 0 for the default."""
         if request.loss == "hold":
             if request.hold_s is None:
                 raise Refused("field_invalid", "hold_s is missing: for how long may it go on?")
@@ -247,12 +246,12 @@ class Intake:
         return group
 
     def _check_id(self, command_id: str | None) -> None:
-        """Ids that the mesh makes are no client's to choose; what one had before is found still."""
+        """Ids that the mesh makes are reserved; earlier commands with such ids are still found."""
         if command_id is not None and is_reserved(command_id) and self._before(command_id) is None:
             raise refuse_reserved(command_id)
 
     def _known(self, accepted: Accepted) -> str | None:
-        """The state of the command that already has this id; Refused if it is another one."""
+        """The state of the command that already has this id; Refused if its content differs."""
         before = self._before(accepted.id)
         if before is None:
             if accepted.id in self._plane.fanouts.ids and accepted.source != FANOUT:
@@ -310,9 +309,9 @@ class Intake:
     # -- storing
 
     def on_stalled(self) -> None:
-        """The broker does not answer writes: whoever waits for one is told so and may ask again.
+        """The broker does not answer writes: waiting clients get a fault and may retry.
 
-        What was sent may still be stored, and goes on being tried: the same id finds it.
+        A pending write may still be stored, and is retried: the same id finds it.
         """
         for command_id, answers in self._storing.items():
             waiting, answers[:] = answers[:], []
@@ -322,7 +321,7 @@ class Intake:
     def _store(self, accepted: Accepted, answer: Answer) -> None:
         choice = self._assigner.reserve(accepted)
         if choice is not None:
-            # One fact and one wait for the disk instead of two.
+            # One fact and one flush to disk instead of two.
             first = self._assigner.assigned(choice)
             accepted = msgspec.structs.replace(accepted, first=first)
         command = self._plane.book.open(accepted)
@@ -393,7 +392,7 @@ def _unsure(command_id: str) -> Unreachable:
 
 
 def _digest(request: SubmitRequest, args: msgspec.Raw) -> bytes:
-    """What makes two requests the same, whatever their id. args: in their one spelling."""
+    """Content by which two requests are equal, whatever their id. args: in canonical form."""
     limits = (request.on_lost, request.loss, request.hold_s, request.queue_ttl_s)
     body: tuple[object, ...] = (request.group, request.agent, request.action, args, *limits)
     body = (*body, request.labels)
@@ -403,7 +402,7 @@ def _digest(request: SubmitRequest, args: msgspec.Raw) -> bytes:
 
 
 def _asked_again(before: Accepted, new_id: str | None) -> SubmitRequest:
-    """The target of a command, as its client has named it."""
+    """The request of a command again, with the target that its client named."""
     return SubmitRequest(
         id=new_id,
         group=None if before.agent else before.group,

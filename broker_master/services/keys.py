@@ -1,4 +1,4 @@
-"""Lets keys be certified: proved by whoever offers them, and nobody else's."""
+"""Checks keys to be certified: proved by the requester, and not held by another."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,8 +10,8 @@ from broker_master.core.keys import Asked, KeysHeld
 from broker_master.plane import Plane
 from schemas.faults import Refused
 
-# In the audit trail. Such a peer proves its keys when it connects: without them, what it got is
-# worth nothing; and nobody else can get them, so that to revoke them cuts nobody else off.
+# In the audit trail. Such a peer proves its keys when it connects: without them its credentials are
+# worthless; and no other peer can have them, so revoking them disconnects no other.
 NOT_PROVED: Final = "its broker key was not proved: a peer of 0.1.0"
 
 
@@ -30,14 +30,14 @@ class KeyDesk:
         self._plane = plane
         self._own = own
         self._refused = refused
-        # Keys that are being certified: the registry does not know them yet.
+        # Keys that are being certified: the registry does not have them yet.
         self._under_way: list[Asked] = []
 
     @contextmanager
     def held(self, name: str, user_nkey: str, csr_pem: str) -> Iterator[None]:
-        """Hold both keys for `name`, until the registry has them.
+        """Reserve both keys for `name`, until the registry has them.
 
-        Raises Refused (`request_invalid`) if either is somebody's, or no key at all.
+        Raises Refused (`request_invalid`) if either has a holder, or is no key.
         """
         asked = Asked(name, user_nkey, requested_digest(csr_pem.encode()))
         self._check(asked)
@@ -53,7 +53,7 @@ class KeyDesk:
         held = KeysHeld(
             registry.agents,
             registry.clients,
-            # The same 32 bytes are another key's under another letter.
+            # The same 32 bytes are another key under another prefix.
             own={asked.user} if any_kind(asked.user) & own else (),
             own_digests=digests,
             refused=self._refused(),

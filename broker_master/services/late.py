@@ -1,4 +1,4 @@
-"""Takes in results that come after the master's verdict: they amend it, or stand beside it."""
+"""Handles results that come after the master's verdict: they amend it, or are kept beside it."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ Done = Callable[[], None]
 
 
 class LateResults:
-    """`done` is called once the late word is durable, or turns out to be known already."""
+    """`done` is called once the late result is durable, or known already."""
 
     def __init__(self, plane: Plane, settler: Settler, historian: Historian) -> None:
         self._plane = plane
@@ -34,7 +34,7 @@ class LateResults:
         self._storing: set[tuple[str, int]] = set()
 
     def take(self, command: Command, attempt: Attempt, outcome: Outcome, done: Done) -> None:
-        """For a command that is still in the book."""
+        """Handle a late result of a command in the book."""
         if not may_be_amended(attempt):
             done()
             return
@@ -47,7 +47,7 @@ class LateResults:
             self._settler.finish(command)
 
     def take_ended(self, command_id: str, number: int, outcome: Outcome, done: Done) -> None:
-        """For a command that is in history only."""
+        """Handle a late result of a command in history only."""
         known = self._plane.readmodel.known(command_id)
         if known is None or (command_id, number) in self._storing:
             if known is None:
@@ -82,7 +82,7 @@ class LateResults:
             self._storing.discard((command_id, number))
 
     async def _append(self, fact: subjects.Fact, outcome: Outcome) -> None:
-        """Without its output if the broker takes even less than the mesh needs."""
+        """Append without output if the broker's limit is below the mesh's."""
         try:
             await self._plane.facts.append(fact, outcome)
         except Refused as error:

@@ -1,4 +1,4 @@
-"""What is wrong with the mesh as a whole: a line each, for `mesh status` and `mesh doctor`."""
+"""Faults of the mesh as a whole: a line each, for `mesh status` and `mesh doctor`."""
 
 from typing import Final
 
@@ -18,7 +18,7 @@ _NAMED: Final = 3
 
 
 def notes(plane: Plane, caller: ClientEntry, findings: Findings, history_lag_s: float) -> list[str]:
-    """From what was found lately; nothing is asked for it. Agents only if `caller` may see them."""
+    """Lines from the latest measurements. Agents only if `caller` may see them."""
     said = []
     if findings.disk_free is not None and findings.disk_free < _DISK_FREE:
         said.append(f"the master's disk is {1 - findings.disk_free:.0%} full: free some space")
@@ -60,7 +60,7 @@ def _shut_out(plane: Plane, caller: ClientEntry) -> list[str]:
 
 
 def _epochs(plane: Plane, caller: ClientEntry) -> list[str]:
-    """Agents that refuse this master, and commands that wait for a word after a restore."""
+    """Agents that refuse this master, and commands that await a decision after a restore."""
     said = []
     refusing = sorted(
         presence.agent
@@ -82,7 +82,7 @@ def _epochs(plane: Plane, caller: ClientEntry) -> list[str]:
 
 
 def _addresses(plane: Plane, caller: ClientEntry) -> list[str]:
-    """Agents that look for brokers elsewhere: they would not find one that has moved."""
+    """Agents that look for brokers at other addresses: they would not find a moved broker."""
     elsewhere = sorted(
         presence.agent
         for presence in plane.roster

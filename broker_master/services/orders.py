@@ -1,4 +1,4 @@
-"""Orders to agents whose answers somebody waits for."""
+"""Orders to agents with answers that a caller awaits."""
 
 import asyncio
 from typing import Final, NamedTuple
@@ -9,21 +9,21 @@ from schemas.faults import FAULTS, Refused, Unreachable
 from schemas.messages.work import Control, ControlReply
 from schemas.states import Liveness
 
-# Tells these tokens from those of the transmitter, whose answers nobody waits for.
+# Tells these tokens from the transmitter's, whose answers are not awaited.
 _PREFIX: Final = "o-"
-# A ping that is unanswered for so long may be lost: whoever asks then sends another.
+# A ping without an answer for this time may be lost: the next caller sends another.
 _PING_SHARED_S: Final = 1.0
 
 
 class _Ping(NamedTuple):
-    """One that is under way. sent_s: a reading of the monotonic clock."""
+    """A ping under way. sent_s: a reading of the monotonic clock."""
 
     sent_s: float
     answer: "asyncio.Future[ControlReply]"
 
 
 class Orders:
-    """Sends one `control` and, like a run, sends it again until it is answered."""
+    """Sends one `control` and, like a run, repeats it until it is answered."""
 
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
@@ -32,7 +32,7 @@ class Orders:
         self._count = 0
 
     async def give(self, agent: str, kind: str, *, ca_pem: str = "") -> ControlReply:
-        """The agent's answer to an order that may be repeated.
+        """Return the agent's answer to an idempotent order.
 
         Raises Refused: `agent_silent`, or the agent's own fault; Unreachable (`no_answer`).
         """
@@ -54,8 +54,8 @@ class Orders:
     async def ping(self, agent: str, group: str, timeout_s: float) -> float | None:
         """Seconds until the agent answers; None if it does not in `timeout_s`.
 
-        Any answer will do: an agent of 0.1.0 says that it knows no such order. However many ask, an
-        agent is sent one at a time.
+        Any answer counts: an agent of 0.1.0 does not know the order. Concurrent callers share one
+        ping per agent.
         """
         now_s = self._plane.clock.elapsed()
         shared = self._pings.get(agent)
@@ -72,12 +72,12 @@ class Orders:
                 del self._pings[agent]
 
     async def _answered_after(self, ping: _Ping, timeout_s: float) -> float | None:
-        """Seconds from the sending of `ping` to its answer, as far as that comes in time."""
+        """Seconds from the sending of `ping` to its answer, if that comes in time."""
         done, _ = await asyncio.wait({ping.answer}, timeout=timeout_s)
         return self._plane.clock.elapsed() - ping.sent_s if done else None
 
     def _order(self, kind: str, ca_pem: str = "") -> tuple[str, bytes]:
-        """A token of its own, and the message."""
+        """The token of an order, and its message."""
         self._count += 1
         token = f"{_PREFIX}{self._count:x}"
         control = Control(kind=kind, epoch=self._plane.epoch, token=token, ca_pem=ca_pem)
@@ -95,7 +95,7 @@ class Orders:
             self._plane.count("publish_failed", "control")
 
     def on_reply(self, agent: str, token: str, reply: ControlReply) -> bool:
-        """Whether somebody was waiting for this answer of this agent."""
+        """Pass an answer on; False if no caller awaits it."""
         answer = self._waiting.get((agent, token))
         if answer is None or answer.done():
             return False
@@ -105,6 +105,6 @@ class Orders:
 
 def _checked(reply: ControlReply) -> ControlReply:
     if reply.code:
-        # A code of the agent's own making would be one for which nobody has an advice.
+        # An unknown code of the agent would have no advice.
         raise Refused(reply.code if reply.code in FAULTS else "internal", reply.message)
     return reply

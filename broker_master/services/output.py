@@ -1,7 +1,7 @@
-"""Reads what tasks have printed: from the outcome if it is small, else from the log stream.
+"""Reads the output of tasks: from the outcome if it is small, else from the log stream.
 
 Chunks name their offsets. They may stand twice in the log stream, or out of order, so a reader
-remembers where in the stream which bytes begin. Bytes that will never come are named as a gap.
+keeps an index of offsets. Bytes that will never come are reported as a gap.
 """
 
 import asyncio
@@ -29,12 +29,12 @@ LookUp = Callable[[], Awaitable[CommandRecord]]
 # Subject, offset, bytes at most, and whether nothing more will come.
 _Read = tuple[str, int, int, bool]
 
-# How soon what says nothing is looked at again, in case that its word was missed: in a cluster it
-# takes a moment until all nodes know of a new subscription; and how often after that.
+# First poll of a silent stream, in case its notification was missed: in a cluster it takes a moment
+# until all nodes have a new subscription; and the interval after that.
 _AGAIN_S = 0.25
 _AGAIN_MOST_S = 5.0
-# Of a stream of words one wakes: the next read brings what came with the others. Who was woken for
-# nothing waits longer for the next one.
+# Of many notifications one wakes the reader: the next read brings the chunks of all. After an empty
+# read the reader waits longer.
 _SETTLE_S = 0.02
 _SETTLE_MOST_S = 1.0
 # Readers that ask the broker at one time.
@@ -42,15 +42,15 @@ _READS = 64
 _PAGE_MESSAGES = 64
 # At least one whole run of chunks, and no more than an answer holds.
 _PAGE_BYTES = 2 * limits.CHUNK_BYTES
-# A page may hold chunks that do not continue what was read; this many are looked through at once.
+# A page may hold chunks that do not continue the offset; this many pages are read at once.
 _PAGES_MAX = 64
-# What is remembered of all streams together: runs of chunks, a few hundred bytes each.
+# Size of all indexes together, in runs of chunks of a few hundred bytes each.
 _RUNS_MAX = 50_000
 _STREAMS_MAX = 4096
 
 
 class OutputReader:
-    """Keeps no output but what it reads ahead; remembers, of streams read lately, what is where."""
+    """Caches no output but what it reads ahead; keeps indexes of streams read lately."""
 
     def __init__(self, plane: Plane, streams: Streams) -> None:
         self._plane = plane
@@ -63,9 +63,9 @@ class OutputReader:
         self._ahead = ReadAhead(plane.tasks, self._read_on)
 
     async def read(self, look_up: LookUp, request: LogsRequest) -> LogsAnswer:
-        """What follows the offsets asked for, waiting for new bytes while the attempt runs.
+        """Return output from the requested offsets on; wait for new bytes while the attempt runs.
 
-        look_up: gives the record as it stands now, with its output.
+        look_up: returns the record as it is now, with its output.
         """
         clock = self._plane.clock
         deadline_s = clock.elapsed() + request.wait_s
@@ -96,13 +96,13 @@ class OutputReader:
     def _watching(
         self, record: CommandRecord, attempt: AttemptRecord | None
     ) -> AbstractContextManager[Wait]:
-        """Before it is read, so that nothing is stored unheard between the two."""
+        """Subscribe before the read, so that no chunk is stored unnoticed between the two."""
         agent, number = (attempt.agent, attempt.attempt) if attempt is not None else ("?", 0)
         return self._watches.watching(record.group, agent, record.id, number)
 
     @contextmanager
     def _until_ended(self, command: str, wait: Wait) -> Iterator[None]:
-        """The end of a command wakes as well."""
+        """Wake the reader at the end of the command as well."""
         if self._plane.book.get(command) is None:
             yield
             return
@@ -119,7 +119,7 @@ class OutputReader:
                 del self._plane.waiters[command]
 
     async def last_at(self, record: CommandRecord) -> str | None:
-        """When the newest bytes that are stored of the newest attempt were printed."""
+        """Print time of the newest stored bytes of the newest attempt."""
         attempt = _attempt(record, None)
         if attempt is None:
             return None
@@ -182,7 +182,7 @@ class OutputReader:
         is_last = attempt is record.attempts[-1]
         if ended and is_last:
             if record.output is not None and request.times:
-                # The stream has it as well if the task ran for a while, and knows when.
+                # The stream has it as well if the task ran for a while, with times.
                 subject = _subject(record, attempt, stream)
                 part = await self._read_once(subject, offset, request.max_bytes, is_final=True)
                 if part.data and not part.gap:
@@ -194,13 +194,13 @@ class OutputReader:
                 times = ((offset, ended_at),) if data else ()
                 return Part(data, offset + len(data) >= len(whole), times=times)
             total = record.stdout_bytes if stream == subjects.STDOUT else record.stderr_bytes
-            # Nobody has told the sizes of what was lost.
+            # The sizes of the lost output are unknown.
             if offset >= total and attempt.state != State.LOST:
                 return Part(complete=True)
         subject = _subject(record, attempt, stream)
-        # An attempt that ended without a report of its sizes has what the stream has.
+        # An attempt that ended without a report of its sizes has the output in the stream.
         is_final = ended or not is_last
-        if not request.times:  # what is read ahead has none
+        if not request.times:  # bytes read ahead have none
             data = await self._ahead.take(subject, offset, request.max_bytes)
             if data:
                 return Part(data)
@@ -212,7 +212,7 @@ class OutputReader:
     async def _read_once(
         self, subject: str, offset: int, max_bytes: int, *, is_final: bool
     ) -> Part:
-        """As `_from_stream`; of many who want the same at one time one reads it."""
+        """As `_from_stream`; concurrent readers of the same bytes share one read."""
         key = (subject, offset, max_bytes, is_final)
         others = self._reading.get(key)
         part = await asyncio.shield(others) if others is not None else None
@@ -224,13 +224,13 @@ class OutputReader:
             part = await self._from_stream(subject, offset, max_bytes, is_final=is_final)
             return part
         finally:
-            # None: it failed, and each tries by itself.
+            # None: the shared read failed, and each reader tries by itself.
             reading.set_result(part)
             if self._reading.get(key) is reading:
                 del self._reading[key]
 
     async def _read_on(self, subject: str, offset: int, max_bytes: int) -> Part:
-        # What is not there yet may still come, whatever becomes of the attempt meanwhile.
+        # Missing bytes may still come, whatever the state of the attempt.
         return await self._from_stream(subject, offset, max_bytes, is_final=False)
 
     async def _from_stream(
@@ -272,7 +272,7 @@ class OutputReader:
         return Part(gap=at - offset)
 
     def _decode(self, stored: Stored) -> LogChunk | None:
-        """None for what is no chunk: an agent can print whatever it likes into its own output."""
+        """None for an invalid chunk: an agent can publish anything as its own output."""
         try:
             return codec.decode_trusted(LogChunk, stored.data)
         except Refused as error:
@@ -294,7 +294,7 @@ def _subject(record: CommandRecord, attempt: AttemptRecord, stream: str) -> str:
 
 
 def _attempt(record: CommandRecord, number: int | None) -> AttemptRecord | None:
-    """The attempt asked for, the newest if none was named, None if there is none yet."""
+    """The requested attempt, the newest if none was named, None if there is none yet."""
     if number is None:
         return record.attempts[-1] if record.attempts else None
     for attempt in record.attempts:

@@ -1,4 +1,4 @@
-"""Whether a stored command may be run now: its client and its target as they are by now."""
+"""Whether a stored command may run now: checks its present client and target."""
 
 from broker_master.core import rights
 from broker_master.core.commands import Command
@@ -8,20 +8,20 @@ from schemas.messages.facts import Accepted
 
 
 def group_now(plane: Plane, accepted: Accepted) -> str:
-    """The group in which it would run: that of its agent, which may have moved since."""
+    """The group in which it would run: the present one of its agent."""
     agent = plane.registry.agents.get(accepted.agent) if accepted.agent else None
     return accepted.group if agent is None else agent.group
 
 
 def check_run(plane: Plane, accepted: Accepted) -> None:
-    """Raises Refused (`forbidden`, `client_disabled`, `group_unknown`) if it may not be run."""
+    """Raise Refused (`forbidden`, `client_disabled`, `group_unknown`) if it may not run."""
     group = group_now(plane, accepted)
     rights.check_use(plane.registry.clients.get(accepted.client), accepted.client, group)
     _ = plane.registry.group(group)
 
 
 def objection(plane: Plane, command: Command) -> Refused | None:
-    """Why it may not be run, as a value."""
+    """Reason why it may not run, as a value."""
     try:
         check_run(plane, command.accepted)
     except Refused as refused:
@@ -30,7 +30,7 @@ def objection(plane: Plane, command: Command) -> Refused | None:
 
 
 def note_objection(plane: Plane, command: Command, refused: Refused) -> str:
-    """Put it into the audit trail; the reason with which the command ends."""
+    """Put the refusal into the audit trail; returns the reason with which the command ends."""
     plane.note(
         "command.reject",
         command.id,

@@ -1,4 +1,4 @@
-"""Beats, echoes and the handshake; and what silence does to the commands of an agent."""
+"""Heartbeats, echoes and the handshake; and the effects of silence on an agent's commands."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -40,13 +40,13 @@ log = structlog.get_logger()
 
 _TICKS_PER_BEAT = 5
 _SOON_S = 0.01
-# Of its share of the work, for an agent that comes and goes.
+# Share of work of a flapping agent, as a part of its own.
 _UNSTABLE_PART = 0.5
 _OPEN = frozenset({"accepted", "running", "stopping"})
 
 
 class _Meeting(msgspec.Struct):
-    """What the first step of a handshake said, until the last one."""
+    """First step of a handshake, until the last one."""
 
     silence_s: float
     spool_bytes: int
@@ -55,7 +55,7 @@ class _Meeting(msgspec.Struct):
     ended: int = 0
 
     def judge(self, tasks: Sequence[TaskStatus], decisions: Sequence[TaskDecision]) -> None:
-        """Only what may go on has gone on: what was given up meanwhile is ended now."""
+        """Count the tasks that go on, were given up in the meantime, and have ended."""
         is_open = [task.state in _OPEN for task in tasks]
         kept = [decision.verdict == "keep" for decision in decisions]
         self.going_on = sum(kept)
@@ -74,11 +74,11 @@ class _Meeting(msgspec.Struct):
 
 @dataclass(frozen=True, kw_only=True)
 class Listeners:
-    """Called with what agents say.
+    """Called with events of agents.
 
-    want_address: an agent is back, whose address may be another. on_change: the group of an agent
+    want_address: an agent is back, perhaps with another address. on_change: the group of an agent
     whose status may have changed. on_trust: an agent and the digest of the authorities that it
-    trusts. on_greeted: the first step of a handshake of an agent that may take part.
+    trusts. on_greeted: the first step of a handshake of an admitted agent.
     """
 
     want_address: Callable[[], None]
@@ -88,7 +88,7 @@ class Listeners:
 
 
 class PresenceService:
-    """One step behind the wire: decides with the roster, answers, and moves commands along."""
+    """Passes messages to the roster, answers agents, and applies changes to commands."""
 
     name = "presence"
 
@@ -110,7 +110,7 @@ class PresenceService:
         # Agents that are given up, with tasks that may outlive that.
         self._held: set[str] = set()
         self._meetings: dict[str, _Meeting] = {}
-        # How long those were silent whose beats come again, but not yet their handshake.
+        # Lengths of silence of agents that beat again, before their handshake.
         self._silences: dict[str, float] = {}
         self._on_change = listeners.on_change
         self._on_trust = listeners.on_trust
@@ -138,7 +138,7 @@ class PresenceService:
         self._echo(up, presence)
 
     def _on_other_epoch(self, presence: Presence, epoch: int) -> None:
-        """It has obeyed another master: an earlier one, or one that this one must give way to."""
+        """Handle an agent that has obeyed another master: an earlier one, or a newer one."""
         if epoch > self._plane.epoch and presence.obeys != epoch:
             presence.obeys = epoch
             self._plane.count("epoch_refused")
@@ -147,7 +147,7 @@ class PresenceService:
             self.aftermath.note_past(presence)
 
     def call(self) -> None:
-        """The master is back from a cut: who has missed it says so now, not with its next beat."""
+        """Announce the master's return: agents answer now, not with the next beat."""
         for presence in self._plane.roster:
             if presence.incarnation:
                 self._echo(subjects.Up(presence.group, presence.agent, "beat", ()), presence)
@@ -162,7 +162,7 @@ class PresenceService:
         self._publish(up, "echo", codec.encode(echo))
 
     def _measure(self, up: subjects.Up, beat: Beat, now_s: float) -> None:
-        """Before the roster takes the beat in, so that the silence which it ends is still known."""
+        """Called before the roster takes in the beat, so that the ended silence is still known."""
         plane = self._plane
         presence = plane.roster.get(up.agent)
         missed = 0
@@ -233,7 +233,7 @@ class PresenceService:
         presence = plane.roster.get(up.agent)
         is_answer = presence is not None and presence.incarnation == hello.incarnation
         if is_answer and not self._recall.on_done(up.agent, hello):
-            return  # the next echo says that nothing is agreed yet, and it says hello again
+            return  # the next echo carries no agreement, and the agent says hello again
         if presence is not None and is_answer:
             presence.addresses = hello.details.addresses
         self.aftermath.on_done(up.agent)
@@ -256,14 +256,14 @@ class PresenceService:
         self._publish(up, "welcome", codec.encode(welcome))
 
     def _successor(self, agent: str) -> str:
-        """For a session that was superseded: where the newer one runs."""
+        """For a superseded session: where the newer one runs."""
         presence = self._plane.roster.get(agent)
         said = presence.details if presence is not None else Details()
         where = f"{said.host or 'an unknown host'} (pid {said.pid})"
         return f"a newer session of {agent} runs on {where}"
 
     def _stranger(self, up: subjects.Up) -> str:
-        """For credentials of this mesh that its registry has nothing of, and the way back."""
+        """For credentials of this mesh that are not in the registry, and the way back."""
         known = self._plane.registry.agents.get(up.agent)
         if known is not None:
             return (
@@ -277,7 +277,7 @@ class PresenceService:
         )
 
     def _entry(self, up: subjects.Up) -> AgentEntry | None:
-        """The registry's entry of the speaker, whose group must be the one it speaks for."""
+        """The registry's entry of the sender, whose group must be that of the subject."""
         entry = self._plane.registry.agents.get(up.agent)
         if entry is None or entry.group != up.group:
             self._plane.count("unknown_agent")
@@ -285,31 +285,31 @@ class PresenceService:
         return entry
 
     def _has_expired(self, entry: AgentEntry, serial: str) -> bool:
-        """By the master's clock, whatever the agent's own says."""
+        """By the master's clock; the agent's clock is not trusted."""
         now = self._plane.clock.now()
         return any(each.serial == serial and each.not_after <= now for each in entry.certificates)
 
     def note_certificate(self, presence: Presence, entry: AgentEntry, serial: str) -> None:
-        """The agent uses the certificate of this serial from now on."""
+        """Note that the agent uses the certificate of this serial from now on."""
         presence.certificate_serial = serial
         certificate = current_certificate(entry, presence)
         presence.valid_until = certificate.not_after if certificate is not None else 0.0
 
-    # -- into another group
+    # -- moves to another group
 
     def _is_arriving(self, up: subjects.Up) -> bool:
         entry = self._plane.registry.agents.get(up.agent)
         return entry is not None and entry.group != up.group and entry.moving_to == up.group
 
     async def _arrive(self, up: subjects.Up, payload: bytes) -> None:
-        """Only credentials of the new group can say hello in its name: the move is done."""
+        """Complete a move: only credentials of the new group can send a hello there."""
         before = self._plane.registry.agent(up.agent).group
         try:
             await self._plane.registry.change_agent(
                 up.agent, lambda entry: admin.arrive(entry, up.group)
             )
         except MeshError as error:
-            # It says hello again.
+            # The agent says hello again.
             log.warning("arrival_delayed", agent=up.agent, error=str(error))
             return
         presence = self._plane.roster.get(up.agent)
@@ -321,10 +321,10 @@ class PresenceService:
             self._on_change(group)
         self.on_hello(up, payload)
 
-    # -- the decisions of the handshake
+    # -- decisions of the handshake
 
     def _decide(self, agent: str, task: TaskStatus) -> TaskDecision:
-        """What to do with one attempt that the agent has. The facts decide, not the agent."""
+        """Decide on one attempt of the agent. The facts decide, not the agent."""
         self.aftermath.adopt(agent, task)
         command = self._plane.book.get(task.command)
         attempt = command.find(task.attempt) if command is not None else None
@@ -339,7 +339,7 @@ class PresenceService:
             verdict = "report"
         return TaskDecision(command=task.command, attempt=task.attempt, verdict=verdict)
 
-    # -- what a change means
+    # -- effects of changes
 
     def _apply(self, changes: list[Change]) -> None:
         for change in changes:
@@ -368,7 +368,7 @@ class PresenceService:
                 self._on_duplicate(presence)
 
     def _on_duplicate(self, presence: Presence) -> None:
-        """The alarm: one identity lives in two places, and one of them is a copy or a thief."""
+        """Alarm: one identity runs in two places; one of them is a copy or a thief."""
         agent = presence.agent
         here, there = presence.details.host or "an unknown host", presence.rival_host
         frozen = "; it gets no work while they supersede each other" if presence.frozen else ""
@@ -387,7 +387,7 @@ class PresenceService:
         )
 
     def sync_member(self, presence: Presence) -> None:
-        """Tell the dispatcher whether this agent may be given work, and how much."""
+        """Update the dispatcher: whether this agent may be given work, and how much."""
         entry = self._plane.registry.agents.get(presence.agent)
         if entry is None:
             return
@@ -416,7 +416,7 @@ class PresenceService:
             attempts.on_silent(command, attempt, now)
 
     def _give_up_due(self, presence: Presence) -> None:
-        """End those attempts that cannot be running any more; others may outlive the silence."""
+        """End attempts that cannot be running any more; others may outlive the silence."""
         silence_s = self._plane.clock.elapsed() - presence.heard_s
         self._held.discard(presence.agent)
         for command, attempt in self._open_attempts(presence.agent):
@@ -426,7 +426,7 @@ class PresenceService:
                 self._settler.give_up(command, attempt)
 
     def _on_returned(self, presence: Presence) -> None:
-        """Send what was never acknowledged, tell of cancels, and mark the first connection."""
+        """Send unacknowledged attempts, deliver cancels, and note the first connection."""
         entry = self._plane.registry.agents.get(presence.agent)
         if entry is not None and not entry.connected:
             self._plane.spawn(self._mark_connected(presence.agent), presence.agent)
@@ -473,7 +473,7 @@ class PresenceService:
         clock, roster, timers = self._plane.clock, self._plane.roster, self._plane.timers
         looked_s = clock.elapsed()
         while True:
-            # Whoever's certificate ends is given nothing more from that moment on.
+            # An agent whose certificate has ended gets no new work from that moment on.
             ends_s = max(_SOON_S, roster.next_expiry() - clock.now())
             await asyncio.sleep(min(timers.beat_s / _TICKS_PER_BEAT, ends_s))
             now_s = clock.elapsed()

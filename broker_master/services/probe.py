@@ -1,7 +1,7 @@
-"""Finds agents that beat but take no work: those that took none for a while get a no-op to do.
+"""Finds agents that beat but take no work: idle ones get a no-op from time to time.
 
 A probe is a `run` request like any other, through the agent's journal and its reports, but belongs
-to no command: nothing of it is stored by the master. Whatever is answered to it is a sign of life.
+to no command: the master stores nothing of it. Any answer to it is a sign of life.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from schemas.faults import Unreachable
 from schemas.messages.work import PROBE_ATTEMPT, Run
 from schemas.states import Liveness
 
-# Answers to wait for, each for `ack_s`, before an agent is called stuck.
+# Unanswered probes, each for `ack_s`, before an agent is called stuck.
 _UNANSWERED: Final = 2
 _NO_ARGS: Final = msgspec.Raw(codec.encode({}))
 
@@ -50,7 +50,7 @@ class Prober:
                 self.tick(period_s)
 
     def tick(self, period_s: float) -> None:
-        """Ask those whose time has come, so many at once that all have their turn in time."""
+        """Probe the due agents, at a rate that gives each its turn within the period."""
         now_s, timers = self._plane.clock.elapsed(), self._plane.timers
         presences = list(self._plane.roster)
         at_once = 1 + int(2 * len(presences) * period_s / timers.probe_s)
@@ -95,7 +95,7 @@ class Prober:
 
 
 def _is_idle(presence: Presence) -> bool:
-    """Whether it ought to answer: silent and draining ones have said why they do not."""
+    """Whether it ought to answer: silent and draining agents have a known reason."""
     return (
         presence.liveness is Liveness.LIVE
         and presence.reconciled

@@ -1,4 +1,4 @@
-"""Sees to it that no agent's output drives another's out of the log stream."""
+"""Keeps each agent's output within its quota, so that none displaces another's."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ _SHARE = 10
 
 
 class OutputQuotas:
-    """What is beyond an agent's quota goes, the oldest first: of this agent and of no other."""
+    """Purges the oldest output of an agent above its quota, and no other agent's."""
 
     name = "quotas"
 
@@ -59,7 +59,7 @@ class OutputQuotas:
             LOGS, purge.up_to, subjects.log("*", purge.agent, "*", "*", "*")
         )
         if not count:
-            return  # it has said much, and printed nothing of it
+            return  # it has sent much, but no output
         log.warning("output_over_quota", agent=purge.agent, chunks=count)
         self._plane.note(
             "agent.quota",

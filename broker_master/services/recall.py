@@ -1,7 +1,7 @@
-"""Asks agents of before a restore for ends that they have told, and that the state has not.
+"""After a restore, asks agents for ends that they had reported and that the state lacks.
 
-Each handshake asks for some; an agent is asked in more rounds until it has been asked for all that
-it may have run. What it has is entered as if the hello had named it, and its report follows.
+Each handshake asks for some; an agent is asked in more rounds until all that it may have run is
+covered. A known attempt is entered as if the hello had named it, and its report follows.
 """
 
 from collections.abc import Callable, Collection
@@ -19,14 +19,14 @@ from schemas.messages.liveness import NO_ATTEMPT, RECALLS, Hello, TaskStatus
 
 
 class _Round(msgspec.Struct):
-    """asked: in the newest welcome. after: what sorts up to here has been answered."""
+    """asked: in the newest welcome. after: commands sorted up to here are answered."""
 
     asked: list[str] = []
     after: str = ""
 
 
 class Recall:
-    """on_unknown: called with an open attempt of which its own agent knows nothing."""
+    """on_unknown: called with an open attempt that its own agent does not know."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Recall:
         self._rounds: dict[str, _Round] = {}
 
     def ask(self, agent: str, hello: Hello) -> list[str]:
-        """The commands to ask for in the welcome; none of an agent that has nothing to recall."""
+        """The commands to ask for in the welcome; empty for an agent without any."""
         if RECALLS not in hello.features or not self._aftermath.is_of_past(agent):
             self._rounds.pop(agent, None)
             return []
@@ -69,14 +69,14 @@ class Recall:
         return accepted.agent == agent or (is_of_group and not accepted.agent)
 
     def still_asked(self, agent: str) -> Collection[str]:
-        """What the agent has yet to speak of: it is not lost before that."""
+        """Commands without an answer of the agent yet: they are not lost before it."""
         found = self._rounds.get(agent)
         if found is None:
             return ()
         return [each for each in self._plane.doubtful if each > found.after]
 
     def on_done(self, agent: str, hello: Hello) -> bool:
-        """Take the answer in. False if the agent is to be asked for more."""
+        """Take in the answer. False if the agent is to be asked for more."""
         found = self._rounds.get(agent)
         if found is None:
             return True
@@ -95,7 +95,7 @@ class Recall:
         return True
 
     def _enter(self, agent: str, task: TaskStatus) -> None:
-        """It has ended there, as the report will say: wait for that, and send nothing again."""
+        """The agent has ended it: wait for its report, and send nothing again."""
         plane = self._plane
         self._aftermath.adopt(agent, task)
         command = plane.book.get(task.command)

@@ -1,9 +1,10 @@
-"""Acknowledges output in the broker's place, for agents that know no other word of durability.
+"""Acknowledges output in the broker's place, for agents of 0.1.
 
 Agents of 0.1 name a reply subject with each chunk of output and wait for an acknowledgement there.
-The log stream sends none, since it would send it anywhere. So the master hears the output of those
-agents, reads what the stream holds of it, and acknowledges what it finds there: below the agent's
-own inbox and nowhere else. Agents that hear the stream itself (`HEARS_STORED`) cost nothing here.
+The log stream sends none, since a sender could steer it to any subject. So the master subscribes to
+the output of those agents, reads what the stream holds of it, and acknowledges that below the
+agent's own inbox and nowhere else. Agents that receive the stream's notices (`HEARS_STORED`) cost
+nothing here.
 """
 
 import asyncio
@@ -27,22 +28,22 @@ from schemas.messages.liveness import HEARS_STORED, Hello
 
 log = structlog.get_logger()
 
-# Without a word of the broker the stream is looked at so often while something waits.
+# Without a notice of the broker the stream is read this often while chunks wait.
 _LOOK_S: Final = 1.0
 _PAGE_MESSAGES: Final = 64
 _PAGE_BYTES: Final = 1024 * 1024
-# What may wait of one agent: twice its window, in the smallest chunks. Such an agent sends again
+# Waiting chunks of one agent: twice its window, in the smallest chunks. Such an agent sends again
 # after 5 s, with another reply subject.
 _WAITING_MAX: Final = 1024
 _REPLY_LEN: Final = 256
-# So much output of one agent is looked at, in messages; what is above is sent again later.
+# Rate limit of one agent's output, in messages; those above are sent again later.
 _PER_S: Final = 1000.0
 _BURST: Final = 2000.0
 _AGENTS_MAX: Final = 2000
 
 
 class _Ear:
-    """What the master hears of one agent. waiting: where to answer, by subject and content."""
+    """State of one agent. waiting: reply subjects, by subject and content."""
 
     def __init__(self, agent: str, group: str, seq: int) -> None:
         self.agent = agent
@@ -64,7 +65,7 @@ class Receipts:
         self._ears: dict[str, _Ear | None] = {}
 
     def note_hello(self, up: subjects.Up, hello: Hello) -> None:
-        """An agent that may take part has said hello."""
+        """Note the hello of an admitted agent."""
         if HEARS_STORED in hello.features:
             self._forget(up.agent)
             return
@@ -90,8 +91,8 @@ class Receipts:
             ear.wake.set()
 
     async def _serve(self, up: subjects.Up) -> None:
-        """Until the agent is gone, or is one that needs no receipts any more."""
-        # Before anything is heard, so that whatever is heard is stored behind it.
+        """Run until the agent is gone, or needs no receipts any more."""
+        # Before the first chunk, so that each one received is stored behind it.
         info = await self._streams.insist(lambda: self._streams.info(LOGS))
         if up.agent not in self._ears:
             return
@@ -111,7 +112,8 @@ class Receipts:
     def _take(self, ear: _Ear, msg: Msg) -> None:
         if not msg.reply:
             return
-        # The broker delivers what the stream may still refuse: this only says who asks for what.
+        # The broker delivers chunks that the stream may still refuse: a chunk only names its
+        # sender.
         if (
             len(msg.reply) > _REPLY_LEN
             or not msg.reply.startswith(f"{subjects.inbox_prefix(ear.agent)}.")
@@ -142,7 +144,7 @@ class Receipts:
                 log.warning("receipts_delayed", agent=ear.agent, error=str(error))
 
     async def _read_on(self, ear: _Ear) -> None:
-        """Acknowledge what the stream holds since the last look. Read, so it is stored."""
+        """Acknowledge chunks stored since the last read: a chunk in the stream is durable."""
         is_last = False
         while not is_last:
             page = await self._streams.read_from(

@@ -1,4 +1,4 @@
-"""Brings a starting master to where the facts say it is."""
+"""Recovers the state of a starting master from the facts."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ _ROWS = 1000
 
 
 async def rebuild_readmodel(plane: Plane, streams: Streams) -> int:
-    """Read the history stream from the read model's position on. Returns how many were read."""
+    """Read the history stream from the read model's position on. Returns the number of records."""
     rows: list[Row] = []
     read = 0
     async for message in streams.replay(HISTORY, plane.readmodel.position + 1):
@@ -60,10 +60,10 @@ async def rebuild_readmodel(plane: Plane, streams: Streams) -> int:
 
 
 async def replay_facts(plane: Plane, historian: Historian) -> None:
-    """Fold the event stream into the book; ended commands go to history if they are not there.
+    """Fold the event stream into the book; ended commands go to history if they are missing there.
 
-    Commands come back in the order in which they were submitted, also those whose facts were
-    written again since.
+    Commands come back in the order of submission, also those whose facts were carried forward
+    since.
     """
     book = plane.book
     async for fact, body, sequence in plane.facts.replay():
@@ -73,8 +73,8 @@ async def replay_facts(plane: Plane, historian: Historian) -> None:
     for command in book:
         known = plane.readmodel.known(command.id)
         if not command.is_terminal:
-            # Over, by what history says: its last facts were carried forward while it ended, and
-            # the one of its end was purged. It must not be run again.
+            # Ended, by its history: its last facts were carried forward while it ended, and the
+            # fact of its end was purged. It must not run again.
             if known is not None:
                 book.forget(command.id)
         elif known is not None and known.state == command.state:
@@ -86,7 +86,7 @@ async def replay_facts(plane: Plane, historian: Historian) -> None:
 
 
 async def enter_admin(plane: Plane, mesh: Mesh) -> None:
-    """The registry's entry of the client that `init` made, or renewed, without any master."""
+    """Enter the client that `init` made or renewed without a master into the registry."""
     folder = mesh.admin_context.with_suffix("")
     certificate = _certificate_in(folder, mesh)
     trust = trust_digest(read_bytes(folder / CA_FILE))
@@ -126,7 +126,7 @@ async def enter_admin(plane: Plane, mesh: Mesh) -> None:
 
 
 def _certificate_in(folder: Path, mesh: Mesh) -> CertificateEntry:
-    """What the registry has to know of credentials that were made without it."""
+    """The registry's entry of credentials that were made without a master."""
     creds = read_identity(folder).creds
     cert_pem = read_bytes(folder / CERT_FILE)
     facts = certificate_facts(cert_pem)
@@ -143,9 +143,9 @@ def _certificate_in(folder: Path, mesh: Mesh) -> CertificateEntry:
 
 
 def enter_agents(plane: Plane, pasts: Pasts = NO_PASTS) -> None:
-    """Everybody whom the registry knows is silent until heard.
+    """Every registered agent is silent until its first beat.
 
-    pasts: how the master before this one knew them, and since when.
+    pasts: their statuses under the previous master, with start times.
     """
     clock = plane.clock
     plane.statuses.recall(pasts.agents, pasts.groups)
@@ -155,7 +155,7 @@ def enter_agents(plane: Plane, pasts: Pasts = NO_PASTS) -> None:
         presence = plane.roster.add(
             entry.group,
             entry.name,
-            # Of a deleted one nobody will hear, but its tasks count until the lease is over.
+            # A deleted agent sends nothing, but its tasks count until the lease is over.
             connected=entry.connected or entry.admin == Admin.DELETED,
             at=clock.now(),
             now_s=clock.elapsed(),
@@ -169,9 +169,9 @@ def enter_agents(plane: Plane, pasts: Pasts = NO_PASTS) -> None:
 
 
 def resume(plane: Plane) -> list[Command]:
-    """Put open commands back where they wait. Returns those whose cancel was asked for.
+    """Queue open commands again. Returns those with a recorded cancel.
 
-    Attempts keep their agents: what became of them, the agents' handshakes say.
+    Attempts keep their agents: the handshakes tell their state.
     """
     cancelled = []
     for command in sorted(plane.book, key=lambda c: (c.accepted.submitted_at, c.order)):
@@ -190,7 +190,7 @@ def resume(plane: Plane) -> list[Command]:
 
 
 def orphans(plane: Plane) -> list[tuple[Command, Attempt]]:
-    """Open attempts on agents that were deleted: nobody will ever speak of them again."""
+    """Open attempts on deleted agents: no report of them can come."""
     return [
         (command, attempt)
         for command in plane.book
@@ -206,7 +206,7 @@ async def recover(
     settler: Settler,
     presence: PresenceService,
 ) -> None:
-    """Bring the book to where the facts say, and carry on with what was asked for."""
+    """Recover the book from the facts, and carry on with recorded requests."""
     await rebuild_readmodel(plane, streams)
     await replay_facts(plane, historian)
     presence.aftermath.begin()

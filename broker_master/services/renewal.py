@@ -1,8 +1,8 @@
-"""Gives agents their next certificates, and takes the replaced ones away.
+"""Renews certificates of agents, and revokes the replaced ones.
 
-An agent asks over the connection that it has, so its identity is that of the subject; that it
-holds the certificate in use, too, its request proves. What is issued is a candidate until the agent
-says, over a connection made with it, that it is in use.
+An agent asks over its present connection, so its identity is that of the subject; the request also
+proves that it holds the certificate in use. The new one is a candidate until the agent confirms,
+over a connection made with it, that it is in use.
 """
 
 import asyncio
@@ -38,9 +38,10 @@ log = structlog.get_logger()
 
 _TRIES_PER_S: Final = 1.0
 _TRIES_BURST: Final = 5
-# Agents of one group confirm within moments of each other: their old keys are refused in one go.
+# Agents of one group confirm within moments of each other: their old keys are refused in one
+# update.
 _GATHER_S: Final = 0.25
-# How often candidates are looked at that nobody has confirmed; also the wait after a failure.
+# Interval of looks at unconfirmed candidates; also the wait after a failure.
 _LOOK_S: Final = 30.0
 
 
@@ -78,7 +79,7 @@ class Renewals:
             try:
                 await self._clear_up()
             except MeshError as error:
-                # Nothing is forgotten: it is all still in the registry at the next turn.
+                # No work is lost: the registry has it at the next turn.
                 log.warning("retiring_failed", error=str(error))
             self._wake.clear()
             try:
@@ -88,7 +89,7 @@ class Renewals:
             except TimeoutError:
                 pass
 
-    # -- questions
+    # -- requests
 
     def _on_question(self, msg: Msg) -> None:
         up = subjects.parse_up(msg.subject)
@@ -105,7 +106,7 @@ class Renewals:
         )
 
     def _has_room(self, up: subjects.Up, msg: Msg) -> bool:
-        """Who asks far too often is not answered: it asks again."""
+        """Whether the request is within the rate limit; the agent repeats an unanswered one."""
         now_s = self._plane.clock.elapsed()
         has_room = self._budgets.take(up.agent, "rest", len(msg.data), now_s)
         if not has_room:
@@ -142,7 +143,7 @@ class Renewals:
         send_answer(self._plane, msg.reply, answer, up.kind)
 
     def _on_self_test(self, msg: Msg) -> None:
-        """The answer goes to the agent's own subject, which is what is being tested."""
+        """The answer goes to the agent's own subject: the path under test."""
         up = subjects.parse_up(msg.subject)
         if up is not None and self._has_room(up, msg):
             answer = partial(self._answer_self_test, up, msg)
@@ -158,7 +159,7 @@ class Renewals:
     # -- a candidate
 
     async def _renew(self, up: subjects.Up, request: RenewalRequest) -> EnrolAnswer:
-        """Sign the new keys; the same keys again get a certificate in place of the one before."""
+        """Sign the new keys; the same keys again get a certificate that replaces the one before."""
         self._count_try(up.agent)
         proved = self._issuer.check_proof("agent", up.agent, request)
         self._check(self._entry(up), proved)
@@ -167,7 +168,7 @@ class Renewals:
             issued = self._sign(self._entry(up), request)
 
             def enter(entry: AgentEntry) -> AgentEntry:
-                # Checked again on what the registry holds at the moment of writing.
+                # Checked again on the registry's state at the moment of writing.
                 self._check(entry, proved)
                 return self._with_candidate(entry, proved, issued)
 
@@ -219,12 +220,12 @@ class Renewals:
         )
 
     def _group(self, entry: AgentEntry) -> str:
-        """The one it moves to, once nothing runs there any more in the name of the other."""
+        """The group of the new certificate: the target of a move, once the agent is empty."""
         is_empty = not self._plane.dispatcher.load(entry.name)
         return entry.moving_to if entry.moving_to and is_empty else entry.group
 
     def _with_candidate(self, entry: AgentEntry, proved: str, issued: Credentials) -> AgentEntry:
-        """Who holds a certificate's key uses it: the one that proved the request is confirmed."""
+        """Add a candidate, and confirm the certificate whose key signed the request."""
         at = self._plane.clock.now()
         until = at + self._plane.settings.certificates.candidate_s
         candidate = msgspec.structs.replace(issued.entry(at), candidate_until=until)
@@ -236,7 +237,7 @@ class Renewals:
     # -- its confirmation
 
     async def _confirm(self, up: subjects.Up, wanted: Confirmed) -> Confirmed:
-        """Retire all that came before it. May be asked again, also for one confirmed long ago."""
+        """Retire all certificates before this one. Idempotent, also for one confirmed long ago."""
         self._check(self._entry(up), wanted.serial)
 
         def retire(entry: AgentEntry) -> AgentEntry:
@@ -259,12 +260,12 @@ class Renewals:
         self._wake.set()
         return wanted
 
-    # -- what was replaced
+    # -- replaced certificates
 
     async def _clear_up(self) -> None:
-        """Refuse what is retired, candidates that were never confirmed, and all of the barred.
+        """Revoke retired certificates, unconfirmed candidates, and all of barred holders.
 
-        Those a master has left to its successor that ended while it revoked.
+        The last kind is left by a master that ended while it revoked.
         """
         at = self._plane.clock.now()
         for name, entry in list(self._plane.registry.agents.items()):

@@ -1,7 +1,7 @@
-"""Takes in what agents say of their attempts, makes it durable, and releases it.
+"""Receives agents' reports on their attempts, makes them durable, and releases them.
 
-Whatever an agent says is about attempts on itself: the subject names the speaker, and an attempt
-of another agent is refused and counted.
+A report is about attempts on its sender: the subject names the sender, and a report on another
+agent's attempt is refused and counted.
 """
 
 import asyncio
@@ -40,9 +40,9 @@ _ENDS = {str(state): state for state in AGENT_ENDS}
 
 
 class Reports:
-    """on_order_reply: given agent, token and answer, says whether somebody waits for that answer.
+    """on_order_reply: takes agent, token and answer; returns whether a caller awaits that answer.
 
-    on_took: given an agent that has answered a request to run something.
+    on_took: called with an agent that has answered a request to run a task.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class Reports:
     # -- answers to requests
 
     def on_reply(self, up: subjects.Up, payload: bytes) -> None:
-        """An answer to `run` or `control`; which one, its own fields say."""
+        """Handle an answer to `run` or `control`; its own fields show which."""
         if b"\xa6answer" not in payload:
             self._on_control_reply(up, codec.decode_sized(ControlReply, payload))
             return
@@ -107,7 +107,7 @@ class Reports:
             return
         command, attempt = found
         if command.id in self._plane.doubtful:
-            return  # it may have ended there since the backup: that it never began is not known
+            return  # it may have ended there since the backup: a missing start proves nothing
         now = self._plane.clock.now()
         self._transmitter.perform(command, ends.on_not_known(command, attempt, now))
 
@@ -120,7 +120,7 @@ class Reports:
         is_old = presence is not None and report.incarnation in presence.older
         for item in report.items:
             if is_old and not self._is_elsewhere(item):
-                # A newer process has this identity, and tells of what its journal holds.
+                # A newer process has this identity, and reports the content of its journal.
                 self._plane.count("stale_incarnation")
                 continue
             self._on_item(up, item)
@@ -158,7 +158,7 @@ class Reports:
                 self._late.take(command, attempt, outcome, lambda: self._release_later(up, item))
 
     def _on_ended_command(self, up: subjects.Up, item: AttemptReport) -> None:
-        """Its history is written, and the report may amend it; or it is nobody's."""
+        """The history of the command is written, and the report may amend it; or it is unknown."""
         if item.kind == "started":
             self._release(up, item)
             return
@@ -182,7 +182,7 @@ class Reports:
         self._lines.explain(up, item, outcome, settle)
 
     def _outcome(self, up: subjects.Up, item: AttemptReport, sent: int) -> Outcome | None:
-        """What the agent says, as a fact; None for an end that an agent cannot know."""
+        """The report as a fact; None for an end that an agent cannot know."""
         state = _ENDS.get(item.state)
         if state is None:
             self._plane.count("unknown_state")
@@ -209,7 +209,7 @@ class Reports:
         return fit_outcome(outcome)
 
     def _is_late(self, agent: str, ended_at: float) -> bool:
-        """Heard of later than a silence takes to be noticed; by the agent's clock, set right."""
+        """Whether it came later than a silence is detected; by the agent's clock, corrected."""
         presence = self._plane.roster.get(agent)
         skew_s = presence.clock_skew_s if presence is not None else 0.0
         now = self._plane.clock.now()
@@ -222,7 +222,7 @@ class Reports:
         items.append(Released(command=item.command, attempt=item.attempt, seq=item.seq))
 
     def _release_later(self, up: subjects.Up, item: AttemptReport) -> None:
-        """Outcomes of one batch become durable together: their releases go out together."""
+        """Outcomes of one batch become durable together: their releases are sent together."""
         if not self._releases:
             asyncio.get_running_loop().call_soon(self.flush)
         self._release(up, item)
@@ -240,11 +240,11 @@ class Reports:
         try:
             self._plane.link.publish_nowait(subjects.down(group, agent, "release"), payload)
         except Unreachable:
-            # The agent reports again after the reconnect and is released then.
+            # The agent reports again after the reconnect and gets its release then.
             self._plane.count("publish_failed", "release")
 
     def _find(self, agent: str, command_id: str, number: int) -> tuple[Command, Attempt] | None:
-        """The attempt an agent speaks of, if it is one of its own."""
+        """The attempt that a report is about, if it is the sender's own."""
         command = self._plane.book.get(command_id)
         attempt = command.find(number) if command is not None else None
         if command is None or attempt is None:

@@ -1,4 +1,4 @@
-"""Notes that a state directory was put back: the next master on it begins a new generation."""
+"""Notes that a state directory was restored: the next master on it begins a new generation."""
 
 import time
 from pathlib import Path
@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 
 def note_restore(state_dir: Path, *, above: int = 0, taken_at: float = 0.0) -> None:
-    """May be called again; no master may run on the directory.
+    """Note a restore; idempotent. No master may run on the directory.
 
     above: an epoch that agents have obeyed. taken_at: when the copy was made, 0 if not known.
     Raises Refused: `state_missing`, `state_foreign`, `state_locked`, `settings_invalid`.
@@ -36,7 +36,7 @@ def note_restore(state_dir: Path, *, above: int = 0, taken_at: float = 0.0) -> N
 async def begin_epoch(
     registry: Registry, mesh: Mesh, clock: Clock
 ) -> tuple[int, int, Restored | None]:
-    """The epoch, the one before it, and what is noted of a state that was put back."""
+    """The new epoch, the previous one, and the note of a restored state."""
     restored = read_restored(mesh.directory)
     is_first = restored is not None and not restored.epoch
     begun = await registry.begin_epoch(

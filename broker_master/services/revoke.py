@@ -1,4 +1,4 @@
-"""Takes credentials away: at the broker, now, and after every restart of it."""
+"""Revokes credentials: at the broker, now, and after each of its restarts."""
 
 import structlog
 
@@ -22,10 +22,10 @@ class Revoker:
         return set(self._accounts.revocations)
 
     async def revoke(self, name: str, certificates: list[CertificateEntry]) -> None:
-        """Refuse these keys from now on, and cut whoever is connected with one of them.
+        """Refuse these keys from now on, and disconnect their connections.
 
-        The list is kept in the account's token, on disk before the broker hears of it, so a
-        restarted broker refuses them too. Keys whose certificates have ended are dropped from it.
+        The list is kept in the account's token, on disk before the broker gets it, so a restarted
+        broker refuses them too. Keys whose certificates have ended are dropped from it.
         """
         now = self._plane.clock.now()
         users = {certificate.user_nkey: certificate.not_after for certificate in certificates}

@@ -1,7 +1,7 @@
-"""Replaces the mesh's authority or a signing key, step by step, and tells everybody concerned.
+"""Rotates the mesh's authority or a signing key, step by step, and notifies its holders.
 
-A step is taken on disk first and then carried out; asked for again, it is carried out again. What
-takes long - that agents learn whom to trust, and renew what is of the old key - goes on by itself.
+A step is taken on disk first and then carried out; repeated, it is carried out again. Slow parts
+run on by themselves: agents learn new authorities, and renew credentials of the old key.
 """
 
 import asyncio
@@ -26,9 +26,9 @@ from schemas.states import Liveness
 log = structlog.get_logger()
 
 KEYS: Final = (AUTHORITY, *ROTATED)
-# Who is told something at once; a fleet is told in turns.
+# Agents notified at once; a fleet is notified in turns.
 _AT_ONCE: Final = 32
-# How often those are reminded who have not renewed yet, or do not trust yet.
+# Interval of reminders for agents that have not renewed yet, or lack an authority.
 _REMIND_S: Final = 30.0
 _NAMED: Final = 5
 
@@ -58,10 +58,10 @@ class Rotator:
             except TimeoutError:
                 pass
 
-    # -- looking
+    # -- reads
 
     def rotation(self, key: str) -> Rotation:
-        """Raises Refused (`field_invalid`) for what is no key that can be replaced."""
+        """The rotation of a key. Raises Refused (`field_invalid`) for an unknown one."""
         if key not in KEYS:
             raise Refused("field_invalid", f"key: one of {', '.join(KEYS)}")
         return (
@@ -69,7 +69,7 @@ class Rotator:
         )
 
     def waiting_for(self, key: str, step: str) -> list[str]:
-        """Who would be cut off by `step`."""
+        """Holders that `step` would cut off."""
         return succession.held_up(step, self._holders(key), self._present(key))
 
     def not_after(self, key: str) -> float | None:
@@ -77,7 +77,7 @@ class Rotator:
 
     @property
     def trust(self) -> str:
-        """The digest of the authorities that everybody should trust."""
+        """The digest of the authorities that all should trust."""
         return self._mesh.authority.digest
 
     @property
@@ -85,7 +85,7 @@ class Rotator:
         return self._mesh.authority.ca_pem
 
     def has_to_renew(self, holder: Holder) -> bool:
-        """Whether it holds something of a key that is tainted."""
+        """Whether it holds credentials of a tainted key."""
         return any(
             succession.is_of_old(holder, self._present(key))
             for key in KEYS
@@ -104,7 +104,7 @@ class Rotator:
     # -- a step
 
     async def rotate(self, key: str, step: str, *, force: bool) -> None:
-        """Take a step, or complete it. Raises Refused: `step_refused`, or as the broker answers."""
+        """Take a step, or complete it. Raises Refused: `step_refused`, or the broker's fault."""
         async with self._lock:
             rotation = self.rotation(key)
             advance(rotation, step, at=0.0)
@@ -133,22 +133,22 @@ class Rotator:
                 await self._system.update_account(token)
 
     async def _cut_off_old(self) -> None:
-        """Connections outlive the authority that admitted them; those are ended here."""
+        """Disconnect connections admitted by the old authority, which outlive it."""
         present = self._mesh.authority.fingerprint
         for connection in await self._system.connections():
             if connection.authority and connection.authority != present:
                 await self._system.kick(connection)
 
-    # -- what goes on by itself
+    # -- background work
 
     def note_trust(self, agent: str, digest: str) -> None:
-        """An agent has said which authorities it trusts."""
+        """Note which authorities an agent trusts."""
         entry = self._plane.registry.agents.get(agent)
         if entry is not None and (digest != self.trust or entry.trust != digest):
             self._plane.spawn(self._teach(agent, digest), agent)
 
     async def _spread(self) -> None:
-        """Tell the live ones: whom to trust, and to renew what is of a tainted key."""
+        """Send live agents the trusted authorities; order renewals of tainted keys."""
         registry, roster = self._plane.registry, self._plane.roster
         live = [
             entry
@@ -175,7 +175,7 @@ class Rotator:
         await asyncio.gather(*(see_to(entry) for entry in live))
 
     async def _teach(self, agent: str, digest: str) -> None:
-        """Have an agent trust what is trusted now, and write down that it does."""
+        """Send an agent the trusted authorities, and record that it has them."""
         trust = self.trust
         if digest != trust and not await self._give(agent, "trust", self.ca_pem.decode()):
             return
@@ -190,7 +190,7 @@ class Rotator:
         try:
             await self._orders.give(agent, kind, ca_pem=ca_pem)
         except MeshError as error:
-            # It is told again: at its next handshake, or in a while.
+            # Repeated at its next handshake, or at the next turn.
             log.warning("order_not_followed", agent=agent, kind=kind, code=error.code)
             return False
         return True

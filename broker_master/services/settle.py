@@ -1,4 +1,4 @@
-"""Ends attempts and commands: the outcome is durable first, then everybody hears of it."""
+"""Ends attempts and commands: the outcome is durable first, then its recipients are notified."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -31,9 +31,9 @@ Done = Callable[[], None]
 class Settler:
     """Writes outcomes. Afterwards the result goes to the client and the command to history.
 
-    on_ended: given each command that has ended, with its record. Signals, for who assigns work:
-    `on_slot_free` and `on_refused` with an agent, `on_requeue` with a command and the agent that
-    it should not get again.
+    on_ended: called with each ended command and its record. For the assigner: `on_slot_free` and
+    `on_refused` with an agent, `on_requeue` with a command and the agent that it should not get
+    again.
     """
 
     def __init__(self, plane: Plane, on_ended: Callable[[Command, CommandRecord], None]) -> None:
@@ -47,9 +47,9 @@ class Settler:
     def settle(self, command: Command, effect: Settle, done: Done | None = None) -> None:
         """Make the end of an attempt, or of a command without one, durable.
 
-        One outcome per attempt: the stream refuses a second, and then the first is what counts.
-        done: called once the outcome is durable. The slot is free at once: the agent has ended
-        the task, whatever happens to the record of it.
+        One outcome per attempt: the stream refuses a second, and then the first counts. done:
+        called once the outcome is durable. The slot is free at once: the agent has ended the task,
+        even if its record fails.
         """
         self._plane.doubtful.discard(command.id)
         attempt = command.find(effect.number)
@@ -87,13 +87,14 @@ class Settler:
             return
         bare = bare_outcome(outcome)
         if is_too_large(error) and bare != outcome:
-            # The broker takes less than the mesh has asked it for: the end itself is small.
+            # The broker's limit is below the mesh's: the end itself is small.
             self._plane.count("cut", "outcome")
             log.warning("outcome_cut", command_id=command.id, error=str(error))
             self._store(command, fact, bare, done)
             return
         if error is not None:
-            # Not durable, so nobody hears of it: the agent reports again, the tick decides again.
+            # Not durable, so no recipient is notified: the agent reports again, the tick decides
+            # again.
             attempt = ends.on_not_stored(command)
             if attempt is not None:
                 self._plane.dispatcher.take(attempt.agent)
@@ -102,7 +103,7 @@ class Settler:
         self._apply(command, fact, outcome, stored.result(), done)
 
     async def _take_first(self, command: Command, fact: subjects.Fact, done: Done | None) -> None:
-        """Another outcome of this attempt is in the stream already: that one is the truth."""
+        """Apply the outcome of this attempt that is in the stream already."""
         try:
             found = await self._plane.facts.read(fact)
         except MeshError as error:
@@ -128,7 +129,7 @@ class Settler:
         self._chronicle.tell(command, fact.attempt, outcome)
         if done is not None:
             done()
-        if not has_changed:  # a later word has amended it before it was durable
+        if not has_changed:  # a late report has amended it before it was durable
             _ = ends.on_not_stored(command)
             return
         if command.is_terminal:
@@ -139,7 +140,7 @@ class Settler:
             log.warning("decision_wanted", command_id=command.id, reason=command.reason)
 
     def finish(self, command: Command) -> None:
-        """Tell everybody of a command whose end is durable."""
+        """Notify all recipients of a command whose end is durable."""
         record = command_record(command, self._plane.timers, with_output=True)
         if record.arguments is not None:
             self._plane.measures.on_finished(command, base_name(record.arguments.argv))
@@ -150,7 +151,7 @@ class Settler:
         self.on_ended(command, record)
 
     def publish_result(self, command: Command, record: CommandRecord) -> None:
-        """Tell the submitter; a missed message is no loss, since the record can be asked for."""
+        """Send the result to the submitter; the record can be read after a lost message."""
         accepted = command.accepted
         if record.output is not None and not accepted.with_output:
             record = msgspec.structs.replace(record, output=None)
@@ -158,13 +159,13 @@ class Settler:
         try:
             try:
                 self._plane.link.publish_nowait(subject, codec.encode(record))
-            except Refused:  # more than this broker takes
+            except Refused:  # above the broker's limit
                 self._plane.link.publish_nowait(subject, codec.encode(bare_record(record)))
         except MeshError:
             self._plane.count("publish_failed", "result")
 
     def give_up(self, command: Command, attempt: Attempt) -> None:
-        """The agent has been silent for so long that its own deadline has passed: it is lost."""
+        """End an attempt as lost: its agent has been silent until after its own deadline."""
         now = self._plane.clock.now()
         if command.id not in self._plane.doubtful:
             self.settle_all(command, ends.on_silent_for_good(command, attempt, now))
@@ -175,5 +176,5 @@ class Settler:
 
 
 def is_too_large(error: BaseException | None) -> bool:
-    """Whether the broker refuses a message for its size, now and whenever it is tried again."""
+    """Whether the broker refuses a message for its size: a retry fails too."""
     return isinstance(error, Refused) and error.code == "too_large"

@@ -1,4 +1,4 @@
-"""Why a target takes no new work just now, in words for whoever submits to it or waits for it."""
+"""Reasons why a target takes no new work just now, for its submitters and waiting clients."""
 
 from collections import Counter
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class Obstacle(NamedTuple):
 
 
 class Standing:
-    """Answers for one request: what it has found for a target is not looked for again."""
+    """Answers for one request: the result for a target is cached."""
 
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
@@ -30,7 +30,7 @@ class Standing:
         return dispatcher.is_ready(agent) if agent else dispatcher.has_ready(group, tags)
 
     def obstacle(self, group: str, agent: str = "", tags: Tags = ()) -> Obstacle:
-        """What keeps a target that is not ready from taking work."""
+        """The reason why a target without a ready agent takes no work."""
         members = self._plane.dispatcher.pool(group).members
         names = [agent] if agent else [name for name, each in members.items() if each.has(tags)]
         idle = Counter(words for name in names if (words := self._idle(name)))
@@ -45,7 +45,7 @@ class Standing:
         return Obstacle(True, f"no agent of {group} takes new work: {why}")
 
     def waits_for(self, accepted: Accepted) -> str:
-        """What a command that is queued waits for."""
+        """The reason why a queued command waits."""
         target = (accepted.group, accepted.agent, needs_of(accepted.terms.tags, accepted.action))
         known = self._known.get(target)
         if known is None:

@@ -1,4 +1,4 @@
-"""Stores statuses and their moments for the next master: after changes, and when this one ends."""
+"""Stores statuses and their start times for the next master: after changes, and at the end."""
 
 import asyncio
 from pathlib import Path
@@ -12,7 +12,7 @@ from schemas.faults import MeshError
 
 log = structlog.get_logger()
 
-# Beats between two looks at whether anything has changed, and until last beats are stored anyway.
+# Beats between two looks for changes, and until last beats are stored anyway.
 _LOOK_BEATS: Final = 2
 _ALL_BEATS: Final = 12
 
@@ -39,7 +39,7 @@ class StatusKeeper:
             self.store()
 
     def store(self) -> None:
-        """A fault is told and passes: the next look tries it again."""
+        """Write the file; a fault is logged, and the next look retries."""
         plane = self._plane
         statuses, groups = plane.statuses, plane.registry.groups
         pasts = Pasts(

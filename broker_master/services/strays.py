@@ -1,4 +1,4 @@
-"""Tells of entries that were skipped: in the log, and as an alarm in the audit trail."""
+"""Reports skipped entries: in the log, and as an alarm in the audit trail."""
 
 import asyncio
 from typing import Final
@@ -11,7 +11,7 @@ from schemas.counting import counted
 log = structlog.get_logger()
 
 _LOOK_S: Final = 1.0
-# After that there may be many more of them; they are one story.
+# After that there may be many more of them; they are one alarm.
 _QUIET_S: Final = 60.0
 
 

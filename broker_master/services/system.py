@@ -1,4 +1,4 @@
-"""The master's second link, as the user that may see and cut connections and update the account."""
+"""The master's second link: lists and ends connections, and updates the account."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ log = structlog.get_logger()
 _GATHER_S = 0.15
 _PAGE = 1024
 # Up to so many new connections are looked up one by one, so many at a time; more only while they
-# are not the greater part.
+# are not the majority.
 _EACH_MAX = 64
 _AT_ONCE = 32
 
@@ -27,10 +27,10 @@ _Place = tuple[str, int]
 
 
 class Connection(msgspec.Struct, frozen=True):
-    """One live connection. user: its public broker key; token: what it has shown for that.
+    """One live connection. user: its public broker key; token: of its user.
 
-    certificate: SHA-256 of its certificate, lower-case hex; subject: whom that names; authority:
-    SHA-256 of that of who has issued it. Empty is what the broker does not tell.
+    certificate: SHA-256 of its certificate, lower-case hex; subject: of the certificate; authority:
+    SHA-256 of the issuer's certificate. Empty: the broker does not report it.
     """
 
     server: str
@@ -68,7 +68,7 @@ class _Entries(msgspec.Struct):
 
 
 class _Connz(msgspec.Struct):
-    """As much of the broker's answer as is of use: thousands of entries are read at a time."""
+    """The used part of the broker's answer: thousands of entries are read at a time."""
 
     server: _Server = msgspec.field(default_factory=_Server)
     data: _Entries = msgspec.field(default_factory=_Entries)
@@ -84,10 +84,10 @@ class BrokerSystem:
     async def watch(
         self, on_change: Callable[[str, dict[str, Any]], None], on_back: Callable[[], None]
     ) -> None:
-        """Hear of every connection of the account that is made (`CONNECT`) or ends (`DISCONNECT`).
+        """Subscribe to each connect (`CONNECT`) and disconnect (`DISCONNECT`) in the account.
 
-        on_change: gets which, and the broker's advisory. on_back: the link was away for a moment,
-        and what happened meanwhile was not told.
+        on_change: called with the kind and the broker's advisory. on_back: the link was lost for a
+        moment, and events of that time are missing.
         """
 
         def take(msg: Msg) -> None:
@@ -100,7 +100,7 @@ class BrokerSystem:
         self._link.on_connected(on_back)
 
     async def update_account(self, token: str) -> None:
-        """Publish the account's token; the broker then drops whom it no longer admits.
+        """Publish the account's token; the broker then disconnects users that it refuses.
 
         Raises Unreachable, or Refused (`store_unavailable`) if the broker does not take it.
         """
@@ -112,10 +112,10 @@ class BrokerSystem:
             raise Refused("store_unavailable", f"the broker refused the account: {detail}")
 
     async def connections(self) -> list[Connection]:
-        """Everybody who is connected to the mesh's account, on every node.
+        """All connections of the mesh's account, on every node.
 
-        What there is to know of a connection stays as it is until it ends, and is asked for once:
-        the broker reads and verifies the token for each answer again (2,000: 3 s of a core).
+        The data of a connection are constant until it ends, and are fetched once: the broker reads
+        and verifies the token for each answer again (2,000: 3 s of a core).
         """
         live = {(server, entry.cid) for server, entry in await self._pages({"acc": self._account})}
         known = {place: each for place, each in self._known.items() if place in live}
@@ -129,12 +129,12 @@ class BrokerSystem:
         return list(known.values())
 
     async def sent_bytes(self) -> dict[_Place, int]:
-        """What every live connection of the account has sent so far, in bytes."""
+        """Bytes sent so far by every live connection of the account."""
         found = await self._pages({"acc": self._account})
         return {(server, entry.cid): entry.in_bytes for server, entry in found}
 
     async def sent_to(self, nodes: Collection[str]) -> dict[_Place, tuple[int, int]]:
-        """Messages and bytes that every live connection of the account has sent to these nodes.
+        """Messages and bytes sent by every live connection of the account to these nodes.
 
         A node that does not answer has none.
         """
@@ -161,7 +161,7 @@ class BrokerSystem:
             offset += _PAGE
 
     async def _pages(self, query: dict[str, Any]) -> list[tuple[str, _Entry]]:
-        """All entries that every node gives for `query`, with the node's id."""
+        """All entries of every node's answer to `query`, with the node's id."""
         found: list[tuple[str, _Entry]] = []
         offset = 0
         while True:
@@ -181,7 +181,7 @@ class BrokerSystem:
     async def look_up(
         self, places: list[_Place], *, is_strict: bool = True
     ) -> dict[_Place, Connection]:
-        """Those of `places` that are still there.
+        """Live connections among `places`.
 
         A node that does not answer raises Unreachable; if not `is_strict`, it has none.
         """
@@ -216,10 +216,11 @@ class BrokerSystem:
         )
 
     async def reload(self) -> int:
-        """Have every node read its files again; returns how many there are.
+        """Make every node read its files again; returns the number of nodes.
 
-        Certificates and trusted authorities are taken over, and nobody is cut off. Raises Refused
-        (`store_unavailable`) with a node's own words if it cannot; it goes on as it was then.
+        Certificates and trusted authorities are replaced, and no connection is ended. Raises
+        Refused (`store_unavailable`) with a node's own words if it cannot; the node goes on as
+        before.
         """
         servers = await self.nodes()
         for server in servers:

@@ -1,4 +1,4 @@
-"""What ends by itself: pauses, and agents that are deleted while tasks of them may still run."""
+"""Ends pauses, moves agents to their groups, and forgets deleted agents."""
 
 import asyncio
 from collections.abc import Callable
@@ -19,13 +19,13 @@ log = structlog.get_logger()
 
 Change = Callable[[AgentEntry], AgentEntry]
 
-# Changes of one look; a fleet that fell silent at once is written down over several.
+# Changes of one look; a fleet that fell silent at once is written over several.
 _WRITES = 50
 _AGAIN_S = 30.0
 
 
 class Terms:
-    """Looks at every agent once per beat. What it decides is in the registry: a successor goes on.
+    """Looks at every agent once per beat. Its decisions are in the registry: a successor goes on.
 
     on_change: called with the group of an agent that has changed.
     """
@@ -44,7 +44,7 @@ class Terms:
         self._presence = presence
         self._revoker = revoker
         self._orders = orders
-        # When an agent that is to move may be told so again.
+        # Earliest next reminder of a moving agent.
         self._told: dict[str, float] = {}
         self._on_change = on_change
 
@@ -56,7 +56,7 @@ class Terms:
                 await self._look()
 
     def _until_look_s(self) -> float:
-        """A beat, or until the next pause ends: it ends at the moment that was said."""
+        """A beat, or the time until the next pause ends: a pause ends at its stated moment."""
         plane = self._plane
         now, beat_s = plane.clock.now(), plane.timers.beat_s
         ends = (
@@ -64,11 +64,11 @@ class Terms:
             for entry in plane.registry.agents.values()
             if entry.admin == Admin.PAUSED
         )
-        # One that is due already could not be ended just now: it waits for the next beat.
+        # An overdue pause could not be ended just now: the next beat retries.
         return min((left_s for left_s in ends if 0 < left_s < beat_s), default=beat_s)
 
     async def _look(self) -> None:
-        """What is due, as far as the broker takes it; the rest is due at the next look."""
+        """Do what is due, as far as the broker takes it; the rest is due at the next look."""
         writes = 0
         for entry in list(self._plane.registry.agents.values()):
             if writes >= _WRITES:
@@ -80,7 +80,7 @@ class Terms:
                 return
 
     async def _see_to(self, entry: AgentEntry) -> bool:
-        """Do what is due with one agent; returns whether anything was."""
+        """Do what is due for one agent; returns whether anything was."""
         plane, at = self._plane, self._plane.clock.now()
         if entry.admin == Admin.DELETED:
             if self.has_tasks(entry.name):
@@ -107,7 +107,7 @@ class Terms:
         return True
 
     async def _move_on(self, agent: str) -> bool:
-        """Have an empty agent get credentials of the group it moves to; again if need be."""
+        """Make an empty agent get credentials of the group it moves to; repeated if need be."""
         now_s = self._plane.clock.elapsed()
         if self.has_tasks(agent) or now_s < self._told.get(agent, 0.0):
             return False
@@ -130,13 +130,13 @@ class Terms:
     async def depart(self, agent: str) -> bool:
         """Forget a deleted agent, unless a task of it may still run. Returns whether it is gone.
 
-        Its credentials are revoked already, so nobody speaks in its name any more. What the lease
-        says of its tasks, the roster says: that is why it stays there until they are over.
+        Its credentials are revoked already, so no message comes in its name. The roster tracks the
+        lease of its tasks, so the agent stays there until they are over.
         """
         entry = self._plane.registry.agents.get(agent)
         if entry is None:
             return True
-        # Somebody may have made a new one of this name since we were told to look.
+        # A new agent of this name may have been made since.
         if entry.admin != Admin.DELETED or self.has_tasks(agent):
             return False
         await self._plane.registry.delete_agent(agent)
@@ -148,7 +148,7 @@ class Terms:
         return True
 
     async def change(self, name: str, change: Change) -> AgentEntry:
-        """Change an entry, and let everybody know who has a part in it."""
+        """Change an entry, and notify all services concerned."""
         changed = await self._plane.registry.change_agent(name, change)
         self._on_change(changed.group)
         presence = self._plane.roster.get(name)

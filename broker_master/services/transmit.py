@@ -33,7 +33,7 @@ from schemas.states import Liveness
 
 log = structlog.get_logger()
 
-# Transmissions without an answer after which an agent gets nothing else until it answers one.
+# Unanswered transmissions after which an agent gets nothing else until it answers one.
 _UNANSWERED = 2
 
 
@@ -58,7 +58,7 @@ class Transmitter:
     def perform(
         self, command: Command, effects: Iterable[Effect], done: Done | None = None
     ) -> None:
-        """Do what an event of `command` asks for. done: called once its end is durable."""
+        """Perform the effects of an event of `command`. done: called once its end is durable."""
         for effect in effects:
             match effect:
                 case Send():
@@ -80,11 +80,11 @@ class Transmitter:
                         self._settler.on_refused(effect.agent)
 
     def send(self, command: Command) -> None:
-        """Send the newest attempt, or end it if it was cancelled, or barred, before it was sent."""
+        """Send the newest attempt, or end it if it was cancelled or barred before."""
         self.perform(command, attempts.on_ready(command, self._plane.clock.now()))
 
     def _send(self, command: Command, attempt: Attempt) -> None:
-        """Transmit an attempt whose `assigned` is durable, and watch for its acknowledgement."""
+        """Transmit an attempt whose `assigned` is durable, and await its acknowledgement."""
         plane = self._plane
         refused = objection(plane, command) if attempt.sent == 0 else None
         if refused is not None:
@@ -121,7 +121,7 @@ class Transmitter:
         )
 
     def _cancel(self, command: Command, attempt: Attempt) -> None:
-        """Ask the agent to end an attempt; asked again with each tick until it has ended."""
+        """Ask the agent to end an attempt; repeated with each tick until it has ended."""
         presence = self._plane.roster.get(attempt.agent)
         if presence is None or presence.liveness is not Liveness.LIVE:
             return
@@ -140,7 +140,7 @@ class Transmitter:
         try:
             self._plane.link.publish_nowait(subjects.down(group, agent, kind), payload)
         except Unreachable:
-            # Not lost: the deadline that was noted above sends it again.
+            # Not lost: the deadline noted above sends it again.
             self._plane.count("publish_failed", kind)
 
     def _next_token(self) -> str:
@@ -154,7 +154,7 @@ class Transmitter:
             self.tick()
 
     def tick(self) -> None:
-        """Send again, or give up, whatever is past its deadline."""
+        """Send again, or end as undeliverable, each attempt past its deadline."""
         now_s = self._plane.clock.elapsed()
         if not self._plane.link.is_connected:
             self._is_cut_off = True
@@ -174,10 +174,10 @@ class Transmitter:
                 self._on_unanswered(command, attempt, sent)
 
     def _begin_anew(self, now_s: float) -> None:
-        """The master was cut off, so nothing could be heard: every deadline starts again.
+        """Restart every deadline: the master was disconnected and could not receive.
 
-        Whatever was sent for the last time may have been acknowledged meanwhile: it is asked once
-        more before it is called undeliverable.
+        An attempt after its last transmission may have been acknowledged meanwhile: it is sent once
+        more before it is undeliverable.
         """
         due_s, resends = now_s + self._plane.timers.ack_s, self._plane.timers.resends
         entries, self._due = self._due, deque()

@@ -1,4 +1,4 @@
-"""Hears what agents say, and hands each message to whom it is for."""
+"""Receives messages of agents, and passes each to its service."""
 
 import asyncio
 from collections.abc import Callable
@@ -18,9 +18,9 @@ from schemas.faults import MeshError, Refused
 
 log = structlog.get_logger()
 
-# How often it is looked who has said far too much.
+# Interval of looks for agents far above their limits.
 _LOOK_S: Final = 10.0
-# Subjects that are remembered, of each kind.
+# Subjects in the cache, of each kind.
 _SUBJECTS: Final = 4096
 _BUDGETS: Final[dict[str, Kind]] = {
     "beat": "beat",
@@ -33,7 +33,7 @@ Handler = Callable[[subjects.Up, bytes], None]
 
 
 class Upstream:
-    """Output is not among it: that goes straight into its stream."""
+    """Receives all but output, which goes straight into its stream."""
 
     name = "upstream"
 
@@ -89,7 +89,7 @@ class Upstream:
             parse = lru_cache(maxsize=_SUBJECTS)(parse)
 
         def shed(_: MeshError) -> None:
-            """Agents say it again."""
+            """Drop a message: agents send it again."""
 
         def take(msg: Msg) -> None:
             up = parse(msg.subject)
@@ -112,6 +112,6 @@ class Upstream:
         try:
             handler(up, payload)
         except Refused as error:
-            # One agent's bad message: counted and dropped, nobody else notices.
+            # A bad message of one agent: counted and dropped, no other agent is affected.
             self._plane.count("malformed", error.code)
             log.warning("message_refused", agent=up.agent, kind=up.kind, error=str(error))

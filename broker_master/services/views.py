@@ -1,4 +1,4 @@
-"""Agents, groups and the mesh as users see them, put together from registry, roster and book."""
+"""Agents, groups and the mesh for users, from registry, roster and book."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -35,10 +35,10 @@ from schemas.states import AgentStatus, GroupStatus, Liveness, State
 
 @dataclass
 class _Crew:
-    """Of one group: agents by status, those that are active with their certificates.
+    """One group: agents by status, and the active ones with their certificates.
 
-    idle: why some of these get no new work. unheard_since: a member may well live, but this master
-    has not heard it since then; 0 if it has heard all.
+    idle: reasons why some of these get no new work. unheard_since: the master has waited since then
+    for members that may be alive; 0 if it has a beat of each.
     """
 
     counts: Counter[str]
@@ -125,17 +125,18 @@ class Views:
         )
 
     def note_group(self, name: str) -> None:
-        """Notice a change of the group's status when it happens, not when somebody looks."""
+        """Note a change of the group's status when it happens, not at the next read."""
         known = self._plane.statuses.group(name)
         has_ready = self._plane.dispatcher.has_ready(name)
         if known is not None and (known is GroupStatus.ACTIVE) == has_ready:
-            # Nothing to look for: hundreds come back at once, and each look is at all of them.
+            # Hundreds return at once, and each look reads all of them: skipped where nothing can
+            # change.
             return
         if name in self._plane.registry.groups:
             self.group(name)
 
     def spread(self, name: str) -> list[SpreadRecord]:
-        """What each agent of a group got in the last hour, beside what its policy expects."""
+        """Each agent's commands in the last hour, beside the number expected by the policy."""
         pool = self._plane.dispatcher.pool(name)
         found = []
         for agent in sorted(pool.members):
@@ -201,7 +202,7 @@ def certificate_record(entry: CertificateEntry, at: float) -> CertificateRecord:
 def _certificate(
     entry: CertificateEntry, presence: Presence | None, at: float
 ) -> CertificateRecord:
-    """Also says that the agent could not renew it."""
+    """The certificate's record, with a failed renewal of the agent."""
     record = certificate_record(entry, at)
     if presence is None or not presence.renewal:
         return record

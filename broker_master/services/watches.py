@@ -1,4 +1,4 @@
-"""Wakes whoever waits for output when the broker says that it has stored some."""
+"""Wakes readers of output when the broker has stored some."""
 
 import asyncio
 from collections.abc import Iterator
@@ -21,9 +21,9 @@ class _Watch:
 
 
 class Watches:
-    """One subscription for all who wait for the output of one attempt, and only while they do.
+    """One subscription for all readers of one attempt's output, while there are any.
 
-    What was said while the link was lost nobody has heard: its return wakes everybody.
+    Notices are lost with the link: a reconnect wakes all readers.
     """
 
     def __init__(self, link: Link) -> None:
@@ -66,7 +66,7 @@ class Wait:
         self._event.set()
 
     async def woken(self, within_s: float, settle_s: float) -> bool:
-        """Whether something has come since the last call, or comes in `within_s`.
+        """Whether a notice has come since the last call, or comes in `within_s`.
 
         settle_s: if so, return so much later.
         """

@@ -1,4 +1,4 @@
-"""From which hosts each identity is connected, as the broker tells it at the moment it happens."""
+"""Hosts of each identity's connections, from the broker's announcements."""
 
 import asyncio
 from collections import OrderedDict
@@ -14,13 +14,13 @@ from schemas.faults import MeshError
 
 log = structlog.get_logger()
 
-# Ended connections that are still remembered: a command line has often gone when it is asked about.
+# Ended connections in memory: a command line has often gone when its host is looked up.
 _ENDED_MAX: Final = 1000
 _HOSTS_SHOWN: Final = 4
 
 
 class Seen(msgspec.Struct, frozen=True):
-    """One connection. user: its public broker key. name: what its token says."""
+    """One connection. user: its public broker key. name: from its token."""
 
     user: str
     host: str
@@ -28,7 +28,7 @@ class Seen(msgspec.Struct, frozen=True):
 
 
 class Whereabouts:
-    """Answers from memory; `refresh` asks the broker, should it not know."""
+    """Answers from memory; `refresh` reads the broker's list."""
 
     name = "whereabouts"
 
@@ -53,18 +53,18 @@ class Whereabouts:
                 log.info("whereabouts_unknown", error=str(error))
 
     def hosts(self, users: Collection[str]) -> str:
-        """The hosts from which these broker keys are connected, or were last; empty if unknown."""
+        """Present hosts of these broker keys, or the last ones; empty if unknown."""
         places = [place for user in users for place in self._by_user.get(user, ())]
         found = [self._live[place].host for place in places]
         return _listed(found or [self._ended[user].host for user in users if user in self._ended])
 
     def hosts_of_strangers(self, name: str, known: Collection[str]) -> str:
-        """Of those whose token says `name`, with other keys than the known: bearers of tokens."""
+        """Hosts of connections with a token of `name` under unknown keys."""
         seen = [*self._live.values(), *self._ended.values()]
         return _listed([s.host for s in seen if s.name == name and s.user not in known][:1])
 
     def name_at(self, place: tuple[str, int]) -> str:
-        """Whom the token of a live connection speaks for; empty if it is not known."""
+        """The name in the token of a live connection; empty if it is not known."""
         seen = self._live.get(place)
         return seen.name if seen is not None else ""
 
@@ -77,7 +77,7 @@ class Whereabouts:
         return list(self._by_user.get(user, ()))
 
     async def refresh(self) -> None:
-        """Take over what the broker has now: what was heard of before may be out of date."""
+        """Replace the memory by the broker's present list: announcements may have been missed."""
         connections = await self._system.connections()
         self._live.clear()
         self._by_user.clear()
