@@ -501,7 +501,9 @@ async def test_warden_is_given_the_paths_of_the_cells(rig: Rig) -> None:
 async def test_endpoint_tells_what_the_agent_counts(rig: Rig) -> None:
     assert rig.parts.endpoint == []
     settings = AgentSettings(metrics_port=1)
-    (endpoint,) = build(rig.station, replace(rig.ports, settings=settings)).endpoint
+    parts = build(rig.station, replace(rig.ports, settings=settings))
+    (endpoint,) = parts.endpoint
+    assert endpoint in parts.start_order
     assert isinstance(endpoint, ExpositionServer)
     assert (endpoint._host, endpoint._port) == ("127.0.0.1", 1)
     rig.wire.reconnects = 3
