@@ -1,4 +1,4 @@
-"""Addresses to connect to and to listen on: which can work, and what is wrong with the others."""
+"""Addresses to connect to and to listen on: validation, with the reason why one cannot work."""
 
 import ipaddress
 import re
@@ -20,7 +20,7 @@ LOOPBACK: Final = "127.0.0.1"
 
 
 def host_fault(host: str) -> str:
-    """Why nobody on another host can connect to `host`, and what to name; empty if one may."""
+    """Return why no other host can reach `host`, and what to give instead; empty if one can."""
     bare, percent, _ = host.partition("%")
     try:
         address = ipaddress.ip_address(bare)
@@ -40,7 +40,7 @@ def host_fault(host: str) -> str:
 
 
 def url_fault(url: str) -> str:
-    """Why `url` cannot be a broker's address, and what to give; empty if it can."""
+    """Return why `url` cannot be a broker's address, and what to give instead; empty if it can."""
     found = _URL.fullmatch(url)
     if found is None:
         return "it is not tls://HOST:PORT"
@@ -53,15 +53,15 @@ def url_fault(url: str) -> str:
 
 
 def usable(urls: Sequence[str]) -> tuple[str, ...]:
-    """Those of `urls` that can work; all of them if none can, so that the fault is met and told."""
+    """Return the valid `urls`; all of them if none is valid, so that connecting gives the fault."""
     return tuple(url for url in urls if not url_fault(url)) or tuple(urls)
 
 
 def place_to_listen(setting: str, text: str) -> tuple[str, int]:
-    """Host and port of `HOST:PORT`; a port alone, or `:PORT`, is of this machine alone.
+    """Return host and port of `HOST:PORT`; a port alone, or `:PORT`, means localhost.
 
-    All addresses are listened on only where they are named, as `0.0.0.0:PORT` or `[::]:PORT`.
-    Raises Refused (`settings_invalid`) that names the setting.
+    All interfaces must be given explicitly, as `0.0.0.0:PORT` or `[::]:PORT`. Raises Refused
+    (`settings_invalid`) that names the setting.
     """
     host, _, port = text.strip().rpartition(":")
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
@@ -75,7 +75,7 @@ def place_to_listen(setting: str, text: str) -> tuple[str, int]:
 
 
 def listener_fault(host: str) -> str:
-    """Why nothing can listen on `host`; empty if it may. Systems take `0` for all addresses."""
+    """Return why nothing can listen on `host`, or empty. Systems read `0` as all addresses."""
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -86,18 +86,18 @@ def listener_fault(host: str) -> str:
 
 
 def digest(urls: Sequence[str]) -> str:
-    """Tells whether two sides know the same addresses, in whatever order; empty for none."""
-    from hashlib import sha256  # a command line that only shows its help has no use for it
+    """Return a digest of the addresses, equal for any order of them; empty for none."""
+    from hashlib import sha256  # imported here, so that a command line's help starts faster
 
     return sha256("\n".join(sorted(set(urls))).encode()).hexdigest()[:16] if urls else ""
 
 
 def learned(offered: Sequence[str], present: Sequence[str], working: str = "") -> tuple[str, ...]:
-    """What takes the place of `present` when a master offers addresses.
+    """Return the addresses to use after a master has offered some.
 
-    working: the one of `present` that is connected to. It stays, and goes first: a way that works
-    is not given up for one that may not. Then come those of `offered` that can work, in their
-    order; none without TLS where `present` has it throughout. `present` if none is left.
+    working: the connected one of `present`. It stays, as the first, since it is known to work. The
+    valid ones of `offered` follow in their order; one without TLS is skipped if all of `present`
+    have TLS. Returns `present` if none is left.
     """
     has_tls = all(_is_tls(url) for url in present)
     fit = [url for url in offered if not url_fault(url) and (_is_tls(url) or not has_tls)]

@@ -6,7 +6,7 @@ from typing import Final
 
 from schemas.texts import cut_text, visible
 
-# Characters of a program in one line.
+# Characters of a program's line.
 PROGRAM_LEN: Final = 500
 _BASE_LEN: Final = 64
 
@@ -14,11 +14,11 @@ _BASE_LEN: Final = 64
 def quoted(argv: Sequence[str]) -> str:
     """`argv` in one line as a shell would take it, control characters spelled out.
 
-    At most `PROGRAM_LEN` characters; what is longer ends with a mark.
+    At most `PROGRAM_LEN` characters; a longer line is cut and ends with a mark.
     """
     line, room = [], PROGRAM_LEN
     for argument in argv:
-        # Nobody needs what is cut anyway to be quoted.
+        # The rest is cut anyway, so it is not quoted.
         text = shlex.quote(argument[: room + 1])
         line.append(text)
         room -= len(text) + 1

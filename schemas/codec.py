@@ -1,9 +1,9 @@
-"""Bytes to typed messages and back, with limits that hold whatever the bytes are.
+"""Bytes to typed messages and back, with limits that hold for hostile bytes.
 
-Decoding is typed: a message is built field by field against its type, what a type does not name is
-skipped and never built, lists and maps are refused by their declared length before memory is
-taken. `scan` walks the bytes once beforehand and refuses what is too deep, too many or not whole,
-and numbers that are not finite.
+Decoding is typed: a message is built field by field against its type, unknown fields are skipped
+and never built, lists and maps are refused by their declared length before memory is allocated.
+`scan` walks the bytes once beforehand and refuses payloads that are too deep, cut off or hold too
+many values, and numbers that are not finite.
 """
 
 from typing import Any, Final, TypeVar
@@ -21,9 +21,9 @@ encode = _encoder.encode
 
 
 def encode_request(request: msgspec.Struct) -> bytes:
-    """As `encode`, for what a person has typed.
+    """As `encode`, for input of a person.
 
-    Raises Refused (`field_invalid`) naming the field with bytes that are not UTF-8.
+    Raises Refused (`field_invalid`) that names the field with bytes that are not UTF-8.
     """
     try:
         return encode(request)
@@ -33,12 +33,12 @@ def encode_request(request: msgspec.Struct) -> bytes:
 
 
 def textual(text: str) -> str:
-    """`text` from the system with bytes that are not UTF-8 spelled out, so that it can travel."""
+    """Return `text` from the system, with bytes that are not UTF-8 escaped, so that it encodes."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _unencodable(value: object, path: str = "") -> str:
-    """Where in `value` the first text is that UTF-8 cannot carry; empty if there is none."""
+    """Return the path of the first text in `value` that UTF-8 cannot encode; empty if none."""
     parts: list[tuple[str, object]] = []
     if isinstance(value, str):
         return "" if value.isascii() or textual(value) == value else path
@@ -59,7 +59,7 @@ _decoders: Final[dict[type[Any], msgspec.msgpack.Decoder[Any]]] = {}
 
 
 def _decoder(kind: type[M]) -> "msgspec.msgpack.Decoder[M]":
-    """The decoder of a type, built once: one entry per message type, so it stays small."""
+    """Return the decoder of a type, built once; the cache holds one entry per message type."""
     decoder = _decoders.get(kind)
     if decoder is None:
         decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
@@ -67,7 +67,7 @@ def _decoder(kind: type[M]) -> "msgspec.msgpack.Decoder[M]":
 
 
 def decode(kind: type[M], payload: bytes) -> M:
-    """Build a `kind` from bytes that an agent or a master may have sent.
+    """Build a `kind` from bytes of an agent or a master.
 
     Raises Refused (`too_large`, `too_deep`, `malformed`, `field_invalid`) and nothing else.
     """
@@ -76,9 +76,9 @@ def decode(kind: type[M], payload: bytes) -> M:
 
 
 def decode_request(kind: type[M], payload: bytes) -> M:
-    """As `decode`, for what clients send.
+    """As `decode`, for requests of clients.
 
-    A key that is given twice, or is no text, is refused as well (`malformed`).
+    A duplicate key, or a key that is no text, is refused as well (`malformed`).
     """
     scan(payload)
     try:
@@ -91,10 +91,9 @@ def decode_request(kind: type[M], payload: bytes) -> M:
 
 
 def decode_sized(kind: type[M], payload: bytes) -> M:
-    """As `decode`, for what comes thousands of times a second: no scan beforehand.
+    """As `decode` without the scan, for messages that come thousands of times a second.
 
-    Just as safe, since what the type does not name is skipped and never built; only what is
-    skipped goes unjudged.
+    Equally safe: unknown fields are skipped and never built; their content is not checked.
     """
     if len(payload) > limits.BROKER_PAYLOAD_BYTES:
         raise Refused("too_large", f"{len(payload)} bytes, at most {limits.BROKER_PAYLOAD_BYTES}")
@@ -102,10 +101,10 @@ def decode_sized(kind: type[M], payload: bytes) -> M:
 
 
 def decode_trusted(kind: type[M], payload: bytes) -> M:
-    """As `decode`, for what the mesh has stored or the master answered.
+    """As `decode`, for records of the mesh's streams and answers of the master.
 
-    Types are checked, size and shape are not: a page of records holds more values than a request
-    may. What must be refused by its shape goes through `decode`.
+    Types are checked, size and shape are not: a page of records may hold more values than a
+    request. Bytes of other senders go through `decode`.
     """
     try:
         return _decoder(kind).decode(payload)
@@ -127,20 +126,20 @@ def _first_line(error: BaseException) -> str:
 
 
 def _printable(text: str) -> str:
-    """What a library says may quote names of the sender's choice, and this goes to headers."""
+    """Return `text` with other characters escaped: a library's message quotes the sender."""
     return "".join(
         char if char.isascii() and char.isprintable() else ascii(char)[1:-1] for char in text
     )
 
 
 def _refuse_twice(pairs: list[tuple[Any, Any]]) -> None:
-    """Called for each map, inner ones first; builds nothing."""
+    """Refuse duplicate keys. Called for each map, inner ones first; builds nothing."""
     if len(dict(pairs)) != len(pairs):
         raise Refused("malformed", "a key is given twice")
 
 
 def _shapes() -> list[tuple[int, int] | None]:
-    """For each first byte that stands alone: how many bytes follow, and how many values."""
+    """Table by first byte: number of bytes that follow, and of values; None: not fixed by it."""
     table: list[tuple[int, int] | None] = [None] * 256
     for byte in range(256):
         if byte < 0x80 or byte >= 0xE0:
@@ -182,16 +181,16 @@ _SIZED: Final = {
     0xDE: (2, 2),
     0xDF: (4, 2),
 }
-# First byte of a float -> the least second byte that, after 7 set bits in the first, makes it
-# infinite or no number: all bits of the exponent are set.
+# First byte of a float -> its least second byte with all bits of the exponent set, if the 7 bits
+# before are set too: infinite or not a number.
 _FLOATS: Final = {0xCA: 0x80, 0xCB: 0xF0}
 
 
 def scan(payload: bytes, limit: int = limits.PAYLOAD_BYTES) -> None:
     """Refuse a payload that is too large, nests too deep, holds too many values or is cut off.
 
-    Extension types are refused, for the protocol has none, and floats that are not finite, which
-    compare as nobody expects.
+    Extension types are refused, as the protocol has none, and floats that are not finite, as checks
+    of ranges are not written for them.
     """
     if len(payload) > limit:
         raise Refused("too_large", f"{len(payload)} bytes, at most {limit}")
@@ -207,7 +206,7 @@ def _walk(payload: bytes) -> int:
     """Return where the first value ends; raise IndexError if it is cut off."""
     position, left, items = 0, 1, 0
     stack: list[int] = []
-    # Looked up thousands of times for one payload.
+    # Local names: they are looked up thousands of times for one payload.
     shapes, floats, most = _SHAPES, _FLOATS, limits.ITEMS
     while left or stack:
         if not left:
@@ -241,7 +240,7 @@ def _check_finite(second: int, first: int) -> None:
 
 
 def _sized(payload: bytes, position: int, first: int) -> tuple[int, int]:
-    """Bytes to skip (the size field and, for text and binary, what it counts) and values inside."""
+    """Return bytes to skip (the size field, and a text's or binary's content) and values inside."""
     shape = _SIZED.get(first)
     if shape is None:
         raise Refused("malformed", f"byte 0x{first:02x} is not part of the protocol")

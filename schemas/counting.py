@@ -1,4 +1,4 @@
-"""How many of something there are, as people say it."""
+"""Counts with their noun, for people."""
 
 
 def counted(count: int, noun: str) -> str:

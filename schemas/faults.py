@@ -1,7 +1,7 @@
-"""Every refusal the mesh can utter: its code, its number, what may be tried next and what to do.
+"""The faults of the mesh: code, number, retry policy, exit code and advice of each.
 
 One table serves the wire (service error headers and body), the command line (exit codes), logs and
-metric labels, so that one mistake has one name everywhere.
+metric labels, so that a fault has the same name everywhere.
 """
 
 from typing import Final, Literal, Self
@@ -13,11 +13,11 @@ Effect = Literal["none", "unknown", "done"]
 
 
 class FaultKind(msgspec.Struct, frozen=True):
-    """What is true of every fault with one code.
+    """Properties shared by all faults with one code.
 
     number: the HTTP-like status used in `Nats-Service-Error-Code`.
-    exit_code: what a command line ends with.
-    advice: what to do about it, one sentence for a person.
+    exit_code: of the command line.
+    advice: what to do, one sentence for a person.
     """
 
     number: int
@@ -90,7 +90,7 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "command_open": FaultKind(409, "later", 6, "wait until it has ended, or cancel it"),
     "nothing_to_retry": FaultKind(409, "never", 6, "see `mesh fanout show ID`"),
     "command_ended": FaultKind(409, "never", 6, "it has ended: see `mesh command show ID`"),
-    # who asks
+    # the caller
     "forbidden": FaultKind(403, "never", 6, "ask an admin for a role or group that may do this"),
     "reply_forbidden": FaultKind(403, "never", 6, "use an inbox below _INBOX_<your name>"),
     "superseded": FaultKind(
@@ -192,11 +192,11 @@ def known_code(code: str) -> str:
 
 
 class MeshError(Exception):
-    """A refusal or failure that its receiver can act upon.
+    """A refusal or failure, with all that its receiver needs to act upon it.
 
-    code: an entry of `FAULTS`. message: what and which, lower case, with the ids.
-    effect: whether what was asked for may have happened all the same.
-    advice: what to do, from whoever knows the cause; else what `FAULTS` says for the code.
+    code: an entry of `FAULTS`. message: what failed, in lower case, with the ids.
+    effect: whether the request may have had its effect nevertheless.
+    advice: what to do, given at the place that knows the cause; by default the code's in `FAULTS`.
     """
 
     effect: Effect = "none"
@@ -219,7 +219,7 @@ class MeshError(Exception):
     def headline(self) -> str:
         """The message on one line of printable text, at most `_HEADLINE_LEN` characters.
 
-        Fit for a header: a message may quote an agent or a client, line ends included.
+        Safe in a header, though a message may quote line ends of an agent or a client.
         """
         text = "".join(each if each.isprintable() else " " for each in self.message)
         return text[:_HEADLINE_LEN].strip()
@@ -246,21 +246,21 @@ class MeshError(Exception):
 
 
 class Refused(MeshError):
-    """They said no, and nothing happened."""
+    """The other side refused the request; it had no effect."""
 
 
 class Unreachable(MeshError):
-    """Nobody answered: it may have happened."""
+    """The request had no answer; its effect is unknown."""
 
     effect: Effect = "unknown"
 
 
 class Expired(MeshError):
-    """The time or the term for it has run out."""
+    """A timeout or a deadline has passed."""
 
 
 class Corrupt(MeshError):
-    """Bytes or files are not what they must be."""
+    """Bytes or files are damaged or of the wrong kind."""
 
 
 class Misused(MeshError):

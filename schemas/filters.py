@@ -1,9 +1,9 @@
-"""Filters of lists: words beside each other that all must hold, `state:failed,lost !client:cron`.
+"""Filters of lists: words that all must match, as `state:failed,lost !client:cron`.
 
-`field:value`, where the value is a pattern with `*` and `?`, or several with commas between, or a
-comparison (`<14d`, `>=2`, `!=0`); `!` before a word means the opposite; a bare word is a pattern of
-names. Letters are compared without their case, as far as they are ASCII. One implementation serves
-the master, the SDK and the command line; how a store asks for the same is `Word.patterns` and on.
+A word is `field:value`: the value is a pattern with `*` and `?`, several patterns separated by
+commas, or a comparison (`<14d`, `>=2`, `!=0`). `!` before a word negates it; a bare word is a
+pattern of names. ASCII letters match in either case. One implementation serves the master, the SDK
+and the command line; a store translates a `Word` into its own query.
 """
 
 import operator
@@ -20,8 +20,8 @@ from schemas.texts import visible
 
 Value = float | str | Mapping[str, str]
 Get = Callable[[str], Value | None]
-# number, and span (seconds): compared as numbers. since, until: a field that is a moment, held
-# against the moment that the word names. pairs: names with values.
+# number, and span (seconds): compared as numbers. since, until: time of a field, compared with the
+# time in the word. pairs: names with values.
 Kind = Literal["text", "number", "span", "since", "until", "pairs"]
 Sign = Literal["", "=", "!=", "<", "<=", ">", ">="]
 
@@ -42,7 +42,7 @@ _SMALL: Final = {upper: upper + 32 for upper in range(ord("A"), ord("Z") + 1)}
 
 
 class Field(NamedTuple):
-    """of: the value that is looked at, if not the field's own. values: all there are, if closed."""
+    """of: name of the value to compare, if not the field's. values: all that exist, if closed."""
 
     kind: Kind = "text"
     of: str = ""
@@ -50,10 +50,10 @@ class Field(NamedTuple):
 
 
 class Word(NamedTuple):
-    """One word, read: `field` is the value to look at, `sign` empty for patterns.
+    """One parsed word. field: name of the value to compare; sign: of a comparison, else empty.
 
-    patterns: alternatives, folded. number: what is compared with; of `since` and `until` unix time.
-    key: of pairs, the name, folded; without patterns any value will do.
+    patterns: alternatives, folded. number: right side of a comparison; for `since` and `until` unix
+    time. key: of pairs, the name, folded; without patterns any value matches.
     """
 
     field: str
@@ -66,7 +66,7 @@ class Word(NamedTuple):
 
 
 class Language(NamedTuple):
-    """fields: by what a list can be filtered. other: further names of them. bare: of bare words."""
+    """Fields of a list. other: further names of fields, by name. bare: the field of a bare word."""
 
     fields: Mapping[str, Field]
     other: Mapping[str, str]
@@ -74,9 +74,9 @@ class Language(NamedTuple):
     example: str
 
     def parse(self, text: str, now: float) -> list[Word]:
-        """The words of `text`; now: unix time, for `since:1d`.
+        """Return the words of `text`. now: unix time, for `since:1d`.
 
-        Raises Refused (`filter_invalid`) that names the wrong word, where it is, and what to write.
+        Raises Refused (`filter_invalid`) with the wrong word, its place and what to write instead.
         """
         if len(text) > limits.FILTER_LEN:
             raise Refused("filter_invalid", f"filter: longer than {limits.FILTER_LEN} characters")
@@ -173,7 +173,7 @@ def _alternatives(value: str) -> tuple[str, ...]:
 
 
 def _check_values(name: str, field: Field, patterns: Sequence[str]) -> None:
-    """A value that no record can have is a slip of the pen, not a wish."""
+    """Refuse a value that no record can have: it is a typing error."""
     if not field.values:
         return
     for pattern in patterns:
@@ -187,11 +187,11 @@ def _short(text: str) -> str:
     return f"'{visible(cut)}'"
 
 
-# -- holding words against values
+# -- matching
 
 
 def fold(text: str) -> str:
-    """How texts are compared: on one line, spelled out, ASCII letters small."""
+    """Return `text` as it is compared: on one line, escaped, ASCII letters in lower case."""
     return visible(text).translate(_SMALL)
 
 
@@ -202,7 +202,7 @@ def matches(text: str, pattern: str) -> bool:
 
 @lru_cache(maxsize=512)
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """Each piece between stars is looked for once, from left to right: no pattern is slow."""
+    """Compile a pattern in which each piece between stars is searched once: none is slow."""
     first, *pieces = [_spelled(piece) for piece in re.split(r"\*+", pattern)]
     if not pieces:
         return re.compile(first, re.DOTALL)
@@ -216,7 +216,7 @@ def _spelled(piece: str) -> str:
 
 
 def holds(words: Sequence[Word], get: Get) -> bool:
-    """Whether all words hold; get: the value of a field by its name, None if there is none."""
+    """Whether all words match. get: returns the value of a field by its name, None if absent."""
     return all(_holds(word, get(word.field)) != word.is_not for word in words)
 
 

@@ -1,7 +1,7 @@
-"""Names and ids: what they may look like, checked before anything is built from them.
+"""Names and ids: their syntax, checked before anything is built from them.
 
-A name is part of subjects, of file names, of certificate subjects and of registry keys, so the one
-rule here keeps wildcards, dots, slashes and path traversal out of all of them.
+A name is part of subjects, of file names, of certificate subjects and of registry keys, so this
+rule keeps wildcards, dots, slashes and path traversal out of all of them.
 """
 
 import re
@@ -12,13 +12,13 @@ from schemas.faults import Refused
 NAME_MAX_LEN: Final = 63
 COMMAND_ID_MAX_LEN: Final = 64
 
-# Of fields. `$` alone also matches before a line break at the end: that would enter a subject.
+# `$` alone would also match before a final line break, which would then enter a subject.
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,62}$(?!\n)"
 ID_PATTERN: Final = r"^[A-Za-z0-9_-]{1,64}$(?!\n)"
 TAG_NAME_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9_./-]{0,62}$(?!\n)"
 TAG_VALUE_PATTERN: Final = r"^[A-Za-z0-9_./:-]{0,63}$(?!\n)"
 ACTION_PATTERN: Final = r"^[a-z][a-z0-9_.-]{0,31}$(?!\n)"
-# What each asks for, for whoever does not read patterns.
+# Meaning of each pattern, for people.
 PATTERNS_IN_WORDS: Final = {
     NAME_PATTERN: "1 to 63 of a-z, 0-9 and '-', a letter or digit first",
     ID_PATTERN: "1 to 64 of A-Z, a-z, 0-9, '_' and '-'",
@@ -27,7 +27,7 @@ PATTERNS_IN_WORDS: Final = {
     TAG_VALUE_PATTERN: "at most 63 of A-Z, a-z, 0-9 and '_./:-'",
 }
 
-# Ids of commands that begin so are made by the mesh itself, and nobody else may choose them.
+# Prefix of command ids that only the mesh itself may choose.
 RESERVED_PREFIX: Final = "__"
 
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -44,7 +44,7 @@ def is_command_id(text: str) -> bool:
 
 
 def check_name(kind: str, text: str) -> str:
-    """Return `text`, or raise Refused (`name_invalid`) that says which `kind` of name it was."""
+    """Return `text`, or raise Refused (`name_invalid`) that names its `kind`."""
     if _NAME.fullmatch(text) is None:
         raise Refused("name_invalid", f"not a name for {kind}: {_shown(text)}")
     return text
@@ -57,7 +57,7 @@ def check_command_id(text: str) -> str:
 
 
 def is_reserved(command_id: str) -> bool:
-    """Whether ids of this form are the mesh's own."""
+    """Whether the id has the prefix reserved for the mesh itself."""
     return command_id.startswith(RESERVED_PREFIX)
 
 
@@ -66,5 +66,5 @@ def refuse_reserved(command_id: str) -> Refused:
 
 
 def _shown(text: str) -> str:
-    """At most one line of what was sent, with control characters escaped."""
+    """Return the start of `text` on one line, with control characters escaped."""
     return ascii(text if len(text) <= NAME_MAX_LEN else text[:NAME_MAX_LEN] + "…")

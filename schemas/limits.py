@@ -1,14 +1,14 @@
-"""The numbers that bound what travels; reaching one gives a fault that names it."""
+"""Limits of messages; exceeding one gives a fault that names it."""
 
 from typing import Final
 
 from schemas import spans
 
-# What a client or an agent may send.
+# Bytes of a message from a client or an agent.
 PAYLOAD_BYTES: Final = 256 * 1024
-# The master's envelope around a command's arguments comes on top of the largest body.
+# Bytes of any message: the largest body of a command and the master's envelope around it.
 BROKER_PAYLOAD_BYTES: Final = 320 * 1024
-# Of one argument, or one NAME=VALUE: MAX_ARG_STRLEN of Linux, 32 pages of 4 KiB, less its NUL byte.
+# Bytes of one argument or NAME=VALUE: MAX_ARG_STRLEN of Linux, 32 pages of 4 KiB, less its NUL.
 ARGUMENT_BYTES: Final = 128 * 1024 - 1
 DEPTH: Final = 16
 ITEMS: Final = 8192
@@ -17,31 +17,31 @@ MAP_LEN: Final = 1024
 TEXT_LEN: Final = 4096
 FILTER_LEN: Final = 1000
 LABELS: Final = 32
-# What the mesh may add to those of a client: a trace context, the fan-out, the retried command.
+# Labels that the mesh may add to a client's: a trace context, the fan-out, the retried command.
 OWN_LABELS: Final = 8
 LABEL_LEN: Final = 256
-# Of the addresses of brokers, and so many of them.
+# Characters of a broker's address, and number of addresses.
 URL_LEN: Final = 300
 URLS: Final = 16
 TAGS: Final = 16
 INLINE_OUTPUT_BYTES: Final = 32 * 1024
-# Characters of a reason, or of any other word of an agent, that the master keeps.
+# Characters of a reason, or of another text of an agent, that the master keeps.
 REASON_LEN: Final = 1000
-# Attempts that end as refused or lost before the command is ended as it stands.
+# Refused or lost attempts of a command, after which it ends.
 ATTEMPTS: Final = 100
-# A command as it is answered, and as history keeps it; what is longer is cut, with a mark.
+# Bytes of a command's record in answers and in history; longer parts are cut, with a mark.
 RECORD_BYTES: Final = 160 * 1024
 HISTORY_BYTES: Final = BROKER_PAYLOAD_BYTES - 1024
-# The rows of one page of a list. Of lists that had no pages before: all that fits, as before.
+# Bytes of the rows of one page of a list.
 PAGE_BYTES: Final = 200 * 1024
 WHOLE_LIST_BYTES: Final = BROKER_PAYLOAD_BYTES - 8 * 1024
-# Two of them fill the largest answer to a reader.
+# Bytes of one chunk of output; two fill the largest answer of `command.logs`.
 CHUNK_BYTES: Final = 96 * 1024
-# So many, each with every field set, still hold fewer than ITEMS values.
+# Items of one report; with every field set they hold fewer than ITEMS values.
 REPORT_ITEMS: Final = 200
 HELLO_TASKS: Final = 512
 FEATURES: Final = 32
-# Actions that one agent may say it has.
+# Actions that one agent may announce.
 ACTIONS: Final = 64
 OUTPUT_LIMIT_BYTES: Final = 100 * 1024 * 1024
 QUEUE_TTL_MAX_S: Final = 30 * spans.DAY_S

@@ -1,4 +1,4 @@
-"""By what agents and commands are filtered: the fields of each, and an agent's values."""
+"""Fields by which lists of agents and commands are filtered, and the values of an agent."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -77,9 +77,9 @@ COMMANDS: Final = Language(
 
 
 def agent_value(agent: AgentRecord, field: str, now: float) -> Value | None:  # noqa: PLR0911  (one per kind)
-    """What a field of `AGENTS` is of an agent at `now`, unix time; None if it is not known.
+    """Return the value of a field of `AGENTS` at `now`, unix time; None if unknown.
 
-    since, joined and silent are ages, cert is what is left; all in seconds.
+    since, joined and silent are ages, cert is the time left; all in seconds.
     """
     match field:
         case "since":
@@ -110,17 +110,17 @@ def agent_value(agent: AgentRecord, field: str, now: float) -> Value | None:  # 
 
 
 def passes(words: Sequence[Word], agent: AgentRecord, now: float) -> bool:
-    """Whether all words, as `AGENTS` reads them, hold for `agent` at `now`, unix time."""
+    """Whether all words, parsed by `AGENTS`, match `agent` at `now`, unix time."""
     return holds(words, lambda field: agent_value(agent, field, now))
 
 
 def why(agent: AgentRecord) -> str:
-    """The reason of its status, and what else is worth a look."""
+    """Return the reason of the agent's status, and its warnings."""
     return "; ".join(text for text in (agent.reason, *agent.badges) if text)
 
 
 def last_agent(record: CommandRecord) -> str:
-    """Where it ran last, or else for which agent it was meant; empty for any of a group."""
+    """Return the agent of its last attempt, or else of its target; empty for a group."""
     return record.attempts[-1].agent if record.attempts else record.agent or ""
 
 
@@ -133,5 +133,5 @@ def ago_of(text: str | None, now: float) -> float | None:
     return None if at is None else now - at
 
 
-# What a label of a retried command names.
+# Label of a retry: the id of the retried command.
 RETRY_OF: Final = "retry-of"

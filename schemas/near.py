@@ -1,4 +1,4 @@
-"""What somebody may have meant by a name that there is not."""
+"""Suggestions of similar names in place of an unknown one."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -7,8 +7,8 @@ _SHOWN: Final = 64
 
 
 def near_names(name: str, known: Sequence[str]) -> str:
-    """`: did you mean web-1 or web-2?`, to be put behind a message; empty if none is near."""
-    from difflib import get_close_matches  # for who has made a mistake only
+    """Return `: did you mean web-1 or web-2?`, a suffix of a message; empty if none is similar."""
+    from difflib import get_close_matches  # imported only after a mistake
 
     near = get_close_matches(name[:_SHOWN], known, n=2, cutoff=0.6)
     near = near or [each for each in known if name and each.startswith(name)][:2]

@@ -1,7 +1,7 @@
-"""Who may publish and subscribe to what, as data.
+"""Permissions to publish and to subscribe by role, as data.
 
-The broker enforces these as templates of scoped signing keys: it fills `{{name()}}` and
-`{{tag(group)}}` from the user's token, so that a stolen scoped key can make nothing wider.
+The broker enforces them as templates of scoped signing keys: it fills `{{name()}}` and
+`{{tag(group)}}` from the user's token, so that a stolen scoped key gives no wider permission.
 """
 
 from typing import Final
@@ -17,7 +17,7 @@ GROUP: Final = "{{tag(group)}}"
 
 
 class Scope(msgspec.Struct, frozen=True, kw_only=True):
-    """What one role may do at the broker; `subscriptions` is how many it may hold at once."""
+    """Permissions of one role at the broker. subscriptions: how many a connection may hold."""
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
@@ -26,7 +26,7 @@ class Scope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def _api(*roles: Role) -> tuple[str, ...]:
-    """The subjects of the verbs whose weakest role is one of these."""
+    """Return the subjects of verbs whose weakest role is one of `roles`."""
     return tuple(
         f"{PREFIX}.api.{NAME}.{each.name}"
         for role in roles

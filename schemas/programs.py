@@ -1,4 +1,4 @@
-"""What a command runs, as people read it."""
+"""Program and arguments of a command, for records that people read."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -12,15 +12,15 @@ from schemas.messages.actions import PROCESS, find_action
 from schemas.messages.facts import ArgumentsRecord
 from schemas.texts import cut_text
 
-# Of a record in a list: so many arguments, names of variables, and characters of each.
+# Limits in the record of a list: number of arguments and of variables, and characters of each.
 _ARGUMENTS: Final = 16
 _ARGUMENT_LEN: Final = 200
 
 
 def program_of(action: str, raw: msgspec.Raw, arguments: ArgumentsRecord | None) -> str:
-    """The line that says what runs: the summary of the action, or its name if that is not known.
+    """Return the summary of the action in one line, or its name if it is unknown.
 
-    arguments: of a process, as `arguments_of` gives them.
+    arguments: of a process, from `arguments_of`.
     """
     if arguments is not None:
         return quoted(arguments.argv)
@@ -31,9 +31,9 @@ def program_of(action: str, raw: msgspec.Raw, arguments: ArgumentsRecord | None)
 
 
 def arguments_of(action: str, raw: msgspec.Raw) -> ArgumentsRecord | None:
-    """The arguments of a process without the values of its environment and its input.
+    """Return the arguments of a process without the values of its environment and its input.
 
-    None for other actions, and for arguments that cannot be read.
+    None for other actions, and for arguments that do not decode.
     """
     if action != PROCESS.name:
         return None
@@ -58,7 +58,7 @@ def is_short(arguments: ArgumentsRecord) -> bool:
 
 
 def shortened(arguments: ArgumentsRecord) -> ArgumentsRecord:
-    """What a list shows of them."""
+    """Return the part of the arguments that a list shows."""
     return msgspec.structs.replace(
         arguments,
         argv=_short(arguments.argv),

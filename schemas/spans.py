@@ -7,7 +7,7 @@ from typing import Final
 DAY_S: Final = 86_400.0
 _UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": DAY_S, "w": 7 * DAY_S}
 _PART: Final = r"(?:\d{1,12}(?:\.\d{1,9})?)"
-# Each unit once, the greater first: `1h30m`.
+# Each unit at most once, the greater first: `1h30m`.
 _SPAN: Final = re.compile("".join(rf"(?:({_PART}){unit})?" for unit in reversed(_UNITS_S)))
 _BARE: Final = re.compile(_PART)
 _SIZES: Final = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
@@ -15,9 +15,9 @@ _SIZE: Final = re.compile(rf"({_PART})(?:([kmgt])(ib?|b)?|b)?", re.IGNORECASE)
 
 
 def span_s(text: str) -> float:
-    """Seconds of `90`, `90s`, `5m`, `1h30m`, `30d` or `2w`; a number alone is of seconds.
+    """Return the seconds of `90`, `90s`, `5m`, `1h30m`, `30d` or `2w`; the default unit is seconds.
 
-    ValueError for anything else, and for none at all.
+    Raises ValueError for any other text, an empty one included.
     """
     bare = text.strip()
     found = _SPAN.fullmatch(bare)
@@ -35,9 +35,9 @@ def span_s(text: str) -> float:
 
 
 def size_bytes(text: str) -> int:
-    """Bytes of `1048576`, `64KiB`, `500MB` or `1.5GiB`; a number alone is of bytes.
+    """Return the bytes of `1048576`, `64KiB`, `500MB` or `1.5GiB`; the default unit is bytes.
 
-    `K`, `KB` and `KiB` are the same: 1024, as for all units. ValueError for anything else.
+    `K`, `KB` and `KiB` are all 1024 bytes, and so on. Raises ValueError for any other text.
     """
     found = _SIZE.fullmatch(text.strip())
     if found is None:
@@ -47,7 +47,7 @@ def size_bytes(text: str) -> int:
 
 
 def time_left(seconds: float) -> str:
-    """What is left of a long time: whole days, and under a day down to the second."""
+    """Format a long remaining time: in days, and under a day down to the second."""
     days, rest = divmod(int(max(0.0, seconds)), int(DAY_S))
     if days:
         return "1 day" if days == 1 else f"{days} days"
@@ -58,9 +58,9 @@ def time_left(seconds: float) -> str:
 
 
 def moment_of(text: str, now: float) -> float:
-    """Unix time of a date, or of so long before `now`; ValueError if it is neither.
+    """Return the unix time of a date, or of a span before `now`. Raises ValueError for other texts.
 
-    A time without a zone is one of UTC.
+    A time without a zone is in UTC.
     """
     try:
         return now - span_s(text)

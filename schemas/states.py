@@ -1,4 +1,4 @@
-"""The states that users see, and the only moves between them.
+"""The states that users see, and the allowed moves between them.
 
 queued ─▶ sent ─▶ accepted ─▶ running ─▶ succeeded | failed | timed_out | cancelled
   │         │        │          │  ▲
@@ -13,7 +13,7 @@ from schemas.faults import Misused
 
 
 class State(StrEnum):
-    """Of a command, and of each of its attempts."""
+    """State of a command, and of each of its attempts."""
 
     QUEUED = "queued"
     SENT = "sent"
@@ -45,10 +45,10 @@ class GroupStatus(StrEnum):
 
 
 class Admin(StrEnum):
-    """What an operator wants of an agent.
+    """Administrative state of an agent, set by an operator.
 
-    draining: shown instead of disabled while tasks are left, never stored. paused: disabled, and
-    enabled again by itself. deleted: revoked, and forgotten as soon as nothing of it can still run.
+    draining: shown instead of disabled while tasks are left, never stored. paused: disabled until a
+    time. deleted: revoked, and removed from the registry as soon as none of its tasks can run.
     """
 
     ENABLED = "enabled"
@@ -60,7 +60,7 @@ class Admin(StrEnum):
 
 
 class Liveness(StrEnum):
-    """What the master hears of an agent."""
+    """Liveness of an agent, as the master sees it by heartbeats."""
 
     NEVER = "never"
     LIVE = "live"
@@ -68,10 +68,10 @@ class Liveness(StrEnum):
 
 
 class Lack(StrEnum):
-    """What an agent has no room in, so that it takes no task although slots may be free.
+    """Exhausted resource of an agent, for which it takes no task although slots may be free.
 
-    spool: output that waits for the broker. reports: what the master has not stored yet.
-    other: it does not say, or names something that only a later version knows.
+    spool: output that waits for the broker. reports: results that the master has not stored yet.
+    other: not reported, or known to later versions only.
     """
 
     SPOOL = "spool"
@@ -82,7 +82,7 @@ class Lack(StrEnum):
     OTHER = "other"
 
 
-# Whose credentials are refused.
+# States in which the credentials are refused.
 BARRED: Final = frozenset({Admin.REVOKED, Admin.DELETED})
 
 STATES: Final[dict[str, State]] = {str(state): state for state in State}
@@ -101,7 +101,7 @@ TERMINAL: Final = frozenset(
     }
 )
 
-# How a command ended, in one letter: small ones for what is nobody's failure.
+# Result of a command in one letter; lower case for results that are no failures.
 RESULT_LETTERS: Final[dict[str, str]] = {
     State.SUCCEEDED: ".",
     State.FAILED: "F",
@@ -114,7 +114,7 @@ RESULT_LETTERS: Final[dict[str, str]] = {
     State.LOST: "L",
 }
 
-# What an agent may report as the end of an attempt; the others are the master's own verdicts.
+# Ends of an attempt that an agent may report; the other ends are verdicts of the master.
 AGENT_ENDS: Final = frozenset(
     {
         State.SUCCEEDED,
@@ -127,7 +127,7 @@ AGENT_ENDS: Final = frozenset(
     }
 )
 
-# How an attempt may end that an agent has taken on. A stored end counts, whatever was heard last.
+# Ends of an accepted attempt. A stored end is allowed after any state that was received before.
 _ENDS: Final = TERMINAL - {State.EXPIRED}
 
 MOVES: Final[dict[State, frozenset[State]]] = {
@@ -137,19 +137,19 @@ MOVES: Final[dict[State, frozenset[State]]] = {
             State.EXPIRED,
             State.CANCELLED,
             State.REJECTED,
-            # Of a restored master: it may have been run since the backup.
+            # After a restore: the command may have been run since the backup.
             State.UNKNOWN,
             State.LOST,
         }
     ),
     State.SENT: _ENDS | {State.ACCEPTED, State.RUNNING, State.UNKNOWN, State.QUEUED},
-    # Queued: its attempt is lost or refused, and another one follows.
+    # Queued: the attempt is lost or refused, and another attempt follows.
     State.ACCEPTED: _ENDS | {State.RUNNING, State.UNKNOWN, State.STOPPING, State.QUEUED},
     State.RUNNING: _ENDS | {State.UNKNOWN, State.STOPPING, State.QUEUED},
     State.STOPPING: _ENDS | {State.UNKNOWN, State.QUEUED},
     State.UNKNOWN: _ENDS
     | {State.SENT, State.ACCEPTED, State.RUNNING, State.STOPPING, State.QUEUED},
-    # A lost attempt may still be heard of; the later word is kept beside the verdict.
+    # A report about a lost attempt may still come; it is kept beside the verdict.
     State.LOST: AGENT_ENDS - {State.LOST},
 }
 

@@ -14,19 +14,19 @@ API_ALL: Final = f"{PREFIX}.api.*.*.*"
 ENROL_ALL: Final = f"{PREFIX}.enrol.*"
 FACT_ALL: Final = f"{PREFIX}.fact.*.*.*"
 LOG_ALL: Final = f"{PREFIX}.up.*.*.log.*.*.*"
-# Where the broker says that it has stored a chunk: the kind below an agent's `down`, and the same
-# as the log stream is given it, made of the five wild cards of LOG_ALL.
+# Subject of the broker's message that a chunk is stored: its kind below an agent's `down`, and as
+# the log stream's mapping of the five wildcards of LOG_ALL.
 STORED: Final = "stored"
 STORED_OF_LOG: Final = (
     f"{PREFIX}.down.{{{{wildcard(1)}}}}.{{{{wildcard(2)}}}}.{STORED}"
     ".{{wildcard(3)}}.{{wildcard(4)}}.{{wildcard(5)}}"
 )
-# A header of a chunk, of its sender's choice; `stored` repeats it.
+# Header of a chunk, chosen by its sender; `stored` repeats it.
 CHUNK_HEADER: Final = "Mesh-Chunk"
 HISTORY_ALL: Final = f"{PREFIX}.history.*"
 AUDIT_ALL: Final = f"{PREFIX}.audit.*"
 
-# Upper case, so that no agent and no client can have it as its own.
+# Upper case, so that it is the inbox of no agent and no client.
 MASTER_INBOX: Final = "_INBOX_MASTER"
 
 STDOUT: Final = "stdout"
@@ -35,7 +35,7 @@ STREAMS: Final = (STDOUT, STDERR)
 
 
 class Up(NamedTuple):
-    """What an agent's subject says: who speaks, and about what (`kind`, then the rest)."""
+    """Parts of an agent's subject: its group, its name, `kind` and the rest."""
 
     group: str
     agent: str
@@ -44,7 +44,7 @@ class Up(NamedTuple):
 
 
 class Api(NamedTuple):
-    """What a client's subject says: who asks, and for which verb of which noun."""
+    """Parts of a client's subject: its name, the noun and the verb."""
 
     client: str
     noun: str
@@ -70,7 +70,7 @@ def down_all(group: str, agent: str) -> str:
 
 
 def reply(group: str, agent: str, token: str) -> str:
-    """Where an agent answers a request: below its own prefix, with the master's token."""
+    """Subject of an agent's answer to a request: below its own prefix, with the master's token."""
     return f"{PREFIX}.up.{group}.{agent}.reply.{token}"
 
 
@@ -79,17 +79,17 @@ def log(group: str, agent: str, command: str, attempt: int | str, stream: str) -
 
 
 def log_of(group: str, agent: str) -> str:
-    """All that an agent may print into the log stream."""
+    """Wildcard over the subjects of an agent's output in the log stream."""
     return f"{PREFIX}.up.{group}.{agent}.log.>"
 
 
 def stored_of(group: str, agent: str) -> str:
-    """All that the broker says of it."""
+    """Wildcard over the broker's `stored` messages to an agent."""
     return f"{PREFIX}.down.{group}.{agent}.{STORED}.>"
 
 
 def stored_of_attempt(group: str, agent: str, command: str, attempt: int) -> str:
-    """What the broker says of the output of one attempt."""
+    """Wildcard over the broker's `stored` messages about one attempt."""
     return f"{PREFIX}.down.{group}.{agent}.{STORED}.{command}.{attempt}.*"
 
 
@@ -118,12 +118,12 @@ def enrol(agent: str) -> str:
 
 
 def inbox_prefix(name: str) -> str:
-    """The inbox prefix of an agent or a client; agents and clients share one space of names."""
+    """The inbox prefix of an agent or a client; agents and clients share a name space."""
     return f"_INBOX_{name}"
 
 
 def enrol_inbox_prefix(agent: str) -> str:
-    """The inbox of a token's bearer; upper case, so that it is no agent's and no client's."""
+    """The inbox prefix of a token's bearer; upper case, so that no agent and no client has it."""
     return f"_INBOX_ENROL_{agent}"
 
 
@@ -146,7 +146,7 @@ def parse_api(subject: str) -> Api | None:
 
 
 def parse_enrol(subject: str) -> str | None:
-    """The agent that a token's bearer asks for, or None."""
+    """Return the agent that a token's bearer enrols, or None."""
     parts = subject.split(".")
     if len(parts) != 4 or parts[:3] != ["mesh", "v1", "enrol"] or not is_name(parts[3]):
         return None
@@ -163,7 +163,7 @@ def parse_fact(subject: str) -> Fact | None:
 
 
 def _is_number(text: str) -> bool:
-    """Whether `text` is how a builder above writes a number: one number has one subject."""
+    """Whether `text` is the only form of its number, so that a number has one subject."""
     if not (text.isascii() and text.isdigit() and len(text) <= 9):
         return False
     return text == "0" or text[0] != "0"
@@ -171,5 +171,5 @@ def _is_number(text: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _are_names(group: str, agent: str) -> bool:
-    """Remembered, because the same few speak all the time."""
+    """Whether both are names; cached, as few senders send most of the messages."""
     return is_name(group) and is_name(agent)

@@ -1,4 +1,4 @@
-"""Text that others have chosen: cut to a length with a mark, and safe to show."""
+"""Untrusted text: cut to a length with a mark, and escaped for terminals."""
 
 import re
 from typing import Final
@@ -11,7 +11,7 @@ ON_STDERR: Final = "stderr: "
 
 
 def cut_text(text: str, most: int = limits.REASON_LEN) -> str:
-    """`text` of at most `most` characters; one that was longer ends with the mark."""
+    """Return `text` cut to `most` characters; a cut text ends with the mark."""
     return text if len(text) <= most else text[: most - len(MARK)] + MARK
 
 
@@ -24,14 +24,14 @@ _STEERING: Final = re.compile(
 
 
 def visible(text: str) -> str:
-    """`text` on one line, with everything that steers a terminal spelled out."""
+    """Return `text` on one line, with all control characters escaped."""
     if text.isascii() and text.isprintable():
         return text
     return spell_out(text).replace("\n", "\\n").replace("\t", " ")
 
 
 def spell_out(text: str) -> str:
-    """As `visible`, with its own line ends and tabs."""
+    """As `visible`, but line feeds and tabs stay."""
     return _STEERING.sub(_spelled, text)
 
 

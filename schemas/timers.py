@@ -1,4 +1,4 @@
-"""The timers of the mesh, set in one place: the master announces them in the handshake."""
+"""The timers of the mesh; the master announces them to agents in the handshake."""
 
 from typing import Annotated
 
@@ -12,18 +12,17 @@ Seconds = Annotated[float, Meta(gt=0, le=30 * DAY_S)]
 
 
 class Timers(msgspec.Struct, frozen=True, kw_only=True):
-    """All in seconds but `strict`.
+    """All in seconds but `resends` and `strict`.
 
-    beat_s: period of beats, both ways. suspect_s: silence after which the other side is suspect.
-    ack_s, resends: deadline of an acknowledgement, and how often an unanswered request is sent
-    again. grace_s: between TERM and KILL. lost_s: silence after which the master gives tasks up.
-    start_before_s: a run request older than this is refused by the agent. queue_ttl_s: how long a
-    command may wait for an agent. adopt_s: after its start the master judges nobody for this long.
-    handshake_s: deadline of one step of the handshake. stop_s: how long a process may take to stop.
-    continue_s: how long a task that may go on without its master does so at most. decide_s: how
-    long a lost attempt waits for an operator's word. probe_s: an agent that took no work for so
-    long gets a no-op, to see whether it would. strict: tasks end as soon as the master is
-    suspect, without any re-send being waited for.
+    beat_s: period of heartbeats, both ways. suspect_s: silence after which the other side is
+    suspect. ack_s: timeout of an acknowledgement. resends: number of redeliveries of a request.
+    grace_s: between TERM and KILL. lost_s: silence after which the master gives tasks up.
+    start_before_s: greatest age of a run request; the agent refuses older ones. queue_ttl_s:
+    longest wait of a command for an agent. adopt_s: time after the master's start in which it
+    declares no agent silent. handshake_s: timeout of one step of the handshake. stop_s: longest
+    stop of a process. continue_s: longest run of a task without its master. decide_s: longest wait
+    of a lost attempt for an operator's decision. probe_s: an agent without work for so long gets a
+    `noop` as a probe. strict: tasks end as soon as the master is suspect, without redeliveries.
     """
 
     beat_s: Seconds = 5.0
@@ -44,31 +43,31 @@ class Timers(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def unrecoverable_s(self) -> float:
-        """Silence of the master after which an agent ends its tasks."""
+        """Silence of the master, in seconds, after which an agent ends its tasks."""
         return self.suspect_s if self.strict else self.patient_s
 
     @property
     def patient_s(self) -> float:
-        """As `unrecoverable_s`, where all re-sends are waited for."""
+        """As `unrecoverable_s`, without `strict`: after all redeliveries."""
         return self.suspect_s + self.resends * self.ack_s
 
     def fence_after_s(self, kill_after_s: float) -> float:
-        """As `unrecoverable_s`, for a task that may outlive the lease by its own agreement."""
+        """As `unrecoverable_s`, for a task with a `kill_after_s` of its own."""
         return max(self.unrecoverable_s, kill_after_s)
 
     def lost_after_s(self, kill_after_s: float) -> float:
-        """Silence of an agent after which the master gives such a task up: it has ended then."""
+        """Silence of an agent, in seconds, after which the master gives such a task up."""
         return max(self.lost_s, kill_after_s + self.grace_s + self.beat_s)
 
 
 def check_timers(timers: Timers) -> Timers:
-    """Return `timers`, or raise Refused (`settings_invalid`) if they cannot keep their promise.
+    """Return `timers`, or raise Refused (`settings_invalid`) if a task could run twice.
 
-    An agent must have ended its tasks before the master says that they are lost; the margin of one
-    beat covers what clocks drift apart meanwhile.
+    An agent must have ended its tasks before the master declares them lost; the margin of one
+    beat covers the drift of their clocks.
     """
     needed = timers.patient_s + timers.grace_s + timers.beat_s
-    # Written so that a number that is not one (NaN) is refused as well.
+    # Negated, so that NaN is refused as well.
     if not timers.lost_s >= needed:
         raise Refused(
             "settings_invalid",

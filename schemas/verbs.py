@@ -1,9 +1,9 @@
-"""The verbs of the mesh: all that a client may ask of the master, in one table.
+"""The verbs of the mesh: the requests of clients to the master, in one table.
 
-Derived from it are the broker's permissions of a role, the master's own check of them, what leaves
-an entry in the audit trail, what service discovery tells, the types of a handler and of an answer,
-and the table of docs/protocol.md. A verb without a handler, or a handler without a verb, fails the
-start of a master.
+Derived from it are the broker's permissions of a role, the master's own check of rights, the
+audited verbs, service discovery, the types of handlers and answers, and the table of
+docs/protocol.md. A verb without a handler, or a handler without a verb, fails the start of a
+master.
 """
 
 from collections.abc import Mapping
@@ -25,10 +25,10 @@ ROLES: Final[tuple[Role, ...]] = ("viewer", "operator", "admin")
 
 @dataclass(frozen=True)
 class AnyVerb:
-    """A verb whatever its types. role: the weakest that may call it.
+    """A verb of any types. role: the weakest that may call it.
 
-    changes: each call leaves an entry in the audit trail; is_recorded: none, since history itself
-    tells of it.
+    changes: each call leaves an entry in the audit trail; is_recorded: it leaves none, since
+    history has the command.
     """
 
     noun: str
@@ -55,13 +55,13 @@ class AnyVerb:
 
 @dataclass(frozen=True)
 class Verb(AnyVerb, Generic[Request, Answer]):
-    """A verb with the types of its request and of its answer, for a checker of types."""
+    """A verb with the types of its request and its answer, for the type checker."""
 
     request: type[Request]
     answer: type[Answer]
 
 
-# A verb is two lines: what it takes and gives, and who may call it for what.
+# A verb is two lines: its request and answer, then its role and its meaning.
 # fmt: off
 COMMAND_SUBMIT: Final = Verb("command", "submit", api.SubmitRequest, api.SubmitAnswer,
     role="operator", changes=True, is_recorded=True, does="take a command in")
@@ -72,20 +72,20 @@ COMMAND_LIST: Final = Verb("command", "list", api.CommandList, api.CommandPage,
 COMMAND_WAIT: Final = Verb("command", "wait", api.CommandQuery, facts.CommandRecord,
     role="viewer", changes=False, does="its record once it has ended, or after `timeout_s`")
 COMMAND_CANCEL: Final = Verb("command", "cancel", api.CommandQuery, facts.CommandRecord,
-    role="operator", changes=True, does="ask for its end")
+    role="operator", changes=True, does="cancel the command")
 COMMAND_RETRY: Final = Verb("command", "retry", api.RetryRequest, api.SubmitAnswer,
     role="operator", changes=True, does="submit what has ended again, under a new id")
 COMMAND_LOGS: Final = Verb("command", "logs", api.LogsRequest, api.LogsAnswer,
     role="viewer", changes=False, does="output from two offsets on")
 COMMAND_DECIDE: Final = Verb("command", "decide", api.DecideRequest, facts.CommandRecord,
-    role="operator", changes=True, does="the word that a lost attempt waits for")
+    role="operator", changes=True, does="decide about a lost attempt")
 
 DEADLETTER_LIST: Final = Verb("deadletter", "list", api.CommandList, api.CommandPage,
-    role="viewer", changes=False, does="commands nobody acknowledged")
+    role="viewer", changes=False, does="commands without acknowledgement")
 DEADLETTER_SHOW: Final = Verb("deadletter", "show", api.CommandQuery, facts.CommandRecord,
-    role="viewer", changes=False, does="one of them")
+    role="viewer", changes=False, does="one dead letter")
 DEADLETTER_RETRY: Final = Verb("deadletter", "retry", api.RetryRequest, api.SubmitAnswer,
-    role="operator", changes=True, does="submit one of them again")
+    role="operator", changes=True, does="submit a dead letter again")
 
 FANOUT_SUBMIT: Final = Verb("fanout", "submit", fanouts.FanoutSubmit, fanouts.FanoutRecord,
     role="operator", changes=True, does="one command for many agents")
@@ -94,9 +94,9 @@ FANOUT_SHOW: Final = Verb("fanout", "show", fanouts.FanoutQuery, fanouts.FanoutR
 FANOUT_LIST: Final = Verb("fanout", "list", fanouts.FanoutList, fanouts.FanoutsAnswer,
     role="viewer", changes=False, does="the newest fan-outs")
 FANOUT_WAIT: Final = Verb("fanout", "wait", fanouts.FanoutQuery, fanouts.FanoutRecord,
-    role="viewer", changes=False, does="its record once it has ended, or later")
+    role="viewer", changes=False, does="its record once it has ended, or after `timeout_s`")
 FANOUT_CANCEL: Final = Verb("fanout", "cancel", fanouts.FanoutQuery, fanouts.FanoutRecord,
-    role="operator", changes=True, does="ask nobody else, and end what is open")
+    role="operator", changes=True, does="start no more commands, cancel the open ones")
 FANOUT_RETRY: Final = Verb("fanout", "retry", fanouts.FanoutRetry, fanouts.FanoutRecord,
     role="operator", changes=True, does="run an ended one again, where it failed or everywhere")
 
@@ -123,7 +123,7 @@ AGENT_MOVE: Final = Verb("agent", "move", api.AgentMove, api.Done,
 AGENT_FORGET: Final = Verb("agent", "forget", api.AgentForget, api.ForgetAnswer,
     role="admin", changes=True, does="delete those silent for long")
 AGENT_ROTATE: Final = Verb("agent", "rotate", api.NameQuery, api.Done,
-    role="admin", changes=True, does="have it renew its certificate now")
+    role="admin", changes=True, does="make it renew its certificate now")
 AGENT_REVOKE: Final = Verb("agent", "revoke", api.NameQuery, api.Done,
     role="admin", changes=True, does="take its credentials away")
 AGENT_DELETE: Final = Verb("agent", "delete", api.NameQuery, api.Done,
@@ -138,7 +138,7 @@ GROUP_SHOW: Final = Verb("group", "show", api.NameQuery, api.GroupRecord,
 GROUP_LIST: Final = Verb("group", "list", api.GroupList, api.GroupsAnswer,
     role="viewer", changes=False, does="groups by name")
 GROUP_ROTATE: Final = Verb("group", "rotate", api.NameQuery, api.RotateAnswer,
-    role="admin", changes=True, does="have all of its agents renew their certificates")
+    role="admin", changes=True, does="make all of its agents renew their certificates")
 GROUP_DELETE: Final = Verb("group", "delete", api.NameQuery, api.Done,
     role="admin", changes=True, does="delete an empty group")
 
@@ -152,17 +152,17 @@ CLIENT_RENEW: Final = Verb("client", "renew", renewal.RenewalRequest, api.Identi
     role="viewer", changes=True, does="a new certificate for the caller itself")
 
 AUDIT_LIST: Final = Verb("audit", "list", api.AuditQuery, api.AuditPage,
-    role="admin", changes=False, does="who did what, the newest first")
+    role="admin", changes=False, does="the audit trail, the newest first")
 
 CERTIFICATE_LIST: Final = Verb("certificate", "list", api.CertificateList, api.CertificatesAnswer,
-    role="viewer", changes=False, does="what was issued, the first to end first")
+    role="viewer", changes=False, does="certificates, the first to expire first")
 CERTIFICATE_TRUST: Final = Verb("certificate", "trust", api.TrustQuery, api.TrustAnswer,
-    role="viewer", changes=False, does="whom to trust, and whether to renew now")
+    role="viewer", changes=False, does="trusted authorities, and whether to renew now")
 
 CA_SHOW: Final = Verb("ca", "show", api.NoQuery, api.CaAnswer,
     role="admin", changes=False, does="the authority and the signing keys")
 CA_ROTATE: Final = Verb("ca", "rotate", api.CaRotate, api.CaAnswer,
-    role="admin", changes=True, does="one step of the replacement of one of them")
+    role="admin", changes=True, does="one step of the rotation of one key")
 
 MESH_STATUS: Final = Verb("mesh", "status", api.NoQuery, api.StatusAnswer,
     role="viewer", changes=False, does="the mesh at a glance")
@@ -170,7 +170,7 @@ MESH_STATUS: Final = Verb("mesh", "status", api.NoQuery, api.StatusAnswer,
 
 
 def _table(names: Mapping[str, object]) -> dict[str, AnyVerb]:
-    """Every verb of this module by its name on the wire, in the order of the page."""
+    """Return the verbs of this module by name, in the order of docs/protocol.md."""
     verbs = [each for each in names.values() if isinstance(each, AnyVerb)]
     table = {each.name: each for each in verbs}
     if len(table) != len(verbs):

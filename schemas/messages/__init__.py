@@ -1,5 +1,5 @@
 """The messages, one module per conversation.
 
-All are maps with named fields on the wire. New fields have defaults, unknown ones are skipped, and
-each type has a golden file that keeps yesterday's bytes readable.
+Each message is a map with named fields on the wire. New fields have defaults, unknown fields are
+skipped, and each type has a golden file, so that the bytes of earlier versions stay readable.
 """

@@ -1,6 +1,6 @@
 """The table of actions: the kinds of work that an agent does.
 
-Each has its arguments as a type, so that nothing untyped travels. What runs it on an agent is the
+Each action has a type for its arguments, so that nothing untyped travels. The agent runs it by the
 executor in the module of the same name below `broker_agent/executors/`.
 """
 
@@ -17,7 +17,7 @@ from schemas.faults import Refused
 from schemas.messages.fields import Text
 
 Args = TypeVar("Args", bound=msgspec.Struct)
-# What an attempt that was lost may have done.
+# Possible effect of a lost attempt.
 Effect = Literal["none", "unknown"]
 Environment = Annotated[dict[Text, Text], Meta(max_length=limits.MAP_LEN)]
 # A character of UTF-8 has at most so many bytes.
@@ -58,11 +58,11 @@ class NoopArgs(
 class Action(Generic[Args]):
     """One kind of work.
 
-    does: its sentence in the protocol's page. check: raises Refused (`field_invalid`) for arguments
-    that no agent could run. summary: the one line that lists show. takes_slot: whether a task of it
-    counts against the slots of its agent; one that takes none has ended as soon as it is recorded.
-    effect: what a lost attempt of it may have done. from_start: every agent has it, also those
-    that do not say which actions they have.
+    does: its sentence in docs/protocol.md. check: raises Refused (`field_invalid`) for arguments
+    that no agent could run. summary: the one line in lists. takes_slot: whether its task counts
+    against the slots of the agent; an action without a slot has ended as soon as it is recorded.
+    effect: possible effect of a lost attempt. from_start: agents of the first release have it, and
+    so does an agent whose `Hello` lists no actions.
     """
 
     name: str
@@ -86,12 +86,12 @@ class Action(Generic[Args]):
         return args
 
     def summarize(self, raw: msgspec.Raw) -> str:
-        """What it does in one line, by its arguments as they were sent. Raises as `decode`."""
+        """Return the line that describes the encoded arguments. Raises as `decode`."""
         return self.summary(self.decode(raw))
 
 
 def _check_lengths(args: ProcessArgs) -> None:
-    """Refuse what no Linux kernel starts, whatever the limits of the agent's host are."""
+    """Refuse arguments longer than any Linux kernel accepts; limits of a host may be lower."""
     most = limits.ARGUMENT_BYTES
     for index, text in enumerate(args.argv):
         if len(text) * _UTF8_MOST > most and len(text.encode()) > most:
@@ -111,7 +111,7 @@ def _too_long(where: str) -> Refused:
 
 
 def _check_process(args: ProcessArgs) -> None:
-    """Refuse what no operating system could start, before it is stored."""
+    """Refuse arguments that no operating system could start, before they are stored."""
     if not args.argv[0]:
         raise Refused("field_invalid", "args of process: argv[0] is empty")
     texts = [*args.argv, *args.env, *args.env.values(), args.cwd or ""]
@@ -144,12 +144,12 @@ ActionArgs = ProcessArgs | NoopArgs
 AnyAction = Action[ProcessArgs] | Action[NoopArgs]
 ACTIONS: Final[dict[str, AnyAction]] = {action.name: action for action in (PROCESS, NOOP)}
 
-# Of every agent, whatever it says.
+# Actions of every agent, with or without an announcement.
 COMMON: Final = frozenset(action.name for action in ACTIONS.values() if action.from_start)
 
 
 def find_action(name: str) -> AnyAction:
-    """Raises Refused (`action_unknown`), which names those that there are."""
+    """Return the action `name`. Raises Refused (`action_unknown`) that lists the known names."""
     action = ACTIONS.get(name)
     if action is None:
         known = ", ".join(sorted(ACTIONS))
@@ -158,14 +158,14 @@ def find_action(name: str) -> AnyAction:
 
 
 def action_of(args: ActionArgs) -> AnyAction:
-    """The action that these are the arguments of."""
+    """The action with arguments of this type."""
     return next(action for action in ACTIONS.values() if type(args) is action.args)
 
 
 def decode_args(name: str, raw: msgspec.Raw) -> ActionArgs:
     """The typed arguments of the action `name`.
 
-    Raises Refused: `action_unknown`, `argument_unknown` for a name the action has not, or
-    `field_invalid` for a value out of its type or limits.
+    Raises Refused: `action_unknown`, `argument_unknown` for an argument that the action does not
+    have, or `field_invalid` for a value out of its type or limits.
     """
     return find_action(name).decode(raw)

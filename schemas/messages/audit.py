@@ -1,4 +1,4 @@
-"""The audit trail: who did what to what, from where, when, and what came of it (`MESH_AUDIT`)."""
+"""The audit trail (`MESH_AUDIT`): actor, host, action, target, time and result of each act."""
 
 from typing import Annotated, Final, Literal
 
@@ -7,24 +7,24 @@ from msgspec import Meta
 
 from schemas.messages.fields import Count, Label, Name, Text, Timestamp
 
-# Who acted: a client, an agent, whoever shows an activation token, or the master by itself.
+# Kind of the actor: a client, an agent, the bearer of an activation token, or the master itself.
 Actor = Literal["client", "agent", "token", "master"]
-# unchanged: it was as asked for already. alarm: something was noticed, and nobody asked for it.
+# unchanged: the target already was as requested. alarm: the master noticed something by itself.
 Result = Literal["done", "unchanged", "refused", "failed", "alarm"]
 
-# From this length on a text is cut: an entry is a line, not a document.
+# Characters of a text; a longer one is cut.
 DETAIL_LEN: Final = 1000
-# A fan-out over more is of the whole mesh.
+# Groups of a fan-out; with more groups its entry belongs to the whole mesh.
 GROUPS_MAX: Final = 64
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One act. Written once and never changed; the stream refuses deletion.
 
-    action: `noun.verb` of the api, or an event such as `agent.enrolled`. target: its name or id.
-    address: the hosts from which the actor was connected then, as the broker saw them. code: of
-    the fault, if it was refused or failed. detail: what else was asked for; never a secret.
-    groups: of a fan-out over several, which have no `group`.
+    action: `noun.verb` of the API, or an event such as `agent.enrolled`. target: its name or id.
+    address: hosts from which the actor was connected, as the broker saw them. code: of the fault,
+    if the act was refused or failed. detail: further parameters of the request; never a secret.
+    groups: the groups of a fan-out over several; `group` is empty then.
     """
 
     at: Timestamp

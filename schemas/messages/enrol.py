@@ -15,11 +15,10 @@ Secret = Annotated[bytes, Meta(min_length=16, max_length=64)]
 class EnrolRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """From the bearer of an activation token. The agent's name is in the subject, not here.
 
-    csr_pem: signed by the key that was made on the host; only its public key is taken.
-    user_nkey: the public half of the broker key that was made on the host. user_signature: of
-    `renewal.key_proof_text` (purpose `enrolment`), by that broker key; agents of 0.1.0 send none.
-    The same request may be
-    sent again while no answer has come: the same keys get the same answer.
+    csr_pem: signed by the key that was made on the host; only its public key is used. user_nkey:
+    public half of the broker key that was made on the host. user_signature: of
+    `renewal.key_proof_text` (purpose `enrolment`), by the broker key; agents of 0.1.0 send none.
+    The request is idempotent: a retry with the same keys gets the same answer.
     """
 
     secret: Secret
@@ -31,7 +30,7 @@ class EnrolRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class EnrolAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """All that an agent needs beside its own keys; `not_after` ends certificate and JWT alike."""
+    """Identity of a new agent, beside its own keys; `not_after` ends both certificate and JWT."""
 
     mesh: Label
     agent: Label

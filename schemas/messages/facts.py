@@ -1,6 +1,6 @@
-"""The facts of a command, as they stand in the event stream. Folding them gives its state.
+"""The facts of a command in the event stream; a fold over them gives its state.
 
-Everything a fold needs is in the fact, also its time: what is replayed never reads a clock.
+Each fact holds everything that the fold needs, its time included: a replay never reads a clock.
 """
 
 from typing import Annotated, Final
@@ -21,14 +21,14 @@ from schemas.messages.fields import (
 )
 from schemas.messages.work import Output
 
-# What is stored is read with wider limits than it is written with, so that what an earlier version
-# has stored is still read.
+# Stored facts are read with wider limits than new ones are written with, so that the facts of
+# earlier versions stay readable.
 _Labels = Annotated[dict[Label, Label], Meta(max_length=limits.LABELS + limits.OWN_LABELS)]
 _Said = Annotated[str, Meta(max_length=4 * limits.TEXT_LEN)]
 
 
 class Assigned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The master chose an agent, and why; written before anything is sent."""
+    """Choice of an agent by the master; written before the request is sent. why: its reason."""
 
     agent: Label
     at: Timestamp
@@ -37,10 +37,10 @@ class Assigned(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """On which terms a command waits and runs, as its submitter has asked.
+    """Terms on which a command waits and runs, chosen by its submitter.
 
-    priority: among waiting commands the greater goes first. tags: what its agent must have.
-    kill_after_s: silence of the master that its task may outlive; 0: the usual.
+    priority: among waiting commands the greater one goes first. tags: required of its agent.
+    kill_after_s: silence of the master that its task may outlive, in seconds; 0: as the timers say.
     """
 
     queue_ttl_s: Duration = 900.0
@@ -54,9 +54,9 @@ DEFAULT_TERMS: Final = Terms()
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The whole command (attempt 0). `digest` tells one body from another under the same id.
+    """The whole command (attempt 0). digest: of its body, to detect another body with the same id.
 
-    first: attempt 1, where an agent was free at once: then it has no `assigned` of its own.
+    first: attempt 1, if an agent was free at once; the attempt then has no `assigned` fact.
     A label `traceparent` is a W3C trace context, and goes into the environment of the task.
     """
 
@@ -96,10 +96,10 @@ class Started(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How an attempt ended, or (attempt 0) a command that has none to end.
+    """End of an attempt, or (attempt 0) of a command without one.
 
-    final: the command ends with it. Otherwise it is tried again, or waits for an operator's word,
-    as its `on_lost` says.
+    final: the command ends with it. Otherwise the command is retried, or waits for an operator's
+    decision, as its `on_lost` says.
     """
 
     state: Label
@@ -120,7 +120,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Decided(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An operator's word on a lost attempt: `rerun` it, or accept that it has failed (`fail`)."""
+    """Decision of an operator about a lost attempt: `rerun` the command, or `fail` it."""
 
     by: Label
     at: Timestamp
@@ -134,7 +134,7 @@ class CancelAsked(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 Fact = Accepted | Assigned | Started | Outcome | CancelAsked | Decided
 
-# `late` is an outcome that came after the master's verdict; it stands beside, never instead.
+# `late` is an outcome received after the master's verdict; it is kept beside the verdict.
 FACTS: Final[dict[str, type[Fact]]] = {
     "accepted": Accepted,
     "assigned": Assigned,
@@ -149,7 +149,7 @@ FACTS: Final[dict[str, type[Fact]]] = {
 class AttemptRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
     """One attempt as users see it. Times are RFC 3339 in UTC, or None while unknown.
 
-    why: why this agent was chosen. reason: why it ended as it did.
+    why: reason for the choice of the agent. reason: of its end.
     """
 
     attempt: int
@@ -166,7 +166,7 @@ class AttemptRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
 
 
 class ArgumentsRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
-    """What a process was given: env has the names alone, stdin_bytes the size of its input."""
+    """Arguments of a process. env: names without values. stdin_bytes: size of its input."""
 
     argv: list[str]
     env: list[str] = []
@@ -178,14 +178,14 @@ class ArgumentsRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=F
 class CommandRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
     """A command as users see it: in answers, in result messages and in history.
 
-    program: what it runs, in one line quoted as a shell would, control characters spelled out; of
-    other actions than `process` their name. arguments: of a process, whole in `command.show` and
-    shortened elsewhere; None where an older master has kept none.
+    program: the program and its arguments, in one line quoted as a shell would, control characters
+    spelled out; for other actions than `process` their name. arguments: of a process, whole in
+    `command.show` and shortened elsewhere; None if an older master kept none.
 
-    since: when `state` began. next: what will happen next and when, for states that wait.
-    output: only where it was asked for and is small enough to ride along. cut: parts that were too
-    long and are not whole here: `output`, `reasons`, `attempts` (the first and the last ones are
-    left), `labels`, `arguments`, `accepted` (the body, so that it cannot be submitted again).
+    since: when `state` began. next: the next step and its time, for states that wait. output: only
+    if it was requested and is small. cut: parts that were too long and are shortened here:
+    `output`, `reasons`, `attempts` (the first and the last ones are left), `labels`, `arguments`,
+    `accepted` (the body; the command cannot be submitted again).
     """
 
     id: str
@@ -212,11 +212,11 @@ class CommandRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
 
 
 class HistoryRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One ended command, complete: what the read model is rebuilt from.
+    """One ended command, complete; the read model is rebuilt from these entries.
 
-    amended: a later result came after the verdict; the record replaces the earlier one. accepted:
-    the whole command, so that it may be submitted again; 0.1.0 kept it of dead letters alone. argv:
-    its first arguments, as 0.1.0 kept them; now they are in the record.
+    amended: a result came after the verdict; this record replaces the earlier one. accepted: the
+    whole command, for a retry; 0.1.0 kept it for dead letters only. argv: the first arguments, as
+    kept by 0.1.0; now they are in the record.
     """
 
     record: CommandRecord

@@ -22,14 +22,14 @@ _MaxFailures = Annotated[int, Meta(ge=0, le=limits.LIST_LEN)]
 
 
 class FanoutSubmit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`fanout.submit`: run `command` once on each agent that all of the choices hold for.
+    """`fanout.submit`: run `command` once on each agent that matches all of the choices.
 
-    At least one of group, agents and tags. command: names no id, group or agent itself; with a
-    `queue_ttl_s` of its own, agents that are not active are waited for so long, otherwise they are
-    skipped when their turn comes. at_once: agents that work on it at the same time; 0: all.
-    max_failures: once more have failed, no further agent is asked; None: no limit. batch_sleep_s:
-    with `at_once`, the place of an agent that has ended stays empty for so long; the record that
-    answers has it as well, and masters that know none leave it at 0.
+    At least one of group, agents and tags. command: names no id, group or agent. With a
+    `queue_ttl_s`, it waits so long for an agent that is not active; without one, such an agent is
+    skipped at its turn. at_once: concurrency limit, in agents; 0: all. max_failures: failures after
+    which no further command is started; None: no limit. batch_sleep_s: with `at_once`, seconds for
+    which the slot of an ended agent stays empty; the answer repeats it, or is 0 if the master does
+    not know this field.
     """
 
     id: CommandId | None = None
@@ -43,9 +43,9 @@ class FanoutSubmit(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class FanoutQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """`fanout.show`, `wait` (until it has ended, at most `timeout_s`) and `cancel`.
+    """`fanout.show`, `wait` (until the fan-out has ended, at most `timeout_s`) and `cancel`.
 
-    cursor: as the page of members before gave it.
+    cursor: from the previous page of members.
     """
 
     id: CommandId
@@ -57,8 +57,8 @@ class FanoutQuery(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 class FanoutRetry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """`fanout.retry`: the same command, as a new fan-out of the caller.
 
-    failed: on those agents on which it did not succeed. silent: on those that were not asked.
-    Neither: on all of them. Agents that have been deleted since are left out.
+    failed: on agents without success. silent: on agents that were skipped. Neither: on all agents.
+    Agents that have been deleted since are left out.
     """
 
     id: CommandId
@@ -74,7 +74,7 @@ class FanoutList(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class FanoutMember(msgspec.Struct, frozen=True, kw_only=True):
-    """One agent of a fan-out. state: that of its command, `waiting` for its turn, or `skipped`."""
+    """One agent of a fan-out. state: of its command, or `waiting` for its turn, or `skipped`."""
 
     agent: str
     command: str
@@ -87,8 +87,8 @@ class FanoutMember(msgspec.Struct, frozen=True, kw_only=True):
 class FanoutRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A fan-out as it stands. state: running, succeeded, partial, failed or cancelled.
 
-    counts: agents by state, all of them. members: a page, by name; cursor: gives the next one.
-    program: what each of them runs, as in the record of a command. retry_of: the one it repeats.
+    counts: number of agents by state. members: a page, by name; cursor: of the next page. program:
+    as in the record of a command. retry_of: id of the fan-out that it repeats.
     """
 
     id: str
@@ -114,11 +114,11 @@ class FanoutsAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FanoutEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the bucket `mesh_fanouts` holds of one, below its id.
+    """Entry of a fan-out in the bucket `mesh_fanouts`, below its id.
 
-    digest: tells one body from another under the same id. agents: chosen when it was submitted, by
-    name. groups: theirs. skipped: who was not asked, and why (a short word). stopped: why nobody
-    else is asked any more. form: how the ids of its children are made.
+    digest: of its body, to detect another body with the same id. agents: names, chosen at
+    submission. groups: of these agents. skipped: reason (a short word) by agent. stopped: reason
+    for which no further command is started, or empty. form: version of the rule for children's ids.
     """
 
     id: CommandId

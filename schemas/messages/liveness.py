@@ -1,4 +1,4 @@
-"""Beats, echoes and the handshake."""
+"""Heartbeats (beats), their echoes and the handshake."""
 
 from typing import Annotated, Final, Literal
 
@@ -22,24 +22,24 @@ from schemas.messages.fields import (
 from schemas.timers import Timers
 
 PROTOCOL: Final = 1
-# A feature of an agent: it learns by `stored` that its output is durable, and needs no answer.
+# Feature of an agent: it learns by `stored` that its output is durable, and needs no answer.
 HEARS_STORED: Final = "stored"
-# A feature of an agent: it answers what `recall` of a welcome asks.
+# Feature of an agent: it answers the `recall` of a welcome.
 RECALLS: Final = "recall"
-# The attempt and the state of what it was asked for and does not know.
+# Attempt and state in its answer for a recalled command that it does not know.
 NO_ATTEMPT: Final = 0
 UNKNOWN_TO_AGENT: Final = "unknown"
 
 
 class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Agent to master, each period and at once after a reconnect; dropped while disconnected.
+    """Heartbeat of an agent, each period and at once after a reconnect; dropped while disconnected.
 
-    seq counts from 1 in each incarnation. lease_age_s is how long ago the newest echoed beat was
-    sent, so that the master learns when the agent cannot hear it. rtt_s: from the newest echoed
-    beat to its echo, 0 if it is not known. goodbye: the process is ending. renewal: why its
-    certificate could not be renewed, empty unless that is so. lacks: what there is no room in
-    (spool, disk, descriptors, journal, reports), each with a sentence for people; slots are none of
-    these. full: no slot is free, or something is lacking; all that 0.1.0 says and reads.
+    seq: number of the beat, from 1 in each incarnation. lease_age_s: seconds since the newest
+    echoed beat was sent; it grows while the agent does not receive the master. rtt_s: seconds from
+    the newest echoed beat to its echo, 0 if unknown. goodbye: the process is ending. renewal:
+    reason for which its certificate could not be renewed, or empty. lacks: exhausted resources
+    (spool, disk, descriptors, journal, reports), each with a sentence for people; slots are not
+    among them. full: no slot is free, or a resource is exhausted; 0.1.0 has this field only.
     """
 
     incarnation: Token
@@ -60,9 +60,9 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Echo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Master to agent: the heartbeat back. `seq` is the highest beat seen of that incarnation.
+    """Echo of a heartbeat, by the master. seq: number of the newest beat seen of `incarnation`.
 
-    reconciled is false while the master wants a (new) handshake before it sends work.
+    reconciled: false while the master needs a (new) handshake before it sends work.
     """
 
     epoch: Count
@@ -72,10 +72,10 @@ class Echo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an agent says of its host; shown, never trusted for a decision.
+    """Host and process of an agent, by its own account; shown, never trusted for a decision.
 
-    addresses: the digest of those under which it looks for brokers; said with the third step of the
-    handshake as well.
+    addresses: digest of the broker addresses that it uses; sent again in the third step of the
+    handshake.
     """
 
     host: Label = ""
@@ -89,7 +89,7 @@ class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TaskStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One attempt as the agent's journal has it."""
+    """One attempt, as recorded in the agent's journal."""
 
     command: CommandId
     attempt: AttemptNumber
@@ -102,14 +102,14 @@ class TaskStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Hello(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The agent's first and third step of the handshake.
 
-    tasks: all that run, then as many of those that ended and are not released as fit; `complete`
-    says whether that is all of them. done: the agent has carried out the welcome's decisions, and
-    work may flow. Step one is sent again until a welcome comes; every step may be repeated. trust:
-    the digest of the authorities that it trusts. features: what it knows to do beyond what every
-    agent of this protocol does; unknown ones are ignored. actions: what it can run; an agent that
-    says none has those of the first release, `process` and `noop`. To `recall` of the welcome the
-    third step answers in `tasks`: with those whose end it knows and reports next, and, as attempt 0
-    with the state `unknown`, with those that it never had, or longer ago than it remembers.
+    tasks: all running attempts, then as many ended and unreleased ones as fit; complete: none is
+    left out. done: the agent has carried out the welcome's decisions, and the master may send work.
+    Step one is retried until a welcome comes; every step is idempotent. trust: digest of the
+    authorities that it trusts. features: abilities beyond the first release; unknown ones are
+    ignored. actions: names of the actions that it runs; without any, the actions of the first
+    release, `process` and `noop`. The third step answers the welcome's `recall` in `tasks`:
+    commands whose end it knows and reports next, and, as attempt 0 with the state `unknown`,
+    commands that are not in its journal (any more).
     """
 
     incarnation: Token
@@ -134,7 +134,10 @@ Verdict = Literal["keep", "kill", "release", "report"]
 
 
 class TaskDecision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """keep: go on. kill: end it. release: forget it, it is stored. report: send how it ended."""
+    """keep: leave it running. kill: end it. release: delete it, the master has stored its end.
+
+    report: send its end.
+    """
 
     command: CommandId
     attempt: AttemptNumber
@@ -144,12 +147,12 @@ class TaskDecision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The master's step. With `refused` the agent may not take part, and `reason` says why.
+    """The master's step of the handshake. refused: code of a fault: the agent may not take part.
 
-    urls: under which brokers are found from now on, the first to be tried first. An agent keeps
-    them and says so with the third step; agents of 0.1.0 ignore them, its masters send none.
-    recall: commands that were open in the state that this master was restored from, and that the
-    hello does not name. They may have ended and been released since: only the agent knows.
+    urls: addresses of the brokers from now on, in the order of attempts to connect. The agent
+    stores them and confirms them in the third step; agents of 0.1.0 ignore them, masters of 0.1.0
+    send none. recall: commands that were open in the backup from which this master was restored,
+    and that the hello does not name: they may have ended and been released after the backup.
     """
 
     epoch: Count

@@ -1,4 +1,4 @@
-"""What the registry holds of groups, agents and clients (key-value bucket `mesh_registry`)."""
+"""Entries of groups, agents and clients in the registry (key-value bucket `mesh_registry`)."""
 
 from typing import Annotated, Final, Literal
 
@@ -12,10 +12,11 @@ Weight = Annotated[int, Meta(ge=1, le=100)]
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
-    """How a group shares its work.
+    """Policy by which a group shares its work.
 
     sticky_label: with `sticky`, commands with the same value of this label go to the same agent.
-    limit: commands at once in the whole group. queue_limit: how many may wait. 0: none of its own.
+    limit: concurrency limit of the group, in commands. queue_limit: commands that may wait. 0: the
+    group has no limit of its own.
     """
 
     balance: Balance = "least_load"
@@ -25,11 +26,11 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Traits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What an operator says of an agent, for whoever chooses among agents.
+    """Traits of an agent, set by an operator, for the choice among agents.
 
-    tags: what commands may ask for. weight: its part with the balance `weighted`. priority: of
-    members that are free, those with the greatest are used first with the balance `priority`.
-    limit: commands at once, where that is less than its slots; 0: its slots.
+    tags: may be required by commands. weight: its share with the balance `weighted`. priority: with
+    the balance `priority`, free members of the greatest are used first. limit: concurrency limit in
+    commands, if lower than its slots; 0: its slots.
     """
 
     tags: Tags = {}
@@ -50,9 +51,9 @@ class GroupEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class TokenEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """An activation token by its hash. used_key: the public key it was spent on, once it is.
+    """An activation token, by its hash. used_key: public key that it was used for; empty: unused.
 
-    user: the broker key that is in the token.
+    user: the broker key in the token.
     """
 
     hash: Label
@@ -62,13 +63,13 @@ class TokenEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class CertificateEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One certificate and the broker key that goes with it.
+    """One certificate and the broker key that belongs to it.
 
-    fingerprint: its SHA-256, lower-case hex; empty if it was issued before this was kept.
+    fingerprint: SHA-256 of the certificate, lower-case hex; empty if an earlier version issued it.
     key: SHA-256 of the certificate's public key, likewise.
     authority, signer: generations of the authority and of the signing key that issued it.
-    candidate_until: unless it is confirmed before that, it is withdrawn; 0 once it is confirmed.
-    retired_at: its successor is in use since then, and it is refused; 0 while it is good.
+    candidate_until: time at which it is withdrawn if nothing confirms it; 0 once confirmed.
+    retired_at: time since which it is refused, as its successor is in use; 0 while it is valid.
     """
 
     serial: Label
@@ -84,19 +85,18 @@ class CertificateEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
 
 
 class AdminTerm(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Why an agent is disabled or paused. until: when a pause ends, 0 for never."""
+    """Reason for which an agent is disabled or paused. until: end of a pause, 0 for never."""
 
     note: Label = ""
     until: Timestamp = 0.0
 
 
 class AgentEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """certificates: newest last. connected: it has completed a handshake at least once.
+    """An agent. certificates: newest last. connected: it has completed a handshake at least once.
 
-    seen_at: when it was last heard before it was given
-    up; 0 while it is live. moving_to: the group it joins once it is empty. trust: the digest of the
-    authorities that it has said it trusts. joined_at: of its first handshake; 0: not yet, or under
-    0.1.0.
+    seen_at: time of its last message before it was given up; 0 while it is live. moving_to: the
+    group that it joins when its last task has ended. trust: digest of the authorities that it
+    trusts, by its own account. joined_at: time of its first handshake; 0: none yet, or under 0.1.0.
     """
 
     name: Label
@@ -118,7 +118,7 @@ class AgentEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ClientEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """certificates, trust: as those of an agent."""
+    """A client. certificates, trust: as in `AgentEntry`."""
 
     name: Label
     role: Label
@@ -131,7 +131,7 @@ class ClientEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
 
 
 class RevocationEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A broker key that is refused; may be dropped once `not_after` has passed."""
+    """A revoked broker key; the entry may be deleted after `not_after`."""
 
     user_nkey: Label
     name: Label
@@ -140,7 +140,7 @@ class RevocationEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
 
 class MeshEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The mesh itself: the epoch grows with every start of a master."""
+    """The mesh itself. epoch: greater with each start of a master."""
 
     mesh: Label
     epoch: int = 0

@@ -1,4 +1,4 @@
-"""What master and agent say to each other about attempts."""
+"""Messages between master and agent about attempts."""
 
 from typing import Annotated, Final, Literal
 
@@ -20,7 +20,7 @@ from schemas.messages.fields import (
 
 
 class Output(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Small output, whole. `truncated` says that bytes of a larger one are missing here."""
+    """Output of an attempt. truncated: it was larger, and bytes are missing here."""
 
     stdout: bytes = b""
     stderr: bytes = b""
@@ -30,11 +30,11 @@ class Output(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One attempt for one agent; answered at `up.<group>.<agent>.reply.<token>`.
 
-    beat_seq: the newest beat of `incarnation` that the master had seen when it sent this. The agent
-    knows when it sent that beat, and so how old this request can be, without any wall clock.
-    args: the arguments as the client sent them, checked by the master against the action's type.
-    trace: a W3C trace context, for the task's environment.
-    kill_after_s: silence of the master that the task may outlive; the usual, if that is longer.
+    beat_seq: number of the newest beat of `incarnation` that the master had seen when it sent this
+    request; the agent knows when it sent the beat, hence the greatest age of the request, without
+    a wall clock. args: as the client sent them, checked by the master against the action's type.
+    trace: a W3C trace context, for the task's environment. kill_after_s: silence of the master, in
+    seconds, that the task may outlive; never less than the timers say.
     """
 
     command: CommandId
@@ -51,14 +51,14 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kill_after_s: Duration = 0.0
 
 
-# Attempts are numbered from 1; this one is a probe of an agent, which belongs to no command.
+# Number of a probe of an agent, which belongs to no command; attempts are numbered from 1.
 PROBE_ATTEMPT: Final = 0
 
 RunAnswer = Literal["accepted", "duplicate", "rejected"]
 
 
 class RunReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """accepted: journalled. duplicate: known, `state` is where it stands. rejected: see `code`."""
+    """accepted: in the journal. duplicate: already known, `state` is current. rejected: `code`."""
 
     command: CommandId
     attempt: AttemptNumber
@@ -69,9 +69,9 @@ class RunReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """cancel: end one attempt. drain: take nothing new. resume: take work again.
+    """Order to an agent. cancel: end one attempt. drain: take no new work. resume: take work again.
 
-    rotate: get a new certificate now. trust: trust the authorities of `ca_pem` and no others. ping:
+    rotate: renew the certificate now. trust: trust the authorities of `ca_pem` and no others. ping:
     answer.
     """
 
@@ -84,7 +84,7 @@ class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ControlReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """known is false for an attempt the agent has never had, and will now refuse."""
+    """Answer to an order. known: false for an attempt not received so far, refused from now on."""
 
     kind: Label
     command: Label = ""
@@ -95,11 +95,11 @@ class ControlReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
 
 class AttemptReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What became of one attempt. kind `started` or `ended`; an end repeats when it started.
+    """Start or end of one attempt, by `kind`; an `ended` repeats the time of the start.
 
-    exit_code: as the program gave it, or 128 + the signal that ended it. output: only where both
-    streams together are small and whole; otherwise the sizes say how much went to the log stream.
-    seq: the agent's number of this event, growing over restarts of the agent.
+    exit_code: of the program, or 128 + number of the signal that ended it. output: only if both
+    streams together are small and whole; otherwise the sizes say how much is in the log stream.
+    seq: number of this event at the agent, growing over restarts of the agent.
     """
 
     command: CommandId
@@ -120,14 +120,14 @@ class AttemptReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Agent to master, sent again until every item is released."""
+    """Reports of an agent, sent again until the master has released every item."""
 
     incarnation: Token
     items: Annotated[list[AttemptReport], Meta(max_length=limits.REPORT_ITEMS)]
 
 
 class Released(msgspec.Struct, frozen=True, kw_only=True):
-    """One report that is durable at the master's side and may be forgotten by the agent."""
+    """One report that the master has stored durably; the agent may delete it."""
 
     command: CommandId
     attempt: AttemptNumber
@@ -142,8 +142,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class LogChunk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Bytes of one stream of one attempt, from `offset` on.
 
-    skipped: so many bytes before `offset` were dropped by the agent, as the attempt printed more
-    than its limit. Where chunks hold some of them all the same, those count.
+    skipped: number of bytes before `offset` that the agent dropped, as the attempt printed more
+    than its limit. A byte that another chunk holds counts as kept.
     """
 
     offset: Count

@@ -1,9 +1,9 @@
-"""What clients ask of the master, and what it answers.
+"""Requests of clients to the master, and the answers.
 
 Records (`AgentRecord`, `GroupRecord`, `facts.CommandRecord`) are the same in answers, in result
 messages and in the command line's JSON. Times in records are RFC 3339 in UTC.
 
-One module for each noun; their names are all here as well. New code names the module.
+Each noun has a module; this package exports the names of all of them. New code names the module.
 """
 
 from schemas.messages.api.agents import (

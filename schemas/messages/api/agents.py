@@ -1,4 +1,4 @@
-"""`agent.*`: made, changed, looked at, paused, moved and forgotten."""
+"""`agent.*`: create, change, show, pause, move and delete agents."""
 
 from typing import Annotated
 
@@ -26,9 +26,9 @@ class AgentCreate(Request, frozen=True, kw_only=True):
 
 
 class AgentSet(Request, frozen=True, kw_only=True):
-    """`agent.set`: change what is given of an agent's traits.
+    """`agent.set`: change an agent's traits; absent ones stay.
 
-    tags: to add, or to change. untag: names of tags to take away.
+    tags: to add, or to change. untag: names of tags to remove.
     """
 
     name: Name
@@ -40,9 +40,9 @@ class AgentSet(Request, frozen=True, kw_only=True):
 
 
 class AgentList(Request, frozen=True, kw_only=True):
-    """`agent.list`, by name; `cursor` is that of the page before.
+    """`agent.list`, by name. cursor: from the previous page.
 
-    filter: words as `web-* status:no_response expires:<14d tag:site=a`, which all must hold.
+    filter: words such as `web-* status:no_response expires:<14d tag:site=a`; all must match.
     """
 
     group: Name | None = None
@@ -53,7 +53,7 @@ class AgentList(Request, frozen=True, kw_only=True):
 
 
 class AgentDisable(Request, frozen=True, kw_only=True):
-    """now: end its running tasks instead of letting them finish. note: why, for others to read."""
+    """`agent.disable`. now: end its running tasks instead of draining. note: reason, for people."""
 
     name: Name
     now: bool = False
@@ -61,7 +61,7 @@ class AgentDisable(Request, frozen=True, kw_only=True):
 
 
 class AgentPause(Request, frozen=True, kw_only=True):
-    """`agent.pause`: as `agent.disable`, and enabled again by itself after `for_s` seconds."""
+    """`agent.pause`: as `agent.disable`, with an automatic `enable` after `for_s` seconds."""
 
     name: Name
     for_s: Annotated[float, Meta(gt=0, le=limits.PAUSE_MAX_S)]
@@ -70,7 +70,7 @@ class AgentPause(Request, frozen=True, kw_only=True):
 
 
 class AgentMove(Request, frozen=True, kw_only=True):
-    """`agent.move`: into another group, once what runs there has ended; into its own: stay."""
+    """`agent.move`: to another group, once its tasks have ended; to its own: cancel the move."""
 
     name: Name
     group: Name
@@ -79,8 +79,8 @@ class AgentMove(Request, frozen=True, kw_only=True):
 class AgentForget(Request, frozen=True, kw_only=True):
     """`agent.forget`: agents that have been silent for long, by name; `cursor` as in `agent.list`.
 
-    Without `apply` nothing changes: the answer says who would be deleted. silent_for_s: at least
-    as long as it takes until tasks of a silent agent are given up.
+    apply: delete them; without it the answer only lists them. silent_for_s: seconds, at least as
+    many as until the master gives up the tasks of a silent agent.
     """
 
     silent_for_s: Annotated[float, Meta(gt=0, le=1e10)]
@@ -91,14 +91,14 @@ class AgentForget(Request, frozen=True, kw_only=True):
 
 
 class AgentPing(Request, frozen=True, kw_only=True):
-    """`agent.ping`: how long an agent takes to answer its master, if it does in `timeout_s`."""
+    """`agent.ping`: round trip from the master to an agent, with a timeout of `timeout_s`."""
 
     name: Name
     timeout_s: Annotated[float, Meta(gt=0, le=60)] = 5.0
 
 
 class PingAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """rtt_s: seconds from the master to the agent and back; None: no answer came, and `reason`.
+    """rtt_s: seconds from the master to the agent and back; None: no answer, see `reason`.
 
     status: of the agent, as in its record.
     """
@@ -117,7 +117,7 @@ class TokenAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DetailsRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """id, and address and port as the broker sees them, are known for sure; the rest it says."""
+    """id: from the registry. ip: address and port, from the broker. The agent reports the rest."""
 
     id: str
     ip: str = ""
@@ -129,15 +129,15 @@ class DetailsRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """status, with why (`reason`; `cause` is its stable name), since when, and what comes next.
+    """An agent. reason: of `status`; cause: stable name of the reason; since: when it began.
 
-    returned: after its last silence, how long that was and what became of its tasks. note, by:
-    what was said when it was disabled or paused, and by whom; until: when a pause ends. tasks_left:
-    attempts on it that have not ended, as the master counts them. actions: what it can run. joined:
-    when it first connected; of one that did so under 0.1.0, when it was created. recent: how its
-    last 20 commands ended, a letter each (`schemas.states.RESULT_LETTERS`), the newest last.
-    addresses: whether it looks for brokers where the master says they are: `current`, `other`, or
-    `unknown` if it does not say.
+    next: the next step, and its time. returned: duration of its last silence, and the results of
+    its tasks since then. note, by: reason and author of a disable or pause; until: end of a pause.
+    tasks_left: attempts on it that have not ended, as the master counts them. actions: names of
+    those that it runs. joined: time of its first connection (if that was under 0.1.0: of its
+    creation). recent: results of its last 20 commands, a letter each
+    (`schemas.states.RESULT_LETTERS`), the newest last. addresses: whether it uses the broker
+    addresses of the master: `current`, `other`, or `unknown` if it does not report them.
     """
 
     agent: str
@@ -171,7 +171,7 @@ class AgentRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SilentRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One that `agent.forget` deletes, or would. connected: it has been, at least once."""
+    """An agent that `agent.forget` has deleted, or would delete. connected: at least once."""
 
     agent: str
     group: str
@@ -181,7 +181,7 @@ class SilentRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ForgetAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """applied: they are deleted. cursor: pass it to get the next page; None: there is no more."""
+    """applied: the agents are deleted. cursor: of the next page; None: this is the last one."""
 
     agents: list[SilentRecord]
     applied: bool
@@ -189,9 +189,9 @@ class ForgetAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AgentsAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """cursor: pass it to get the next page; None: there is no more.
+    """cursor: of the next page; None: this is the last one.
 
-    filter: as it was asked for, and obeyed; masters of 0.1.0 know none, and leave this empty.
+    filter: the applied one; empty from masters of 0.1.0, which know no filters.
     """
 
     agents: list[AgentRecord]

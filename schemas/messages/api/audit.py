@@ -1,4 +1,4 @@
-"""`audit.list`: the trail of who did what."""
+"""`audit.list`: the audit trail."""
 
 from typing import Annotated
 
@@ -10,10 +10,10 @@ from schemas.messages.fields import Count, Label, Name, Timestamp
 
 
 class AuditQuery(Request, frozen=True, kw_only=True):
-    """`audit.list`, the newest first. Each filter narrows it down.
+    """`audit.list`, the newest first. All filters must match.
 
-    action: `noun.verb`, or a noun for all of its verbs. since, until: unix times. cursor: as the
-    page before gave it.
+    action: `noun.verb`, or a noun for all of its verbs. since, until: unix times. cursor: from the
+    previous page.
     """
 
     by: Label | None = None
@@ -28,7 +28,7 @@ class AuditQuery(Request, frozen=True, kw_only=True):
 
 
 class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One act: when, by whom (`actor` says what that is), from which hosts, and what to what."""
+    """One act. by: name of the actor. actor: its kind. address: its hosts. at: RFC 3339 in UTC."""
 
     seq: int
     at: str
@@ -44,9 +44,9 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AuditPage(msgspec.Struct, frozen=True, kw_only=True):
-    """cursor: pass it to get the next page, which may hold more; None: there is no more.
+    """cursor: of the next page; None: this is the last one.
 
-    A page may be short, or empty, and have a cursor: so much of the trail is searched at a time.
+    A page with a cursor may be short or empty: each request searches a limited part of the trail.
     """
 
     entries: list[AuditRecord]

@@ -1,4 +1,4 @@
-"""What requests and answers of several nouns have in common."""
+"""Requests and answers shared by several nouns."""
 
 import msgspec
 
@@ -8,11 +8,11 @@ from schemas.messages.fields import Name
 class Request(
     msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=False
 ):
-    """Unknown fields of a request are ignored, so that newer clients can talk to older masters."""
+    """Base of requests. Unknown fields are ignored, so that newer clients work with old masters."""
 
 
 class NameQuery(Request, frozen=True, kw_only=True):
-    """`show`, `enable`, `revoke`, `delete` and the like: one thing by its name."""
+    """`show`, `enable`, `revoke`, `delete` and other verbs on one thing, by its name."""
 
     name: Name
 
@@ -22,7 +22,7 @@ class NoQuery(Request, frozen=True, kw_only=True):
 
 
 class Done(msgspec.Struct, frozen=True, kw_only=True):
-    """An operation that changed something, or found it as it was to be (`changed` false)."""
+    """Success. changed: false if the thing already was as requested."""
 
     changed: bool = True
     message: str = ""

@@ -1,4 +1,4 @@
-"""`certificate.*` and `ca.*`: what was issued, whom to trust, how keys are replaced."""
+"""`certificate.*` and `ca.*`: certificates, trusted authorities and the rotation of keys."""
 
 from typing import Annotated, Literal
 
@@ -10,7 +10,7 @@ from schemas.messages.fields import Label, Text, Urls
 
 
 class CertificateRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """warning: empty, how soon it ends, `expired`, or why it could not be renewed."""
+    """warning: empty, or `expired`, the time left, or the reason for a failed renewal."""
 
     serial: str
     not_after: str
@@ -19,9 +19,9 @@ class CertificateRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CertificateList(Request, frozen=True, kw_only=True):
-    """`certificate.list`, the first to end first. expiring_s: only what ends within that time.
+    """`certificate.list`, the first to expire first. expiring_s: only those with less time left.
 
-    cursor: as the page before gave it.
+    cursor: from the previous page.
     """
 
     expiring_s: Annotated[float, Meta(gt=0, le=1e10)] | None = None
@@ -30,10 +30,9 @@ class CertificateList(Request, frozen=True, kw_only=True):
 
 
 class HoldingRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A certificate and whose it is: an `agent`, a `client`, `broker`, `master` or `authority`.
+    """A certificate and its holder, of kind `agent`, `client`, `broker`, `master` or `authority`.
 
-    authority: the generation that has issued it. warning: empty, how soon it ends, `expired`, or
-    why it could not be renewed.
+    authority: generation of its issuer. warning: as in `CertificateRecord`.
     """
 
     kind: str
@@ -47,16 +46,16 @@ class HoldingRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CertificatesAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """cursor: pass it to get the next page; None: there is no more."""
+    """cursor: of the next page; None: this is the last one."""
 
     certificates: list[HoldingRecord]
     cursor: str | None = None
 
 
 class CaRotate(Request, frozen=True, kw_only=True):
-    """`ca.rotate`: one step. key: `authority`, or the role whose signing key is replaced.
+    """`ca.rotate`: one step of a rotation. key: `authority`, or the role of a signing key.
 
-    force: although somebody would be cut off.
+    force: even if agents or clients are cut off.
     """
 
     step: Literal["prepare", "activate", "taint", "revoke"]
@@ -65,11 +64,12 @@ class CaRotate(Request, frozen=True, kw_only=True):
 
 
 class RotationRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the replacement of one key stands.
+    """State of the rotation of one key.
 
-    stage: `settled`, `prepared`, `activated` or `tainted`, since when, and the step that is due
-    (`next`). active: the generation that signs; other: the one beside it, 0 for none. waiting_for:
-    who would be cut off by `next`, as `agent web-1`; waiting: how many those are in all.
+    stage: `settled`, `prepared`, `activated` or `tainted`; since: when it began; next: the step
+    that is due. active: generation that signs; other: second trusted generation, 0 for none.
+    waiting_for: agents and clients that `next` would cut off, as `agent web-1`; waiting: number of
+    all of them.
     """
 
     key: str
@@ -84,17 +84,17 @@ class RotationRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CaAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """`ca.show`, and what `ca.rotate` has led to. note: what is left to do, if anything."""
+    """`ca.show`, and the state after `ca.rotate`. note: next thing to do, or empty."""
 
     rotations: list[RotationRecord]
     note: str = ""
 
 
 class TrustQuery(Request, frozen=True, kw_only=True):
-    """`certificate.trust`: what the caller has. known: the digest of the authorities it trusts.
+    """`certificate.trust`: state of the caller. known: digest of the authorities that it trusts.
 
-    serial: of the certificate in use; one that was renewed is confirmed by that. addresses: the
-    digest of those under which it looks for brokers.
+    serial: of the certificate in use; confirms a renewed one. addresses: digest of the broker
+    addresses that it uses.
     """
 
     known: Label = ""
@@ -103,9 +103,9 @@ class TrustQuery(Request, frozen=True, kw_only=True):
 
 
 class TrustAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """ca_pem: the authorities to trust, empty if the caller knows them. renew: do it now.
+    """ca_pem: the authorities to trust, empty if the caller knows them. renew: now, without delay.
 
-    urls: under which brokers are found from now on; empty from masters of 0.1.0.
+    urls: addresses of the brokers from now on; empty from masters of 0.1.0.
     """
 
     ca_pem: str

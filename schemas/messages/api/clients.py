@@ -1,4 +1,4 @@
-"""`client.*`: identities of those who may call verbs."""
+"""`client.*`: identities that may call verbs."""
 
 from typing import Annotated
 
@@ -13,14 +13,14 @@ from schemas.messages.fields import Label, Name
 
 
 class ClientList(Request, frozen=True, kw_only=True):
-    """`client.list`, by name; `cursor` is that of the page before."""
+    """`client.list`, by name. cursor: from the previous page."""
 
     limit: Annotated[int, Meta(ge=1, le=5000)] = 5000
     cursor: Name | None = None
 
 
 class ClientCreate(Request, frozen=True, kw_only=True):
-    """`client.create`: the keys are made by whoever asks; only their public halves travel.
+    """`client.create`: the caller makes the keys; only their public halves travel.
 
     user_signature: of `renewal.key_proof_text` (purpose `client`), by the broker key; command lines
     of 0.1.0 send none.
@@ -35,7 +35,7 @@ class ClientCreate(Request, frozen=True, kw_only=True):
 
 
 class IdentityAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A client's new identity, to be stored beside the keys that were made for it."""
+    """New identity of a client, to be stored beside its keys."""
 
     mesh: str
     name: str
@@ -49,7 +49,7 @@ class IdentityAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """addresses: as of `AgentRecord`."""
+    """A client. addresses: as in `AgentRecord`."""
 
     client: str
     role: str
@@ -60,7 +60,7 @@ class ClientRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClientsAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """cursor: pass it to get the next page; None: there is no more."""
+    """cursor: of the next page; None: this is the last one."""
 
     clients: list[ClientRecord]
     cursor: str | None = None

@@ -1,4 +1,4 @@
-"""`command.*` and `deadletter.*`: submit, look, wait, cancel, decide, read output, submit again."""
+"""`command.*` and `deadletter.*`: submit, show, wait, cancel, decide, read output, retry."""
 
 from typing import Annotated, Literal
 
@@ -19,23 +19,23 @@ from schemas.messages.fields import (
     Tags,
 )
 
-# What becomes of a command whose attempt is lost: it ends so, is run again, or waits for a word.
+# After the loss of its attempt a command ends as lost, is run again, or waits for a decision.
 OnLost = Literal["error", "rerun", "wait"]
-# What an agent does with the task when its master stays silent: end it, let it go on for `hold_s`,
-# or let it go on for as long as the mesh allows.
+# While the master is silent the agent ends the task as the timers say, after `hold_s`, or after the
+# longest time that the mesh allows.
 Loss = Literal["kill", "hold", "continue"]
-# What becomes of a command while no agent of its target is active: it waits, or is refused.
+# While no agent of its target is active a command waits, or is refused.
 OnInactive = Literal["queue", "refuse"]
 
 
 class SubmitRequest(Request, frozen=True, kw_only=True):
     """`command.submit`. Exactly one of group and agent.
 
-    id: the dedup id; without one the master makes one. deadline: unix time after which the
-    submitter no longer wants it accepted, since a client's buffer may deliver late. loss, hold_s:
-    what becomes of the task while its master is silent. with_output: small output comes with the
-    result. on_inactive: wait, or be refused, while no agent of the target is active. priority: of
-    the commands that wait, the greater goes first. tags: what an agent of the group must have.
+    id: for deduplication; the master makes one if it is absent. deadline: unix time after which the
+    master refuses the request, as a client's buffer may deliver late. loss, hold_s: policy and
+    seconds for the task while its master is silent. with_output: small output comes with the
+    result. on_inactive: while no agent of the target is active, wait or be refused. priority: among
+    waiting commands the greater one goes first. tags: required of an agent of the group.
     """
 
     id: CommandId | None = None
@@ -58,9 +58,9 @@ class SubmitRequest(Request, frozen=True, kw_only=True):
 class SubmitAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The command is durable when this arrives. duplicate: the id was already known.
 
-    target: whether any agent that may take it is active. next: what it waits for, and until when,
-    if none is, or those that are have no room; slots that are taken are no lack of room. Both are
-    left out where one takes work.
+    target: whether an agent that may run it is active. next: reason and end of its wait, if no such
+    agent is active, or if the active ones have exhausted a resource other than slots. Both are left
+    out if an agent takes work.
     """
 
     id: str
@@ -79,7 +79,7 @@ class CommandQuery(Request, frozen=True, kw_only=True):
 
 
 class DecideRequest(Request, frozen=True, kw_only=True):
-    """`command.decide`, for a command that waits for a word about its lost attempt."""
+    """`command.decide`, for a command that waits for a decision about its lost attempt."""
 
     id: CommandId
     decision: Literal["fail", "rerun"]
@@ -88,7 +88,7 @@ class DecideRequest(Request, frozen=True, kw_only=True):
 class RetryRequest(Request, frozen=True, kw_only=True):
     """`command.retry`: submit an ended command again, under a new id; `deadletter.retry` likewise.
 
-    The new one is the caller's, and has the body of the old one and a label `retry-of`.
+    The new command belongs to the caller, has the same body, and the label `retry-of`.
     """
 
     id: CommandId
@@ -98,8 +98,8 @@ class RetryRequest(Request, frozen=True, kw_only=True):
 class CommandList(Request, frozen=True, kw_only=True):
     """`command.list`: open commands first, newest first; then ended ones, last ended first.
 
-    cursor: as the page before gave it; None: from the start. filter: words as `state:failed,lost
-    label:deploy=42 program:apt* since:1d !client:cron`, which all must hold.
+    cursor: from the previous page; None: the first page. filter: words such as `state:failed,lost
+    label:deploy=42 program:apt* since:1d !client:cron`; all must match.
     """
 
     group: Name | None = None
@@ -111,10 +111,10 @@ class CommandList(Request, frozen=True, kw_only=True):
 
 
 class CommandPage(msgspec.Struct, frozen=True, kw_only=True):
-    """cursor: pass it to get the next page; None: there is no more.
+    """cursor: of the next page; None: this is the last one.
 
-    A page may be short, or empty, and have a cursor: so much of history is searched at a time.
-    filter: as it was asked for, and obeyed; masters of 0.1.0 know none, and leave this empty.
+    A page with a cursor may be short or empty: each request searches a limited part of history.
+    filter: the applied one; empty from masters of 0.1.0, which know no filters.
     """
 
     commands: list[CommandRecord]
@@ -125,8 +125,7 @@ class CommandPage(msgspec.Struct, frozen=True, kw_only=True):
 class LogsRequest(Request, frozen=True, kw_only=True):
     """`command.logs`: output from these offsets on. attempt None: the newest.
 
-    wait_s: how long the answer may wait for new bytes while the command runs. times: say as well
-    when they were printed.
+    wait_s: longest wait for new bytes while the command runs. times: answer with `marks`.
     """
 
     id: CommandId
@@ -139,7 +138,7 @@ class LogsRequest(Request, frozen=True, kw_only=True):
 
 
 class Gap(msgspec.Struct, frozen=True, kw_only=True):
-    """Bytes of one stream that will never come: from `start` to before `end`."""
+    """Bytes of one stream that are lost: from `start` to before `end`."""
 
     stream: str
     start: int
@@ -147,7 +146,7 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """When the bytes of a stream from `offset` on were printed, to a quarter of a second or so."""
+    """Time at which the bytes of a stream from `offset` on were printed, to about 0.25 s."""
 
     stream: str
     offset: int
@@ -157,10 +156,10 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
 class LogsAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """Bytes of both streams that follow the offsets asked for.
 
-    They end at `stdout_next` and `stderr_next`. end: the attempt has ended and nothing is left to
-    read after these bytes. truncated: the attempt wrote more than its limit, and not all was kept.
-    gaps: bytes that were not kept; the bytes of that stream in this answer follow its gap. marks:
-    when its bytes were printed, if that was asked for; masters of 0.1.0 never say.
+    They end at `stdout_next` and `stderr_next`. end: the attempt has ended and these are its last
+    bytes. truncated: the attempt wrote more than its limit, and some bytes were dropped. gaps: lost
+    bytes; the bytes of the stream in this answer follow its gap. marks: print times of the bytes,
+    if requested by `times`; never from masters of 0.1.0.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""`group.*`: named sets of agents, how they share work, and how they fare."""
+"""`group.*`: named sets of agents, their policies and their state."""
 
 from typing import Annotated
 
@@ -16,14 +16,14 @@ class GroupCreate(Request, frozen=True, kw_only=True):
 
 
 class GroupList(Request, frozen=True, kw_only=True):
-    """`group.list`, by name; `cursor` is that of the page before."""
+    """`group.list`, by name. cursor: from the previous page."""
 
     limit: Annotated[int, Meta(ge=1, le=5000)] = 5000
     cursor: Name | None = None
 
 
 class GroupSet(Request, frozen=True, kw_only=True):
-    """`group.set`: change what is given of a group's policy."""
+    """`group.set`: change a group's policy; absent fields stay."""
 
     name: Name
     balance: Balance | None = None
@@ -33,9 +33,9 @@ class GroupSet(Request, frozen=True, kw_only=True):
 
 
 class SpreadRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What one agent got of the group's commands in the last hour, and what the policy expects.
+    """Commands that one agent received in the last hour, beside the number its policy expects.
 
-    Counted are those that any member might have got, while it was there to get them.
+    Only commands that any member could run count, and only while the agent could run them.
     """
 
     agent: str
@@ -44,10 +44,10 @@ class SpreadRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GroupRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """agents: counts by status. queued, running: its open commands. badges: what is worth a look.
+    """A group. agents: counts by status. queued, running: its open commands. badges: warnings.
 
-    next: what would change an inactive group. spread: in `group.show` only; spread_left_out: how
-    many agents are too many to be in it.
+    next: the way out, for an inactive group. spread: in `group.show` only; spread_left_out: number
+    of agents that did not fit into it.
     """
 
     group: str
@@ -65,7 +65,7 @@ class GroupRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Passed(msgspec.Struct, frozen=True, kw_only=True):
-    """An agent that an order for its group did not reach, and why."""
+    """An agent that an order for its group did not reach. reason: why."""
 
     agent: str
     reason: str
@@ -74,7 +74,7 @@ class Passed(msgspec.Struct, frozen=True, kw_only=True):
 class RotateAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """ordered: agents that renew their certificates now. passed: the others of the group.
 
-    left_out: how many of both are too many to be named here.
+    left_out: number of agents that did not fit into both lists.
     """
 
     group: str
@@ -84,7 +84,7 @@ class RotateAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GroupsAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """cursor: pass it to get the next page; None: there is no more."""
+    """cursor: of the next page; None: this is the last one."""
 
     groups: list[GroupRecord]
     cursor: str | None = None

@@ -9,7 +9,7 @@ from schemas.messages.fields import Text
 
 
 class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """`mesh.status`: the mesh at a glance. at: the master's time of day. notes: what is wrong."""
+    """`mesh.status`: the mesh at a glance. at: the master's wall clock. notes: present problems."""
 
     mesh: str
     version: str
