@@ -306,6 +306,7 @@ def build_work(plane: Plane, ports: Ports, keys: Keys) -> Work:
         is_crowded=lambda: events.is_crowded,
     )
     _follow(plane, ports, intake, transmitter, presence)
+    keys.gate.on_gone.listen(presence.on_closed)
     return Work(
         budgets=budgets,
         historian=historian,

@@ -31,6 +31,7 @@ Event = Literal[
     "expired",
     "stuck",
     "takes",
+    "closed",
 ]
 
 CONTEST_S = 60.0
@@ -71,6 +72,7 @@ class Presence(msgspec.Struct, kw_only=True):
     them. obeys: the epoch of a newer master that it has obeyed, 0 if there is none. actions: those
     that it can run. addresses: digest of the addresses under which it looks for brokers, empty if
     it does not report them. is_moving: it joins another group, its handshake is no flapping.
+    is_closed: its last connection has ended, and no beat or handshake has come since.
     """
 
     agent: str
@@ -113,6 +115,7 @@ class Presence(msgspec.Struct, kw_only=True):
     took_s: float = 0.0
     stuck: bool = False
     is_moving: bool = False
+    is_closed: bool = False
     obeys: int = 0
     actions: frozenset[str] = COMMON
     addresses: str = ""
@@ -204,7 +207,21 @@ class Roster:
         presence.rtt_s, presence.clock_skew_s = beat.rtt_s, beat.at - at if beat.at else 0.0
         if beat.goodbye:
             return [*changes, *self._on_goodbye(presence, at)]
+        if presence.is_closed:
+            presence.is_closed = False
+            changes = [*changes, Change(agent, "takes")]
         return [*changes, *self._on_lease_age(presence, beat.lease_age_s)]
+
+    def on_closed(self, agent: str) -> list[Change]:
+        """Its last connection has ended: it gets nothing until it is heard, or is silent for good.
+
+        What it may be running goes on there, so its tasks are judged by the silence alone.
+        """
+        presence = self._presences.get(agent)
+        if presence is None or presence.is_closed or presence.liveness is not Liveness.LIVE:
+            return []
+        presence.is_closed = True
+        return [Change(agent, "closed")]
 
     def _readmit(self, presence: Presence, incarnation: str) -> None:
         """Readmit a superseded session that outlives its successor."""
@@ -268,6 +285,7 @@ class Roster:
             return []
         changes = self._adopt(presence, hello.incarnation)
         presence.greeted, presence.reconciled = True, False
+        presence.is_closed = False
         presence.heard_s, presence.heard_at = now_s, at
         presence.details, presence.uptime_s = hello.details, hello.uptime_s
         presence.hosts[hello.incarnation] = hello.details.host

@@ -52,6 +52,7 @@ class Cause(StrEnum):
     LOST = "lost"
     UNHEARD = "unheard"
     NO_BEAT = "no_beat"
+    DISCONNECTED = "disconnected"
     STOPPING = "stopping"
     MOVING = "moving"
     NO_ROOM = "no_room"
@@ -313,6 +314,13 @@ _NO_RESPONSE: Final = (
 )
 
 _ACTIVE: Final = (
+    Row(
+        Cause.DISCONNECTED,
+        lambda c: c.seen.is_closed,
+        lambda c: f"its connection has ended: takes no new work{_left(c)}",
+        _says("takes work again once it is heard; no_response if it stays silent"),
+        _says("not connected"),
+    ),
     Row(
         Cause.STOPPING,
         lambda c: c.seen.draining,

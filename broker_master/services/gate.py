@@ -21,6 +21,8 @@ import structlog
 
 from broker_client.runtime.link import Link
 from broker_client.runtime.rates import TokenBucket
+from broker_client.runtime.signals import Signal
+from broker_master.core.connected import Connected
 from broker_master.core.doubts import Doubts, Place
 from broker_master.plane import Plane
 from broker_master.services.comparison import Comparison, name_in
@@ -91,7 +93,10 @@ class _Hold:
 
 
 class Gate:
-    """Closed until every live connection was compared, and while connections are not announced."""
+    """Closed until every live connection was compared, and while connections are not announced.
+
+    on_gone: called with each identity whose last connection has ended.
+    """
 
     name = "gate"
 
@@ -103,6 +108,8 @@ class Gate:
         self._comparison = comparison
         self._fences = Fences(link, plane.clock)
         self._doubts = Doubts()
+        self._connected = Connected()
+        self.on_gone: Signal[[str]] = Signal()
         self._is_open = False
         self._batch: list[_Word] = []
         self._since_s = 0.0
@@ -290,8 +297,13 @@ class Gate:
         place = (str(body.get("server", {}).get("id", "")), int(client.get("id", 0)))
         if kind == "DISCONNECT":
             self._on_ended(place)
+            gone = self._connected.on_ended(place)
+            if gone is not None:
+                self.on_gone(gone)
         elif client.get("user"):
-            self._doubts.on_connected(place, name_in(str(client.get("jwt", ""))))
+            name = name_in(str(client.get("jwt", "")))
+            self._connected.on_connected(place, name)
+            self._doubts.on_connected(place, name)
             self._wake.set()
 
     def _on_ended(self, place: Place) -> None:
@@ -346,14 +358,16 @@ class Gate:
         self._missed.clear()
         try:
             self._fences.nodes = await self._system.nodes()
-            before = self._doubts.places()
+            before, counted = self._doubts.places(), self._connected.places()
             connections = await self._system.connections()
             wrong = await self._comparison.judge(connections)
         except MeshError as error:
             log.warning("gate_closed", code=error.code, error=str(error))
             await asyncio.sleep(_AGAIN_S)
             return
-        known = {(each.server, each.cid) for each in connections}
+        names = {(each.server, each.cid): name_in(each.token) for each in connections}
+        self._connected.on_listed(counted, names)
+        known = names.keys()
         for place in known - wrong:
             self._doubts.forget(place)
         for place in before - known:

@@ -407,6 +407,10 @@ class PresenceService:
         plane = self._plane
         self._apply(plane.roster.on_took(agent, now_s=plane.clock.elapsed(), at=plane.clock.now()))
 
+    def on_closed(self, name: str) -> None:
+        """The last connection of an agent, or of a client, has ended."""
+        self._apply(self._plane.roster.on_closed(name))
+
     def on_untaken(self, agent: str) -> None:
         self._apply(self._plane.roster.on_untaken(agent, at=self._plane.clock.now()))
 

@@ -20,7 +20,7 @@ from broker_master.wiring import Keys, Ports, build_work
 from schemas import codec, subjects
 from schemas.faults import MeshError, Refused, Unreachable
 from schemas.messages.facts import Accepted, CommandRecord, Fact
-from schemas.messages.liveness import Hello, TaskStatus, Welcome
+from schemas.messages.liveness import Beat, Hello, TaskStatus, Welcome
 from schemas.messages.work import AttemptReport, Release, Report, Run, RunReply
 from schemas.states import State
 from tests.fake_clock import FakeClock
@@ -139,6 +139,7 @@ class SilentKeys:
         self.orders = Orders(plane)
         self.rotator = SimpleNamespace(note_trust=lambda _agent, _digest: None)
         self.revoker = SimpleNamespace(refused=set())
+        self.gate = SimpleNamespace(on_gone=Signal())
 
 
 class SilentSystem:
@@ -313,6 +314,10 @@ class Stage:
             self._say(agent, "hello", self.presence.on_hello, said)
         await self.rest()
         return codec.decode(Welcome, self.sent(agent, "welcome")[-1])
+
+    async def beat(self, agent: str, *, seq: int = 100) -> None:
+        self._say(agent, "beat", self.presence.on_beat, Beat(incarnation="i1", seq=seq, slots=8))
+        await self.rest()
 
     def goodbye(self, agent: str) -> None:
         beat(self.plane, agent, goodbye=True)

@@ -132,6 +132,10 @@ async def test_agent_that_leaves_requests_unanswered_is_known_to_be_stuck(
     assert told == ["web-1"]
 
 
+async def test_agent_whose_connection_has_ended_is_known_to_the_presence(parts: Parts) -> None:
+    assert parts.keys.gate.on_gone._listeners == [parts.work.presence.on_closed]
+
+
 async def test_agent_that_answers_a_request_is_known_to_take_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

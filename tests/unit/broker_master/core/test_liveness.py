@@ -330,3 +330,28 @@ def test_agent_that_comes_and_goes_is_unstable_and_one_that_is_moved_is_not() ->
             assert watch.handshake(f"i{number}")[-1] == "returned"
             assert not watch.agent.is_moving, "the next handshake counts again"
         assert watch.agent.is_unstable(watch.clock.now()) is is_unstable
+
+
+def test_agent_whose_connection_has_ended_gets_nothing_until_it_is_heard() -> None:
+    watch = Watch()
+    assert kinds(watch.roster.on_closed("web-1")) == [], "it was never live"
+    watch.handshake()
+    assert watch.takes_work
+    assert kinds(watch.roster.on_closed("web-1")) == ["closed"]
+    assert not watch.takes_work
+    assert kinds(watch.roster.on_closed("web-1")) == []
+    assert watch.roster.on_closed("no agent") == []
+    assert watch.agent.liveness is Liveness.LIVE, "its tasks are judged by its silence"
+    assert watch.beat() == ["takes"]
+    assert watch.takes_work
+    watch.roster.on_closed("web-1")
+    assert watch.later(TIMERS.suspect_s) == ["suspected"]
+    assert watch.handshake() == ["returned"]
+    assert watch.takes_work
+
+
+def test_last_beat_of_an_agent_that_leaves_is_no_sign_that_it_takes_work() -> None:
+    watch = Watch()
+    watch.handshake()
+    watch.roster.on_closed("web-1")
+    assert watch.beat(goodbye=True) == ["goodbye"]

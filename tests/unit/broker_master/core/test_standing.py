@@ -293,6 +293,18 @@ ACTIVE = [
     *(
         Case(
             ENTRY,
+            presence(is_closed=True),
+            Cause.DISCONNECTED,
+            f"its connection has ended: takes no new work{said}",
+            "takes work again once it is heard; no_response if it stays silent",
+            brief="not connected",
+            left=left,
+        )
+        for left, said in ((0, ""), (2, ", 2 tasks left"))
+    ),
+    *(
+        Case(
+            ENTRY,
             presence(slots=4, lacks={lack: "its own words"}),
             Cause.NO_ROOM,
             "no room, takes no new work: its own words",
@@ -378,7 +390,7 @@ SILENT_STORM = silent(
 )
 LIVE_STORM = presence(
     obeys=7, frozen=True, stuck=True, deaf=True, reconciled=False, draining=True, slots=4,
-    lacks={Lack.DISK: "full"},
+    lacks={Lack.DISK: "full"}, is_closed=True,
 )  # fmt: skip
 Step = tuple[Cause, dict[str, Any], dict[str, Any]]
 ENABLED: dict[str, Any] = {"admin": Admin.ENABLED}
@@ -427,6 +439,7 @@ def test_first_row_that_holds_decides_of_a_live_agent() -> None:
             (Cause.STUCK, {}, {"stuck": False}),
             (Cause.DEAF, {}, {"deaf": False}),
             (Cause.HANDSHAKE, {}, {"reconciled": True}),
+            (Cause.DISCONNECTED, {}, {"is_closed": False}),
             (Cause.STOPPING, {}, {"draining": False}),
             (Cause.MOVING, {"moving_to": ""}, {}),
             (Cause.NO_ROOM, {}, {"lacks": {}}),
