@@ -2,7 +2,7 @@
 
 from broker_master.services.standing import Standing
 from schemas.states import State
-from tests.unit.broker_master.stage import Stage
+from tests.unit.broker_master.stage import Stage, states
 
 
 async def test_member_without_a_connection_is_not_chosen() -> None:
@@ -20,10 +20,10 @@ async def test_command_for_an_agent_without_a_connection_waits_and_goes_on_with_
     await stage.hello("web-1")
     stage.presence.on_closed("web-1")
     command = await stage.submit("c1")
-    assert command.state is State.QUEUED
+    assert states(command) == [State.QUEUED]
     assert Standing(stage.plane).waits_for(command.accepted) == (
         "waits for an agent of web to take work again:"
         " no agent of web takes new work: 1 not connected"
     )
     await stage.beat("web-1")
-    assert command.state is State.SENT
+    assert states(command) == [State.SENT, State.SENT]
