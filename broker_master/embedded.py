@@ -1,4 +1,4 @@
-"""The broker below a master: one nats-server child, started, watched and ended with the master."""
+"""The broker below a master: a nats-server child, started, supervised and ended with it."""
 
 import asyncio
 import contextlib
@@ -72,12 +72,12 @@ class EmbeddedBroker:
 
     @property
     def port(self) -> int:
-        """Where it listens; 0 before the first start if any port would do."""
+        """Port on which it listens; 0 before the first start if any port would do."""
         return self._port
 
     @property
     def url(self) -> str:
-        """How this machine reaches it."""
+        """Address for clients on this machine."""
         is_any = self._host in ("0.0.0.0", "::", "")  # noqa: S104  compared, not bound
         return broker_url("127.0.0.1" if is_any else self._host, self._port)
 
@@ -92,7 +92,7 @@ class EmbeddedBroker:
         return self._folder / "nats.log"
 
     async def run(self, ready: asyncio.Event) -> None:
-        """Start it, keep it running, end it. Once ready, a child that ends is started again."""
+        """Start the child, supervise it, end it. Once ready, a child that ends is started again."""
         try:
             await self.start()
             ready.set()
@@ -156,10 +156,10 @@ class EmbeddedBroker:
         path = self._folder / "port"
         remembered = _read_port(path)
         port = self._port or remembered or choose_port(self._host)
-        # What held it may be an earlier broker on its way out.
+        # The holder of the port may be an earlier broker on its way out.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PORT_FREE_S):
-                while not is_port_free(self._host, port):  # noqa: ASYNC110  nothing tells
+                while not is_port_free(self._host, port):  # noqa: ASYNC110  no event to await
                     await asyncio.sleep(STEP_S)
         if not is_port_free(self._host, port):
             raise self._port_taken(port)
@@ -197,7 +197,7 @@ class EmbeddedBroker:
         log.info("broker_started", pid=process.pid, port=self._port)
 
     async def _wait_ready(self, process: Process, ready_s: float) -> None:
-        """The server writes its ports file when it listens, so no foreign listener can deceive."""
+        """Wait for the server's ports file, written when it listens: no other one can deceive."""
         try:
             async with asyncio.timeout(ready_s):
                 while not any(self._folder.glob(f"*_{process.pid}.ports")):
@@ -217,7 +217,7 @@ class EmbeddedBroker:
         )
 
     def _last_words(self) -> str:
-        """The last line with which the server explained its end, if it did."""
+        """The last line in which the server gave the reason of its end, if any."""
         lines = _tail(self.log_file, self._log_start) + _tail(self._folder / "nats.out")
         told = [
             line for line in lines if "[FTL]" in line or "[ERR]" in line or "nats-server:" in line
@@ -260,7 +260,7 @@ def _size(path: Path) -> int:
 
 
 def _tail(path: Path, start: int = 0) -> list[str]:
-    """The last lines of a file, none from before `start` unless the file was begun anew."""
+    """The last lines of a file, none from before `start` unless the file was truncated."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)

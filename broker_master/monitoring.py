@@ -1,6 +1,6 @@
 """Dashboards, rules, alerts and runbooks as files, with the addresses of one installation in them.
 
-They come in the wheel below `monitoring_files`; in a tree of the source they are in `grafana`.
+The wheel has them below `monitoring_files`; a source tree has them in `grafana`.
 """
 
 import json
@@ -14,7 +14,7 @@ from broker_master.settings import ConsoleSettings
 from schemas.faults import Refused
 
 _PACKAGE: Final = Path(__file__).parent
-# In the tree, and so in the dashboards as they are made.
+# In the tree, and so in the generated dashboards.
 LOCAL_CONSOLE: Final = "http://127.0.0.1:8080"
 LINKS: Final = "prometheus/links.json"
 _FOLDERS: Final = ("dashboards", "prometheus", "provisioning")
@@ -23,10 +23,10 @@ _ANNOTATIONS: Final = re.compile(r"( *)annotations:$")
 
 
 def write_monitoring(out: Path, console: ConsoleSettings) -> list[Path]:
-    """Write all files below `out`; returns their paths, sorted. Those that are there are replaced.
+    """Write all files below `out`, replacing existing ones; returns their paths, sorted.
 
-    Links are absolute or left out: to runbooks and dashboards only where the settings say where
-    these are. Raises Refused (`state_unreadable`, `disk_full`) as writing does.
+    Links are absolute or left out: to runbooks and dashboards only where the settings have their
+    addresses. Raises Refused (`state_unreadable`, `disk_full`) as writing does.
     """
     made = []
     for name, text in sorted(monitoring_files(console).items()):
@@ -56,7 +56,7 @@ def monitoring_files(console: ConsoleSettings) -> dict[str, str]:
 
 
 def files_folder() -> Path:
-    """Where the files are; raises Refused (`state_missing`) if this install has none."""
+    """The folder of the files; raises Refused (`state_missing`) if this install has none."""
     for folder in (_PACKAGE / "monitoring_files", _PACKAGE.parent / "grafana"):
         if (folder / LINKS).is_file():
             return folder

@@ -1,7 +1,8 @@
-"""The control plane's one set of state, shared by its services on one event loop.
+"""The shared state of the control plane, used by its services on one event loop.
 
 Everything here is touched from the loop's thread only, and never across an await: a service reads,
-decides, changes and returns. What must survive is in the event stream before anyone hears of it.
+decides, changes and returns. Durable changes are in the event stream before any recipient is
+notified.
 """
 
 import asyncio
@@ -39,7 +40,7 @@ from schemas.timers import Timers
 log = structlog.get_logger()
 
 
-# Of a command that was open in a state that was put back, and that nobody speaks of.
+# For a command that was open in a restored state, without a report of any agent.
 OPEN_IN_BACKUP = (
     "and it was open in the backup that the master's state was restored from: whether and how it"
     " ended since is not known"
@@ -47,7 +48,7 @@ OPEN_IN_BACKUP = (
 
 
 def one_or_many(groups: Collection[str]) -> tuple[str, list[str]]:
-    """`group` and `groups` of an audit entry; neither for none, or for more than it names."""
+    """`group` and `groups` of an audit entry; empty for none, or for more than the limit."""
     if len(groups) == 1:
         return next(iter(groups)), []
     return "", [] if len(groups) > GROUPS_MAX else sorted(groups)
@@ -57,9 +58,9 @@ def one_or_many(groups: Collection[str]) -> tuple[str, list[str]]:
 class Plane:
     """epoch: grows with every start of a master; agents refuse an older one.
 
-    urls: under which agents and clients find the broker. client_addresses: by client, the digest of
-    those that it looks at. doubtful: commands that were open in a state that was put back, and may
-    have ended since.
+    urls: addresses of the broker for agents and clients. client_addresses: by client, the digest of
+    the addresses that it uses. doubtful: commands that were open in a restored state, and may have
+    ended since.
     """
 
     settings: MasterSettings
@@ -77,7 +78,8 @@ class Plane:
     doubtful: set[str] = field(default_factory=set)
     client_addresses: dict[str, str] = field(default_factory=dict)
     is_admin_new: bool = False
-    # Whose words are not looked at since a key of theirs is shut out, with until when (Unix time).
+    # Senders whose messages are dropped since a key of theirs is shut out, each with the end in
+    # Unix time.
     shut_out: dict[str, float] = field(default_factory=dict)
     book: CommandBook = field(default_factory=CommandBook)
     dispatcher: Dispatcher = field(default_factory=Dispatcher)
@@ -85,7 +87,7 @@ class Plane:
     measures: Measures = field(default_factory=Measures)
     fanouts: FanoutTable = field(default_factory=FanoutTable)
     waiters: dict[str, list["asyncio.Future[None]"]] = field(default_factory=dict)
-    # Told of what belongs into the audit trail.
+    # Called with each entry for the audit trail.
     noted: Signal[[AuditEntry]] = field(default_factory=Signal)
     strays: Strays = field(default_factory=Strays)
     recents: Recents = field(init=False)
@@ -126,7 +128,7 @@ class Plane:
         )
 
     def addresses_of(self, said: str) -> str:
-        """How the digest that somebody has of addresses compares with that of our own."""
+        """Result of the comparison of a reported digest of addresses with the present ones."""
         if not said:
             return "unknown"
         return "current" if said == addresses.digest(self.urls) else "other"
@@ -134,13 +136,13 @@ class Plane:
     def spawn(self, coro: Coroutine[Any, Any, None], owner: str = "") -> None:
         """Run a short task; Refused (`queue_full`) if too many are running already.
 
-        owner: who has caused it by what it says; its tasks are a bounded share of all.
+        owner: the sender whose message caused it; its tasks are a bounded share of all.
         """
         _ = self.tasks.spawn(coro, owner)
 
     @contextmanager
     def timed_write(self, operation: str) -> Iterator[None]:
-        """Observe how long a write took, if it succeeded."""
+        """Observe the time of a write, if it succeeds."""
         began_s = self.clock.elapsed()
         yield
         self.measures.store_writes[operation].observe(self.clock.elapsed() - began_s)
@@ -183,7 +185,7 @@ class Plane:
         return one_or_many(self.fanouts.groups(target))
 
     def group_of(self, action: str, target: str) -> str:
-        """The group that the target of an act is, or belongs to; empty if there is none."""
+        """The group of the target of an act; empty if there is none."""
         noun = action.partition(".")[0]
         if noun == "group":
             return target

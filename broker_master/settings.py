@@ -19,7 +19,7 @@ Positive = Annotated[int, Meta(gt=0)]
 class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """binary: an own nats-server for the embedded broker. go_memory_limit, go_gc: of that child.
 
-    replicas: copies of each stream (3 in a cluster). request_s: deadline of one broker request.
+    replicas: copies of each stream (3 in a cluster). request_s: timeout of one broker request.
     """
 
     binary: str = ""
@@ -30,12 +30,12 @@ class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Each limit gives a fault that names it when it is reached.
+    """Limits; each gives a fault with its name when it is reached.
 
     open_argument_bytes: of open commands, arguments above 4 KiB; one client gets a quarter of it.
-    log_bytes_per_agent: of stored output, what one agent keeps; 0 for a tenth of log_bytes.
-    log_look_s: how often it is looked how much each has. messages_per_s, bytes_per_s: what one
-    identity may send in the long run until it is shut out for a while; 0 for no limit. Of agents
+    log_bytes_per_agent: of stored output, the quota of one agent; 0 for a tenth of log_bytes.
+    log_look_s: period of the check of quotas. messages_per_s, bytes_per_s: rate limit of one
+    identity in the long run, above which it is shut out for a while; 0 for no limit. An agent's
     output does not count as bytes.
     """
 
@@ -52,7 +52,7 @@ class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RetentionSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How long things are kept. facts_s: of ended commands in the event stream."""
+    """Retention times. facts_s: of ended commands in the event stream."""
 
     facts_s: Annotated[float, Meta(gt=0)] = 3600.0
     checkpoint_s: Annotated[float, Meta(gt=0)] = 60.0
@@ -61,18 +61,18 @@ class RetentionSettings(msgspec.Struct, frozen=True, kw_only=True):
     audit_days: Annotated[float, Meta(gt=0)] = 365.0
 
 
-# Of its life, what is left of a certificate that should have been renewed: agents do so before
-# they have used up 77 % of it.
+# Remaining part of the lifetime at which renewal is overdue: agents renew before 77 % of it is
+# used.
 _OVERDUE_SHARE: Final = 0.2
 
 
 class CertificateSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Lifetimes. warning_days: how long before its end alerts speak of a certificate, at the most.
+    """Lifetimes. warning_days: time before a certificate's end at which alerts begin, at most.
 
-    agent_days, client_days: of what is issued from now on; parts of a day are fine. candidate_s:
-    how long an agent may take to put a renewed certificate to use. compare_s: how often each live
-    connection is compared with what was issued. look_s: how often the mesh looks which certificates
-    are about to end, and renews its own.
+    agent_days, client_days: of newly issued certificates; parts of a day are fine. candidate_s:
+    longest time until an agent uses a renewed certificate. compare_s: period of the comparison of
+    each live connection with the registry. look_s: period of the check of the mesh's own
+    certificates, which are renewed when due.
     """
 
     agent_days: Annotated[float, Meta(gt=0)] = 90.0
@@ -84,7 +84,7 @@ class CertificateSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def warning_s(self) -> float:
-        """Not before an agent's own renewal is overdue: a fleet that renews itself is quiet."""
+        """Not before renewal is overdue: a fleet that renews itself causes no alert."""
         return min(self.warning_days, _OVERDUE_SHARE * self.agent_days) * DAY_S
 
 
@@ -102,7 +102,7 @@ class ConsoleSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Addresses that others reach, for links in alerts and dashboards; empty leaves the links out.
 
     public_url: of this master's pages. grafana_url: of the Grafana with the dashboards.
-    runbooks_url: of the page that `runbooks.md` is published as.
+    runbooks_url: of the published `runbooks.md`.
     """
 
     public_url: str = ""
@@ -113,15 +113,14 @@ class ConsoleSettings(msgspec.Struct, frozen=True, kw_only=True):
 class MasterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """nats_url: an own broker; empty starts the embedded one on nats_port (0: any free one).
 
-    urls: under which agents and clients find the broker, the first to be tried first; empty for the
-    hosts that `init` was given, or nats_url. They learn a change from the master.
-    nats_host: where the embedded one listens; empty for everywhere if `init` was given hosts, and
-    for this machine alone otherwise. http_hosts: names under which HTTP is asked, beside addresses,
+    urls: addresses of the broker for agents and clients, in order of use; empty for the hosts that
+    `init` was given, or nats_url. Changes reach agents and clients through the master. nats_host:
+    address on which the embedded one listens; empty for all if `init` was given hosts, and for this
+    machine alone otherwise. http_hosts: accepted names of the HTTP server, beside addresses,
     localhost and the name of this machine. metrics_http: HOST:PORT for `/metrics` alone; empty
-    leaves it on `http`. A PORT alone is of this machine. per_agent_metrics: off leaves
-    the totals of groups, for very large fleets.
-    programs_in_metrics: so many base names of programs have series of their own; 0: none, and no
-    program is named in metrics and dashboards.
+    serves it on `http`. A PORT alone is of this machine. per_agent_metrics: off leaves the totals
+    of groups, for very large fleets. programs_in_metrics: number of programs, by base name, with
+    series of their own; 0: none, and no program is named in metrics and dashboards.
     """
 
     state_dir: str = "mesh"
@@ -145,7 +144,7 @@ class MasterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 def check_settings(settings: MasterSettings) -> None:
-    """What no single value shows; raises Refused (`settings_invalid`)."""
+    """Check combinations of values; raises Refused (`settings_invalid`)."""
     check_timers(settings.timers)
     why = url_fault(settings.nats_url) if settings.nats_url else ""
     if why:

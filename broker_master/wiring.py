@@ -1,4 +1,4 @@
-"""How the parts of a master are connected. Each is given all that it needs when it is made."""
+"""Connects the parts of a master. Each gets all that it needs when it is made."""
 
 from dataclasses import dataclass
 
@@ -73,15 +73,15 @@ from broker_master.store.facts import EVENTS
 from broker_master.store.restored import Restored
 from schemas.verbs import COMMAND_SUBMIT
 
-# So many commands that wait for a free slot are served no sooner by hurried writes.
+# With so many commands waiting for a free slot, faster writes would serve none sooner.
 _BACKLOG = 64
-# Of large commands, what goes with one write: no other waits longer than for this.
+# Bytes of large commands in one write: no other waits longer than for this.
 _HEAVY_BYTES = 512 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ports:
-    """All that a master has of the world outside its services, beside the plane.
+    """Everything a master uses of the world outside its services, beside the plane.
 
     events, history, audit: the writers of these streams. fanouts: the bucket of their entries.
     system_link: the connection as the broker's system user, on which `system` asks.
@@ -102,7 +102,7 @@ class Ports:
 
 @dataclass(frozen=True, kw_only=True)
 class Keys:
-    """What decides who is let in, and with which keys and certificates."""
+    """Parts that authenticate connections and issue keys and certificates."""
 
     custody: Custody
     comparison: Comparison
@@ -115,7 +115,7 @@ class Keys:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What moves commands along, and what is shown of it."""
+    """Parts that move commands along, and show their state."""
 
     budgets: Budgets
     historian: Historian
@@ -149,7 +149,7 @@ class Parts:
 
 
 def make_events(streams: Streams, dispatcher: Dispatcher) -> BatchWriter:
-    """The writer of the event stream, which takes its time while commands wait for agents."""
+    """The writer of the event stream, slower while commands wait for agents."""
     return BatchWriter(
         streams,
         EVENTS,
@@ -159,7 +159,7 @@ def make_events(streams: Streams, dispatcher: Dispatcher) -> BatchWriter:
 
 
 def build(plane: Plane, ports: Ports) -> Parts:
-    """Connect all parts of one master. Call it in the loop that they are to run in."""
+    """Connect all parts of one master. Call it in the loop that they run in."""
     keys = build_keys(plane, ports)
     work = build_work(plane, ports, keys)
     whereabouts = Whereabouts(ports.system)
@@ -184,28 +184,28 @@ def build(plane: Plane, ports: Ports) -> Parts:
         scraper=scraper,
         http=http,
         start_order=[
-            # Before all that stores: the writers of the streams.
+            # Before everything that stores: the writers of the streams.
             ports.events,
             ports.history,
             ports.audit,
-            # Before the first alarm, whose entry says from which host somebody is connected.
+            # Before the first alarm: its entry needs the host of a connection.
             whereabouts,
             auditor,
             StrayAlarm(plane),
-            # Before anybody is heard: until it is open, nobody is believed.
+            # Before the first message: until the gate is open, none is admitted.
             keys.gate,
-            # Before commands end: what becomes of them.
+            # Before commands end: the parts that record their ends.
             work.historian,
             Checkpointer(plane, ports.streams),
             StatusKeeper(plane, ports.mesh.directory),
-            # Before agents are heard, whose words move commands along.
+            # Before the messages of agents, which move commands along.
             work.transmitter,
             work.assigner,
             work.presence,
             Prober(plane, work.presence.on_untaken),
             work.terms,
             work.receipts,
-            # Agents are heard. Before the clients, who may ask for what only agents can tell.
+            # Agents. Before the clients, whose requests may need an agent's answer.
             Upstream(plane, keys.gate, work.presence, work.reports, work.budgets),
             work.fanouts,
             work.addresses,
@@ -224,7 +224,7 @@ def build(plane: Plane, ports: Ports) -> Parts:
             keys.comparison,
             # Before the first submit: it knows how much room the event store has.
             work.survey,
-            # Clients are heard.
+            # Clients.
             door,
             NatsApi(plane, keys.gate, door),
             OutputQuotas(plane, ports.streams, ports.system, whereabouts),
@@ -334,7 +334,7 @@ def _follow(
     transmitter: Transmitter,
     presence: PresenceService,
 ) -> None:
-    """What follows when the connection comes and goes, writes stall, or an agent takes nothing."""
+    """Connect the events of the link, of stalled writes, and of agents that take no work."""
     roster, clock = plane.roster, plane.clock
     plane.link.on_disconnected(lambda _reason: roster.on_cut_off())
     plane.link.on_connected(lambda: roster.on_rejoined(now_s=clock.elapsed()))

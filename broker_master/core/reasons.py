@@ -1,4 +1,4 @@
-"""Why an open command does not go on, and what happens next: one table that says both.
+"""The reason why an open command waits, and its next step: one table for both.
 
 Each row stands for one cause, with its reason and its advice beside the condition. Of a state, the
 first row whose condition holds decides. A reason that is kept with the command goes before that of
@@ -20,7 +20,7 @@ _SENT_AGAIN: Final = 2
 
 
 class Case(NamedTuple):
-    """What a row looks at. waits_for: says what a queued command waits for just now."""
+    """Inputs of a row. waits_for: returns the reason why a queued command waits just now."""
 
     command: Command
     timers: Timers

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
         code = stop.exit_code
     finally:
         crew.stop()
-    # What failed leaves its logs behind.
+    # A failure leaves its logs behind.
     if not is_kept and code != 1:
         shutil.rmtree(folder, ignore_errors=True)
     return code
@@ -55,7 +55,7 @@ def _play(crew: Crew, options: argparse.Namespace, *, is_kept: bool) -> int:
             hand_over(crew, is_kept=is_kept)
             _stay(crew)
     except BrokenPipeError:
-        # Nobody reads us any more, so that the last flush must not fail as well.
+        # The reader is gone: the last flush must not fail as well.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except (DemoFailed, OSError) as error:
@@ -64,7 +64,7 @@ def _play(crew: Crew, options: argparse.Namespace, *, is_kept: bool) -> int:
 
 
 def _stay(crew: Crew) -> None:
-    # Once the story is told, being ended is how it is meant to end.
+    # After the story, a signal is the expected end.
     with contextlib.suppress(Interrupted):
         wait_for_signal(crew)
 

@@ -1,4 +1,4 @@
-"""The processes of the demonstration: each started, known ready, and gone at the end."""
+"""The processes of the demonstration: starts them, waits until they are ready, ends them."""
 
 import os
 import select
@@ -22,11 +22,11 @@ SAID_CHARACTERS: Final = 300
 
 
 class DemoFailed(Exception):
-    """What went wrong, in one line, and where more of it is."""
+    """The failure, in one line, and the place of the rest."""
 
 
 class Crew:
-    """Processes in sessions of their own, so that Ctrl-C at a terminal reaches only us.
+    """Processes in sessions of their own, so that Ctrl-C at a terminal reaches only the demo.
 
     settings: variables of the environment for all of them.
     """
@@ -43,7 +43,7 @@ class Crew:
         self._environment = {**_clean(os.environ, self.context), **(settings or {})}
 
     def start(self, name: str, program: Sequence[str]) -> None:
-        """Start a process that stays; `wait_ready` says when it can be used."""
+        """Start a process that stays; `wait_ready` returns once it can be used."""
         self.logs.mkdir(exist_ok=True)
         with self._log_of(name).open("ab") as log, self._interrupts.held():
             self._running[name] = subprocess.Popen(
@@ -58,9 +58,9 @@ class Crew:
             )
 
     def wait_ready(self, name: str) -> str:
-        """The line with which `name` says that it is ready, or DemoFailed."""
+        """The line with which `name` reports that it is ready, or DemoFailed."""
         stdout = self._running[name].stdout
-        assert stdout is not None  # noqa: S101  asked for above
+        assert stdout is not None  # noqa: S101  started above
         readable, _, _ = select.select([stdout], [], [], READY_S)
         line = stdout.readline().strip() if readable else ""
         if not line.startswith("ready "):
@@ -69,9 +69,9 @@ class Crew:
         return line
 
     def lines_of(self, name: str) -> Iterator[str]:
-        """What a process that was started prints, until its end; for a thread of its own."""
+        """The output of a started process, until its end; for a thread of its own."""
         stdout = self._running[name].stdout
-        assert stdout is not None  # noqa: S101  asked for above
+        assert stdout is not None  # noqa: S101  started above
         for line in stdout:
             yield line.rstrip("\n")
 
@@ -85,7 +85,7 @@ class Crew:
             ) from error
 
     def show(self, program: Sequence[str], *, expect: int = 0) -> None:
-        """Run a command whose output goes where ours goes, as it comes."""
+        """Run a command whose output is shown as it comes."""
         sys.stdout.flush()
         self._finish(program, self._begin(program), "", expect)
 
@@ -95,7 +95,7 @@ class Crew:
         return self._finish(program, process, text, 0).strip()
 
     def ended(self) -> list[tuple[str, int]]:
-        """Those that have ended since we last asked, with their exit codes."""
+        """Names and exit codes of processes that have ended since the last call."""
         gone = [(name, process.poll()) for name, process in self._running.items()]
         ended = [(name, code) for name, code in gone if code is not None]
         for name, _ in ended:
@@ -103,7 +103,7 @@ class Crew:
         return ended
 
     def stop(self) -> None:
-        """End the agents, then the master with its broker; returns when they are gone."""
+        """Stop the agents, then the master with its broker; returns when they are gone."""
         for process in self._commands:
             process.kill()
             process.communicate()
@@ -165,7 +165,7 @@ class Crew:
         return self.logs / f"{name}.log"
 
     def _kept(self, stderr: str) -> str:
-        """The end of what a command said, on one line; all of it goes to a log."""
+        """The end of a command's output, on one line; all of it goes to a log."""
         self.logs.mkdir(exist_ok=True)
         with self._log_of("commands").open("a") as log:
             log.write(stderr)
@@ -177,7 +177,7 @@ class Crew:
 
 
 def _command(program: Sequence[str]) -> list[str]:
-    """Our console scripts are beside Python, whether or not that folder is on the PATH."""
+    """Console scripts are beside Python, whether or not that folder is on the PATH."""
     script = Path(sys.executable).with_name(program[0])
     if not script.is_file():
         raise DemoFailed(f"{script} is missing: make it with `make .venv`")
@@ -191,7 +191,7 @@ def _clean(environ: Mapping[str, str], context: Path) -> dict[str, str]:
 
 
 def wait_for_signal(crew: Crew, every_s: float = 0.5) -> None:
-    """Stay until a signal interrupts; says when one of the processes has ended meanwhile."""
+    """Stay until a signal interrupts; reports each process that ends in the meantime."""
     while True:
         for name, code in crew.ended():
             how = f"exit code {code}" if code >= 0 else signal.Signals(-code).name

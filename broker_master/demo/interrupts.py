@@ -1,4 +1,4 @@
-"""Being asked to end: Ctrl-C, SIGTERM or a terminal that closes, as one exception."""
+"""Interrupts of the demo: Ctrl-C, SIGTERM or a terminal that closes, as one exception."""
 
 import contextlib
 import signal
@@ -10,7 +10,7 @@ SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
-    """Somebody wants us to end. Not an Exception, as KeyboardInterrupt is not."""
+    """A signal asks the demo to end. Not an Exception, as KeyboardInterrupt is not."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -18,7 +18,7 @@ class Interrupted(BaseException):
 
 
 class Interrupts:
-    """Raises Interrupted at the first signal; later ones do not disturb the cleaning up."""
+    """Raises Interrupted at the first signal; later ones do not disturb the clean-up."""
 
     def __init__(self) -> None:
         self._number = 0
@@ -35,9 +35,9 @@ class Interrupts:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Raise at the end of the block what comes within.
+        """Raise signals of the block at its end.
 
-        A process that was started but not yet noted down would be left behind.
+        Otherwise a process that was started but not yet registered would be an orphan.
         """
         self._is_held = True
         try:

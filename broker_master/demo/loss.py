@@ -1,4 +1,4 @@
-"""A link that is cut while a task prints: both sides count down, it heals, and nothing was lost."""
+"""The demonstration of a connection loss: both sides count down, it heals, and nothing was lost."""
 
 import contextlib
 import json
@@ -18,7 +18,7 @@ AGENT: Final = "web-1"
 COMMAND: Final = "counter"
 LINES: Final = 60
 PROGRAM: Final = ("sh", "-c", f"for n in $(seq {LINES}); do echo line $n; sleep 0.3; done")
-# A third of the default ones, so that nobody waits: silence is noticed after 3 s, tasks are ended
+# A third of the defaults, for a short demonstration: silence is detected after 3 s, tasks are ended
 # after 3 + 7 x 2 = 17 s, and given up after 21 s.
 TIMERS: Final[Mapping[str, str]] = {
     "MESH_TIMERS__BEAT_S": "1",
@@ -30,21 +30,21 @@ TIMERS: Final[Mapping[str, str]] = {
     "MESH_TIMERS__ADOPT_S": "1",
     "MESH_TIMERS__HANDSHAKE_S": "2",
 }
-# Long enough to be noticed by both, with room for a slow machine before tasks are ended.
+# Long enough to be detected by both, with room for a slow machine before tasks are ended.
 OUTAGE_S: Final = 8.0
-# Where a question takes seconds, the agent is asked a second time up to here.
+# Where a request takes seconds, the agent gets a second one up to here.
 OUTAGE_MAX_S: Final = 11.0
 LINES_BEFORE: Final = 5
 FIRST_LINES_S: Final = 20.0
 RETURN_S: Final = 10.0
 END_S: Final = 40.0
 LOOK_S: Final = 0.1
-# Cells of what the agent says.
+# Columns of the agent's output.
 _LEFT: Final = 43
 
 
 class Arrivals:
-    """The lines of a running `mesh run`, as they come; `told` of them were printed here."""
+    """The lines of a running `mesh run`, as they come; the first `told` of them were printed."""
 
     def __init__(self, crew: Crew, name: str) -> None:
         self.lines: list[str] = []
@@ -53,7 +53,7 @@ class Arrivals:
         self._reader.start()
 
     def _read(self, crew: Crew, name: str) -> None:
-        # Its end is closed under us where the demonstration fails.
+        # Its end is closed by the demo where that fails.
         with contextlib.suppress(ValueError, OSError):
             for line in crew.lines_of(name):
                 self.lines.append(line)
@@ -63,7 +63,7 @@ class Arrivals:
         return not self._reader.is_alive()
 
     def tell(self) -> None:
-        """Print what has come since the last time; of many lines the first and the last."""
+        """Print the lines since the last call; of many lines the first and the last."""
         fresh = self.lines[self._told :]
         self._told += len(fresh)
         if len(fresh) > LINES_BEFORE:
@@ -73,7 +73,7 @@ class Arrivals:
 
 
 class Sights:
-    """What both sides said while the link was cut.
+    """Output of both sides while the link was cut.
 
     fences: seconds that the agent gave its tasks. given_up: when the master would give up.
     """
@@ -84,7 +84,7 @@ class Sights:
 
 
 def tell(crew: Crew) -> None:
-    """Raises DemoFailed unless all that was promised came true."""
+    """Raise DemoFailed unless every promise was kept."""
     say("A broker, a master and one agent, whose link to the broker we can cut.")
     say("Every line with a $ is what you would type; timers are a third of the usual.")
     broker_port = _begin(crew)
@@ -102,7 +102,7 @@ def tell(crew: Crew) -> None:
 
 
 def _begin(crew: Crew) -> int:
-    """Returns the broker's port."""
+    """Set the mesh up; returns the broker's port."""
     heading("Make a mesh; start its master, which starts a broker")
     crew.take(["broker-master", "init", "--state-dir", "mesh"])
     serve = ["broker-master", "serve", "--state-dir", "mesh"]
@@ -185,7 +185,7 @@ def _master_says(crew: Crew, sights: Sights) -> str:
 
 
 def _heal(crew: Crew, relay: Relay, arrivals: Arrivals) -> str:
-    """Returns the line that tells of the agent's return."""
+    """Heal the link; returns the line about the agent's return."""
     before = len(arrivals.lines)
     relay.heal()
     healed = time.monotonic()

@@ -15,9 +15,9 @@ STOP_S: Final = 5.0
 class Relay:
     """Forwards TCP from a port of its own to `port`, both on loopback, in a thread of its own.
 
-    While it is cut nothing passes in either direction and nobody is told, as with a cable that was
-    pulled: connections stay open, new ones get no answer. Healing ends the old ones, which both
-    ends have given up by then or will, and serves the new ones.
+    While it is cut nothing passes in either direction and no end is notified, as with a pulled
+    cable: connections stay open, new ones get no answer. Healing ends the old ones, which both ends
+    have given up by then or will, and serves the new ones.
     """
 
     def __init__(self, port: int) -> None:
@@ -74,7 +74,7 @@ class Relay:
         await _end(asyncio.all_tasks() - {asyncio.current_task()})
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # What comes while the link is cut waits here, and is no old connection once it heals.
+        # Connections made while the link is cut wait here, and count as new once it heals.
         await self._passes.wait()
         link = asyncio.ensure_future(self._forward(reader, writer))
         self._links.add(link)

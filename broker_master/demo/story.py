@@ -1,4 +1,4 @@
-"""What the demonstration does, told in the very commands that a person would type."""
+"""The story of the demonstration, with the very commands that a person would type."""
 
 import shlex
 import sys
@@ -26,7 +26,7 @@ def tell(crew: Crew) -> None:
 
 
 def hand_over(crew: Crew, *, is_kept: bool) -> None:
-    """How to go on by oneself while all of it runs."""
+    """Print how to go on while all of it runs."""
     heading("It is yours. In another terminal:")
     typed(f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH")
     typed(f"export MESH_CONTEXT={shlex.quote(str(crew.context))}")
@@ -35,7 +35,7 @@ def hand_over(crew: Crew, *, is_kept: bool) -> None:
 
 
 def _begin(crew: Crew) -> str:
-    """Returns the address of the master's HTTP server."""
+    """Set the mesh up; returns the address of the master's HTTP server."""
     heading("Make a mesh; start its master, which starts a broker")
     typed("broker-master init --state-dir mesh")
     crew.take(["broker-master", "init", "--state-dir", "mesh"])

@@ -1,4 +1,4 @@
-"""How the demonstrations speak: what is done, what one would type for it, and what comes of it."""
+"""Output of the demonstrations: steps, the commands to type, and their results."""
 
 import os
 import shlex

@@ -1,1 +1,1 @@
-"""What Prometheus sees of a master."""
+"""Metrics of a master for Prometheus."""

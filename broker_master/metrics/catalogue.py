@@ -1,6 +1,6 @@
-"""Every metric of a master: its name, kind, labels and meaning, once.
+"""Every metric of a master: its name, kind, labels and meaning, in one place.
 
-The page `docs/metrics.md` is made from this table, and a scrape is checked against it.
+The page `docs/metrics.md` is generated from this table, and a scrape is checked against it.
 """
 
 from typing import Final, Literal, NamedTuple
@@ -333,7 +333,7 @@ CONFIG_OPEN = Family(
 FAMILIES: Final[dict[str, Family]] = {
     value.name: value for value in list(globals().values()) if isinstance(value, Family)
 }
-# What is there only with `per_agent_metrics`.
+# Families that exist only with `per_agent_metrics`.
 PER_AGENT: Final = tuple(
     name for name in FAMILIES if name.startswith("mesh_agent_") and "agent" in FAMILIES[name].labels
 )

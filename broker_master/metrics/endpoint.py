@@ -6,7 +6,7 @@ from schemas.addresses import place_to_listen
 
 
 def own_endpoint(address: str, scraper: Scraper) -> list[ExpositionServer]:
-    """Nothing for an empty address. Raises Refused (`settings_invalid`) if it is no HOST:PORT."""
+    """The server of an address; none if empty. Raises Refused (`settings_invalid`)."""
     if not address:
         return []
     host, port = place_to_listen("metrics_http", address)

@@ -1,4 +1,4 @@
-"""The agents as a scrape sees them: one row each, kept between scrapes."""
+"""Series of agents: one row each, kept between scrapes."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from schemas.messages.liveness import PROTOCOL, Details
 from schemas.messages.registry import AgentEntry, CertificateEntry
 from schemas.states import AgentStatus, Liveness
 
-# A start that the agent's own clock names is believed if it is this near to what its uptime says.
+# The agent's own start time is used if it is this near to the one from its uptime.
 _CLOCK_TRUST_S = 60.0
 _STATUSES = tuple(AgentStatus)
 
@@ -54,7 +54,7 @@ class Row:
         self.info = ""
 
     def update(self, entry: AgentEntry, presence: Presence | None) -> None:
-        """Take in what is true now."""
+        """Update the row."""
         serial = presence.certificate_serial if presence is not None else ""
         if entry is not self.entry or serial != self.serial:
             self.entry, self.serial = entry, serial
@@ -66,12 +66,12 @@ class Row:
         return self.presence is not None and self.presence.liveness is Liveness.LIVE
 
     def start_time(self, presence: Presence) -> float:
-        """Settled once per process of the agent: computed anew it would jitter."""
+        """Start time, fixed once per process of the agent: computed again it would jitter."""
         if presence.incarnation == self.incarnation:
             return self.started_at
         counted = presence.heard_at - presence.uptime_s
         said = presence.started_at
-        if said:  # its handshake has been heard
+        if said:  # its handshake has been received
             self.incarnation = presence.incarnation
             self.started_at = said if abs(said - counted) < _CLOCK_TRUST_S else counted
             return self.started_at
@@ -126,7 +126,7 @@ class Fleet:
             self._plane.measures.forget_agent(name)
 
     def families(self) -> Iterator[str]:
-        """The text of all series that name an agent, a family at a time."""
+        """The text of all series with an agent label, a family at a time."""
         rows = list(self.rows.values())
         heard = [(row.labels, row.presence) for row in rows if row.presence and row.is_heard]
         known = [(row, row.presence) for row in rows if row.presence and row.presence.incarnation]

@@ -1,4 +1,4 @@
-"""The series of groups: their agents by status, their open commands, what has been counted."""
+"""Series of groups: agents by status, open commands, counters."""
 
 from collections.abc import Callable, Iterator, Mapping
 from itertools import permutations
@@ -100,7 +100,7 @@ class Groups:
                 for (action, source), count in measures.submitted.items()
             ),
         )
-        # There from the start, as 0: the very first loss must show as a rise.
+        # Present from the start, as 0: the very first loss must show as a rise.
         yield family(
             c.FINISHED,
             (
@@ -160,7 +160,7 @@ class Groups:
         )
 
     def _programs(self) -> Iterator[str]:
-        """What is new begins with 0, so that the first failure of a program shows as a rise."""
+        """A new series begins with 0, so that the first failure of a program shows as a rise."""
         finished: list[tuple[Mapping[str, str], float]] = []
         runs: list[tuple[Mapping[str, str], float]] = []
         seconds: list[tuple[Mapping[str, str], float]] = []

@@ -1,6 +1,6 @@
-"""Counts what HTTP is asked, by declared route.
+"""Counts HTTP requests by declared route.
 
-A path as it came would make a series of its own.
+A requested path would make a series of its own.
 """
 
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -20,7 +20,7 @@ Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class Metered:
-    """An application with a meter before it."""
+    """An application with a counter before it."""
 
     def __init__(self, app: Application, measures: Measures, clock: Clock) -> None:
         self._app = app

@@ -1,7 +1,6 @@
 """A scrape: the plane's numbers as text, in slices, at most once a second.
 
-Nothing is counted here but agents and open commands, which are there to be counted; all else was
-counted when it happened.
+Only agents and open commands are counted here; all else was counted when it happened.
 """
 
 import asyncio
@@ -29,7 +28,7 @@ PACKING: Final = 1
 
 
 class Scraper:
-    """`page` gives the text; scrapers that come at once share one rendering."""
+    """`page` returns the text; concurrent scrapers share one rendering."""
 
     def __init__(self, plane: Plane, around: Surroundings) -> None:
         self._plane = plane
@@ -39,29 +38,30 @@ class Scraper:
         self._own = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._own)
         GCCollector(registry=self._own)
-        # Guards the three below: one renders, the others wait for it.
+        # Guards the three below: one scraper renders, the others wait for it.
         self._rendering = asyncio.Lock()
         self._page = b""
         self._packed = b""
         self._made_s = float("-inf")
 
     def look(self) -> None:
-        """Notice changes of status; a scrape does so too, but may come seldom."""
+        """Notice changes of status; a scrape does so too, but may be rare."""
         self._fleet.look()
 
     def forget(self) -> None:
-        """Render anew at the next call, however soon that is."""
+        """Render again at the next call, however soon that is."""
         self._made_s = float("-inf")
 
     async def page(self, gzip: bool = False) -> Page:  # noqa: FBT001, FBT002  a header's answer
-        """Packed, the page of a large fleet is a tenth as long."""
+        """Return the page; compressed, that of a large fleet is a tenth as long."""
         async with self._rendering:
             if self._plane.clock.elapsed() - self._made_s >= KEPT_S:
                 await self._render()
             if not gzip:
                 return Page(self._page)
             if not self._packed:
-                # In a thread: packing a megabyte takes milliseconds, and needs nothing of ours.
+                # In a thread: compressing a megabyte takes milliseconds, and needs none of our
+                # state.
                 self._packed = await asyncio.to_thread(compress, self._page, PACKING)
             return Page(self._packed, "gzip")
 

@@ -1,4 +1,4 @@
-"""Looks now and then at what a scrape must not wait for: the broker, its streams, the disk."""
+"""Measures the broker, its streams and the disk from time to time, not in a scrape."""
 
 import asyncio
 import os
@@ -20,15 +20,15 @@ log = structlog.get_logger()
 PERIOD_S: Final = 5.0
 ROWS_PERIOD_S: Final = 30.0
 RTT_S: Final = 2.0
-# How often the loop is asked to be on time.
+# Period of the check that the loop is on time.
 PULSE_S: Final = 0.1
 READMODEL_FILE: Final = "readmodel.db"
 
 
 class Survey:
-    """Asks the broker each few seconds; what it cannot learn is absent until it can.
+    """Asks the broker every few seconds; values are absent while the broker does not answer.
 
-    Ready when it has asked once: before that nobody knows how much room the event store has.
+    Ready after the first answer: before that the room in the event store is not known.
     """
 
     name = "survey"
@@ -46,7 +46,7 @@ class Survey:
             try:
                 await self.look()
             except MeshError as error:
-                # Gaps in a curve, and nothing else, while the broker is away.
+                # Only gaps in a curve, while the broker is away.
                 self.findings.streams, self.findings.broker_rtt_s = {}, None
                 log.debug("survey_delayed", error=str(error))
             ready.set()
@@ -72,7 +72,7 @@ class Survey:
 
 
 class Pulse:
-    """Measures how late the loop calls what is due, and looks at the agents' statuses meanwhile."""
+    """Measures the delay of the loop's timers, and looks at the agents' statuses."""
 
     name = "pulse"
 
@@ -94,12 +94,12 @@ class Pulse:
 
 
 def _disk_free(folder: Path) -> float:
-    """The share of its disk that is free, 0 to 1."""
+    """Free share of the folder's disk, 0 to 1."""
     found = os.statvfs(folder)
     return found.f_bavail / found.f_blocks if found.f_blocks else 1.0
 
 
 def _size(database: Path) -> int:
-    """With its write-ahead log."""
+    """Size in bytes, with its write-ahead log."""
     files = (database, database.with_name(database.name + "-wal"))
     return sum(file.stat().st_size for file in files if file.exists())

@@ -1,4 +1,4 @@
-"""The series of the master itself: broker, stores, trust, HTTP, and what rules need to know."""
+"""Series of the master itself: broker, stores, trust, HTTP, and inputs of the alert rules."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from broker_master.store.facts import FANOUTS, REGISTRY, stream_configs
 
 _NATS: Final = {"broker": "nats"}
 _TABLE: Final = {"table": "commands"}
-# side and result; a known id at the agent is answered with where it stands.
+# side and result; the agent answers a known id with its state.
 _DUPLICATES: Final = (("master", "suppressed"), ("master", "replayed"), ("agent", "suppressed"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """What a scrape shows beside the plane.
+    """Inputs of a scrape beside the plane.
 
     authorities, servers: when each certificate ends, by name.
     """

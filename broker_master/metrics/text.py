@@ -1,4 +1,4 @@
-"""Families as text. An empty one is left out altogether."""
+"""Families as text. An empty one is left out."""
 
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
@@ -16,12 +16,12 @@ def family(of: Family, samples: Iterable[tuple[Values, float]]) -> str:
 
 
 def lines(of: Family, ready: list[str]) -> str:
-    """As `family`, of lines that are made already."""
+    """As `family`, of ready lines."""
     return of.head + "".join(ready) if ready else ""
 
 
 def histograms(of: Family, samples: Iterable[tuple[Values, Histogram]]) -> str:
-    """Those in which nothing was observed yet are left out: each is a dozen series."""
+    """Histograms without observations are left out: each is a dozen series."""
     ready: list[str] = []
     for values, histogram in samples:
         *counts, total = accumulate(histogram.counts)

@@ -1,1 +1,1 @@
-"""What the master keeps: the streams behind the truth, and the read model that caches them."""
+"""Storage of the master: the streams with the truth, and the read model that caches them."""

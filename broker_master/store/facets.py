@@ -1,4 +1,4 @@
-"""Words of a filter in SQL: they find the very rows that `schemas.filters.holds` would."""
+"""A filter in SQL: finds the very rows that match `schemas.filters.holds`."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -11,7 +11,7 @@ _TEXTS: Final = ("id", "state", "group", "agent", "client", "action", "program",
 
 
 def facet_row(seq: int, facets: Facets) -> tuple[object, ...]:
-    """A row of the table `facets`: its texts are folded, as patterns are."""
+    """A row of the table `facets`: its texts are case-folded, as patterns are."""
     texts = [fold(getattr(facets, name)) for name in _TEXTS]
     return (
         seq,
@@ -25,7 +25,7 @@ def facet_row(seq: int, facets: Facets) -> tuple[object, ...]:
 
 
 def conditions(words: Sequence[Word]) -> tuple[list[str], list[object]]:
-    """What must be true of a row of `facets`, and the values of the marks in it."""
+    """The SQL conditions on a row of `facets`, and the values of their parameters."""
     clauses, values = list[str](), list[object]()
     for word in words:
         clause, more = _condition(word)
@@ -35,14 +35,14 @@ def conditions(words: Sequence[Word]) -> tuple[list[str], list[object]]:
 
 
 def _condition(word: Word) -> tuple[str, list[object]]:
-    """Never NULL: what has no value holds for nothing but a negation."""
+    """Never NULL: a missing value matches only a negation."""
     column = f"facets.{_COLUMNS.get(word.field, word.field)}"
     match word.kind:
         case "pairs":
             any_of, values = _globs("labels.value", word.patterns)
             inner = f" AND {any_of}" if word.patterns else ""
             clause = (
-                "EXISTS (SELECT 1 FROM labels"  # noqa: S608 - made of names and marks alone
+                "EXISTS (SELECT 1 FROM labels"  # noqa: S608 - made of names and parameter marks alone
                 f" WHERE labels.seq = facets.seq AND labels.name = ?{inner})"
             )
             return clause, [word.key, *values]
@@ -65,5 +65,5 @@ def _globs(column: str, patterns: Sequence[str]) -> tuple[str, list[object]]:
 
 
 def _glob(pattern: str) -> str:
-    """GLOB knows sets of characters as well: a bracket stands for itself."""
+    """In GLOB a bracket opens a set of characters: escape it."""
     return pattern.replace("[", "[[]")

@@ -43,7 +43,7 @@ _TAKEN_MAX: Final = 4096
 
 
 def stream_configs(settings: MasterSettings) -> list[StreamConfig]:
-    """What the broker must hold. Facts and history refuse when full; output drops the oldest."""
+    """Configuration of the streams. Facts and history refuse when full; output drops the oldest."""
     replicas, retention = settings.broker.replicas, settings.retention
     return [
         StreamConfig(
@@ -70,8 +70,8 @@ def stream_configs(settings: MasterSettings) -> list[StreamConfig]:
             max_msg_size=limits.PAYLOAD_BYTES,
             replicas=replicas,
             discard_new=False,
-            # The only stream that members publish to. What it holds, its agent hears on a subject
-            # that is fixed here, and that no publisher can steer.
+            # The only stream that members publish to. Its notices of stored messages go to a
+            # subject that is fixed here, so that no publisher can steer them.
             no_ack=True,
             republish=Republish(source=subjects.LOG_ALL, destination=subjects.STORED_OF_LOG),
         ),
@@ -95,7 +95,7 @@ class FactStore:
         self._streams = streams
         self._writer = writer
         self._strays = strays or Strays()
-        # Where an entry that cannot be read stands in the place of a fact: that may be written.
+        # Unreadable entries in the place of a fact: such a place may be written.
         self._taken: OrderedDict[str, int] = OrderedDict()
 
     def append(self, fact: subjects.Fact, body: Fact) -> "asyncio.Future[int]":
@@ -125,7 +125,7 @@ class FactStore:
 
     @property
     def appended_bytes(self) -> int:
-        """All that was handed over to be written so far, about."""
+        """Approximate bytes handed over to be written so far."""
         return self._writer.appended_bytes
 
     async def rewrite(self, subject: str, payload: bytes, expected: int) -> int:
@@ -139,9 +139,9 @@ class FactStore:
         return page.messages[0].data
 
     async def read(self, fact: subjects.Fact) -> tuple[int, Fact] | None:
-        """The fact as it stands in the stream, with its sequence.
+        """The stored fact with its sequence.
 
-        None as well if what stands there cannot be read; then `append` writes over it.
+        None also for an unreadable entry; then `append` overwrites it.
         """
         stored = await self._streams.get_last(EVENTS, subjects.fact(*fact))
         if stored is None:
@@ -150,7 +150,7 @@ class FactStore:
         return None if body is None else (stored.seq, body[1])
 
     async def replay(self) -> AsyncIterator[tuple[subjects.Fact, Fact, int]]:
-        """All facts in their order. One that cannot be read is noted and left out."""
+        """All facts in order. An unreadable one is noted and left out."""
         async for stored in self._streams.replay(EVENTS):
             found = self._decode(stored)
             if found is not None:
@@ -173,7 +173,7 @@ class FactStore:
 
 
 def _body(fact: subjects.Fact, payload: bytes) -> Fact:
-    """Raises MeshError for what no master would have written there."""
+    """Raises MeshError for a body that no master would have written there."""
     kind = FACTS.get(fact.kind)
     if kind is None:
         raise Refused("malformed", "not a kind of fact")
@@ -186,14 +186,14 @@ def _body(fact: subjects.Fact, payload: bytes) -> Fact:
 
 
 def _failed(error: MeshError) -> "asyncio.Future[Any]":
-    """A refusal that comes at once, in the same shape as one that comes from the broker."""
+    """An immediate refusal, in the shape of one from the broker."""
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
     future.set_exception(error)
     return future
 
 
 async def ensure_streams(streams: Streams, settings: MasterSettings) -> dict[str, StreamInfo]:
-    """Make or check every stream; says which are new, since a lost one must not go unnoticed."""
+    """Make or check every stream; `is_new` tells a missing one, so that a loss is noticed."""
     infos = {}
     for config in stream_configs(settings):
         info = await streams.ensure_stream(config)

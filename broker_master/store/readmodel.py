@@ -1,7 +1,7 @@
-"""Ended commands for lists, look-ups and the dedup of ids: a cache of the history stream.
+"""Ended commands for lists, look-ups and the deduplication of ids: a cache of the history stream.
 
 A row's key is its sequence in the stream, so a rebuilt file holds the same rows in the same order.
-One thread writes; nothing here is true because SQLite says so, so it may lose its last moments.
+One thread writes; the history stream is the source of truth, so the file may lose its last moments.
 """
 
 import asyncio
@@ -73,7 +73,7 @@ INSERT INTO position VALUES (0, '', '');
 
 
 class Known(msgspec.Struct, frozen=True):
-    """What dedup needs to know of an ended command."""
+    """Data of an ended command for the deduplication."""
 
     client: str
     digest: bytes
@@ -81,7 +81,7 @@ class Known(msgspec.Struct, frozen=True):
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """before: only rows with a smaller sequence. groups: those a caller may see, None for all.
+    """before: only rows with a smaller sequence. groups: of the caller, None for all.
 
     words: of a filter, as `schemas.listed.COMMANDS` reads it. above: only rows with a greater
     sequence, so that no search reads too much at a time.
@@ -98,7 +98,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(NamedTuple):
-    """A record as it stands in the history stream: its sequence, and also its bytes."""
+    """A record of the history stream: its sequence, and also its bytes."""
 
     seq: int
     history: HistoryRecord
@@ -151,14 +151,14 @@ class ReadModel:
         try:
             return cls(path)
         except sqlite3.OperationalError as error:
-            # Not the file's fault: it may be as good as ever once there is room, or access, again.
+            # Not the file's fault: it may be valid once there is room, or access, again.
             code = "state_unreadable" if "unable to open" in str(error) else "disk_full"
             raise Refused(code, f"cannot open {path}: {error}") from error
         except (sqlite3.DatabaseError, Corrupt):
             return None
 
     def is_sound(self, boot: str) -> bool:
-        """Whether the file is whole. What is not synced only a halt of the machine can damage."""
+        """Whether the file is whole. Only a halt of the machine can damage unsynced data."""
         if boot and self._boot in ("", boot):
             return True
         try:
@@ -202,7 +202,7 @@ class ReadModel:
             self._write.execute("UPDATE position SET seq = max(seq, ?)", (rows[-1].seq,))
 
     def _add_facets(self, rows: Sequence[Row]) -> None:
-        # Those of an id that was there stay behind, found by nothing, until they are trimmed.
+        # Facets of replaced rows stay behind, found by nothing, until they are trimmed.
         self._write.executemany(
             f"INSERT OR REPLACE INTO facets VALUES ({', '.join('?' * 14)})",  # noqa: S608 - marks
             [facet_row(row.seq, facets_of(row.history)) for row in rows],
@@ -217,7 +217,7 @@ class ReadModel:
         )
 
     async def trim(self, first_seq: int) -> None:
-        """Drop what the history stream no longer holds."""
+        """Drop rows that the history stream no longer holds."""
         await self._on(self._writer, lambda: self._trim(first_seq))
 
     def _trim(self, first_seq: int) -> None:
@@ -236,7 +236,7 @@ class ReadModel:
         return None if row is None else Known(*row)
 
     def look_up(self, command_id: str) -> HistoryRecord | None:
-        """As `get`, at once: for the few that have to be known while something is decided."""
+        """As `get`, without a thread: for the few look-ups within a decision."""
         if not self._ids.may_hold(command_id):
             return None
         row = self._look_up.execute(
@@ -292,7 +292,7 @@ class ReadModel:
             words, more = conditions(wanted.words)
             clauses += words
             values += more
-            # In this order: of what does not match, the large record is not read.
+            # In this order: the large record is read only where the rest matches.
             source = "facets CROSS JOIN commands ON commands.seq = facets.seq"
             if wanted.before is not None:
                 clauses.append("facets.seq < ?")
@@ -335,7 +335,7 @@ def _values(row: Row) -> tuple[object, ...]:
 
 
 def _boot() -> str:
-    """Names the present run of the operating system; empty if it does not tell."""
+    """Id of the present run of the operating system; empty if it has none."""
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:

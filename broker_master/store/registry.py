@@ -1,7 +1,7 @@
 """Groups, agents and clients: a key-value bucket, held in memory as well.
 
-One master writes, but the revision of each entry is checked all the same, so that of two changes
-at once one wins and the other is decided anew.
+One master writes, but the revision of each entry is checked all the same, so that of two concurrent
+changes one wins and the other is decided again.
 """
 
 from collections.abc import Callable
@@ -30,20 +30,20 @@ _KINDS: Final[dict[str, type[GroupEntry | AgentEntry | ClientEntry]]] = {
 
 
 class Begun(NamedTuple):
-    """earlier: the last epoch that the registry knew of before."""
+    """earlier: the last epoch in the registry."""
 
     epoch: int
     earlier: int
 
 
 class Registry:
-    """Reads are from memory. Writes are durable when they return, then memory follows."""
+    """Reads are from memory. Writes are durable when they return; then the memory follows."""
 
     def __init__(self, bucket: Bucket, strays: Strays | None = None) -> None:
         self._bucket = bucket
         self._strays = strays or Strays()
         self._revisions: dict[str, int] = {}
-        # Keys of which no revision can be read: free to be written, as if they were not there.
+        # Keys without any readable revision: free to be written, as if they were missing.
         self._unreadable: set[str] = set()
         self.groups: dict[str, GroupEntry] = {}
         self.agents: dict[str, AgentEntry] = {}
@@ -51,7 +51,7 @@ class Registry:
         self._agents_of: dict[str, int] = {}
 
     async def load(self) -> None:
-        """Of an entry that cannot be read the newest revision that can be counts, if any can."""
+        """Load the bucket; of an unreadable entry its newest readable revision counts."""
         found = await self._bucket.read_all(_decode, self._skip)
         for key, (entry, revision) in found.items():
             self._revisions[key] = revision
@@ -69,9 +69,9 @@ class Registry:
     ) -> Begun:
         """The epoch of a master that starts now: greater than every one before it.
 
-        now_s: time of day, Unix seconds. above: an epoch that is known from elsewhere. is_restored:
-        this state was put back, so a new generation begins; so it does where the last epoch cannot
-        be read any more. Raises Refused (`state_foreign`) if the broker holds another mesh.
+        now_s: time of day, Unix seconds. above: an epoch known from elsewhere. is_restored: this
+        state was restored, so a new generation begins; so it does where the last epoch is
+        unreadable. Raises Refused (`state_foreign`) if the broker holds another mesh.
         """
         for _ in range(_TRIES):
             old, revision = await self._last_epoch(mesh)
@@ -87,7 +87,7 @@ class Registry:
         raise Refused("master_starting", "another master starts at the same time")
 
     async def _last_epoch(self, mesh: str) -> tuple[int | None, int]:
-        """The epoch of the master before, None if it cannot be read; and the key's revision."""
+        """The epoch of the master before, None if it is unreadable; and the key's revision."""
         foreign: list[str] = []
         skipped: list[tuple[str, int, MeshError]] = []
 
@@ -166,9 +166,9 @@ class Registry:
     async def change_agent(
         self, name: str, change: Callable[[AgentEntry], AgentEntry]
     ) -> AgentEntry:
-        """Replace an entry by what `change` makes of it; `change` may refuse, and nothing happens.
+        """Replace an entry by the result of `change`, which may refuse: then nothing changes.
 
-        Called again on the newer entry if somebody else was faster. Raises Unreachable with the
+        Called again on the newer entry after a concurrent change. Raises Unreachable with the
         effect unknown if the broker does not answer.
         """
         changed = await self._change(f"agent.{name}", self.agent, name, change)
@@ -247,7 +247,7 @@ class Registry:
             current = _decode(key, entry.value)
         except MeshError as error:
             self._skip(key, entry.revision, error)
-            return  # what is in memory is the newest that can be read
+            return  # the memory has the newest readable one
         if isinstance(current, AgentEntry):
             self._put_agent(current)
         elif isinstance(current, ClientEntry):
@@ -257,7 +257,7 @@ class Registry:
 
 
 def _decode(key: str, value: bytes) -> GroupEntry | AgentEntry | ClientEntry | MeshEntry:
-    """Raises MeshError for what no master would have written at this key."""
+    """Raises MeshError for a value that no master would have written at this key."""
     kind, _, name = key.partition(".")
     if key == _MESH_KEY:
         return MeshEntry(mesh="")  # `begin_epoch` reads it

@@ -1,4 +1,4 @@
-"""The note in a state directory that it was put back, until all that follows from that is done."""
+"""The note that a state directory was restored, kept until every consequence is handled."""
 
 from pathlib import Path
 from typing import Final
@@ -30,7 +30,7 @@ class Restored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_restored(state_dir: Path) -> Restored | None:
-    """None where the state was never put back, or all of that is settled."""
+    """None where the state was never restored, or all consequences are handled."""
     path = state_dir / RESTORED_FILE
     with os_errors(path, "read"):
         if not path.exists():
@@ -49,7 +49,7 @@ def write_restored(state_dir: Path, restored: Restored) -> None:
 
 
 def remove_restored(state_dir: Path) -> None:
-    """All is settled; the state is as good as one that was never put back."""
+    """All consequences are handled: the state is like one that was never restored."""
     path = state_dir / RESTORED_FILE
     with os_errors(path, "delete"):
         path.unlink(missing_ok=True)

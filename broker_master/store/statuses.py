@@ -1,7 +1,7 @@
-"""What the next master is told of statuses: one small file in the state directory.
+"""The statuses for the next master: one small file in the state directory.
 
-Nothing is decided by it: it says since when things are as they are. A file that is missing, or
-damaged by a loss of power, costs those moments and no more.
+No decision depends on it: it has the start times of statuses. A file that is missing, or damaged by
+a loss of power, costs those times and no more.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ STATUSES_FILE: Final = "statuses.bin"
 
 
 class Pasts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """By name: agents, and groups with since when (wall time) they have their status."""
+    """By name: agents, and groups with the wall time since when they have their status."""
 
     agents: dict[str, Past] = {}
     groups: dict[str, tuple[GroupStatus, float]] = {}
@@ -32,7 +32,7 @@ NO_PASTS: Final = Pasts()
 
 
 def read_pasts(state_dir: Path) -> Pasts:
-    """Empty where there is no file that can be read."""
+    """Read the file; empty if it is missing or unreadable."""
     path = state_dir / STATUSES_FILE
     try:
         with os_errors(path, "read"):
@@ -45,5 +45,5 @@ def read_pasts(state_dir: Path) -> Pasts:
 
 
 def write_pasts(state_dir: Path, pasts: Pasts) -> None:
-    """Raises MeshError, the old file untouched."""
+    """Raises MeshError, with the old file untouched."""
     write_passing(state_dir / STATUSES_FILE, codec.encode(pasts))
