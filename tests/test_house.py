@@ -312,7 +312,7 @@ def test_no_test_judges_absolute_time() -> None:
 
 
 # Folders and pages that keep the language of docs/contributing.md; the rest is being swept.
-SWEPT = ("broker_agent", "tests/language.py", "tests/test_house.py")
+SWEPT = ("broker_agent", "broker_master", "tests/language.py", "tests/test_house.py")
 # On the main line since before they were checked, and history is not written again.
 LONG_SUBJECTS = {
     "ff332e5": "62 characters",
