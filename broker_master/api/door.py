@@ -8,7 +8,6 @@ and encodes replies.
 """
 
 import asyncio
-import re
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
@@ -20,17 +19,14 @@ import structlog
 from broker_client.runtime.rates import TokenBucket
 from broker_client.runtime.supervise import TaskSet
 from broker_master.api.audit import AuditTrail
+from broker_master.api.near import NearNames
 from broker_master.api.operations import Direct, Operation, Operations
-from broker_master.core.rights import ATTEMPTS, check_right, may_see
+from broker_master.core.rights import ATTEMPTS, check_right
 from broker_master.plane import Plane
 from schemas import codec
 from schemas.faults import MeshError, Refused, known_code
 from schemas.messages.registry import ClientEntry
-from schemas.near import near_names
 from schemas.verbs import VERBS
-
-# As in the registry.
-_NO_SUCH: Final = re.compile(r"no (agent|group) ([a-z0-9-]{1,63})")
 
 log = structlog.get_logger()
 
@@ -82,6 +78,7 @@ class Door:
         self._operations = operations
         self._trail = trail
         self._tasks = TaskSet("api", limit=_CALLS_MAX)
+        self._near = NearNames(plane)
         self._under_way: Counter[str] = Counter()
         # Only verbs of the table have a row, so that no client can make the table grow.
         self.stats = {name: Stats() for name in VERBS}
@@ -169,18 +166,7 @@ class Door:
 
     def _fail(self, call: Call, error: MeshError) -> None:
         self.count_fault(call.noun, call.verb, error)
-        call.reply(self._with_near(call, error))
-
-    def _with_near(self, call: Call, error: MeshError) -> MeshError:
-        """The fault for an unknown name, with similar names that the caller may see."""
-        found, registry = _NO_SUCH.fullmatch(error.message), self._plane.registry
-        caller = registry.clients.get(call.client) if found is not None else None
-        if found is None or caller is None:
-            return error
-        groups = [name for name in registry.groups if may_see(caller, name)]
-        agents = [each.name for each in registry.agents.values() if may_see(caller, each.group)]
-        near = near_names(found[2], groups if found[1] == "group" else agents)
-        return MeshError(error.code, error.message + near, effect=error.effect)
+        call.reply(self._near.extend(call.client, error))
 
     def count_fault(self, noun: str, verb: str, error: MeshError) -> None:
         """Count a fault that the transport itself replies with."""

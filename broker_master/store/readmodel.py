@@ -251,6 +251,28 @@ class ReadModel:
             (agent, limit),
         ).fetchall()
 
+    def some_ids(self, prefix: str, limit: int) -> list[tuple[str, str]]:
+        """Ids, with their groups, of those that ended last, and of some that begin with `prefix`.
+
+        At most twice `limit`, from two short reads.
+        """
+        newest = self._look_up.execute(
+            "SELECT id, grp FROM commands ORDER BY seq DESC LIMIT ?", (limit,)
+        ).fetchall()
+        alike = self._look_up.execute(
+            "SELECT id, grp FROM commands WHERE id >= ? AND id < ? LIMIT ?",
+            (prefix, prefix + "\x7f", limit),
+        ).fetchall()
+        return [*newest, *alike]
+
+    def last_in_trouble(self, state: str, limit: int) -> list[tuple[str, str]]:
+        """Ids, with their groups, of those that ended last in `state`, which is no success."""
+        return self._look_up.execute(
+            "SELECT id, grp FROM commands WHERE state = ? AND state <> 'succeeded'"
+            " ORDER BY seq DESC LIMIT ?",
+            (state, limit),
+        ).fetchall()
+
     async def get(self, command_id: str) -> HistoryRecord | None:
         row = await self._on(
             self._reader,

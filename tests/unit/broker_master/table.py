@@ -47,6 +47,12 @@ class NoHistory:
     async def find(self, _wanted: object) -> list[object]:
         return []
 
+    def some_ids(self, _prefix: str, _limit: int) -> list[tuple[str, str]]:
+        return []
+
+    def last_in_trouble(self, _state: str, _limit: int) -> list[tuple[str, str]]:
+        return []
+
     def last_of(self, _agent: str, _limit: int) -> list[tuple[str, str]]:
         return []
 

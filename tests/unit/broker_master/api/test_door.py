@@ -210,3 +210,85 @@ async def test_name_that_there_is_not_gets_near_ones_that_the_caller_may_see(
     entrance.admit("viewer", registry.agents["web-1"].group)
     entrance.call(AGENT_SHOW, api.NameQuery(name="web-3"))
     assert (await entrance.answer()).message == "no agent web-3: did you mean web-1?"
+
+
+NEAR = {"command": "web-opem", "deadletter": "web-deae", "fanout": "web-fam", "agent": "web-3"}
+NEAR |= {"group": "webb", "client": "web-clent"}
+MEANT = {"command": "web-open", "deadletter": "web-dead", "fanout": "web-fan", "agent": "web-1"}
+MEANT |= {"group": "web", "client": "web-client"}
+# What else a request must have.
+BESIDE: dict[str, dict[str, object]] = {
+    "command.decide": {"decision": "fail"},
+    "agent.pause": {"for_s": 60.0},
+    "agent.move": {"group": "db"},
+}
+
+
+def naming() -> list[tuple[str, str]]:
+    """Each verb that names what there must be, and the field that does."""
+    return [
+        (name, field)
+        for name, verb in VERBS.items()
+        for field in ("id", "name")
+        if field in verb.request.__struct_fields__ and verb.verb not in ("create", "submit")
+    ]
+
+
+async def test_every_verb_that_names_something_says_what_may_be_meant(entrance: Entrance) -> None:
+    entrance.admit("admin")
+    assert len(naming()) > 25
+    for verb, field in naming():
+        entrance.table.clock.advance(1.0)
+        noun, _, word = verb.partition(".")
+        payload = {field: NEAR[noun], **BESIDE.get(verb, {})}
+        entrance.send(noun, word, codec.encode(payload))
+        said = (await entrance.answer()).message
+        assert said.startswith("no "), said
+        assert f"did you mean {MEANT[noun]}" in said, said
+
+
+@pytest.mark.parametrize(
+    ("noun", "payload", "meant"),
+    [
+        ("command", {"group": "webb", "action": "noop"}, "web"),
+        ("command", {"agent": "web-3", "action": "noop"}, "web-1"),
+        ("fanout", {"group": "webb", "command": {"action": "noop"}}, "web"),
+        ("fanout", {"agents": ["web-3"], "command": {"action": "noop"}}, "web-1"),
+    ],
+)
+async def test_target_of_a_submission_that_there_is_not_gets_near_ones(
+    entrance: Entrance, noun: str, payload: dict[str, object], meant: str
+) -> None:
+    entrance.admit("operator")
+    entrance.send(noun, "submit", codec.encode(payload))
+    assert f"did you mean {meant}" in (await entrance.answer()).message
+
+
+@pytest.mark.parametrize(
+    ("verb", "name", "hidden"),
+    [("command.show", "db-opem", "db-open"), ("fanout.show", "db-fam", "db-fan")],
+)
+async def test_near_ids_are_those_that_the_caller_may_see(
+    entrance: Entrance, verb: str, name: str, hidden: str
+) -> None:
+    noun, _, word = verb.partition(".")
+    for groups, is_shown in ((("web",), False), (("web", "db"), True)):
+        entrance.admit("viewer", *groups)
+        entrance.send(noun, word, codec.encode({"id": name}))
+        assert (hidden in (await entrance.answer()).message) == is_shown
+
+
+async def test_operator_is_told_no_names_of_clients(entrance: Entrance) -> None:
+    fault = Refused("client_unknown", "no client web-clent")
+    for role, is_shown in (("operator", False), ("admin", True)):
+        entrance.admit(role)
+        said = entrance.door._near.extend("me", fault).message
+        assert ("web-client" in said) == is_shown
+
+
+async def test_who_asks_for_nothing_all_the_time_gets_no_near_names(entrance: Entrance) -> None:
+    fault = Refused("agent_unknown", "no agent web-3")
+    told = [entrance.door._near.extend("me", fault).message for _ in range(100)]
+    assert sum("did you mean" in each for each in told) == 20
+    entrance.table.clock.advance(1.0)
+    assert "did you mean" in entrance.door._near.extend("me", fault).message

@@ -65,6 +65,22 @@ async def test_last_commands_of_an_agent_are_read_newest_first(model: ReadModel)
     ]
 
 
+async def test_ids_near_one_are_the_last_and_those_that_begin_alike(model: ReadModel) -> None:
+    await model.add([row(seq, f"c{seq}") for seq in range(1, 9)])
+    await model.add([row(9, "x", state="undeliverable"), row(10, "y", state="failed")])
+    found = [each for each, _ in model.some_ids("c", 2)]
+    assert found[:2] == ["y", "x"]
+    assert all(each.startswith("c") for each in found[2:])
+    assert len(found) == 4
+    assert model.last_in_trouble("undeliverable", 5) == [("x", "web")]
+    plan = model._look_up.execute(
+        "EXPLAIN QUERY PLAN SELECT id, grp FROM commands WHERE state = ? AND state <> 'succeeded'"
+        " ORDER BY seq DESC LIMIT ?",
+        ("undeliverable", 5),
+    ).fetchall()
+    assert "by_trouble" in str(plan)
+
+
 async def test_record_that_was_added_is_found_whole(model: ReadModel) -> None:
     await model.add([row(1), row(2)])
     assert await model.get("c2") == row(2).history
