@@ -1,7 +1,7 @@
 """Results as they are pushed: one subscription for all commands of a client.
 
-A push is sent once. What was missed while the link was down is asked for, so that nobody waits for
-a message that has gone by.
+What was missed while the link was down is asked for, so that nobody waits for a message that has
+gone by. A push comes again if the master lost its own link shortly after it.
 """
 
 import asyncio
@@ -22,6 +22,8 @@ from schemas.verbs import COMMAND_SHOW
 CATCH_UP_S: Final = 30.0
 # Questions in flight while catching up: enough to be quick, too few to crowd out new work.
 CATCH_UP_WIDTH: Final = 16
+# As many results as a master repeats after the loss of its link.
+REPEATED_MAX: Final = 10_000
 
 
 class Waiter:
@@ -75,6 +77,8 @@ class Results:
         self._prefix = subjects.result(asker.name, "")
         self._waiters: dict[str, list[Waiter]] = {}
         self._readers: list[Reader] = []
+        # Pushes that readers have got, by subject: the hash of the newest. Oldest first.
+        self._read: dict[str, int] = {}
         self._is_behind = asyncio.Event()
         asker.link.subscribe(subjects.result(asker.name, "*"), self._note)
         asker.link.on_connected(self._is_behind.set)
@@ -102,9 +106,21 @@ class Results:
         self._readers.remove(reader)
 
     def _note(self, msg: Msg) -> None:
-        for reader in self._readers:
-            reader.add(msg.data)
+        if self._readers and self._is_new(msg):
+            for reader in self._readers:
+                reader.add(msg.data)
         self._resolve(msg.subject[len(self._prefix) :], msg.data)
+
+    def _is_new(self, msg: Msg) -> bool:
+        """Whether this is no repetition of what readers have got."""
+        digest = hash(msg.data)
+        if self._read.pop(msg.subject, None) == digest:
+            self._read[msg.subject] = digest
+            return False
+        self._read[msg.subject] = digest
+        if len(self._read) > REPEATED_MAX:
+            del self._read[next(iter(self._read))]
+        return True
 
     def _resolve(self, command: str, data: bytes) -> None:
         for waiter in self._waiters.get(command, ()):

@@ -58,6 +58,7 @@ from broker_master.services.quota import OutputQuotas
 from broker_master.services.receipts import Receipts
 from broker_master.services.renewal import Renewals
 from broker_master.services.reports import Reports
+from broker_master.services.results import ResultPublisher
 from broker_master.services.revoke import Revoker
 from broker_master.services.rotator import Rotator
 from broker_master.services.settle import Settler
@@ -266,7 +267,10 @@ def build_keys(plane: Plane, ports: Ports) -> Keys:
 def build_work(plane: Plane, ports: Ports, keys: Keys) -> Work:
     events, folder = ports.events, ports.mesh.directory
     historian = Historian(plane, ports.history)
-    settler = Settler(plane, historian.add)
+    results = ResultPublisher(plane.link, plane.clock)
+    plane.link.on_disconnected(lambda _reason: results.on_disconnected())
+    plane.link.on_connected(results.on_connected)
+    settler = Settler(plane, results, historian.add)
     budgets = Budgets(plane.timers, lambda agent: agent in plane.registry.agents)
     transmitter = Transmitter(plane, settler, budgets)
     assigner = Assigner(plane, settler, transmitter)

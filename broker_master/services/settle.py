@@ -17,6 +17,7 @@ from broker_master.core.phases import Phase
 from broker_master.core.records import command_record
 from broker_master.plane import OPEN_IN_BACKUP, Plane
 from broker_master.services.chronicle import Chronicle
+from broker_master.services.results import ResultPublisher
 from broker_master.store.facts import Conflict
 from schemas import codec, subjects
 from schemas.argv import base_name
@@ -36,8 +37,14 @@ class Settler:
     again.
     """
 
-    def __init__(self, plane: Plane, on_ended: Callable[[Command, CommandRecord], None]) -> None:
+    def __init__(
+        self,
+        plane: Plane,
+        results: ResultPublisher,
+        on_ended: Callable[[Command, CommandRecord], None],
+    ) -> None:
         self._plane = plane
+        self._results = results
         self._chronicle = Chronicle(plane)
         self.on_slot_free: Signal[[str]] = Signal()
         self.on_requeue: Signal[[Command, str]] = Signal()
@@ -158,9 +165,9 @@ class Settler:
         subject = subjects.result(accepted.client, command.id)
         try:
             try:
-                self._plane.link.publish_nowait(subject, codec.encode(record))
+                self._results.publish(subject, codec.encode(record))
             except Refused:  # above the broker's limit
-                self._plane.link.publish_nowait(subject, codec.encode(bare_record(record)))
+                self._results.publish(subject, codec.encode(bare_record(record)))
         except MeshError:
             self._plane.count("publish_failed", "result")
 
