@@ -16,17 +16,17 @@ from broker_agent.core.tasks import TaskBook
 from broker_agent.executors import registry
 from broker_agent.executors.account import find_account
 from broker_agent.executors.cells import Cells, find_parent
-from broker_agent.executors.groups import check_host
 from broker_agent.executors.manner import file_limits, manner_of
+from broker_agent.executors.process_groups import check_host
 from broker_agent.executors.spawn import keep_descriptors
 from broker_agent.services.host import allow_files_of, details_of, let_pass, say_account
 from broker_agent.services.ways import WaysIn
 from broker_agent.services.wire import Address, Station
 from broker_agent.settings import AgentSettings
 from broker_agent.store.folders import Folders
-from broker_agent.store.identity import AgentFacts, Slots
+from broker_agent.store.identity_slots import AgentFacts, IdentitySlots
 from broker_agent.store.journal import Journal, open_journal
-from broker_agent.warden.table import Table
+from broker_agent.warden.table import WardenTable
 from broker_agent.wiring import Ports, build
 from broker_client.runtime.clock import SystemClock
 from broker_client.runtime.files import lock_directory, make_private_directory, os_errors
@@ -70,7 +70,7 @@ async def run_agent(
         os.scandir(state_dir).close()
     if proxies := unused_proxies(os.environ):
         log.warning("proxy_not_used", variables=proxies, why="brokers are connected to directly")
-    slots = Slots(state_dir)
+    slots = IdentitySlots(state_dir)
     if slots.facts() is None:
         raise Refused("state_missing", f"{state_dir} holds no identity of an agent")
     with lock_directory(state_dir):
@@ -98,7 +98,7 @@ class Agent:
         state_dir: Path,
         settings: AgentSettings,
         facts: AgentFacts,
-        slots: Slots,
+        slots: IdentitySlots,
         journal: Journal,
         on_ready: Callable[[AgentFacts], None],
         version: str,
@@ -135,7 +135,7 @@ class Agent:
         say_account(account, settings.tasks.user)
         allow_files_of(settings.task_slots)
         cells = Cells(find_parent(), facts.agent, incarnation, are_used=settings.tasks.cells)
-        self.table = Table(settings.task_slots + SPARE_PLACES)
+        self.table = WardenTable(settings.task_slots + SPARE_PLACES)
         station = Station(
             wire=self.link,
             address=Address(facts.group, facts.agent),

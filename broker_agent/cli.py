@@ -15,7 +15,7 @@ from schemas.spans import span_s
 if TYPE_CHECKING:
     from cyclopts import App
 
-    from broker_agent.store.identity import AgentFacts
+    from broker_agent.store.identity_slots import AgentFacts
 
 _TOKEN_MAX: Final = 64 * 1024
 
@@ -116,12 +116,12 @@ def _set_up_once(folder: Path, token_file: Path) -> None:
     import asyncio
 
     from broker_agent.services.enrolment import enrol
-    from broker_agent.store.identity import Slots
+    from broker_agent.store.identity_slots import IdentitySlots
     from broker_client.runtime.clock import SystemClock
     from broker_client.runtime.files import read_given
     from broker_client.runtime.logs import configure_logs
 
-    if folder.is_dir() and Slots(folder).facts() is not None:
+    if folder.is_dir() and IdentitySlots(folder).facts() is not None:
         return
     configure_logs("error")
     asyncio.run(enrol(folder, read_given(token_file).strip(), SystemClock()))
@@ -203,14 +203,14 @@ def _span_s(option: str, text: str) -> float:
 
 def _describe(state_dir: Path) -> dict[str, Any]:
     from broker_agent.services.status import read_status
-    from broker_agent.store.identity import Slots
+    from broker_agent.store.identity_slots import IdentitySlots
     from broker_client.runtime.clock import SystemClock
     from broker_client.runtime.files import lock_directory, os_errors
     from schemas.moments import rfc3339
 
     with os_errors(state_dir, "read"):
         os.scandir(state_dir).close()
-    identity = Slots(state_dir).facts()
+    identity = IdentitySlots(state_dir).facts()
     if identity is None:
         raise Refused("state_missing", f"{state_dir} holds no identity of an agent")
     running = False

@@ -5,25 +5,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from broker_agent.core.room import Bounds
-from broker_agent.executors.base import Ports as ExecutorPorts
+from broker_agent.core.resources import Bounds
+from broker_agent.executors.base import ExecutorPorts
 from broker_agent.executors.cells import Cells
 from broker_agent.executors.manner import Manner
 from broker_agent.executors.registry import Executors
-from broker_agent.services.beat import Beats
 from broker_agent.services.carrier import CarrierPost
-from broker_agent.services.control import Controls
+from broker_agent.services.control import ControlHandler
+from broker_agent.services.echo_watch import EchoWatch
 from broker_agent.services.handshake import Handshake, Introduction
-from broker_agent.services.hearing import Hearing
+from broker_agent.services.heartbeats import Heartbeats
 from broker_agent.services.inbox import Echoes, Inbox
 from broker_agent.services.intake import Intake
 from broker_agent.services.leaving import Leaving
 from broker_agent.services.linked import Linked
 from broker_agent.services.recall import Recall
 from broker_agent.services.recovery import Recovery
-from broker_agent.services.renewal import Renewer
+from broker_agent.services.renewer import Renewer
 from broker_agent.services.reporter import Reporter
-from broker_agent.services.room import Room
+from broker_agent.services.resources import ResourceMonitor
 from broker_agent.services.runner import Runner
 from broker_agent.services.running import Running
 from broker_agent.services.shipper import Shipper
@@ -31,12 +31,12 @@ from broker_agent.services.status import StatusFile
 from broker_agent.services.warden import WardenPost
 from broker_agent.services.watchdog import Watchdog
 from broker_agent.services.ways import WaysIn
-from broker_agent.services.wire import Line, Station
+from broker_agent.services.wire import AgentLink, Station
 from broker_agent.settings import AgentSettings
 from broker_agent.store.folders import Folders
-from broker_agent.store.identity import AgentFacts, Slots
+from broker_agent.store.identity_slots import AgentFacts, IdentitySlots
 from broker_agent.store.journal import Journal
-from broker_agent.warden.table import Table
+from broker_agent.warden.table import WardenTable
 from broker_client.runtime.logs import bind_process
 from broker_client.runtime.notify import Notices, ServiceManager
 from broker_client.runtime.supervise import Service
@@ -58,12 +58,12 @@ class Ports:
     settings: AgentSettings
     facts: AgentFacts
     details: Details
-    line: Line
+    line: AgentLink
     ways: WaysIn
-    slots: Slots
+    slots: IdentitySlots
     journal: Journal
     folders: Folders
-    table: Table
+    table: WardenTable
     manner: Manner
     make_executors: Callable[[ExecutorPorts], Executors]
     cells: Cells
@@ -81,15 +81,15 @@ class Parts:
     executors: Executors
     carrier: CarrierPost
     post: WardenPost
-    room: Room
+    room: ResourceMonitor
     reporter: Reporter
     shipper: Shipper
     running: Running
     runner: Runner
     watchdog: Watchdog
     handshake: Handshake
-    beats: Beats
-    hearing: Hearing
+    heartbeats: Heartbeats
+    echo_watch: EchoWatch
     renewer: Renewer
     status: StatusFile
     intake: Intake
@@ -115,9 +115,9 @@ class Parts:
             self.watchdog,
             # Before the heartbeats: their echo may ask for a handshake.
             self.handshake,
-            self.beats,
+            self.heartbeats,
             # After the services whose heartbeats and echoes it watches.
-            self.hearing,
+            self.echo_watch,
             self.renewer,
             *self.endpoint,
             # Last: it reports that all the others run.
@@ -148,7 +148,7 @@ def build(station: Station, ports: Ports) -> Parts:
         folders=ports.folders,
         executors=executors,
     )
-    room = Room(
+    room = ResourceMonitor(
         ports.state_dir,
         Bounds(ports.settings.spool_bytes, ports.settings.disk_free),
         journal=ports.journal,
@@ -164,7 +164,7 @@ def build(station: Station, ports: Ports) -> Parts:
         on_change=station.fitness,
         on_relocated=ports.on_relocated,
     )
-    beats = Beats(
+    heartbeats = Heartbeats(
         station,
         running=running,
         reporter=reporter,
@@ -188,7 +188,7 @@ def build(station: Station, ports: Ports) -> Parts:
         running=running,
         runner=runner,
         reporter=reporter,
-        beats=beats,
+        heartbeats=heartbeats,
         recall=Recall(station.book, ports.journal, runner),
         introduction=Introduction(
             details=ports.details,
@@ -208,7 +208,7 @@ def build(station: Station, ports: Ports) -> Parts:
         trouble=lambda: renewer.trouble,
         cells=ports.cells,
     )
-    hearing = Hearing(station)
+    echo_watch = EchoWatch(station)
     post = WardenPost(
         station, ports.table, ports.state_dir, cells=ports.cells.prefix, others=others
     )
@@ -228,7 +228,7 @@ def build(station: Station, ports: Ports) -> Parts:
         on_epoch=note_epoch,
         on_renewed=post.tell,
     )
-    controls = Controls(station, running, rotate=renewer.order, trust=ports.slots.trust)
+    controls = ControlHandler(station, running, rotate=renewer.order, trust=ports.slots.trust)
     inbox = Inbox(
         station,
         {
@@ -243,13 +243,13 @@ def build(station: Station, ports: Ports) -> Parts:
         check_lease=watchdog.check,
         on_stored=shipper.on_stored,
     )
-    _hear(station, ports.line, inbox, hearing, handshake, shipper, status)
+    _hear(station, ports.line, inbox, echo_watch, handshake, shipper, status)
     leaving = Leaving(
         station,
         running=running,
         runner=runner,
         reporter=reporter,
-        beats=beats,
+        heartbeats=heartbeats,
         manager=ports.manager,
         flush=ports.line.flush,
         drain_s=ports.settings.drain_s,
@@ -266,8 +266,8 @@ def build(station: Station, ports: Ports) -> Parts:
         runner=runner,
         watchdog=watchdog,
         handshake=handshake,
-        beats=beats,
-        hearing=hearing,
+        heartbeats=heartbeats,
+        echo_watch=echo_watch,
         renewer=renewer,
         status=status,
         intake=intake,
@@ -306,16 +306,16 @@ def _executors(station: Station, ports: Ports, carrier: CarrierPost, others: set
 
 def _hear(
     station: Station,
-    line: Line,
+    line: AgentLink,
     inbox: Inbox,
-    hearing: Hearing,
+    echo_watch: EchoWatch,
     handshake: Handshake,
     shipper: Shipper,
     status: StatusFile,
 ) -> None:
     """Subscribe, and register the callbacks of connect and disconnect in their order."""
     line.subscribe(station.address.down, inbox.on_message)
-    line.on_connected(hearing.on_connected)
+    line.on_connected(echo_watch.on_connected)
     line.on_connected(handshake.ask)
     line.on_connected(status.write)
     line.on_disconnected(lambda _reason: station.lease.on_disconnected())

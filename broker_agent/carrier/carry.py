@@ -35,7 +35,7 @@ _AGAIN_S = 0.1
 _POLL_MAX = 256
 
 
-class Load:
+class CarriedTask:
     """Pipes and files of one task. The descriptors are closed once both pipes have ended."""
 
     __slots__ = ("_fds", "flows", "number")
@@ -59,8 +59,8 @@ class Carrier:
         post.setblocking(False)
         self._epoll = select.epoll()
         self._epoll.register(self._post_fd, select.EPOLLIN)
-        self._loads: dict[int, Load] = {}
-        self._flows: dict[int, tuple[Load, Flow]] = {}
+        self._loads: dict[int, CarriedTask] = {}
+        self._flows: dict[int, tuple[CarriedTask, Flow]] = {}
         self._watched: set[int] = set()
         # Pipes that are not polled until the next timer.
         self._waiting: set[int] = set()
@@ -121,11 +121,11 @@ class Carrier:
                 sys.exit(1)  # no descriptors are left: the agent starts another, with all of it
             kind, number = MESSAGE.unpack(data)
             if kind == TAKE:
-                self._take(Load(number, FDS.unpack(extra[0][2])))
+                self._take(CarriedTask(number, FDS.unpack(extra[0][2])))
             elif (load := self._loads.get(number)) is not None:
                 self._leave(load)
 
-    def _take(self, load: Load) -> None:
+    def _take(self, load: CarriedTask) -> None:
         if load.flows.were_closed():
             self._end(load)
             return
@@ -134,7 +134,7 @@ class Carrier:
             self._flows[flow.pipe] = (load, flow)
             self._carry(load, flow)
 
-    def _carry(self, load: Load, flow: Flow) -> int:
+    def _carry(self, load: CarriedTask, flow: Flow) -> int:
         """Copy what a pipe holds; returns the number of bytes, or OVER, EMPTY, HELD, ELSEWHERE."""
         moved = load.flows.carry(flow)
         if flow.is_over:
@@ -151,7 +151,7 @@ class Carrier:
             self._epoll.register(flow.pipe, select.EPOLLIN)
         return moved
 
-    def _end(self, load: Load) -> None:
+    def _end(self, load: CarriedTask) -> None:
         """Close both pipes. A live agent notices the end without a message."""
         if self._is_alone():
             mark_whole(load.flows.stdout.file)
@@ -181,7 +181,7 @@ class Carrier:
         self._waiting.discard(flow.pipe)
         self._unwatch(flow.pipe)
 
-    def _leave(self, load: Load) -> None:
+    def _leave(self, load: CarriedTask) -> None:
         """Drop a task that has ended; a process that still holds its pipes has no reader now."""
         for flow in (load.flows.stdout, load.flows.stderr):
             self._forget(flow)

@@ -6,7 +6,7 @@ from broker_agent.core.tasks import Refusal
 from schemas.messages.work import Run, RunAnswer
 
 
-class Standing(NamedTuple):
+class AdmissionState(NamedTuple):
     """State of the agent when a request arrives.
 
     age_s: upper bound of the request's age in seconds; None if it names a heartbeat that is no
@@ -45,7 +45,7 @@ def _rejected(code: str, message: str) -> Admission:
     return Admission("rejected", code=code, message=message)
 
 
-def is_foreign(run: Run, standing: Standing) -> bool:
+def is_foreign(run: Run, standing: AdmissionState) -> bool:
     """Whether the request is for another incarnation of this identity: an earlier start, or a copy.
 
     A refusal from here would look like one of the other incarnation, which may have accepted it.
@@ -53,7 +53,7 @@ def is_foreign(run: Run, standing: Standing) -> bool:
     return run.incarnation != standing.incarnation and not standing.known
 
 
-def judge(run: Run, standing: Standing) -> Admission:
+def judge(run: Run, standing: AdmissionState) -> Admission:
     """Decide on `run`, which is not foreign. The request of a replaced master is refused.
 
     Deduplication comes first: a redelivered request gets the answer that was lost, even if the
@@ -75,7 +75,7 @@ def judge(run: Run, standing: Standing) -> Admission:
     return _judge_room(standing)
 
 
-def _judge_room(standing: Standing) -> Admission:
+def _judge_room(standing: AdmissionState) -> Admission:
     if standing.draining:
         return _rejected("agent_draining", "the agent is draining")
     if standing.full:

@@ -21,14 +21,14 @@ from schemas.timers import Timers
 BEATS_KEPT: Final = 4096
 
 
-class Phase(StrEnum):
+class LeasePhase(StrEnum):
     LINKED = "linked"
     SUSPECT = "suspect"
     FENCING = "fencing"
     FENCED = "fenced"
 
 
-class Heard(StrEnum):
+class EchoEffect(StrEnum):
     """Effect of an echo on the lease."""
 
     RENEWED = "renewed"
@@ -48,7 +48,7 @@ class Lease:
         # Epoch of a stale master, refused since a newer one was obeyed; time of its last echo.
         self.refused_epoch = 0
         self.refused_at: float | None = None
-        self.phase = Phase.FENCED
+        self.phase = LeasePhase.FENCED
         self.seq = 0
         self.rtt_s = 0.0
         self._began_at = now
@@ -65,7 +65,7 @@ class Lease:
     @property
     def is_linked(self) -> bool:
         """Whether new work may be taken."""
-        return self.phase is Phase.LINKED and self.reconciled
+        return self.phase is LeasePhase.LINKED and self.reconciled
 
     def beat(self, now: float) -> int:
         """Number the heartbeat that is sent now. The first one of an incarnation is 1."""
@@ -100,30 +100,30 @@ class Lease:
 
     def next_change_at(self) -> float | None:
         """Time of the next change by `on_tick` unless an echo comes."""
-        if self._renewed_at is None or self.phase in {Phase.FENCING, Phase.FENCED}:
+        if self._renewed_at is None or self.phase in {LeasePhase.FENCING, LeasePhase.FENCED}:
             return None
-        if self.phase is Phase.LINKED:
+        if self.phase is LeasePhase.LINKED:
             return self._renewed_at + self.timers.suspect_s
         return self.fence_at()
 
-    def on_echo(self, echo: Echo, now: float) -> Heard:
+    def on_echo(self, echo: Echo, now: float) -> EchoEffect:
         """Renew the lease, after the changes that are already due: an echo undoes no fencing."""
         self.on_tick(now)
         if echo.epoch < self.epoch:
             self.refused_epoch, self.refused_at = echo.epoch, now
-            return Heard.STALE_EPOCH
+            return EchoEffect.STALE_EPOCH
         if echo.incarnation != self.incarnation:
-            return Heard.OTHER_INCARNATION
+            return EchoEffect.OTHER_INCARNATION
         sent_at = self._sent.get(echo.seq)
         if sent_at is None or echo.seq == 0:
-            return Heard.UNKNOWN_BEAT
+            return EchoEffect.UNKNOWN_BEAT
         self._meet(echo)
         if echo.seq > self._renewed_seq:
             self._renewed_seq, self._renewed_at = echo.seq, sent_at
             self.rtt_s = now - sent_at
             self.refused_epoch, self.refused_at = 0, None
         self._link(now)
-        return Heard.RENEWED
+        return EchoEffect.RENEWED
 
     def _meet(self, echo: Echo) -> None:
         if echo.epoch > self.epoch:
@@ -134,8 +134,8 @@ class Lease:
             self.reconciled = False
 
     def _link(self, now: float) -> None:
-        if self.phase is not Phase.FENCING and self.age_s(now) < self.timers.suspect_s:
-            self.phase = Phase.LINKED
+        if self.phase is not LeasePhase.FENCING and self.age_s(now) < self.timers.suspect_s:
+            self.phase = LeasePhase.LINKED
 
     def hears_refused(self, now: float) -> bool:
         """Whether a stale master is sending: the connection works, its echoes are refused."""
@@ -158,21 +158,21 @@ class Lease:
         """Require a new handshake; the lease itself runs on."""
         self.reconciled = False
 
-    def on_tick(self, now: float) -> Phase:
+    def on_tick(self, now: float) -> LeasePhase:
         """Apply the changes due at `now`. FENCING: each task whose deadline has passed must end."""
         if self._renewed_at is None:
             return self.phase
         age = self.age_s(now)
-        if self.phase is Phase.LINKED and age >= self.timers.suspect_s:
-            self.phase = Phase.SUSPECT
+        if self.phase is LeasePhase.LINKED and age >= self.timers.suspect_s:
+            self.phase = LeasePhase.SUSPECT
             self.reconciled = False
-        if self.phase is Phase.SUSPECT and age >= self.timers.unrecoverable_s:
-            self.phase = Phase.FENCING
+        if self.phase is LeasePhase.SUSPECT and age >= self.timers.unrecoverable_s:
+            self.phase = LeasePhase.FENCING
             # A handshake during the expiry is void as well: its tasks are ended.
             self.reconciled = False
         return self.phase
 
     def on_fenced(self) -> None:
         """Enter FENCED once all tasks that had to end are gone: the next echo may link again."""
-        if self.phase is Phase.FENCING:
-            self.phase = Phase.FENCED
+        if self.phase is LeasePhase.FENCING:
+            self.phase = LeasePhase.FENCED

@@ -36,7 +36,7 @@ class Ending(NamedTuple):
     reason: str
 
 
-class Phase(StrEnum):
+class ProgramPhase(StrEnum):
     """LOOKING: the first process has ended, the executor looks for its descendants."""
 
     STARTING = "starting"
@@ -63,7 +63,7 @@ class Do(StrEnum):
     END = "end"
 
 
-class Effect(NamedTuple):
+class ProgramEffect(NamedTuple):
     """at: time of a timer. ending: only with END."""
 
     do: Do
@@ -80,7 +80,7 @@ class Program:
     def __init__(self, usual_s: Callable[[], float], timeout_s: float | None) -> None:
         self._usual_s = usual_s
         self._timeout_s = timeout_s
-        self.phase = Phase.STARTING
+        self.phase = ProgramPhase.STARTING
         self._stop: tuple[State, str] | None = None
         self._exit_code = 0
         self._signal = ""
@@ -97,55 +97,65 @@ class Program:
 
     # Its start.
 
-    def on_started(self, now: float) -> list[Effect]:
-        self.phase = Phase.RUNNING
-        limit = [] if self._timeout_s is None else [Effect(Do.LIMIT_AT, now + self._timeout_s)]
+    def on_started(self, now: float) -> list[ProgramEffect]:
+        self.phase = ProgramPhase.RUNNING
+        limit = (
+            [] if self._timeout_s is None else [ProgramEffect(Do.LIMIT_AT, now + self._timeout_s)]
+        )
         if self._stop is None:
             return limit
         kill_at, self._kill_at = self._kill_at, None
         return [*limit, *self._terminate(now, None if kill_at is None else kill_at - now)]
 
-    def on_unstarted(self, exit_code: int | None, message: str) -> list[Effect]:
+    def on_unstarted(self, exit_code: int | None, message: str) -> list[ProgramEffect]:
         """End a program that never ran; exit_code: as of a shell, or None."""
         if self._stop is not None:
             return self._end(Ending(self._stop[0], None, self._stop[1]))
         return self._end(Ending(State.FAILED, exit_code, message))
 
-    def on_abandoned(self) -> list[Effect]:
+    def on_abandoned(self) -> list[ProgramEffect]:
         """End a program whose start took longer than a stop may wait."""
-        return self.on_unstarted(None, "its start hangs") if self.phase is Phase.STARTING else []
+        return (
+            self.on_unstarted(None, "its start hangs")
+            if self.phase is ProgramPhase.STARTING
+            else []
+        )
 
     # Stops.
 
-    def on_limit(self, now: float) -> list[Effect]:
+    def on_limit(self, now: float) -> list[ProgramEffect]:
         reason = f"ran longer than timeout_s ({self._timeout_s:g})"
         return self.on_stop(State.TIMED_OUT, reason, None, now)
 
-    def on_stop(self, state: State, reason: str, grace_s: float | None, now: float) -> list[Effect]:
+    def on_stop(
+        self, state: State, reason: str, grace_s: float | None, now: float
+    ) -> list[ProgramEffect]:
         """Stop the program. The first call sets the reason; later ones only shorten the grace."""
-        if self.phase is Phase.ENDED:
+        if self.phase is ProgramPhase.ENDED:
             return []
         is_first, self._stop = self._stop is None, self._stop or (state, reason)
-        if self.phase is Phase.STARTING:
+        if self.phase is ProgramPhase.STARTING:
             return self._await_start(now + (self._usual_s() if grace_s is None else grace_s))
         if is_first:
             return self._terminate(now, grace_s)
         return [] if grace_s is None else self._hasten(now + max(0.0, grace_s))
 
-    def on_kill(self, now: float) -> list[Effect]:
-        if self.phase is Phase.ENDED:
+    def on_kill(self, now: float) -> list[ProgramEffect]:
+        if self.phase is ProgramPhase.ENDED:
             return []
         self._stop = self._stop or (State.CANCELLED, "killed")
-        return self._await_start(now) if self.phase is Phase.STARTING else self.on_kill_due(now)
+        return (
+            self._await_start(now) if self.phase is ProgramPhase.STARTING else self.on_kill_due(now)
+        )
 
-    def on_kill_due(self, now: float) -> list[Effect]:
+    def on_kill_due(self, now: float) -> list[ProgramEffect]:
         if self._killed_at is None:
             self._killed_at = now
-            if self.phase is Phase.LOOKING:
-                return [Effect(Do.KILL), Effect(Do.LOOK_AT, now + POLL_S)]
-        return [Effect(Do.KILL)]
+            if self.phase is ProgramPhase.LOOKING:
+                return [ProgramEffect(Do.KILL), ProgramEffect(Do.LOOK_AT, now + POLL_S)]
+        return [ProgramEffect(Do.KILL)]
 
-    def _await_start(self, kill_at: float) -> list[Effect]:
+    def _await_start(self, kill_at: float) -> list[ProgramEffect]:
         """Bound the wait for the start, counted from the stop; the shortest grace counts.
 
         A start that hangs longer, as on a dead disk, is abandoned.
@@ -153,9 +163,9 @@ class Program:
         if self._kill_at is not None and self._kill_at <= kill_at:
             return []
         self._kill_at = kill_at
-        return [Effect(Do.ABANDON_AT, kill_at + GIVE_UP_S)]
+        return [ProgramEffect(Do.ABANDON_AT, kill_at + GIVE_UP_S)]
 
-    def _terminate(self, now: float, grace_s: float | None) -> list[Effect]:
+    def _terminate(self, now: float, grace_s: float | None) -> list[ProgramEffect]:
         """Send TERM now, and KILL to the processes that are left after the grace.
 
         Without any grace left, as on a host that was suspended past the deadline, send KILL alone.
@@ -164,21 +174,21 @@ class Program:
             return self.on_kill_due(now)
         if grace_s is None and self._kill_at is None:
             grace_s = self._usual_s()
-        return [Effect(Do.TERM), *([] if grace_s is None else self._hasten(now + grace_s))]
+        return [ProgramEffect(Do.TERM), *([] if grace_s is None else self._hasten(now + grace_s))]
 
-    def _hasten(self, kill_at: float) -> list[Effect]:
+    def _hasten(self, kill_at: float) -> list[ProgramEffect]:
         if self._kill_at is not None and self._kill_at <= kill_at:
             return []
         self._kill_at = kill_at
-        return [Effect(Do.KILL_AT, kill_at)]
+        return [ProgramEffect(Do.KILL_AT, kill_at)]
 
     # Its end.
 
-    def on_exited(self, exit_code: int, signal_name: str = "") -> list[Effect]:
+    def on_exited(self, exit_code: int, signal_name: str = "") -> list[ProgramEffect]:
         """Note the end of the first process; signal_name: the signal that ended it, or empty."""
-        self.phase = Phase.LOOKING
+        self.phase = ProgramPhase.LOOKING
         self._exit_code, self._signal = exit_code, signal_name
-        return [Effect(Do.STOP_LIMIT), Effect(Do.LOOK)]
+        return [ProgramEffect(Do.STOP_LIMIT), ProgramEffect(Do.LOOK)]
 
     def trusts_small_look(self, *, lives: bool) -> bool:
         """Whether a cheap look proves the end. lives: the process group still has members."""
@@ -192,13 +202,13 @@ class Program:
         """Whether processes found outside the group of a stopped task are killed without grace."""
         return not lives and self._stop is not None
 
-    def on_looked(self, *, found: bool, now: float) -> list[Effect]:
+    def on_looked(self, *, found: bool, now: float) -> list[ProgramEffect]:
         """End only when no process is left: descendants must not outlive the report."""
         if not found:
             return self._end(self._ending())
         is_first, self._has_lingered = not self._has_lingered, True
         effects = self._terminate(now, None) if is_first and self._stop is None else []
-        effects.append(Effect(Do.LOOK_AT, now + self._poll_s))
+        effects.append(ProgramEffect(Do.LOOK_AT, now + self._poll_s))
         # A look costs milliseconds, and a program may use all of its grace.
         is_killed = self._killed_at is not None
         self._poll_s = POLL_S if is_killed else min(POLL_MAX_S, 2 * self._poll_s)
@@ -212,6 +222,6 @@ class Program:
             return Ending(State.FAILED, code, f"ended by signal {self._signal}")
         return Ending(State.SUCCEEDED if code == 0 else State.FAILED, code, "")
 
-    def _end(self, ending: Ending) -> list[Effect]:
-        self.phase = Phase.ENDED
-        return [Effect(Do.END, ending=ending)]
+    def _end(self, ending: Ending) -> list[ProgramEffect]:
+        self.phase = ProgramPhase.ENDED
+        return [ProgramEffect(Do.END, ending=ending)]

@@ -11,7 +11,7 @@ from schemas.states import State
 # first; by then their requests are stale.
 REFUSALS_KEPT: Final = 4096
 
-Key = tuple[str, int]
+AttemptKey = tuple[str, int]
 
 
 class Refusal(NamedTuple):
@@ -22,7 +22,7 @@ class Refusal(NamedTuple):
 CANCELLED: Final = Refusal("attempt_stale", "cancelled before it came")
 
 
-class Phase(StrEnum):
+class TaskPhase(StrEnum):
     """ACCEPTING: being written to the journal, or its program being loaded. RUNNING.
 
     CLOSING: ended, output under way. ENDED: reported.
@@ -34,7 +34,7 @@ class Phase(StrEnum):
     ENDED = "ended"
 
 
-class Entry:
+class TaskEntry:
     """One attempt. Times are Unix seconds, for people; `stop` is the state after a requested stop.
 
     kill_after_s: seconds of the master's silence that it may outlive; 0: the default.
@@ -72,7 +72,7 @@ class Entry:
         self.kill_after_s = kill_after_s
         self.started_at = 0.0
         self.pid = 0
-        self.phase = Phase.ACCEPTING
+        self.phase = TaskPhase.ACCEPTING
         self.state = State.ACCEPTED
         self.holds_slot = False
         self.has_folder = False
@@ -81,12 +81,12 @@ class Entry:
         self.stop_reason = ""
 
     @property
-    def key(self) -> Key:
+    def key(self) -> AttemptKey:
         return self.command, self.attempt
 
     def ask_stop(self, state: State, reason: str) -> bool:
         """Request a stop; the first reason stays. False if it has ended or had a request."""
-        if self.stop is not None or self.phase in {Phase.CLOSING, Phase.ENDED}:
+        if self.stop is not None or self.phase in {TaskPhase.CLOSING, TaskPhase.ENDED}:
             return False
         self.stop = state
         self.stop_reason = reason
@@ -99,20 +99,20 @@ class TaskBook:
     def __init__(self, slots: int) -> None:
         self.slots = slots
         self.running = 0
-        self._entries: dict[Key, Entry] = {}
-        self._refused: OrderedDict[Key, Refusal] = OrderedDict()
+        self._entries: dict[AttemptKey, TaskEntry] = {}
+        self._refused: OrderedDict[AttemptKey, Refusal] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __iter__(self) -> Iterator[Entry]:
+    def __iter__(self) -> Iterator[TaskEntry]:
         return iter(self._entries.values())
 
     @property
     def is_full(self) -> bool:
         return self.running >= self.slots
 
-    def get(self, command: str, attempt: int) -> Entry | None:
+    def get(self, command: str, attempt: int) -> TaskEntry | None:
         return self._entries.get((command, attempt))
 
     def known_state(self, command: str, attempt: int) -> str:
@@ -123,17 +123,17 @@ class TaskBook:
         """Refusal of this attempt, which must not start; None without one."""
         return self._refused.get((command, attempt))
 
-    def add(self, entry: Entry, *, holds_slot: bool) -> None:
+    def add(self, entry: TaskEntry, *, holds_slot: bool) -> None:
         entry.holds_slot = holds_slot
         self.running += holds_slot
         self._entries[entry.key] = entry
 
-    def drop(self, entry: Entry) -> None:
+    def drop(self, entry: TaskEntry) -> None:
         """Remove an attempt that was released, or was never accepted."""
         self.free(entry)
         self._entries.pop(entry.key, None)
 
-    def free(self, entry: Entry) -> None:
+    def free(self, entry: TaskEntry) -> None:
         """Give its slot back; idempotent."""
         self.running -= entry.holds_slot
         entry.holds_slot = False
@@ -144,10 +144,10 @@ class TaskBook:
         while len(self._refused) > REFUSALS_KEPT:
             self._refused.popitem(last=False)
 
-    def active(self) -> list[Entry]:
+    def active(self) -> list[TaskEntry]:
         """Attempts whose task runs or is about to start."""
         return [
             entry
             for entry in self._entries.values()
-            if entry.phase in {Phase.ACCEPTING, Phase.RUNNING}
+            if entry.phase in {TaskPhase.ACCEPTING, TaskPhase.RUNNING}
         ]

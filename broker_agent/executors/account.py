@@ -16,7 +16,7 @@ _CAP_SETGID: Final = 6
 _CAP_SETUID: Final = 7
 
 
-class Account(NamedTuple):
+class UserAccount(NamedTuple):
     """A user of the host. name, home and shell: empty without an entry in the user database."""
 
     uid: int
@@ -38,7 +38,7 @@ class Account(NamedTuple):
         return {name.encode(): os.fsencode(value) for name, value in said.items() if value}
 
 
-def find_account(wanted: str) -> Account:
+def find_account(wanted: str) -> UserAccount:
     """Find the user that the setting `tasks.user` names; empty: the default for this process.
 
     Raises Refused (`settings_invalid`, or `host_unfit` if this process may not change its user).
@@ -69,7 +69,7 @@ def closed_way(folder: Path) -> Path | None:
     return None
 
 
-def _default() -> Account:
+def _default() -> UserAccount:
     for name in OWN:
         try:
             return _of_name(name)
@@ -78,29 +78,29 @@ def _default() -> Account:
     raise Refused("settings_invalid", f"tasks.user: the host has no user {' or '.join(OWN)}")
 
 
-def _of_name(name: str) -> Account:
+def _of_name(name: str) -> UserAccount:
     try:
         return _of_entry(pwd.getpwnam(name))
     except KeyError:
         raise Refused("settings_invalid", f"tasks.user: no user {name[:64]!a} here") from None
 
 
-def _of_uid(uid: int) -> Account:
+def _of_uid(uid: int) -> UserAccount:
     try:
         return _of_entry(pwd.getpwuid(uid))
     except (KeyError, OverflowError):
         pass
     if uid == os.geteuid():
-        return Account(uid, os.getegid(), tuple(os.getgroups()))
+        return UserAccount(uid, os.getegid(), tuple(os.getgroups()))
     if not 0 <= uid < 2**32 - 1:
         raise Refused("settings_invalid", f"tasks.user: {uid} is no number of a user")
-    return Account(uid, uid, (uid,))
+    return UserAccount(uid, uid, (uid,))
 
 
-def _of_entry(entry: pwd.struct_passwd) -> Account:
+def _of_entry(entry: pwd.struct_passwd) -> UserAccount:
     groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
     uid, gid = entry.pw_uid, entry.pw_gid
-    return Account(uid, gid, groups, entry.pw_name, entry.pw_dir, entry.pw_shell)
+    return UserAccount(uid, gid, groups, entry.pw_name, entry.pw_dir, entry.pw_shell)
 
 
 def _check_rights() -> None:

@@ -14,7 +14,7 @@ from broker_agent.core.program import Ending
 from broker_agent.executors.cells import Cells
 from broker_agent.executors.manner import Manner
 from broker_agent.store.folders import TaskFolder
-from broker_agent.warden.table import Table
+from broker_agent.warden.table import WardenTable
 from schemas.messages.actions import ActionArgs
 from schemas.states import State
 
@@ -78,7 +78,7 @@ class Task(Protocol):
         """Kill it now, without grace."""
 
 
-class Left(NamedTuple):
+class OrphanedAttempt(NamedTuple):
     """An attempt in the journal that ran when an earlier start of the agent ended."""
 
     command: str
@@ -105,7 +105,7 @@ class Executor(ABC):
         """Whether tasks queue for their start, so that a delayed record delays no start."""
         return False
 
-    def end_left(self, left: Left) -> int:
+    def end_orphans(self, left: OrphanedAttempt) -> int:
         """Kill the orphans of an attempt of an earlier start; returns their number."""
         del left
         return 0
@@ -131,7 +131,7 @@ class Instant(ABC):
         """Return at once, and raise nothing."""
 
 
-class Ports(NamedTuple):
+class ExecutorPorts(NamedTuple):
     """Resources of executors.
 
     grace_s: returns the present grace in seconds, which a master may change. elapsed: the monotonic
@@ -147,7 +147,7 @@ class Ports(NamedTuple):
     elapsed: Callable[[], float]
     marks: Mapping[str, str]
     carrier: Carrying
-    table: Table
+    table: WardenTable
     others: set[int]
     manner: Manner
     cells: Cells = Cells(None, "", "")

@@ -34,7 +34,7 @@ class Cells:
         self.why = ""
 
     def note_missed(self, why: str) -> None:
-        """Called in any thread."""
+        """Note a task that started outside of its cell. Callable from any thread."""
         with self._lock:
             self.missed += 1
             self.why = why

@@ -14,9 +14,16 @@ from typing import Final
 import structlog
 
 from broker_agent.executors.manner import Manner
-from broker_agent.executors.spawn import NOT_EXECUTABLE, NOT_FOUND, CannotStart, Files, Order, said
+from broker_agent.executors.spawn import (
+    NOT_EXECUTABLE,
+    NOT_FOUND,
+    CannotStart,
+    Files,
+    SpawnOrder,
+    said,
+)
 from broker_agent.launcher import birth
-from broker_agent.warden.kin import look
+from broker_agent.warden.processes import look
 
 _PROGRAM: Final = (
     "import sys; sys.path.append(sys.argv.pop(1));"
@@ -37,7 +44,7 @@ class Launchers:
         self,
         manner: Manner,
         on_pid: Callable[[int], object] = lambda _: None,
-        on_uncelled: Callable[[Order, OSError], object] = lambda _order, _error: None,
+        on_uncelled: Callable[[SpawnOrder, OSError], object] = lambda _order, _error: None,
     ) -> None:
         self._manner = manner
         self._on_pid = on_pid
@@ -51,7 +58,7 @@ class Launchers:
     def pids(self) -> list[int]:
         return [launcher.pid for launcher in list(self._all.values())]
 
-    def spawn(self, order: Order) -> int:
+    def spawn(self, order: SpawnOrder) -> int:
         """Start a program as `spawn.spawn` does, with the launchers' manner and in its cell."""
         cell, unmade = _make_cell(order.cell)
         try:
@@ -105,7 +112,7 @@ class Launchers:
         for launcher in launchers:
             launcher.close()
 
-    def _fault(self, order: Order, stage: int, number: int) -> CannotStart:
+    def _fault(self, order: SpawnOrder, stage: int, number: int) -> CannotStart:
         error = OSError(number, os.strerror(number))
         name = order.argv[0]
         if stage == birth.CLONE:
@@ -195,7 +202,7 @@ def _told(manner: Manner) -> dict[str, object]:
     }
 
 
-def _packed(order: Order) -> bytes:
+def _packed(order: SpawnOrder) -> bytes:
     argv = [os.fsencode(text) for text in order.argv]
     path = os.fsdecode(order.env.get(b"PATH", b"")) or os.defpath
     cwd = None if order.cwd is None else os.fsencode(order.cwd)
@@ -218,7 +225,7 @@ def _make_cell(path: str) -> tuple[int, OSError | None]:
         return -1, error
 
 
-def _end_unknown(order: Order) -> None:
+def _end_unknown(order: SpawnOrder) -> None:
     """Kill a program whose launcher died during the start: its state is unknown."""
     marks = {name + b"=" + value for name, value in order.env.items() if name.startswith(b"MESH_")}
     for process in look().values():

@@ -5,7 +5,7 @@ import resource
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
-from broker_agent.executors.account import Account, find_account
+from broker_agent.executors.account import UserAccount, find_account
 from broker_agent.settings import TaskSettings, parse_limit
 
 # Variables of the agent that tasks get, beside the ones of `tasks.pass_env`.
@@ -17,7 +17,7 @@ _OF_LOGIN: Final = (b"HOME", b"USER", b"LOGNAME", b"SHELL")
 class Manner(NamedTuple):
     """Start conditions. account: user of tasks. limits: number of the resource, soft, hard."""
 
-    account: Account
+    account: UserAccount
     env: Mapping[bytes, bytes]
     umask: int
     nice: int
@@ -45,7 +45,7 @@ def own_manner() -> Manner:
     return manner_of(TaskSettings(), find_account(str(os.geteuid())), file_limits())
 
 
-def manner_of(settings: TaskSettings, account: Account, files: tuple[int, int]) -> Manner:
+def manner_of(settings: TaskSettings, account: UserAccount, files: tuple[int, int]) -> Manner:
     """Build the manner. files: soft and hard limit of open files at the agent's start."""
     limits = {resource.RLIMIT_NOFILE: files}
     for text in settings.limits:
@@ -71,7 +71,7 @@ def _within(kind: int, soft: int, hard: int) -> tuple[int, int]:
     return (min(soft, hard) if soft != resource.RLIM_INFINITY else hard), hard
 
 
-def _environment(settings: TaskSettings, account: Account) -> dict[bytes, bytes]:
+def _environment(settings: TaskSettings, account: UserAccount) -> dict[bytes, bytes]:
     names = [*PASSED_ON, *(os.fsencode(name) for name in settings.pass_env)]
     if not account.name and not account.is_other:
         names += _OF_LOGIN

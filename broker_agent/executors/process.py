@@ -15,23 +15,30 @@ from typing import Final
 
 import structlog
 
-from broker_agent.core.program import Do, Effect, Ending, Phase, Program
-from broker_agent.executors.base import Executor, Job, Left, OnEnd, OnStart, Ports
+from broker_agent.core.program import Do, Ending, Program, ProgramEffect, ProgramPhase
+from broker_agent.executors.base import (
+    Executor,
+    ExecutorPorts,
+    Job,
+    OnEnd,
+    OnStart,
+    OrphanedAttempt,
+)
 from broker_agent.executors.exits import Exits
-from broker_agent.executors.groups import (
-    Kinship,
+from broker_agent.executors.launching import Launchers
+from broker_agent.executors.process_groups import (
+    TaskProcesses,
     adopt_orphans,
     group_lives,
     kill_orphans,
     process_start,
     signal_group,
 )
-from broker_agent.executors.launching import Launchers
-from broker_agent.executors.spawn import CannotStart, Files, Order, said, spawn
+from broker_agent.executors.spawn import CannotStart, Files, SpawnOrder, said, spawn
 from broker_agent.executors.starter import Starter
 from broker_agent.store.folders import TaskFolder
 from broker_agent.warden import cell
-from broker_agent.warden.kin import Process, see, send
+from broker_agent.warden.processes import Process, see, send
 from broker_client.runtime import tracing
 from schemas.messages.actions import ProcessArgs
 from schemas.states import State
@@ -80,8 +87,8 @@ class ProcessTask:
 
     def begin(self, started: int | CannotStart) -> None:
         """Take over the started process, or end the task after a failed start."""
-        if self._program.phase is Phase.ENDED:
-            _end_and_bury(started)
+        if self._program.phase is ProgramPhase.ENDED:
+            _kill_and_reap(started)
             return
         if isinstance(started, CannotStart):
             self._perform(self._program.on_unstarted(started.exit_code, started.message))
@@ -90,7 +97,7 @@ class ProcessTask:
             self._owner.exits.watch(started, self._on_exit)
         except OSError as error:
             # No other code would notice its exit.
-            _end_and_bury(started)
+            _kill_and_reap(started)
             why = f"cannot watch it: {error.strerror}"
             self._perform(self._program.on_unstarted(None, why))
             return
@@ -143,7 +150,7 @@ class ProcessTask:
 
     # What is to be done about it.
 
-    def _perform(self, effects: list[Effect]) -> None:
+    def _perform(self, effects: list[ProgramEffect]) -> None:
         for effect in effects:
             match effect.do:
                 case Do.TERM:
@@ -211,9 +218,9 @@ class ProcessTask:
             self._start = process_start(self.pid)
         owner, pid = self._owner, self.pid
         # Reaped before its start time was read: its pid is not reused while its group exists.
-        found = owner.kinship.members(pid, self._start or 1, self._marks, since=since)
+        found = owner.task_processes.members(pid, self._start or 1, self._marks, since=since)
         known = {process.pid for process in found}
-        others = [] if len(owner.tasks) > 1 else owner.kinship.strays(self._start)
+        others = [] if len(owner.tasks) > 1 else owner.task_processes.strays(self._start)
         if self.cell:
             inside = [see(each) for each in cell.members(self.cell)]
             others += [process for process in inside if process and not process.is_dead]
@@ -230,7 +237,9 @@ class ProcessTask:
         owner = self._owner
         if self.cell and cell.is_inhabited(self.cell):
             return True
-        return owner.kinship.has_left(self._marks, owner.leaders, is_last=len(owner.tasks) == 1)
+        return owner.task_processes.has_left(
+            self._marks, owner.leaders, is_last=len(owner.tasks) == 1
+        )
 
     def _end(self, ending: Ending) -> None:
         self._owner.table.clear(self._place)
@@ -255,7 +264,7 @@ class ProcessTask:
         self._on_end(ending)
 
 
-def _end_and_bury(started: int | CannotStart) -> None:
+def _kill_and_reap(started: int | CannotStart) -> None:
     """Kill and reap a program whose task has already ended."""
     if isinstance(started, int):
         signal_group(started, signal.SIGKILL)
@@ -276,7 +285,7 @@ class ProcessExecutor(Executor):
     adopts: whether this process is the subreaper of tasks.
     """
 
-    def __init__(self, ports: Ports, *, adopts: bool = False) -> None:
+    def __init__(self, ports: ExecutorPorts, *, adopts: bool = False) -> None:
         self.loop = loop = ports.loop
         self.exits = Exits(loop)
         self._is_ending = False
@@ -286,7 +295,7 @@ class ProcessExecutor(Executor):
         self.carrier = ports.carrier
         self.cells = ports.cells
         mark = _mark(ports.marks.get("MESH_INCARNATION", ""))
-        self.kinship = Kinship(mark, others=ports.others, adopts=adopts)
+        self.task_processes = TaskProcesses(mark, others=ports.others, adopts=adopts)
         self.is_enclosing = bool(self.cells.prefix)
         self._launchers = None
         if self.is_enclosing or not ports.manner.is_ours:
@@ -311,7 +320,7 @@ class ProcessExecutor(Executor):
         # In the warden's table before its start; the warden could find it by its marks.
         task = ProcessTask(self, job, on_start, on_end)
         env = self._environment(job, args)
-        order = Order(args.argv, env, job.folder.work, args.cwd, files, task.cell, given)
+        order = SpawnOrder(args.argv, env, job.folder.work, args.cwd, files, task.cell, given)
         self.tasks.add(task)
         self._starter.start(
             order,
@@ -321,13 +330,13 @@ class ProcessExecutor(Executor):
         )
         return task
 
-    def _on_uncelled(self, order: Order, error: OSError) -> None:
-        """Tell of a task without a cell; called in the thread that has started it."""
+    def _on_uncelled(self, order: SpawnOrder, error: OSError) -> None:
+        """Report a task without a cell; called in the thread that has started it."""
         self.cells.note_missed(said(error))
         command, attempt = (order.env.get(name, b"").decode() for name in _NAMES)
         log.warning("task_without_cell", command_id=command, attempt=attempt, error=said(error))
 
-    def _connect(self, order: Order, folder: TaskFolder) -> Order:
+    def _connect(self, order: SpawnOrder, folder: TaskFolder) -> SpawnOrder:
         """Make the pipes, in the thread that starts the program, as late as possible.
 
         Other programs under exec hold copies of all descriptors for a moment, and would keep the
@@ -367,7 +376,7 @@ class ProcessExecutor(Executor):
     def is_behind(self) -> bool:
         return self._starter.is_behind
 
-    def end_left(self, left: Left) -> int:
+    def end_orphans(self, left: OrphanedAttempt) -> int:
         path = self.cells.earlier_path(left.incarnation, f"{left.command}.{left.attempt}")
         mark = _mark(left.incarnation)
         return kill_orphans(
@@ -376,7 +385,7 @@ class ProcessExecutor(Executor):
 
     def reap(self) -> None:
         """Reap orphans of tasks, and remove empty cells."""
-        self.kinship.reap(self.leaders)
+        self.task_processes.reap(self.leaders)
         if self._looks % SWEEP_TURNS == 0:
             self.cells.sweep({task.cell for task in self.tasks})
         self._looks += 1
@@ -392,13 +401,13 @@ class ProcessExecutor(Executor):
         if self._launchers is not None:
             self._launchers.close()
         self.exits.close()
-        self.kinship.close()
+        self.task_processes.close()
         self.cells.sweep()
         with suppress(OSError):
             os.close(self._null)
 
 
-def build(ports: Ports) -> ProcessExecutor:
+def build(ports: ExecutorPorts) -> ProcessExecutor:
     return ProcessExecutor(ports, adopts=adopt_orphans())
 
 

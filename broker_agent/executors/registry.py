@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Final
 
-from broker_agent.executors.base import Executor, Instant, Ports
+from broker_agent.executors.base import Executor, ExecutorPorts, Instant
 from schemas.faults import Refused
 from schemas.messages.actions import ACTIONS
 
@@ -50,7 +50,7 @@ class Executors:
         return any(each.is_behind for each in self)
 
 
-def build(ports: Ports) -> Executors:
+def build(ports: ExecutorPorts) -> Executors:
     """Build one executor for each family of actions, from the module of that name."""
     families: dict[str, Executor | Instant] = {}
     for action in ACTIONS:

@@ -54,7 +54,7 @@ class Files(NamedTuple):
     stderr: int
 
 
-class Order(NamedTuple):
+class SpawnOrder(NamedTuple):
     """One program to start. folder: absolute path of its working directory, or base of `cwd`.
 
     cell: path of the control group to make for it, by a launcher only. given: descriptors for the
@@ -71,7 +71,7 @@ class Order(NamedTuple):
     cell: str = ""
     given: tuple[int, ...] = ()
 
-    def let_go(self) -> None:
+    def close_given(self) -> None:
         """Close the descriptors for the program, after its start or its failure."""
         for fd in self.given:
             os.close(fd)
@@ -101,7 +101,7 @@ def keep_descriptors() -> None:
                 os.set_inheritable(int(name), False)
 
 
-def spawn(order: Order) -> int:
+def spawn(order: SpawnOrder) -> int:
     """Start a program as the leader of a session and process group of its own; return its pid.
 
     Raises CannotStart.
@@ -122,7 +122,7 @@ def spawn(order: Order) -> int:
     raise CannotStart(f"cannot run {order.argv[0]}: {reason}", code)
 
 
-def _spawn(program: bytes, order: Order, folder: bytes) -> tuple[int, int]:
+def _spawn(program: bytes, order: SpawnOrder, folder: bytes) -> tuple[int, int]:
     """Return errno, or 0, and the pid."""
     actions = ctypes.create_string_buffer(_STRUCT_BYTES)
     _libc.posix_spawn_file_actions_init(actions)

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from broker_agent.executors.spawn import CannotStart, Order, spawn
+from broker_agent.executors.spawn import CannotStart, SpawnOrder, spawn
 
 # More threads would only compete for the processors, unless one is blocked.
 THREADS: Final = 2
@@ -32,16 +32,16 @@ _IDLE_LOOK_S: Final = 0.25
 # Longest wait for starts under way when the agent ends.
 CLOSE_S: Final = 5.0
 
-Started = Callable[[int | CannotStart], None]
+OnSpawned = Callable[[int | CannotStart], None]
 
 log = structlog.get_logger(__name__)
 
 
 class _Start(NamedTuple):
-    order: Order
-    done: Started
+    order: SpawnOrder
+    done: OnSpawned
     is_wanted: Callable[[], bool]
-    prepare: Callable[[Order], Order]
+    prepare: Callable[[SpawnOrder], SpawnOrder]
 
 
 class Starter:
@@ -53,7 +53,7 @@ class Starter:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        spawn_one: Callable[[Order], int] = spawn,
+        spawn_one: Callable[[SpawnOrder], int] = spawn,
         *,
         stuck_s: float = STUCK_S,
         close_s: float = CLOSE_S,
@@ -66,7 +66,7 @@ class Starter:
         # Start time of the program that each thread is blocked on.
         self._busy: dict[int, float] = {}
         self._orders: SimpleQueue[_Start | None] = SimpleQueue()
-        self._results: deque[tuple[Started, int | CannotStart]] = deque()
+        self._results: deque[tuple[OnSpawned, int | CannotStart]] = deque()
         self._lock = threading.Lock()  # guards _is_over, after which nothing goes into _results
         self._is_over = False
         self._under_way = 0
@@ -84,10 +84,10 @@ class Starter:
 
     def start(
         self,
-        order: Order,
-        done: Started,
+        order: SpawnOrder,
+        done: OnSpawned,
         is_wanted: Callable[[], bool] = lambda: True,
-        prepare: Callable[[Order], Order] = lambda order: order,
+        prepare: Callable[[SpawnOrder], SpawnOrder] = lambda order: order,
     ) -> None:
         """Queue a start. `done` gets the pid, or the failure, in the loop.
 
@@ -107,7 +107,7 @@ class Starter:
             while True:
                 start = self._orders.get_nowait()
                 if start is not None:
-                    start.order.let_go()
+                    start.order.close_given()
                     self._results.append((start.done, CannotStart("the agent is ending")))
         for _ in self._threads:
             self._orders.put(None)
@@ -174,7 +174,7 @@ class Starter:
         except Exception as error:  # noqa: BLE001  it ends this task alone
             return CannotStart(f"cannot run {start.order.argv[0][:200]}: {error}")
         finally:
-            order.let_go()
+            order.close_given()
 
     def _deliver(self) -> None:
         self._is_called = False

@@ -25,7 +25,7 @@ from broker_agent.launcher.find import find
 ORDERS_FD = 3
 # Bytes of the order; whether its control group is among the descriptors.
 HEADER = struct.Struct("=I?")
-# pid, or 0; stage of the failure, and its errno. UNCELLED: it runs, but outside of its cell.
+# Pid, or 0; stage of the failure, and its errno. UNCELLED: it runs, but outside of its cell.
 BORN = struct.Struct("=iii")
 _FAILED = struct.Struct("=ii")
 NONE, CLONE, USER, LIMITS, FOLDER, NOT_FOUND, DENIED, LOAD, UNCELLED = range(9)

@@ -42,7 +42,7 @@ class Companion:
                     log.exception(self._event("not_started"), error=str(error))
                 await asyncio.sleep(self.restart_s)
         finally:
-            self._let_go()
+            self._retire()
 
     async def _keep_one(self, ready: asyncio.Event) -> None:
         life = self._start()
@@ -59,7 +59,7 @@ class Companion:
     def _end_life(self, life: int) -> None:
         os.close(life)
 
-    def _let_go(self) -> None:
+    def _retire(self) -> None:
         """Leave the process without work when the agent ends; it then ends too, without a wait."""
 
     def _spawn(self, module: str, call: str, arguments: list[str], files: Iterable[Any]) -> None:
@@ -95,9 +95,9 @@ class Companion:
         finally:
             loop.remove_reader(handle)
             os.close(handle)
-        self._bury()
+        self._reap()
 
-    def _bury(self) -> None:
+    def _reap(self) -> None:
         with suppress(ChildProcessError):
             os.waitpid(self.pid, os.WNOHANG)
         self.others.discard(self.pid)

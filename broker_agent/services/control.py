@@ -11,7 +11,7 @@ from schemas.states import State
 from schemas.texts import cut_text
 
 
-class Controls:
+class ControlHandler:
     """Orders of the master. rotate: begins a renewal. trust: stores the authorities to trust."""
 
     def __init__(

@@ -12,12 +12,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from broker_agent.executors.account import Account, closed_way, find_account
+from broker_agent.executors.account import UserAccount, closed_way, find_account
 from broker_agent.executors.cells import find_parent
-from broker_agent.executors.groups import check_host
+from broker_agent.executors.process_groups import check_host
 from broker_agent.services.status import AgentState, read_status
 from broker_agent.settings import AgentSettings
-from broker_agent.store.identity import AgentFacts, Slots
+from broker_agent.store.identity_slots import AgentFacts, IdentitySlots
 from broker_agent.store.journal import check_journal_files
 from broker_client.cli.doctor import way
 from broker_client.cli.doctor.findings import Findings, Trouble
@@ -47,7 +47,7 @@ def examine(state_dir: Path, settings: AgentSettings, timeout_s: float) -> Findi
     findings.look("disk", lambda path: _disk(path, settings.disk_free), folder)
     findings.look("journal", _journal, folder)
     identity = findings.look("credentials", lambda facts: _identity(state_dir, facts), facts)
-    held = Slots(state_dir).current / CERT_FILE if identity else None
+    held = IdentitySlots(state_dir).current / CERT_FILE if identity else None
     findings.look("certificate and clock", lambda p: way.certificate(read_bytes(p), _SET_UP), held)
     urls = settings.urls or (facts.urls if facts else ())
     reached = way.reached(findings, urls, identity, timeout_s)
@@ -96,7 +96,7 @@ def _processes(_path: Path) -> tuple[str, bool]:
     return "/proc shows them", True
 
 
-def _user(path: Path, wanted: str) -> tuple[str, Account]:
+def _user(path: Path, wanted: str) -> tuple[str, UserAccount]:
     """Check the user of tasks, as for an agent of the user that runs this check."""
     account = find_account(wanted)
     name = account.name or f"uid {account.uid}"
@@ -146,7 +146,7 @@ def _ends(path: Path, settings: AgentSettings) -> tuple[str, bool]:
 
 
 def _facts(path: Path) -> tuple[str, AgentFacts]:
-    facts = Slots(path).facts()
+    facts = IdentitySlots(path).facts()
     if facts is None:
         raise Refused("state_missing", f"{path} holds no identity of an agent")
     return f"agent {facts.agent} of group {facts.group}, mesh {facts.mesh}", facts
@@ -192,7 +192,7 @@ def _journal(path: Path) -> tuple[str, int]:
 
 
 def _identity(path: Path, facts: AgentFacts) -> tuple[str, Identity]:
-    identity = Slots(path).identity()
+    identity = IdentitySlots(path).identity()
     if identity.claims.name != facts.agent:
         raise Trouble(
             f"the token is one of {identity.claims.name}, and the folder is of {facts.agent}",

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
-from broker_agent.store.identity import AgentFacts, Slots
+from broker_agent.store.identity_slots import AgentFacts, IdentitySlots
 from broker_client.runtime.clock import Clock
 from broker_client.runtime.files import lock_directory, make_private_directory, os_errors
 from broker_client.runtime.frames import Msg
@@ -51,7 +51,7 @@ async def enrol(state_dir: Path, token_text: str, clock: Clock) -> AgentFacts:
     make_private_directory(state_dir)
     _check_directory(state_dir)
     with lock_directory(state_dir):
-        slots = Slots(state_dir)
+        slots = IdentitySlots(state_dir)
         _check_owner(slots, state_dir, token)
         keys, answer = await _certified(token, slots, clock)
         facts = _facts(answer, token, slots)
@@ -66,7 +66,7 @@ async def enrol(state_dir: Path, token_text: str, clock: Clock) -> AgentFacts:
 
 
 async def _certified(
-    token: ActivationToken, slots: Slots, clock: Clock
+    token: ActivationToken, slots: IdentitySlots, clock: Clock
 ) -> tuple[NewIdentity, EnrolAnswer]:
     """Return keys with their certificate; keys of an earlier try unless the master refuses them."""
     keys = slots.pending()
@@ -90,7 +90,7 @@ def _check_directory(state_dir: Path) -> None:
         raise Refused("state_foreign", f"{state_dir} holds other files and no agent")
 
 
-def _check_owner(slots: Slots, state_dir: Path, token: ActivationToken) -> None:
+def _check_owner(slots: IdentitySlots, state_dir: Path, token: ActivationToken) -> None:
     facts = slots.facts()
     if facts is None:
         return
@@ -100,7 +100,7 @@ def _check_owner(slots: Slots, state_dir: Path, token: ActivationToken) -> None:
         raise Refused("state_foreign", f"{state_dir} belongs to mesh {facts.mesh}")
 
 
-def _facts(answer: EnrolAnswer, token: ActivationToken, slots: Slots) -> AgentFacts:
+def _facts(answer: EnrolAnswer, token: ActivationToken, slots: IdentitySlots) -> AgentFacts:
     old = slots.facts()
     if answer.agent != token.agent:
         raise Refused("request_invalid", f"the answer is for agent {answer.agent}")

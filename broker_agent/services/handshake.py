@@ -14,9 +14,9 @@ from typing import Final
 import structlog
 from msgspec import structs
 
-from broker_agent.core.lease import Phase as LeasePhase
-from broker_agent.core.tasks import Entry, Phase
-from broker_agent.services.beat import Beats
+from broker_agent.core.lease import LeasePhase
+from broker_agent.core.tasks import TaskEntry, TaskPhase
+from broker_agent.services.heartbeats import Heartbeats
 from broker_agent.services.recall import Recall
 from broker_agent.services.reporter import Reporter
 from broker_agent.services.runner import Runner
@@ -77,7 +77,7 @@ class Handshake:
         running: Running,
         runner: Runner,
         reporter: Reporter,
-        beats: Beats,
+        heartbeats: Heartbeats,
         recall: Recall,
         introduction: Introduction,
         on_agreed: Callable[[Welcome], None],
@@ -91,7 +91,7 @@ class Handshake:
         self._runner = runner
         self._recall = recall
         self._reporter = reporter
-        self._beats = beats
+        self._heartbeats = heartbeats
         self._introduction = introduction
         self._on_agreed = on_agreed
         self._began_at = station.clock.elapsed()
@@ -142,7 +142,7 @@ class Handshake:
         # While tasks are being fenced there is no state to reconcile yet.
         is_fencing = self._lease.phase is LeasePhase.FENCING
         if self._wire.is_connected and not is_fencing:
-            self._beats.send()
+            self._heartbeats.send()
             self._said_seq = self._lease.seq
             self._say(self._hello())
         try:
@@ -206,7 +206,7 @@ class Handshake:
         if not self._say(self._done(welcome.epoch, recalled)):
             return
         self._lease.on_done()
-        self._beats.send_soon()
+        self._heartbeats.send_soon()
         self._reporter.send_all_again()
         log.info(
             "reconciled",
@@ -246,10 +246,10 @@ class Handshake:
             actions=self._runner.executors.actions,
         )
 
-    def _tasks_to_name(self) -> list[Entry]:
+    def _tasks_to_name(self) -> list[TaskEntry]:
         """Running attempts, then as many ended attempts as fit."""
-        running = [entry for entry in self._book if entry.phase is not Phase.ENDED]
-        ended = [entry for entry in self._book if entry.phase is Phase.ENDED]
+        running = [entry for entry in self._book if entry.phase is not TaskPhase.ENDED]
+        ended = [entry for entry in self._book if entry.phase is TaskPhase.ENDED]
         return (running + ended)[: limits.HELLO_TASKS]
 
     def _say(self, hello: Hello) -> bool:
@@ -260,7 +260,7 @@ class Handshake:
         return True
 
 
-def _status(entry: Entry) -> TaskStatus:
+def _status(entry: TaskEntry) -> TaskStatus:
     return TaskStatus(
         command=entry.command, attempt=entry.attempt, state=entry.state, pid=entry.pid
     )

@@ -9,8 +9,8 @@ from typing import Final
 
 import structlog
 
-from broker_agent.core.room import FDS_PER_TASK
-from broker_agent.executors.account import Account, closed_way
+from broker_agent.core.resources import FDS_PER_TASK
+from broker_agent.executors.account import UserAccount, closed_way
 from broker_agent.executors.manner import file_limits
 from broker_client.runtime.descriptors import allow_many_files
 from broker_client.runtime.files import os_errors
@@ -33,7 +33,7 @@ def let_pass(state_dir: Path) -> None:
         log.warning("folders_closed_to_tasks", path=str(closed), do=f"chmod o+x {closed}")
 
 
-def say_account(account: Account, wanted: str) -> None:
+def say_account(account: UserAccount, wanted: str) -> None:
     if account.is_other and not wanted:
         log.warning(
             "tasks_run_as_another_user",

@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from broker_agent.core.lease import Heard
+from broker_agent.core.lease import EchoEffect
 from broker_agent.services.wire import Station
 from broker_client.runtime.frames import Msg
 from broker_client.runtime.rates import TokenBucket
@@ -93,9 +93,9 @@ class Echoes:
         epoch = self._lease.epoch
         before, now = self._lease.refused_epoch, self._clock.elapsed()
         heard = self._lease.on_echo(echo, now)
-        if heard is Heard.STALE_EPOCH and echo.epoch != before:
+        if heard is EchoEffect.STALE_EPOCH and echo.epoch != before:
             log.error("master_refused", its_epoch=echo.epoch, obeyed_epoch=epoch)
-        if heard is not Heard.RENEWED:
+        if heard is not EchoEffect.RENEWED:
             return
         self._on_renewed()
         if self._lease.epoch != epoch:

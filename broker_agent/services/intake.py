@@ -11,17 +11,17 @@ write to the socket and one report.
 
 from collections.abc import Callable
 
-from broker_agent.core.admission import Admission, Standing, is_foreign, judge
+from broker_agent.core.admission import Admission, AdmissionState, is_foreign, judge
 from broker_agent.core.program import Ending
-from broker_agent.core.tasks import Entry, Phase, Refusal
+from broker_agent.core.tasks import Refusal, TaskEntry, TaskPhase
 from broker_agent.executors.base import Executor, Instant
 from broker_agent.services.reporter import Reporter
-from broker_agent.services.room import Room
+from broker_agent.services.resources import ResourceMonitor
 from broker_agent.services.runner import Runner
 from broker_agent.services.running import Running
 from broker_agent.services.wire import Station
-from broker_agent.store.journal import Journal, Outcome
-from broker_agent.store.rows import Row, end_row
+from broker_agent.store.journal import Journal, WriteResult
+from broker_agent.store.rows import AttemptRow, end_row
 from broker_client.runtime import failpoints
 from schemas import codec
 from schemas.faults import MeshError, Refused, Unreachable
@@ -45,7 +45,7 @@ class Intake:
         running: Running,
         runner: Runner,
         reporter: Reporter,
-        room: Room,
+        room: ResourceMonitor,
         valid_until: Callable[[], float],
     ) -> None:
         self._valid_until = valid_until
@@ -90,12 +90,12 @@ class Intake:
         else:
             self._accept(run, executor, args, reply_to)
 
-    def _standing(self, run: Run, *, takes_slot: bool) -> Standing:
+    def _standing(self, run: Run, *, takes_slot: bool) -> AdmissionState:
         lease, book = self._lease, self._book
         now = self._clock.elapsed()
         lease.on_tick(now)
         sent_at = lease.sent_at(run.beat_seq)
-        return Standing(
+        return AdmissionState(
             epoch=lease.epoch,
             incarnation=lease.incarnation,
             linked=lease.is_linked,
@@ -120,9 +120,9 @@ class Intake:
             self._clock.now(),
             run.kill_after_s,
         )
-        entry = Entry(run.command, run.attempt, row_number, now, kill_after_s)
+        entry = TaskEntry(run.command, run.attempt, row_number, now, kill_after_s)
         self._book.add(entry, holds_slot=True)
-        row = Row(
+        row = AttemptRow(
             entry.row,
             entry.command,
             entry.attempt,
@@ -143,7 +143,7 @@ class Intake:
     def _accept_ended(self, run: Run, ending: Ending, reply_to: str) -> None:
         """Record acceptance and end at once; the report is the acknowledgement, too."""
         now = self._clock.now()
-        entry = Entry(run.command, run.attempt, self._journal.next_row(), now)
+        entry = TaskEntry(run.command, run.attempt, self._journal.next_row(), now)
         entry.state = ending.state
         report = AttemptReport(
             command=run.command,
@@ -162,7 +162,7 @@ class Intake:
 
         def tell() -> None:
             self.accepted += 1
-            entry.phase = Phase.ENDED
+            entry.phase = TaskPhase.ENDED
             self._reporter.add_encoded(entry.key, report.seq, raw, is_end=True)
 
         row = end_row(entry.row, self._lease.incarnation, report, raw, shipped=True)
@@ -170,15 +170,15 @@ class Intake:
 
     def _record(
         self,
-        row: Row,
-        entry: Entry,
+        row: AttemptRow,
+        entry: TaskEntry,
         run: Run,
         reply_to: str,
         go_on: Callable[[], None],
         *,
         is_told_by_report: bool = False,
     ) -> None:
-        def recorded(outcome: Outcome) -> None:
+        def recorded(outcome: WriteResult) -> None:
             failpoints.reach("agent.journalled_not_acked")
             if outcome is None:
                 if not is_told_by_report:

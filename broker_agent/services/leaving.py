@@ -7,7 +7,7 @@ from typing import Final
 
 import structlog
 
-from broker_agent.services.beat import Beats
+from broker_agent.services.heartbeats import Heartbeats
 from broker_agent.services.reporter import Reporter
 from broker_agent.services.runner import Runner
 from broker_agent.services.running import Running
@@ -39,7 +39,7 @@ class Leaving:
         running: Running,
         runner: Runner,
         reporter: Reporter,
-        beats: Beats,
+        heartbeats: Heartbeats,
         manager: ServiceManager,
         flush: Callable[[float], Awaitable[None]],
         drain_s: float,
@@ -48,7 +48,7 @@ class Leaving:
         self._running = running
         self._runner = runner
         self._reporter = reporter
-        self._beats = beats
+        self._heartbeats = heartbeats
         self._manager = manager
         self._flush = flush
         self._drain_s = drain_s
@@ -76,7 +76,7 @@ class Leaving:
         with suppress(TimeoutError):
             async with asyncio.timeout(0 if stop_now.is_set() else REPORT_S):
                 await self._runner.wait_settled()
-        self._beats.send(goodbye=True)
+        self._heartbeats.send(goodbye=True)
         with suppress(MeshError):
             await self._flush(FLUSH_S)
         log.info("stopped", unreported=len(self._station.book))

@@ -11,7 +11,7 @@ from typing import Final
 from broker_agent.executors.cells import Cells
 from broker_agent.services.intake import Intake
 from broker_agent.services.reporter import Reporter
-from broker_agent.services.wire import Line, Station
+from broker_agent.services.wire import AgentLink, Station
 from broker_client.runtime.exposition import ExpositionServer, Page, header, labels, number
 
 LOOPBACK: Final = "127.0.0.1"
@@ -28,7 +28,7 @@ class LocalMetrics:
     def __init__(
         self,
         station: Station,
-        link: Line,
+        link: AgentLink,
         intake: Intake,
         reporter: Reporter,
         cells: Cells,

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import structlog
 
-from broker_agent.core.tasks import Entry, TaskBook
+from broker_agent.core.tasks import TaskBook, TaskEntry
 from broker_agent.services.runner import Runner
 from broker_agent.store.journal import Journal
-from broker_agent.store.rows import Past
+from broker_agent.store.rows import ReleasedAttempt
 from schemas import limits
 from schemas.faults import MeshError
 from schemas.messages.liveness import NO_ATTEMPT, UNKNOWN_TO_AGENT, TaskStatus
@@ -50,10 +50,12 @@ class Recall:
         tasks += [_unknown(each) for each in commands if each not in known]
         return tasks[: limits.HELLO_TASKS]
 
-    async def _find(self, commands: Sequence[str]) -> list[Past]:
-        done: asyncio.Future[list[Past] | MeshError] = asyncio.get_running_loop().create_future()
+    async def _find(self, commands: Sequence[str]) -> list[ReleasedAttempt]:
+        done: asyncio.Future[list[ReleasedAttempt] | MeshError] = (
+            asyncio.get_running_loop().create_future()
+        )
 
-        def found(past: list[Past] | MeshError) -> None:
+        def found(past: list[ReleasedAttempt] | MeshError) -> None:
             if not done.done():
                 done.set_result(past)
 
@@ -64,7 +66,7 @@ class Recall:
         return past
 
 
-def _status(entry: Entry) -> TaskStatus:
+def _status(entry: TaskEntry) -> TaskStatus:
     return TaskStatus(command=entry.command, attempt=entry.attempt, state=entry.state)
 
 

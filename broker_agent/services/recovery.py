@@ -2,12 +2,12 @@
 
 import structlog
 
-from broker_agent.executors.base import Left
+from broker_agent.executors.base import OrphanedAttempt
 from broker_agent.executors.registry import Executors
 from broker_agent.services.runner import Runner
 from broker_agent.store.folders import Folders
 from broker_agent.store.journal import Journal
-from broker_agent.store.rows import Row
+from broker_agent.store.rows import AttemptRow
 
 log = structlog.get_logger(__name__)
 
@@ -31,9 +31,9 @@ class Recovery:
         for row in rows:
             self._runner.recover(row)
 
-    def _end_orphans(self, row: Row) -> int:
+    def _end_orphans(self, row: AttemptRow) -> int:
         """Kill the orphans of an attempt; none exist after a boot of the host."""
         if not self._journal.is_same_boot:
             return 0
-        left = Left(row.command, row.attempt, row.incarnation, row.pid, row.pid_start)
-        return sum(executor.end_left(left) for executor in self._executors)
+        left = OrphanedAttempt(row.command, row.attempt, row.incarnation, row.pid, row.pid_start)
+        return sum(executor.end_orphans(left) for executor in self._executors)

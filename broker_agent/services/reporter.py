@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from broker_agent.core.tasks import Key
+from broker_agent.core.tasks import AttemptKey
 from broker_agent.services.wire import Station
 from schemas import codec, limits
 from schemas.faults import Unreachable
@@ -52,8 +52,8 @@ class Reporter:
         self._address = station.address
         self._lease = station.lease
         self._clock = station.clock
-        self._pending: dict[Key, _Pending] = {}
-        self._fresh: list[Key] = []
+        self._pending: dict[AttemptKey, _Pending] = {}
+        self._fresh: list[AttemptKey] = []
         self._wake = asyncio.Event()
         self.pending_bytes = 0
         self.sent = 0
@@ -71,7 +71,7 @@ class Reporter:
         raw = codec.encode(report) if raw is None else raw
         self.add_encoded((report.command, report.attempt), report.seq, raw, report.kind == "ended")
 
-    def add_encoded(self, key: Key, seq: int, raw: bytes, is_end: bool) -> None:  # noqa: FBT001
+    def add_encoded(self, key: AttemptKey, seq: int, raw: bytes, is_end: bool) -> None:  # noqa: FBT001
         old = self._pending.pop(key, None)
         if old is not None:
             self.pending_bytes -= len(old.raw)
@@ -81,7 +81,7 @@ class Reporter:
             asyncio.get_running_loop().call_soon(self._flush)
         self._fresh.append(key)
 
-    def release(self, key: Key, seq: int | None) -> bool:
+    def release(self, key: AttemptKey, seq: int | None) -> bool:
         """Remove a report that the master has stored. True if it was the end, and the newest.
 
         seq: number of the report; None (a handshake's verdict): any.
@@ -93,7 +93,7 @@ class Reporter:
         self.pending_bytes -= len(found.raw)
         return found.is_end
 
-    def send_again(self, key: Key) -> None:
+    def send_again(self, key: AttemptKey) -> None:
         """Send one report again, by request of the master."""
         found = self._pending.pop(key, None)
         if found is not None:
@@ -151,7 +151,7 @@ class Reporter:
         if not self._can_send:
             return
         before = self._clock.elapsed() - self._lease.timers.ack_s
-        due: list[Key] = []
+        due: list[AttemptKey] = []
         for key, pending in self._pending.items():
             if pending.sent_at > before or len(due) >= BURST_ITEMS:
                 break
@@ -159,7 +159,7 @@ class Reporter:
         self.resent += len(due)
         self._send(due)
 
-    def _send(self, keys: Iterable[Key]) -> None:
+    def _send(self, keys: Iterable[AttemptKey]) -> None:
         now = self._clock.elapsed()
         items: list[msgspec.Raw] = []
         size = 0

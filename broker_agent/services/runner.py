@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from broker_agent.core.program import Ending
-from broker_agent.core.tasks import Entry, Phase
+from broker_agent.core.tasks import TaskEntry, TaskPhase
 from broker_agent.executors.base import Executor, Job
 from broker_agent.executors.registry import Executors
 from broker_agent.executors.spawn import CannotStart
@@ -23,8 +23,8 @@ from broker_agent.services.shipper import Shipment, Shipper
 from broker_agent.services.watchdog import Watchdog
 from broker_agent.services.wire import Station
 from broker_agent.store.folders import Folders, TaskFolder
-from broker_agent.store.journal import Journal, Outcome
-from broker_agent.store.rows import Past, Row, end_row
+from broker_agent.store.journal import Journal, WriteResult
+from broker_agent.store.rows import AttemptRow, ReleasedAttempt, end_row
 from broker_client.runtime import failpoints
 from schemas import codec, limits
 from schemas.faults import MeshError, Refused
@@ -85,7 +85,12 @@ class Runner:
     # Starts.
 
     def begin(
-        self, executor: Executor, entry: Entry, args: ActionArgs, limit_bytes: int, trace: str = ""
+        self,
+        executor: Executor,
+        entry: TaskEntry,
+        args: ActionArgs,
+        limit_bytes: int,
+        trace: str = "",
     ) -> None:
         """Start a recorded attempt in a later turn of the loop, since a start blocks the loop."""
         active = Active(entry, args, limit_bytes, trace)
@@ -128,7 +133,7 @@ class Runner:
     def _on_started(self, active: Active, pid: int) -> None:
         entry = active.entry
         entry.started_at = self._clock.now()
-        entry.phase, entry.state = Phase.RUNNING, State.RUNNING
+        entry.phase, entry.state = TaskPhase.RUNNING, State.RUNNING
         entry.pid = pid
         active.timer = self._loop.call_later(STARTED_AFTER_S, self._on_still_running, active)
 
@@ -173,7 +178,7 @@ class Runner:
             active.timer.cancel()
             active.timer = None
         active.task = None
-        entry.phase = Phase.CLOSING
+        entry.phase = TaskPhase.CLOSING
         self._book.free(entry)
         self.note_idle()
         ended_at = self._clock.now()
@@ -216,21 +221,23 @@ class Runner:
         self._running.active.pop(entry.key, None)
         self._end(entry, report)
 
-    def _end(self, entry: Entry, report: AttemptReport) -> None:
+    def _end(self, entry: TaskEntry, report: AttemptReport) -> None:
         raw = codec.encode(report)
 
-        def recorded(outcome: Outcome) -> None:
+        def recorded(outcome: WriteResult) -> None:
             # The end is reported even if the journal fails now.
             if isinstance(outcome, MeshError):
                 log.error("end_not_recorded", command_id=entry.command, error=outcome.message)
             failpoints.reach("agent.ended_not_reported")
-            entry.phase, entry.state = Phase.ENDED, State(report.state)
+            entry.phase, entry.state = TaskPhase.ENDED, State(report.state)
             self._reporter.add_encoded(entry.key, report.seq, raw, is_end=True)
             self._told.set()
 
         self._journal.ended(self._row(entry, report, raw, shipped=True), recorded)
 
-    def _row(self, entry: Entry, report: AttemptReport, raw: bytes, *, shipped: bool) -> Row:
+    def _row(
+        self, entry: TaskEntry, report: AttemptReport, raw: bytes, *, shipped: bool
+    ) -> AttemptRow:
         return end_row(entry.row, self._lease.incarnation, report, raw, shipped=shipped)
 
     def _end_report(
@@ -273,7 +280,7 @@ class Runner:
 
     async def wait_told(self) -> None:
         """Wait until the reporter has the end of each task."""
-        while any(entry.phase is not Phase.ENDED for entry in self._book):
+        while any(entry.phase is not TaskPhase.ENDED for entry in self._book):
             self._told.clear()
             await self._told.wait()
 
@@ -296,7 +303,7 @@ class Runner:
     def release_now(self, command: str, attempt: int) -> None:
         """Release an ended attempt by a handshake's verdict: its outcome is stored."""
         entry = self._book.get(command, attempt)
-        if entry is None or entry.phase not in {Phase.CLOSING, Phase.ENDED}:
+        if entry is None or entry.phase not in {TaskPhase.CLOSING, TaskPhase.ENDED}:
             return
         self._reporter.release(entry.key, None)
         self._shipper.drop(entry.key)
@@ -305,7 +312,7 @@ class Runner:
             active.folder.close()
         self._forget([entry])
 
-    def _forget(self, entries: list[Entry]) -> None:
+    def _forget(self, entries: list[TaskEntry]) -> None:
         if not entries:
             return
         paths: list[tuple[str, bool]] = []
@@ -333,11 +340,11 @@ class Runner:
 
     # What an earlier start of the agent left.
 
-    def recover(self, row: Row) -> None:
+    def recover(self, row: AttemptRow) -> None:
         """Take over an attempt of the journal: report its end, or its loss."""
-        entry = Entry(row.command, row.attempt, row.row, row.accepted_at, row.kill_after)
+        entry = TaskEntry(row.command, row.attempt, row.row, row.accepted_at, row.kill_after)
         entry.started_at, entry.pid = row.started_at, row.pid
-        entry.state, entry.phase = State(row.state), Phase.ENDED
+        entry.state, entry.phase = State(row.state), TaskPhase.ENDED
         self._book.add(entry, holds_slot=False)
         report = None if row.report is None else codec.decode_trusted(AttemptReport, row.report)
         if report is not None and row.shipped:
@@ -347,7 +354,7 @@ class Runner:
             return
         self._recover_output(entry, row, report)
 
-    def tell_again(self, past: Past) -> None:
+    def tell_again(self, past: ReleasedAttempt) -> None:
         """Report the end of a released attempt again, with the output that is still on disk."""
         kept = self._folders.reopen(past.command, past.attempt)
         if kept is not None:
@@ -376,9 +383,11 @@ class Runner:
         self._journal.take_back(row)
         self.recover(row)
 
-    def _recover_output(self, entry: Entry, row: Row, report: AttemptReport | None) -> None:
+    def _recover_output(
+        self, entry: TaskEntry, row: AttemptRow, report: AttemptReport | None
+    ) -> None:
         """Send its output before its end is reported; storing output twice is idempotent."""
-        entry.phase = Phase.CLOSING
+        entry.phase = TaskPhase.CLOSING
         active = Active(entry, None, row.output_limit)
         active.folder = self._folders.reopen(row.command, row.attempt)
         entry.has_folder = active.folder is not None
@@ -421,5 +430,5 @@ def _inline_limit(active: Active) -> int:
     return min(limits.INLINE_OUTPUT_BYTES, active.limit_bytes)
 
 
-def _ignore(outcome: Outcome) -> None:
+def _ignore(outcome: WriteResult) -> None:
     """Ignore the outcome: the next write, at the end of the output, replaces this one."""

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from broker_agent.core.tasks import Entry, Key
+from broker_agent.core.tasks import AttemptKey, TaskEntry
 from broker_agent.executors.base import Task
 from broker_agent.services.shipper import Shipment
 from broker_agent.services.wire import Station
@@ -20,7 +20,7 @@ class Active:
     __slots__ = ("args", "entry", "folder", "limit_bytes", "shipment", "task", "timer", "trace")
 
     def __init__(
-        self, entry: Entry, args: ActionArgs | None, limit_bytes: int, trace: str = ""
+        self, entry: TaskEntry, args: ActionArgs | None, limit_bytes: int, trace: str = ""
     ) -> None:
         self.entry = entry
         self.args = args
@@ -38,7 +38,7 @@ class Running:
     def __init__(self, station: Station) -> None:
         self._lease = station.lease
         self._book = station.book
-        self.active: dict[Key, Active] = {}
+        self.active: dict[AttemptKey, Active] = {}
         self.is_draining = False
 
     def drain(self, *, draining: bool = True) -> None:
@@ -58,7 +58,7 @@ class Running:
         for entry in self._book.active():
             self._stop(entry, state, reason)
 
-    def fence(self, entry: Entry, reason: str, grace_s: float) -> None:
+    def fence(self, entry: TaskEntry, reason: str, grace_s: float) -> None:
         """Stop an attempt whose deadline has passed, with or without a connection to the master.
 
         An attempt that is stopping already gets at most `grace_s` more.
@@ -80,7 +80,7 @@ class Running:
             if active.task is not None:
                 active.task.kill()
 
-    def _stop(self, entry: Entry, state: State, reason: str) -> None:
+    def _stop(self, entry: TaskEntry, state: State, reason: str) -> None:
         active = self.active.get(entry.key)
         if entry.ask_stop(state, reason) and active is not None and active.task is not None:
             active.task.stop(state, reason)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from broker_agent.core.budget import NO_HOLE, Hole, Sizes, holes, hull
-from broker_agent.core.tasks import Key
+from broker_agent.core.tasks import AttemptKey
 from broker_agent.store.folders import TaskFolder
 
 # Size of the newest output that is sent first after a loss.
@@ -66,7 +66,7 @@ class _Cursor:
 class Shipment:
     """Output of one attempt. done: calls `ended` once, when all bytes are stored or given up."""
 
-    def __init__(self, key: Key, folder: TaskFolder, limit_bytes: int) -> None:
+    def __init__(self, key: AttemptKey, folder: TaskFolder, limit_bytes: int) -> None:
         self.key = key
         self.folder = folder
         self.limit_bytes = limit_bytes

@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 
 from broker_agent.core.pace import Pace
-from broker_agent.core.tasks import Key
+from broker_agent.core.tasks import AttemptKey
 from broker_agent.services.shipment import Chunk, Shipment
 from broker_agent.services.transit import Fate, Transit
 from broker_agent.services.wire import Station
@@ -46,7 +46,7 @@ class Shipper:
         self._wire = station.wire
         self._address = station.address
         self._clock = station.clock
-        self._followed: dict[Key, Shipment] = {}
+        self._followed: dict[AttemptKey, Shipment] = {}
         self._ready: deque[Shipment] = deque()
         self._transit = Transit(station)
         self._lease = station.lease
@@ -77,7 +77,7 @@ class Shipper:
         self._pump()
         self._wake.set()
 
-    def drop(self, key: Key) -> None:
+    def drop(self, key: AttemptKey) -> None:
         """Stop sending output of a released attempt, without calling `done`."""
         shipment = self._followed.pop(key, None)
         if shipment is not None:

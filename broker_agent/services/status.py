@@ -8,13 +8,13 @@ from typing import Final
 import msgspec
 import structlog
 
-from broker_agent.core.lease import Lease, Phase
+from broker_agent.core.lease import Lease, LeasePhase
 from broker_agent.executors.cells import Cells
 from broker_agent.services.handshake import Handshake
-from broker_agent.services.room import Room
+from broker_agent.services.resources import ResourceMonitor
 from broker_agent.services.running import Running
 from broker_agent.services.wire import Station
-from broker_agent.store.identity import AgentFacts
+from broker_agent.store.identity_slots import AgentFacts
 from broker_client.runtime.files import read_bytes, write_passing
 from schemas.faults import MeshError
 from schemas.moments import rfc3339
@@ -55,12 +55,12 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
 
     def lease_age_at(self, now_s: float) -> float | None:
         """Age of the lease in seconds; None while linked, since renewals are not written."""
-        return None if self.link == Phase.LINKED else self.lease_age_s + now_s - self.read_s
+        return None if self.link == LeasePhase.LINKED else self.lease_age_s + now_s - self.read_s
 
     def fence_in(self, now_s: float) -> float | None:
         """Seconds until tasks are fenced; None unless the master is silent."""
         age_s = self.lease_age_at(now_s)
-        if age_s is None or self.link != Phase.SUSPECT:
+        if age_s is None or self.link != LeasePhase.SUSPECT:
             return None
         return max(0.0, self.fence_after_s - age_s)
 
@@ -90,7 +90,7 @@ class StatusFile:
         *,
         running: Running,
         handshake: Handshake,
-        room: Room,
+        room: ResourceMonitor,
         trouble: Callable[[], str],
         cells: Cells,
     ) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 
 from broker_agent.services.companion import Companion
 from broker_agent.services.wire import Station
-from broker_agent.warden.table import NEVER, Table
+from broker_agent.warden.table import NEVER, WardenTable
 from broker_agent.warden.watch import LIFE_FD, TABLE_FD
 
 # Delay of the warden's deadlines after those of the agent, which acts first.
@@ -20,7 +20,7 @@ class WardenPost(Companion):
     name = "warden"
 
     def __init__(
-        self, station: Station, table: Table, state_dir: Path, *, cells: str, others: set[int]
+        self, station: Station, table: WardenTable, state_dir: Path, *, cells: str, others: set[int]
     ) -> None:
         super().__init__(others)
         self._lease = station.lease
@@ -59,5 +59,5 @@ class WardenPost(Companion):
             os.close(theirs)
         return ours
 
-    def _let_go(self) -> None:
+    def _retire(self) -> None:
         self._table.end()

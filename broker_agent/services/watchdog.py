@@ -14,9 +14,9 @@ from typing import Final
 
 import structlog
 
-from broker_agent.core.lease import Phase
-from broker_agent.core.tasks import Entry, Key
-from broker_agent.executors.groups import signal_group
+from broker_agent.core.lease import LeasePhase
+from broker_agent.core.tasks import AttemptKey, TaskEntry
+from broker_agent.executors.process_groups import signal_group
 from broker_agent.services.running import Running
 from broker_agent.services.wire import Station
 
@@ -42,7 +42,7 @@ class Watchdog:
         self._wake = asyncio.Event()
         self._ended = threading.Event()
         self._phase = station.lease.phase
-        self._fenced: set[Key] = set()
+        self._fenced: set[AttemptKey] = set()
 
     def nudge(self) -> None:
         """Compute the deadlines again, after a change of the lease or the tasks."""
@@ -50,7 +50,7 @@ class Watchdog:
 
     def on_free(self) -> None:
         """Look again after the end of a task, which may complete a fencing."""
-        if self._lease.phase is Phase.FENCING:
+        if self._lease.phase is LeasePhase.FENCING:
             self.nudge()
 
     async def run(self, ready: asyncio.Event) -> None:
@@ -103,14 +103,14 @@ class Watchdog:
             if entry.key not in self._fenced:
                 self._fence(entry, now)
         self._fenced &= {entry.key for entry in overdue}
-        if phase is Phase.FENCING and not overdue:
+        if phase is LeasePhase.FENCING and not overdue:
             self._lease.on_fenced()
             phase = self._lease.phase
         if phase is not self._phase:
             self._phase = phase
             self._standing()
 
-    def _fence(self, entry: Entry, now: float) -> None:
+    def _fence(self, entry: TaskEntry, now: float) -> None:
         """Fence a task once. Its grace counts from the deadline, not from now."""
         self._fenced.add(entry.key)
         timers = self._lease.timers

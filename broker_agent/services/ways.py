@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from broker_agent.store.identity import Slots
+from broker_agent.store.identity_slots import IdentitySlots
 from broker_client.runtime.identity import Identity, read_identity
 from broker_client.runtime.link import Link, LinkIdentity
 from schemas.faults import Refused
@@ -17,7 +17,7 @@ class WaysIn:
     urls: addresses of brokers that override the master's; empty: none.
     """
 
-    def __init__(self, slots: Slots, open_link: OpenLink, urls: Sequence[str] = ()) -> None:
+    def __init__(self, slots: IdentitySlots, open_link: OpenLink, urls: Sequence[str] = ()) -> None:
         self._slots = slots
         self.urls = urls
         self._way: Path | None = None

@@ -33,7 +33,7 @@ class Wire(Protocol):
     def rebuild(self, reason: str) -> None: ...
 
 
-class Line(Wire, Protocol):
+class AgentLink(Wire, Protocol):
     """The part of `runtime.link.Link` that only the wiring uses."""
 
     @property

@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
-from broker_agent.store.rows import Past, Row, Rows, Writes
+from broker_agent.store.rows import AttemptRow, JournalTables, ReleasedAttempt, Writes
 from broker_client.runtime.clock import SystemClock
 from broker_client.runtime.rates import Gathering
 from schemas.faults import Corrupt, MeshError, Unreachable
@@ -36,9 +36,9 @@ _GATHER_STEPS: Final = 3
 LAZY_S: Final = 0.2
 LAZY_ITEMS: Final = 256
 # Result of a write: None, the state of a duplicate, or the fault.
-Outcome = str | MeshError | None
-Done = Callable[[Outcome], None]
-Found = Callable[[list[Past] | MeshError], None]
+WriteResult = str | MeshError | None
+OnWritten = Callable[[WriteResult], None]
+OnFound = Callable[[list[ReleasedAttempt] | MeshError], None]
 Notify = Callable[[Callable[[], None]], object]
 
 
@@ -58,13 +58,13 @@ class _Batch:
     )
 
     def __init__(self) -> None:
-        self.accepts: list[tuple[Row, Done]] = []
-        self.questions: list[tuple[str, Found]] = []
-        self.returns: list[Row] = []
+        self.accepts: list[tuple[AttemptRow, OnWritten]] = []
+        self.questions: list[tuple[str, OnFound]] = []
+        self.returns: list[AttemptRow] = []
         self.runs: list[tuple[float, int, int, int]] = []
-        self.ends: list[Row] = []
+        self.ends: list[AttemptRow] = []
         self.releases: list[tuple[int, str, int, str]] = []
-        self.callbacks: list[Done] = []
+        self.callbacks: list[OnWritten] = []
         self.tidy: list[Callable[[], None]] = []
         self.epoch: int | None = None
 
@@ -109,7 +109,9 @@ class Journal:
         remember_s: float = REMEMBER_S,
         elapsed: Callable[[], float] | None = None,
     ) -> None:
-        self._rows = Rows(database, remember_s=remember_s, elapsed=elapsed or SystemClock().elapsed)
+        self._rows = JournalTables(
+            database, remember_s=remember_s, elapsed=elapsed or SystemClock().elapsed
+        )
         self._gathering = Gathering(wait_s=GATHER_S, patient_s=PATIENT_S)
         self._lock = threading.Lock()  # guards _next and _closing
         self._wake = threading.Condition(self._lock)
@@ -143,7 +145,7 @@ class Journal:
         """First number for reports of this start, greater than all of earlier starts."""
         return self.boots << SEQ_BITS
 
-    def take_rows(self) -> list[Row]:
+    def take_rows(self) -> list[AttemptRow]:
         """Return the attempts of earlier starts; later calls return none."""
         rows, self.rows = self.rows, []
         return rows
@@ -152,7 +154,7 @@ class Journal:
         self.last_row += 1
         return self.last_row
 
-    def accept(self, row: Row, done: Done) -> None:
+    def accept(self, row: AttemptRow, done: OnWritten) -> None:
         """Record a new attempt. `done` gets None, or its state if it was released earlier."""
         with self._lock:
             self._next.accepts.append((row, done))
@@ -164,7 +166,7 @@ class Journal:
             self._next.runs.append((started_at, pid, pid_start, row))
             self._wake.notify()
 
-    def ended(self, row: Row, done: Done) -> None:
+    def ended(self, row: AttemptRow, done: OnWritten) -> None:
         with self._lock:
             self._next.ends.append(row)
             self._next.callbacks.append(done)
@@ -183,7 +185,7 @@ class Journal:
                 self._next.tidy.append(tidy)
             self._wake.notify()
 
-    def find_released(self, commands: Sequence[str], found: Found) -> None:
+    def find_released(self, commands: Sequence[str], found: OnFound) -> None:
         """Look up these commands; `found` gets all remembered attempts, or the fault.
 
         Releases under way are included.
@@ -192,7 +194,7 @@ class Journal:
             self._next.questions.append((json.dumps(commands), found))
             self._wake.notify()
 
-    def take_back(self, row: Row) -> None:
+    def take_back(self, row: AttemptRow) -> None:
         """Undo the release of an attempt: its end has to be reported again."""
         with self._lock:
             self._next.returns.append(row)
@@ -207,14 +209,14 @@ class Journal:
             self._next.epoch = epoch
             self._wake.notify()
 
-    def probe(self, done: Done) -> None:
+    def probe(self, done: OnWritten) -> None:
         """Write a small value, to find out whether a failed disk has recovered."""
         with self._lock:
             self._next.epoch = self.epoch
             self._next.callbacks.append(done)
             self._wake.notify()
 
-    def flush(self, done: Done) -> None:
+    def flush(self, done: OnWritten) -> None:
         """Call `done` once all earlier writes are on disk, or failed."""
         with self._lock:
             self._next.callbacks.append(done)
@@ -266,7 +268,7 @@ class Journal:
     def _settle(self, batch: _Batch) -> None:
         notify = self._notify
         known: dict[tuple[str, int], str] = {}
-        answers: list[list[Past]] = []
+        answers: list[list[ReleasedAttempt]] = []
         fault: MeshError | None = None
         try:
             known = self._rows.commit(batch.writes)
@@ -291,7 +293,7 @@ class Journal:
 def _resolve(
     batch: _Batch,
     known: dict[tuple[str, int], str],
-    answers: list[list[Past]],
+    answers: list[list[ReleasedAttempt]],
     fault: MeshError | None,
 ) -> None:
     for row, done in batch.accepts:

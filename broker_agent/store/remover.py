@@ -1,10 +1,10 @@
 # ruff: noqa: PTH102, PTH104, PTH106, PTH108
-# os, not Path: names relative to open folders, which nobody can exchange for a link meanwhile.
-"""Removes what tasks left in their folders, in a thread of its own, however much it is.
+# os, not Path: names relative to open folders, which a task cannot exchange for a link meanwhile.
+"""Removes task folders of any size, in a thread of its own.
 
-A folder is renamed into `<tasks>/.removed/`, which costs the same whatever is in it; there the
-thread finds it. That folder is the queue: nothing of it is held in memory, nothing is lost when the
-agent ends meanwhile, and the next start goes on with it.
+A folder is renamed into `<tasks>/.removed/`, at a constant cost, and the thread finds it there.
+`.removed` is the queue: it needs no memory, survives the end of the agent, and the next start goes
+on with it.
 """
 
 import os
@@ -19,12 +19,12 @@ import structlog
 
 REMOVED: Final = ".removed"
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# The loop runs between so many removals, whatever the thread takes of the interpreter.
+# Number of removals between two pauses, in which the loop gets the interpreter's lock.
 _STEPS: Final = 256
 _PAUSE_S: Final = 0.001
-# What could not be removed is tried again at the next start; so many are remembered until then.
+# Limit of remembered folders that could not be removed; the next start retries them.
 _STUCK_MAX: Final = 1024
-# Then it is another folder's turn.
+# Longest time for one folder before the others get their turn.
 _TURN_S: Final = 30.0
 CLOSE_S: Final = 2.0
 
@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 
 class Remover:
-    """root: the folder with all task folders. All methods return at once, in any thread."""
+    """Remover of one agent. root: the folder of all task folders. For any thread."""
 
     def __init__(self, root: str) -> None:
         self._folder = f"{root}/{REMOVED}"
@@ -43,7 +43,7 @@ class Remover:
         self._stuck: set[str] = set()
 
     def go_on(self) -> None:
-        """Remove what is there, also of an earlier start."""
+        """Start removing, also folders of an earlier start. Returns at once."""
         with self._lock:
             if self._thread is None and not self._is_over.is_set():
                 self._thread = threading.Thread(target=self._run, name="remover", daemon=True)
@@ -51,7 +51,7 @@ class Remover:
         self._wake.set()
 
     def hand_over(self, path: str) -> bool:
-        """Take the folder at `path` away now, and remove it later; False if it cannot be moved."""
+        """Rename the folder at `path` now, and remove it later; False if it cannot be renamed."""
         try:
             with suppress(FileExistsError):
                 os.mkdir(self._folder, 0o700)
@@ -63,7 +63,7 @@ class Remover:
         return True
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
-        """What is left is removed after the next start; waits for the step that is under way."""
+        """Stop after the step under way; the next start removes the rest."""
         self._is_over.set()
         self._wake.set()
         if self._thread is not None:
@@ -76,7 +76,7 @@ class Remover:
             try:
                 self._remove_all()
             except FileNotFoundError:
-                continue  # nothing was ever left
+                continue  # no folder was ever handed over
             except OSError as error:
                 log.warning("folders_not_removed", path=self._folder, error=str(error))
 
@@ -92,7 +92,7 @@ class Remover:
         try:
             is_gone = _Sweep(self._is_over).remove(entry.path)
         except _Interrupted:
-            self._wake.set()  # after all others
+            self._wake.set()  # retry after the other folders
             return
         if not is_gone:
             log.warning("folder_not_removed", path=entry.path)
@@ -101,13 +101,13 @@ class Remover:
 
 
 class _Interrupted(Exception):
-    """The agent is ending, or it is the turn of another folder."""
+    """Removal interrupted: the agent is ending, or another folder has its turn."""
 
 
 class _Sweep:
-    """One removal. However deep and wide: folders are brought up, and nothing is listed whole.
+    """Removal of one tree of any depth and width: subfolders move up, listings are streamed.
 
-    is_over: ends it early, as does the end of its turn: somebody may go on writing into it.
+    is_over: interrupts it, as does the end of its turn, since a process may still write into it.
     """
 
     def __init__(self, is_over: threading.Event) -> None:
@@ -117,7 +117,7 @@ class _Sweep:
         self._steps = 0
 
     def remove(self, path: str) -> bool:
-        """Whether all of it is gone. Raises _Interrupted."""
+        """Remove the tree; False if a part of it is left. Raises _Interrupted."""
         try:
             top = os.open(path, _FOLDER)
         except OSError:
@@ -134,7 +134,7 @@ class _Sweep:
         return not os.path.lexists(path)
 
     def _empty(self, folder: int, top: int) -> bool:
-        """Go through `folder` once; whether anything of it is gone."""
+        """Remove the entries of `folder` once; True if at least one is gone."""
         has_gone = False
         with os.scandir(folder) as found:
             for entry in found:
@@ -151,7 +151,7 @@ class _Sweep:
         return has_gone
 
     def _remove_inner(self, name: str, top: int) -> bool:
-        """A folder in the topmost one; whether anything of it is gone. Raises OSError."""
+        """Remove a folder in the top one; True if a part of it is gone. Raises OSError."""
         has_gone = False
         with _opened(name, top) as inner:
             while self._empty(inner, top):
@@ -176,7 +176,7 @@ class _Sweep:
 
 @contextmanager
 def _opened(name: str, folder: int) -> Iterator[int]:
-    """A folder of which a task may have taken all rights. Raises OSError."""
+    """Open a folder, also one whose mode a task has cleared. Raises OSError."""
     with suppress(OSError):
         _allow(name, folder)
     handle = os.open(name, _FOLDER, dir_fd=folder)

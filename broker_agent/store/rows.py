@@ -79,7 +79,7 @@ _DROP: Final = "DELETE FROM attempts WHERE row IN (SELECT value FROM json_each(?
 _BULKS: Final = (64, 16, 4, 1)
 
 
-class Row(NamedTuple):
+class AttemptRow(NamedTuple):
     """One attempt in the journal. Times are Unix seconds.
 
     report: encoded AttemptReport of its end, or empty. shipped: whether all its output is stored,
@@ -107,7 +107,7 @@ class Row(NamedTuple):
     kill_after: float = 0.0
 
 
-class Past(NamedTuple):
+class ReleasedAttempt(NamedTuple):
     """A released attempt. Values that an earlier version did not keep are 0 or None."""
 
     command: str
@@ -122,9 +122,11 @@ class Past(NamedTuple):
     output_limit: int
 
 
-def end_row(row: int, incarnation: str, report: AttemptReport, raw: bytes, *, shipped: bool) -> Row:
+def end_row(
+    row: int, incarnation: str, report: AttemptReport, raw: bytes, *, shipped: bool
+) -> AttemptRow:
     """Row of an attempt that has ended."""
-    return Row(
+    return AttemptRow(
         row=row,
         command=report.command,
         attempt=report.attempt,
@@ -149,15 +151,15 @@ class Writes(NamedTuple):
     pid_start, row). ends: complete rows. releases: (row, command, attempt, state).
     """
 
-    accepts: Sequence[Row]
-    returns: Sequence[Row]
+    accepts: Sequence[AttemptRow]
+    returns: Sequence[AttemptRow]
     runs: Sequence[tuple[float, int, int, int]]
-    ends: Sequence[Row]
+    ends: Sequence[AttemptRow]
     releases: Sequence[tuple[int, str, int, str]]
     epoch: int | None
 
 
-class Rows:
+class JournalTables:
     """The tables, loaded at once. is_same_boot: whether the last start was since the last boot."""
 
     def __init__(
@@ -180,7 +182,7 @@ class Rows:
             self._set_meta("boots", self.boots)
             self._note_boot()
         found = self._db.execute("SELECT * FROM attempts ORDER BY row")
-        self.found = [Row(*columns) for columns in found]
+        self.found = [AttemptRow(*columns) for columns in found]
         self._load_turns()
 
     def _load_turns(self) -> None:
@@ -246,7 +248,7 @@ class Rows:
         with suppress(sqlite3.Error):
             self._db.close()
 
-    def _released(self, rows: Sequence[Row]) -> dict[tuple[str, int], str]:
+    def _released(self, rows: Sequence[AttemptRow]) -> dict[tuple[str, int], str]:
         """States of the `rows` that were released earlier, by one query."""
         if not rows:
             return {}
@@ -261,7 +263,7 @@ class Rows:
         )
         return {(c, a): state for c, a, state in found if (c, a) in keys}
 
-    def remembered(self, wanted: str) -> list[Past]:
+    def remembered(self, wanted: str) -> list[ReleasedAttempt]:
         """Remembered attempts of these commands (a JSON list), by command and number."""
         found = self._db.execute(
             "SELECT * FROM released_0 WHERE command IN (SELECT value FROM json_each(?1)) UNION"
@@ -269,7 +271,8 @@ class Rows:
             (wanted,),
         )
         return sorted(
-            {(each[0], each[1]): Past(*each) for each in found}.values(), key=lambda past: past[:2]
+            {(each[0], each[1]): ReleasedAttempt(*each) for each in found}.values(),
+            key=lambda past: past[:2],
         )
 
     def _release(self, releases: Sequence[tuple[int, str, int, str]]) -> None:
@@ -314,7 +317,7 @@ class Rows:
         self._set_meta("young_s", self._age_s)
 
 
-def _end(row: Row) -> tuple[Any, ...]:
+def _end(row: AttemptRow) -> tuple[Any, ...]:
     return (
         row.row,
         row.state,

@@ -20,7 +20,7 @@ _STATE_AT = _RECORD.size - 8
 NEVER = -1.0
 
 
-class Record:
+class TaskRecord:
     """One task. Times are readings of the monotonic clock, in seconds.
 
     name: `<command>.<attempt>`. pid: 0 before its start. start: of the process, in ticks; 0:
@@ -49,7 +49,7 @@ class Record:
         return {f"MESH_COMMAND={command}".encode(), f"MESH_ATTEMPT={attempt}".encode()}
 
 
-class View:
+class TableView:
     """Copy of the table at one moment."""
 
     __slots__ = ("grace_s", "is_over", "records", "renewed_at", "slack_s", "tick_s")
@@ -70,31 +70,31 @@ class View:
         ]
 
 
-def _read(data: bytes, at: int) -> Record | None:
+def _read(data: bytes, at: int) -> TaskRecord | None:
     pid, start, after_s, kill_at, name, state = _RECORD.unpack_from(data, at)
     if not state:
         return None
     slot = (at - _HEADER_BYTES) // _RECORD.size
-    record = Record(slot, pid, start, after_s, name.rstrip(b"\0").decode("ascii", "replace"))
+    record = TaskRecord(slot, pid, start, after_s, name.rstrip(b"\0").decode("ascii", "replace"))
     record.kill_at = kill_at
     return record
 
 
-def read_table(fd: int) -> View:
+def read_table(fd: int) -> TableView:
     """Read the part that was ever used: an agent may have a hundred thousand slots."""
     header = os.pread(fd, _HEADER_BYTES, 0)
     used = _HEADER.unpack_from(header)[5]
-    return View(header + os.pread(fd, used * _RECORD.size, _HEADER_BYTES))
+    return TableView(header + os.pread(fd, used * _RECORD.size, _HEADER_BYTES))
 
 
-class Table:
+class WardenTable:
     """The agent's side of the table. The warden inherits `fd`."""
 
     def __init__(self, slots: int) -> None:
         self.fd = os.memfd_create("warden", os.MFD_CLOEXEC)
         os.ftruncate(self.fd, _HEADER_BYTES + slots * _RECORD.size)
         self._free = list(range(slots - 1, -1, -1))
-        self._taken: dict[int, Record] = {}
+        self._taken: dict[int, TaskRecord] = {}
         self._header = (NEVER, 0.0, 0.0, 1.0)
         self._used = 0
         self._write_header()
@@ -118,7 +118,7 @@ class Table:
         if not self._free:
             return -1
         slot = self._free.pop()
-        self._write(Record(slot, 0, 0, after_s, name))
+        self._write(TaskRecord(slot, 0, 0, after_s, name))
         if slot >= self._used:
             self._used = slot + 1
             self._write_header()
@@ -153,7 +153,7 @@ class Table:
     def _write_header(self, *, is_over: bool = False) -> None:
         os.pwrite(self.fd, _HEADER.pack(*self._header, is_over, self._used), 0)
 
-    def _write(self, record: Record) -> None:
+    def _write(self, record: TaskRecord) -> None:
         self._taken[record.slot] = record
         name = record.name.encode()
         fields = (record.pid, record.start, record.after_s, record.kill_at, name, 1)

@@ -15,8 +15,8 @@ import sys
 import time
 
 from broker_agent.warden import cell
-from broker_agent.warden.kin import Process, kin, look, send
-from broker_agent.warden.table import NEVER, Record, View, read_table
+from broker_agent.warden.processes import Process, look, send, task_processes
+from broker_agent.warden.table import NEVER, TableView, TaskRecord, read_table
 
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 # Interval of looks at killed tasks, and at the tasks of an agent that is gone.
@@ -29,28 +29,28 @@ TABLE_FD = 3
 LIFE_FD = 0
 
 
-def term_at(view: View, record: Record) -> float:
+def term_at(view: TableView, record: TaskRecord) -> float:
     """Time of the warden's TERM, after that of the agent: a program gets one TERM."""
     if view.renewed_at == NEVER:
         return 0.0
     return view.renewed_at + record.after_s + view.slack_s
 
 
-def kill_at(view: View, record: Record) -> float:
+def kill_at(view: TableView, record: TaskRecord) -> float:
     at = term_at(view, record) + view.grace_s
     return min(at, record.kill_at + view.slack_s) if record.kill_at else at
 
 
-class Watch:
+class WardenDecisions:
     """Decisions of the warden. `asked`: tasks that got TERM, from the warden or the agent."""
 
     def __init__(self) -> None:
         self._asked: set[tuple[int, str]] = set()
 
-    def due(self, view: View, now: float) -> list[tuple[Record, int]]:
+    def due(self, view: TableView, now: float) -> list[tuple[TaskRecord, int]]:
         """Tasks to be signalled now, each with the number of the signal."""
         self._asked &= {record.key for record in view.records}
-        found: list[tuple[Record, int]] = []
+        found: list[tuple[TaskRecord, int]] = []
         for record in view.records:
             if now >= kill_at(view, record):
                 found.append((record, signal.SIGKILL))
@@ -63,7 +63,7 @@ class Watch:
                 found.append((record, signal.SIGTERM))
         return found
 
-    def pause_s(self, view: View, now: float, *, is_orphaned: bool) -> float:
+    def pause_s(self, view: TableView, now: float, *, is_orphaned: bool) -> float:
         """Seconds until the next look. Without tasks only the agent's end wakes the warden."""
         pause_s = view.tick_s
         for record in view.records:
@@ -82,7 +82,7 @@ class Warden:
         self._cells = cells
         self._spare = {spare, os.getpid()}
         self._log_path = log_path
-        self._watch = Watch()
+        self._watch = WardenDecisions()
         self._gone: set[tuple[int, str]] = set()
 
     def run(self) -> None:
@@ -108,10 +108,12 @@ class Warden:
                 self._signal(record, number)
             pause_s = self._watch.pause_s(view, now, is_orphaned=is_orphaned)
 
-    def _members(self, record: Record, seen: dict[int, Process]) -> list[Process]:
-        return kin(seen, record.pid, record.start, record.marks | {self._mark}, self._spare)
+    def _members(self, record: TaskRecord, seen: dict[int, Process]) -> list[Process]:
+        return task_processes(
+            seen, record.pid, record.start, record.marks | {self._mark}, self._spare
+        )
 
-    def _living(self, view: View, now: float) -> list[Record]:
+    def _living(self, view: TableView, now: float) -> list[TaskRecord]:
         """Tasks with live processes, or with a start under way. The agent enters no more tasks."""
         if not view.records:
             return []
@@ -130,7 +132,7 @@ class Warden:
                     cell.remove(path)
         return living
 
-    def _signal(self, record: Record, number: int) -> None:
+    def _signal(self, record: TaskRecord, number: int) -> None:
         seen = look()
         found = {process.pid: process for process in self._members(record, seen)}
         if self._cells:

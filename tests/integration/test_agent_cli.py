@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker_agent.store.identity import AgentFacts, Slots
+from broker_agent.store.identity_slots import AgentFacts, IdentitySlots
 from broker_client.runtime.identity import new_identity
 from schemas.faults import Refused
 
@@ -51,7 +51,7 @@ def state(tmp_path: Path) -> Path:
 
 
 def enrol(state: Path, facts: AgentFacts) -> None:
-    slots = Slots(state)
+    slots = IdentitySlots(state)
     keys = new_identity(facts.agent)
     slots.begin(keys)
     assert slots.pending() == keys
@@ -70,21 +70,21 @@ def test_identity_is_private_and_complete(state: Path) -> None:
     for name in ("key.pem", "user.creds", "identity.toml"):
         assert (current / name).stat().st_mode & 0o777 == 0o600
     assert current.stat().st_mode & 0o777 == 0o700
-    assert Slots(state).facts() == FACTS
+    assert IdentitySlots(state).facts() == FACTS
 
 
 def test_new_identity_takes_the_place_of_the_old_one(state: Path) -> None:
     newer = msgspec.structs.replace(FACTS, serial="2a")
     enrol(state, newer)
-    assert Slots(state).facts() == newer
+    assert IdentitySlots(state).facts() == newer
     assert names(state / "identity") == ["current"]
 
 
 def test_whole_next_slot_is_used_after_a_crash_between_the_renames(state: Path) -> None:
     identity = state / "identity"
     (identity / "current").rename(identity / "next")
-    assert Slots(state).facts() == FACTS
-    Slots(state).settle()
+    assert IdentitySlots(state).facts() == FACTS
+    IdentitySlots(state).settle()
     assert names(identity) == ["current"]
 
 
@@ -184,7 +184,7 @@ def test_print_config_shows_each_value_and_where_it_came_from(state: Path) -> No
 
 def test_slots_without_an_identity_say_so(tmp_path: Path) -> None:
     with pytest.raises(Refused) as caught:
-        Slots(tmp_path).identity()
+        IdentitySlots(tmp_path).identity()
     assert caught.value.code == "state_missing"
 
 

@@ -13,7 +13,7 @@ import msgspec
 import nats.errors
 import pytest
 
-from broker_agent.store.identity import Slots
+from broker_agent.store.identity_slots import IdentitySlots
 from broker_client.api import MeshClient
 from broker_client.runtime.files import read_bytes
 from broker_client.runtime.identity import CERT_FILE, KEY_FILE, new_identity, read_identity
@@ -63,7 +63,7 @@ async def test_agent_that_is_told_to_renews_and_goes_on_as_the_same_process(
         before.details.pid,
         before.since,
     )
-    slots = Slots(mesh.agent_dir("web-1"))
+    slots = IdentitySlots(mesh.agent_dir("web-1"))
     facts = slots.facts()
     assert facts is not None
     assert facts.serial == serial(after)

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker_agent.store.identity import Slots
+from broker_agent.store.identity_slots import IdentitySlots
 from broker_client.api import MeshClient
 from broker_client.runtime.identity import NewIdentity, new_identity, read_identity
 from broker_client.runtime.nkeys import KeyPair, any_kind
@@ -85,7 +85,7 @@ async def taken_keys(mesh: MeshProcesses, admin: MeshClient) -> dict[str, str]:
         "master's signing key": accounts.signing_key("master").public,
     }
     return {
-        "agent": Slots(mesh.agent_dir("web-1")).identity().claims.user,
+        "agent": IdentitySlots(mesh.agent_dir("web-1")).identity().claims.user,
         "client": read_identity(mesh.admin_context.with_suffix("")).claims.user,
         "master": read_identity(opened.master_directory).claims.user,
         "system": read_identity(opened.system_directory).claims.user,
@@ -237,7 +237,7 @@ async def test_sec_s32_agent_whose_kept_keys_are_refused_is_set_up_with_new_ones
     keys = await held_by_another(mesh, admin, "keeper")
     created = AgentCreate(name="keeper", group="web", ttl_s=600)
     token = (await admin.ask("agent", "create", created, TokenAnswer)).token
-    slots, where = Slots(mesh.agent_dir("keeper")), str(mesh.agent_dir("keeper"))
+    slots, where = IdentitySlots(mesh.agent_dir("keeper")), str(mesh.agent_dir("keeper"))
     slots.begin(keys)
     ran = await mesh._run("broker-agent", "setup", "--state-dir", where, "--token=-", stdin=token)
     assert ran.code == 0, ran.err
@@ -252,7 +252,7 @@ async def test_sec_s32_agent_whose_kept_keys_are_refused_renews_with_new_ones(
 ) -> None:
     """At once and in the same process; the keys in use stay until then."""
     keys = await held_by_another(mesh, admin, "web-1")
-    slots = Slots(mesh.agent_dir("web-1"))
+    slots = IdentitySlots(mesh.agent_dir("web-1"))
     before = slots.identity().claims.user
     slots.begin(keys)
     ran = await mesh.cli("agent", "rotate", "web-1", "--wait")

@@ -11,7 +11,7 @@ import msgspec
 
 from broker_agent.core.lease import Lease
 from broker_agent.core.tasks import TaskBook
-from broker_agent.executors.base import Ports as ExecutorPorts
+from broker_agent.executors.base import ExecutorPorts
 from broker_agent.executors.cells import Cells
 from broker_agent.executors.manner import own_manner
 from broker_agent.executors.noop import Noop
@@ -20,9 +20,9 @@ from broker_agent.executors.registry import Executors
 from broker_agent.services.wire import Address, Station
 from broker_agent.settings import AgentSettings
 from broker_agent.store.folders import Folders
-from broker_agent.store.identity import AgentFacts
+from broker_agent.store.identity_slots import AgentFacts
 from broker_agent.store.journal import open_journal
-from broker_agent.warden.table import Table
+from broker_agent.warden.table import WardenTable
 from broker_agent.wiring import Ports, build
 from broker_client.runtime.clock import Clock, SystemClock
 from broker_client.runtime.frames import Msg
@@ -241,7 +241,7 @@ class Rig:
         self.lease = lease
         self.clock = clock
         self.folders = Folders(tasks, keep=0)
-        self.table = Table(slots)
+        self.table = WardenTable(slots)
         self.ready = 0
         self.relocated = 0
         self.slots = FakeSlots()
@@ -274,7 +274,7 @@ class Rig:
         self.shipper = parts.shipper
         self.running = parts.running
         self.runner = parts.runner
-        self.beats = parts.beats
+        self.heartbeats = parts.heartbeats
         self.handshake = parts.handshake
         self.watchdog = parts.watchdog
         self.inbox = parts.inbox
@@ -327,7 +327,7 @@ class Rig:
         self.echo(epoch)
 
     def echo(self, epoch: int = 1, *, reconciled: bool = True) -> None:
-        self.beats.send()
+        self.heartbeats.send()
         inc, seq = self.lease.incarnation, self.lease.seq
         self.send("echo", Echo(epoch=epoch, incarnation=inc, seq=seq, reconciled=reconciled))
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from broker_agent.store.journal import Journal, Outcome, open_journal
-from broker_agent.store.rows import _UPGRADES, Past, Row
+from broker_agent.store.journal import Journal, WriteResult, open_journal
+from broker_agent.store.rows import _UPGRADES, AttemptRow, ReleasedAttempt
 from schemas.faults import Corrupt, MeshError, Unreachable
 from tests.fake_clock import FakeClock
 from tests.waiting import PATIENCE_S
@@ -46,8 +46,8 @@ INSERT INTO released_1 VALUES ('c9', 2, 'succeeded');
 """
 
 
-def row(journal: Journal, command: str, *, state: str = "accepted", attempt: int = 1) -> Row:
-    return Row(journal.next_row(), command, attempt, "inc", state, accepted_at=1.5)
+def row(journal: Journal, command: str, *, state: str = "accepted", attempt: int = 1) -> AttemptRow:
+    return AttemptRow(journal.next_row(), command, attempt, "inc", state, accepted_at=1.5)
 
 
 @pytest.fixture
@@ -66,15 +66,15 @@ def start(journal: Journal) -> None:
     journal.start(asyncio.get_running_loop().call_soon_threadsafe, lambda: False)
 
 
-async def accept(journal: Journal, entry: Row) -> Outcome:
-    done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+async def accept(journal: Journal, entry: AttemptRow) -> WriteResult:
+    done: asyncio.Future[WriteResult] = asyncio.get_running_loop().create_future()
     journal.accept(entry, done.set_result)
     async with asyncio.timeout(PATIENCE_S):
         return await done
 
 
-async def flush(journal: Journal) -> Outcome:
-    done: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+async def flush(journal: Journal) -> WriteResult:
+    done: asyncio.Future[WriteResult] = asyncio.get_running_loop().create_future()
     journal.flush(done.set_result)
     async with asyncio.timeout(PATIENCE_S):
         return await done
@@ -242,8 +242,10 @@ async def test_journal_of_the_first_release_is_still_opened(path: Path) -> None:
     again.close()
 
 
-async def find(journal: Journal, *commands: str) -> list[Past]:
-    done: asyncio.Future[list[Past] | MeshError] = asyncio.get_running_loop().create_future()
+async def find(journal: Journal, *commands: str) -> list[ReleasedAttempt]:
+    done: asyncio.Future[list[ReleasedAttempt] | MeshError] = (
+        asyncio.get_running_loop().create_future()
+    )
     journal.find_released(commands, done.set_result)
     async with asyncio.timeout(PATIENCE_S):
         found = await done
@@ -261,8 +263,8 @@ async def test_journal_of_the_second_format_keeps_what_it_knows_of_released_ones
     start(journal)
     assert await accept(journal, row(journal, "c8")) == "failed"
     assert await find(journal, "c8", "c9", "c7") == [
-        Past("c8", 1, "failed", None, "", 0.0, 0.0, 0, 0, 0),
-        Past("c9", 2, "succeeded", None, "", 0.0, 0.0, 0, 0, 0),
+        ReleasedAttempt("c8", 1, "failed", None, "", 0.0, 0.0, 0, 0, 0),
+        ReleasedAttempt("c9", 2, "succeeded", None, "", 0.0, 0.0, 0, 0, 0),
     ]
     await release(journal, "c2")
     again = reopened(journal, path)
@@ -312,7 +314,7 @@ async def test_how_a_released_attempt_ended_is_remembered_and_can_be_told_again(
     journal.ended(ended, lambda _: None)
     await flush(journal)
     journal.release([(entry.row, "c1", 1, "failed")])
-    past = Past("c1", 1, "failed", 3, "because", 2.0, 3.0, 4, 5, 99)
+    past = ReleasedAttempt("c1", 1, "failed", 3, "because", 2.0, 3.0, 4, 5, 99)
     assert await find(journal, "c1") == [past]
     back = ended._replace(row=journal.next_row())
     journal.take_back(back)
@@ -342,7 +344,7 @@ async def test_fault_is_remembered_until_a_write_goes_through(journal: Journal, 
     journal._rows._db.execute("PRAGMA query_only = ON")
     assert isinstance(await accept(journal, row(journal, "c1")), Unreachable)
     assert "cannot write the journal" in journal.fault
-    outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+    outcome: asyncio.Future[WriteResult] = asyncio.get_running_loop().create_future()
     journal.probe(outcome.set_result)
     assert isinstance(await outcome, Unreachable)
     journal._rows._db.execute("PRAGMA query_only = OFF")
@@ -422,7 +424,7 @@ CRASHER = """
 import asyncio, sys
 from pathlib import Path
 from broker_agent.store.journal import open_journal
-from broker_agent.store.rows import Row
+from broker_agent.store.rows import AttemptRow
 
 async def main():
     journal = open_journal(Path(sys.argv[1]))
@@ -436,7 +438,7 @@ async def main():
             assert outcome is None
             print(command, flush=True)
             asyncio.get_running_loop().call_soon(accept)
-        journal.accept(Row(journal.next_row(), command, 1, "inc", "accepted"), done)
+        journal.accept(AttemptRow(journal.next_row(), command, 1, "inc", "accepted"), done)
     for _ in range(8):
         accept()
     await asyncio.Event().wait()

@@ -19,15 +19,15 @@ import pytest
 from broker_agent.core.program import Ending
 from broker_agent.executors import cells as cells_of
 from broker_agent.executors.account import find_account
-from broker_agent.executors.base import Job, Ports
+from broker_agent.executors.base import ExecutorPorts, Job
 from broker_agent.executors.cells import Cells
 from broker_agent.executors.manner import file_limits, manner_of
 from broker_agent.executors.process import build
 from broker_agent.services.carrier import CarrierPost
 from broker_agent.settings import TaskSettings
 from broker_agent.store.folders import Folders
-from broker_agent.warden.kin import look
-from broker_agent.warden.table import Table
+from broker_agent.warden.processes import look
+from broker_agent.warden.table import WardenTable
 from schemas.faults import Refused
 from schemas.messages.actions import ProcessArgs
 from schemas.states import State
@@ -71,13 +71,13 @@ class Stage:
         others: set[int] = set()
         self.carrier = CarrierPost(others)
         self.carrying = asyncio.ensure_future(self.carrier.run(asyncio.Event()))
-        ports = Ports(
+        ports = ExecutorPorts(
             loop=asyncio.get_running_loop(),
             grace_s=lambda: 5.0,
             elapsed=time.monotonic,
             marks={"MESH_AGENT": "a1", "MESH_INCARNATION": self.incarnation},
             carrier=self.carrier,
-            table=Table(64),
+            table=WardenTable(64),
             others=others,
             manner=manner_of(settings, account, file_limits()),
             cells=cells or Cells(None, "", ""),

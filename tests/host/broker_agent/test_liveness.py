@@ -9,8 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from broker_agent.core.lease import Phase
-from broker_agent.services.hearing import Hearing
+from broker_agent.core.lease import LeasePhase
+from broker_agent.services.echo_watch import EchoWatch
 from schemas.faults import Refused
 from schemas.messages.liveness import Echo, TaskDecision, Welcome
 from schemas.states import State
@@ -90,7 +90,7 @@ async def test_hello_that_nobody_heard_is_said_anew_when_the_master_is_heard_aga
 
 async def test_nothing_runs_before_handshake_and_echo(rig: Rig) -> None:
     rig.serve(rig.handshake)
-    rig.beats.send()
+    rig.heartbeats.send()
     rig.run("c1")
     assert (await rig.reply_to("c1")).code == "agent_unleased"
     await shaken(rig)
@@ -198,13 +198,13 @@ async def test_silence_ends_every_task_and_says_so_later(rig: Rig) -> None:
     await eventually(lambda: rig.processes.leaders, WAIT_S)
     clock(rig).advance(5)
     rig.watchdog.nudge()
-    await eventually(lambda: rig.lease.phase is Phase.SUSPECT, WAIT_S)
+    await eventually(lambda: rig.lease.phase is LeasePhase.SUSPECT, WAIT_S)
     rig.run("c2", SLEEP)
     assert (await rig.reply_to("c2")).code == "agent_unleased"
     assert rig.processes.tasks
     clock(rig).advance(5)
     rig.watchdog.nudge()
-    await eventually(lambda: rig.lease.phase is Phase.FENCED, WAIT_S)
+    await eventually(lambda: rig.lease.phase is LeasePhase.FENCED, WAIT_S)
     assert not rig.processes.tasks
     assert not rig.reports("c1")
     await shaken(rig)
@@ -220,7 +220,7 @@ async def test_task_with_leave_goes_on_and_is_kept_at_the_handshake(rig: Rig) ->
     await eventually(lambda: len(rig.processes.leaders) == 2, WAIT_S)
     clock(rig).advance(11)
     rig.watchdog.nudge()
-    await eventually(lambda: rig.lease.phase is Phase.FENCED, WAIT_S)
+    await eventually(lambda: rig.lease.phase is LeasePhase.FENCED, WAIT_S)
     assert {task.name for task in rig.processes.tasks} == {"held.1"}
     clock(rig).advance(80)
     decisions = [TaskDecision(command="held", attempt=1, verdict="keep")]
@@ -234,7 +234,7 @@ async def test_task_with_leave_goes_on_and_is_kept_at_the_handshake(rig: Rig) ->
     assert rig.processes.tasks
     clock(rig).advance(99)
     rig.watchdog.nudge()
-    await eventually(lambda: rig.lease.phase is Phase.FENCED, WAIT_S)
+    await eventually(lambda: rig.lease.phase is LeasePhase.FENCED, WAIT_S)
     assert rig.processes.tasks
     clock(rig).advance(1)
     rig.watchdog.nudge()
@@ -249,7 +249,7 @@ async def test_strict_master_ends_tasks_when_it_is_suspect(rig: Rig) -> None:
     await eventually(lambda: rig.processes.leaders, WAIT_S)
     clock(rig).advance(4.9)
     rig.watchdog.look()
-    assert rig.lease.phase is Phase.LINKED
+    assert rig.lease.phase is LeasePhase.LINKED
     clock(rig).advance(0.1)
     rig.watchdog.look()
     await eventually(lambda: not rig.processes.tasks, WAIT_S)
@@ -268,7 +268,7 @@ async def test_host_that_slept_past_the_deadline_ends_tasks_before_it_reads_anyt
     rig.timers = Timers(beat_s=1, suspect_s=5, ack_s=1, grace_s=600, lost_s=900)
     rig.send("echo", Echo(epoch=1, incarnation=rig.lease.incarnation, seq=seq))
     assert rig.station.book.get("c1", 1).stop is State.KILLED_FENCED  # type: ignore[union-attr]
-    assert rig.lease.phase is Phase.FENCING
+    assert rig.lease.phase is LeasePhase.FENCING
     await eventually(lambda: not rig.processes.tasks, WAIT_S)
 
 
@@ -325,33 +325,33 @@ async def test_revoked_agent_ends_its_tasks_and_goes_on_asking(rig: Rig) -> None
 
 
 def test_deaf_connection_is_given_up_when_the_master_is_suspect(rig: Rig) -> None:
-    hearing = Hearing(rig.station)
-    hearing.on_connected()
+    echo_watch = EchoWatch(rig.station)
+    echo_watch.on_connected()
     rig.link()
-    assert hearing.look() == 5.0
+    assert echo_watch.look() == 5.0
     clock(rig).advance(5.0)
-    assert hearing.look() == 1.0
+    assert echo_watch.look() == 1.0
     assert rig.wire.rebuilt == ["deaf: the master is not heard"]
-    hearing.on_connected()
+    echo_watch.on_connected()
     clock(rig).advance(0.5)
-    assert hearing.look() == 0.5
+    assert echo_watch.look() == 0.5
     for _ in range(4):
         clock(rig).advance(1.0)
-        hearing.look()
-        hearing.on_connected()
+        echo_watch.look()
+        echo_watch.on_connected()
     assert len(rig.wire.rebuilt) == 5
     clock(rig).advance(5.0)
-    hearing.look()
+    echo_watch.look()
     assert len(rig.wire.rebuilt) == 5, "once the lease is over it is no hurry any more"
     clock(rig).advance(1.0)
-    hearing.look()
+    echo_watch.look()
     assert len(rig.wire.rebuilt) == 6
     rig.wire.is_connected = False
     clock(rig).advance(100.0)
-    hearing.look()
+    echo_watch.look()
     assert len(rig.wire.rebuilt) == 6
     rig.echo()
-    hearing.look()
+    echo_watch.look()
     assert len(rig.wire.rebuilt) == 6
 
 
@@ -380,7 +380,7 @@ async def test_new_period_begins_when_the_master_announces_it(rig: Rig) -> None:
     """The default period is longer than what a master with quick timers would wait."""
     rig.timers = Timers(beat_s=0.05, suspect_s=1, handshake_s=0.2)
     rig.lease.timers = Timers(beat_s=30, suspect_s=60, lost_s=500, handshake_s=0.2)
-    rig.serve(rig.handshake, rig.beats)
+    rig.serve(rig.handshake, rig.heartbeats)
     await asyncio.sleep(0)
     await shaken(rig)
     await eventually(lambda: len(rig.beats_sent()) > 5, WAIT_S)
@@ -388,7 +388,7 @@ async def test_new_period_begins_when_the_master_announces_it(rig: Rig) -> None:
 
 async def test_beat_is_dropped_while_there_is_no_connection(rig: Rig) -> None:
     rig.wire.is_connected = False
-    assert not rig.beats.send()
+    assert not rig.heartbeats.send()
     assert rig.lease.seq == 0
 
 

@@ -14,16 +14,16 @@ import pytest
 
 from broker_agent.core import program
 from broker_agent.core.program import Ending
-from broker_agent.executors.base import Job, Ports
-from broker_agent.executors.groups import Kinship, kill_orphans, process_start
+from broker_agent.executors.base import ExecutorPorts, Job
 from broker_agent.executors.manner import own_manner
 from broker_agent.executors.process import ProcessExecutor, ProcessTask
-from broker_agent.executors.spawn import CannotStart, Order, find_program
-from broker_agent.executors.starter import Started, Starter
+from broker_agent.executors.process_groups import TaskProcesses, kill_orphans, process_start
+from broker_agent.executors.spawn import CannotStart, SpawnOrder, find_program
+from broker_agent.executors.starter import OnSpawned, Starter
 from broker_agent.services.carrier import CarrierPost
 from broker_agent.store.folders import Folders, TaskFolder
-from broker_agent.warden.kin import read_marks
-from broker_agent.warden.table import Table
+from broker_agent.warden.processes import read_marks
+from broker_agent.warden.table import WardenTable
 from schemas.messages.actions import ProcessArgs
 from schemas.states import State
 from tests.waiting import eventually
@@ -42,13 +42,13 @@ class Bench:
         self.carrier = CarrierPost(others)
         self.carrying = asyncio.ensure_future(self.carrier.run(asyncio.Event()))
         self.executor = ProcessExecutor(
-            Ports(
+            ExecutorPorts(
                 loop=asyncio.get_running_loop(),
                 grace_s=lambda: grace_s,
                 elapsed=time.monotonic,
                 marks={"MESH_AGENT": "a1", "MESH_INCARNATION": secrets.token_hex(8)},
                 carrier=self.carrier,
-                table=Table(64),
+                table=WardenTable(64),
                 others=others,
                 manner=own_manner(),
             )
@@ -182,15 +182,15 @@ class Hesitant(Starter):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self.held: list[tuple[Started, int | CannotStart]] = []
+        self.held: list[tuple[OnSpawned, int | CannotStart]] = []
         self.asked: list[Callable[[], bool]] = []
 
     def start(
         self,
-        order: Order,
-        done: Started,
+        order: SpawnOrder,
+        done: OnSpawned,
         is_wanted: Callable[[], bool] = lambda: True,
-        prepare: Callable[[Order], Order] = lambda order: order,
+        prepare: Callable[[SpawnOrder], SpawnOrder] = lambda order: order,
     ) -> None:
         self.asked.append(is_wanted)
         super().start(order, lambda started: self.held.append((done, started)), prepare=prepare)
@@ -461,5 +461,5 @@ def test_another_process_that_got_the_number_is_left_alone(orphan: int) -> None:
 
 def test_session_is_found_as_a_whole(orphan: int) -> None:
     start = process_start(orphan)
-    assert [each.pid for each in Kinship().members(orphan, start, {b"NOT=ITS"})] == [orphan]
-    assert Kinship().members(orphan, start + 1, {b"NOT=ITS"}) == []
+    assert [each.pid for each in TaskProcesses().members(orphan, start, {b"NOT=ITS"})] == [orphan]
+    assert TaskProcesses().members(orphan, start + 1, {b"NOT=ITS"}) == []

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from broker_agent.core.tasks import Entry, Phase
-from broker_agent.services.control import Controls
+from broker_agent.core.tasks import TaskEntry, TaskPhase
+from broker_agent.services.control import ControlHandler
 from schemas import codec, limits, subjects
 from schemas.faults import Refused
 from schemas.messages.liveness import Hello
@@ -31,9 +31,9 @@ async def test_sec_s30_hello_of_ten_thousand_tasks_fits_and_says_that_it_is_not_
     rig: Rig,
 ) -> None:
     for number in range(10_000):
-        entry = Entry(f"{number:064}", 999_999_999, number, 1.0)
+        entry = TaskEntry(f"{number:064}", 999_999_999, number, 1.0)
         is_running = number >= 9_900
-        entry.phase = Phase.RUNNING if is_running else Phase.ENDED
+        entry.phase = TaskPhase.RUNNING if is_running else TaskPhase.ENDED
         entry.state = State.RUNNING if is_running else State.SUCCEEDED
         entry.pid = 2**22
         rig.station.book.add(entry, holds_slot=False)
@@ -75,7 +75,7 @@ async def test_sec_s30_words_of_an_agent_are_cut_to_what_a_master_reads(rig: Rig
     def refuse(_ca_pem: bytes) -> None:
         raise Refused("request_invalid", WIDE * 100_000)
 
-    controls = Controls(rig.station, rig.running, rotate=lambda: None, trust=refuse)
+    controls = ControlHandler(rig.station, rig.running, rotate=lambda: None, trust=refuse)
     controls.on_control(codec.encode(Control(kind="trust", epoch=1, token="ctl", ca_pem="x")))
     (_, payload) = rig.wire.published[-1]
     message = codec.decode_sized(ControlReply, payload).message

@@ -8,15 +8,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from broker_agent.executors.spawn import CannotStart, Files, Order
+from broker_agent.executors.spawn import CannotStart, Files, SpawnOrder
 from broker_agent.executors.starter import THREADS, THREADS_MAX, Starter
 from tests.waiting import eventually
 
 WAIT_S = 60.0
 
 
-def order(name: str) -> Order:
-    return Order([name], {}, "/", None, Files(0, 1, 2))
+def order(name: str) -> SpawnOrder:
+    return SpawnOrder([name], {}, "/", None, Files(0, 1, 2))
 
 
 class Disk:
@@ -26,7 +26,7 @@ class Disk:
         self.answers = threading.Event()
         self.loaded = 0
 
-    def load(self, wanted: Order) -> int:
+    def load(self, wanted: SpawnOrder) -> int:
         if wanted.argv[0].startswith("slow"):
             self.answers.wait(WAIT_S)
         if wanted.argv[0] == "missing":
@@ -126,7 +126,7 @@ async def test_close_starts_nothing_more_and_ends_what_comes_after_it(disk: Disk
     """A program of a disk that hangs is loaded when the agent is gone, and nobody would end it."""
     late = subprocess.Popen(["sleep", "60"], start_new_session=True)
 
-    def load(wanted: Order) -> int:
+    def load(wanted: SpawnOrder) -> int:
         disk.load(wanted)
         return late.pid
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from broker_agent.services.warden import WardenPost
-from broker_agent.warden.kin import children, kin, look, process_start
-from broker_agent.warden.table import NEVER, Table, View, read_table
-from broker_agent.warden.watch import Warden, Watch, kill_at, term_at
+from broker_agent.warden.processes import children, look, process_start, task_processes
+from broker_agent.warden.table import NEVER, TableView, WardenTable, read_table
+from broker_agent.warden.watch import Warden, WardenDecisions, kill_at, term_at
 from broker_client.runtime.clock import SystemClock
 from schemas.timers import Timers
 from tests.children import rss_bytes
@@ -25,16 +25,16 @@ from tests.waiting import eventually
 RSS_MAX = 12 * 1024 * 1024
 
 
-def view_of(table: Table) -> View:
+def view_of(table: WardenTable) -> TableView:
     return read_table(table.fd)
 
 
-def renewed(table: Table, at: float = 100.0) -> None:
+def renewed(table: WardenTable, at: float = 100.0) -> None:
     table.renew(at, grace_s=10.0, slack_s=0.5, tick_s=1.0)
 
 
 def test_table_tells_what_was_entered() -> None:
-    table = Table(3)
+    table = WardenTable(3)
     assert view_of(table).renewed_at == NEVER
     renewed(table)
     first = table.enter("c1.1", 35.0)
@@ -60,7 +60,7 @@ def test_table_tells_what_was_entered() -> None:
 
 
 def test_full_table_takes_nothing_and_a_cleared_place_is_used_again() -> None:
-    table = Table(1)
+    table = WardenTable(1)
     place = table.enter("c1.1", 1.0)
     assert table.enter("c2.1", 1.0) == -1
     table.note_process(-1, 1, 5)
@@ -71,12 +71,12 @@ def test_full_table_takes_nothing_and_a_cleared_place_is_used_again() -> None:
     table.close()
 
 
-def decisions(watch: Watch, table: Table, now: float) -> list[tuple[str, int]]:
+def decisions(watch: WardenDecisions, table: WardenTable, now: float) -> list[tuple[str, int]]:
     return [(record.name, number) for record, number in watch.due(view_of(table), now)]
 
 
 def test_task_is_asked_once_and_killed_after_its_grace() -> None:
-    table, watch = Table(2), Watch()
+    table, watch = WardenTable(2), WardenDecisions()
     renewed(table)
     table.enter("c1.1", 35.0)
     table.enter("c2.1", 7200.0)
@@ -89,7 +89,7 @@ def test_task_is_asked_once_and_killed_after_its_grace() -> None:
 
 
 def test_echo_moves_the_deadline() -> None:
-    table, watch = Table(1), Watch()
+    table, watch = WardenTable(1), WardenDecisions()
     renewed(table)
     table.enter("c1.1", 35.0)
     renewed(table, 130.0)
@@ -99,7 +99,7 @@ def test_echo_moves_the_deadline() -> None:
 
 
 def test_task_that_the_agent_has_asked_is_not_asked_again_but_killed_in_time() -> None:
-    table, watch = Table(1), Watch()
+    table, watch = WardenTable(1), WardenDecisions()
     renewed(table)
     place = table.enter("c1.1", 35.0)
     table.note_kill(place, 140.0)
@@ -110,14 +110,14 @@ def test_task_that_the_agent_has_asked_is_not_asked_again_but_killed_in_time() -
 
 
 def test_task_without_any_lease_has_no_time() -> None:
-    table, watch = Table(1), Watch()
+    table, watch = WardenTable(1), WardenDecisions()
     table.enter("c1.1", 35.0)
     assert decisions(watch, table, 10.0) == [("c1.1", signal.SIGKILL)]
     table.close()
 
 
 def test_it_sleeps_until_something_may_be_due() -> None:
-    table, watch = Table(1), Watch()
+    table, watch = WardenTable(1), WardenDecisions()
     renewed(table)
     assert watch.pause_s(view_of(table), 100.0, is_orphaned=False) == 1.0
     table.enter("c1.1", 35.0)
@@ -132,7 +132,7 @@ def test_task_that_was_being_started_when_the_agent_died_is_looked_for_until_its
 ) -> None:
     """Its loading goes on without the agent, so that nobody may be there to be found at first."""
     warden = Warden("MESH_INCARNATION=none", "", os.getpid(), str(tmp_path / "log"))
-    table = Table(2)
+    table = WardenTable(2)
     renewed(table)
     table.enter("c1.1", 35.0)
     table.note_process(table.enter("c2.1", 35.0), 2**22 + 1, 7)
@@ -144,7 +144,7 @@ def test_task_that_was_being_started_when_the_agent_died_is_looked_for_until_its
 
 
 def test_task_is_asked_once_also_if_its_process_becomes_known_later() -> None:
-    table, watch = Table(1), Watch()
+    table, watch = WardenTable(1), WardenDecisions()
     renewed(table)
     place = table.enter("c1.1", 35.0)
     assert decisions(watch, table, 135.5) == [("c1.1", signal.SIGTERM)]
@@ -160,7 +160,7 @@ class Post:
     """A warden that runs, and tasks as an agent starts them."""
 
     def __init__(self, rig: Rig, state_dir: Path) -> None:
-        self.table = Table(8)
+        self.table = WardenTable(8)
         self.others: set[int] = set()
         self.post = WardenPost(rig.station, self.table, state_dir, cells="", others=self.others)
         self.log = state_dir / "warden.log"
@@ -346,10 +346,16 @@ def test_kin_are_exactly_those_of_the_task() -> None:
         child = children(pid)[0]
         seen, start = look(), process_start(pid)
         for known in (start, 0):
-            assert {each.pid for each in kin(seen, pid, known, marks, set())} == {pid, child}
-        assert {each.pid for each in kin(seen, pid, start, {b"NO=1"}, set())} == {pid, child}
-        assert kin(seen, pid, start + 1, {b"NO=1"}, set()) == []
-        assert kin(seen, pid, 0, {b"NO=1"}, set()) == []
+            assert {each.pid for each in task_processes(seen, pid, known, marks, set())} == {
+                pid,
+                child,
+            }
+        assert {each.pid for each in task_processes(seen, pid, start, {b"NO=1"}, set())} == {
+            pid,
+            child,
+        }
+        assert task_processes(seen, pid, start + 1, {b"NO=1"}, set()) == []
+        assert task_processes(seen, pid, 0, {b"NO=1"}, set()) == []
     finally:
         for each in (pid, other):
             os.killpg(each, signal.SIGKILL)

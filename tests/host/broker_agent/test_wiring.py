@@ -10,13 +10,13 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from broker_agent.core.lease import Phase
-from broker_agent.executors.base import Left
+from broker_agent.core.lease import LeasePhase
+from broker_agent.executors.base import OrphanedAttempt
 from broker_agent.executors.cells import Cells
 from broker_agent.services.doctor import _ends
 from broker_agent.services.status import read_status
 from broker_agent.settings import AgentSettings
-from broker_agent.store.rows import Row
+from broker_agent.store.rows import AttemptRow
 from broker_agent.warden.table import read_table
 from broker_agent.wiring import build
 from broker_client.cli.doctor.findings import Trouble
@@ -72,12 +72,12 @@ async def test_each_part_that_runs_is_started(rig: Rig) -> None:
     [
         ("warden", "carrier"),
         ("carrier", "handshake"),
-        ("room", "beats"),
+        ("resources", "heartbeats"),
         ("reporter", "handshake"),
         ("shipper", "handshake"),
         ("watchdog", "handshake"),
-        ("handshake", "beats"),
-        ("beats", "hearing"),
+        ("handshake", "heartbeats"),
+        ("heartbeats", "echo_watch"),
     ],
 )
 async def test_part_is_ready_before_those_that_need_it(rig: Rig, first: str, then: str) -> None:
@@ -124,7 +124,7 @@ async def test_lease_that_ran_out_is_noticed_before_a_message_is_read(rig: Rig) 
     rig.link()
     clock(rig).advance(TIMERS.unrecoverable_s + 1)
     rig.inbox.on_message(Msg("mesh.v1.down.g1.a1.selftest", "", b""))
-    assert rig.lease.phase is Phase.FENCED
+    assert rig.lease.phase is LeasePhase.FENCED
 
 
 def order(rig: Rig, kind: str, **fields: Any) -> ControlReply:  # noqa: ANN401
@@ -144,7 +144,7 @@ async def test_order_to_trust_reaches_the_slots(rig: Rig) -> None:
 
 async def test_order_to_drain_is_seen_in_beats_and_on_the_host(rig: Rig) -> None:
     order(rig, "drain")
-    rig.beats.send()
+    rig.heartbeats.send()
     rig.parts.status.write()
     assert (rig.beats_sent()[-1].draining, status(rig).draining) == (True, True)
 
@@ -164,7 +164,7 @@ async def test_first_agreement_is_told_once_and_each_wakes_the_watchdog(rig: Rig
     rig.watchdog._wake.clear()
     rig.echo()
     assert (rig.ready, rig.watchdog._wake.is_set()) == (1, True)
-    assert status(rig).link == Phase.LINKED
+    assert status(rig).link == LeasePhase.LINKED
 
 
 @pytest.mark.parametrize("by", ["echo", "welcome"])
@@ -230,7 +230,7 @@ async def test_new_connection_gets_time_a_handshake_and_a_line(rig: Rig) -> None
     rig.wire.is_connected = False
     clock(rig).advance(100)
     rig.wire.come()
-    assert rig.parts.hearing._since == rig.clock.elapsed()
+    assert rig.parts.echo_watch._since == rig.clock.elapsed()
     assert rig.handshake._wanted.is_set()
     assert status(rig).connected
 
@@ -262,10 +262,10 @@ def said(rig: Rig) -> tuple[int, Any]:
 async def test_change_of_the_room_is_told_at_once(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("broker_agent.services.room._disk_free", lambda _path: -1.0)
+    monkeypatch.setattr("broker_agent.services.resources._disk_free", lambda _path: -1.0)
     rig.parts.room.look()
-    beats, line = said(rig)
-    assert (beats, "disk" in line.full) == (1, True)
+    heartbeats, line = said(rig)
+    assert (heartbeats, "disk" in line.full) == (1, True)
     assert "disk" in str(rig.beats_sent()[-1].lacks)
 
 
@@ -273,8 +273,8 @@ async def test_renewal_that_fails_is_told_at_once(rig: Rig) -> None:
     await rig.parts.renewer._fail(
         cast("Any", rig.parts.renewer)._renewal.step, MeshError("no_answer", "nobody")
     )
-    beats, line = said(rig)
-    assert beats == 1
+    heartbeats, line = said(rig)
+    assert heartbeats == 1
     assert "nobody" in rig.beats_sent()[-1].renewal
     assert "renewal failed" in line.reason
 
@@ -283,12 +283,12 @@ async def test_phase_of_the_lease_is_written_when_time_changes_it(rig: Rig) -> N
     rig.link()
     clock(rig).advance(TIMERS.suspect_s + 1)
     rig.watchdog.look()
-    assert status(rig).link == Phase.SUSPECT
+    assert status(rig).link == LeasePhase.SUSPECT
 
 
 async def test_slot_that_is_free_ends_a_fencing(rig: Rig) -> None:
     rig.watchdog._wake.clear()
-    rig.lease.phase = Phase.FENCING
+    rig.lease.phase = LeasePhase.FENCING
     rig.runner.note_idle()
     assert rig.watchdog._wake.is_set()
 
@@ -309,7 +309,7 @@ async def test_output_that_waits_fills_the_room(tmp_path: Path, rig: Rig) -> Non
         small.shipper._followed[("c", 1)] = cast("Any", Waiting(1 << 21))
         small.parts.room.look()
         assert "spool" in [*small.parts.room.lacks]
-        small.beats.send()
+        small.heartbeats.send()
         assert small.beats_sent()[-1].spool_bytes == 1 << 21
     finally:
         small.shipper._followed.clear()
@@ -327,7 +327,7 @@ async def test_look_at_the_room_clears_away_what_tasks_left(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turns: list[None] = []
-    monkeypatch.setattr("broker_agent.services.room.LOOK_S", 0.01)
+    monkeypatch.setattr("broker_agent.services.resources.LOOK_S", 0.01)
     monkeypatch.setattr(rig.processes, "reap", lambda: turns.append(None))
     rig.serve(rig.parts.room)
     await eventually(lambda: turns, WAIT_S)
@@ -367,8 +367,8 @@ async def test_executor_has_what_the_others_have(rig: Rig) -> None:
     processes = cast("Any", rig.processes)
     assert processes.carrier is rig.carrier
     assert processes.table is rig.table
-    assert processes.kinship.others is rig.carrier.others
-    assert processes.kinship.others is rig.parts.post.others
+    assert processes.task_processes.others is rig.carrier.others
+    assert processes.task_processes.others is rig.parts.post.others
     assert processes.cells is rig.ports.cells
     assert processes._env == rig.ports.manner.env
     assert processes.grace_s() == TIMERS.grace_s
@@ -452,14 +452,14 @@ def listener(folder: Path) -> tuple[ServiceManager, socket.socket]:
 async def test_attempt_of_an_earlier_start_is_ended_and_told(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = Row(1, "c1", 1, "inc-0", State.RUNNING, accepted_at=1.0, started_at=1.0, pid=4711)
-    ended: list[Left] = []
+    row = AttemptRow(1, "c1", 1, "inc-0", State.RUNNING, accepted_at=1.0, started_at=1.0, pid=4711)
+    ended: list[OrphanedAttempt] = []
 
-    def end_left(left: Left) -> int:
+    def end_orphans(left: OrphanedAttempt) -> int:
         ended.append(left)
         return 1
 
-    monkeypatch.setattr(rig.processes, "end_left", end_left)
+    monkeypatch.setattr(rig.processes, "end_orphans", end_orphans)
     rig.folders.make("c9", 1).close()
     rig.journal.rows = [row]
     rig.parts.recovery.recover()

@@ -3,13 +3,13 @@
 import msgspec
 import pytest
 
-from broker_agent.core.admission import ACCEPTED, Standing, is_foreign, judge
-from broker_agent.core.tasks import CANCELLED, REFUSALS_KEPT, Entry, Phase, TaskBook
+from broker_agent.core.admission import ACCEPTED, AdmissionState, is_foreign, judge
+from broker_agent.core.tasks import CANCELLED, REFUSALS_KEPT, TaskBook, TaskEntry, TaskPhase
 from schemas.faults import FAULTS
 from schemas.messages.work import Run
 from schemas.states import State
 
-FREE = Standing(
+FREE = AdmissionState(
     epoch=3,
     incarnation="inc",
     linked=True,
@@ -51,7 +51,7 @@ def test_free_agent_accepts() -> None:
     ],
 )
 def test_what_cannot_run_is_rejected_with_its_code(
-    request_: Run, standing: Standing, code: str
+    request_: Run, standing: AdmissionState, code: str
 ) -> None:
     admission = judge(request_, standing)
     assert (admission.answer, admission.code) == ("rejected", code)
@@ -69,7 +69,7 @@ def test_what_cannot_run_is_rejected_with_its_code(
         FREE._replace(age_s=None),
     ],
 )
-def test_known_attempt_is_a_duplicate_whatever_the_agent_is_doing(standing: Standing) -> None:
+def test_known_attempt_is_a_duplicate_whatever_the_agent_is_doing(standing: AdmissionState) -> None:
     admission = judge(run(incarnation="old"), standing._replace(known="running"))
     assert (admission.answer, admission.state) == ("duplicate", "running")
 
@@ -90,7 +90,7 @@ def test_request_as_old_as_allowed_still_runs() -> None:
 
 def test_slots_are_held_from_acceptance_until_freed_once() -> None:
     book = TaskBook(slots=1)
-    entry = Entry("c", 1, 1, 0.0)
+    entry = TaskEntry("c", 1, 1, 0.0)
     book.add(entry, holds_slot=True)
     assert (book.running, book.is_full) == (1, True)
     book.free(entry)
@@ -100,15 +100,15 @@ def test_slots_are_held_from_acceptance_until_freed_once() -> None:
 
 
 def test_first_reason_to_stop_stays() -> None:
-    entry = Entry("c", 1, 1, 0.0)
+    entry = TaskEntry("c", 1, 1, 0.0)
     assert entry.ask_stop(State.CANCELLED, "cancelled")
     assert not entry.ask_stop(State.KILLED_FENCED, "silence")
     assert (entry.stop, entry.stop_reason) == (State.CANCELLED, "cancelled")
 
 
 def test_ended_attempt_is_not_asked_to_stop() -> None:
-    entry = Entry("c", 1, 1, 0.0)
-    entry.phase = Phase.ENDED
+    entry = TaskEntry("c", 1, 1, 0.0)
+    entry.phase = TaskPhase.ENDED
     assert not entry.ask_stop(State.CANCELLED, "cancelled")
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker_agent.core.lease import BEATS_KEPT, Heard, Lease, Phase
+from broker_agent.core.lease import BEATS_KEPT, EchoEffect, Lease, LeasePhase
 from schemas.messages.liveness import Echo
 from schemas.timers import Timers
 
@@ -23,25 +23,25 @@ def linked(now: float = 0.0) -> Lease:
     lease = lease_at(now)
     lease.on_welcome(1, TIMERS)
     lease.on_done()
-    assert lease.on_echo(echo(lease.beat(now)), now) is Heard.RENEWED
+    assert lease.on_echo(echo(lease.beat(now)), now) is EchoEffect.RENEWED
     return lease
 
 
 def test_new_agent_has_no_lease() -> None:
     lease = lease_at()
-    assert (lease.phase, lease.is_linked, lease.fence_at()) == (Phase.FENCED, False, None)
+    assert (lease.phase, lease.is_linked, lease.fence_at()) == (LeasePhase.FENCED, False, None)
     assert lease.next_change_at() is None
 
 
 def test_handshake_and_echo_link() -> None:
     lease = linked()
-    assert (lease.phase, lease.is_linked, lease.epoch) == (Phase.LINKED, True, 1)
+    assert (lease.phase, lease.is_linked, lease.epoch) == (LeasePhase.LINKED, True, 1)
 
 
 def test_echo_without_handshake_does_not_let_work_in() -> None:
     lease = lease_at()
     lease.on_echo(echo(lease.beat(0.0)), 0.1)
-    assert (lease.phase, lease.is_linked) == (Phase.LINKED, False)
+    assert (lease.phase, lease.is_linked) == (LeasePhase.LINKED, False)
 
 
 def test_lease_counts_from_when_the_echoed_beat_was_sent() -> None:
@@ -55,18 +55,18 @@ def test_lease_counts_from_when_the_echoed_beat_was_sent() -> None:
 
 def test_silence_makes_it_suspect_then_fencing() -> None:
     lease = linked()
-    assert lease.on_tick(9.9) is Phase.LINKED
-    assert lease.on_tick(10.0) is Phase.SUSPECT
+    assert lease.on_tick(9.9) is LeasePhase.LINKED
+    assert lease.on_tick(10.0) is LeasePhase.SUSPECT
     assert not lease.is_linked
-    assert lease.on_tick(34.9) is Phase.SUSPECT
-    assert lease.on_tick(35.0) is Phase.FENCING
+    assert lease.on_tick(34.9) is LeasePhase.SUSPECT
+    assert lease.on_tick(35.0) is LeasePhase.FENCING
 
 
 def test_echo_in_time_recovers_but_work_waits_for_a_handshake() -> None:
     lease = linked()
     lease.on_tick(12.0)
-    assert lease.on_echo(echo(lease.beat(20.0)), 20.5) is Heard.RENEWED
-    assert (lease.phase, lease.is_linked) == (Phase.LINKED, False)
+    assert lease.on_echo(echo(lease.beat(20.0)), 20.5) is EchoEffect.RENEWED
+    assert (lease.phase, lease.is_linked) == (LeasePhase.LINKED, False)
     lease.on_done()
     assert lease.is_linked
 
@@ -76,22 +76,22 @@ def test_echo_that_comes_after_the_end_undoes_no_fencing() -> None:
     lease = linked()
     seq = lease.beat(1.0)
     lease.on_echo(echo(seq), 3600.0)
-    assert lease.phase is Phase.FENCING
+    assert lease.phase is LeasePhase.FENCING
     lease.on_echo(echo(lease.beat(3600.1)), 3600.2)
-    assert lease.phase is Phase.FENCING
+    assert lease.phase is LeasePhase.FENCING
     lease.on_fenced()
     lease.on_echo(echo(lease.beat(3601.0)), 3601.1)
-    assert (lease.phase, lease.is_linked) == (Phase.LINKED, False)
+    assert (lease.phase, lease.is_linked) == (LeasePhase.LINKED, False)
 
 
 def test_handshake_before_the_end_of_the_lease_does_not_count_after_it() -> None:
     lease = linked()
     lease.on_tick(12.0)
     lease.on_done()
-    assert lease.on_tick(40.0) is Phase.FENCING
+    assert lease.on_tick(40.0) is LeasePhase.FENCING
     lease.on_fenced()
     lease.on_echo(echo(lease.beat(41.0)), 41.1)
-    assert (lease.phase, lease.is_linked) == (Phase.LINKED, False)
+    assert (lease.phase, lease.is_linked) == (LeasePhase.LINKED, False)
 
 
 def test_longer_leave_moves_the_deadline_of_that_task_alone() -> None:
@@ -113,13 +113,13 @@ def test_echo_of_an_old_beat_does_not_renew() -> None:
 @pytest.mark.parametrize(
     ("bad", "heard"),
     [
-        (echo(1, epoch=0), Heard.STALE_EPOCH),
-        (echo(1, incarnation="other"), Heard.OTHER_INCARNATION),
-        (echo(99), Heard.UNKNOWN_BEAT),
-        (echo(0), Heard.UNKNOWN_BEAT),
+        (echo(1, epoch=0), EchoEffect.STALE_EPOCH),
+        (echo(1, incarnation="other"), EchoEffect.OTHER_INCARNATION),
+        (echo(99), EchoEffect.UNKNOWN_BEAT),
+        (echo(0), EchoEffect.UNKNOWN_BEAT),
     ],
 )
-def test_echo_that_is_not_for_us_renews_nothing(bad: Echo, heard: Heard) -> None:
+def test_echo_that_is_not_for_us_renews_nothing(bad: Echo, heard: EchoEffect) -> None:
     lease = linked()
     assert lease.on_echo(bad, 9.0) is heard
     assert lease.age_s(9.0) == 9.0
@@ -129,7 +129,7 @@ def test_new_epoch_wants_a_handshake_and_the_old_one_is_refused_from_then_on() -
     lease = linked()
     lease.on_echo(echo(lease.beat(1.0), epoch=2), 1.0)
     assert (lease.epoch, lease.is_linked) == (2, False)
-    assert lease.on_echo(echo(lease.beat(2.0), epoch=1), 2.0) is Heard.STALE_EPOCH
+    assert lease.on_echo(echo(lease.beat(2.0), epoch=1), 2.0) is EchoEffect.STALE_EPOCH
     assert not lease.on_welcome(1, TIMERS)
 
 
@@ -180,7 +180,7 @@ def test_work_is_taken_only_while_the_master_cannot_have_given_up(
             before = lease.on_tick(now)
             lease.on_echo(echo(seq), now)
             heard_at = max(sent[seq - 1], heard_at or 0.0)
-            assert (lease.phase is Phase.FENCING) >= (before is Phase.FENCING)
+            assert (lease.phase is LeasePhase.FENCING) >= (before is LeasePhase.FENCING)
         elif event == "done":
             lease.on_done()
         elif event == "fenced":
@@ -188,10 +188,10 @@ def test_work_is_taken_only_while_the_master_cannot_have_given_up(
         elif event == "disconnect":
             lease.on_disconnected()
         phase = lease.on_tick(now)
-        if phase is Phase.LINKED:
+        if phase is LeasePhase.LINKED:
             assert heard_at is not None
             assert now - heard_at < TIMERS.suspect_s
-        if phase is Phase.SUSPECT:
+        if phase is LeasePhase.SUSPECT:
             assert heard_at is not None
             assert now - heard_at < TIMERS.unrecoverable_s
-        assert lease.is_linked <= (phase is Phase.LINKED)
+        assert lease.is_linked <= (phase is LeasePhase.LINKED)

@@ -5,7 +5,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from broker_agent.core.lease import Heard, Lease, Phase
+from broker_agent.core.lease import EchoEffect, Lease, LeasePhase
 from schemas.messages.liveness import Echo
 from schemas.timers import Timers
 
@@ -44,9 +44,9 @@ class LeaseMachine(RuleBasedStateMachine):
         """As the watchdog does, at each turn and before anything that has come is read."""
         before = self.lease.phase
         phase = self.lease.on_tick(self.now)
-        if phase is Phase.FENCING and before is not Phase.FENCING:
+        if phase is LeasePhase.FENCING and before is not LeasePhase.FENCING:
             self.is_ending = True
-        if phase is not Phase.LINKED:
+        if phase is not LeasePhase.LINKED:
             self.agreed = self.agreed and before is phase
         self.ended |= {leave for leave in LEAVES if self.lease.has_run_out(leave, self.now)}
 
@@ -62,7 +62,7 @@ class LeaseMachine(RuleBasedStateMachine):
         seq = data.draw(st.sampled_from(sorted(self.sent)))
         echo = Echo(epoch=self.epoch, incarnation="inc", seq=seq, reconciled=reconciled)
         heard = self.lease.on_echo(echo, self.now)
-        assert heard is (Heard.RENEWED if seq else Heard.UNKNOWN_BEAT)
+        assert heard is (EchoEffect.RENEWED if seq else EchoEffect.UNKNOWN_BEAT)
         if seq > self.renewed:
             self.renewed = seq
             self.ended.clear()
@@ -77,12 +77,12 @@ class LeaseMachine(RuleBasedStateMachine):
             incarnation="other" if bad == "incarnation" else "inc",
             seq=max(self.sent) + 1,
         )
-        assert self.lease.on_echo(echo, self.now) is not Heard.RENEWED
+        assert self.lease.on_echo(echo, self.now) is not EchoEffect.RENEWED
         assert self.lease.renewed_at == renewed
 
     @rule(strict=st.booleans())
     def welcome(self, *, strict: bool) -> None:
-        if self.lease.phase is Phase.FENCING:
+        if self.lease.phase is LeasePhase.FENCING:
             return  # the handshake waits for that
         self.timers = Timers(strict=strict)
         assert self.lease.on_welcome(self.epoch, self.timers)
@@ -108,7 +108,7 @@ class LeaseMachine(RuleBasedStateMachine):
         else:
             self.epoch -= 1
 
-    @precondition(lambda self: self.lease.phase is not Phase.FENCING)
+    @precondition(lambda self: self.lease.phase is not LeasePhase.FENCING)
     @rule()
     def handshake_ends(self) -> None:
         self.lease.on_done()
@@ -129,7 +129,7 @@ class LeaseMachine(RuleBasedStateMachine):
         if self.lease.is_linked:
             assert self.agreed
             assert self.renewed
-            assert self.lease.on_tick(self.now) is Phase.LINKED
+            assert self.lease.on_tick(self.now) is LeasePhase.LINKED
             assert self.now - self.sent[self.renewed] < self.timers.suspect_s
 
     @invariant()
@@ -150,14 +150,14 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @invariant()
     def an_ending_that_has_begun_is_not_undone(self) -> None:
-        assert (self.lease.phase is Phase.FENCING) == self.is_ending
+        assert (self.lease.phase is LeasePhase.FENCING) == self.is_ending
 
     @invariant()
     def nobody_wakes_too_late(self) -> None:
         change_at = self.lease.next_change_at()
-        if change_at is not None and self.lease.phase is Phase.LINKED:
+        if change_at is not None and self.lease.phase is LeasePhase.LINKED:
             assert change_at == self.sent[self.renewed] + self.timers.suspect_s
-        if change_at is not None and self.lease.phase is Phase.SUSPECT:
+        if change_at is not None and self.lease.phase is LeasePhase.SUSPECT:
             assert change_at == self.lease.fence_at()
 
 

@@ -9,10 +9,10 @@ from broker_agent.core.program import (
     POLL_MAX_S,
     POLL_S,
     Do,
-    Effect,
     Ending,
-    Phase,
     Program,
+    ProgramEffect,
+    ProgramPhase,
 )
 from schemas.states import State
 
@@ -36,7 +36,7 @@ def looking() -> Program:
     return program
 
 
-def ends(effects: list[Effect]) -> Ending:
+def ends(effects: list[ProgramEffect]) -> Ending:
     assert [effect.do for effect in effects] == [Do.END]
     assert effects[0].ending is not None
     return effects[0].ending
@@ -45,11 +45,11 @@ def ends(effects: list[Effect]) -> Ending:
 def test_program_that_leaves_nothing_ends_with_its_code() -> None:
     program = made()
     assert program.on_started(0.0) == []
-    assert program.on_exited(0) == [Effect(Do.STOP_LIMIT), Effect(Do.LOOK)]
+    assert program.on_exited(0) == [ProgramEffect(Do.STOP_LIMIT), ProgramEffect(Do.LOOK)]
     assert program.trusts_small_look(lives=False)
     assert not program.trusts_small_look(lives=True)
     assert ends(program.on_looked(found=False, now=1.0)) == Ending(State.SUCCEEDED, 0, "")
-    assert program.phase is Phase.ENDED
+    assert program.phase is ProgramPhase.ENDED
 
 
 def test_code_and_signal_are_told() -> None:
@@ -73,11 +73,13 @@ def test_what_never_started_says_why_or_that_it_was_stopped() -> None:
 def test_start_that_hangs_is_abandoned_after_its_grace() -> None:
     program = made()
     assert program.on_stop(State.CANCELLED, "x", None, 0.0) == [
-        Effect(Do.ABANDON_AT, USUAL_S + GIVE_UP_S)
+        ProgramEffect(Do.ABANDON_AT, USUAL_S + GIVE_UP_S)
     ]
     assert program.on_stop(State.CANCELLED, "y", 20.0, 0.0) == [], "the shortest counts"
-    assert program.on_stop(State.CANCELLED, "y", 1.0, 0.0) == [Effect(Do.ABANDON_AT, 1 + GIVE_UP_S)]
-    assert program.on_kill(0.5) == [Effect(Do.ABANDON_AT, 0.5 + GIVE_UP_S)]
+    assert program.on_stop(State.CANCELLED, "y", 1.0, 0.0) == [
+        ProgramEffect(Do.ABANDON_AT, 1 + GIVE_UP_S)
+    ]
+    assert program.on_kill(0.5) == [ProgramEffect(Do.ABANDON_AT, 0.5 + GIVE_UP_S)]
     assert ends(program.on_abandoned()) == Ending(State.CANCELLED, None, "x")
     assert running().on_abandoned() == []
 
@@ -85,16 +87,19 @@ def test_start_that_hangs_is_abandoned_after_its_grace() -> None:
 def test_grace_of_a_slow_start_runs_from_the_order() -> None:
     program = made()
     program.on_stop(State.CANCELLED, "x", 4.0, 1.0)
-    assert program.on_started(3.0) == [Effect(Do.TERM), Effect(Do.KILL_AT, 5.0)]
+    assert program.on_started(3.0) == [ProgramEffect(Do.TERM), ProgramEffect(Do.KILL_AT, 5.0)]
     program = made()
     program.on_kill(1.0)
-    assert program.on_started(3.0) == [Effect(Do.KILL)]
+    assert program.on_started(3.0) == [ProgramEffect(Do.KILL)]
 
 
 def test_time_limit_runs_from_the_start() -> None:
     program = made(7.0)
-    assert program.on_started(3.0) == [Effect(Do.LIMIT_AT, 10.0)]
-    assert program.on_limit(10.0) == [Effect(Do.TERM), Effect(Do.KILL_AT, 10.0 + USUAL_S)]
+    assert program.on_started(3.0) == [ProgramEffect(Do.LIMIT_AT, 10.0)]
+    assert program.on_limit(10.0) == [
+        ProgramEffect(Do.TERM),
+        ProgramEffect(Do.KILL_AT, 10.0 + USUAL_S),
+    ]
     program.on_exited(143, "SIGTERM")
     ending = Ending(State.TIMED_OUT, 143, "ran longer than timeout_s (7)")
     assert ends(program.on_looked(found=False, now=11.0)) == ending
@@ -103,18 +108,18 @@ def test_time_limit_runs_from_the_start() -> None:
 def test_stop_asks_once_and_is_only_hastened() -> None:
     program = running()
     stopped = program.on_stop(State.CANCELLED, "x", None, 1.0)
-    assert stopped == [Effect(Do.TERM), Effect(Do.KILL_AT, 1.0 + USUAL_S)]
+    assert stopped == [ProgramEffect(Do.TERM), ProgramEffect(Do.KILL_AT, 1.0 + USUAL_S)]
     assert program.on_stop(State.KILLED_FENCED, "y", None, 2.0) == []
     assert program.on_stop(State.KILLED_FENCED, "y", 30.0, 2.0) == []
-    assert program.on_stop(State.KILLED_FENCED, "y", 3.0, 2.0) == [Effect(Do.KILL_AT, 5.0)]
-    assert program.on_stop(State.KILLED_FENCED, "y", -3.0, 2.0) == [Effect(Do.KILL_AT, 2.0)]
+    assert program.on_stop(State.KILLED_FENCED, "y", 3.0, 2.0) == [ProgramEffect(Do.KILL_AT, 5.0)]
+    assert program.on_stop(State.KILLED_FENCED, "y", -3.0, 2.0) == [ProgramEffect(Do.KILL_AT, 2.0)]
     program.on_exited(0)
     assert ends(program.on_looked(found=False, now=3.0)) == Ending(State.CANCELLED, 0, "x")
 
 
 def test_stop_without_grace_kills() -> None:
-    assert running().on_stop(State.KILLED_FENCED, "x", 0.0, 1.0) == [Effect(Do.KILL)]
-    assert running().on_kill(1.0) == [Effect(Do.KILL)]
+    assert running().on_stop(State.KILLED_FENCED, "x", 0.0, 1.0) == [ProgramEffect(Do.KILL)]
+    assert running().on_kill(1.0) == [ProgramEffect(Do.KILL)]
 
 
 def test_second_stop_moves_nothing_though_the_usual_grace_has_shrunk() -> None:
@@ -124,31 +129,34 @@ def test_second_stop_moves_nothing_though_the_usual_grace_has_shrunk() -> None:
     program.on_exited(0)
     program.on_looked(found=True, now=1.0)
     usual[0] = 2.0
-    assert program.on_stop(State.CANCELLED, "x", None, 1.5) == [Effect(Do.TERM)]
+    assert program.on_stop(State.CANCELLED, "x", None, 1.5) == [ProgramEffect(Do.TERM)]
 
 
 def test_what_was_asked_to_end_is_not_asked_again_for_what_it_left() -> None:
     program = running()
     program.on_stop(State.CANCELLED, "x", None, 0.0)
     program.on_exited(0)
-    assert program.on_looked(found=True, now=1.0) == [Effect(Do.LOOK_AT, 1.0 + POLL_S)]
+    assert program.on_looked(found=True, now=1.0) == [ProgramEffect(Do.LOOK_AT, 1.0 + POLL_S)]
 
 
 def test_what_is_left_is_asked_once_then_killed() -> None:
     program = looking()
     assert program.on_looked(found=True, now=1.0) == [
-        Effect(Do.TERM),
-        Effect(Do.KILL_AT, 1.0 + USUAL_S),
-        Effect(Do.LOOK_AT, 1.0 + POLL_S),
+        ProgramEffect(Do.TERM),
+        ProgramEffect(Do.KILL_AT, 1.0 + USUAL_S),
+        ProgramEffect(Do.LOOK_AT, 1.0 + POLL_S),
     ]
-    assert program.on_looked(found=True, now=1.1) == [Effect(Do.LOOK_AT, 1.1 + 2 * POLL_S)]
+    assert program.on_looked(found=True, now=1.1) == [ProgramEffect(Do.LOOK_AT, 1.1 + 2 * POLL_S)]
     for _ in range(9):
         program.on_looked(found=True, now=1.5)
-    assert program.on_looked(found=True, now=2.0) == [Effect(Do.LOOK_AT, 2.0 + POLL_MAX_S)]
-    assert program.on_kill_due(11.0) == [Effect(Do.KILL), Effect(Do.LOOK_AT, 11.0 + POLL_S)]
-    assert program.on_kill_due(11.0) == [Effect(Do.KILL)]
+    assert program.on_looked(found=True, now=2.0) == [ProgramEffect(Do.LOOK_AT, 2.0 + POLL_MAX_S)]
+    assert program.on_kill_due(11.0) == [
+        ProgramEffect(Do.KILL),
+        ProgramEffect(Do.LOOK_AT, 11.0 + POLL_S),
+    ]
+    assert program.on_kill_due(11.0) == [ProgramEffect(Do.KILL)]
     program.on_looked(found=True, now=11.0)
-    assert program.on_looked(found=True, now=11.0) == [Effect(Do.LOOK_AT, 11.0 + POLL_S)]
+    assert program.on_looked(found=True, now=11.0) == [ProgramEffect(Do.LOOK_AT, 11.0 + POLL_S)]
     assert ends(program.on_looked(found=False, now=12.0)) == Ending(State.SUCCEEDED, 0, "")
 
 
@@ -181,7 +189,7 @@ class Machine(RuleBasedStateMachine):
         self.stops: list[State] = []
         self.killed = False
 
-    def perform(self, effects: list[Effect]) -> None:
+    def perform(self, effects: list[ProgramEffect]) -> None:
         for effect in effects:
             assert not self.endings, "nothing is done after the end"
             if effect.do is Do.END:
@@ -198,16 +206,16 @@ class Machine(RuleBasedStateMachine):
                     assert effect.at <= self.timers.get(effect.do, 1e9), "never moved away"
                 self.timers[effect.do] = effect.at
 
-    def is_in(self, *phases: Phase) -> bool:
+    def is_in(self, *phases: ProgramPhase) -> bool:
         return self.program.phase in phases
 
-    @precondition(lambda self: self.is_in(Phase.STARTING))
+    @precondition(lambda self: self.is_in(ProgramPhase.STARTING))
     @rule()
     def starts(self) -> None:
         self.timers.pop(Do.ABANDON_AT, None)
         self.perform(self.program.on_started(self.now))
 
-    @precondition(lambda self: self.is_in(Phase.STARTING))
+    @precondition(lambda self: self.is_in(ProgramPhase.STARTING))
     @rule()
     def cannot_start(self) -> None:
         self.perform(self.program.on_unstarted(127, "no"))
@@ -224,12 +232,12 @@ class Machine(RuleBasedStateMachine):
             self.stops.append(State.CANCELLED)
         self.perform(self.program.on_kill(self.now))
 
-    @precondition(lambda self: self.is_in(Phase.RUNNING))
+    @precondition(lambda self: self.is_in(ProgramPhase.RUNNING))
     @rule(code=st.sampled_from([0, 1]))
     def exits(self, code: int) -> None:
         self.perform(self.program.on_exited(code))
 
-    @precondition(lambda self: self.is_in(Phase.LOOKING))
+    @precondition(lambda self: self.is_in(ProgramPhase.LOOKING))
     @rule(found=st.booleans())
     def is_looked_for(self, *, found: bool) -> None:
         self.timers.pop(Do.LOOK_AT, None)
@@ -253,14 +261,14 @@ class Machine(RuleBasedStateMachine):
     def it_ends_once_and_for_the_first_reason(self) -> None:
         if not hasattr(self, "program"):
             return
-        assert len(self.endings) == (self.program.phase is Phase.ENDED)
+        assert len(self.endings) == (self.program.phase is ProgramPhase.ENDED)
         if self.endings and self.stops:
             assert self.endings[0].state is self.stops[0]
 
     @invariant()
     def what_was_stopped_will_be_killed_or_abandoned(self) -> None:
         if hasattr(self, "program") and self.stops and not self.endings:
-            due = Do.ABANDON_AT if self.is_in(Phase.STARTING) else Do.KILL_AT
+            due = Do.ABANDON_AT if self.is_in(ProgramPhase.STARTING) else Do.KILL_AT
             assert self.killed or due in self.timers
 
 

@@ -6,11 +6,11 @@ import time
 import pytest
 
 from broker_agent.executors import registry
-from broker_agent.executors.base import Executor, Instant, Ports
+from broker_agent.executors.base import Executor, ExecutorPorts, Instant
 from broker_agent.executors.manner import own_manner
 from broker_agent.executors.registry import Executors
 from broker_agent.services.carrier import CarrierPost
-from broker_agent.warden.table import Table
+from broker_agent.warden.table import WardenTable
 from schemas.faults import Refused
 from schemas.messages.actions import ACTIONS, NoopArgs
 from schemas.states import State
@@ -19,13 +19,13 @@ from schemas.states import State
 @pytest.fixture
 async def executors() -> Executors:
     others: set[int] = set()
-    ports = Ports(
+    ports = ExecutorPorts(
         loop=asyncio.get_running_loop(),
         grace_s=lambda: 1.0,
         elapsed=time.monotonic,
         marks={},
         carrier=CarrierPost(others),
-        table=Table(1),
+        table=WardenTable(1),
         others=others,
         manner=own_manner(),
     )

@@ -8,7 +8,7 @@ import pytest
 
 from broker_agent.services.status import STATUS_FILE, read_status
 from broker_agent.store.folders import Folders
-from broker_agent.store.identity import Slots
+from broker_agent.store.identity_slots import IdentitySlots
 from broker_agent.store.journal import open_journal
 from broker_agent.store.remover import REMOVED
 from broker_agent.warden.watch import Warden
@@ -98,7 +98,7 @@ def test_sec_s35_pipe_in_place_of_the_identity_is_said_at_once(tmp_path: Path) -
     current.mkdir(parents=True)
     pipe(current / "identity.toml")
     with pytest.raises(MeshError, match="not a regular file") as caught:
-        Slots(tmp_path).facts()
+        IdentitySlots(tmp_path).facts()
     assert caught.value.code == "state_unreadable"
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from broker_agent.core.renewal import Renewal
+from broker_agent.core.renewal_steps import RenewalSteps
 from broker_master.core.certificates import with_candidate, with_confirmed
 from broker_master.core.liveness import Change, Presence
 from broker_master.core.measures import Histogram, Measures, missed_beats
@@ -212,7 +212,7 @@ async def test_failed_renewals_and_copied_identities_are_seen(plane: Plane) -> N
 @pytest.mark.parametrize("agent_days", [90.0, 30.0, 7.0])
 def test_warning_comes_only_after_the_last_moment_at_which_agents_renew(agent_days: float) -> None:
     life_s = agent_days * DAY_S
-    last = Renewal(0.0, life_s, chance=1.0).next_at()
+    last = RenewalSteps(0.0, life_s, chance=1.0).next_at()
     warning_s = CertificateSettings(agent_days=agent_days).warning_s
     assert 0 < warning_s < life_s - last
 

@@ -24,14 +24,14 @@ SPREAD_S: Final = 5.0
 REASON_LEN: Final = 200
 
 
-class Step(StrEnum):
+class RenewalStep(StrEnum):
     REST = "rest"
     ASK = "ask"
     MOVE = "move"
     CONFIRM = "confirm"
 
 
-class Renewal:
+class RenewalSteps:
     """State of the renewal. Times are Unix seconds: a certificate ends at a date.
 
     chance: jitter, drawn once per certificate from 0 to 1, so that hosts enrolled together do not
@@ -39,7 +39,12 @@ class Renewal:
     """
 
     def __init__(
-        self, issued_at: float, not_after: float, *, chance: float, step: Step = Step.REST
+        self,
+        issued_at: float,
+        not_after: float,
+        *,
+        chance: float,
+        step: RenewalStep = RenewalStep.REST,
     ) -> None:
         self.step = step
         self.failed = ""
@@ -58,17 +63,17 @@ class Renewal:
 
     def next_at(self) -> float:
         """Time of the next step; in the past if it is due."""
-        if self.step is not Step.REST:
+        if self.step is not RenewalStep.REST:
             return self._retry_at
         if self._ordered:
             return 0.0
         return max(self._due_at, self._retry_at)
 
-    def begin(self) -> Step:
+    def begin(self) -> RenewalStep:
         """Begin the step that is due, and return it."""
         self._ordered, self._soon_s = False, None
-        if self.step is Step.REST:
-            self.step = Step.ASK
+        if self.step is RenewalStep.REST:
+            self.step = RenewalStep.ASK
         return self.step
 
     def order(self) -> None:
@@ -78,21 +83,21 @@ class Renewal:
         self.failed = ""
 
     def on_answered(self) -> None:
-        self.step = Step.MOVE
+        self.step = RenewalStep.MOVE
 
     def on_moved(self, issued_at: float, not_after: float, *, chance: float) -> None:
         """Note that the new certificate is in use."""
-        self.step = Step.CONFIRM
+        self.step = RenewalStep.CONFIRM
         self._begin(issued_at, not_after, chance)
 
     def on_confirmed(self) -> None:
-        self.step, self.failed, self._retry_at = Step.REST, "", 0.0
+        self.step, self.failed, self._retry_at = RenewalStep.REST, "", 0.0
 
     def on_failed(self, reason: str, now: float, *, is_unfit: bool = False) -> None:
         """Schedule the retry of a failed step. is_unfit: it begins with a new candidate."""
         self.failed = reason[:REASON_LEN]
-        if is_unfit and self.step is Step.MOVE:
-            self.step = Step.ASK
+        if is_unfit and self.step is RenewalStep.MOVE:
+            self.step = RenewalStep.ASK
         pause_s = min(RETRY_S, self._life_s / RETRIES)
         if self._soon_s is not None:
             pause_s, self._soon_s = min(pause_s, self._soon_s), None
@@ -103,7 +108,7 @@ class Renewal:
 
         Within SPREAD_S, with jitter.
         """
-        if self.step is not Step.REST:
+        if self.step is not RenewalStep.REST:
             self._soon_s = chance * SPREAD_S
             self._retry_at = min(self._retry_at, now + self._soon_s)
 

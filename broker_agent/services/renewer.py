@@ -13,10 +13,10 @@ from typing import Final, TypeVar
 import msgspec
 import structlog
 
-from broker_agent.core.renewal import Renewal, Step
+from broker_agent.core.renewal_steps import RenewalStep, RenewalSteps
 from broker_agent.services.ways import WaysIn, as_link
 from broker_agent.services.wire import Station
-from broker_agent.store.identity import AgentFacts, Slots
+from broker_agent.store.identity_slots import AgentFacts, IdentitySlots
 from broker_client.runtime import failpoints
 from broker_client.runtime.files import read_bytes
 from broker_client.runtime.frames import Msg
@@ -61,7 +61,7 @@ class Renewer:
     def __init__(
         self,
         station: Station,
-        slots: Slots,
+        slots: IdentitySlots,
         ways: WaysIn,
         *,
         chance: Callable[[], float],
@@ -84,7 +84,7 @@ class Renewer:
         self._is_busy = False
         self.facts = _facts(slots)
         issued_at = slots.identity().claims.issued_at
-        self._renewal = Renewal(
+        self._renewal = RenewalSteps(
             issued_at, self.facts.not_after, chance=chance(), step=_left_at(slots)
         )
         self._link.on_connected(self._on_connected)
@@ -145,17 +145,19 @@ class Renewer:
         if way == self._slots.old:
             log.warning("certificate_given_up", serial=self.facts.serial)
             self._slots.restore_old()
-            self._take_over(Step.REST)
+            self._take_over(RenewalStep.REST)
         elif way == self._slots.next and self._slots.candidate() is not None:
             self._slots.promote()
-            self._take_over(Step.CONFIRM)
+            self._take_over(RenewalStep.CONFIRM)
         self.on_new_master()
 
-    def _take_over(self, step: Step) -> None:
+    def _take_over(self, step: RenewalStep) -> None:
         """Take over another identity than the expected one."""
         self._note_facts()
         issued_at = self._slots.identity().claims.issued_at
-        self._renewal = Renewal(issued_at, self.facts.not_after, chance=self._chance(), step=step)
+        self._renewal = RenewalSteps(
+            issued_at, self.facts.not_after, chance=self._chance(), step=step
+        )
         self._on_change()
 
     # -- the loop
@@ -203,9 +205,9 @@ class Renewer:
         step = self._renewal.begin()
         self._is_busy = True
         try:
-            if step is Step.ASK:
+            if step is RenewalStep.ASK:
                 await self._ask()
-            elif step is Step.MOVE:
+            elif step is RenewalStep.MOVE:
                 await self._move()
             else:
                 await self._confirm()
@@ -214,11 +216,11 @@ class Renewer:
         finally:
             self._is_busy = False
 
-    async def _fail(self, step: Step, error: MeshError) -> None:
+    async def _fail(self, step: RenewalStep, error: MeshError) -> None:
         """Schedule the retry of a failed step; keys that were refused are made again."""
         is_unfit = isinstance(error, Refused) and error.retry == "never"
-        is_unfit = is_unfit or (step is Step.MOVE and isinstance(error, Refused))
-        if is_unfit and step is not Step.CONFIRM:
+        is_unfit = is_unfit or (step is RenewalStep.MOVE and isinstance(error, Refused))
+        if is_unfit and step is not RenewalStep.CONFIRM:
             await asyncio.to_thread(self._slots.discard_next)
         self._renewal.on_failed(f"{step}: {error}", self._clock.now(), is_unfit=is_unfit)
         log.warning("renewal_failed", step=step, code=error.code, error=error.message)
@@ -339,19 +341,19 @@ class Renewer:
         raise Unreachable("no_answer", f"no answer to {kind}")
 
 
-def _facts(slots: Slots) -> AgentFacts:
+def _facts(slots: IdentitySlots) -> AgentFacts:
     facts = slots.facts()
     if facts is None:
         raise Refused("state_missing", "there is no identity any more")
     return facts
 
 
-def _left_at(slots: Slots) -> Step:
+def _left_at(slots: IdentitySlots) -> RenewalStep:
     if slots.candidate() is not None:
-        return Step.MOVE
+        return RenewalStep.MOVE
     if slots.is_unconfirmed:
-        return Step.CONFIRM
-    return Step.ASK if slots.pending() is not None else Step.REST
+        return RenewalStep.CONFIRM
+    return RenewalStep.ASK if slots.pending() is not None else RenewalStep.REST
 
 
 def _read(msg: Msg, kind: type[M]) -> M:

@@ -17,10 +17,10 @@ SLOWER: Final = 6
 log = structlog.get_logger(__name__)
 
 
-class Hearing:
+class EchoWatch:
     """Watches for echoes. rebuilt: number of connections that were replaced."""
 
-    name = "hearing"
+    name = "echo_watch"
 
     def __init__(self, station: Station) -> None:
         self._wire = station.wire

@@ -7,17 +7,17 @@ from contextlib import suppress
 from typing import Final
 
 from broker_agent.warden import cell
-from broker_agent.warden.kin import (
+from broker_agent.warden.processes import (
     Process,
-    kin,
     look,
     process_start,
     see,
     send,
+    task_processes,
 )
 from schemas.faults import Refused
 
-__all__ = ["Kinship", "group_lives", "kill_orphans", "process_start", "signal_group"]
+__all__ = ["TaskProcesses", "group_lives", "kill_orphans", "process_start", "signal_group"]
 
 # A scan of all processes of a host costs milliseconds; tasks that end at once share one.
 _SHARED_S: Final = 0.05
@@ -63,7 +63,7 @@ def check_host() -> None:
         raise Refused("host_unfit", "/proc is not mounted: the processes of tasks cannot be seen")
 
 
-class Kinship:
+class TaskProcesses:
     """Finds the processes of each task in /proc.
 
     mark: variable in the environment of all tasks of this start of the agent, and of no others.
@@ -90,7 +90,7 @@ class Kinship:
             self._seen = look()
             self._looked_at = now
         known_by = marks | self._mark if self._mark else set()
-        return kin(self._seen, leader, start, known_by, {os.getpid()})
+        return task_processes(self._seen, leader, start, known_by, {os.getpid()})
 
     def strays(self, start: int) -> list[Process]:
         """Orphans without marks that this process has adopted since `start`, by the last scan.
@@ -126,7 +126,7 @@ class Kinship:
                     continue
                 process = see(pid)
                 if process is None or process.is_dead:
-                    has_died |= _bury(pid)
+                    has_died |= _reap(pid)
                 elif marks <= process.marks or (is_last and not process.marks):
                     return True
         return False
@@ -167,7 +167,7 @@ class Kinship:
             self._list = None
 
 
-def _bury(pid: int) -> bool:
+def _reap(pid: int) -> bool:
     """Reap a child of this process; False if it is alive or no child."""
     try:
         return os.waitpid(pid, os.WNOHANG)[0] != 0
@@ -186,7 +186,7 @@ def kill_orphans(
     marks = {f"MESH_COMMAND={command}".encode(), f"MESH_ATTEMPT={attempt}".encode()}
     seen = look()
     marks |= {mark} - {b""}
-    found = {each.pid: each for each in kin(seen, pid, pid_start, marks, {os.getpid()})}
+    found = {each.pid: each for each in task_processes(seen, pid, pid_start, marks, {os.getpid()})}
     if path:
         found |= {each: seen[each] for each in cell.members(path) if each in seen}
         cell.kill(path)

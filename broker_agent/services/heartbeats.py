@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from broker_agent.services.reporter import Reporter
-from broker_agent.services.room import Room
+from broker_agent.services.resources import ResourceMonitor
 from broker_agent.services.running import Running
 from broker_agent.services.shipper import Shipper
 from broker_agent.services.wire import Station
@@ -17,13 +17,13 @@ from schemas.states import Lack
 JITTER: Final = 0.1
 
 
-class Beats:
+class Heartbeats:
     """Sends heartbeats. A heartbeat that cannot be sent now is dropped, never sent late.
 
     renewal: returns the reason why the certificate could not be renewed, or an empty text.
     """
 
-    name = "beats"
+    name = "heartbeats"
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Beats:
         reporter: Reporter,
         shipper: Shipper,
         chance: Callable[[], float],
-        room: Room,
+        room: ResourceMonitor,
         renewal: Callable[[], str],
     ) -> None:
         self._renewal = renewal

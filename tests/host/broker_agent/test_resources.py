@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from broker_agent.core.room import FDS_PER_TASK, FDS_RESERVED, Bounds, Reading, lacks
+from broker_agent.core.resources import FDS_PER_TASK, FDS_RESERVED, Bounds, Reading, lacks
 from broker_agent.services.intake import Intake
-from broker_agent.services.room import Room
+from broker_agent.services.resources import ResourceMonitor
 from schemas.states import Lack
 from tests.host.broker_agent.rig import NOT_AFTER, WAIT_S, Rig
 from tests.waiting import eventually
@@ -45,7 +45,7 @@ class Roomy:
     def __init__(self, rig: Rig, state_dir: Path, **bounds: float) -> None:
         self.waiting = 0
         self.changes = 0
-        self.room = Room(
+        self.room = ResourceMonitor(
             state_dir,
             BOUNDS._replace(**bounds),  # type: ignore[arg-type]
             journal=rig.journal,
@@ -54,7 +54,7 @@ class Roomy:
             every_look=lambda: None,
         )
         self.rig = rig
-        rig.beats._room = self.room
+        rig.heartbeats._room = self.room
         intake = Intake(
             rig.station,
             journal=rig.journal,
@@ -70,7 +70,7 @@ class Roomy:
         self.changes += 1
 
     def is_full(self) -> bool:
-        self.rig.beats.send()
+        self.rig.heartbeats.send()
         return self.rig.beats_sent()[-1].full
 
 

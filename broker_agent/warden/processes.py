@@ -84,7 +84,7 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def kin(
+def task_processes(
     seen: dict[int, Process], leader: int, start: int, marks: set[bytes], spare: set[int]
 ) -> list[Process]:
     """All live processes of one task.

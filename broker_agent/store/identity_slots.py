@@ -57,7 +57,7 @@ class AgentFacts(msgspec.Struct, frozen=True, kw_only=True):
     not_after: float
 
 
-class Slots:
+class IdentitySlots:
     """The identity slots of one state directory."""
 
     def __init__(self, state_dir: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 
 import structlog
 
-from broker_agent.core.room import (
+from broker_agent.core.resources import (
     FDS_PER_TASK,
     FDS_RESERVED,
     MIB,
@@ -18,7 +18,7 @@ from broker_agent.core.room import (
     Reading,
     lacks,
 )
-from broker_agent.store.journal import Journal, Outcome
+from broker_agent.store.journal import Journal, WriteResult
 from schemas.states import Lack
 
 LOOK_S: Final = 1.0
@@ -26,13 +26,13 @@ LOOK_S: Final = 1.0
 log = structlog.get_logger(__name__)
 
 
-class Room:
+class ResourceMonitor:
     """Resources of the host. waiting_bytes: returns the bytes of output that wait for the broker.
 
     on_change: called when a shortage begins or ends. every_look: called at each measurement.
     """
 
-    name = "room"
+    name = "resources"
 
     def __init__(
         self,
@@ -105,7 +105,7 @@ class Room:
         if not self._journal.fault or self._is_probing:
             return
 
-        def done(_outcome: Outcome) -> None:
+        def done(_outcome: WriteResult) -> None:
             self._is_probing = False
 
         self._is_probing = True

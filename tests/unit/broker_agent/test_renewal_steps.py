@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker_agent.core.renewal import Renewal, Step
+from broker_agent.core.renewal_steps import RenewalStep, RenewalSteps
 
 DAY_S = 86_400.0
 
@@ -20,42 +20,42 @@ DAY_S = 86_400.0
 def test_it_is_due_at_two_thirds_of_its_life_or_half_of_a_short_one(
     life_s: float, chance: float, share: float
 ) -> None:
-    renewal = Renewal(1000.0, 1000.0 + life_s, chance=chance)
+    renewal = RenewalSteps(1000.0, 1000.0 + life_s, chance=chance)
     assert renewal.next_at() == pytest.approx(1000.0 + share * life_s)
 
 
 def test_steps_follow_each_other_and_the_new_life_counts() -> None:
-    renewal = Renewal(0.0, 90.0, chance=0.5)
-    assert renewal.begin() is Step.ASK
+    renewal = RenewalSteps(0.0, 90.0, chance=0.5)
+    assert renewal.begin() is RenewalStep.ASK
     renewal.on_answered()
-    assert renewal.begin() is Step.MOVE
+    assert renewal.begin() is RenewalStep.MOVE
     renewal.on_moved(100.0, 190.0, chance=0.5)
-    assert renewal.begin() is Step.CONFIRM
+    assert renewal.begin() is RenewalStep.CONFIRM
     renewal.on_confirmed()
-    assert (renewal.step, renewal.next_at(), renewal.not_after) == (Step.REST, 145.0, 190.0)
+    assert (renewal.step, renewal.next_at(), renewal.not_after) == (RenewalStep.REST, 145.0, 190.0)
 
 
 @pytest.mark.parametrize(("life_s", "pause_s"), [(90 * DAY_S, 3600.0), (60.0, 3.0)])
 def test_what_failed_is_tried_again_within_the_hour_or_a_part_of_a_short_life(
     life_s: float, pause_s: float
 ) -> None:
-    renewal = Renewal(0.0, life_s, chance=0.5)
+    renewal = RenewalSteps(0.0, life_s, chance=0.5)
     renewal.begin()
     renewal.on_failed("no answer", 100.0)
-    assert (renewal.step, renewal.failed) == (Step.ASK, "no answer")
+    assert (renewal.step, renewal.failed) == (RenewalStep.ASK, "no answer")
     assert renewal.next_at() == pytest.approx(100.0 + pause_s)
 
 
 def test_a_candidate_that_is_not_fit_is_made_anew_and_one_out_of_reach_is_kept() -> None:
-    renewal = Renewal(0.0, 90.0, chance=0.5, step=Step.MOVE)
+    renewal = RenewalSteps(0.0, 90.0, chance=0.5, step=RenewalStep.MOVE)
     renewal.on_failed("no answer", 10.0)
     steps = [renewal.step]
     renewal.on_failed("refused", 10.0, is_unfit=True)
-    assert [*steps, renewal.step] == [Step.MOVE, Step.ASK]
+    assert [*steps, renewal.step] == [RenewalStep.MOVE, RenewalStep.ASK]
 
 
 def test_an_order_is_due_at_once_and_takes_back_what_failed() -> None:
-    renewal = Renewal(0.0, 90 * DAY_S, chance=0.5)
+    renewal = RenewalSteps(0.0, 90 * DAY_S, chance=0.5)
     renewal.begin()
     renewal.on_failed("no answer", 100.0)
     renewal.order()
@@ -63,7 +63,7 @@ def test_an_order_is_due_at_once_and_takes_back_what_failed() -> None:
 
 
 def test_what_a_lost_connection_has_cut_short_goes_on_soon_after_it() -> None:
-    renewal = Renewal(0.0, 90 * DAY_S, chance=0.5)
+    renewal = RenewalSteps(0.0, 90 * DAY_S, chance=0.5)
     renewal.begin()
     renewal.on_failed("connection lost", 100.0)
     renewal.on_reconnected(101.0, chance=0.5)
@@ -75,7 +75,7 @@ def test_what_a_lost_connection_has_cut_short_goes_on_soon_after_it() -> None:
 
 def test_step_that_fails_after_the_reconnect_is_tried_again_soon_once() -> None:
     """Its question was asked before: the failure says nothing of the connection that is there."""
-    renewal = Renewal(0.0, 90 * DAY_S, chance=0.5)
+    renewal = RenewalSteps(0.0, 90 * DAY_S, chance=0.5)
     renewal.begin()
     renewal.on_reconnected(100.0, chance=0.5)
     renewal.on_failed("no answer", 101.0)
