@@ -134,6 +134,11 @@ class Fanout:
         silent = sum(why == SILENT for why in self.entry.skipped.values())
         return silent + sum(state is not State.SUCCEEDED for state in self.ended.values())
 
+    @property
+    def remaining(self) -> int:
+        """Agents whose command has not ended; none that will not be asked any more."""
+        return len(self.open) + (0 if self.entry.stopped else len(self._waiting))
+
     def decide(self, obstacle: Callable[[str], str], *, now_s: float = 0.0) -> Decision:
         """Decide the next step. obstacle: why an agent cannot be given work, or an empty text."""
         entry, skip, start = self.entry, dict[str, str](), list[str]()

@@ -15,6 +15,7 @@ Tally: TypeAlias = Literal[
     "duplicate_identity",
     "enrolment",
     "epoch_refused",
+    "fanout",
     "forged_reply",
     "forged_report",
     "handshake_refused",
@@ -39,6 +40,7 @@ Tally: TypeAlias = Literal[
 # The labels of a tally whose series are shown from the start, at 0.
 LABELS: Final[Mapping[Tally, tuple[str, ...]]] = {
     "audit": ("lost",),
+    "fanout": ("succeeded", "partial", "failed", "cancelled"),
     "history": ("cut", "set_aside"),
     "restore": ("announced", "noticed"),
     "restored": ("adopted", "recalled", "lost"),

@@ -192,6 +192,19 @@ DUPLICATES = Family(
     ("side", "result"),
     "Requests of a known id; suppressed: still open, replayed: its end was told again",
 )
+FANOUTS_RUNNING = Family("mesh_fanouts_running", "gauge", (), "Fan-outs that have not ended")
+FANOUT_AGENTS = Family(
+    "mesh_fanout_agents_remaining",
+    "gauge",
+    (),
+    "Agents of running fan-outs whose command has not ended, or is not submitted yet",
+)
+FANOUTS_FINISHED = Family(
+    "mesh_fanouts_finished_total",
+    "counter",
+    ("state",),
+    "Fan-outs that have ended: succeeded (on all agents), partial, failed, cancelled",
+)
 KILLED = Family(
     "mesh_tasks_killed_total",
     "counter",

@@ -50,6 +50,7 @@ class System:
         yield from self._broker()
         yield from self._streams()
         yield from self._stores()
+        yield from self._fanouts()
         yield from self._trust()
         yield from self._http()
         yield from self._settings()
@@ -106,6 +107,18 @@ class System:
         yield family(
             c.RESTORED_ATTEMPTS,
             (({"result": result}, tallied("restored", result)) for result in LABELS["restored"]),
+        )
+
+    def _fanouts(self) -> Iterator[str]:
+        running = self._plane.fanouts.running.values()
+        yield family(c.FANOUTS_RUNNING, [({}, len(running))])
+        yield family(c.FANOUT_AGENTS, [({}, sum(each.remaining for each in running))])
+        yield family(
+            c.FANOUTS_FINISHED,
+            (
+                ({"state": state}, self._plane.tallied("fanout", state))
+                for state in LABELS["fanout"]
+            ),
         )
 
     def _trust(self) -> Iterator[str]:

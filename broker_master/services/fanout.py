@@ -386,6 +386,7 @@ class Fanouts:
             counts=counts,
         )
         await self._save(fanout, ended)
+        self._plane.count("fanout", ended.state)
         self.summaries[entry.id] = summary(ended)
         del self._running[entry.id], self._wakes[entry.id], self._revisions[entry.id]
         wish = self._stops.pop(entry.id, None)

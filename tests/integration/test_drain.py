@@ -12,7 +12,15 @@ import pytest
 
 from broker_client.api import MeshClient
 from schemas.messages.actions import NoopArgs
-from schemas.messages.api import AgentDisable, AgentPause, AgentRecord, Done, NameQuery
+from schemas.messages.api import (
+    AgentDisable,
+    AgentPause,
+    AgentRecord,
+    AuditPage,
+    AuditQuery,
+    Done,
+    NameQuery,
+)
 from schemas.messages.facts import CommandRecord
 from schemas.moments import parse_rfc3339
 from tests.harness import FAST_TIMERS, MeshProcesses
@@ -26,6 +34,7 @@ RATE: Final = 200
 LOAD_S: Final = 5.0
 SETTLED_S: Final = 60.0
 EMPTY_S: Final = 60.0
+OVER: Final = "its pause is over, set by admin"
 
 
 mesh = mesh_fixture({"fleet": FLEET, "web": ("w1",), "db": ()})
@@ -33,6 +42,16 @@ mesh = mesh_fixture({"fleet": FLEET, "web": ("w1",), "db": ()})
 
 async def shown(admin: MeshClient, name: str) -> AgentRecord:
     return await admin.ask("agent", "show", NameQuery(name=name), AgentRecord)
+
+
+async def told_of_enabling(admin: MeshClient, name: str, detail: str) -> None:
+    query = AuditQuery(action="agent.enable", target=name, limit=1)
+    async with asyncio.timeout(SETTLED_S):
+        while True:
+            page = await admin.ask("audit", "list", query, AuditPage)
+            if [entry.detail for entry in page.entries] == [detail]:
+                return
+            await asyncio.sleep(0.1)
 
 
 async def wait_gone(admin: MeshClient, name: str) -> None:
@@ -158,6 +177,7 @@ async def test_pause_says_who_why_and_until_when_and_ends_by_itself(
     assert (await admin.wait(queued.id, timeout_s=SETTLED_S)).state == "succeeded"
     ended = await shown(admin, "w1")
     assert (ended.status, ended.admin, ended.until) == ("active", "enabled", None)
+    await told_of_enabling(admin, "w1", OVER)
     started_at = (await admin.show(queued.id)).attempts[0].started_at
     assert started_at is not None
     if shortened.until is not None:  # else it was over before we could look

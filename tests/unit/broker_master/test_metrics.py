@@ -7,12 +7,15 @@ import pytest
 
 from broker_agent.core.renewal_steps import RenewalSteps
 from broker_master.core.certificates import with_candidate, with_confirmed
+from broker_master.core.fanout import Fanout
 from broker_master.core.liveness import Change, Presence
 from broker_master.core.measures import Histogram, Measures, missed_beats
-from broker_master.metrics.catalogue import FAMILIES, PER_AGENT
+from broker_master.metrics.catalogue import FAMILIES, FANOUTS_FINISHED, PER_AGENT
 from broker_master.metrics.http import Metered
 from broker_master.plane import Plane
 from broker_master.settings import CertificateSettings, MasterSettings
+from schemas.messages.api import SubmitRequest
+from schemas.messages.fanouts import FanoutEntry
 from schemas.messages.registry import CertificateEntry
 from schemas.states import AgentStatus, State
 from tests.fake_clock import EPOCH, FakeClock
@@ -298,6 +301,22 @@ async def test_histogram_is_cumulative_and_ends_in_its_count(plane: Plane) -> No
     assert value(samples, f"{name}_bucket", group="web", le="10.0") == 2
     assert value(samples, f"{name}_bucket", group="web", le="+Inf") == 3
     assert value(samples, f"{name}_count", group="web") == 3
+
+
+async def test_fan_outs_are_counted_while_they_run_and_by_their_ends(plane: Plane) -> None:
+    made = {"id": "f1", "client": "ann", "digest": b"", "submitted_at": 1.0, "groups": ["web"]}
+    entry = FanoutEntry(**made, agents=["web-1", "web-2"], command=SubmitRequest())  # type: ignore[arg-type]
+    plane.fanouts.running["f1"] = Fanout(entry, {"web-1": State.SUCCEEDED})
+    plane.count("fanout", "partial")
+    page = await scrape(plane)
+    assert page["mesh_fanouts_running", frozenset()] == 1
+    assert page["mesh_fanout_agents_remaining", frozenset()] == 1
+    ends = {
+        dict(labels)["state"]: n
+        for (name, labels), n in page.items()
+        if name == FANOUTS_FINISHED.name
+    }
+    assert ends == {"succeeded": 0, "partial": 1, "failed": 0, "cancelled": 0}
 
 
 async def test_series_of_a_deleted_group_end(plane: Plane) -> None:

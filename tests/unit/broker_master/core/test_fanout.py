@@ -236,3 +236,15 @@ def test_every_fan_out_comes_to_an_end_and_accounts_for_every_agent(
     assert sum(fanout.counts({}).values()) == 8
     if max_failures is not None and fanout.entry.stopped:
         assert fanout.failures > max_failures
+
+
+def test_remaining_agents_are_those_that_run_or_are_asked_still() -> None:
+    fanout = Fanout(entry(skipped={"web-4": "disabled"}), {})
+    assert fanout.remaining == 3
+    ended(fanout, "web-1")
+    fanout.on_started("web-2")
+    assert fanout.remaining == 2
+    fanout.on_changed(entry(skipped={"web-4": "disabled"}, stopped=FAILURES))
+    assert fanout.remaining == 1, "the one that runs"
+    ended(fanout, "web-2")
+    assert fanout.remaining == 0
