@@ -79,7 +79,7 @@ async def serve(settings: MasterSettings, on_ready: Ready, manager: ServiceManag
                 mesh, host=settings.nats_host or local, port=settings.nats_port, child=child
             )
             services.append(broker)
-        services.append(Control(settings, mesh, broker, on_ready))
+        services.append(ControlPlane(settings, mesh, broker, on_ready))
         services.append(Notices(manager, lambda: f"mesh {mesh.id}"))
         await supervise(services, stop, start_timeout_s=2 * _BROKER_S + _RECOVERY_S)
     finally:
@@ -100,7 +100,7 @@ def _open(state_dir: Path) -> tuple[Mesh, Lock]:
         raise
 
 
-class Control:
+class ControlPlane:
     """The control plane as one service behind the broker."""
 
     name = "control"

@@ -7,7 +7,6 @@ from broker_client.runtime.kv import Bucket
 from broker_client.runtime.link import Link
 from broker_client.runtime.streams import Streams
 from broker_client.runtime.supervise import Service
-from broker_master.api.again import AgainOperations
 from broker_master.api.agents import AgentOperations
 from broker_master.api.audit import AuditOperations, AuditTrail
 from broker_master.api.authority import AuthorityOperations
@@ -20,7 +19,8 @@ from broker_master.api.groups import GroupOperations
 from broker_master.api.http import HttpServer
 from broker_master.api.nats import NatsApi
 from broker_master.api.operations import Operations
-from broker_master.api.rotation import RotationOperations
+from broker_master.api.renewal_orders import RenewalOrderOperations
+from broker_master.api.retries import RetryOperations
 from broker_master.ca.mesh import Mesh
 from broker_master.console.overview import Overview
 from broker_master.core.budgets import Budgets
@@ -33,7 +33,6 @@ from broker_master.metrics.system import Surroundings
 from broker_master.plane import Plane
 from broker_master.services.addresses import Addresses
 from broker_master.services.aftermath import Aftermath
-from broker_master.services.again import Again
 from broker_master.services.assign import Assigner
 from broker_master.services.audit import Auditor
 from broker_master.services.cancel import Canceller
@@ -48,7 +47,7 @@ from broker_master.services.historian import Historian
 from broker_master.services.intake import Intake
 from broker_master.services.keys import KeyDesk
 from broker_master.services.lastlines import LastLines
-from broker_master.services.late import LateResults
+from broker_master.services.late_results import LateResults
 from broker_master.services.notes import notes
 from broker_master.services.orders import Orders
 from broker_master.services.output import OutputReader
@@ -56,16 +55,17 @@ from broker_master.services.presence import Listeners, PresenceService
 from broker_master.services.probe import Prober
 from broker_master.services.quota import OutputQuotas
 from broker_master.services.receipts import Receipts
-from broker_master.services.renewal import Renewals
+from broker_master.services.renewal_desk import RenewalDesk
 from broker_master.services.reports import Reports
 from broker_master.services.results import ResultPublisher
+from broker_master.services.retries import Retries
 from broker_master.services.revoke import Revoker
-from broker_master.services.rotator import Rotator
+from broker_master.services.rotation import Rotator
 from broker_master.services.settle import Settler
 from broker_master.services.statuses import StatusKeeper
 from broker_master.services.strays import StrayAlarm
 from broker_master.services.system import BrokerSystem
-from broker_master.services.terms import Terms
+from broker_master.services.transitions import AdminTransitions
 from broker_master.services.transmit import Transmitter
 from broker_master.services.upstream import Upstream
 from broker_master.services.views import Views
@@ -133,7 +133,7 @@ class Work:
     reports: Reports
     intake: Intake
     fanouts: Fanouts
-    terms: Terms
+    transitions: AdminTransitions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,14 +204,14 @@ def build(plane: Plane, ports: Ports) -> Parts:
             work.assigner,
             work.presence,
             Prober(plane, work.presence.on_untaken),
-            work.terms,
+            work.transitions,
             work.receipts,
             # Agents. Before the clients, whose requests may need an agent's answer.
             Upstream(plane, keys.gate, work.presence, work.reports, work.budgets),
             work.fanouts,
             work.addresses,
             Enrolment(plane, ports.mesh.issuer, keys.desk),
-            Renewals(
+            RenewalDesk(
                 plane,
                 keys.gate,
                 ports.mesh.issuer,
@@ -327,7 +327,7 @@ def build_work(plane: Plane, ports: Ports, keys: Keys) -> Work:
         reports=reports,
         intake=intake,
         fanouts=Fanouts(plane, ports.fanouts, intake, views, ports.restored),
-        terms=Terms(plane, presence, keys.revoker, keys.orders, views.note_group),
+        transitions=AdminTransitions(plane, presence, keys.revoker, keys.orders, views.note_group),
     )
 
 
@@ -350,15 +350,15 @@ def _follow(
 def build_operations(plane: Plane, ports: Ports, keys: Keys, work: Work) -> Operations:
     issuer, views, canceller = ports.mesh.issuer, work.views, work.canceller
     commands = CommandOperations(plane, canceller, OutputReader(plane, ports.streams))
-    again = Again(plane, work.intake)
+    retries = Retries(plane, work.intake)
     operations = Operations()
     operations.add_direct(COMMAND_SUBMIT, work.intake.submit)
     operations.fill(
         [
             AuditOperations(ports.streams, plane.strays),
             commands,
-            DeadLetterOperations(plane, commands, again),
-            AgainOperations(again),
+            DeadLetterOperations(plane, commands, retries),
+            RetryOperations(retries),
             FanoutOperations(plane, work.fanouts, canceller),
             GroupOperations(plane, views),
             AgentOperations(
@@ -368,10 +368,10 @@ def build_operations(plane: Plane, ports: Ports, keys: Keys, work: Work) -> Oper
                 work.presence,
                 canceller,
                 keys.revoker,
-                work.terms,
+                work.transitions,
                 keys.orders,
             ),
-            RotationOperations(plane, keys.orders),
+            RenewalOrderOperations(plane, keys.orders),
             ClientOperations(plane, views, issuer, keys.desk, keys.revoker),
             AuthorityOperations(plane, keys.custody, keys.rotator),
         ]

@@ -16,7 +16,7 @@ from broker_master.services.cancel import Canceller
 from broker_master.services.orders import Orders
 from broker_master.services.presence import PresenceService
 from broker_master.services.revoke import Revoker
-from broker_master.services.terms import Change, Terms
+from broker_master.services.transitions import AdminTransitions, Change
 from broker_master.services.views import Views
 from schemas import limits
 from schemas.counting import counted
@@ -72,7 +72,7 @@ class AgentOperations:
         presence: PresenceService,
         canceller: Canceller,
         revoker: Revoker,
-        terms: Terms,
+        transitions: AdminTransitions,
         orders: Orders,
     ) -> None:
         self._plane = plane
@@ -81,7 +81,7 @@ class AgentOperations:
         self._presence = presence
         self._canceller = canceller
         self._revoker = revoker
-        self._terms = terms
+        self._transitions = transitions
         self._orders = orders
 
     def register(self, operations: Operations) -> None:
@@ -147,7 +147,7 @@ class AgentOperations:
                 entry, token=token, admin=Admin.ENABLED, certificates=old
             )
 
-        await self._terms.change(agent.name, renewed)
+        await self._transitions.change(agent.name, renewed)
         return answer
 
     def _issue(self, name: str, group: str, ttl_s: float) -> tuple[TokenAnswer, TokenEntry]:
@@ -184,7 +184,7 @@ class AgentOperations:
             traits = msgspec.structs.replace(entry.traits, tags=tags, **given)
             return msgspec.structs.replace(entry, traits=_traits(traits))
 
-        await self._terms.change(agent.name, changed)
+        await self._transitions.change(agent.name, changed)
         return self._views.agent(self._plane.registry.agent(agent.name))
 
     # -- reads
@@ -283,7 +283,7 @@ class AgentOperations:
         """Revoke an agent and forget it: at once, or once none of its tasks can be running."""
         agent = self._agent(caller, query.name)
         changed = await self._bar(caller, agent, Admin.DELETED)
-        if await self._terms.depart(agent.name):
+        if await self._transitions.depart(agent.name):
             return Done(changed=changed, message=f"agent {agent.name} deleted")
         left = counted(self._plane.dispatcher.load(agent.name), "task")
         said = f"agent {agent.name} is cut off, and gone once {left} of it cannot run any more"
@@ -345,7 +345,7 @@ class AgentOperations:
     async def _move(self, name: str, move: Change) -> bool:
         """Change the admin state of an agent; False if it had that state already."""
         before = self._plane.registry.agent(name)
-        after = await self._terms.change(name, move)
+        after = await self._transitions.change(name, move)
         if after == before:
             return False
         log.info("agent_admin_changed", agent=name, admin=after.admin, by=after.admin_by)

@@ -10,7 +10,7 @@ from broker_master.core.rotation import SETTLED, Rotation
 from broker_master.core.validity import Holding, Order, page
 from broker_master.plane import Plane
 from broker_master.services.custody import Custody
-from broker_master.services.rotator import KEYS, Rotator
+from broker_master.services.rotation import KEYS, Rotator
 from schemas.faults import Refused
 from schemas.messages.api import (
     CaAnswer,

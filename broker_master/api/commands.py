@@ -17,9 +17,9 @@ from broker_master.core.records import command_record, shown_record
 from broker_master.core.rights import check_group, may_see
 from broker_master.plane import Plane
 from broker_master.services.cancel import Canceller
+from broker_master.services.obstacles import Obstacles
 from broker_master.services.output import OutputReader
 from broker_master.services.permits import check_run, group_now
-from broker_master.services.standing import Standing
 from broker_master.store.readmodel import Filter
 from schemas import codec, limits
 from schemas.faults import Refused
@@ -86,7 +86,7 @@ class CommandOperations:
                 self._plane.timers,
                 with_output=query.with_output,
                 with_arguments=True,
-                waits_for=Standing(self._plane).waits_for,
+                waits_for=Obstacles(self._plane).waits_for,
             )
             if command.state is State.UNKNOWN:
                 record.last_output_at = await self._output.last_at(record)
@@ -199,11 +199,11 @@ class CommandOperations:
         found.sort(key=lambda command: command.order, reverse=True)
         if words:
             found = await self._filtered(found, words, wanted.limit + 1)
-        standing, timers = Standing(self._plane), self._plane.timers
+        obstacles, timers = Obstacles(self._plane), self._plane.timers
         return [
             _Row(
                 f"open:{command.order}",
-                command_record(command, timers, waits_for=standing.waits_for),
+                command_record(command, timers, waits_for=obstacles.waits_for),
             )
             for command in found[: wanted.limit + 1]
         ]

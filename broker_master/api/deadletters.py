@@ -5,7 +5,7 @@ import msgspec
 from broker_master.api.commands import CommandOperations
 from broker_master.api.operations import Operations
 from broker_master.plane import Plane
-from broker_master.services.again import Again
+from broker_master.services.retries import Retries
 from schemas.faults import Refused
 from schemas.messages.api import (
     CommandList,
@@ -21,10 +21,10 @@ from schemas.verbs import DEADLETTER_LIST, DEADLETTER_RETRY, DEADLETTER_SHOW
 
 
 class DeadLetterOperations:
-    def __init__(self, plane: Plane, commands: CommandOperations, again: Again) -> None:
+    def __init__(self, plane: Plane, commands: CommandOperations, retries: Retries) -> None:
         self._plane = plane
         self._commands = commands
-        self._again = again
+        self._retries = retries
 
     def register(self, operations: Operations) -> None:
         operations.add(DEADLETTER_LIST, self.find)
@@ -44,4 +44,4 @@ class DeadLetterOperations:
     async def retry(self, caller: ClientEntry, request: RetryRequest) -> SubmitAnswer:
         """Submit a dead letter again as a new command of the caller; it stays in the list."""
         await self.show(caller, CommandQuery(id=request.id))
-        return await self._again.retry(caller, request.id, request.new_id)
+        return await self._retries.retry(caller, request.id, request.new_id)

@@ -25,7 +25,7 @@ from broker_master.core.rights import check_group, may_see
 from broker_master.plane import Plane
 from broker_master.services.cancel import Canceller
 from broker_master.services.fanout import Fanouts, is_own
-from broker_master.services.standing import Standing
+from broker_master.services.obstacles import Obstacles
 from schemas import codec, limits
 from schemas.faults import Refused
 from schemas.ids import is_reserved, refuse_reserved
@@ -250,7 +250,7 @@ class FanoutOperations:
             return FanoutMember(agent=agent, command=child, state=SKIPPED, reason=reason)
         command = self._plane.book.get(child)
         if command is not None and is_own(entry, agent, command.accepted):
-            waits_for = Standing(self._plane).waits_for
+            waits_for = Obstacles(self._plane).waits_for
             record = command_record(command, self._plane.timers, waits_for=waits_for)
         else:
             history = await self._plane.readmodel.get(child)

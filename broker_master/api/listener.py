@@ -44,12 +44,12 @@ class Crowd:
         self.head_s = head_s
         self.stall_s = stall_s
         self.shed = 0
-        self._open: dict[Connection, None] = {}
+        self._open: dict[HttpConnection, None] = {}
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def admit(self, connection: "Connection") -> None:
+    def admit(self, connection: "HttpConnection") -> None:
         """Make room for a connection: disconnect the oldest idle one, else this one."""
         if len(self._open) >= self.most:
             oldest = next((each for each in self._open if not each.is_serving), connection)
@@ -58,16 +58,16 @@ class Crowd:
                 return
         self._open[connection] = None
 
-    def disconnect(self, connection: "Connection") -> None:
+    def disconnect(self, connection: "HttpConnection") -> None:
         self.shed += 1
         self.leave(connection)
         connection.transport.abort()
 
-    def leave(self, connection: "Connection") -> None:
+    def leave(self, connection: "HttpConnection") -> None:
         self._open.pop(connection, None)
 
 
-class Connection(H11Protocol):
+class HttpConnection(H11Protocol):
     """One HTTP connection with a deadline for what the peer owes."""
 
     crowd: Crowd
@@ -117,9 +117,9 @@ class Connection(H11Protocol):
             self._deadline = self.loop.call_later(within_s, self.crowd.disconnect, self)
 
 
-def protocol(crowd: Crowd) -> type[Connection]:
+def protocol(crowd: Crowd) -> type[HttpConnection]:
     """The class that uvicorn makes its connections of."""
-    return type("Connection", (Connection,), {"crowd": crowd})
+    return type("HttpConnection", (HttpConnection,), {"crowd": crowd})
 
 
 class KnownHost:

@@ -26,7 +26,7 @@ from broker_client.runtime.files import (
 )
 from broker_client.runtime.nkeys import KeyPair, Kind, check_public
 from broker_master.ca.claims import Claims, decode_jwt, encode_jwt
-from broker_master.ca.rotations import numbered, read_rotations, write_rotations
+from broker_master.ca.rotation_file import numbered, read_rotations, write_rotations
 from broker_master.core.rotation import Rotation, advance
 from schemas.faults import Corrupt
 from schemas.permissions import SCOPES, Scope

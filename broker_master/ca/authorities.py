@@ -18,7 +18,7 @@ from broker_client.runtime.files import (
 )
 from broker_client.runtime.tls import certificate_facts, trust_digest
 from broker_master.ca.authority import Authority
-from broker_master.ca.rotations import numbered, read_rotations, write_rotations
+from broker_master.ca.rotation_file import numbered, read_rotations, write_rotations
 from broker_master.core.rotation import Rotation, advance
 from schemas.faults import Refused
 

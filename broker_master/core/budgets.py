@@ -33,7 +33,7 @@ _REST_BURST: Final = 20.0
 _FLOOD: Final = 100
 
 
-class Flood(msgspec.Struct, frozen=True):
+class DroppedMessages(msgspec.Struct, frozen=True):
     """Number of dropped messages of an agent since its last alarm, by kind."""
 
     agent: str
@@ -91,7 +91,7 @@ class Budgets:
             budget = self._budgets[agent] = _Budget(self._timers)
         return budget
 
-    def floods(self) -> Iterator[Flood]:
+    def dropped(self) -> Iterator[DroppedMessages]:
         """Agents far above their limits since the last call; absent agents are forgotten."""
         for agent, budget in list(self._budgets.items()):
             dropped = {}
@@ -101,6 +101,6 @@ class Budgets:
                     dropped[str(kind)] = more
                     budget.told[kind] = bucket.refused
             if dropped:
-                yield Flood(agent, dropped)
+                yield DroppedMessages(agent, dropped)
             if not self._is_known(agent):
                 del self._budgets[agent]

@@ -36,7 +36,7 @@ class Finding(msgspec.Struct, frozen=True):
     is_news: bool = True
 
 
-class Known:
+class IssuedIdentities:
     """Issued broker keys and certificates with holders. own: names of the mesh's own, by key."""
 
     def __init__(

@@ -18,7 +18,7 @@ _CLOCK_TRUST_S = 60.0
 _STATUSES = tuple(AgentStatus)
 
 
-class Row:
+class AgentRow:
     """One agent with the texts of its labels, made once."""
 
     __slots__ = (
@@ -98,7 +98,7 @@ class Fleet:
 
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, AgentRow] = {}
         self.counts: dict[str, dict[AgentStatus, int]] = {}
 
     def look(self) -> None:
@@ -110,7 +110,7 @@ class Fleet:
         for name, entry in plane.registry.agents.items():
             row = rows.get(name)
             if row is None or row.group != entry.group:
-                row = rows[name] = Row(entry)
+                row = rows[name] = AgentRow(entry)
             row.update(entry, get(name))
             row.status = judge(entry).status
             counted = counts.get(row.group)
@@ -174,7 +174,7 @@ class Fleet:
         name = c.AGENT_SPOOL.name
         yield lines(c.AGENT_SPOOL, [f"{name}{text} {p.spool_bytes}\n" for text, p in heard])
 
-    def _certificates(self, rows: list[Row]) -> Iterator[str]:
+    def _certificates(self, rows: list[AgentRow]) -> Iterator[str]:
         held = [(row.labels, row.certificate) for row in rows if row.certificate is not None]
         name = c.AGENT_ENDS.name
         yield lines(c.AGENT_ENDS, [f"{name}{text} {each.not_after:.0f}\n" for text, each in held])
@@ -185,7 +185,7 @@ class Fleet:
         )
         yield from self._renewals(rows)
 
-    def _renewals(self, rows: list[Row]) -> Iterator[str]:
+    def _renewals(self, rows: list[AgentRow]) -> Iterator[str]:
         name, at = c.AGENT_ROTATING.name, self._plane.clock.now()
         yield lines(
             c.AGENT_ROTATING,

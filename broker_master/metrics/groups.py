@@ -25,7 +25,7 @@ PHASES: Final[Mapping[State, str]] = {
 _OUTCOMES: Final = sorted(str(state) for state in TERMINAL)
 
 
-class Groups:
+class GroupSeries:
     """A part per family; empty parts are places to pause at."""
 
     def __init__(self, plane: Plane, fleet: Fleet) -> None:

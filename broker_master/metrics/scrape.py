@@ -15,8 +15,8 @@ from broker_client.runtime.exposition import Page
 from broker_master import VERSION
 from broker_master.metrics import catalogue as c
 from broker_master.metrics.fleet import Fleet
-from broker_master.metrics.groups import Groups
-from broker_master.metrics.system import Surroundings, System
+from broker_master.metrics.groups import GroupSeries
+from broker_master.metrics.system import MasterSeries, Surroundings
 from broker_master.metrics.text import family
 from broker_master.plane import Plane
 
@@ -33,8 +33,8 @@ class Scraper:
     def __init__(self, plane: Plane, around: Surroundings) -> None:
         self._plane = plane
         self._fleet = Fleet(plane)
-        self._groups = Groups(plane, self._fleet)
-        self._system = System(plane, around)
+        self._groups = GroupSeries(plane, self._fleet)
+        self._system = MasterSeries(plane, around)
         self._own = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._own)
         GCCollector(registry=self._own)

@@ -31,7 +31,7 @@ class Surroundings:
     servers: Mapping[str, float]
 
 
-class System:
+class MasterSeries:
     """A part per family."""
 
     def __init__(self, plane: Plane, around: Surroundings) -> None:

@@ -13,7 +13,7 @@ import structlog
 
 from broker_client.runtime.nkeys import from_base64url
 from broker_master.ca.accounts import Accounts
-from broker_master.core.identities import Finding, Known, Shown
+from broker_master.core.identities import Finding, IssuedIdentities, Shown
 from broker_master.plane import Plane
 from broker_master.services.system import BrokerSystem, Connection
 from schemas.faults import MeshError
@@ -56,7 +56,7 @@ class Comparison:
         self._refused = set(accounts.revocations)
         self._tokens: dict[_Key, _Token] = {}
         self._entries: list[AgentEntry | ClientEntry] = []
-        self._made: Known | None = None
+        self._made: IssuedIdentities | None = None
 
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()
@@ -98,7 +98,7 @@ class Comparison:
                     wrong.add((connection.server, connection.cid))
         return wrong
 
-    def _known(self, *, anew: bool = False) -> Known:
+    def _known(self, *, anew: bool = False) -> IssuedIdentities:
         """View of the registry as it is; rebuilt only if an entry has changed."""
         registry = self._plane.registry
         entries: list[AgentEntry | ClientEntry]
@@ -106,7 +106,7 @@ class Comparison:
         is_same = len(entries) == len(self._entries) and all(map(is_, entries, self._entries))
         if anew or not is_same or self._made is None:
             self._entries = entries
-            self._made = Known(registry.agents, registry.clients, self._own())
+            self._made = IssuedIdentities(registry.agents, registry.clients, self._own())
         return self._made
 
     async def _act(self, connection: Connection, finding: Finding) -> None:

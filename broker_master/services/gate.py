@@ -278,14 +278,14 @@ class Gate:
         hold.words.append(word)
         hold.size += word.size
 
-    def _let_go(self, name: str) -> None:
+    def _release(self, name: str) -> None:
         """Deliver the held messages of `name`, if none of its connections is in doubt any more."""
         if self._doubts.is_clear(name):
             hold = self._held.pop(name, None)
             for word in hold.words if hold is not None else ():
                 self._retake(word)
 
-    def _throw_away(self, name: str) -> None:
+    def _drop(self, name: str) -> None:
         hold = self._held.pop(name, None)
         for word in hold.words if hold is not None else ():
             self._refuse(word)
@@ -332,7 +332,7 @@ class Gate:
             await passed
         except MeshError as error:
             log.info("gate_unfenced", speaker=name, error=str(error))
-        self._throw_away(name)
+        self._drop(name)
         self._doubts.forget(place)
 
     async def run(self, ready: asyncio.Event) -> None:
@@ -377,7 +377,7 @@ class Gate:
             if self._plane.link.is_connected:
                 self._plane.roster.on_rejoined(now_s=self._plane.clock.elapsed())
         for name in list(self._held):
-            self._let_go(name)
+            self._release(name)
         self._ask()
 
     def _close(self, _reason: MeshError) -> None:
@@ -413,7 +413,7 @@ class Gate:
             self._on_ended(place)
             return
         self._doubts.forget(place)
-        self._let_go(name)
+        self._release(name)
 
     async def _tick(self) -> None:
         while True:
@@ -422,7 +422,7 @@ class Gate:
             before_s = self._plane.clock.elapsed() - _HELD_S
             for name, hold in list(self._held.items()):
                 if hold.since_s < before_s:
-                    self._throw_away(name)
+                    self._drop(name)
             if self._is_open and self._batch and self._timer is None:
                 self._ask()
             elif not self._is_open and self._batch and self._since_s < before_s:

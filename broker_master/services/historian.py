@@ -13,7 +13,7 @@ from broker_master.core.fit import bare_history, fit_history
 from broker_master.core.records import history_record
 from broker_master.plane import Plane
 from broker_master.services.settle import is_too_large
-from broker_master.store.readmodel import Row
+from broker_master.store.readmodel import HistoryRow
 from schemas import codec, subjects
 from schemas.faults import MeshError
 from schemas.listed import last_agent
@@ -56,7 +56,7 @@ class Historian:
         self._writer = writer
         self._queue: deque[_Waiting] = deque()
         # Of the head of the queue: in the stream, with rows not yet in the read model.
-        self._stored: list[Row] = []
+        self._stored: list[HistoryRow] = []
         self._wake = asyncio.Event()
         # Whether the last part left waiting records behind.
         self._is_cut = False
@@ -160,7 +160,7 @@ class Historian:
         self._is_cut = len(part) < len(self._queue)
         return part
 
-    async def _store(self, part: list[_Waiting]) -> list[Row]:
+    async def _store(self, part: list[_Waiting]) -> list[HistoryRow]:
         sequences = await self._writer.append_many(
             [
                 Entry(subjects.history(waiting.history.record.group), waiting.payload)
@@ -168,6 +168,6 @@ class Historian:
             ]
         )
         return [
-            Row(sequence, waiting.history, waiting.payload)
+            HistoryRow(sequence, waiting.history, waiting.payload)
             for sequence, waiting in zip(sequences, part, strict=True)
         ]

@@ -21,9 +21,9 @@ from broker_master.core.rights import check_group
 from broker_master.core.room import StoreRoom
 from broker_master.plane import Plane
 from broker_master.services.assign import Assigner
-from broker_master.services.standing import Standing
+from broker_master.services.obstacles import Obstacles
 from broker_master.store.facts import Conflict
-from broker_master.store.readmodel import Known
+from broker_master.store.readmodel import KnownCommand
 from schemas import subjects
 from schemas.faults import MeshError, Refused, Unreachable
 from schemas.ids import is_reserved, refuse_reserved
@@ -179,13 +179,13 @@ class Intake:
             digest = _digest(request, msgspec.Raw(_deterministic.encode(args)))
         return before.digest == digest
 
-    def _before(self, command_id: str) -> Known | None:
+    def _before(self, command_id: str) -> KnownCommand | None:
         """The command that already has this id."""
         command = self._plane.book.get(command_id)
         if command is None:
             return self._plane.readmodel.known(command_id)
         accepted = command.accepted
-        return Known(accepted.client, accepted.digest, str(command.state))
+        return KnownCommand(accepted.client, accepted.digest, str(command.state))
 
     def _terms(self, request: SubmitRequest) -> Terms:
         ttl_s = request.queue_ttl_s
@@ -240,9 +240,9 @@ class Intake:
             self._check_tags(group, request.agent, request.tags)
         if request.on_inactive == "refuse":
             target = (group, request.agent or "", needs_of(request.tags, request.action))
-            standing = Standing(self._plane)
-            if not standing.is_ready(*target):
-                raise Refused("group_inactive", standing.obstacle(*target).text)
+            obstacles = Obstacles(self._plane)
+            if not obstacles.is_ready(*target):
+                raise Refused("group_inactive", obstacles.obstacle(*target).text)
         return group
 
     def _check_id(self, command_id: str | None) -> None:
@@ -355,17 +355,17 @@ class Intake:
     def _answer(self, command: Command, choice: Choice | None) -> SubmitAnswer:
         if choice is not None:
             return SubmitAnswer(id=command.id, state=State.QUEUED, duplicate=False)
-        accepted, standing = command.accepted, Standing(self._plane)
+        accepted, obstacles = command.accepted, Obstacles(self._plane)
         needs = needs_of(accepted.terms.tags, accepted.action)
         target = (accepted.group, accepted.agent, needs)
-        if standing.is_ready(*target):
+        if obstacles.is_ready(*target):
             return SubmitAnswer(id=command.id, state=State.QUEUED, duplicate=False)
         return SubmitAnswer(
             id=command.id,
             state=State.QUEUED,
             duplicate=False,
-            target="active" if standing.obstacle(*target).is_active else "inactive",
-            next=f"{standing.waits_for(accepted)}, until {rfc3339(command.expires_at)}",
+            target="active" if obstacles.obstacle(*target).is_active else "inactive",
+            next=f"{obstacles.waits_for(accepted)}, until {rfc3339(command.expires_at)}",
         )
 
     def _on_refused(

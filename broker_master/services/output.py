@@ -14,7 +14,7 @@ import msgspec
 from broker_client.runtime.streams import Stored, Streams
 from broker_master.core.chunks import Chunk, ChunkIndex, splice, times_of
 from broker_master.plane import Plane
-from broker_master.services.ahead import Part, ReadAhead
+from broker_master.services.read_ahead import Part, ReadAhead
 from broker_master.services.watches import Wait, Watches
 from broker_master.store.facts import LOGS
 from schemas import codec, limits, subjects

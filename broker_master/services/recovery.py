@@ -24,7 +24,7 @@ from broker_master.services.historian import Historian
 from broker_master.services.presence import PresenceService
 from broker_master.services.settle import Settler
 from broker_master.store.facts import HISTORY
-from broker_master.store.readmodel import Row
+from broker_master.store.readmodel import HistoryRow
 from broker_master.store.statuses import NO_PASTS, Pasts
 from schemas import codec, subjects
 from schemas.faults import Refused
@@ -39,7 +39,7 @@ _ROWS = 1000
 
 async def rebuild_readmodel(plane: Plane, streams: Streams) -> int:
     """Read the history stream from the read model's position on. Returns the number of records."""
-    rows: list[Row] = []
+    rows: list[HistoryRow] = []
     read = 0
     async for message in streams.replay(HISTORY, plane.readmodel.position + 1):
         try:
@@ -49,7 +49,7 @@ async def rebuild_readmodel(plane: Plane, streams: Streams) -> int:
         except Refused as error:
             plane.strays.note(HISTORY, message.seq, message.subject, error)
             continue
-        rows.append(Row(message.seq, history, message.data))
+        rows.append(HistoryRow(message.seq, history, message.data))
         if len(rows) >= _ROWS:
             await plane.readmodel.add(rows)
             read += len(rows)

@@ -18,7 +18,7 @@ from broker_master.core.lastline import explained
 from broker_master.core.phases import HELD, Event
 from broker_master.plane import Plane
 from broker_master.services.lastlines import LastLines
-from broker_master.services.late import LateResults
+from broker_master.services.late_results import LateResults
 from broker_master.services.transmit import Transmitter
 from schemas import codec, limits, subjects
 from schemas.faults import Unreachable

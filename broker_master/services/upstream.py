@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from broker_client.runtime.frames import Msg
-from broker_master.core.budgets import Budgets, Flood, Kind
+from broker_master.core.budgets import Budgets, DroppedMessages, Kind
 from broker_master.plane import Plane
 from broker_master.services.gate import Gate
 from broker_master.services.presence import PresenceService
@@ -63,10 +63,10 @@ class Upstream:
         ready.set()
         while True:
             await asyncio.sleep(_LOOK_S)
-            for flood in self._budgets.floods():
+            for flood in self._budgets.dropped():
                 self._tell(flood)
 
-    def _tell(self, flood: Flood) -> None:
+    def _tell(self, flood: DroppedMessages) -> None:
         kinds = ", ".join(f"{count} of kind {kind}" for kind, count in flood.dropped.items())
         detail = f"says more than it may: not looked at {kinds}; see what runs on its host, or shut"
         self._plane.note(

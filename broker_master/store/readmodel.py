@@ -72,7 +72,7 @@ INSERT INTO position VALUES (0, '', '');
 """
 
 
-class Known(msgspec.Struct, frozen=True):
+class KnownCommand(msgspec.Struct, frozen=True):
     """Data of an ended command for the deduplication."""
 
     client: str
@@ -97,7 +97,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     limit: int = 50
 
 
-class Row(NamedTuple):
+class HistoryRow(NamedTuple):
     """A record of the history stream: its sequence, and also its bytes."""
 
     seq: int
@@ -174,7 +174,7 @@ class ReadModel:
 
     # -- writing
 
-    async def add(self, rows: Sequence[Row]) -> None:
+    async def add(self, rows: Sequence[HistoryRow]) -> None:
         """Store records with their sequences, ascending; an id that was there is replaced."""
         for row in rows:
             self._ids.add(row.history.record.id)
@@ -192,7 +192,7 @@ class ReadModel:
             ids.add(command_id)
         return ids
 
-    def _add(self, rows: Sequence[Row]) -> None:
+    def _add(self, rows: Sequence[HistoryRow]) -> None:
         values = [_values(row) for row in rows]
         with self._write:
             self._write.executemany(
@@ -201,7 +201,7 @@ class ReadModel:
             self._add_facets(rows)
             self._write.execute("UPDATE position SET seq = max(seq, ?)", (rows[-1].seq,))
 
-    def _add_facets(self, rows: Sequence[Row]) -> None:
+    def _add_facets(self, rows: Sequence[HistoryRow]) -> None:
         # Facets of replaced rows stay behind, found by nothing, until they are trimmed.
         self._write.executemany(
             f"INSERT OR REPLACE INTO facets VALUES ({', '.join('?' * 14)})",  # noqa: S608 - marks
@@ -227,13 +227,13 @@ class ReadModel:
 
     # -- reading
 
-    def known(self, command_id: str) -> Known | None:
+    def known(self, command_id: str) -> KnownCommand | None:
         if not self._ids.may_hold(command_id):
             return None
         row = self._look_up.execute(
             "SELECT client, digest, state FROM commands WHERE id = ?", (command_id,)
         ).fetchone()
-        return None if row is None else Known(*row)
+        return None if row is None else KnownCommand(*row)
 
     def look_up(self, command_id: str) -> HistoryRecord | None:
         """As `get`, without a thread: for the few look-ups within a decision."""
@@ -341,7 +341,7 @@ class ReadModel:
             raise Refused("disk_full", f"read model {self._path.name}: {error}") from error
 
 
-def _values(row: Row) -> tuple[object, ...]:
+def _values(row: HistoryRow) -> tuple[object, ...]:
     history, record = row.history, row.history.record
     return (
         row.seq,

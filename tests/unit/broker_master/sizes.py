@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from msgspec import Raw, inspect
 
 from broker_master.api import groups as group_api
-from broker_master.api import rotation as rotation_api
+from broker_master.api import renewal_orders as rotation_api
 from broker_master.core import recent
 from broker_master.core.certificates import KEPT_MAX
 from broker_master.services import output

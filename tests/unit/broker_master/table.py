@@ -18,7 +18,7 @@ from broker_master.api.operations import Direct, Operation, Operations
 from broker_master.ca.mesh import Mesh
 from broker_master.core.fanout import FORM, Fanout
 from broker_master.services.orders import Orders
-from broker_master.services.rotator import Rotator
+from broker_master.services.rotation import Rotator
 from broker_master.wiring import Keys, Ports, build_keys, build_operations
 from schemas import codec, subjects
 from schemas.faults import MeshError

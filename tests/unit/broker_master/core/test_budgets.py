@@ -59,10 +59,10 @@ def test_floods_are_told_with_what_is_new_and_the_gone_are_forgotten() -> None:
     known = {"web-1"}
     of = Budgets(TIMERS, known.__contains__)
     taken(of, "web-1", "beat", 1_000, s=0)
-    (flood,) = of.floods()
+    (flood,) = of.dropped()
     assert flood.agent == "web-1"
     assert flood.dropped == {"beat": 975}
-    assert list(of.floods()) == []
+    assert list(of.dropped()) == []
     known.clear()
-    assert list(of.floods()) == []
+    assert list(of.dropped()) == []
     assert len(of) == 0

@@ -2,7 +2,7 @@ from collections.abc import Collection
 
 import pytest
 
-from broker_master.core.identities import Finding, Known, Shown
+from broker_master.core.identities import Finding, IssuedIdentities, Shown
 from schemas.messages.registry import AgentEntry, CertificateEntry, ClientEntry, TokenEntry
 
 
@@ -34,7 +34,7 @@ CLIENTS = {
         certificates=[certificate("ann", fingerprint="f-ann")],
     )
 }
-KNOWN = Known(AGENTS, CLIENTS, {"U-master": "master"})
+KNOWN = IssuedIdentities(AGENTS, CLIENTS, {"U-master": "master"})
 
 
 def judged(

@@ -1,6 +1,6 @@
 """Agents are chosen by the actions that they have announced."""
 
-from broker_master.services.standing import Standing
+from broker_master.services.obstacles import Obstacles
 from schemas.messages.registry import Policy
 from schemas.states import State
 from tests.unit.broker_master.stage import Stage, states
@@ -21,7 +21,7 @@ async def test_command_waits_with_the_reason_until_an_agent_has_its_action() -> 
     await stage.hello("web-1")
     command = await stage.submit(action="sleep")
     assert states(command) == [State.QUEUED]
-    waits_for = Standing(stage.plane).waits_for(command.accepted)
+    waits_for = Obstacles(stage.plane).waits_for(command.accepted)
     assert waits_for.endswith("no agent of web has the action sleep")
     await stage.hello("web-1", incarnation="i2", actions=["sleep"])
     await stage.later(0.1)
@@ -42,9 +42,9 @@ async def test_command_that_the_limit_of_its_group_holds_back_says_so() -> None:
     await stage.submit("first")
     waiting = await stage.submit("second")
     assert states(waiting) == [State.QUEUED]
-    waits_for = Standing(stage.plane).waits_for(waiting.accepted)
+    waits_for = Obstacles(stage.plane).waits_for(waiting.accepted)
     assert waits_for == (
         "waits for a command of group web to end: its limit of 1 at once is reached"
     )
     stage.plane.dispatcher.set_policy("web", Policy())
-    assert Standing(stage.plane).waits_for(waiting.accepted).startswith("waits for a free slot")
+    assert Obstacles(stage.plane).waits_for(waiting.accepted).startswith("waits for a free slot")

@@ -1,6 +1,6 @@
 """An agent whose connection has ended is passed over at once, and goes on when it is heard."""
 
-from broker_master.services.standing import Standing
+from broker_master.services.obstacles import Obstacles
 from schemas.states import State
 from tests.unit.broker_master.stage import Stage, states
 
@@ -21,7 +21,7 @@ async def test_command_for_an_agent_without_a_connection_waits_and_goes_on_with_
     stage.presence.on_closed("web-1")
     command = await stage.submit("c1")
     assert states(command) == [State.QUEUED]
-    assert Standing(stage.plane).waits_for(command.accepted) == (
+    assert Obstacles(stage.plane).waits_for(command.accepted) == (
         "waits for an agent of web to take work again:"
         " no agent of web takes new work: 1 not connected"
     )

@@ -9,7 +9,7 @@ from broker_master.core.records import command_record
 from broker_master.services import historian as module
 from broker_master.services.historian import Historian
 from broker_master.services.recovery import replay_facts
-from broker_master.store.readmodel import Known, Row
+from broker_master.store.readmodel import HistoryRow, KnownCommand
 from schemas.faults import MeshError, Refused
 from schemas.messages.work import Output
 from schemas.states import State
@@ -45,22 +45,22 @@ class HistoryInMemory:
 
 class RowsInMemory:
     def __init__(self) -> None:
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, HistoryRow] = {}
         self.fault: MeshError | None = None
         self.position = 0
 
-    async def add(self, rows: list[Row]) -> None:
+    async def add(self, rows: list[HistoryRow]) -> None:
         if self.fault is not None:
             raise self.fault
         for row in rows:
             self.rows[row.history.record.id] = row
 
-    def known(self, command_id: str) -> Known | None:
+    def known(self, command_id: str) -> KnownCommand | None:
         row = self.rows.get(command_id)
         if row is None:
             return None
         record = row.history.record
-        return Known(record.client, row.history.digest, record.state)
+        return KnownCommand(record.client, row.history.digest, record.state)
 
 
 class Archive:

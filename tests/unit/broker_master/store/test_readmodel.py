@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from broker_master.store.readmodel import Filter, Known, ReadModel, Row
+from broker_master.store.readmodel import Filter, HistoryRow, KnownCommand, ReadModel
 from schemas import codec
 from schemas.messages.facts import AttemptRecord, CommandRecord, HistoryRecord
 
 STREAM = "2026-11-21T00:00:00Z"
 
 
-def row(seq: int, command_id: str = "", *, state: str = "succeeded", **fields: str) -> Row:
+def row(seq: int, command_id: str = "", *, state: str = "succeeded", **fields: str) -> HistoryRow:
     agent = fields.get("agent", "web-1")
     record = CommandRecord(
         id=command_id or f"c{seq}",
@@ -26,7 +26,7 @@ def row(seq: int, command_id: str = "", *, state: str = "succeeded", **fields: s
         client=fields.get("client", "ops"),
     )
     history = HistoryRecord(record=record, digest=b"d%d" % seq, submitted=float(seq), ended=seq + 1)
-    return Row(seq, history, codec.encode(history))
+    return HistoryRow(seq, history, codec.encode(history))
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ async def test_ids_near_one_are_the_last_and_those_that_begin_alike(model: ReadM
 async def test_record_that_was_added_is_found_whole(model: ReadModel) -> None:
     await model.add([row(1), row(2)])
     assert await model.get("c2") == row(2).history
-    assert model.known("c2") == Known("ops", b"d2", "succeeded")
+    assert model.known("c2") == KnownCommand("ops", b"d2", "succeeded")
     assert await model.find(Filter()) == [(2, row(2).history), (1, row(1).history)]
     assert (model.position, await model.count()) == (2, 2)
 
@@ -155,7 +155,7 @@ async def test_file_remembers_rows_and_position_over_a_restart(path: Path) -> No
     await first.add([row(1), row(7)])
     first.close()
     again = ReadModel.open(path, STREAM)
-    assert (again.position, again.known("c7")) == (7, Known("ops", b"d7", "succeeded"))
+    assert (again.position, again.known("c7")) == (7, KnownCommand("ops", b"d7", "succeeded"))
     again.close()
 
 

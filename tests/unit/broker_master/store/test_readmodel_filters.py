@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from broker_master.core.facets import COSTLY, Facets, facets_of, open_value
 from broker_master.core.records import command_record, history_record
-from broker_master.store.readmodel import Filter, ReadModel, Row
+from broker_master.store.readmodel import Filter, HistoryRow, ReadModel
 from schemas import codec
 from schemas.filters import holds
 from schemas.listed import COMMANDS
@@ -85,8 +85,8 @@ def test_filter_finds_the_same_in_sql_as_on_records(
     rows = []
     for seq, history in enumerate(found, 1):
         record = msgspec.structs.replace(history.record, id=f"c{seq}")
-        rows.append(Row(seq, msgspec.structs.replace(history, record=record), b""))
-    rows = [Row(row.seq, row.history, codec.encode(row.history)) for row in rows]
+        rows.append(HistoryRow(seq, msgspec.structs.replace(history, record=record), b""))
+    rows = [HistoryRow(row.seq, row.history, codec.encode(row.history)) for row in rows]
     expected = [
         row.seq for row in reversed(rows) if holds(parsed, partial(getattr, facets_of(row.history)))
     ]
@@ -128,7 +128,7 @@ async def test_search_reads_between_two_sequences_and_what_a_caller_may_see(
     command = command_of(accepted(), assigned(), ended())
     history = history_record(command, command_record(command, Timers()))
     rows = [
-        Row(seq, msgspec.structs.replace(history, record=record), b"")
+        HistoryRow(seq, msgspec.structs.replace(history, record=record), b"")
         for seq in range(1, 9)
         for record in [
             msgspec.structs.replace(history.record, id=f"c{seq}", group=["web", "db"][seq % 2])

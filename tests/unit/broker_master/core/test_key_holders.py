@@ -1,6 +1,6 @@
 import msgspec
 
-from broker_master.core.succession import Holder, Present, held_up, holders
+from broker_master.core.key_holders import Holder, Present, cut_off_by, holders
 from broker_master.core.validity import Holding, fresh_warnings, page
 from schemas.messages.registry import AgentEntry, CertificateEntry, ClientEntry
 
@@ -36,7 +36,7 @@ def stuck(step: str, key: str, generation: int, *found: Holder) -> list[str]:
     agents = [each for each in found if isinstance(each, AgentEntry)]
     clients = [each for each in found if isinstance(each, ClientEntry)]
     present = Present(key=key, generation=generation, trust="new")
-    return held_up(step, holders(key, agents, clients, NOW), present)
+    return cut_off_by(step, holders(key, agents, clients, NOW), present)
 
 
 def test_activate_waits_for_all_who_do_not_trust_the_new_authority() -> None:

@@ -23,7 +23,7 @@ _PASSED_NAMED: Final = 200
 _REASON_SHOWN: Final = 160
 
 
-class RotationOperations:
+class RenewalOrderOperations:
     def __init__(self, plane: Plane, orders: Orders) -> None:
         self._plane = plane
         self._orders = orders

@@ -24,7 +24,7 @@ _WRITES = 50
 _AGAIN_S = 30.0
 
 
-class Terms:
+class AdminTransitions:
     """Looks at every agent once per beat. Its decisions are in the registry: a successor goes on.
 
     on_change: called with the group of an agent that has changed.

@@ -3,8 +3,8 @@
 import asyncio
 
 from broker_client.runtime.supervise import TaskSet
-from broker_master.services import ahead as module
-from broker_master.services.ahead import PAGE_BYTES, Part, ReadAhead
+from broker_master.services import read_ahead as module
+from broker_master.services.read_ahead import PAGE_BYTES, Part, ReadAhead
 from schemas.faults import Unreachable
 
 ANSWER = 192 * 1024

@@ -45,7 +45,7 @@ _GATHER_S: Final = 0.25
 _LOOK_S: Final = 30.0
 
 
-class Renewals:
+class RenewalDesk:
     name = "renewals"
 
     def __init__(

@@ -12,9 +12,9 @@ import structlog
 
 from broker_master.ca.accounts import ROTATED
 from broker_master.ca.mesh import Mesh
-from broker_master.core import succession
+from broker_master.core import key_holders
+from broker_master.core.key_holders import AUTHORITY, Holder, Present
 from broker_master.core.rotation import STEPS, TAINTED, Rotation, advance, is_again
-from broker_master.core.succession import AUTHORITY, Holder, Present
 from broker_master.plane import Plane
 from broker_master.services.custody import Custody
 from broker_master.services.orders import Orders
@@ -70,7 +70,7 @@ class Rotator:
 
     def waiting_for(self, key: str, step: str) -> list[str]:
         """Holders that `step` would cut off."""
-        return succession.held_up(step, self._holders(key), self._present(key))
+        return key_holders.cut_off_by(step, self._holders(key), self._present(key))
 
     def not_after(self, key: str) -> float | None:
         return self._mesh.authority.not_after if key == AUTHORITY else None
@@ -87,7 +87,7 @@ class Rotator:
     def has_to_renew(self, holder: Holder) -> bool:
         """Whether it holds credentials of a tainted key."""
         return any(
-            succession.is_of_old(holder, self._present(key))
+            key_holders.is_outdated(holder, self._present(key))
             for key in KEYS
             if self.rotation(key).stage == TAINTED and holder in self._holders(key)
         )
@@ -97,7 +97,7 @@ class Rotator:
 
     def _holders(self, key: str) -> list[Holder]:
         registry = self._plane.registry
-        return succession.holders(
+        return key_holders.holders(
             key, registry.agents.values(), registry.clients.values(), self._plane.clock.now()
         )
 
@@ -162,7 +162,7 @@ class Rotator:
             for key in KEYS
             if self.rotation(key).stage == TAINTED
             for each in self._holders(key)
-            if succession.is_of_old(each, self._present(key))
+            if key_holders.is_outdated(each, self._present(key))
         }
 
         async def see_to(entry: AgentEntry) -> None:

@@ -44,7 +44,7 @@ def in_use(holder: Holder) -> CertificateEntry | None:
     return newest_confirmed(holder.certificates)
 
 
-def is_of_old(holder: Holder, present: Present) -> bool:
+def is_outdated(holder: Holder, present: Present) -> bool:
     """Whether its credentials were issued by another key than the one that signs now."""
     held = in_use(holder)
     if held is None:
@@ -53,7 +53,7 @@ def is_of_old(holder: Holder, present: Present) -> bool:
     return issued_by != present.generation
 
 
-def held_up(step: str, found: Sequence[Holder], present: Present) -> list[str]:
+def cut_off_by(step: str, found: Sequence[Holder], present: Present) -> list[str]:
     """Holders that `step` would cut off, as `agent web-1`.
 
     Before a new authority signs, all holders have to trust it; before the old one is removed, no
@@ -63,7 +63,7 @@ def held_up(step: str, found: Sequence[Holder], present: Present) -> list[str]:
     if step == "activate" and present.key == AUTHORITY:
         stuck = [each for each in found if each.trust != present.trust]
     elif step == "revoke":
-        stuck = [each for each in found if is_of_old(each, present)]
+        stuck = [each for each in found if is_outdated(each, present)]
     else:
         stuck = []
     return sorted(named(each) for each in stuck)

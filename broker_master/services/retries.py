@@ -11,7 +11,7 @@ from schemas.messages.facts import Accepted
 from schemas.messages.registry import ClientEntry
 
 
-class Again:
+class Retries:
     def __init__(self, plane: Plane, intake: Intake) -> None:
         self._plane = plane
         self._intake = intake

@@ -17,7 +17,7 @@ class Obstacle(NamedTuple):
     text: str
 
 
-class Standing:
+class Obstacles:
     """Answers for one request: the result for a target is cached."""
 
     def __init__(self, plane: Plane) -> None:
