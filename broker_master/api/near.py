@@ -14,17 +14,17 @@ from schemas.near import near_names
 from schemas.permissions import may_call
 from schemas.states import State
 
-# As the registry and the operations say it.
+# As in the texts of the registry and the operations.
 _NO_SUCH: Final = re.compile(
     r"no (agent|group|client|command|dead letter|fan-out) ([A-Za-z0-9_-]{1,64})"
 )
-# Names that one is compared with: comparing costs microseconds each.
+# Names to compare with at most: each costs microseconds.
 _MOST: Final = 1000
 _LATELY: Final = 200
-# A courtesy to people: who asks for what there is not all the time goes without.
+# Rate limit of one master: the suggestions are a courtesy to people.
 _PER_S: Final = 2.0
 _BURST: Final = 20.0
-# Ids are alike by chance.
+# Random ids are similar by chance.
 _ALIKE: Final = 0.75
 
 

@@ -213,9 +213,9 @@ class Roster:
         return [*changes, *self._on_lease_age(presence, beat.lease_age_s)]
 
     def on_closed(self, agent: str) -> list[Change]:
-        """Its last connection has ended: it gets nothing until it is heard, or is silent for good.
+        """The last connection of the agent has ended: no new work until its next beat or its loss.
 
-        What it may be running goes on there, so its tasks are judged by the silence alone.
+        Its tasks may go on, so they are judged by the silence alone.
         """
         presence = self._presences.get(agent)
         if presence is None or presence.is_closed or presence.liveness is not Liveness.LIVE:
