@@ -110,12 +110,12 @@ STATUS_CHANGES = Family(
 )
 GROUP_ACTIVE = Family("mesh_group_active", "gauge", _GROUP, "1 while an agent of it is active")
 GROUP_AGENTS = Family("mesh_group_agents", "gauge", ("group", "status"), "Agents by status")
-BEATS = Family("mesh_heartbeats_received_total", "counter", _GROUP, "Heartbeats taken in")
+BEATS = Family("mesh_heartbeats_received_total", "counter", _GROUP, "Heartbeats received")
 BEATS_MISSED = Family(
     "mesh_heartbeats_missed_total",
     "counter",
     _GROUP,
-    "Heartbeats that were due and did not come, until their agent was called silent",
+    "Heartbeats that were due and did not come, until their agent became silent",
 )
 ROUND_TRIP = Family(
     "mesh_heartbeat_rtt_seconds", "histogram", _GROUP, "From a heartbeat to its echo"
@@ -169,7 +169,7 @@ SENDS = Family(
     "mesh_command_sends_total",
     "counter",
     ("group", "attempt"),
-    "Transmissions of attempts; attempt: the how-manieth of one attempt",
+    "Transmissions of attempts; attempt: number of the transmission, from 1",
 )
 ACKNOWLEDGE = Family(
     "mesh_command_acknowledge_seconds",
@@ -190,7 +190,7 @@ DUPLICATES = Family(
     "mesh_command_duplicates_total",
     "counter",
     ("side", "result"),
-    "Requests of a known id; suppressed: still open, replayed: its end was told again",
+    "Requests with a known id; suppressed: still open, replayed: its result was sent again",
 )
 FANOUTS_RUNNING = Family("mesh_fanouts_running", "gauge", (), "Fan-outs that have not ended")
 FANOUT_AGENTS = Family(
@@ -253,7 +253,7 @@ AUTH_FAILURES = Family(
     "mesh_auth_failures_total",
     "counter",
     ("reason",),
-    "Turned away by the master: permission, name_mismatch, revoked, expired, token,"
+    "Refused by the master: permission, name_mismatch, revoked, expired, token,"
     " certificate_mismatch (of token and certificate), unregistered (token not issued here),"
     " duplicate_identity (one identity in two places)",
 )
@@ -278,29 +278,29 @@ RESTORES = Family(
     "mesh_restores_total",
     "counter",
     ("how",),
-    "States that were put back; announced: by broker-master restore, once at the first start on"
-    " one; noticed: by what the agents of a group have obeyed since",
+    "Restored states; announced: by broker-master restore, once at the first start on one;"
+    " noticed: by the epoch that the agents of a group have obeyed since",
 )
 RESTORE_DOUBTFUL = Family(
     "mesh_restore_doubtful_commands",
     "gauge",
     (),
-    "Commands that were open in a state that was put back, and of which nobody has spoken yet",
+    "Commands that were open in a restored state, and that no agent has reported yet",
 )
 RESTORED_ATTEMPTS = Family(
     "mesh_restored_attempts_total",
     "counter",
     ("result",),
     "Attempts after a restore; adopted: not in the backup, and an agent has them; recalled: had"
-    " ended since, and their agent says how; lost: nobody knows of them",
+    " ended since, as reported by their agent; lost: unknown to their agent",
 )
 SHED = Family(
     "mesh_messages_shed_total",
     "counter",
     ("reason",),
-    "Messages and requests that were not looked at. unproved: a connection of the speaker was not"
-    " compared in time, or turned out wrong; rate: an agent beyond its budget; share: beyond one"
-    " speaker's share of something that all use",
+    "Messages and requests that were dropped. unproved: a connection of the sender was not"
+    " compared in time, or turned out wrong; rate: above the rate limit of an agent; share: above"
+    " one sender's share of a resource that all use",
 )
 SHUT_OUT = Family(
     "mesh_shut_out_total",
@@ -313,7 +313,7 @@ UNREADABLE = Family(
     "mesh_unreadable_entries_total",
     "counter",
     ("stream",),
-    "Entries of streams and buckets that could not be read, or were in another's place: skipped",
+    "Entries of streams and buckets that were unreadable, or at a wrong subject: skipped",
 )
 CA_ENDS = Family(
     "mesh_ca_certificate_not_after_timestamp_seconds", "gauge", ("name",), "When an authority ends"

@@ -146,7 +146,7 @@ class FloodWatch:
             actor=actor,
             result="alarm",
             detail=f"{said} from {seen.host}, more than limits.messages_per_s or .bytes_per_s:"
-            f" refused for {flood.for_s:.0f} s; for good: mesh {noun} revoke {seen.name}",
+            f" refused for {flood.for_s:.0f} s; permanently: mesh {noun} revoke {seen.name}",
         )
 
     async def _settle(self) -> None:

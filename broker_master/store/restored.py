@@ -14,7 +14,7 @@ RESTORED_FILE: Final = "restored.json"
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
-    """at: when it was put back. taken_at: when the backup was made, 0 if nobody has noted that.
+    """at: time of the restore, and taken_at: of the backup, unix seconds; 0 if not known.
 
     above: an epoch that the next one must be above. epoch: the first one after it, 0 until a master
     has begun it. doubtful: the commands that were open in the backup and are not settled yet, None
