@@ -48,6 +48,17 @@ def docstrings(source: str) -> Iterator[tuple[int, str]]:
                     yield child.lineno, text.strip()
 
 
+def riddles_in_names(source: str) -> list[str]:
+    """`line: name` of each test whose name begins against rule (a)."""
+    return [
+        f"{node.lineno}: {node.name}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+        and RIDDLES.match(re.sub(r"^test_(?:sec_s[0-9]+_)?", "", node.name).replace("_", " "))
+    ]
+
+
 def comments(source: str) -> Iterator[tuple[int, str]]:
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:

@@ -312,7 +312,13 @@ def test_no_test_judges_absolute_time() -> None:
 
 
 # Folders and pages that keep the language of docs/contributing.md; the rest is being swept.
-SWEPT = ("broker_agent", "broker_master", "tests/language.py", "tests/test_house.py")
+SWEPT = (
+    "broker_agent",
+    "tests/host/broker_agent",
+    "tests/language.py",
+    "tests/test_house.py",
+    "tests/unit/broker_agent",
+)
 # On the main line since before they were checked, and history is not written again.
 LONG_SUBJECTS = {
     "ff332e5": "62 characters",
@@ -336,6 +342,18 @@ def test_docstrings_begin_with_subject_and_verb() -> None:
         f"{path}:{each}" for path in swept(".py") for each in language.riddles(path.read_text())
     ]
     assert found == []
+
+
+def test_names_of_tests_are_claims_with_a_subject() -> None:
+    found = [
+        f"{path}:{each}"
+        for path in swept(".py")
+        for each in language.riddles_in_names(path.read_text())
+    ]
+    assert found == []
+    for name in ("what_is_lost_is_told", "sec_s01_nobody_listens", "it_ends"):
+        assert language.riddles_in_names(f"def test_{name}(): pass") == [f"1: test_{name}"]
+    assert language.riddles_in_names("def test_items_are_kept(): pass\ndef what(): pass") == []
 
 
 def test_docstrings_comments_and_pages_have_no_private_words() -> None:

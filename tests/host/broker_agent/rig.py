@@ -47,14 +47,14 @@ from tests.waiting import eventually
 
 M = TypeVar("M")
 WAIT_S = 60.0
-# Of the certificate in use: further away than any clock of a test gets.
+# End of the certificate in use, in Unix seconds: later than any clock of a test.
 NOT_AFTER = 4e9
 IN_USE = Path("in-use")
 ACK = b'{"stream":"MESH_LOGS","seq":1}'
 
 
 class FakeWire:
-    """What was published, by subject, in order. `answer` is the log stream's, or no answer."""
+    """Published messages by subject, in order. `answer` is the log stream's, or none."""
 
     def __init__(self) -> None:
         self.is_connected = True
@@ -123,7 +123,7 @@ class FakeWire:
         self.rebuilt.append(reason)
 
     def _on_chunk(self, subject: str, payload: bytes, reply: str) -> None:
-        """As the log stream does it, a turn of the loop later; no answer is one of nobody there."""
+        """Acknowledge as the log stream does, a turn of the loop later; None: no stream exists."""
         self.in_flight += 1
         self.bytes_in_flight += len(payload)
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -147,12 +147,12 @@ class FakeWire:
 
 
 def make_executors(ports: ExecutorPorts) -> Executors:
-    """As the registry does, but orphans of tasks are left to whoever has them anyway."""
+    """Build executors as the registry does, but without a subreaper."""
     return Executors({"process": ProcessExecutor(ports), "noop": Noop()})
 
 
 class FakeWays:
-    """The identity in use lets the agent in."""
+    """Identities of which the broker accepts the one in use."""
 
     def __init__(self, link: FakeWire) -> None:
         self.link = link
@@ -187,7 +187,7 @@ class FakeSlots:
     def look_at(self, urls: tuple[str, ...]) -> None:
         self.urls = urls
 
-    def identity(self) -> Any:  # noqa: ANN401  of `Identity` what is asked of it
+    def identity(self) -> Any:  # noqa: ANN401  the used part of `Identity`
         return SimpleNamespace(claims=SimpleNamespace(issued_at=0.0))
 
     def candidate(self) -> None:
@@ -301,7 +301,7 @@ class Rig:
         self.table.close()
 
     async def die(self) -> None:
-        """As kill -9 does: nothing is told to the tasks, and all descriptors are closed."""
+        """Crash as by kill -9: tasks get no signal, and all descriptors are closed."""
         self.processes.kill_all = lambda: None  # type: ignore[method-assign]
         await self.close()
         self.processes.exits.close()
@@ -312,7 +312,7 @@ class Rig:
                 active.folder.close()
 
     def recover(self) -> None:
-        """What the application does at start, before it serves."""
+        """Recover as the application does at start, before it serves."""
         self.parts.recovery.recover()
 
     # The master's part.
@@ -321,7 +321,7 @@ class Rig:
         self.inbox.on_message(Msg(subjects.down("g1", "a1", kind), "", codec.encode(message)))
 
     def link(self, epoch: int = 1) -> None:
-        """As after a beat, a handshake and an echo."""
+        """Link the lease as after a heartbeat, a handshake and an echo."""
         self.lease.on_welcome(epoch, self.timers)
         self.lease.on_done()
         self.echo(epoch)
@@ -339,7 +339,7 @@ class Rig:
         attempt: int = 1,
         **fields: Any,  # noqa: ANN401
     ) -> None:
-        """Ask for a process, or for a noop if there is no argv."""
+        """Request a process, or a noop without argv."""
         args = fields.pop("args", {} if argv is None else {"argv": argv})
         values: dict[str, Any] = {
             "epoch": self.lease.epoch,
@@ -381,7 +381,7 @@ class Rig:
         )
         self.send("welcome", message)
 
-    # What the agent has said.
+    # Messages of the agent.
 
     def replies(self, command: str) -> list[RunReply]:
         return self.wire.sent(RunReply, subjects.reply("g1", "a1", f"t-{command}"))
@@ -403,7 +403,7 @@ class Rig:
         return self.wire.sent(LogChunk, subjects.log("g1", "a1", command, attempt, stream))
 
     def stored(self, command: str, stream: str, attempt: int = 1) -> bytes:
-        """The stream's bytes as a reader puts them together, by offset."""
+        """Bytes of a stream, assembled by offset as a reader does."""
         whole = bytearray()
         for chunk in self.chunks(command, stream, attempt):
             end = chunk.offset + len(chunk.data)

@@ -1,4 +1,4 @@
-"""What a program does with its stdout, and who is killed meanwhile: no byte is lost for that."""
+"""The carrier loses no byte, whatever programs do with stdout, and whichever process is killed."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 
 
 async def printed(rig: Rig, argv: list[str], command: str = "c1") -> tuple[bytes, bytes]:
-    """What a reader gets of a task, whose record must say the same."""
+    """Output of a task for a reader, whose size must agree with the task's record."""
     rig.run(command, argv)
     end = await rig.end_of(command)
     if end.output is not None:
@@ -77,7 +77,7 @@ async def test_tool_with_an_option_for_its_output_keeps_what_came_before(rig: Ri
     assert out.endswith(b"-----END CERTIFICATE-----\nc\n")
 
 
-async def test_output_cannot_be_wound_back_or_cut(rig: Rig) -> None:
+async def test_output_cannot_be_rewound_or_truncated(rig: Rig) -> None:
     code = (
         "import os\n"
         "os.write(1, b'first\\n')\n"
@@ -102,7 +102,7 @@ async def test_program_that_becomes_another_user_can_open_its_output(rig: Rig) -
     assert await printed(rig, [sys.executable, "-c", code]) == (b"stdout", b"stderr")
 
 
-async def test_live_reader_gets_in_order_what_a_reopening_program_prints(rig: Rig) -> None:
+async def test_live_reader_gets_the_output_of_a_reopening_program_in_order(rig: Rig) -> None:
     code = (
         "import os\n"
         "for number in range(200):\n"
@@ -142,7 +142,7 @@ async def test_carrier_that_is_killed_again_and_again_loses_no_byte(rig: Rig) ->
 async def test_program_goes_on_and_its_output_is_whole_when_the_agent_is_killed(
     tmp_path: Path,
 ) -> None:
-    """It prints much more than a pipe holds after nobody but the carrier is left."""
+    """The program prints much more than a pipe holds, with the carrier as its only reader."""
     rig = Rig(tmp_path)
     rig.link()
     rig.serve()
@@ -193,7 +193,7 @@ async def test_output_is_marked_as_cut_when_agent_and_carrier_are_killed_togethe
     await again.close()
 
 
-async def test_end_waits_for_no_background_program_that_keeps_the_output(rig: Rig) -> None:
+async def test_end_does_not_wait_for_a_background_program_with_the_output_open(rig: Rig) -> None:
     rig.run("c1", [SHELL, "-c", "trap '' TERM; sleep 60 & echo done"])
     end = await rig.end_of("c1")
     assert end.output is not None
@@ -223,7 +223,7 @@ async def test_no_descriptor_is_left_after_a_thousand_tasks(rig: Rig) -> None:
     await eventually(lambda: descriptors(os.getpid()) <= before[0] + 2, WAIT_S)
 
 
-# What the disk does not take.
+# A full disk.
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ def folder(tmp_path: Path) -> TaskFolder:
     return Folders(tmp_path, keep=0).make("c1", 1)
 
 
-def test_what_the_disk_does_not_take_waits_then_is_a_gap_with_offsets(
+def test_bytes_a_full_disk_refuses_wait_and_then_become_a_gap(
     folder: TaskFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, err = folder.open_pipes()
@@ -280,7 +280,7 @@ def test_what_the_disk_does_not_take_waits_then_is_a_gap_with_offsets(
     again.close()
 
 
-def test_mark_that_is_no_mark_is_not_believed(folder: TaskFolder) -> None:
+def test_invalid_mark_of_a_gap_is_ignored(folder: TaskFolder) -> None:
     os.fchmod(folder.stdout, 0o700)
     os.write(folder.stdout, b"x" * 10)
     for text in ("no", "5", "-1-3", "7-5", "3-999", "x" * 4000):
@@ -292,7 +292,7 @@ def test_mark_that_is_no_mark_is_not_believed(folder: TaskFolder) -> None:
     folder.close()
 
 
-async def test_disk_that_does_not_know_splice_is_written_to_all_the_same(
+async def test_file_system_without_splice_is_written_to(
     folder: TaskFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_args: int, **_named: int) -> int:

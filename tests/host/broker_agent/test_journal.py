@@ -1,4 +1,4 @@
-"""The journal: what was answered is on disk, whatever happens next."""
+"""The journal: acknowledged writes are on disk, whatever happens next."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ from schemas.faults import Corrupt, MeshError, Unreachable
 from tests.fake_clock import FakeClock
 from tests.waiting import PATIENCE_S
 
-# As the first release wrote it, with one attempt that runs.
+# Journal in its first format, with one running attempt.
 FIRST_FORMAT = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value);
 INSERT INTO meta VALUES ('format', 1), ('boots', 3), ('epoch', 2), ('turned_at', 1790000000.5);
@@ -33,7 +33,7 @@ INSERT INTO attempts VALUES
     (1, 'c1', 1, 'inc', 'running', 0, 1.5, 2.5, 0, 77, 88, NULL, '', 0, 0, 100, 0, NULL);
 """
 
-# What the second format adds, with attempts that were released.
+# Additions of the second format, with released attempts.
 SECOND_FORMAT = """
 ALTER TABLE attempts ADD COLUMN kill_after REAL NOT NULL DEFAULT 0;
 UPDATE meta SET value = 2 WHERE name = 'format';
@@ -120,7 +120,7 @@ async def test_end_replaces_what_was_accepted(journal: Journal, path: Path) -> N
     again.close()
 
 
-async def test_ends_of_a_burst_are_each_its_own(journal: Journal, path: Path) -> None:
+async def test_ends_of_a_burst_are_not_mixed_up(journal: Journal, path: Path) -> None:
     entries = [row(journal, f"c{number}") for number in range(150)]
     ends = [
         entry._replace(
@@ -157,7 +157,7 @@ async def test_released_id_stays_known_although_its_row_is_gone(
     again.close()
 
 
-async def test_burst_shares_commits_and_keeps_its_order(journal: Journal) -> None:
+async def test_group_commit_of_a_burst_keeps_its_order(journal: Journal) -> None:
     start(journal)
     order: list[int] = []
     loop = asyncio.get_running_loop()
@@ -177,7 +177,7 @@ async def test_burst_shares_commits_and_keeps_its_order(journal: Journal) -> Non
     assert journal.commits < 100
 
 
-async def test_old_ids_go_when_their_table_has_had_two_turns(path: Path) -> None:
+async def test_old_ids_are_evicted_after_two_turns_of_their_table(path: Path) -> None:
     journal = open_journal(path, remember_s=1e-9)
     start(journal)
     for command in ("c1", "c2", "c3"):
@@ -197,8 +197,8 @@ async def release(journal: Journal, command: str) -> None:
     await flush(journal)
 
 
-async def test_ids_are_kept_by_time_that_has_passed_and_not_by_the_wall_clock(path: Path) -> None:
-    """Over restarts too; what passed while the agent was away does not count."""
+async def test_ids_are_evicted_by_the_monotonic_clock_not_the_wall_clock(path: Path) -> None:
+    """Run time counts over restarts; time without the agent does not."""
     clock = FakeClock()
     journal = open_journal(path, remember_s=1000, elapsed=clock.elapsed)
     start(journal)
@@ -294,7 +294,7 @@ async def test_journal_of_the_third_format_keeps_each_attempt_whole(path: Path) 
     again.close()
 
 
-async def test_how_a_released_attempt_ended_is_remembered_and_can_be_told_again(
+async def test_end_of_a_released_attempt_is_remembered_and_reported_again(
     journal: Journal, path: Path
 ) -> None:
     start(journal)
@@ -339,7 +339,7 @@ async def test_boot_of_the_host_is_noticed(path: Path, monkeypatch: pytest.Monke
     assert seen == [True, True, False, True]
 
 
-async def test_fault_is_remembered_until_a_write_goes_through(journal: Journal, path: Path) -> None:
+async def test_fault_is_kept_until_a_write_succeeds(journal: Journal, path: Path) -> None:
     start(journal)
     journal._rows._db.execute("PRAGMA query_only = ON")
     assert isinstance(await accept(journal, row(journal, "c1")), Unreachable)
@@ -364,7 +364,7 @@ async def test_ids_are_kept_for_as_long_as_asked(journal: Journal) -> None:
     assert await accept(journal, row(journal, "c0")) == "succeeded"
 
 
-async def test_failed_write_is_told_and_the_next_one_goes_through(
+async def test_failed_write_is_reported_and_the_next_one_succeeds(
     journal: Journal, path: Path
 ) -> None:
     start(journal)
@@ -379,9 +379,7 @@ async def test_failed_write_is_told_and_the_next_one_goes_through(
     other.close()
 
 
-async def test_write_that_nobody_waits_for_is_written_all_the_same(
-    journal: Journal, path: Path
-) -> None:
+async def test_write_without_a_waiting_caller_is_committed(journal: Journal, path: Path) -> None:
     start(journal)
     entry = row(journal, "c1")
     await accept(journal, entry)
@@ -406,7 +404,7 @@ async def test_epoch_is_remembered(journal: Journal, path: Path) -> None:
     again.close()
 
 
-def test_file_of_something_else_is_refused_and_kept(path: Path) -> None:
+def test_foreign_file_in_place_of_the_journal_is_refused_and_kept(path: Path) -> None:
     path.write_bytes(b"not a database, but somebody's file " * 100)
     with pytest.raises(Corrupt) as caught:
         open_journal(path)
@@ -414,7 +412,7 @@ def test_file_of_something_else_is_refused_and_kept(path: Path) -> None:
     assert path.read_bytes().startswith(b"not a database")
 
 
-def test_place_that_takes_no_file_is_refused(tmp_path: Path) -> None:
+def test_path_that_takes_no_journal_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Unreachable) as caught:
         open_journal(tmp_path / "missing" / "journal.db")
     assert caught.value.code == "journal_unavailable"
@@ -448,7 +446,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("lines", [1, 40, 300])
-def test_what_was_acknowledged_survives_a_kill(path: Path, lines: int) -> None:
+def test_acknowledged_writes_survive_a_kill(path: Path, lines: int) -> None:
     child = subprocess.Popen(
         [sys.executable, "-c", CRASHER, str(path)], stdout=subprocess.PIPE, text=True
     )

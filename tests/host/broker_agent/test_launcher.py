@@ -1,4 +1,4 @@
-"""What a program finds of its process, and whose it is, when it begins in the launcher."""
+"""User, attributes and cells of programs that start through the launcher."""
 
 import asyncio
 import ctypes
@@ -50,7 +50,7 @@ print(json.dumps({
     "cwd": os.getcwd(), "sid": os.getsid(0) == os.getpid(), "parent": os.getppid(),
 }))
 """
-# On the system's own interpreter: the one of the tests is not for everybody.
+# Other users may not be able to run the interpreter of the tests.
 PYTHON = "/usr/bin/python3"
 
 # Source: prctl(2).
@@ -58,7 +58,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 class Stage:
-    """Runs programs in the manner of `settings`, in folders that everybody can reach."""
+    """Runs programs in the manner of `settings`, in folders that all users can reach."""
 
     def __init__(self, settings: TaskSettings, cells: Cells | None = None) -> None:
         self._root = tempfile.TemporaryDirectory(prefix="launcher-")
@@ -108,7 +108,7 @@ class Stage:
         self.executor.kill_all()
         self.executor.close()
         self.carrying.cancel()
-        # Orphans of programs that other tests start would stay unburied with this process.
+        # Orphans of other tests' programs would stay zombies of this process.
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
         self._root.cleanup()
 
@@ -160,7 +160,7 @@ async def test_sec_s35_task_cannot_signal_trace_or_read_its_agent(
 async def test_programs_and_folders_are_looked_up_as_the_tasks_user(
     nobody: Stage, tmp_path: Path
 ) -> None:
-    """What only root may run or enter is denied, with the codes of a shell."""
+    """Programs and folders for root alone are denied, with the exit codes of a shell."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -250,10 +250,8 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("way", ["direct", "launcher"])
-async def test_nothing_that_the_agent_was_started_with_reaches_a_program(
-    tmp_path: Path, way: str
-) -> None:
-    """Ignored signals, inherited descriptors with their locks, and its place in the scheduler."""
+async def test_program_inherits_nothing_of_the_agents_parent(tmp_path: Path, way: str) -> None:
+    """Covers ignored signals, inherited descriptors with their locks, and the priority."""
     root = str(Path(__file__).parents[3])
     held = tmp_path / "held.lock"
     env = {**os.environ, "PYTHONPATH": root}
@@ -272,7 +270,7 @@ async def test_nothing_that_the_agent_was_started_with_reaches_a_program(
         assert lines[-1] == "0"
 
 
-def test_settings_that_cannot_be_are_refused_by_their_names() -> None:
+def test_impossible_settings_are_refused_by_their_names() -> None:
     with pytest.raises(Refused, match=r"tasks\.user: no user 'no-such-user'"):
         find_account("no-such-user")
     if os.geteuid() == 0:
@@ -280,7 +278,7 @@ def test_settings_that_cannot_be_are_refused_by_their_names() -> None:
         assert find_account("root").uid == 0
 
 
-async def test_launcher_that_was_killed_has_a_successor(tmp_path: Path) -> None:
+async def test_killed_launcher_is_replaced(tmp_path: Path) -> None:
     stage = Stage(ATTRIBUTES)
     try:
         assert (await stage.run("true"))[0].state is State.SUCCEEDED
@@ -331,7 +329,7 @@ os.execve("/bin/sleep", ["sleep", "{seconds}"], {{}})
 async def test_sec_s35_nothing_that_hides_at_once_outlives_its_task(
     cells: Cells, user: str
 ) -> None:
-    """Double fork, a session of its own, no environment, before anybody could look."""
+    """The program forks twice, takes a session of its own and clears its environment at once."""
     seconds = str(secrets.randbelow(10_000) + 50_000)
     stage = Stage(TaskSettings(user=user or str(os.geteuid())), cells)
     try:
@@ -372,10 +370,10 @@ async def test_sec_s35_root_that_left_its_cell_ends_with_the_last_task(cells: Ce
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-async def test_task_that_gets_no_cell_runs_and_is_told_of(
+async def test_task_without_a_cell_runs_and_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], is_there: bool
 ) -> None:
-    """Its cell is a folder that is no control group, or cannot be made at all."""
+    """The path of its cell is no control group, or cannot be made."""
     parent = tmp_path / "groups"
     if is_there:
         parent.mkdir()
@@ -388,7 +386,7 @@ async def test_task_that_gets_no_cell_runs_and_is_told_of(
         assert (failed.state, failed.exit_code) == (State.FAILED, 127)
     finally:
         stage.close()
-    # Of what never ran nothing can hide.
+    # A program that never ran has no processes to hide.
     assert cells.missed == 1
     assert cells.why in {"bad file descriptor", "no such file or directory"}
     said = capsys.readouterr()
@@ -398,7 +396,7 @@ async def test_task_that_gets_no_cell_runs_and_is_told_of(
 
 
 def ignored(mask: str) -> set[int]:
-    """Without the two that the C library keeps to itself."""
+    """Return all signals except the two that the C library reserves."""
     found = int(mask, 16)
     return {number for number in range(1, 65) if found >> (number - 1) & 1} - {32, 33}
 

@@ -1,4 +1,4 @@
-"""Handshake, beats and fencing of an agent; the test plays the master and moves the clock."""
+"""Handshake, heartbeat and fencing of an agent; the test plays the master and moves the clock."""
 
 import asyncio
 import os
@@ -42,7 +42,7 @@ async def shaken(
     epoch: int = 1,
     recall: tuple[str, ...] = (),
 ) -> None:
-    """Let one handshake take its course."""
+    """Run one handshake to its end."""
     before = sum(hello.done for hello in rig.hellos())
     rig.handshake.ask()
     hellos = len(rig.hellos())
@@ -51,7 +51,7 @@ async def shaken(
     await eventually(lambda: sum(hello.done for hello in rig.hellos()) > before, WAIT_S)
 
 
-async def test_beat_goes_before_hello_so_that_the_master_has_a_number_to_name(rig: Rig) -> None:
+async def test_heartbeat_precedes_hello_so_that_the_master_can_name_its_number(rig: Rig) -> None:
     rig.serve(rig.handshake)
     rig.handshake.ask()
     await eventually(rig.hellos, WAIT_S)
@@ -60,7 +60,7 @@ async def test_beat_goes_before_hello_so_that_the_master_has_a_number_to_name(ri
     assert rig.beats_sent()[0].seq == 1
 
 
-async def test_hello_is_sent_again_until_it_is_answered(rig: Rig) -> None:
+async def test_hello_is_retried_until_it_is_answered(rig: Rig) -> None:
     rig.serve(rig.handshake)
     rig.handshake.ask()
     await eventually(lambda: len(rig.hellos()) >= 3, WAIT_S)
@@ -71,10 +71,10 @@ async def test_hello_is_sent_again_until_it_is_answered(rig: Rig) -> None:
     await eventually(lambda: rig.journal.epoch == 1, WAIT_S)
 
 
-async def test_hello_that_nobody_heard_is_said_anew_when_the_master_is_heard_again(
+async def test_lost_hello_is_retried_at_the_next_echo_of_the_master(
     rig: Rig,
 ) -> None:
-    """And not when its time is over; an echo to the beat that went before it says nothing new."""
+    """The retry does not wait for the timeout; an echo of the earlier heartbeat causes none."""
     rig.lease.timers = msgspec.structs.replace(rig.timers, handshake_s=60)
     rig.serve(rig.handshake)
     rig.handshake.ask()
@@ -88,7 +88,7 @@ async def test_hello_that_nobody_heard_is_said_anew_when_the_master_is_heard_aga
     await eventually(lambda: len(rig.hellos()) == 2, WAIT_S)
 
 
-async def test_nothing_runs_before_handshake_and_echo(rig: Rig) -> None:
+async def test_no_task_runs_before_handshake_and_echo(rig: Rig) -> None:
     rig.serve(rig.handshake)
     rig.heartbeats.send()
     rig.run("c1")
@@ -131,8 +131,8 @@ async def test_verdicts_are_carried_out_before_the_handshake_ends(rig: Rig) -> N
     await rig.end_of("keep")
 
 
-async def test_ends_that_were_released_are_told_to_a_master_that_was_put_back(rig: Rig) -> None:
-    """With what is still here of their output; what it never had is said as well."""
+async def test_released_ends_are_reported_again_to_a_restored_master(rig: Rig) -> None:
+    """Ends come with the output that is still on disk; unknown commands are reported too."""
     rig.folders._keep = 1
     rig.serve(rig.reporter, rig.handshake)
     rig.link()
@@ -167,7 +167,7 @@ async def test_ends_that_were_released_are_told_to_a_master_that_was_put_back(ri
     await rig.end_of("open")
 
 
-async def test_refused_agent_takes_no_part_and_says_why(rig: Rig) -> None:
+async def test_refused_agent_takes_no_work_and_shows_the_reason(rig: Rig) -> None:
     rig.serve(rig.handshake)
     rig.handshake.ask()
     await eventually(rig.hellos, WAIT_S)
@@ -191,7 +191,7 @@ async def test_welcome_to_another_start_or_of_an_older_master_is_skipped(rig: Ri
     assert rig.lease.epoch == 5
 
 
-async def test_silence_ends_every_task_and_says_so_later(rig: Rig) -> None:
+async def test_expired_lease_ends_every_task_and_reports_it_after_the_reconnect(rig: Rig) -> None:
     rig.link()
     rig.serve(rig.watchdog, rig.handshake, rig.reporter, rig.shipper)
     rig.run("c1", SLEEP)
@@ -211,8 +211,8 @@ async def test_silence_ends_every_task_and_says_so_later(rig: Rig) -> None:
     assert (await rig.end_of("c1")).state == "killed_fenced"
 
 
-async def test_task_with_leave_goes_on_and_is_kept_at_the_handshake(rig: Rig) -> None:
-    """The lease is over for all others; its own time is not."""
+async def test_task_with_a_longer_deadline_goes_on_and_is_kept_at_the_handshake(rig: Rig) -> None:
+    """The lease has expired for other tasks; the deadline of this task is later."""
     rig.link()
     rig.serve(rig.watchdog, rig.handshake, rig.reporter, rig.shipper)
     rig.run("usual", SLEEP)
@@ -255,10 +255,10 @@ async def test_strict_master_ends_tasks_when_it_is_suspect(rig: Rig) -> None:
     await eventually(lambda: not rig.processes.tasks, WAIT_S)
 
 
-async def test_host_that_slept_past_the_deadline_ends_tasks_before_it_reads_anything(
+async def test_host_suspended_past_the_deadline_ends_tasks_before_it_reads_messages(
     rig: Rig,
 ) -> None:
-    """Also their grace is over: the master may have given them up already."""
+    """The grace has passed too: the master may have declared the tasks lost already."""
     rig.link()
     rig.serve(rig.watchdog, rig.reporter)
     rig.run("c1", ["/bin/sh", "-c", "trap '' TERM; sleep 60"])
@@ -272,8 +272,8 @@ async def test_host_that_slept_past_the_deadline_ends_tasks_before_it_reads_anyt
     await eventually(lambda: not rig.processes.tasks, WAIT_S)
 
 
-async def test_task_that_the_warden_has_ended_is_told_as_fenced(rig: Rig) -> None:
-    """The agent was stopped meanwhile, and sees the end before it looks at a clock."""
+async def test_task_ended_by_the_warden_is_reported_as_fenced(rig: Rig) -> None:
+    """The agent was suspended meanwhile, and notices the exit before it reads the clock."""
     rig.link()
     rig.serve(rig.reporter)
     rig.run("c1", SLEEP)
@@ -308,7 +308,7 @@ async def test_superseded_agent_ends_its_tasks_and_itself(rig: Rig) -> None:
     assert (await rig.reply_to("c2")).answer == "rejected"
 
 
-async def test_revoked_agent_ends_its_tasks_and_goes_on_asking(rig: Rig) -> None:
+async def test_revoked_agent_ends_its_tasks_and_retries_the_handshake(rig: Rig) -> None:
     rig.link()
     rig.serve(rig.watchdog, rig.handshake)
     rig.run("c1", SLEEP)
@@ -324,7 +324,7 @@ async def test_revoked_agent_ends_its_tasks_and_goes_on_asking(rig: Rig) -> None
     await shaken(rig)
 
 
-def test_deaf_connection_is_given_up_when_the_master_is_suspect(rig: Rig) -> None:
+def test_connection_without_echoes_is_replaced_when_the_lease_is_suspect(rig: Rig) -> None:
     echo_watch = EchoWatch(rig.station)
     echo_watch.on_connected()
     rig.link()
@@ -355,7 +355,7 @@ def test_deaf_connection_is_given_up_when_the_master_is_suspect(rig: Rig) -> Non
     assert len(rig.wire.rebuilt) == 6
 
 
-async def test_task_of_a_hung_agent_is_killed_by_the_thread(rig: Rig) -> None:
+async def test_watchdog_thread_kills_the_task_of_a_hung_loop(rig: Rig) -> None:
     rig.link()
     rig.serve(rig.watchdog)
     rig.run("c1", SLEEP)
@@ -367,7 +367,7 @@ async def test_task_of_a_hung_agent_is_killed_by_the_thread(rig: Rig) -> None:
 
 
 def _hang(pid: int) -> None:
-    """Hold the loop up until the program is dead, which nothing in the loop can have done."""
+    """Block the loop until the program is dead, so that the loop cannot have killed it."""
     import time
 
     until = time.monotonic() + WAIT_S
@@ -376,8 +376,8 @@ def _hang(pid: int) -> None:
         time.sleep(0.05)
 
 
-async def test_new_period_begins_when_the_master_announces_it(rig: Rig) -> None:
-    """The default period is longer than what a master with quick timers would wait."""
+async def test_heartbeat_period_changes_when_the_master_announces_it(rig: Rig) -> None:
+    """The default period is longer than the timeout of a master with quick timers."""
     rig.timers = Timers(beat_s=0.05, suspect_s=1, handshake_s=0.2)
     rig.lease.timers = Timers(beat_s=30, suspect_s=60, lost_s=500, handshake_s=0.2)
     rig.serve(rig.handshake, rig.heartbeats)
@@ -386,7 +386,7 @@ async def test_new_period_begins_when_the_master_announces_it(rig: Rig) -> None:
     await eventually(lambda: len(rig.beats_sent()) > 5, WAIT_S)
 
 
-async def test_beat_is_dropped_while_there_is_no_connection(rig: Rig) -> None:
+async def test_heartbeat_is_dropped_while_disconnected(rig: Rig) -> None:
     rig.wire.is_connected = False
     assert not rig.heartbeats.send()
     assert rig.lease.seq == 0

@@ -1,4 +1,4 @@
-"""What becomes of output that is too much, or that cannot be sent now."""
+"""Output above its limit, and output that cannot be sent now."""
 
 import asyncio
 import os
@@ -24,9 +24,7 @@ SIZES = st.tuples(st.integers(0, 500), st.integers(0, 500))
 
 
 @given(st.integers(0, 400), SIZES)
-def test_all_is_kept_up_to_the_limit_and_beyond_it_exactly_as_much(
-    limit: int, sizes: tuple[int, int]
-) -> None:
+def test_output_is_kept_up_to_exactly_its_limit(limit: int, sizes: tuple[int, int]) -> None:
     found = holes(limit, sizes)
     kept = sum(sizes) - sum(hole.size for hole in found)
     assert kept == min(limit, sum(sizes))
@@ -40,7 +38,7 @@ def test_all_is_kept_up_to_the_limit_and_beyond_it_exactly_as_much(
 
 @given(st.integers(0, 400), st.lists(SIZES, min_size=2, max_size=8))
 def test_hole_only_grows(limit: int, steps: list[tuple[int, int]]) -> None:
-    """What was dropped once is never wanted again, in whatever order the streams grow."""
+    """Dropped bytes stay dropped, in whatever order the streams grow."""
     sizes = (0, 0)
     before = (NO_HOLE, NO_HOLE)
     for more in steps:
@@ -53,7 +51,7 @@ def test_hole_only_grows(limit: int, steps: list[tuple[int, int]]) -> None:
         before = now
 
 
-def test_window_opens_on_a_good_line_and_closes_on_a_bad_one() -> None:
+def test_congestion_window_grows_on_a_good_line_and_shrinks_on_a_bad_one() -> None:
     pace = Pace()
     assert pace.limit_bytes == FIRST_BYTES
     for _ in range(20):
@@ -73,7 +71,7 @@ def test_window_opens_on_a_good_line_and_closes_on_a_bad_one() -> None:
     assert pace.chunk_bytes(limits.CHUNK_BYTES) == LEAST_BYTES
 
 
-def test_window_that_was_never_full_stays_small() -> None:
+def test_congestion_window_that_was_never_full_stays_small() -> None:
     pace = Pace()
     for _ in range(100):
         pace.on_sent(1000)
@@ -87,11 +85,11 @@ def folder(tmp_path: Path) -> TaskFolder:
 
 
 def on_disk(fd: int) -> int:
-    """Bytes that a file takes; stat(2) counts blocks of 512."""
+    """Bytes on disk of a file; stat(2) counts blocks of 512."""
     return os.fstat(fd).st_blocks * 512
 
 
-def test_punched_bytes_are_given_back_and_offsets_stay(folder: TaskFolder) -> None:
+def test_punched_bytes_free_disk_space_and_keep_offsets(folder: TaskFolder) -> None:
     os.write(folder.stdout, b"a" * 4_000_000)
     before = on_disk(folder.stdout)
     if not punch(folder.stdout, 1_000_001, 2_999_999):
@@ -111,7 +109,7 @@ def taken(shipment: Shipment, *, older: bool = False, most: int = 10_000) -> lis
     return found
 
 
-def test_what_comes_back_is_sent_again_and_nothing_else(folder: TaskFolder) -> None:
+def test_only_failed_chunks_are_sent_again(folder: TaskFolder) -> None:
     os.write(folder.stdout, bytes(range(250)) * 100)
     shipment = Shipment(("c1", 1), folder, 1_000_000)
     assert shipment.look()
@@ -133,7 +131,7 @@ def test_what_comes_back_is_sent_again_and_nothing_else(folder: TaskFolder) -> N
     assert not shipment.truncated
 
 
-def test_after_a_loss_the_newest_goes_first(folder: TaskFolder) -> None:
+def test_newest_output_goes_first_after_a_loss(folder: TaskFolder) -> None:
     shipment = Shipment(("c1", 1), folder, 10_000_000)
     os.write(folder.stdout, b"o" * (BACKLOG_BYTES + NEWEST_BYTES))
     shipment.look()
@@ -165,7 +163,7 @@ def test_running_task_stops_at_its_limit_and_sends_the_end_when_it_has_ended(
     assert shipment.truncated
 
 
-def test_piece_that_comes_back_after_its_bytes_were_dropped_is_a_gap(folder: TaskFolder) -> None:
+def test_failed_chunk_whose_bytes_were_dropped_becomes_a_gap(folder: TaskFolder) -> None:
     shipment = Shipment(("c1", 1), folder, 100_000)
     os.write(folder.stdout, b"x" * 80_000)
     shipment.look()
@@ -189,7 +187,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 
 
 def printer(size: int, gate: Path) -> list[str]:
-    """Prints numbered lines, then waits for the gate, then prints the last word."""
+    """A program that prints numbered lines, waits for the gate, and prints a last line."""
     code = (
         "import os, sys, time\n"
         f"for n in range({size} // 20): sys.stdout.write('%019d\\n' % n)\n"
@@ -204,7 +202,7 @@ def numbered(size: int) -> bytes:
     return b"".join(b"%019d\n" % number for number in range(size // 20))
 
 
-async def test_what_was_printed_while_the_link_was_down_comes_whole_and_newest_first(
+async def test_output_printed_while_disconnected_is_sent_after_the_reconnect_newest_first(
     rig: Rig, tmp_path: Path
 ) -> None:
     size = 4_000_000
@@ -226,7 +224,7 @@ async def test_what_was_printed_while_the_link_was_down_comes_whole_and_newest_f
     assert not end.truncated
 
 
-async def test_lost_chunks_and_lost_answers_cost_nothing(rig: Rig, tmp_path: Path) -> None:
+async def test_lost_chunks_and_lost_acknowledgements_are_retried(rig: Rig, tmp_path: Path) -> None:
     calls = 0
 
     def answer() -> bytes:
@@ -247,7 +245,7 @@ async def test_lost_chunks_and_lost_answers_cost_nothing(rig: Rig, tmp_path: Pat
 async def test_files_of_a_task_that_prints_without_end_stay_within_its_limit(
     rig: Rig, tmp_path: Path
 ) -> None:
-    """The link is down all the time; the disk is not filled for that."""
+    """The link is down all the time; the disk usage stays bounded."""
     probe = os.open(tmp_path / "probe", os.O_RDWR | os.O_CREAT)
     os.write(probe, bytes(100_000))
     has_holes = punch(probe, 0, 50_000)
@@ -274,8 +272,8 @@ async def test_files_of_a_task_that_prints_without_end_stay_within_its_limit(
     assert stored[size - (limit - head) :] == expected[size - (limit - head) : size]
 
 
-async def test_slow_answers_leave_one_small_chunk_on_the_way(rig: Rig) -> None:
-    """64 kbit/s: a beat must not wait for a window full of output."""
+async def test_slow_acknowledgements_leave_one_small_chunk_under_way(rig: Rig) -> None:
+    """A heartbeat must not wait for a window full of output on a line of 64 kbit/s."""
     on_the_way: list[int] = []
     answer = rig.wire.answer_chunk
 

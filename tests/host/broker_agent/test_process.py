@@ -1,4 +1,4 @@
-"""Real programs, started and ended: nothing of a task may outlive its end."""
+"""Real programs, started and ended: no process of a task may outlive its end."""
 
 import asyncio
 import errno
@@ -29,7 +29,7 @@ from schemas.states import State
 from tests.waiting import eventually
 
 WAIT_S = 60.0
-# Tests of several workers run on one host.
+# Unique, as several test workers share one host.
 ORPHANED = f"orphaned-{secrets.token_hex(4)}"
 
 
@@ -160,7 +160,7 @@ async def test_program_that_cannot_start_gets_the_code_of_a_shell(
     assert not bench.executor.tasks
 
 
-async def test_place_that_cannot_be_entered_is_said(bench: Bench) -> None:
+async def test_working_directory_that_cannot_be_entered_is_reported(bench: Bench) -> None:
     for cwd in ("/no/such/place", "no/such/place", "/etc/passwd"):
         ending = (await bench.run("true", cwd=cwd))[0]
         assert (ending.state, ending.exit_code) == (State.FAILED, None)
@@ -178,7 +178,7 @@ async def test_relative_names_are_those_of_its_folder(bench: Bench, tmp_path: Pa
 
 
 class Hesitant(Starter):
-    """Lets programs be loaded, and tells of them when it is told to; or never."""
+    """A spawn that starts programs, and returns on request, or never."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
@@ -201,7 +201,7 @@ class Hesitant(Starter):
         done(started)
 
 
-async def test_stop_before_it_has_begun_ends_it_once_it_has(tmp_path: Path) -> None:
+async def test_stop_before_the_start_ends_the_program_once_it_runs(tmp_path: Path) -> None:
     bench = Bench(tmp_path, grace_s=30.0)
     bench.executor._starter = starter = Hesitant(asyncio.get_running_loop())
     task, ended, _ = bench.start(ProcessArgs(argv=["sleep", "60"]))
@@ -216,7 +216,7 @@ async def test_stop_before_it_has_begun_ends_it_once_it_has(tmp_path: Path) -> N
     assert not is_alive(task.pid)
 
 
-async def test_stop_of_what_waits_for_its_start_leaves_it_unstarted(bench: Bench) -> None:
+async def test_stop_of_a_queued_program_cancels_its_start(bench: Bench) -> None:
     tasks = [bench.start(ProcessArgs(argv=["sleep", "60"])) for _ in range(20)]
     for task, _, _ in tasks:
         task.stop(State.CANCELLED, "cancelled", 0.0)
@@ -227,7 +227,7 @@ async def test_stop_of_what_waits_for_its_start_leaves_it_unstarted(bench: Bench
     assert None in {ending.exit_code for ending in endings}
 
 
-async def test_start_that_hangs_holds_up_no_stop(
+async def test_hanging_start_does_not_delay_a_stop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(program, "GIVE_UP_S", 0.1)
@@ -247,7 +247,7 @@ async def test_start_that_hangs_holds_up_no_stop(
     assert not bench.pids
 
 
-async def test_grace_runs_from_the_stop_on_also_before_it_has_begun(tmp_path: Path) -> None:
+async def test_grace_counts_from_the_stop_even_before_the_start(tmp_path: Path) -> None:
     bench = Bench(tmp_path, grace_s=30.0)
     bench.executor._starter = starter = Hesitant(asyncio.get_running_loop())
     task, ended, _ = bench.start(shell("trap '' TERM; while :; do sleep 0.01; done"))
@@ -258,7 +258,7 @@ async def test_grace_runs_from_the_stop_on_also_before_it_has_begun(tmp_path: Pa
         assert await ended == Ending(State.KILLED_FENCED, 128 + signal.SIGKILL, "fenced")
 
 
-async def test_what_is_being_started_when_the_agent_ends_is_ended_as_well(bench: Bench) -> None:
+async def test_program_being_started_when_the_agent_ends_is_killed(bench: Bench) -> None:
     tasks = [bench.start(ProcessArgs(argv=["sleep", "60"])) for _ in range(5)]
     bench.executor.kill_all()
     bench.executor.close()
@@ -285,7 +285,7 @@ async def test_program_whose_end_would_not_be_noticed_does_not_run(
     assert not bench.executor.tasks
 
 
-async def test_loop_goes_on_while_a_program_is_loaded(bench: Bench) -> None:
+async def test_loop_is_not_blocked_during_exec(bench: Bench) -> None:
     turns = 0
     _, ended, _ = bench.start(ProcessArgs(argv=["true"]))
     while not bench.pids:
@@ -314,7 +314,7 @@ async def test_end_by_signal_is_128_and_its_number(bench: Bench) -> None:
 
 
 async def test_broken_pipe_ends_a_program_as_everywhere_else(bench: Bench) -> None:
-    """Python ignores SIGPIPE; programs that inherit that go on writing into nothing for ever."""
+    """Python ignores SIGPIPE; programs that inherit this write to a closed pipe forever."""
     _, out, _ = await bench.run("/bin/sh", "-c", "(yes; echo $? >&2) | head -1")
     assert out == b"y\n"
 
@@ -395,7 +395,7 @@ async def test_nothing_escapes_a_stop(tmp_path: Path, escape: str) -> None:
 
 
 @pytest.mark.parametrize("trap", ["", "trap '' TERM;"])
-async def test_what_the_program_left_behind_is_ended_before_its_end_is_told(
+async def test_orphans_of_a_program_end_before_its_end_is_reported(
     tmp_path: Path, trap: str
 ) -> None:
     bench = Bench(tmp_path, grace_s=0.2)
@@ -415,7 +415,7 @@ async def test_descriptors_do_not_pile_up(bench: Bench) -> None:
         async with asyncio.timeout(WAIT_S):
             await ended
         folder.close()
-    # Companions that tests before this one have left may still be starting.
+    # Companions of earlier tests may still be starting.
     await eventually(lambda: len(list(Path("/proc/self/fd").iterdir())) < before + 10, WAIT_S)
 
 
@@ -428,10 +428,10 @@ async def test_program_sees_no_descriptor_of_the_agent(bench: Bench, tmp_path: P
 
 @pytest.fixture
 def orphan() -> Iterator[int]:
-    """A process as an agent leaves it that was killed: in its session, with its marks."""
+    """An orphan of a killed agent: in its own session, with its marks."""
     env = {"PATH": os.defpath, "MESH_COMMAND": ORPHANED, "MESH_ATTEMPT": "2"}
     pid = os.posix_spawn("/bin/sleep", ["sleep", "60"], env, setsid=True)
-    # For a moment after it was loaded its environment cannot be read.
+    # Just after exec its environment cannot be read.
     until = time.monotonic() + WAIT_S
     while not read_marks(pid):
         assert time.monotonic() < until
@@ -452,7 +452,7 @@ def test_orphan_is_found_by_its_marks(orphan: int) -> None:
     assert kill_orphans(ORPHANED, 2, 0, 0) == 1
 
 
-def test_another_process_that_got_the_number_is_left_alone(orphan: int) -> None:
+def test_process_that_reuses_the_pid_is_left_alone(orphan: int) -> None:
     assert kill_orphans("other", 1, orphan, process_start(orphan) + 1) == 0
     assert kill_orphans(ORPHANED, 1, 0, 0) == 0
     assert kill_orphans(ORPHANED, 2, 0, 0, mark=b"MESH_INCARNATION=other") == 0

@@ -1,4 +1,4 @@
-"""What an agent does without room: it takes nothing, says so, and goes on."""
+"""An agent short of resources refuses tasks, reports the shortage, and goes on."""
 
 import asyncio
 import os
@@ -19,7 +19,7 @@ GIB = 1024**3
 BOUNDS = Bounds(spool_bytes=GIB, disk_free=0.05)
 
 
-def test_there_is_room_until_something_is_lacking() -> None:
+def test_tasks_are_accepted_until_a_resource_is_short() -> None:
     assert lacks(Reading(), BOUNDS) == {}
     assert lacks(Reading(GIB - 1, 0.05, FDS_RESERVED + FDS_PER_TASK), BOUNDS) == {}
 
@@ -33,14 +33,14 @@ def test_there_is_room_until_something_is_lacking() -> None:
         (Reading(journal_fault="disk I/O error"), Lack.JOURNAL, "disk I/O error"),
     ],
 )
-def test_what_is_lacking_is_said(reading: Reading, lack: Lack, text: str) -> None:
+def test_shortage_is_named(reading: Reading, lack: Lack, text: str) -> None:
     found = lacks(reading, BOUNDS)
     assert list(found) == [lack]
     assert text in found[lack]
 
 
 class Roomy:
-    """A rig whose room a test makes small."""
+    """A rig with small limits."""
 
     def __init__(self, rig: Rig, state_dir: Path, **bounds: float) -> None:
         self.waiting = 0
@@ -83,7 +83,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
     await rig.close()
 
 
-async def test_full_spool_refuses_tasks_says_so_in_the_beat_and_recovers(
+async def test_full_spool_refuses_tasks_shows_in_the_heartbeat_and_recovers(
     rig: Rig, tmp_path: Path
 ) -> None:
     roomy = Roomy(rig, tmp_path)
@@ -98,7 +98,7 @@ async def test_full_spool_refuses_tasks_says_so_in_the_beat_and_recovers(
     reply = await rig.reply_to("c1")
     assert (reply.answer, reply.code) == ("rejected", "agent_full")
     assert "2048 MiB of output wait" in reply.message
-    rig.run("n1")  # what needs no room is taken all the same
+    rig.run("n1")  # a noop needs no resources
     assert (await rig.end_of("n1")).state == "succeeded"
     roomy.waiting = 0
     roomy.room.look()
@@ -117,10 +117,8 @@ async def test_disk_below_its_floor_refuses_tasks(rig: Rig, tmp_path: Path) -> N
     assert roomy.is_full()
 
 
-async def test_journal_that_fails_is_tried_again_without_any_request(
-    rig: Rig, tmp_path: Path
-) -> None:
-    """The master sends nothing to an agent that calls itself full, so nothing else would try."""
+async def test_failed_journal_is_retried_without_a_request(rig: Rig, tmp_path: Path) -> None:
+    """The master sends no work to a full agent, so that no request would retry the journal."""
     roomy = Roomy(rig, tmp_path)
     rig.journal._rows._db.execute("PRAGMA query_only = ON")
     rig.run("c1", ["true"])
@@ -139,7 +137,7 @@ async def test_journal_that_fails_is_tried_again_without_any_request(
     await rig.end_of("c2")
 
 
-async def test_agent_without_descriptors_refuses_tasks_and_beats_on(
+async def test_agent_without_descriptors_refuses_tasks_and_keeps_its_heartbeat(
     rig: Rig, tmp_path: Path
 ) -> None:
     roomy = Roomy(rig, tmp_path)
@@ -157,7 +155,7 @@ async def test_agent_without_descriptors_refuses_tasks_and_beats_on(
 
 
 async def test_burst_cannot_take_more_descriptors_than_there_are(rig: Rig, tmp_path: Path) -> None:
-    """Between two looks each task that is taken counts."""
+    """Tasks accepted between two measurements count."""
     roomy = Roomy(rig, tmp_path)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = len(os.listdir("/proc/self/fd"))  # noqa: PTH208

@@ -43,7 +43,7 @@ async def journalled(rig: Rig) -> list[tuple[str, str]]:
     return list(found)
 
 
-async def test_noop_is_reported_once_it_is_on_disk_and_the_report_is_its_answer(rig: Rig) -> None:
+async def test_noop_is_reported_after_its_commit_and_the_report_acknowledges_it(rig: Rig) -> None:
     rig.run("c1")
     assert not rig.reports("c1")
     end = await rig.end_of("c1")
@@ -68,7 +68,7 @@ async def test_small_output_rides_in_the_report_and_nothing_is_streamed(rig: Rig
     assert not rig.reports("c1", "started")
 
 
-async def test_large_output_is_stored_before_the_end_is_told(rig: Rig) -> None:
+async def test_large_output_is_stored_before_the_end_is_reported(rig: Rig) -> None:
     size = 3 * limits.CHUNK_BYTES + 7
     rig.run("c1", printing(size))
     end = await rig.end_of("c1")
@@ -93,7 +93,7 @@ async def test_output_of_a_running_task_comes_while_it_runs(rig: Rig, tmp_path: 
     assert rig.stored("c1", "stdout") == b"first\nlast\n"
 
 
-async def test_output_beyond_the_limit_keeps_its_ends_and_is_said_with_its_true_size(
+async def test_output_beyond_the_limit_keeps_both_ends_and_reports_its_true_size(
     rig: Rig,
 ) -> None:
     rig.run("c1", printing(200_000), output_limit_bytes=100_000)
@@ -104,7 +104,7 @@ async def test_output_beyond_the_limit_keeps_its_ends_and_is_said_with_its_true_
     assert (marked.offset, marked.skipped) == (125_000, 100_000)
 
 
-async def test_chunk_that_is_not_acknowledged_is_sent_again(rig: Rig) -> None:
+async def test_unacknowledged_chunk_is_retried(rig: Rig) -> None:
     answers = [b"", b'{"error":{"code":503}}', b"garbage"]
 
     def answer() -> bytes:
@@ -120,7 +120,7 @@ async def test_chunk_that_is_not_acknowledged_is_sent_again(rig: Rig) -> None:
     assert not end.truncated
 
 
-async def test_chunks_under_way_are_bounded(rig: Rig) -> None:
+async def test_back_pressure_bounds_the_chunks_under_way(rig: Rig) -> None:
     for number in range(4):
         rig.run(f"c{number}", printing(3_000_000))
     for number in range(4):
@@ -130,7 +130,7 @@ async def test_chunks_under_way_are_bounded(rig: Rig) -> None:
     assert rig.wire.most_bytes <= MOST_BYTES + limits.CHUNK_BYTES
 
 
-async def test_known_attempt_is_answered_and_not_run_again(rig: Rig, tmp_path: Path) -> None:
+async def test_redelivered_attempt_is_answered_and_runs_once(rig: Rig, tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     rig.run("c1", ["/bin/sh", "-c", f"echo x >> {ran}"])
     end = await rig.end_of("c1")
@@ -143,7 +143,7 @@ async def test_known_attempt_is_answered_and_not_run_again(rig: Rig, tmp_path: P
     assert ran.read_text() == "x\n"
 
 
-async def test_same_request_twice_at_once_runs_once(rig: Rig, tmp_path: Path) -> None:
+async def test_concurrent_duplicates_of_a_request_run_once(rig: Rig, tmp_path: Path) -> None:
     ran = tmp_path / "ran"
     for _ in range(3):
         rig.run("c1", ["/bin/sh", "-c", f"echo x >> {ran}"])
@@ -156,8 +156,8 @@ async def test_same_request_twice_at_once_runs_once(rig: Rig, tmp_path: Path) ->
     assert ran.read_text() == "x\n"
 
 
-async def test_what_was_turned_away_stays_away_when_it_comes_again(rig: Rig) -> None:
-    """The master may have given it to somebody else by then; a new attempt is welcome."""
+async def test_rejected_attempt_stays_rejected_on_redelivery(rig: Rig) -> None:
+    """The master may have given the command to another agent; a new attempt is accepted."""
     rig.lease.on_disconnected()
     rig.run("c1", ["true"])
     rig.run("c2", ["true"], epoch=0)
@@ -173,7 +173,7 @@ async def test_what_was_turned_away_stays_away_when_it_comes_again(rig: Rig) -> 
         (1, "rejected", "agent_unleased"),
         (2, "accepted", ""),
     ]
-    # That one was turned away for its master, which was replaced: the successor may ask again.
+    # The refusal was for a stale epoch: the next master may send the same attempt.
     assert [(r.answer, r.code) for r in rig.replies("c2")] == [
         ("rejected", "epoch_stale"),
         ("accepted", ""),
@@ -206,7 +206,7 @@ async def test_cancel_ends_a_task(rig: Rig) -> None:
     assert rig.control_replies()[0].known
 
 
-async def test_cancel_that_overtakes_its_start_wins(rig: Rig, tmp_path: Path) -> None:
+async def test_cancel_that_overtakes_the_start_wins(rig: Rig, tmp_path: Path) -> None:
     rig.run("c1", ["touch", str(tmp_path / "ran")])
     rig.cancel("c1")
     end = await rig.end_of("c1")
@@ -238,7 +238,7 @@ async def test_program_that_cannot_start_is_a_failed_attempt(
     rig.release(end)
     rig.run("c2", ["true"])
     await rig.end_of("c2")
-    assert not list(Path(rig.folders._root).glob("c1*"))  # it was of no use but for the next
+    assert not list(Path(rig.folders._root).glob("c1*"))  # the folder was kept for reuse only
 
 
 @pytest.mark.parametrize(
@@ -260,15 +260,15 @@ async def test_bad_request_is_rejected_with_its_code(
     assert await journalled(rig) == []
 
 
-async def test_request_for_another_session_of_the_identity_is_left_to_that_one(rig: Rig) -> None:
-    """A refusal by a copy would be taken for the word of the one that may run it."""
+async def test_request_for_another_incarnation_is_ignored(rig: Rig) -> None:
+    """A refusal by a copy would look like one of the agent that may run it."""
     rig.run("c1", ["true"], incarnation="of-a-copy")
     rig.run("c2", ["true"])
     assert (await rig.reply_to("c2")).answer == "accepted"
     assert rig.replies("c1") == []
 
 
-async def test_token_that_is_no_token_is_never_answered(rig: Rig) -> None:
+async def test_invalid_reply_token_is_never_answered(rig: Rig) -> None:
     before = len(rig.wire.published)
     for token in ("a.b", "*", ">", "", "a b", "ä"):
         rig.run("c1", token=token)
@@ -285,7 +285,7 @@ async def test_draining_agent_takes_nothing_new_and_resumes(rig: Rig) -> None:
     await rig.end_of("c2")
 
 
-async def test_journal_that_cannot_be_written_means_nothing_runs(rig: Rig, tmp_path: Path) -> None:
+async def test_no_task_runs_without_a_writable_journal(rig: Rig, tmp_path: Path) -> None:
     rig.journal._rows._db.execute(
         "CREATE TRIGGER no BEFORE INSERT ON attempts BEGIN SELECT RAISE(ABORT, 'disk is full'); END"
     )
@@ -296,7 +296,7 @@ async def test_journal_that_cannot_be_written_means_nothing_runs(rig: Rig, tmp_p
     assert (rig.station.book.running, len(rig.station.book)) == (0, 0)
 
 
-async def test_report_is_sent_again_until_it_is_released(rig: Rig) -> None:
+async def test_report_is_retried_until_it_is_released(rig: Rig) -> None:
     rig.run("c1")
     end = await rig.end_of("c1")
     await eventually(lambda: len(rig.reports("c1")) >= 3, WAIT_S)
@@ -326,7 +326,7 @@ async def test_folder_goes_with_the_release(rig: Rig) -> None:
     await eventually(lambda: not folder.exists(), WAIT_S)
 
 
-async def test_agent_that_was_killed_says_what_was_lost_and_ends_what_is_left(
+async def test_restart_after_a_kill_reports_losses_and_kills_orphans(
     tmp_path: Path,
 ) -> None:
     rig = Rig(tmp_path)

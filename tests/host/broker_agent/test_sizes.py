@@ -1,4 +1,4 @@
-"""Whatever an agent has to say fits into one message, or is split over several."""
+"""Messages of an agent fit into the broker's limit, or are split."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""Programs that are slow to load hold up neither the loop nor each other."""
+"""Slow starts of programs block neither the loop nor each other."""
 
 import asyncio
 import signal
@@ -20,7 +20,7 @@ def order(name: str) -> SpawnOrder:
 
 
 class Disk:
-    """Loads programs; those whose names begin with `slow` when it is told to."""
+    """A spawn that blocks for programs with names that begin with `slow`, until released."""
 
     def __init__(self) -> None:
         self.answers = threading.Event()
@@ -71,7 +71,7 @@ async def test_each_order_has_its_result_in_the_loop(disk: Disk) -> None:
     starter.close()
 
 
-async def test_disk_that_does_not_answer_holds_up_nobody_else(disk: Disk) -> None:
+async def test_dead_disk_blocks_no_other_start(disk: Disk) -> None:
     starter = Starter(asyncio.get_running_loop(), disk.load, stuck_s=0.05)
     results = Results()
     slow = [f"slow{number}" for number in range(THREADS + 1)]
@@ -96,7 +96,7 @@ async def test_threads_are_bounded(disk: Disk) -> None:
     starter.close()
 
 
-async def test_fault_of_one_start_does_not_hide_the_next(disk: Disk) -> None:
+async def test_failed_start_does_not_affect_the_next(disk: Disk) -> None:
     loop, told = asyncio.get_running_loop(), []
     loop.set_exception_handler(lambda _, context: told.append(context["message"]))
     starter, results = Starter(loop, disk.load), Results()
@@ -111,7 +111,7 @@ async def test_fault_of_one_start_does_not_hide_the_next(disk: Disk) -> None:
     starter.close()
 
 
-async def test_what_is_not_wanted_any_more_is_not_started(disk: Disk) -> None:
+async def test_cancelled_start_is_skipped(disk: Disk) -> None:
     starter, results = Starter(asyncio.get_running_loop(), disk.load), Results()
     starter.start(order("p1"), lambda found: results.found.__setitem__("p1", found), lambda: False)
     await eventually(lambda: results.found, WAIT_S)
@@ -122,8 +122,8 @@ async def test_what_is_not_wanted_any_more_is_not_started(disk: Disk) -> None:
     starter.close()
 
 
-async def test_close_starts_nothing_more_and_ends_what_comes_after_it(disk: Disk) -> None:
-    """A program of a disk that hangs is loaded when the agent is gone, and nobody would end it."""
+async def test_close_refuses_new_starts_and_kills_late_ones(disk: Disk) -> None:
+    """A program of a dead disk may start after the agent is gone, and no code would kill it."""
     late = subprocess.Popen(["sleep", "60"], start_new_session=True)
 
     def load(wanted: SpawnOrder) -> int:
@@ -142,7 +142,7 @@ async def test_close_starts_nothing_more_and_ends_what_comes_after_it(disk: Disk
     assert len(results.found) == 2
 
 
-async def test_close_delivers_what_was_under_way(disk: Disk) -> None:
+async def test_close_delivers_starts_under_way(disk: Disk) -> None:
     starter, results = Starter(asyncio.get_running_loop(), disk.load), Results()
     results.of(starter, "p1")
     results.of(starter, "p2")

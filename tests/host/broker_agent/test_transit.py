@@ -1,4 +1,4 @@
-"""What becomes of a chunk on its way, and who may say so."""
+"""Fates of chunks under way, and the sources that may report them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 
 
 class Sender:
-    """Sends chunks through a transit whose stream says nothing by itself."""
+    """A sender through a transit whose stream answers on request only."""
 
     def __init__(self, rig: Rig) -> None:
         self.numbers: list[str] = []
@@ -47,7 +47,7 @@ def stored(number: str) -> Msg:
     return Msg(f"mesh.v1.down.g1.a1.{STORED}.c1.1.stdout", "", b"", headers.encode())
 
 
-async def test_stream_and_acknowledgement_both_count_and_the_first_of_them_once(rig: Rig) -> None:
+async def test_first_acknowledgement_of_either_kind_counts_once(rig: Rig) -> None:
     sender = Sender(rig)
     first, second = sender.send(), sender.send()
     sender.transit.on_stored(stored(second))
@@ -58,7 +58,7 @@ async def test_stream_and_acknowledgement_both_count_and_the_first_of_them_once(
     assert not len(sender.transit)
 
 
-async def test_word_for_another_start_of_the_agent_counts_for_nothing(rig: Rig) -> None:
+async def test_acknowledgement_for_another_start_of_the_agent_is_ignored(rig: Rig) -> None:
     sender = Sender(rig)
     other, fates = Transit(rig.station), list[Fate]()
     number = sender.send()
@@ -70,7 +70,7 @@ async def test_word_for_another_start_of_the_agent_counts_for_nothing(rig: Rig) 
     assert len(other) == 1
 
 
-async def test_silence_refusal_and_loss_are_told_apart(rig: Rig) -> None:
+async def test_timeout_refusal_and_loss_are_distinguished(rig: Rig) -> None:
     clock = rig.clock
     assert isinstance(clock, FakeClock)
     sender = Sender(rig)

@@ -1,4 +1,4 @@
-"""The second guard: what it decides, and what it does when the agent is gone."""
+"""The warden: its decisions, and its acts when the agent hangs or is gone."""
 
 import asyncio
 import os
@@ -33,7 +33,7 @@ def renewed(table: WardenTable, at: float = 100.0) -> None:
     table.renew(at, grace_s=10.0, slack_s=0.5, tick_s=1.0)
 
 
-def test_table_tells_what_was_entered() -> None:
+def test_table_returns_the_entered_tasks() -> None:
     table = WardenTable(3)
     assert view_of(table).renewed_at == NEVER
     renewed(table)
@@ -59,7 +59,7 @@ def test_table_tells_what_was_entered() -> None:
     table.close()
 
 
-def test_full_table_takes_nothing_and_a_cleared_place_is_used_again() -> None:
+def test_full_table_refuses_tasks_and_a_cleared_place_is_reused() -> None:
     table = WardenTable(1)
     place = table.enter("c1.1", 1.0)
     assert table.enter("c2.1", 1.0) == -1
@@ -75,7 +75,7 @@ def decisions(watch: WardenDecisions, table: WardenTable, now: float) -> list[tu
     return [(record.name, number) for record, number in watch.due(view_of(table), now)]
 
 
-def test_task_is_asked_once_and_killed_after_its_grace() -> None:
+def test_task_gets_one_term_and_a_kill_after_its_grace() -> None:
     table, watch = WardenTable(2), WardenDecisions()
     renewed(table)
     table.enter("c1.1", 35.0)
@@ -98,7 +98,7 @@ def test_echo_moves_the_deadline() -> None:
     table.close()
 
 
-def test_task_that_the_agent_has_asked_is_not_asked_again_but_killed_in_time() -> None:
+def test_task_stopped_by_the_agent_gets_only_the_kill() -> None:
     table, watch = WardenTable(1), WardenDecisions()
     renewed(table)
     place = table.enter("c1.1", 35.0)
@@ -109,14 +109,14 @@ def test_task_that_the_agent_has_asked_is_not_asked_again_but_killed_in_time() -
     table.close()
 
 
-def test_task_without_any_lease_has_no_time() -> None:
+def test_task_without_a_lease_is_ended_at_once() -> None:
     table, watch = WardenTable(1), WardenDecisions()
     table.enter("c1.1", 35.0)
     assert decisions(watch, table, 10.0) == [("c1.1", signal.SIGKILL)]
     table.close()
 
 
-def test_it_sleeps_until_something_may_be_due() -> None:
+def test_warden_sleeps_until_the_next_deadline() -> None:
     table, watch = WardenTable(1), WardenDecisions()
     renewed(table)
     assert watch.pause_s(view_of(table), 100.0, is_orphaned=False) == 1.0
@@ -127,10 +127,10 @@ def test_it_sleeps_until_something_may_be_due() -> None:
     table.close()
 
 
-def test_task_that_was_being_started_when_the_agent_died_is_looked_for_until_its_time_is_over(
+def test_task_being_started_when_the_agent_died_is_looked_for_until_its_deadline(
     tmp_path: Path,
 ) -> None:
-    """Its loading goes on without the agent, so that nobody may be there to be found at first."""
+    """Its start goes on without the agent, so that no process may be found at first."""
     warden = Warden("MESH_INCARNATION=none", "", os.getpid(), str(tmp_path / "log"))
     table = WardenTable(2)
     renewed(table)
@@ -143,7 +143,7 @@ def test_task_that_was_being_started_when_the_agent_died_is_looked_for_until_its
     table.close()
 
 
-def test_task_is_asked_once_also_if_its_process_becomes_known_later() -> None:
+def test_task_gets_one_term_even_if_its_pid_is_known_later() -> None:
     table, watch = WardenTable(1), WardenDecisions()
     renewed(table)
     place = table.enter("c1.1", 35.0)
@@ -157,7 +157,7 @@ def test_task_is_asked_once_also_if_its_process_becomes_known_later() -> None:
 
 
 class Post:
-    """A warden that runs, and tasks as an agent starts them."""
+    """A running warden, and tasks as an agent starts them."""
 
     def __init__(self, rig: Rig, state_dir: Path) -> None:
         self.table = WardenTable(8)
@@ -185,7 +185,7 @@ class Post:
         return pid
 
     async def die(self) -> None:
-        """As the agent's `kill -9`: the pipe ends, and nobody says that all is over."""
+        """Crash as by kill -9: the pipe closes, and the table has no note of an orderly end."""
         self.table.end = lambda: None  # type: ignore[method-assign]
         await self.leave()
 
@@ -219,7 +219,7 @@ STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print
 
 
 def ignores_term(pid: int) -> bool:
-    """It does from its beginning on, when it has loaded all that it needs."""
+    """Whether a process ignores SIGTERM; the warden does once its imports are done."""
     status = Path(f"/proc/{pid}/status").read_text()
     mask = next(line for line in status.splitlines() if line.startswith("SigIgn:"))
     return bool(int(mask.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
@@ -229,7 +229,7 @@ def gone(*pids: int) -> Callable[[], bool]:
     return lambda: not any(is_alive(pid) for pid in pids)
 
 
-async def test_it_is_small_and_leaves_when_the_agent_ends_in_order(post: Post) -> None:
+async def test_warden_is_small_and_ends_with_an_orderly_agent(post: Post) -> None:
     pid = post.post.pid
     assert is_alive(pid)
     assert os.getsid(pid) == pid
@@ -239,7 +239,7 @@ async def test_it_is_small_and_leaves_when_the_agent_ends_in_order(post: Post) -
     await eventually(gone(pid), WAIT_S)
 
 
-async def test_tasks_of_a_dead_agent_end_at_their_deadlines_and_then_it_leaves(post: Post) -> None:
+async def test_tasks_of_a_dead_agent_end_at_their_deadlines_and_then_the_warden(post: Post) -> None:
     began = time.monotonic()
     short = post.task("c1.1", SLEEP, 0.8)
     stubborn = post.task("c2.1", STUBBORN, 0.8)
@@ -261,8 +261,8 @@ async def test_task_of_an_agent_that_hangs_is_ended(post: Post) -> None:
     assert is_alive(post.post.pid)
 
 
-async def test_what_a_task_has_hidden_is_found(post: Post) -> None:
-    """Two forks, a session of its own, no files: only the marks are left."""
+async def test_hidden_processes_of_a_task_are_found(post: Post) -> None:
+    """The task forks twice, takes its own session and closes its files: only marks are left."""
     code = (
         "import os, time\n"
         "if os.fork() == 0:\n"
@@ -285,7 +285,7 @@ async def test_what_a_task_has_hidden_is_found(post: Post) -> None:
     await eventually(gone(*hidden), WAIT_S)
 
 
-async def test_number_that_was_used_again_is_left_alone(post: Post) -> None:
+async def test_reused_pid_is_left_alone(post: Post) -> None:
     pid = os.posix_spawn("/bin/sleep", ["sleep", "60"], {}, setsid=True)
     post._pids.append(pid)
     post.table.note_process(post.table.enter("c1.1", 0.2), pid, process_start(pid) + 1)
@@ -296,7 +296,7 @@ async def test_number_that_was_used_again_is_left_alone(post: Post) -> None:
     assert is_alive(pid)
 
 
-async def test_warden_that_was_killed_has_a_successor_that_knows_all(post: Post) -> None:
+async def test_killed_warden_is_replaced_and_the_next_has_all_tasks(post: Post) -> None:
     first = post.post.pid
     pid = post.task("c1.1", SLEEP, 3.0)
     os.kill(first, signal.SIGKILL)
@@ -307,10 +307,10 @@ async def test_warden_that_was_killed_has_a_successor_that_knows_all(post: Post)
     await eventually(gone(pid), WAIT_S)
 
 
-async def test_host_that_has_no_process_left_for_a_successor_is_asked_again(
+async def test_start_of_a_companion_is_retried_on_a_host_without_free_processes(
     post: Post, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The agent and its tasks go on: they are not at fault."""
+    """The agent and its tasks go on meanwhile."""
     first, start, refused = post.post.pid, post.post._start, []
 
     def cannot() -> int:
@@ -324,7 +324,7 @@ async def test_host_that_has_no_process_left_for_a_successor_is_asked_again(
     assert refused
 
 
-async def test_it_is_not_ended_by_who_ends_the_agents_processes(post: Post) -> None:
+async def test_signal_to_the_agents_group_does_not_end_the_warden(post: Post) -> None:
     await eventually(lambda: ignores_term(post.post.pid), WAIT_S)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         os.kill(post.post.pid, number)
@@ -333,7 +333,7 @@ async def test_it_is_not_ended_by_who_ends_the_agents_processes(post: Post) -> N
     assert is_alive(post.post.pid)
 
 
-def test_kin_are_exactly_those_of_the_task() -> None:
+def test_processes_of_a_task_are_found_exactly() -> None:
     command = f"k-{secrets.token_hex(4)}"
     env = {"MESH_COMMAND": command, "MESH_ATTEMPT": "1"}
     pid = os.posix_spawn("/bin/sh", ["sh", "-c", "env -i sleep 60 & wait"], env, setsid=True)
@@ -362,7 +362,7 @@ def test_kin_are_exactly_those_of_the_task() -> None:
             os.waitpid(each, 0)
 
 
-def test_clock_of_the_warden_is_that_of_the_agent() -> None:
+def test_warden_and_agent_use_the_same_monotonic_clock() -> None:
     from broker_agent.warden import watch
 
     before = SystemClock().elapsed()

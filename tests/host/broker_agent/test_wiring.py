@@ -80,18 +80,18 @@ async def test_each_part_that_runs_is_started(rig: Rig) -> None:
         ("heartbeats", "echo_watch"),
     ],
 )
-async def test_part_is_ready_before_those_that_need_it(rig: Rig, first: str, then: str) -> None:
+async def test_part_starts_before_its_dependents(rig: Rig, first: str, then: str) -> None:
     assert names(rig).index(first) < names(rig).index(then)
 
 
-async def test_service_manager_is_told_last(rig: Rig) -> None:
+async def test_service_manager_is_notified_last(rig: Rig) -> None:
     assert names(rig)[-1] == "notices"
 
 
-# -- what the connection brings
+# -- messages of the connection
 
 
-async def test_messages_are_heard_on_the_subjects_of_this_agent_alone(rig: Rig) -> None:
+async def test_agent_subscribes_to_its_own_subjects_alone(rig: Rig) -> None:
     assert [*rig.wire.subscribed] == ["mesh.v1.down.g1.a1.>"]
     assert rig.wire.subscribed["mesh.v1.down.g1.a1.>"] == rig.inbox.on_message
 
@@ -105,12 +105,12 @@ async def test_run_is_answered_and_its_report_is_released(rig: Rig) -> None:
     await eventually(lambda: not len(rig.station.book), WAIT_S)
 
 
-async def test_selftest_is_no_stranger(rig: Rig) -> None:
+async def test_selftest_message_is_not_counted_as_malformed(rig: Rig) -> None:
     rig.inbox.on_message(Msg("mesh.v1.down.g1.a1.selftest", "", b"x"))
     assert rig.inbox.skipped == 0
 
 
-async def test_output_that_the_broker_has_stored_is_known_to_be(
+async def test_acknowledgement_of_stored_output_reaches_the_shipper(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[Msg] = []
@@ -120,7 +120,7 @@ async def test_output_that_the_broker_has_stored_is_known_to_be(
     assert said == [msg]
 
 
-async def test_lease_that_ran_out_is_noticed_before_a_message_is_read(rig: Rig) -> None:
+async def test_expired_lease_is_noticed_before_a_message_is_read(rig: Rig) -> None:
     rig.link()
     clock(rig).advance(TIMERS.unrecoverable_s + 1)
     rig.inbox.on_message(Msg("mesh.v1.down.g1.a1.selftest", "", b""))
@@ -142,24 +142,24 @@ async def test_order_to_trust_reaches_the_slots(rig: Rig) -> None:
     assert rig.slots.trusted == [b"new"]
 
 
-async def test_order_to_drain_is_seen_in_beats_and_on_the_host(rig: Rig) -> None:
+async def test_order_to_drain_shows_in_heartbeats_and_on_the_host(rig: Rig) -> None:
     order(rig, "drain")
     rig.heartbeats.send()
     rig.parts.status.write()
     assert (rig.beats_sent()[-1].draining, status(rig).draining) == (True, True)
 
 
-# -- what follows from an echo, a welcome, a lost connection
+# -- effects of an echo, a welcome, a disconnect
 
 
-async def test_echo_renews_the_lease_for_the_warden_as_well(rig: Rig) -> None:
+async def test_echo_renews_the_lease_in_the_wardens_table(rig: Rig) -> None:
     rig.link()
     assert rig.lease.is_linked
     assert rig.lease.renewed_at == rig.clock.elapsed()
     assert read_table(rig.table.fd).renewed_at == rig.lease.renewed_at
 
 
-async def test_first_agreement_is_told_once_and_each_wakes_the_watchdog(rig: Rig) -> None:
+async def test_first_reconciled_echo_is_notified_once_and_each_wakes_the_watchdog(rig: Rig) -> None:
     rig.link()
     rig.watchdog._wake.clear()
     rig.echo()
@@ -168,7 +168,7 @@ async def test_first_agreement_is_told_once_and_each_wakes_the_watchdog(rig: Rig
 
 
 @pytest.mark.parametrize("by", ["echo", "welcome"])
-async def test_epoch_of_a_new_master_is_remembered(
+async def test_epoch_of_a_new_master_is_stored(
     rig: Rig, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.link()
@@ -187,7 +187,7 @@ async def test_epoch_of_a_new_master_is_remembered(
     assert logs._of_process["epoch"] == 7
 
 
-async def test_epoch_of_a_new_master_lets_the_renewal_go_on(
+async def test_epoch_of_a_new_master_retries_the_renewal(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.link()
@@ -197,7 +197,7 @@ async def test_epoch_of_a_new_master_lets_the_renewal_go_on(
     assert told == [True]
 
 
-async def test_addresses_of_a_welcome_are_kept_used_and_told(rig: Rig) -> None:
+async def test_addresses_of_a_welcome_are_stored_used_and_confirmed(rig: Rig) -> None:
     rig.serve(rig.handshake)
     rig.wire.come()
     await eventually(rig.hellos, WAIT_S)
@@ -226,7 +226,9 @@ async def test_hello_says_who_the_agent_is(rig: Rig) -> None:
     assert len(hello.trust) == 16
 
 
-async def test_new_connection_gets_time_a_handshake_and_a_line(rig: Rig) -> None:
+async def test_reconnect_resets_the_echo_watch_begins_a_handshake_and_writes_the_status(
+    rig: Rig,
+) -> None:
     rig.wire.is_connected = False
     clock(rig).advance(100)
     rig.wire.come()
@@ -235,7 +237,7 @@ async def test_new_connection_gets_time_a_handshake_and_a_line(rig: Rig) -> None
     assert status(rig).connected
 
 
-async def test_lost_connection_is_known_to_lease_output_and_host(
+async def test_disconnect_reaches_lease_output_and_status(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lost: list[None] = []
@@ -246,20 +248,20 @@ async def test_lost_connection_is_known_to_lease_output_and_host(
     assert (rig.lease.reconciled, len(lost), status(rig).connected) == (False, 1, False)
 
 
-async def test_connection_that_is_let_in_is_known_to_the_renewer(rig: Rig) -> None:
+async def test_accepted_connection_is_noted_by_the_renewer(rig: Rig) -> None:
     rig.parts.renewer._wake.clear()
     rig.wire.come()
     assert rig.parts.renewer._wake.is_set()
 
 
-# -- what others must hear of at once
+# -- changes that are sent at once
 
 
 def said(rig: Rig) -> tuple[int, Any]:
     return len(rig.beats_sent()), status(rig)
 
 
-async def test_change_of_the_room_is_told_at_once(
+async def test_change_of_resources_is_sent_at_once(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("broker_agent.services.resources._disk_free", lambda _path: -1.0)
@@ -269,7 +271,7 @@ async def test_change_of_the_room_is_told_at_once(
     assert "disk" in str(rig.beats_sent()[-1].lacks)
 
 
-async def test_renewal_that_fails_is_told_at_once(rig: Rig) -> None:
+async def test_failed_renewal_is_sent_at_once(rig: Rig) -> None:
     await rig.parts.renewer._fail(
         cast("Any", rig.parts.renewer)._renewal.step, MeshError("no_answer", "nobody")
     )
@@ -286,22 +288,22 @@ async def test_phase_of_the_lease_is_written_when_time_changes_it(rig: Rig) -> N
     assert status(rig).link == LeasePhase.SUSPECT
 
 
-async def test_slot_that_is_free_ends_a_fencing(rig: Rig) -> None:
+async def test_freed_slot_ends_a_fencing(rig: Rig) -> None:
     rig.watchdog._wake.clear()
     rig.lease.phase = LeasePhase.FENCING
     rig.runner.note_idle()
     assert rig.watchdog._wake.is_set()
 
 
-async def test_agent_of_another_group_says_so(rig: Rig) -> None:
+async def test_relocated_agent_reports_it(rig: Rig) -> None:
     rig.parts.renewer._on_relocated()
     assert rig.relocated == 1
 
 
-# -- what is read of each other
+# -- values that parts read of each other
 
 
-async def test_output_that_waits_fills_the_room(tmp_path: Path, rig: Rig) -> None:
+async def test_waiting_output_counts_as_spool(tmp_path: Path, rig: Rig) -> None:
     settings = AgentSettings(spool_bytes=1 << 20, disk_free=0.0)
     (tmp_path / "small").mkdir()
     small = Rig(tmp_path / "small", settings=settings)
@@ -317,13 +319,13 @@ async def test_output_that_waits_fills_the_room(tmp_path: Path, rig: Rig) -> Non
 
 
 class Waiting:
-    """Output that the broker does not have."""
+    """Output that waits for the broker."""
 
     def __init__(self, waiting_bytes: int) -> None:
         self.waiting_bytes = waiting_bytes
 
 
-async def test_look_at_the_room_clears_away_what_tasks_left(
+async def test_measurement_of_resources_reaps_orphans(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     turns: list[None] = []
@@ -333,7 +335,7 @@ async def test_look_at_the_room_clears_away_what_tasks_left(
     await eventually(lambda: turns, WAIT_S)
 
 
-async def test_certificate_that_has_ended_takes_no_work(
+async def test_agent_with_an_expired_certificate_takes_no_work(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.link()
@@ -344,17 +346,19 @@ async def test_certificate_that_has_ended_takes_no_work(
     assert (await rig.reply_to("n1")).code == "agent_expired"
 
 
-async def test_host_without_room_takes_no_work(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_agent_short_of_resources_takes_no_work(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rig.link()
     monkeypatch.setattr(rig.parts.room, "refusal", lambda: "no room at all")
     rig.run("c1", ["true"])
     assert "no room at all" in (await rig.reply_to("c1")).message
 
 
-# -- what executors are given
+# -- resources of executors
 
 
-async def test_programs_are_marked_and_known_by_their_marks(rig: Rig) -> None:
+async def test_programs_are_marked_and_found_by_their_marks(rig: Rig) -> None:
     marks = rig.processes._marks
     assert marks == {
         b"MESH_AGENT": b"a1",
@@ -375,7 +379,7 @@ async def test_executor_has_what_the_others_have(rig: Rig) -> None:
     assert processes.elapsed() == rig.clock.elapsed()
 
 
-async def test_journal_gathers_more_while_no_task_would_start_sooner(
+async def test_group_commit_is_delayed_while_no_task_would_start_sooner(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not rig.parts.is_patient()
@@ -383,7 +387,7 @@ async def test_journal_gathers_more_while_no_task_would_start_sooner(
     assert rig.parts.is_patient()
 
 
-async def test_journal_gathers_more_while_the_book_is_full(tmp_path: Path) -> None:
+async def test_group_commit_is_delayed_while_all_slots_are_taken(tmp_path: Path) -> None:
     full = Rig(tmp_path, slots=0)
     try:
         assert full.parts.is_patient()
@@ -391,10 +395,12 @@ async def test_journal_gathers_more_while_the_book_is_full(tmp_path: Path) -> No
         await full.close()
 
 
-# -- the end, and the beginning after it
+# -- shutdown, and recovery
 
 
-async def test_agent_that_leaves_says_so_everywhere(rig: Rig, tmp_path: Path) -> None:
+async def test_draining_shutdown_notifies_master_and_service_manager(
+    rig: Rig, tmp_path: Path
+) -> None:
     rig.link()
     rig.serve()
     manager, heard = listener(tmp_path)
@@ -410,7 +416,7 @@ async def test_agent_that_leaves_says_so_everywhere(rig: Rig, tmp_path: Path) ->
     heard.close()
 
 
-async def test_task_is_stopped_once_the_time_to_drain_is_over(tmp_path: Path) -> None:
+async def test_task_is_stopped_after_the_drain_timeout(tmp_path: Path) -> None:
     rig = Rig(tmp_path, settings=AgentSettings(drain_s=0.01, disk_free=0.0))
     try:
         rig.link()
@@ -435,7 +441,7 @@ async def test_service_manager_reads_one_line_of_the_agent(rig: Rig, tmp_path: P
 
 
 def took(heard: socket.socket) -> bytes:
-    """What has come by now, or nothing."""
+    """Receive a datagram that has arrived; empty without."""
     try:
         return heard.recv(4096)
     except BlockingIOError:
@@ -449,7 +455,7 @@ def listener(folder: Path) -> tuple[ServiceManager, socket.socket]:
     return ServiceManager(str(folder / "notify")), heard
 
 
-async def test_attempt_of_an_earlier_start_is_ended_and_told(
+async def test_orphaned_attempt_of_an_earlier_start_is_ended_and_reported(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     row = AttemptRow(1, "c1", 1, "inc-0", State.RUNNING, accepted_at=1.0, started_at=1.0, pid=4711)
@@ -468,7 +474,7 @@ async def test_attempt_of_an_earlier_start_is_ended_and_told(
     await eventually(lambda: not (tmp_path / "tasks" / rig.folders.name("c9", 1)).exists(), WAIT_S)
 
 
-async def test_status_says_whether_tasks_begin_in_control_groups(rig: Rig) -> None:
+async def test_status_shows_whether_tasks_have_cells(rig: Rig) -> None:
     rig.parts.status.write()
     assert status(rig).cells is False
     enclosed = replace(rig.ports, cells=Cells("/nowhere", "a1", "i"))
@@ -476,7 +482,7 @@ async def test_status_says_whether_tasks_begin_in_control_groups(rig: Rig) -> No
     assert status(rig).cells is True
 
 
-async def test_status_and_doctor_tell_of_tasks_without_a_cell(rig: Rig, tmp_path: Path) -> None:
+async def test_status_and_doctor_report_tasks_without_a_cell(rig: Rig, tmp_path: Path) -> None:
     cells = Cells("/nowhere", "a1", "i")
     parts = build(rig.station, replace(rig.ports, cells=cells))
     parts.status.write()
@@ -498,7 +504,7 @@ async def test_warden_is_given_the_paths_of_the_cells(rig: Rig) -> None:
     assert post._log_path == rig.ports.state_dir / "warden.log"
 
 
-async def test_endpoint_tells_what_the_agent_counts(rig: Rig) -> None:
+async def test_endpoint_serves_the_agents_metrics(rig: Rig) -> None:
     assert rig.parts.endpoint == []
     settings = AgentSettings(metrics_port=1)
     parts = build(rig.station, replace(rig.ports, settings=settings))

@@ -1,4 +1,4 @@
-"""Every run request gets exactly one answer, and the right one."""
+"""Admission: every run request gets exactly one answer, and deduplication comes first."""
 
 import msgspec
 import pytest
@@ -50,7 +50,7 @@ def test_free_agent_accepts() -> None:
         (run(), FREE._replace(full=True), "agent_full"),
     ],
 )
-def test_what_cannot_run_is_rejected_with_its_code(
+def test_request_that_cannot_run_is_rejected_with_its_code(
     request_: Run, standing: AdmissionState, code: str
 ) -> None:
     admission = judge(request_, standing)
@@ -69,22 +69,24 @@ def test_what_cannot_run_is_rejected_with_its_code(
         FREE._replace(age_s=None),
     ],
 )
-def test_known_attempt_is_a_duplicate_whatever_the_agent_is_doing(standing: AdmissionState) -> None:
+def test_redelivered_request_is_deduplicated_in_any_state_of_the_agent(
+    standing: AdmissionState,
+) -> None:
     admission = judge(run(incarnation="old"), standing._replace(known="running"))
     assert (admission.answer, admission.state) == ("duplicate", "running")
 
 
-def test_request_for_another_session_of_the_identity_is_not_ours_to_answer() -> None:
+def test_request_for_another_incarnation_gets_no_answer() -> None:
     assert is_foreign(run(incarnation="old"), FREE)
     assert not is_foreign(run(incarnation="old"), FREE._replace(known="running"))
     assert not is_foreign(run(), FREE)
 
 
-def test_replaced_master_learns_nothing_of_what_is_known() -> None:
+def test_stale_epoch_is_refused_before_deduplication() -> None:
     assert judge(run(epoch=2), FREE._replace(known="running")).code == "epoch_stale"
 
 
-def test_request_as_old_as_allowed_still_runs() -> None:
+def test_request_at_its_age_limit_runs() -> None:
     assert judge(run(), FREE._replace(age_s=60.0)) == ACCEPTED
 
 
@@ -106,13 +108,13 @@ def test_first_reason_to_stop_stays() -> None:
     assert (entry.stop, entry.stop_reason) == (State.CANCELLED, "cancelled")
 
 
-def test_ended_attempt_is_not_asked_to_stop() -> None:
+def test_stop_of_an_ended_attempt_is_refused() -> None:
     entry = TaskEntry("c", 1, 1, 0.0)
     entry.phase = TaskPhase.ENDED
     assert not entry.ask_stop(State.CANCELLED, "cancelled")
 
 
-def test_refusals_are_bounded_and_the_oldest_goes_first() -> None:
+def test_refusals_are_bounded_and_the_oldest_is_evicted() -> None:
     book = TaskBook(slots=1)
     for number in range(REFUSALS_KEPT + 1):
         book.refuse(f"c{number}", 1)

@@ -1,4 +1,4 @@
-"""Folders of tasks: private, never shared with what is left of another task, never followed."""
+"""Task folders: private, reused only if pristine, and links in them are never followed."""
 
 import os
 import time
@@ -21,7 +21,7 @@ def folders(tmp_path: Path) -> Folders:
 
 
 def names(root: Path) -> list[str]:
-    """But of what is being removed."""
+    """Names in a folder, except folders that are being removed."""
     return sorted(path.name for path in root.iterdir() if path.name != REMOVED)
 
 
@@ -55,9 +55,7 @@ def test_folder_that_exists_is_refused(folders: Folders, tmp_path: Path) -> None
     assert names(tmp_path) == ["c1.1", "c2.1"]
 
 
-def test_spare_that_has_the_name_already_is_the_one_that_gets_it(
-    folders: Folders, tmp_path: Path
-) -> None:
+def test_spare_folder_with_the_wanted_name_is_reused(folders: Folders, tmp_path: Path) -> None:
     made = [folders.make(command, 1) for command in ("c1", "c2")]
     for folder in made:
         folder.close()
@@ -66,7 +64,7 @@ def test_spare_that_has_the_name_already_is_the_one_that_gets_it(
     assert names(tmp_path) == ["c1.1", "c2.1"]
 
 
-def test_empty_folder_is_used_again(folders: Folders, tmp_path: Path) -> None:
+def test_empty_folder_is_reused(folders: Folders, tmp_path: Path) -> None:
     retired(folders, "c1")
     inode = next(tmp_path.iterdir()).stat().st_ino
     folder = folders.make("c2", 7)
@@ -78,7 +76,7 @@ def test_empty_folder_is_used_again(folders: Folders, tmp_path: Path) -> None:
     folder.close()
 
 
-def test_folder_that_is_not_as_new_is_removed(folders: Folders, tmp_path: Path) -> None:
+def test_folder_that_is_not_pristine_is_removed(folders: Folders, tmp_path: Path) -> None:
     first = folders.make("c1", 1)
     (tmp_path / "c1.1" / "left").write_text("x")
     second = folders.make("c2", 1)
@@ -88,7 +86,7 @@ def test_folder_that_is_not_as_new_is_removed(folders: Folders, tmp_path: Path) 
     fourth = folders.make("c4", 1)
     os.write(fourth.stderr, b"late")
     first.close()
-    assert not folders.reuse(first.path)  # what a task left is removed with its release
+    assert not folders.reuse(first.path)  # leftovers are removed with the release
     folders.retire(first.path, empty=True)
     for folder in (second, third, fourth):
         folder.close()
@@ -103,7 +101,7 @@ def test_folder_that_is_not_as_new_is_removed(folders: Folders, tmp_path: Path) 
         assert {path.stat().st_size for path in logs} == {0}
 
 
-def test_no_more_folders_are_kept_than_asked_for(tmp_path: Path) -> None:
+def test_number_of_kept_folders_is_bounded(tmp_path: Path) -> None:
     folders = Folders(tmp_path, keep=2, spares=1)
     first, second = folders.make("c1", 1), folders.make("c2", 1)
     for folder, is_kept in ((first, True), (second, False)):
@@ -113,14 +111,12 @@ def test_no_more_folders_are_kept_than_asked_for(tmp_path: Path) -> None:
     assert names(tmp_path) == ["c2.1"]
 
 
-async def test_work_folder_in_which_anything_was_left_is_not_used_again(
-    folders: Folders, tmp_path: Path
-) -> None:
-    """Also one that was listed before, and in which something was left since."""
+async def test_work_folder_with_leftovers_is_not_reused(folders: Folders, tmp_path: Path) -> None:
+    """Includes a folder that was found clean before, and got leftovers since."""
     retired(folders, "c0")
     changed = (tmp_path / "c0.1" / "work").stat().st_ctime_ns
     await soon(lambda: time.time_ns() - changed > _SETTLED_NS)
-    for count in (1, 2):  # from the second on it is known by its times
+    for count in (1, 2):  # the second time its times are known
         retired(folders, f"c{count}")
     assert names(tmp_path) == ["c2.1"]
     (tmp_path / "c2.1" / "work" / "left").write_text("x")
@@ -130,7 +126,7 @@ async def test_work_folder_in_which_anything_was_left_is_not_used_again(
     folder.close()
 
 
-def test_folder_and_what_is_left_in_it_go_together(folders: Folders, tmp_path: Path) -> None:
+def test_folder_is_removed_with_its_leftovers(folders: Folders, tmp_path: Path) -> None:
     folder = folders.make("c1", 1)
     deep = Path(folder.work) / "a" / "b"
     deep.mkdir(parents=True)
@@ -141,7 +137,7 @@ def test_folder_and_what_is_left_in_it_go_together(folders: Folders, tmp_path: P
 
 
 def test_folder_of_an_earlier_release_is_read_and_removed(folders: Folders, tmp_path: Path) -> None:
-    """It had no folder to work in: what the task left is beside its output."""
+    """A folder of 0.1.0 has no working directory: files of the task are beside its output."""
     old = tmp_path / "c1.1"
     old.mkdir(mode=0o700)
     (old / "stdout.log").write_bytes(b"printed")
@@ -211,10 +207,10 @@ def test_leftovers_of_an_earlier_start_are_kept_or_removed_but_not_what_is_open(
     assert names(tmp_path) == ["old2.1", "old3.1", "open.1"]
 
 
-def test_folder_is_gone_at_once_however_long_its_removal_takes(
+def test_folder_is_renamed_at_once_and_removed_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The journal's thread and the loop have to go on, at a start as well."""
+    """The journal's thread and the loop must not be blocked, at a start either."""
     monkeypatch.setattr(Remover, "go_on", lambda _: None)
     folders = Folders(tmp_path, keep=0)
     for command in ("c1", "c2"):
@@ -244,10 +240,10 @@ async def test_removal_goes_on_after_the_next_start(
     second.close()
 
 
-async def test_folder_somebody_goes_on_writing_into_holds_up_no_other(
+async def test_folder_under_writes_does_not_block_other_removals(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each has its turn, and the first gets another."""
+    """Each folder has its turn, and the first is retried."""
     turns: list[str] = []
 
     def remove(self: _Sweep, path: str) -> bool:
@@ -267,9 +263,7 @@ async def test_folder_somebody_goes_on_writing_into_holds_up_no_other(
     ours.close()
 
 
-def test_removal_ends_its_turn_when_its_time_is_over(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_removal_yields_after_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remover, "_TURN_S", -1.0)
     monkeypatch.setattr(remover, "_STEPS", 1)
     (tmp_path / "file").write_text("x")

@@ -1,4 +1,4 @@
-"""The lease: who may run what, and until when."""
+"""The lease: renewal by echoes, expiry, fencing, and stale masters."""
 
 import pytest
 from hypothesis import given
@@ -38,13 +38,13 @@ def test_handshake_and_echo_link() -> None:
     assert (lease.phase, lease.is_linked, lease.epoch) == (LeasePhase.LINKED, True, 1)
 
 
-def test_echo_without_handshake_does_not_let_work_in() -> None:
+def test_echo_without_handshake_admits_no_work() -> None:
     lease = lease_at()
     lease.on_echo(echo(lease.beat(0.0)), 0.1)
     assert (lease.phase, lease.is_linked) == (LeasePhase.LINKED, False)
 
 
-def test_lease_counts_from_when_the_echoed_beat_was_sent() -> None:
+def test_lease_counts_from_the_send_of_the_echoed_heartbeat() -> None:
     lease = linked(100.0)
     seq = lease.beat(105.0)
     lease.on_echo(echo(seq), 109.0)
@@ -53,7 +53,7 @@ def test_lease_counts_from_when_the_echoed_beat_was_sent() -> None:
     assert lease.fence_at() == 105.0 + 35.0
 
 
-def test_silence_makes_it_suspect_then_fencing() -> None:
+def test_silence_leads_to_suspect_then_fencing() -> None:
     lease = linked()
     assert lease.on_tick(9.9) is LeasePhase.LINKED
     assert lease.on_tick(10.0) is LeasePhase.SUSPECT
@@ -62,7 +62,7 @@ def test_silence_makes_it_suspect_then_fencing() -> None:
     assert lease.on_tick(35.0) is LeasePhase.FENCING
 
 
-def test_echo_in_time_recovers_but_work_waits_for_a_handshake() -> None:
+def test_echo_in_time_renews_the_lease_but_work_waits_for_a_handshake() -> None:
     lease = linked()
     lease.on_tick(12.0)
     assert lease.on_echo(echo(lease.beat(20.0)), 20.5) is EchoEffect.RENEWED
@@ -71,8 +71,8 @@ def test_echo_in_time_recovers_but_work_waits_for_a_handshake() -> None:
     assert lease.is_linked
 
 
-def test_echo_that_comes_after_the_end_undoes_no_fencing() -> None:
-    """A host that wakes from suspend reads the echo first: what has run out, has run out."""
+def test_echo_after_expiry_undoes_no_fencing() -> None:
+    """A host that wakes from suspend may read an echo first: the expired lease stays expired."""
     lease = linked()
     seq = lease.beat(1.0)
     lease.on_echo(echo(seq), 3600.0)
@@ -84,7 +84,7 @@ def test_echo_that_comes_after_the_end_undoes_no_fencing() -> None:
     assert (lease.phase, lease.is_linked) == (LeasePhase.LINKED, False)
 
 
-def test_handshake_before_the_end_of_the_lease_does_not_count_after_it() -> None:
+def test_handshake_is_void_after_the_lease_expires() -> None:
     lease = linked()
     lease.on_tick(12.0)
     lease.on_done()
@@ -94,7 +94,7 @@ def test_handshake_before_the_end_of_the_lease_does_not_count_after_it() -> None
     assert (lease.phase, lease.is_linked) == (LeasePhase.LINKED, False)
 
 
-def test_longer_leave_moves_the_deadline_of_that_task_alone() -> None:
+def test_longer_kill_after_moves_the_deadline_of_its_task_alone() -> None:
     lease = linked()
     assert [lease.fence_at(leave) for leave in (0.0, 20.0, 7200.0)] == [35.0, 35.0, 7200.0]
     assert not lease.has_run_out(7200.0, 7199.9)
@@ -102,7 +102,7 @@ def test_longer_leave_moves_the_deadline_of_that_task_alone() -> None:
     assert not lease_at().has_run_out(0.0, 1e9)
 
 
-def test_echo_of_an_old_beat_does_not_renew() -> None:
+def test_echo_of_an_old_heartbeat_does_not_renew_the_lease() -> None:
     lease = linked()
     first, second = lease.beat(5.0), lease.beat(6.0)
     lease.on_echo(echo(second), 6.5)
@@ -119,13 +119,13 @@ def test_echo_of_an_old_beat_does_not_renew() -> None:
         (echo(0), EchoEffect.UNKNOWN_BEAT),
     ],
 )
-def test_echo_that_is_not_for_us_renews_nothing(bad: Echo, heard: EchoEffect) -> None:
+def test_echo_for_another_incarnation_renews_nothing(bad: Echo, heard: EchoEffect) -> None:
     lease = linked()
     assert lease.on_echo(bad, 9.0) is heard
     assert lease.age_s(9.0) == 9.0
 
 
-def test_new_epoch_wants_a_handshake_and_the_old_one_is_refused_from_then_on() -> None:
+def test_new_epoch_requires_a_handshake_and_fences_the_old_master() -> None:
     lease = linked()
     lease.on_echo(echo(lease.beat(1.0), epoch=2), 1.0)
     assert (lease.epoch, lease.is_linked) == (2, False)
@@ -133,7 +133,7 @@ def test_new_epoch_wants_a_handshake_and_the_old_one_is_refused_from_then_on() -
     assert not lease.on_welcome(1, TIMERS)
 
 
-def test_echo_under_way_while_the_handshake_ended_does_not_begin_another() -> None:
+def test_echo_sent_before_the_end_of_a_handshake_begins_no_other() -> None:
     lease = lease_at()
     before = lease.beat(0.0)
     lease.on_welcome(1, TIMERS)
@@ -144,7 +144,7 @@ def test_echo_under_way_while_the_handshake_ended_does_not_begin_another() -> No
     assert not lease.reconciled
 
 
-def test_beats_remembered_are_bounded() -> None:
+def test_remembered_heartbeats_are_bounded() -> None:
     lease = lease_at()
     for now in range(BEATS_KEPT + 10):
         lease.beat(float(now))
@@ -163,10 +163,10 @@ EVENTS = st.lists(
 
 
 @given(EVENTS)
-def test_work_is_taken_only_while_the_master_cannot_have_given_up(
+def test_work_is_accepted_only_before_the_master_declares_the_agent_lost(
     events: list[tuple[str, float]],
 ) -> None:
-    """The master hears a beat no earlier than it was sent, and gives up `lost_s` after that."""
+    """The master receives a heartbeat after its send, and declares a loss `lost_s` later."""
     lease = lease_at()
     now, heard_at = 0.0, None
     sent: list[float] = []

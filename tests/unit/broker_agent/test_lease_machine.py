@@ -1,4 +1,4 @@
-"""The lease against a plain model of it, whatever comes in whatever order."""
+"""The lease against a plain model, for events in any order."""
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,7 +16,7 @@ LEAVES = (0.0, 20.0, 60.0, 7200.0)
 
 
 class LeaseMachine(RuleBasedStateMachine):
-    """`sent`: when each beat was sent. `renewed`: the newest beat that an echo has named."""
+    """sent: send time of each heartbeat. renewed: newest heartbeat named by an echo."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class LeaseMachine(RuleBasedStateMachine):
         self.look()
 
     def look(self) -> None:
-        """As the watchdog does, at each turn and before anything that has come is read."""
+        """Tick as the watchdog does, at each turn and before each message."""
         before = self.lease.phase
         phase = self.lease.on_tick(self.now)
         if phase is LeasePhase.FENCING and before is not LeasePhase.FENCING:
@@ -83,7 +83,7 @@ class LeaseMachine(RuleBasedStateMachine):
     @rule(strict=st.booleans())
     def welcome(self, *, strict: bool) -> None:
         if self.lease.phase is LeasePhase.FENCING:
-            return  # the handshake waits for that
+            return  # the handshake waits for the end of fencing
         self.timers = Timers(strict=strict)
         assert self.lease.on_welcome(self.epoch, self.timers)
         self.look()

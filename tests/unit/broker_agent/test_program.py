@@ -1,4 +1,4 @@
-"""The moves of one program, driven by any order of events, and each by itself."""
+"""State machine of one program: events in any order, and each move by itself."""
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -42,7 +42,7 @@ def ends(effects: list[ProgramEffect]) -> Ending:
     return effects[0].ending
 
 
-def test_program_that_leaves_nothing_ends_with_its_code() -> None:
+def test_program_without_orphans_ends_with_its_exit_code() -> None:
     program = made()
     assert program.on_started(0.0) == []
     assert program.on_exited(0) == [ProgramEffect(Do.STOP_LIMIT), ProgramEffect(Do.LOOK)]
@@ -52,7 +52,7 @@ def test_program_that_leaves_nothing_ends_with_its_code() -> None:
     assert program.phase is ProgramPhase.ENDED
 
 
-def test_code_and_signal_are_told() -> None:
+def test_exit_code_and_signal_are_reported() -> None:
     program = running()
     program.on_exited(3)
     assert ends(program.on_looked(found=False, now=1.0)) == Ending(State.FAILED, 3, "")
@@ -62,7 +62,7 @@ def test_code_and_signal_are_told() -> None:
     assert ends(program.on_looked(found=False, now=1.0)) == ending
 
 
-def test_what_never_started_says_why_or_that_it_was_stopped() -> None:
+def test_failed_start_reports_its_reason_or_the_stop() -> None:
     assert ends(made().on_unstarted(127, "not found")) == Ending(State.FAILED, 127, "not found")
     program = made()
     program.on_stop(State.CANCELLED, "by ann", None, 0.0)
@@ -84,7 +84,7 @@ def test_start_that_hangs_is_abandoned_after_its_grace() -> None:
     assert running().on_abandoned() == []
 
 
-def test_grace_of_a_slow_start_runs_from_the_order() -> None:
+def test_grace_of_a_slow_start_counts_from_the_stop() -> None:
     program = made()
     program.on_stop(State.CANCELLED, "x", 4.0, 1.0)
     assert program.on_started(3.0) == [ProgramEffect(Do.TERM), ProgramEffect(Do.KILL_AT, 5.0)]
@@ -93,7 +93,7 @@ def test_grace_of_a_slow_start_runs_from_the_order() -> None:
     assert program.on_started(3.0) == [ProgramEffect(Do.KILL)]
 
 
-def test_time_limit_runs_from_the_start() -> None:
+def test_timeout_counts_from_the_start() -> None:
     program = made(7.0)
     assert program.on_started(3.0) == [ProgramEffect(Do.LIMIT_AT, 10.0)]
     assert program.on_limit(10.0) == [
@@ -105,7 +105,7 @@ def test_time_limit_runs_from_the_start() -> None:
     assert ends(program.on_looked(found=False, now=11.0)) == ending
 
 
-def test_stop_asks_once_and_is_only_hastened() -> None:
+def test_stop_sends_term_once_and_later_stops_only_shorten_the_grace() -> None:
     program = running()
     stopped = program.on_stop(State.CANCELLED, "x", None, 1.0)
     assert stopped == [ProgramEffect(Do.TERM), ProgramEffect(Do.KILL_AT, 1.0 + USUAL_S)]
@@ -122,7 +122,7 @@ def test_stop_without_grace_kills() -> None:
     assert running().on_kill(1.0) == [ProgramEffect(Do.KILL)]
 
 
-def test_second_stop_moves_nothing_though_the_usual_grace_has_shrunk() -> None:
+def test_second_stop_keeps_its_deadline_after_the_default_grace_shrank() -> None:
     usual = [10.0]
     program = Program(lambda: usual[0], None)
     program.on_started(0.0)
@@ -132,14 +132,14 @@ def test_second_stop_moves_nothing_though_the_usual_grace_has_shrunk() -> None:
     assert program.on_stop(State.CANCELLED, "x", None, 1.5) == [ProgramEffect(Do.TERM)]
 
 
-def test_what_was_asked_to_end_is_not_asked_again_for_what_it_left() -> None:
+def test_stopped_program_gets_no_second_term_for_its_orphans() -> None:
     program = running()
     program.on_stop(State.CANCELLED, "x", None, 0.0)
     program.on_exited(0)
     assert program.on_looked(found=True, now=1.0) == [ProgramEffect(Do.LOOK_AT, 1.0 + POLL_S)]
 
 
-def test_what_is_left_is_asked_once_then_killed() -> None:
+def test_orphans_get_one_term_then_kill() -> None:
     program = looking()
     assert program.on_looked(found=True, now=1.0) == [
         ProgramEffect(Do.TERM),
@@ -160,7 +160,7 @@ def test_what_is_left_is_asked_once_then_killed() -> None:
     assert ends(program.on_looked(found=False, now=12.0)) == Ending(State.SUCCEEDED, 0, "")
 
 
-def test_what_was_stopped_leaves_nobody_a_grace_outside_of_its_group() -> None:
+def test_orphans_outside_the_group_of_a_stopped_program_get_no_grace() -> None:
     program = looking()
     assert not program.kills_on_sight(lives=False)
     program.on_stop(State.CANCELLED, "x", None, 1.0)
@@ -169,7 +169,7 @@ def test_what_was_stopped_leaves_nobody_a_grace_outside_of_its_group() -> None:
     assert not program.trusts_small_look(lives=False)
 
 
-def test_what_the_kernel_does_not_let_go_of_is_given_up() -> None:
+def test_killed_program_that_the_kernel_keeps_is_given_up() -> None:
     program = looking()
     program.on_kill(1.0)
     assert not program.gives_up(1.0 + GIVE_UP_S)
@@ -178,7 +178,7 @@ def test_what_the_kernel_does_not_let_go_of_is_given_up() -> None:
 
 
 class Machine(RuleBasedStateMachine):
-    """Any order of events that an executor can bring: one end, and a stop leads to a kill."""
+    """Any order of an executor's events: one end, and a stop leads to a kill."""
 
     @initialize(timeout_s=st.none() | st.just(5.0))
     def make(self, timeout_s: float | None) -> None:

@@ -1,4 +1,4 @@
-"""Each action has its executor, found by its name."""
+"""Registry of executors by action."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""When a certificate is renewed, and what follows when a step of that fails."""
+"""Renewal of a certificate: due times, steps, and retries after failures."""
 
 import pytest
 
@@ -17,14 +17,14 @@ DAY_S = 86_400.0
         (60.0, 1.0, 0.6),
     ],
 )
-def test_it_is_due_at_two_thirds_of_its_life_or_half_of_a_short_one(
+def test_renewal_is_due_at_two_thirds_of_the_life_or_half_of_a_short_one(
     life_s: float, chance: float, share: float
 ) -> None:
     renewal = RenewalSteps(1000.0, 1000.0 + life_s, chance=chance)
     assert renewal.next_at() == pytest.approx(1000.0 + share * life_s)
 
 
-def test_steps_follow_each_other_and_the_new_life_counts() -> None:
+def test_steps_of_a_renewal_follow_each_other_and_the_new_life_counts() -> None:
     renewal = RenewalSteps(0.0, 90.0, chance=0.5)
     assert renewal.begin() is RenewalStep.ASK
     renewal.on_answered()
@@ -36,7 +36,7 @@ def test_steps_follow_each_other_and_the_new_life_counts() -> None:
 
 
 @pytest.mark.parametrize(("life_s", "pause_s"), [(90 * DAY_S, 3600.0), (60.0, 3.0)])
-def test_what_failed_is_tried_again_within_the_hour_or_a_part_of_a_short_life(
+def test_failed_step_is_retried_within_an_hour_or_a_part_of_a_short_life(
     life_s: float, pause_s: float
 ) -> None:
     renewal = RenewalSteps(0.0, life_s, chance=0.5)
@@ -46,7 +46,7 @@ def test_what_failed_is_tried_again_within_the_hour_or_a_part_of_a_short_life(
     assert renewal.next_at() == pytest.approx(100.0 + pause_s)
 
 
-def test_a_candidate_that_is_not_fit_is_made_anew_and_one_out_of_reach_is_kept() -> None:
+def test_unfit_candidate_is_replaced_and_an_unreachable_one_is_retried() -> None:
     renewal = RenewalSteps(0.0, 90.0, chance=0.5, step=RenewalStep.MOVE)
     renewal.on_failed("no answer", 10.0)
     steps = [renewal.step]
@@ -54,7 +54,7 @@ def test_a_candidate_that_is_not_fit_is_made_anew_and_one_out_of_reach_is_kept()
     assert [*steps, renewal.step] == [RenewalStep.MOVE, RenewalStep.ASK]
 
 
-def test_an_order_is_due_at_once_and_takes_back_what_failed() -> None:
+def test_ordered_renewal_is_due_at_once_and_clears_the_failure() -> None:
     renewal = RenewalSteps(0.0, 90 * DAY_S, chance=0.5)
     renewal.begin()
     renewal.on_failed("no answer", 100.0)
@@ -62,7 +62,7 @@ def test_an_order_is_due_at_once_and_takes_back_what_failed() -> None:
     assert (renewal.next_at(), renewal.failed) == (0.0, "")
 
 
-def test_what_a_lost_connection_has_cut_short_goes_on_soon_after_it() -> None:
+def test_step_interrupted_by_a_lost_connection_is_retried_soon_after_the_reconnect() -> None:
     renewal = RenewalSteps(0.0, 90 * DAY_S, chance=0.5)
     renewal.begin()
     renewal.on_failed("connection lost", 100.0)
@@ -73,8 +73,8 @@ def test_what_a_lost_connection_has_cut_short_goes_on_soon_after_it() -> None:
     assert renewal.next_at() == pytest.approx(60 * DAY_S)
 
 
-def test_step_that_fails_after_the_reconnect_is_tried_again_soon_once() -> None:
-    """Its question was asked before: the failure says nothing of the connection that is there."""
+def test_step_that_fails_after_the_reconnect_is_retried_soon_once() -> None:
+    """Its request was sent before the reconnect, so the failure is not of the new connection."""
     renewal = RenewalSteps(0.0, 90 * DAY_S, chance=0.5)
     renewal.begin()
     renewal.on_reconnected(100.0, chance=0.5)

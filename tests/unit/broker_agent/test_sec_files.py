@@ -1,4 +1,4 @@
-"""What a task can put in the place of a file: nobody waits for it, and nobody follows it."""
+"""Pipes and links that a task puts in place of files neither block the agent nor are followed."""
 
 import os
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def test_sec_s35_folder_with_a_pipe_is_not_used_again(
 
 
 def bury(folder: str, depth: int) -> None:
-    """Folders in folders, each with a file and a link beside the next."""
+    """Make nested folders, each with a file and a link beside the next folder."""
     here = os.open(folder, os.O_RDONLY)
     for _ in range(depth):
         os.symlink("/etc", "etc", dir_fd=here)
@@ -71,7 +71,7 @@ def bury(folder: str, depth: int) -> None:
 
 @pytest.mark.parametrize("depth", [1, 3000])
 async def test_sec_s35_folder_of_any_depth_is_removed(tmp_path: Path, depth: int) -> None:
-    """Deeper than calls may be nested, and than a path may be long."""
+    """Covers depths beyond the recursion limit and the longest path."""
     folders = Folders(tmp_path, keep=0)
     paths = []
     for command in ("c1", "c2"):
