@@ -314,6 +314,7 @@ def test_no_test_judges_absolute_time() -> None:
 # Folders and pages that keep the language of docs/contributing.md; the rest is being swept.
 SWEPT = (
     "broker_agent",
+    "broker_master",
     "tests/host/broker_agent",
     "tests/language.py",
     "tests/test_house.py",
