@@ -17,6 +17,8 @@ from schemas.verbs import AGENT_ROTATE, GROUP_ROTATE
 
 log = structlog.get_logger()
 
+# Deadline of agents' answers, before clients stop waiting for that of the master (10 s).
+ORDER_S: Final = 7.0
 # Members that an answer names, and characters of an agent's refusal that it shows.
 _NAMED: Final = 2000
 _PASSED_NAMED: Final = 200
@@ -36,7 +38,7 @@ class RenewalOrderOperations:
         """Order a renewal; the agent has agreed when this returns, and begins at once."""
         agent = self._plane.registry.agent(query.name)
         check_group(caller, agent.group)
-        await self._orders.give(agent.name, "rotate")
+        await self._orders.give(agent.name, "rotate", within_s=ORDER_S)
         log.info("rotation_ordered", agent=agent.name, by=caller.name)
         return Done(message=f"agent {agent.name} renews its certificate")
 
@@ -65,7 +67,7 @@ class RenewalOrderOperations:
 
     async def _try(self, name: str) -> MeshError | None:
         try:
-            await self._orders.give(name, "rotate")
+            await self._orders.give(name, "rotate", within_s=ORDER_S)
         except MeshError as error:
             return error
         return None

@@ -1,6 +1,7 @@
 """Orders to agents with answers that a caller awaits."""
 
 import asyncio
+import math
 from typing import Final, NamedTuple
 
 from broker_master.plane import Plane
@@ -31,9 +32,12 @@ class Orders:
         self._pings: dict[str, _Ping] = {}
         self._count = 0
 
-    async def give(self, agent: str, kind: str, *, ca_pem: str = "") -> ControlReply:
+    async def give(
+        self, agent: str, kind: str, *, ca_pem: str = "", within_s: float = math.inf
+    ) -> ControlReply:
         """Return the agent's answer to an idempotent order.
 
+        within_s: deadline of the answer, where the caller has one before the last resend is due.
         Raises Refused: `agent_silent`, or the agent's own fault; Unreachable (`no_answer`).
         """
         presence = self._plane.roster.get(agent)
@@ -41,15 +45,21 @@ class Orders:
             raise Refused("agent_silent", f"agent {agent} is not connected")
         token, payload = self._order(kind, ca_pem)
         answer = self._expect(agent, token)
+        ack_s, left_s = self._plane.timers.ack_s, within_s
         try:
             for _ in range(1 + self._plane.timers.resends):
                 self._send(presence.group, agent, payload)
-                done, _ = await asyncio.wait({answer}, timeout=self._plane.timers.ack_s)
+                done, _ = await asyncio.wait({answer}, timeout=min(ack_s, left_s))
                 if done:
                     return _checked(answer.result())
+                left_s -= ack_s
+                if left_s <= 0:
+                    break
         finally:
             del self._waiting[agent, token]
-        raise Unreachable("no_answer", f"agent {agent} does not answer")
+        raise Unreachable(
+            "no_answer", f"agent {agent} does not answer, and may still get the order later"
+        )
 
     async def ping(self, agent: str, group: str, timeout_s: float) -> float | None:
         """Seconds until the agent answers; None if it does not in `timeout_s`.

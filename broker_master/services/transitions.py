@@ -112,7 +112,8 @@ class AdminTransitions:
         if self.has_tasks(agent) or now_s < self._told.get(agent, 0.0):
             return False
         self._told[agent] = now_s + _AGAIN_S
-        await self._orders.give(agent, "rotate")
+        # Ends of pauses do not wait for an agent that is frozen.
+        await self._orders.give(agent, "rotate", within_s=self._plane.timers.beat_s)
         log.info("move_ordered", agent=agent)
         return True
 

@@ -2,9 +2,16 @@
 
 import asyncio
 
+import pytest
+
+from broker_client.asking import ANSWER_S
+from broker_master.api.rotation import ORDER_S
 from broker_master.services.orders import Orders
+from broker_master.settings import MasterSettings
 from schemas import codec
+from schemas.faults import Unreachable
 from schemas.messages.work import Control, ControlReply
+from schemas.timers import Timers
 from tests.unit.broker_master.stage import Stage
 
 
@@ -55,6 +62,25 @@ async def test_ping_that_may_be_lost_is_not_waited_for_by_others() -> None:
     await asyncio.wait({first})
     assert not orders._waiting
     assert not orders._pings
+
+
+async def test_order_to_a_frozen_agent_is_given_up_at_the_callers_deadline() -> None:
+    timers = Timers(ack_s=0.01, resends=9)
+    stage = Stage("web-1", settings=MasterSettings(timers=timers))
+    orders = Orders(stage.plane)
+    stage.link.published.clear()
+    with pytest.raises(Unreachable, match="does not answer, and may still get the order later"):
+        await orders.give("web-1", "rotate", within_s=0.025)
+    assert len(asked(stage)) == 3, "the order is idempotent, and is repeated until then"
+    assert not orders._waiting
+    stage.link.published.clear()
+    with pytest.raises(Unreachable):
+        await orders.give("web-1", "trust")
+    assert len(asked(stage)) == 10
+
+
+def test_master_stops_waiting_for_a_renewal_before_its_client_does() -> None:
+    assert ORDER_S < ANSWER_S
 
 
 async def test_silent_agent_gives_no_time_and_leaves_nothing_behind() -> None:
