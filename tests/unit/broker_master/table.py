@@ -5,6 +5,7 @@ Real is everything but the broker, the clock and the disk.
 """
 
 import asyncio
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
@@ -165,7 +166,9 @@ async def call(operation: Operation | Direct, caller: ClientEntry, request: msgs
 class _Orders(Orders):
     """Carried out at once by agents that are not there."""
 
-    async def give(self, agent: str, kind: str, *, ca_pem: str = "") -> ControlReply:
+    async def give(
+        self, agent: str, kind: str, *, ca_pem: str = "", within_s: float = math.inf
+    ) -> ControlReply:
         del agent, ca_pem
         return ControlReply(kind=cast("Any", kind))
 

@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
-from broker_master.api.rotation import ORDER_S
 
 from broker_client.asking import ANSWER_S
+from broker_master.api.renewal_orders import ORDER_S
 from broker_master.services.orders import Orders
 from broker_master.settings import MasterSettings
 from schemas import codec
