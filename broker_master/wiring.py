@@ -85,8 +85,8 @@ class Ports:
     """Everything a master uses of the world outside its services, beside the plane.
 
     events, history, audit: the writers of these streams. fanouts: the bucket of their entries.
-    system_link: the connection as the broker's system user, on which `system` asks.
-    earlier: the epoch before this one. restored: what is noted of a state that was put back.
+    system_link: the connection as the broker's system user, on which `system` asks. earlier: the
+    epoch before this one. restored: the note of a restore, if any.
     """
 
     mesh: Mesh

@@ -1,4 +1,4 @@
-"""Near names for a fault that says there is no such thing: of what its caller may see, no more."""
+"""Similar names for a fault about an unknown name: only names that its caller may see."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -42,7 +42,7 @@ class NearNames:
         }
 
     def extend(self, client: str, error: MeshError) -> MeshError:
-        """`error`, with near names if it is about a name that there is not."""
+        """Return `error`, with similar names if it is about an unknown name."""
         found = _NO_SUCH.fullmatch(error.message)
         caller = self._plane.registry.clients.get(client) if found is not None else None
         if found is None or caller is None or caller.revoked:

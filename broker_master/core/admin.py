@@ -91,7 +91,7 @@ def _moved(
 def silent_since(
     entry: AgentEntry, presence: Presence | None, *, at: float, started_at: float
 ) -> float | None:
-    """Last moment at which an agent was heard; None for one that is live or awaits setup.
+    """Time of the last heartbeat; None for an agent that is live or awaits setup.
 
     started_at: the master's start. Silence counts from there at the earliest: what an earlier
     master received is not known.

@@ -1,7 +1,7 @@
 """Live connections of each identity, so that the end of the last one is noticed.
 
 Counted from the broker's announcements, and from its list where announcements may have been missed.
-One that is counted although it has ended only delays what follows from the end.
+A connection counted after its end only delays the reaction to the end.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ class Connected:
             self._counts[name] += 1
 
     def on_ended(self, place: Place) -> str | None:
-        """The identity whose last connection this was; None if it has others, or is not known."""
+        """The identity whose last connection ended; None if it has others, or is not known."""
         name = self._names.pop(place, None)
         if name is None:
             return None
@@ -36,9 +36,9 @@ class Connected:
         return set(self._names)
 
     def on_listed(self, before: set[Place], live: Mapping[Place, str]) -> None:
-        """Take in the broker's list. before: `places` when it was asked for.
+        """Take in the broker's list. before: `places` when the list was requested.
 
-        Of one that is not in the list nothing is concluded but that it is not counted: a node may
+        A connection missing in the list is no longer counted, and no end is concluded: a node may
         have been too slow to answer.
         """
         for place in before - live.keys():

@@ -1,8 +1,8 @@
 """The reason why an open command waits, and its next step: one table for both.
 
-Each row stands for one cause, with its reason and its advice beside the condition. Of a state, the
-first row whose condition holds decides. A reason that is kept with the command goes before that of
-the row, unless it is why its last attempt ended: that comes after what it waits for now.
+Each row stands for one cause, with its reason and its advice beside the condition. The first row of
+a state whose condition holds decides. A reason kept with the command replaces the row's; a reason
+of the last attempt's end is added after the row's.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from schemas.timers import Timers
 _SENT_AGAIN: Final = 2
 
 
-class Case(NamedTuple):
+class CommandCase(NamedTuple):
     """Inputs of a row. waits_for: returns the reason why a queued command waits just now."""
 
     command: Command
@@ -31,24 +31,24 @@ class Case(NamedTuple):
         return self.command.attempts[-1]
 
 
-Words = Callable[[Case], str]
+Words = Callable[[CommandCase], str]
 
 
-class Row(NamedTuple):
-    holds: Callable[[Case], bool]
+class ReasonRow(NamedTuple):
+    holds: Callable[[CommandCase], bool]
     reason: Words
     advice: Words
 
 
-def _nothing(_: Case) -> str:
+def _nothing(_: CommandCase) -> str:
     return ""
 
 
-def _always(_: Case) -> bool:
+def _always(_: CommandCase) -> bool:
     return True
 
 
-def _waits(case: Case) -> str:
+def _waits(case: CommandCase) -> str:
     accepted = case.command.accepted
     if case.waits_for is not None:
         return case.waits_for(accepted)
@@ -56,11 +56,11 @@ def _waits(case: Case) -> str:
     return f"waits for {whom} to be active with a free slot"
 
 
-def _resends(case: Case) -> str:
+def _resends(case: CommandCase) -> str:
     return f"sent again each {case.timers.ack_s:g} s, up to {case.timers.resends} times"
 
 
-def _undecided_until(case: Case) -> str:
+def _undecided_until(case: CommandCase) -> str:
     command = case.command
     return (
         f"mesh command decide {command.id} fail, or rerun;"
@@ -68,37 +68,37 @@ def _undecided_until(case: Case) -> str:
     )
 
 
-def _given_up_at(case: Case) -> str:
+def _given_up_at(case: CommandCase) -> str:
     timers = case.timers
     silent_s = timers.lost_after_s(case.command.accepted.kill_after_s) - timers.suspect_s
     return f"given up at {rfc3339(case.attempt.since + silent_s)} unless the agent returns"
 
 
-_GOES_ON: Final = Row(_always, _nothing, _nothing)
+_GOES_ON: Final = ReasonRow(_always, _nothing, _nothing)
 
 TABLE: Final = MappingProxyType(
     {
         State.QUEUED: (
-            Row(
+            ReasonRow(
                 _always,
                 _waits,
                 lambda c: f"expires at {rfc3339(c.command.expires_at)} unless an agent takes it",
             ),
         ),
         State.SENT: (
-            Row(
+            ReasonRow(
                 lambda c: c.attempt.sent >= _SENT_AGAIN,
                 lambda c: (
                     f"{c.attempt.agent} has acknowledged none of {c.attempt.sent} transmissions"
                 ),
                 _resends,
             ),
-            Row(_always, _nothing, _resends),
+            ReasonRow(_always, _nothing, _resends),
         ),
         State.ACCEPTED: (_GOES_ON,),
         State.RUNNING: (_GOES_ON,),
         State.STOPPING: (
-            Row(
+            ReasonRow(
                 _always,
                 lambda c: (
                     f"cancelled by {c.command.cancel_by}"
@@ -109,8 +109,8 @@ TABLE: Final = MappingProxyType(
             ),
         ),
         State.UNKNOWN: (
-            Row(lambda c: c.command.is_undecided, _nothing, _undecided_until),
-            Row(
+            ReasonRow(lambda c: c.command.is_undecided, _nothing, _undecided_until),
+            ReasonRow(
                 lambda c: c.attempt.elsewhere_at > 0,
                 lambda c: (
                     f"{c.attempt.agent} came back without any memory of it;"
@@ -118,7 +118,7 @@ TABLE: Final = MappingProxyType(
                 ),
                 lambda c: f"given up at {rfc3339(c.attempt.elsewhere_at)}: by then it runs nowhere",
             ),
-            Row(
+            ReasonRow(
                 _always,
                 lambda c: (
                     f"{c.attempt.agent} does not respond;"
@@ -131,23 +131,23 @@ TABLE: Final = MappingProxyType(
 )
 
 
-class Told(NamedTuple):
-    """next: empty once it has ended, and while nothing else than its end is due."""
+class Explanation(NamedTuple):
+    """next: empty once the command has ended, or only its end is due."""
 
     reason: str
     next: str
 
 
-def told(case: Case) -> Told:
-    """The reason of a command's state and what happens next."""
+def explain(case: CommandCase) -> Explanation:
+    """Return the reason of a command's state, and its next step."""
     command = case.command
     for row in TABLE.get(command.state, ()):
         if row.holds(case):
-            return Told(_whole(case, row), row.advice(case))
-    return Told(command.reason, "")
+            return Explanation(_whole(case, row), row.advice(case))
+    return Explanation(command.reason, "")
 
 
-def _whole(case: Case, row: Row) -> str:
+def _whole(case: CommandCase, row: ReasonRow) -> str:
     kept = case.command.reason
     if not kept:
         return row.reason(case)

@@ -8,7 +8,7 @@ import msgspec
 from broker_master.core.commands import Attempt, Command
 from broker_master.core.fit import fit_record
 from broker_master.core.fold import late_reason
-from broker_master.core.reasons import Case, told
+from broker_master.core.reasons import CommandCase, explain
 from schemas.argv import quoted
 from schemas.messages.facts import (
     Accepted,
@@ -46,7 +46,7 @@ def command_record(
     output: Output | None = None
     if with_output and outcome is not None:
         output = outcome.output
-    reason, then = told(Case(command, timers, waits_for))
+    reason, then = explain(CommandCase(command, timers, waits_for))
     record = CommandRecord(
         id=accepted.id,
         group=accepted.group,

@@ -60,7 +60,7 @@ class Cause(StrEnum):
     READY = "ready"
 
 
-class Case(NamedTuple):
+class AgentCase(NamedTuple):
     """Inputs of a row. tasks_left: open attempts on the agent. at, given_up_at: wall time."""
 
     entry: AgentEntry
@@ -98,14 +98,14 @@ class Case(NamedTuple):
         return min(self.seen.slots, limit) if limit else self.seen.slots
 
 
-Words = Callable[[Case], str]
+Words = Callable[[AgentCase], str]
 
 
-class Row(NamedTuple):
+class StatusRow(NamedTuple):
     """brief: why an active agent gets no new work, in two words; empty where it gets some."""
 
     cause: Cause
-    holds: Callable[[Case], bool]
+    holds: Callable[[AgentCase], bool]
     reason: Words
     advice: Words
     brief: Words = lambda _: ""
@@ -115,8 +115,8 @@ class Standing(NamedTuple):
     """An agent's status with its cause; texts are made when they are read."""
 
     status: AgentStatus
-    row: Row
-    case: Case
+    row: StatusRow
+    case: AgentCase
 
     @property
     def cause(self) -> Cause:
@@ -144,23 +144,23 @@ def _says(text: str) -> Words:
     return lambda _: text
 
 
-def _always(_: Case) -> bool:
+def _always(_: AgentCase) -> bool:
     return True
 
 
-def _token(case: Case) -> str:
+def _token(case: AgentCase) -> str:
     return f"mesh agent token {case.entry.name}"
 
 
-def _set_up_again(case: Case) -> str:
+def _set_up_again(case: AgentCase) -> str:
     return f"set it up again: {_token(case)}"
 
 
-def _by(case: Case) -> str:
+def _by(case: AgentCase) -> str:
     return f" by {case.entry.admin_by}" if case.entry.admin_by else ""
 
 
-def _drains(case: Case) -> str:
+def _drains(case: AgentCase) -> str:
     """The operator's note, and the number of remaining tasks."""
     note = case.entry.admin_term.note
     heard = "live" if case.is_live else "silent"
@@ -168,16 +168,16 @@ def _drains(case: Case) -> str:
     return f" ({note}), {left}" if note else f", {left}"
 
 
-def _left(case: Case) -> str:
+def _left(case: AgentCase) -> str:
     return f", {counted(case.tasks_left, 'task')} left" if case.tasks_left else ""
 
 
-def _hosts(case: Case) -> str:
+def _hosts(case: AgentCase) -> str:
     here = case.seen.details.host or "an unknown host"
     return f"{here} and {case.seen.rival_host or 'another'}"
 
 
-def _until_given_up(case: Case) -> str:
+def _until_given_up(case: AgentCase) -> str:
     """Time until the tasks of a silent agent are given up; without tasks it just returns."""
     if not case.tasks_left:
         return "active again once it returns"
@@ -185,13 +185,13 @@ def _until_given_up(case: Case) -> str:
 
 
 _BARRED: Final = (
-    Row(
+    StatusRow(
         Cause.REVOKED,
         lambda c: c.entry.admin == Admin.REVOKED,
         lambda c: f"revoked{_by(c)}",
         _set_up_again,
     ),
-    Row(
+    StatusRow(
         Cause.DELETED,
         lambda c: c.entry.admin == Admin.DELETED,
         lambda c: f"deleted{_by(c)}, {counted(c.tasks_left, 'task')} of it may still run",
@@ -201,30 +201,30 @@ _BARRED: Final = (
 
 _AWAITING: Final = (
     *_BARRED,
-    Row(
+    StatusRow(
         Cause.NOT_STARTED,
         lambda c: bool(c.entry.certificates) and not is_shut_out(c.entry.certificates),
         _says("enrolled, not connected yet"),
         _says("start it: broker-agent run"),
     ),
-    Row(
+    StatusRow(
         Cause.TOKEN_OPEN,
         lambda c: c.has_open_token,
         lambda c: f"its activation token is open until {rfc3339(c.token_ends_at)}",
         _says("use it: broker-agent setup"),
     ),
-    Row(
+    StatusRow(
         Cause.TOKEN_EXPIRED,
         lambda c: c.token_ends_at > 0,
         _says("its activation token has expired"),
         _token,
     ),
-    Row(Cause.NO_TOKEN, _always, _says("no activation token is open"), _token),
+    StatusRow(Cause.NO_TOKEN, _always, _says("no activation token is open"), _token),
 )
 
 _DISABLED: Final = (
     *_BARRED,
-    Row(
+    StatusRow(
         Cause.PAUSED,
         lambda c: c.entry.admin == Admin.PAUSED,
         lambda c: f"paused{_by(c)}{_drains(c)}",
@@ -233,7 +233,7 @@ _DISABLED: Final = (
             f" or before: mesh agent enable {c.entry.name}"
         ),
     ),
-    Row(
+    StatusRow(
         Cause.DISABLED,
         _always,
         lambda c: f"disabled{_by(c)}{_drains(c)}",
@@ -242,13 +242,13 @@ _DISABLED: Final = (
 )
 
 _NO_RESPONSE: Final = (
-    Row(
+    StatusRow(
         Cause.CERTIFICATE_EXPIRED,
         lambda c: c.certificate_ended_at > 0,
         lambda c: f"certificate expired at {rfc3339(c.certificate_ended_at)}",
         _set_up_again,
     ),
-    Row(
+    StatusRow(
         Cause.OBEYS_ANOTHER,
         lambda c: bool(c.seen.obeys) and not c.is_live,
         lambda c: f"it refuses this master: it has obeyed a newer one, of epoch {c.seen.obeys}",
@@ -257,55 +257,55 @@ _NO_RESPONSE: Final = (
             f" broker-master restore --state-dir D --above {c.seen.obeys}"
         ),
     ),
-    Row(
+    StatusRow(
         Cause.DUPLICATE,
         lambda c: c.seen.frozen,
         lambda c: f"duplicate identity: it lives on {_hosts(c)}, in turn",
         lambda c: f"stop one of them; or mesh agent revoke {c.entry.name}, then set one up again",
     ),
-    Row(
+    StatusRow(
         Cause.STUCK,
         lambda c: c.seen.stuck and c.is_live,
         _says("not taking work: it beats, but answers no request to run anything"),
         _says("active again as soon as it answers one; if it does not, restart it"),
     ),
-    Row(
+    StatusRow(
         Cause.DEAF,
         lambda c: c.is_live and c.seen.deaf,
         _says("cannot hear the master"),
         _says("active again after the handshake"),
     ),
-    Row(
+    StatusRow(
         Cause.HANDSHAKE,
         lambda c: c.is_live and not c.seen.reconciled,
         _says("the handshake is not complete"),
         _says("active again after the handshake"),
     ),
-    Row(
+    StatusRow(
         Cause.READMITTED,
         lambda c: not c.is_live and is_shut_out(c.entry.certificates),
         _says("revoked, and not set up again yet"),
         lambda c: "use its token: broker-agent setup" if c.has_open_token else _set_up_again(c),
     ),
-    Row(
+    StatusRow(
         Cause.SHUT_DOWN,
         lambda c: c.seen.silence is Silence.SHUT_DOWN,
         _says("shut down"),
         _says("active again once it is started"),
     ),
-    Row(
+    StatusRow(
         Cause.LOST,
         lambda c: c.seen.silence is Silence.LOST,
         lambda c: f"lost: no beat for {c.seen.silent_for_s:g} s",
         _says("active again once it is started"),
     ),
-    Row(
+    StatusRow(
         Cause.UNHEARD,
         lambda c: c.seen.silence is Silence.UNHEARD,
         _says("not heard since the master started"),
         _until_given_up,
     ),
-    Row(
+    StatusRow(
         Cause.NO_BEAT,
         lambda c: not c.is_live,
         lambda c: f"no beat for {c.seen.silent_for_s:g} s",
@@ -314,41 +314,41 @@ _NO_RESPONSE: Final = (
 )
 
 _ACTIVE: Final = (
-    Row(
+    StatusRow(
         Cause.DISCONNECTED,
         lambda c: c.seen.is_closed,
         lambda c: f"its connection has ended: takes no new work{_left(c)}",
         _says("takes work again once it is heard; no_response if it stays silent"),
         _says("not connected"),
     ),
-    Row(
+    StatusRow(
         Cause.STOPPING,
         lambda c: c.seen.draining,
         lambda c: f"stopping: takes no new work{_left(c)}",
         _says("ends by itself"),
         _says("stopping"),
     ),
-    Row(
+    StatusRow(
         Cause.MOVING,
         lambda c: bool(c.entry.moving_to),
         lambda c: f"takes no new work, {counted(c.tasks_left, 'task')} left",
         lambda c: f"moves to group {c.entry.moving_to} once none is left",
         _says("moving"),
     ),
-    Row(
+    StatusRow(
         Cause.NO_ROOM,
         lambda c: bool(c.seen.lacks),
         lambda c: f"no room, takes no new work: {'; '.join(c.seen.lacks.values())}",
         _says("takes work again as soon as there is room; what runs goes on"),
         lambda c: LACK_WORDS[Lack(next(iter(c.seen.lacks)))],
     ),
-    Row(
+    StatusRow(
         Cause.BUSY,
         lambda c: 0 < c.slots <= c.tasks_left,
         lambda c: f"{c.slots} of {c.slots} slots taken",
         _says("takes the next command when a task ends"),
     ),
-    Row(Cause.READY, _always, _says("beats arrive and are answered"), _says("")),
+    StatusRow(Cause.READY, _always, _says("beats arrive and are answered"), _says("")),
 )
 
 TABLE: Final = MappingProxyType(
@@ -376,7 +376,7 @@ def classify(
     tasks_left: attempts on it that have not ended. given_up_in_s: seconds until a silent agent's
     tasks are given up. The status itself depends on neither.
     """
-    case = Case(entry, presence or _UNSEEN, at, tasks_left, at + given_up_in_s)
+    case = AgentCase(entry, presence or _UNSEEN, at, tasks_left, at + given_up_in_s)
     if case.seen.liveness is Liveness.NEVER:
         return _first(AgentStatus.AWAITING_SETUP, case)
     if entry.admin != Admin.ENABLED:
@@ -387,7 +387,7 @@ def classify(
     return _first(AgentStatus.ACTIVE, case)
 
 
-def _first(status: AgentStatus, case: Case) -> Standing:
+def _first(status: AgentStatus, case: AgentCase) -> Standing:
     return Standing(status, next(row for row in TABLE[status] if row.holds(case)), case)
 
 

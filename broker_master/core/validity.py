@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-from broker_master.core.status import certificate_warning
+from broker_master.core.badges import certificate_warning
 from schemas.messages.registry import CertificateEntry
 
 Kind = Literal["agent", "client", "broker", "master", "authority"]

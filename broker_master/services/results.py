@@ -1,7 +1,7 @@
-"""Results on their way to clients: published when they are durable, and again after a lost link.
+"""Publishes results to clients when they are durable, and again after a lost link.
 
-A message that was written shortly before the link was lost may have reached no client, and a client
-whose own connection stayed up has no reason to ask for it.
+A message written shortly before the loss of the link may have reached no client, and a client that
+stayed connected has no reason to ask for it.
 """
 
 from collections import deque
@@ -13,8 +13,8 @@ from broker_client.runtime.clock import Clock
 from broker_client.runtime.link import Link
 from schemas.faults import MeshError
 
-# Longest time from a write that the broker does not read to the loss of the link: seven loopback
-# checks, two seconds apart, and a margin.
+# Longest time from a write that the broker does not read to the loss of the link: seven messages of
+# the link to itself, two seconds apart, and a margin.
 KEPT_S: Final = 20.0
 KEPT_MAX: Final = 10_000
 KEPT_BYTES: Final = 8 * 1024 * 1024
@@ -29,7 +29,7 @@ class _Sent(NamedTuple):
 
 
 class ResultPublisher:
-    """Publisher of results, with the newest kept for as long as they may be lost with the link."""
+    """Publishes results, and keeps the newest for as long as the link may still lose them."""
 
     def __init__(self, link: Link, clock: Clock) -> None:
         self._link = link

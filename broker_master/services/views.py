@@ -7,17 +7,17 @@ from dataclasses import dataclass
 import msgspec
 
 from broker_master import VERSION
-from broker_master.core.certificates import days_left
-from broker_master.core.liveness import Presence
-from broker_master.core.rights import may_see
-from broker_master.core.standing import Cause, current_certificate
-from broker_master.core.status import (
+from broker_master.core.badges import (
     admin_shown,
     badges,
     certificate_warning,
     group_badges,
     group_status,
 )
+from broker_master.core.certificates import days_left
+from broker_master.core.liveness import Presence
+from broker_master.core.rights import may_see
+from broker_master.core.standing import Cause, current_certificate
 from broker_master.plane import Plane
 from schemas.messages.actions import COMMON
 from schemas.messages.api import (

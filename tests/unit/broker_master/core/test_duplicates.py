@@ -2,9 +2,9 @@
 
 import pytest
 
+from broker_master.core.badges import badges
 from broker_master.core.liveness import CONTEST_S
 from broker_master.core.standing import classify
-from broker_master.core.status import badges
 from schemas.messages.liveness import Details
 from schemas.messages.registry import AgentEntry
 from schemas.states import AgentStatus

@@ -5,10 +5,10 @@ from typing import Final, NamedTuple
 import pytest
 
 from broker_master.core import attempts, reasons
+from broker_master.core.badges import group_status
 from broker_master.core.commands import Command
 from broker_master.core.phases import Event
-from broker_master.core.reasons import TABLE, told
-from broker_master.core.status import group_status
+from broker_master.core.reasons import TABLE, explain
 from schemas.moments import rfc3339
 from schemas.states import TERMINAL, AgentStatus, GroupStatus, State
 from schemas.timers import Timers
@@ -119,9 +119,9 @@ CASES: Final = [
 
 @pytest.mark.parametrize("case", CASES, ids=[f"{c.state}-{n}" for n, c in enumerate(CASES)])
 def test_row_says_why_and_what_happens_next(case: Case) -> None:
-    seen = reasons.Case(case.command, TIMERS, lambda each: f"waits for group {each.group}")
+    seen = reasons.CommandCase(case.command, TIMERS, lambda each: f"waits for group {each.group}")
     assert case.command.state is case.state
-    assert told(seen) == (case.reason, case.then)
+    assert explain(seen) == (case.reason, case.then)
     before = TABLE[case.state][: case.row]
     assert TABLE[case.state][case.row].holds(seen)
     assert not any(row.holds(seen) for row in before), "an earlier row decides"
@@ -136,13 +136,13 @@ def test_every_row_is_tried_and_every_open_state_has_rows() -> None:
 @pytest.mark.parametrize("state", sorted(TERMINAL - {State.LOST, State.EXPIRED}))
 def test_command_that_has_ended_keeps_its_own_reason_and_waits_for_nothing(state: State) -> None:
     command = command_of(accepted(), assigned(), ended(state=state, reason="for a reason"))
-    assert told(reasons.Case(command, TIMERS)) == ("for a reason", "")
+    assert explain(reasons.CommandCase(command, TIMERS)) == ("for a reason", "")
 
 
 def test_queued_command_says_what_it_waits_for_where_nobody_can_look() -> None:
     for agent, whom in (("", "an agent of web"), ("web-7", "web-7")):
-        case = reasons.Case(command_of(accepted(agent=agent)), TIMERS)
-        assert told(case).reason == f"waits for {whom} to be active with a free slot"
+        case = reasons.CommandCase(command_of(accepted(agent=agent)), TIMERS)
+        assert explain(case).reason == f"waits for {whom} to be active with a free slot"
 
 
 # -- of groups

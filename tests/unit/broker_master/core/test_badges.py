@@ -5,14 +5,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from broker_master.core.liveness import Presence
-from broker_master.core.status import (
+from broker_master.core.badges import (
     admin_shown,
     badges,
     certificate_warning,
     group_badges,
     group_status,
 )
+from broker_master.core.liveness import Presence
 from schemas.messages.liveness import Details
 from schemas.messages.registry import AgentEntry, CertificateEntry
 from schemas.states import Admin, GroupStatus, Liveness
