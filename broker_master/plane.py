@@ -78,6 +78,8 @@ class Plane:
     doubtful: set[str] = field(default_factory=set)
     client_addresses: dict[str, str] = field(default_factory=dict)
     is_admin_new: bool = False
+    # Wall time until which the previous master is known to have run; 0 if that is not known.
+    left_at: float = 0.0
     # Senders whose messages are dropped since a key of theirs is shut out, each with the end in
     # Unix time.
     shut_out: dict[str, float] = field(default_factory=dict)

@@ -51,6 +51,11 @@ def page(
     return found[:limit], len(found) > limit
 
 
+def warnings_at(holdings: Iterable[Holding], at: float) -> dict[str, str]:
+    """Warnings at the wall time `at`, by serial."""
+    return {each.entry.serial: text for each in holdings if (text := each.warning(at))}
+
+
 def fresh_warnings(
     holdings: Iterable[Holding], told: Mapping[str, str], at: float
 ) -> tuple[list[tuple[Holding, str]], dict[str, str]]:

@@ -15,7 +15,7 @@ from broker_client.runtime.tls import certificate_facts
 from broker_master.ca.authority import certified_digest
 from broker_master.ca.mesh import Mesh, certificate_ends, renew_own
 from broker_master.core.certificates import newest_confirmed
-from broker_master.core.validity import Holding, Kind, fresh_warnings
+from broker_master.core.validity import Holding, Kind, fresh_warnings, warnings_at
 from broker_master.plane import Plane
 from broker_master.services.system import BrokerSystem
 from schemas.faults import MeshError
@@ -124,8 +124,14 @@ class Custody:
             )
 
     def _warn(self) -> None:
-        """Put each new warning into the audit trail; at a start, into the log."""
-        at = self._plane.clock.now()
+        """Put each new warning into the audit trail.
+
+        At a start these are the ones that were not due yet when the previous master ended. If that
+        moment is not known, they are only logged.
+        """
+        at, left_at = self._plane.clock.now(), self._plane.left_at
+        if self._told is None and left_at:
+            self._told = warnings_at(self.holdings(), left_at)
         fresh, now = fresh_warnings(self.holdings(), self._told or {}, at)
         if self._told is None and fresh:
             log.warning("certificates_end_soon", count=len(fresh))

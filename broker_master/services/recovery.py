@@ -149,6 +149,7 @@ def enter_agents(plane: Plane, pasts: Pasts = NO_PASTS) -> None:
     """
     clock = plane.clock
     plane.statuses.recall(pasts.agents, pasts.groups)
+    plane.left_at = pasts.at
     for group in plane.registry.groups.values():
         plane.dispatcher.set_policy(group.name, group.policy)
     for entry in plane.registry.agents.values():

@@ -43,6 +43,7 @@ class StatusKeeper:
         plane = self._plane
         statuses, groups = plane.statuses, plane.registry.groups
         pasts = Pasts(
+            at=plane.clock.now(),
             agents=statuses.pasts(plane.registry.agents.values(), plane.roster),
             groups={name: kept for name, kept in statuses.groups().items() if name in groups},
         )

@@ -22,8 +22,12 @@ STATUSES_FILE: Final = "statuses.bin"
 
 
 class Pasts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """By name: agents, and groups with the wall time since when they have their status."""
+    """By name: agents, and groups with the wall time since when they have their status.
 
+    at: wall time of the writing; 0 in files of earlier releases.
+    """
+
+    at: float = 0.0
     agents: dict[str, Past] = {}
     groups: dict[str, tuple[GroupStatus, float]] = {}
 
