@@ -1,19 +1,29 @@
 """The `mesh` command against a real mesh: what scripts and people may rely on."""
 
 import asyncio
+import contextlib
+import csv
+import fcntl
+import inspect
 import json
 import os
 import pty
+import re
 import signal
 import ssl
+import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import termios
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from cyclopts import App
 
+from broker_client.cli.options import Listing
+from broker_client.cli.tree import COMMANDS, build
 from tests.harness import FAST_TIMERS, MeshProcesses, program
 from tests.interrupts import LONG, storm
 from tests.waiting import PATIENCE_S, eventually
@@ -327,6 +337,70 @@ async def test_text_in_a_pipe_fits_80_columns(
     assert ran.out
     assert max(len(line) for line in ran.out.splitlines()) <= 80
     assert ran.err == "", "a usual table hides nothing"
+
+
+# What a list needs beside its name.
+ALSO = {("agent", "forget"): ["--silent-for", "60"], ("top", ""): ["--once"]}
+
+
+def lists() -> list[list[str]]:
+    """Each command that prints a list, which csv shows."""
+    app = build(())
+    return [
+        [noun, *filter(None, [verb]), *ALSO.get((noun, verb), [])]
+        for noun, verb, _, _ in COMMANDS
+        if noun != "context"
+        and any(
+            isinstance(each.default, Listing)
+            for each in signature(app[noun][verb] if verb else app[noun]).values()
+        )
+    ]
+
+
+def signature(command: App) -> Mapping[str, inspect.Parameter]:
+    function = command.default_command
+    return inspect.signature(function).parameters if function is not None else {}
+
+
+def in_terminal(mesh: MeshProcesses, columns: int, *arguments: str) -> tuple[int, list[str]]:
+    """Exit code and lines of a whole process on a terminal of this width."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    process = subprocess.Popen(
+        program("mesh", "--context", str(mesh.admin_context), *arguments),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**mesh.env, "TERM": "xterm"},
+    )
+    os.close(theirs)
+    seen = b""
+    try:
+        with contextlib.suppress(OSError):  # the last one that wrote has gone
+            while data := os.read(ours, 65536):
+                seen += data
+        code = process.wait(PATIENCE_S)
+    finally:
+        process.kill()
+        os.close(ours)
+    return code, re.sub(r"\x1b\[[0-9;]*m", "", seen.decode()).splitlines()
+
+
+async def test_every_list_fits_a_terminal_of_80_columns_and_has_csv(mesh: MeshProcesses) -> None:
+    await mesh.cli("run", "--all", "--group", "web", "--id", "for-lists", "--", "true")
+    assert (await mesh.cli("agent", "create", "silent-1", "--group", "web")).code == 0
+    assert len(lists()) >= 10
+    for words in lists():
+        code, lines = await asyncio.to_thread(in_terminal, mesh, 80, *words)
+        expected = 5 if words[0] == "ping" else 0  # an agent is missing
+        assert (code, bool(lines)) == (expected, True), (words, lines)
+        assert max(map(len, lines)) <= 80, (words, lines)
+        table = await mesh.cli(*words, "--output", "csv")
+        heading, *rows = table.out.splitlines()
+        assert table.code == expected, (words, table.err)
+        assert re.fullmatch(r"[a-z_.]+(,[a-z_.]+)+", heading), (words, heading)
+        assert all(len(row) == heading.count(",") + 1 for row in csv.reader(rows)), words
+    assert (await mesh.cli("agent", "delete", "silent-1")).code == 0
 
 
 async def test_agents_are_filtered_sorted_and_printed_line_by_line(mesh: MeshProcesses) -> None:

@@ -29,7 +29,7 @@ Wait = Annotated[
 ]
 Within = Annotated[
     str | None,
-    Parameter(help="How long to wait at most: 90s, 15m, 2h.", validator=check_span),
+    Parameter(help="How long to wait at most: 90 (seconds), 15m, 2h.", validator=check_span),
 ]
 _LOOK_S = 0.5
 _LEFT: Final = re.compile(r"\d+ tasks? left")
@@ -63,7 +63,7 @@ def pause(
         str,
         Parameter(
             name="--for",
-            help="How long: 90s, 15m, 2h, 3d; then it is enabled.",
+            help="How long: 90 (seconds), 15m, 2h, 3d; then it is enabled.",
             validator=check_span,
         ),
     ],

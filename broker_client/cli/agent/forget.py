@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 from cyclopts import Parameter
 
-from broker_client.cli.options import SHARED, Shared
-from broker_client.cli.screen.report import print_json, print_table, say
-from broker_client.cli.screen.tables import Column, local_time
+from broker_client.cli.options import LISTING, Listing
+from broker_client.cli.screen.report import print_json, print_list, say, screen_width
+from broker_client.cli.screen.tables import Column, fit, local_time
 from broker_client.cli.session import call
 from broker_client.cli.spans import check_span, span_s
 from schemas.messages.api import AgentForget, ForgetAnswer, SilentRecord
@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 def forget(
     *,
     silent_for: Annotated[
-        str, Parameter(help="Those silent for at least this long: 12h, 30d.", validator=check_span)
+        str,
+        Parameter(
+            help="Those silent for at least this long: 90 (seconds), 12h, 30d.",
+            validator=check_span,
+        ),
     ],
     group: Annotated[str | None, Parameter(help="Only agents of this group.")] = None,
     yes: Annotated[
         bool, Parameter(negative="", help="Delete them; without it they are only listed.")
     ] = False,
-    shared: Shared = SHARED,
+    shared: Listing = LISTING,
 ) -> None:
     """List agents that have been silent for long, and delete them with --yes.
 
@@ -55,7 +59,13 @@ def forget(
         (each.agent, each.group, each.status, local_time(each.silent_since))
         for each in answer.agents
     ]
-    print_table(shared, columns, rows, nothing=f"no agent has been silent for {silent_for}")
+    print_list(
+        shared,
+        SilentRecord,
+        answer.agents,
+        lambda: fit(columns, rows, screen_width()),
+        nothing=f"no agent has been silent for {silent_for}",
+    )
     if rows and answer.applied:
         say(f"{len(rows)} deleted")
     elif rows:

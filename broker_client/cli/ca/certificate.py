@@ -22,7 +22,9 @@ def list_(
     *,
     expiring: Annotated[
         str | None,
-        Parameter(help="Only what ends within this time: 30d, 12h.", validator=check_span),
+        Parameter(
+            help="Only what ends within this time: 90 (seconds), 12h, 30d.", validator=check_span
+        ),
     ] = None,
     shared: Listing = LISTING,
 ) -> None:

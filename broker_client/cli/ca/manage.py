@@ -4,9 +4,9 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from broker_client.cli.options import SHARED, Shared
-from broker_client.cli.screen.report import print_json, print_table, say
-from broker_client.cli.screen.tables import Column, local_time
+from broker_client.cli.options import LISTING, SHARED, Listing, Shared
+from broker_client.cli.screen.report import print_json, print_list, say, screen_width
+from broker_client.cli.screen.tables import Column, fit, local_time
 from broker_client.cli.session import call
 from schemas.messages.api import CaAnswer, CaRotate, NoQuery, RotationRecord
 from schemas.verbs import CA_ROTATE, CA_SHOW
@@ -15,7 +15,7 @@ Step = Literal["prepare", "activate", "taint", "revoke"]
 Key = Literal["authority", "agent", "enrol", "viewer", "operator", "admin", "master"]
 
 
-def show(*, shared: Shared = SHARED) -> None:
+def show(*, shared: Listing = LISTING) -> None:
     """Show the authority and the signing keys, the step that is due, and who holds it up."""
     _print(shared, call(shared, lambda mesh: mesh.ask(CA_SHOW, NoQuery())))
 
@@ -54,7 +54,13 @@ def _print(shared: Shared, answer: CaAnswer) -> None:
         Column("NEXT STEP"),
         Column("HELD UP BY", least=12),
     )
-    print_table(shared, columns, [_row(each) for each in answer.rotations], nothing="no keys")
+    print_list(
+        shared,
+        RotationRecord,
+        answer.rotations,
+        lambda: fit(columns, [_row(each) for each in answer.rotations], screen_width()),
+        nothing="no keys",
+    )
     if answer.note:
         say(answer.note)
 

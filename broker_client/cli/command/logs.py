@@ -37,7 +37,10 @@ def logs(
     ] = None,
     since: Annotated[
         str | None,
-        Parameter(help="Only what was printed since: 10m, 2h, a date.", validator=check_moment),
+        Parameter(
+            help="Only what was printed since: 90 (seconds), 10m, 2h, a date.",
+            validator=check_moment,
+        ),
     ] = None,
     timestamps: Annotated[
         bool, Parameter(negative="", help="Show in UTC when each line was printed.")

@@ -48,7 +48,7 @@ class Many:
     batch_sleep: Annotated[
         str | None,
         Parameter(
-            help="With --batch: how long the place of an agent that has ended stays empty: 30s.",
+            help="With --batch: the rest before the place of an agent is taken: 30 (seconds), 5m.",
             validator=check_span,
         ),
     ] = None

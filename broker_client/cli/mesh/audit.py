@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 # The most that the master gives at once.
 PAGE: Final = 500
 Since = Annotated[
-    str | None, Parameter(help="Not before: a date, or how long ago.", validator=check_moment)
+    str | None,
+    Parameter(
+        help="Not before: a date, or how long ago: 90 (seconds), 2h.", validator=check_moment
+    ),
 ]
 Until = Annotated[
-    str | None, Parameter(help="Not after: a date, or how long ago.", validator=check_moment)
+    str | None,
+    Parameter(help="Not after: a date, or how long ago: 90 (seconds), 2h.", validator=check_moment),
 ]
 
 

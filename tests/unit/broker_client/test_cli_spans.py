@@ -3,10 +3,13 @@
 from typing import get_args
 
 import pytest
+from cyclopts.argument import Argument
 
-from broker_client.cli.spans import moment_of, span_s, to_seconds
+from broker_client.cli.spans import check_moment, check_span, moment_of, span_s, to_seconds
 from broker_client.cli.tree import COMMANDS, build
 from schemas.spans import size_bytes, time_left
+
+TEXTS: set[object] = {check_span, check_moment}
 
 
 @pytest.mark.parametrize(
@@ -73,8 +76,19 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         size_bytes(text)
 
 
+def is_span(argument: Argument) -> bool:
+    """Whether the option is a number of seconds, or text that its command reads as a time."""
+    is_number = float in (argument.hint, *get_args(argument.hint))
+    return is_number or not TEXTS.isdisjoint(validators(argument))
+
+
+def validators(argument: Argument) -> tuple[object, ...]:
+    found = argument.parameter.validator
+    return found if isinstance(found, tuple) else (found,)
+
+
 def spans() -> list[tuple[str, str, str]]:
-    """Each option of the command line whose value is a number of seconds."""
+    """Each option of the command line whose value is a length of time, or a moment by one."""
     app = build(())
     found = []
     for noun, verb, _, _ in COMMANDS:
@@ -83,9 +97,14 @@ def spans() -> list[tuple[str, str, str]]:
             (noun, verb, name)
             for each in command.assemble_argument_collection()
             for name in each.names
-            if name.startswith("--") and float in (each.hint, *get_args(each.hint))
+            if name.startswith("--") and is_span(each)
         ]
     return found
+
+
+def test_walk_meets_the_lengths_of_time_that_are_text() -> None:
+    met = {option for _, _, option in spans()}
+    assert met >= {"--for", "--within", "--expiring", "--silent-for", "--batch-sleep", "--since"}
 
 
 @pytest.mark.parametrize(("noun", "verb", "option"), spans())
@@ -95,8 +114,8 @@ def test_every_option_that_is_a_time_takes_one_grammar_and_says_so(
     app = build(())
     command = app[noun][verb] if verb else app[noun]
     found = next(each for each in command.assemble_argument_collection() if option in each.names)
-    converter = found.parameter.converter
-    assert converter is to_seconds, "a number of seconds is read by one grammar"
+    is_text = not TEXTS.isdisjoint(validators(found))
+    assert is_text or found.parameter.converter is to_seconds, "there is one grammar"
     assert "(seconds)" in (found.parameter.help or "")
 
 
