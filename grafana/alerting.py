@@ -1,7 +1,7 @@
-"""The alerts, each with the story that proves it: a healthy master, a fault, and the cure.
+"""Alerts, each with a story that tests it: a healthy master, a fault, and the recovery.
 
-A story's series are given per step of time, healthy and faulty; counters by their increase. From
-these come the rule and its promtool tests, so neither can be there without the other.
+A story has series per step of time, healthy and faulty; counters by their increase. The rule and
+its promtool tests are generated from the story, so neither exists without the other.
 """
 
 from dataclasses import dataclass, field
@@ -14,9 +14,9 @@ DAY: Final = 86_400
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """values while healthy and while faulty; `counter`: how much it grows per step instead.
+    """One series of a story: healthy and faulty values, for a counter its increase per step.
 
-    None: there is no sample. A list goes round and round.
+    None: no sample. A list repeats.
     """
 
     name: str
@@ -27,10 +27,10 @@ class Series:
 
 @dataclass(frozen=True, kw_only=True)
 class Alert:
-    """for_s: how long it must be true. keep_s: how long it goes on afterwards.
+    """One alert. for_s: seconds that it must be true. keep_s: seconds that it fires afterwards.
 
-    labels, value: what the firing alert of the story carries, and how `$value` is shown in it.
-    step_s: distance of the samples in the story. fault_s: how long its fault lasts at least.
+    labels, value: labels of the story's firing alert, and the text of `$value` in it.
+    step_s: interval of the samples in the story. fault_s: shortest duration of its fault.
     """
 
     name: str
@@ -524,7 +524,7 @@ ALERTS: Final[tuple[Alert, ...]] = (
     ),
     Alert(
         name="MeshHistoryRefused",
-        # A label value appears with 0 at the start: each increase is seen.
+        # A label value begins with 0, so that each increase counts.
         expr="sum by (job, result) (increase(mesh_history_refused_total[15m])) > 0",
         for_s=0,
         severity="warning",
@@ -557,7 +557,7 @@ ALERTS: Final[tuple[Alert, ...]] = (
     ),
     Alert(
         name="MeshStatePutBack",
-        # One at the start of a master is there before anybody saw the series with 0.
+        # An event at the start of a master precedes the first sample with 0.
         expr=(
             'sum by (job) (increase(mesh_restores_total{how="noticed"}[15m])) > 0 or'
             ' sum by (job) (mesh_restores_total{how="noticed"}'
@@ -628,7 +628,7 @@ ALERTS: Final[tuple[Alert, ...]] = (
     ),
     Alert(
         name="MeshUnreadableEntries",
-        # Also those that a master has found at its start, before anybody saw it with none.
+        # Includes the ones found at a master's start, before the first sample with none.
         expr=(
             "sum by (job, stream) (increase(mesh_unreadable_entries_total[15m])) > 0 or"
             " sum by (job, stream) (mesh_unreadable_entries_total"

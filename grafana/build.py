@@ -1,4 +1,4 @@
-"""Writes everything in this folder that is made from code.
+"""Writes all generated files of this folder.
 
     python -m grafana.build [--into FOLDER]
 
@@ -19,18 +19,18 @@ _MADE = "# Made by `python -m grafana.build`; change the Python beside it, not t
 
 
 def files() -> dict[str, str]:
-    """Every made file, by its path below this folder."""
+    """All generated files, by path below this folder."""
     alerts = rules.alerting_rules()
     made = {
         "prometheus/rules.yaml": render(rules.recording_rules()),
         "prometheus/alerts.yaml": render(alerts),
     }
-    # One file per distance of samples: what takes a day is not looked at every 15 seconds.
+    # One file per sample interval: stories of days do not use samples of 15 seconds.
     for step_s in sorted({alert.step_s for alert in ALERTS}):
         tests = {
             "rule_files": ["../rules.yaml", "../alerts.yaml"],
             "evaluation_interval": rules.duration(step_s),
-            # Alerts read what the rules have just recorded; else the order is by chance.
+            # Alerts read results of the rules; the default order is random.
             "group_eval_order": ["mesh-rules", "mesh-alerts"],
             "tests": [
                 case for alert in ALERTS if alert.step_s == step_s for case in stories.cases(alert)

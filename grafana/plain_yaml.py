@@ -1,6 +1,6 @@
-"""Writes YAML that people like to read: blocks, plain words where they are safe, `|` for long text.
+"""Writes YAML for people: blocks, plain scalars where they are safe, `|` for long text.
 
-Only what the rules need: maps, lists, text, numbers. Any other value is a mistake.
+Only maps, lists, texts and numbers, as the rules need no others; raises for other values.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The recording rules: what dashboards and alerts would otherwise compute again and again."""
+"""Recording rules: expressions that several dashboards and alerts share."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""Rules and alerts as Prometheus reads them."""
+"""Rules and alerts in Prometheus's format."""
 
 import re
 from collections.abc import Callable
@@ -14,12 +14,12 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def annotations(alert: Alert) -> dict[str, str]:
-    """What is true of every installation; `broker-master monitoring` adds the links of one."""
+    """Annotations of every installation; `broker-master monitoring` adds the links of one."""
     return {"summary": alert.summary, "description": alert.description}
 
 
 def dashboard_path(alert: Alert) -> str:
-    """The board of an alert, below the address of Grafana, with what it is about chosen."""
+    """Path of an alert's dashboard below Grafana's address, with its variables selected."""
     query = "&".join(
         f"{name}={value if '{{' in value else quote(value)}"
         for name, value in alert.variables.items()
@@ -41,7 +41,7 @@ def recording_rules(seconds: Seconds = float) -> dict[str, object]:
 
 
 def alerting_rules(seconds: Seconds = float) -> dict[str, object]:
-    """seconds: what becomes of each duration; tests shorten them, and change nothing else."""
+    """Build the alerting rules. seconds: maps each duration; tests shorten durations with it."""
     rules: list[dict[str, object]] = []
     for alert in ALERTS:
         rule: dict[str, object] = {"alert": alert.name, "expr": _scaled(alert.expr, seconds)}
@@ -63,7 +63,7 @@ def _scaled(expr: str, seconds: Seconds) -> str:
 
 
 def duration(seconds: float) -> str:
-    """As Prometheus writes it, in the largest unit that divides it."""
+    """Format a duration for Prometheus, in the largest unit that divides it."""
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "m")):
         if seconds >= size and seconds % size == 0:
             return f"{int(seconds // size)}{unit}"

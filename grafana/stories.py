@@ -1,9 +1,9 @@
-"""Turns the story of an alert into tests that promtool runs.
+"""Turns the story of an alert into promtool tests.
 
-quiet          healthy for a while: nothing fires
-firing         faulty for long enough, and not before: it fires with its words
-resolved       healthy again: nothing fires
-missed scrape  healthy, one scrape fails, healthy: nothing fires
+quiet          healthy for a while: no alert fires
+firing         faulty for long enough, and not before: the alert fires with its text
+resolved       healthy again: no alert fires
+missed scrape  healthy, one scrape fails, healthy: no alert fires
 """
 
 from collections.abc import Iterator
@@ -71,7 +71,7 @@ def _check(alert: Alert, step: int, *, fires: bool = False) -> dict[str, object]
 
 
 def _filled(alert: Alert, text: str) -> str:
-    """The text as Prometheus will write it: labels and the one value of the story."""
+    """Fill a text as Prometheus does, with labels and value of the story."""
     for name, value in alert.labels.items():
         text = text.replace(f"{{{{ $labels.{name} }}}}", value)
     for form in ("", " | humanizeDuration", " | humanizePercentage"):
@@ -101,7 +101,7 @@ def _told(series: Series, healthy: int, faulty: int, cure: int) -> str:
 
 
 def _with_gap(series: Series) -> str:
-    """A failed scrape marks every series stale, and says so in `up`."""
+    """Insert a failed scrape, which marks every series stale and sets `up` to 0."""
     before, after = _HEALTHY_STEPS, _AFTER_MISS_STEPS + 1
     if series.name.startswith("up{"):
         return f"{_flat(1, before)} 0 {_flat(1, after)}"

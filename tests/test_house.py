@@ -315,6 +315,7 @@ def test_no_test_judges_absolute_time() -> None:
 SWEPT = (
     "broker_agent",
     "broker_master",
+    "grafana",
     "tests/host/broker_agent",
     "tests/language.py",
     "tests/test_house.py",

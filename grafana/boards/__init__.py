@@ -23,7 +23,7 @@ BOARDS: tuple[Board, ...] = (
 
 
 def dashboards() -> dict[str, str]:
-    """The JSON of each, by its uid."""
-    from grafana.boards.writing import written  # the SDK is there on developers' machines only
+    """JSON of each dashboard, by its uid."""
+    from grafana.boards.writing import written  # only development environments have the SDK
 
     return {board.uid: written(board) for board in BOARDS}

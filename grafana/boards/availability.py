@@ -3,7 +3,7 @@
 from grafana.boards.spec import GROUP, Board, Panel, Row, query, stat
 
 _RATIO = f"mesh:agent_availability:ratio_30d{{{GROUP}}}"
-# What is promised: a group may be without an active agent for so much of the time.
+# Target availability: share of the time in which a group has an active agent.
 _TARGET = 0.999
 
 BOARD = Board(

@@ -1,4 +1,4 @@
-"""Until when everybody may take part, and who was turned away."""
+"""Ends of certificates, and refused connections and requests."""
 
 from grafana.boards.spec import GROUP, JOB, Board, Panel, Row, query, stat
 

@@ -1,4 +1,4 @@
-"""What becomes of commands, how fast, and where they wait."""
+"""Outcomes, latencies and queues of commands."""
 
 from grafana.boards.spec import GROUP, JOB, Board, Panel, Row, query, stat
 

@@ -1,4 +1,4 @@
-"""What a dashboard says, without how Grafana writes it.
+"""Content of a dashboard, independent of Grafana's format.
 
 `quiet` marks panels that are empty while all is well; a test shows each of them with a fault.
 """
@@ -8,7 +8,7 @@ from typing import Any, Final, Literal
 
 Kind = Literal["stat", "lines", "bars", "table", "timeline", "heatmap", "pie", "gauges"]
 
-# Every expression is limited to what the variables choose.
+# Each expression is limited to the selection of the variables.
 JOB: Final = 'job=~"$job"'
 GROUP: Final = 'job=~"$job",group=~"$group"'
 AGENT: Final = 'job=~"$job",group=~"$group",agent=~"$agent"'
@@ -19,7 +19,7 @@ STATUS_COLORS: Final = {
     "disabled": ("Disabled", "#808080", 3),
     "active": ("Active", "green", 4),
 }
-# One number per agent, which the timelines turn back into words.
+# One number per agent; the timelines map it back to the status.
 STATUS_CODE: Final = (
     "max by (agent) (\n  "
     + "\n  or ".join(
@@ -32,7 +32,7 @@ STATUS_CODE: Final = (
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """legend: label values in double braces; in a table the name of the column."""
+    """One query. legend: label values in double braces; in a table the name of the column."""
 
     expr: str
     legend: str = ""
@@ -40,7 +40,7 @@ class Query:
 
 @dataclass(frozen=True, kw_only=True)
 class Panel:
-    """steps: colour from each value on, the first one from everything. join: a table's key."""
+    """One panel. steps: colour from each value on, the first one for all. join: a table's key."""
 
     kind: Kind
     title: str
@@ -68,7 +68,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Board:
-    """variables: of `job`, `group` and `agent` those that its panels use."""
+    """One dashboard. variables: those of `job`, `group` and `agent` that its panels use."""
 
     uid: str
     title: str

@@ -1,4 +1,4 @@
-"""Writes boards as Grafana reads them, with the builders of its own SDK."""
+"""Writes dashboards in Grafana's format, with the builders of its SDK."""
 
 import json
 from collections.abc import Iterator
@@ -39,14 +39,14 @@ _SHAPES: Final[dict[str, Any]] = {
     "pie": piechart.Panel,
     "gauges": bargauge.Panel,
 }
-# The SDK writes what only interval variables have into every variable.
+# Fields of interval variables, which the SDK writes into every variable.
 _OF_INTERVALS: Final = ("auto", "auto_count", "auto_min")
 # One value per query: a table, a number, a share of the whole.
 _INSTANT: Final = frozenset({"stat", "table", "pie", "gauges"})
 
 
 def written(board: Board) -> str:
-    """The dashboard's JSON, the same bytes each time."""
+    """Write a dashboard's JSON, deterministically."""
     builder = (
         build.Dashboard(board.title)
         .uid(board.uid)
@@ -254,7 +254,7 @@ def _statuses() -> dashboard.ValueMap:
 
 
 def _columns(shape: Any, panel: Panel) -> Any:  # noqa: ANN401  as above
-    """Queries side by side, joined by a label; one column each, named as the query's legend."""
+    """Join queries by a label into a table; one column each, named as the query's legend."""
     if len(panel.queries) > 1:
         shape = shape.with_transformation(
             dashboard.DataTransformerConfig(
