@@ -1,1 +1,1 @@
-"""What every process needs to take part in the mesh: the link, the SDK and the `mesh` command."""
+"""The client side of the mesh: the link that every process uses, the SDK, the `mesh` command."""

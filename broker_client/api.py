@@ -4,8 +4,8 @@
         record = await mesh.run(["uname", "-a"], group="web")
         print(record.state, record.output.stdout)
 
-Everything raises `schemas.faults.MeshError`: `code` names the fault, `retry` says whether asking
-again can help, `effect` whether what was asked for may have happened all the same.
+All methods raise `schemas.faults.MeshError`: `code` names the fault, `retry` says whether a retry
+can help, `effect` whether the request may have had its effect nevertheless.
 """
 
 import asyncio
@@ -82,11 +82,11 @@ from schemas.verbs import (
 
 __all__ = ["MeshClient", "Output", "OutputPart", "SubmitFields", "Work"]
 
-# For how long a submission is tried again, with the same id.
+# Seconds of retries of a submission, with the same id.
 SUBMIT_S: Final = 30.0
-# How long the master holds a `command.wait` before it says "not yet"; it allows 60.
+# Seconds that the master holds a `command.wait` before it answers "not yet"; it allows 60.
 WAIT_HOLD_S: Final = 30.0
-# The most commands that the master gives at once.
+# Greatest page of commands that the master gives.
 PAGE: Final = 500
 RESULTS_UNREAD: Final = 10_000
 # Each reader of output has one request in flight; the broker allows a client more than this.
@@ -99,16 +99,15 @@ Work = ActionArgs | Sequence[str]
 
 
 class SubmitFields(TypedDict, total=False):
-    """Where and how a command is to run. Exactly one of `group` and `agent`.
+    """Target and terms of a command. Exactly one of `group` and `agent`.
 
-    id: the dedup id; the same id and body again is the same command. queue_ttl_s: how long it may
-    wait for an agent. deadline: unix time after which it must not be accepted any more.
-    loss: what its agent does with it while its master is silent: `kill`, `hold` it for `hold_s`
-    seconds, or `continue`. on_lost: what becomes of it once it is lost: `error`, `rerun`, which is
-    for what is safe to repeat, or `wait` for a word (`MeshClient.decide`). with_output: small
-    output comes with the result. on_inactive: `queue`, or `refuse` while no agent
-    of the target is active. priority: 0 to 4, the greater goes first. tags: what an agent of the
-    group must have.
+    id: for deduplication; the same id and body again is the same command. queue_ttl_s: longest
+    wait for an agent. deadline: unix time after which the master refuses it. loss: policy of its
+    agent while the master is silent: `kill`, `hold` (for `hold_s` seconds) or `continue`. on_lost:
+    after the loss of its attempt `error`, `rerun` (for idempotent commands) or `wait` for a
+    decision (`MeshClient.decide`). with_output: small output comes with the result. on_inactive:
+    `queue`, or `refuse` while no agent of the target is active. priority: 0 to 4, a greater one
+    goes first. tags: required of an agent of the group.
     """
 
     id: str | None
@@ -127,21 +126,21 @@ class SubmitFields(TypedDict, total=False):
 
 
 class MeshClient:
-    """One client of the mesh on one connection. Belongs to the loop it was connected in.
+    """One client of the mesh on one connection. Belongs to the loop that it was connected in.
 
-    Any number of calls may be in flight at once; all results share one subscription. A lost
-    connection comes back by itself, and what was missed meanwhile is asked for.
+    Any number of calls may be in flight at once; all results share one subscription. The client
+    reconnects by itself, and then requests the results that it missed.
     """
 
     def __init__(self, link: Link, *, name: str, role: str, answer_s: float = ANSWER_S) -> None:
-        """Use a link that is up. `connect` is the usual way to one."""
+        """Use a connected link. `connect` is the usual way to a client."""
         self._link = link
         self._asker = Asker(link, name, role, answer_s=answer_s)
         self._results = Results(self._asker)
         self.fanouts = Fanouts(self._asker)
         self._tasks = TaskSet(f"mesh client {name}", limit=READERS)
         self._renewal: SelfRenewal | None = None
-        # Ids need no secrecy, only to be new: one random part per client, then a count.
+        # Ids must be unique, not secret: one random part per client, then a count.
         self._id_prefix = secrets.token_hex(8)
         self._submitted = 0
 
@@ -150,18 +149,18 @@ class MeshClient:
     async def connect(
         cls, context: Context | Path | str | None = None, *, timeout_s: float = ANSWER_S
     ) -> AsyncIterator[Self]:
-        """A client that is connected for the length of an `async with`.
+        """Connect a client for the length of an `async with`.
 
-        context: what `load_context` gives, a file, a name, or None for `MESH_CONTEXT` or the
-        default. timeout_s: for the connection to come up, and for each answer of the master.
-        Raises `context_invalid`, `state_unreadable` and the like before anything is sent,
-        `credentials_rejected`, or `broker_unreachable` after `timeout_s`.
+        context: a `Context` of `load_context`, a file, a name, or None for `MESH_CONTEXT` or the
+        default. timeout_s: of connecting, and of each answer of the master. Raises
+        `context_invalid`, `state_unreadable` or another fault of the files before anything is
+        sent, `credentials_rejected`, or `broker_unreachable` after `timeout_s`.
         """
         keep_out_of_the_way()
         if not isinstance(context, Context):
             context = load_context(context, os.environ)
         identity = _identity_of(context)
-        # Files that cannot be read are a fault of their own, not a broker that cannot be reached.
+        # Unreadable files raise their own fault here, before the broker counts as unreachable.
         first = [identity()]
         link = await Link.connect(
             context.urls,
@@ -173,16 +172,16 @@ class MeshClient:
         try:
             client = cls(link, name=context.name, role=context.role, answer_s=timeout_s)
             client._renewal = SelfRenewal(context, link, client._asker)
-            # No flush: what is asked goes out behind the subscriptions, on the same connection.
+            # No flush: requests follow the subscriptions on the same connection.
             async with client.running():
                 yield client
         finally:
-            # Each question has been answered or given up: nothing waits to be sent.
+            # Each request has been answered or given up: nothing waits to be sent.
             await link.close(0)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
-        """Keep the results complete for the length of the block; `connect` does this itself."""
+        """Receive all results for the length of the block; `connect` does this itself."""
         catch_up = self._tasks.spawn(self._results.catch_up())
         renewal = None if self._renewal is None else self._tasks.spawn(self._renewal.run())
         try:
@@ -205,11 +204,11 @@ class MeshClient:
         return self._link
 
     async def renew(self) -> str:
-        """Renew this client's own credentials now; returns until when the new ones are good.
+        """Renew this client's own credentials now; returns the end of the new ones (RFC 3339).
 
-        They renew themselves as well, when two thirds of their time are over. The files of the
-        context are replaced, and the connection moves without a gap. Raises the fault that
-        hindered it; nothing has changed then.
+        They are also renewed automatically after two thirds of their life. The files of the
+        context are replaced, and the connection is handed over without a gap. Raises the fault
+        that prevented it; nothing has changed then.
         """
         if self._renewal is None:
             raise Misused("context_invalid", "a client that was made without a context")
@@ -220,12 +219,12 @@ class MeshClient:
     async def submit(
         self, work: Work, *, timeout_s: float = SUBMIT_S, **fields: Unpack[SubmitFields]
     ) -> SubmitAnswer:
-        """Have the mesh run `work`. The command is durable when this returns.
+        """Submit a command that runs `work`. The command is durable when this returns.
 
         work: an argument list, which runs a program without a shell, or the arguments of an
-        action. While nobody answers it is sent again with the same id, which is safe, for up to
-        `timeout_s` seconds. Raises the master's refusal, in which case nothing was stored; or
-        Unreachable, in which case it may have been accepted: ask for its id.
+        action. Without an answer it is retried with the same id (idempotent) for up to `timeout_s`
+        seconds. Raises the master's refusal, in which case nothing was stored; or Unreachable, in
+        which case it may have been accepted: `show` its id.
         """
         is_own_id = not fields.get("id")
         return await self._submit(self._request(work, fields), timeout_s, is_own_id=is_own_id)
@@ -233,11 +232,11 @@ class MeshClient:
     async def run(
         self, work: Work, *, timeout_s: float | None = None, **fields: Unpack[SubmitFields]
     ) -> CommandRecord:
-        """Submit `work` and return its record once it has ended, however it ended.
+        """Submit `work` and return its record after its end, whatever the result.
 
-        Small output is in `record.output`; of larger output see `logs`. timeout_s: how long to
-        wait here, None for ever; it does not end the command. Raises as `submit`, or Expired
-        (`wait_timeout`), after which the command goes on.
+        Small output is in `record.output`; for larger output use `logs`. timeout_s: of this wait,
+        None for no limit; it does not end the command. Raises as `submit`, or Expired
+        (`wait_timeout`); the command continues then.
         """
         is_own_id = not fields.get("id")
         fields.setdefault("with_output", True)
@@ -258,9 +257,9 @@ class MeshClient:
     async def start(
         self, work: Work, **fields: Unpack[SubmitFields]
     ) -> AsyncIterator[tuple[SubmitAnswer, Waiter]]:
-        """As `submit`, with the wait for its end beside it: for those who do more meanwhile.
+        """As `submit`, together with a waiter for the end: for callers with other work meanwhile.
 
-        `await waiter.record()` gives the record; it may be awaited by one task at a time.
+        `await waiter.record()` gives the record; one task at a time may await it.
         """
         is_own_id = not fields.get("id")
         request = self._request(work, fields)
@@ -276,11 +275,10 @@ class MeshClient:
     async def wait(
         self, id: str, *, timeout_s: float | None = None, with_output: bool = False
     ) -> CommandRecord:
-        """The record of command `id`, whoever submitted it, once it has ended.
+        """Wait for the end of command `id` of any client, and return its record.
 
-        timeout_s: how long to wait, None for ever. Raises `command_unknown`; Expired
-        (`wait_timeout`), after which the command goes on; or Unreachable once nobody has answered
-        for a minute.
+        timeout_s: None for no limit. Raises `command_unknown`; Expired (`wait_timeout`), the
+        command continues then; or Unreachable after a minute without an answer.
         """
         query = CommandQuery(
             id=check_command_id(id), with_output=with_output, timeout_s=WAIT_HOLD_S
@@ -295,15 +293,15 @@ class MeshClient:
             raise _not_yet(id, timeout_s) from error
 
     async def show(self, id: str, *, with_output: bool = False) -> CommandRecord:
-        """The record of command `id` as it stands; `with_output` adds output that is small."""
+        """Return the present record of command `id`; `with_output` adds small output."""
         query = CommandQuery(id=check_command_id(id), with_output=with_output)
         return await self.ask(COMMAND_SHOW, query)
 
     async def list(self, query: CommandList | None = None) -> CommandPage:
-        """Commands, newest first, a page at a time: pass `page.cursor` on for the next.
+        """Return a page of commands, newest first; `page.cursor` is the cursor of the next one.
 
-        `query.filter` are words as `state:failed,lost label:deploy=42 program:apt* since:1d`.
-        Raises `filter_invalid`, or `filter_unsupported` if the master is too old to know any.
+        `query.filter`: words such as `state:failed,lost label:deploy=42 program:apt* since:1d`.
+        Raises `filter_invalid`, or `filter_unsupported` if the master is too old for filters.
         """
         query = query or CommandList()
         page = await self.ask(COMMAND_LIST, query)
@@ -311,32 +309,32 @@ class MeshClient:
         return page
 
     async def find(self, filter: str, *, limit: int = 1000) -> "Sequence[CommandRecord]":
-        """The first `limit` commands that all words of `filter` hold for, as with `list`."""
+        """Return the first `limit` commands that match all words of `filter`, as with `list`."""
         found: dict[str, CommandRecord] = {}
         query = CommandList(filter=filter, limit=min(limit, PAGE))
         while True:
             page = await self.list(query)
             for record in page.commands:
-                # One that ends between two pages may come twice.
+                # A command that ends between two pages may come twice.
                 found.setdefault(record.id, record)
             if page.cursor is None or len(found) >= limit:
                 return [*found.values()][:limit]
             query = msgspec.structs.replace(query, cursor=page.cursor)
 
     async def cancel(self, id: str) -> CommandRecord:
-        """Ask for the end of command `id`. It has ended when `wait` says so, not before.
+        """Request the end of command `id`; `wait` returns once it has ended.
 
-        Raises `command_unknown`, or `command_ended` if there is nothing to end.
+        Raises `command_unknown`, or `command_ended` if it has ended already.
         """
         query = CommandQuery(id=check_command_id(id))
         return await self.ask(COMMAND_CANCEL, query)
 
     async def retry(self, id: str, *, new_id: str | None = None) -> SubmitAnswer:
-        """Submit command `id`, which has ended, once more: the same body, an id of its own.
+        """Submit the ended command `id` again: the same body, an id of its own.
 
-        It is this client's then, and has a label `retry-of`. While nobody answers it is asked again
-        with the same new id, which is safe. Raises `command_unknown`, `command_open`,
-        `body_not_kept`, `id_conflict`, or what a submission of it is refused with.
+        The new command belongs to this client and has the label `retry-of`. Without an answer the
+        request is retried with the same new id (idempotent). Raises `command_unknown`,
+        `command_open`, `body_not_kept`, `id_conflict`, or a fault of `submit`.
         """
         chosen = check_command_id(new_id or secrets.token_hex(12))
         request = RetryRequest(id=check_command_id(id), new_id=chosen)
@@ -345,22 +343,22 @@ class MeshClient:
         return answer if new_id else msgspec.structs.replace(answer, duplicate=False)
 
     async def decide(self, id: str, decision: Literal["fail", "rerun"]) -> CommandRecord:
-        """Give the word that command `id` waits for since its attempt was lost.
+        """Decide about command `id`, which waits since the loss of its attempt.
 
         `fail` ends it as lost, `rerun` queues it for a new attempt. Raises `command_unknown`, or
-        `not_undecided` if it waits for none.
+        `not_undecided` if it does not wait for a decision.
         """
         request = DecideRequest(id=check_command_id(id), decision=decision)
         return await self.ask(COMMAND_DECIDE, request)
 
     async def dead_letters(self, query: CommandList | None = None) -> CommandPage:
-        """Commands that no agent has acknowledged, a page at a time as with `list`."""
+        """Return a page of commands that no agent has acknowledged, as with `list`."""
         return await self.ask(DEADLETTER_LIST, query or CommandList())
 
     async def retry_dead_letter(self, id: str, *, new_id: str | None = None) -> SubmitAnswer:
-        """Submit a dead letter once more, as a command of this client with an id of its own.
+        """Submit a dead letter again, as a command of this client with an id of its own.
 
-        While nobody answers it is asked again with the same new id, which is safe. Raises
+        Without an answer the request is retried with the same new id (idempotent). Raises
         `command_unknown` if there is no such dead letter, or `id_conflict`.
         """
         chosen = check_command_id(new_id or secrets.token_hex(12))
@@ -372,13 +370,13 @@ class MeshClient:
     def logs(
         self, id: str, *, attempt: int | None = None, follow: bool = False, times: bool = False
     ) -> Output:
-        """The output of command `id` from its first byte on, to be read with `async for`.
+        """Return the output of command `id` from its first byte on, to be read with `async for`.
 
-        attempt: one of its attempts; None: the newest, and with `follow` those after it as well.
-        follow: go on until the command has ended, over lost connections too. Raises
-        `command_unknown`, `attempt_unknown`, or Unreachable after a minute without an answer.
-        times: parts say when they were printed, unless the master is one of 0.1.0. Call `aclose`
-        when reading ends early.
+        attempt: its number; None: the newest, and with `follow` the later ones as well. follow:
+        continue until the command has ended, across reconnects. Raises `command_unknown`,
+        `attempt_unknown`, or Unreachable after a minute without an answer. times: parts have the
+        times at which they were printed, unless the master is of 0.1.0. Call `aclose` when reading
+        ends early.
         """
         return Output(
             self._asker,
@@ -391,10 +389,10 @@ class MeshClient:
 
     @contextlib.contextmanager
     def results(self, *, unread: int = RESULTS_UNREAD) -> Iterator[Reader]:
-        """Every result of this client's commands while the block lasts, for `async for`.
+        """Receive each result of this client's commands during the block, for `async for`.
 
-        Of more than `unread` results that nobody has read yet, the oldest are dropped and counted
-        in `missed`. Results that come while the connection is away are not here: see `run`.
+        At most `unread` results are kept; the oldest are dropped and counted in `missed`. Results
+        that are sent while the link is disconnected are not received: see `run`.
         """
         reader = self._results.open_reader(unread)
         try:
@@ -407,9 +405,9 @@ class MeshClient:
     async def agents(
         self, *, group: str | None = None, status: str | None = None, filter: str = ""
     ) -> Sequence[AgentRecord]:
-        """All agents by name, however many pages they fill.
+        """Return all agents by name, of all pages.
 
-        filter: words as `web-* status:no_response expires:<14d tag:site=a`; faults as of `list`.
+        filter: words such as `web-* status:no_response expires:<14d tag:site=a`; raises as `list`.
         """
         request = AgentList(group=group, status=status, filter=filter)
         found: list[AgentRecord] = []
@@ -417,12 +415,12 @@ class MeshClient:
             page = await self.ask(AGENT_LIST, request)
             found += page.agents
             if page.cursor is None:
-                # A master of 0.1.0 has given all of them.
+                # A master of 0.1.0 has answered with all agents.
                 return found if page.filter == filter else _passing(found, filter)
             request = msgspec.structs.replace(request, cursor=page.cursor)
 
     async def ping(self, agent: str, *, timeout_s: float = 5.0) -> PingAnswer:
-        """How long an agent takes to answer the master; `rtt_s` is None if no answer comes in time.
+        """Measure the round trip from the master to an agent; `rtt_s` is None after the timeout.
 
         Raises `agent_unknown`, or Unreachable if the master does not answer.
         """
@@ -430,7 +428,7 @@ class MeshClient:
         return await self._asker.ask(AGENT_PING, request, wait_s=timeout_s)
 
     async def groups(self) -> Sequence[GroupRecord]:
-        """All groups by name, however many pages they fill."""
+        """Return all groups by name, of all pages."""
         request = GroupList()
         found: list[GroupRecord] = []
         while True:
@@ -441,7 +439,7 @@ class MeshClient:
             request = msgspec.structs.replace(request, cursor=page.cursor)
 
     async def clients(self) -> Sequence[ClientRecord]:
-        """All clients by name, however many pages they fill."""
+        """Return all clients by name, of all pages."""
         request = ClientList()
         found: list[ClientRecord] = []
         while True:
@@ -467,11 +465,11 @@ class MeshClient:
         request: msgspec.Struct | None = None,
         kind: type[object] = object,
     ) -> object:
-        """Any operation of docs/protocol.md: `ask(AGENT_SHOW, NameQuery(name="web-1"))`.
+        """Call any verb of docs/protocol.md: `ask(AGENT_SHOW, NameQuery(name="web-1"))`.
 
-        The verbs are in `schemas.verbs`, each with the types of its request and its answer. One
-        that only a newer mesh has is asked by its names, `ask("agent", "show", request, kind)`.
-        Asked once: after Unreachable with effect `unknown`, look before asking again.
+        The verbs are in `schemas.verbs`, each with the types of its request and its answer. A verb
+        of a newer mesh is called by its names, `ask("agent", "show", request, kind)`. There is no
+        retry: after Unreachable with effect `unknown`, check the state before calling again.
         """
         if isinstance(noun, AnyVerb) and isinstance(verb, msgspec.Struct):
             return await self._asker.ask_named(noun.noun, noun.verb, verb, noun.answer)
@@ -503,14 +501,14 @@ class MeshClient:
                 if not is_passing(error) or asyncio.get_running_loop().time() >= give_up_at:
                     raise
             else:
-                # An id of our own is new: what the mesh knew already was our earlier try.
+                # The id is new, so a duplicate is the earlier try of this very submission.
                 if tries > 1 and is_own_id and answer.duplicate:
                     answer = msgspec.structs.replace(answer, duplicate=False)
                 return answer
             await asyncio.sleep(backoff.next_s())
 
     async def _wait_once(self, query: CommandQuery) -> CommandRecord | None:
-        """The record once it is terminal; None if the master held the question for nothing."""
+        """Return the record once it is terminal; None after the master's timeout."""
         try:
             record = await self._asker.ask_until_answered(
                 COMMAND_WAIT, query, wait_s=query.timeout_s
@@ -543,7 +541,7 @@ def _passing(agents: Sequence[AgentRecord], filter: str) -> Sequence[AgentRecord
 
 
 def _check_filtered(wanted: str, obeyed: str) -> None:
-    """Whoever did not obey a filter has answered with what nobody has asked for."""
+    """Refuse an answer to which the master has not applied the filter."""
     if wanted != obeyed:
         raise Refused("filter_unsupported", "the master has not filtered what it answered")
 
@@ -553,7 +551,7 @@ def _not_yet(command: str, timeout_s: float | None) -> Expired:
 
 
 def _identity_of(context: Context) -> Callable[[], LinkIdentity]:
-    """Reads the files of a context anew at each call, so that renewed ones are picked up."""
+    """Return a function that reads the files of a context, so that renewed ones are picked up."""
     files = ContextFiles(context)
 
     def read() -> LinkIdentity:

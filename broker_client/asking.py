@@ -1,4 +1,4 @@
-"""One question to the master and its typed answer, or the fault that came instead."""
+"""One request to the master and its typed answer, or its fault."""
 
 import asyncio
 import random
@@ -20,15 +20,15 @@ Q = TypeVar("Q", bound=msgspec.Struct)
 A = TypeVar("A", bound=msgspec.Struct)
 
 ANSWER_S: Final = 10.0
-# How long no answer at all is borne before a wait is given up; a broker elects a leader in 5.4 s
-# and a master restarts in less than this.
+# Seconds without any answer after which a wait is given up; a broker elects a leader in 5.4 s and a
+# master restarts in less than this.
 OUTAGE_S: Final = 60.0
 _RETRY_FIRST_S: Final = 0.1
 _RETRY_CAP_S: Final = 2.0
 UNPROVED: Final = "connection_unproved"
 _UNPROVED_TRIES: Final = 5
 
-# For a broker that answers while nobody behind it does.
+# Advice if the broker answers, but no master does.
 NO_MASTER: Final = (
     "start the master: broker-master serve --state-dir D; if it runs, see its log and whether"
     " its /readyz answers 200"
@@ -44,7 +44,7 @@ _FAMILIES: Final[dict[str, type[MeshError]]] = {
 
 
 class Asker:
-    """Asks in the name of one client. Holds no state but the link and the name."""
+    """Sends the requests of one client. Holds no state except the link and the name."""
 
     def __init__(self, link: Link, name: str, role: str, *, answer_s: float = ANSWER_S) -> None:
         self.link = link
@@ -53,17 +53,17 @@ class Asker:
         self.answer_s = answer_s
 
     async def ask(self, verb: Verb[Q, A], request: Q, *, wait_s: float = 0.0) -> A:
-        """The answer to `request`, of the type that the verb says; see `ask_named`."""
+        """Return the answer to `request`, of the verb's type; see `ask_named`."""
         return await self.ask_named(verb.noun, verb.verb, request, verb.answer, wait_s=wait_s)
 
     async def ask_named(
         self, noun: str, verb: str, request: msgspec.Struct, kind: type[M], *, wait_s: float = 0.0
     ) -> M:
-        """Send `request` to `noun.verb`, which a newer mesh may have, and decode a `kind`.
+        """Send `request` to `noun.verb`, also one of a newer mesh, and decode a `kind`.
 
-        wait_s: how long the master itself may take before it answers, on top of `answer_s`.
-        Raises the master's fault as a MeshError of its code; Refused (`forbidden`) without asking
-        if the role cannot do this; Unreachable (`no_answer`), in which case the effect is unknown
+        wait_s: seconds that the master itself may wait before it answers, on top of `answer_s`.
+        Raises the master's fault as a MeshError of its code; Refused (`forbidden`) without a
+        request if the role may not call the verb; Unreachable (`no_answer`), with an unknown effect
         unless the error says otherwise.
         """
         payload = codec.encode_request(request)
@@ -76,13 +76,13 @@ class Asker:
                 return codec.decode_trusted(kind, msg.data)
             if fault.code != UNPROVED or tries >= _UNPROVED_TRIES:
                 raise fault
-            # Nobody has looked at the request: a connection in our name was just cut.
+            # No master has seen the request: a connection with this name was just cut.
             await asyncio.sleep(_RETRY_FIRST_S)
 
     async def ask_until_answered(self, verb: Verb[Q, A], request: Q, *, wait_s: float = 0.0) -> A:
-        """As `ask`, for what may be asked twice: tried again while nobody answers.
+        """As `ask`, for idempotent requests: retried while there is no answer.
 
-        Gives up with the last fault once nobody has answered for `OUTAGE_S`.
+        Raises the last fault after `OUTAGE_S` without an answer.
         """
         backoff = Backoff(random.random, first_s=_RETRY_FIRST_S, cap_s=_RETRY_CAP_S)
         give_up_at = asyncio.get_running_loop().time() + OUTAGE_S + wait_s
@@ -115,12 +115,12 @@ class Asker:
 
 
 def is_passing(error: MeshError) -> bool:
-    """Whether asking again may help by itself: nobody answered, or the master is just starting."""
+    """Whether a plain retry may help: there was no answer, or the master is starting."""
     return isinstance(error, Unreachable) or error.code in _PASSING
 
 
 def fault_of(msg: Msg) -> MeshError | None:
-    """The fault that a service answer carries in its headers and body; None if it carries none."""
+    """Return the fault in the headers and body of a service answer; None if there is none."""
     headers = msg.headers
     if ERROR_CODE_HEADER not in headers and ERROR_HEADER not in headers:
         return None
@@ -132,6 +132,6 @@ def fault_of(msg: Msg) -> MeshError | None:
         return Refused("internal", f"error {number}: {said or 'no reason given'}")
     family = _FAMILIES.get(body.code, Refused)
     if body.code not in FAULTS:
-        # A newer master: keep its own name of the fault in the text.
+        # A fault of a newer master: its own code goes into the text.
         return family("internal", f"{body.message} ({body.code})")
     return family(body.code, body.message)

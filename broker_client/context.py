@@ -1,4 +1,4 @@
-"""Which context a person meant: a file, a name, the environment's, or the default one."""
+"""Choice of the context: a file, a name, the environment's, or the default."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,17 +18,17 @@ VARIABLE: Final = "MESH_CONTEXT"
 DEFAULT_NAME: Final = "default"
 FILE_NAME: Final = "context.toml"
 SUFFIX: Final = ".toml"
-# Beside the contexts directory: the name or the path of the one that `mesh context use` was told.
+# File beside the contexts directory: the name or path given to `mesh context use`.
 CURRENT: Final = "current"
 
 
 def load_context(given: str | Path | None, environ: Mapping[str, str]) -> Context:
-    """The context that `given` names, or that of `MESH_CONTEXT`, of `mesh context use`, `default`.
+    """Load the context of `given`, or else of `MESH_CONTEXT`, `mesh context use` or `default`.
 
     given: a file, a directory that `mesh client create` made, or a name below
-    `$XDG_CONFIG_HOME/mesh/contexts`. What has a slash or ends in `.toml` is taken for a path.
-    The paths in what comes back are absolute; the files they name are not opened yet.
-    Raises Refused or Corrupt: `context_invalid`, or `state_unreadable` if it may not be read.
+    `$XDG_CONFIG_HOME/mesh/contexts`. A text with a slash or with the suffix `.toml` is a path.
+    The paths in the context are absolute; the files are not opened yet. Raises Refused or Corrupt:
+    `context_invalid`, or `state_unreadable` without the permission to read it.
     """
     path = find_context(given, environ)
     try:
@@ -42,7 +42,7 @@ def load_context(given: str | Path | None, environ: Mapping[str, str]) -> Contex
 
 
 def find_context(given: str | Path | None, environ: Mapping[str, str]) -> Path:
-    """The file that `load_context` reads; it need not exist, unless nobody named one."""
+    """Return the file that `load_context` reads; it may be missing if it was named explicitly."""
     if isinstance(given, Path):
         return _file_of(given)
     named = given or environ.get(VARIABLE, "")
@@ -57,21 +57,21 @@ def find_context(given: str | Path | None, environ: Mapping[str, str]) -> Path:
 
 def contexts_directory(environ: Mapping[str, str]) -> Path:
     configured = environ.get("XDG_CONFIG_HOME", "")
-    # The XDG base directory specification has relative values ignored.
+    # The XDG base directory specification ignores relative values.
     base = Path(configured) if configured.startswith("/") else Path.home() / ".config"
     return base / "mesh" / "contexts"
 
 
 def names_of(environ: Mapping[str, str]) -> list[Path]:
-    """The files of the contexts that can be named, by name."""
+    """Return the files of the contexts below the contexts directory, by name."""
     directory = contexts_directory(environ)
     return sorted(path for path in directory.glob(f"*{SUFFIX}") if is_name(path.stem))
 
 
 def use(given: str, environ: Mapping[str, str]) -> Path:
-    """Have `given`, a name or a path as `load_context` takes it, meant where none is named.
+    """Make `given`, a name or a path as in `load_context`, the default context.
 
-    Returns its file. Raises the fault of a context that cannot be used: nothing changes then.
+    Returns its file. Raises the fault of an unusable context; nothing changes then.
     """
     path = find_context(given, environ)
     load_context(path, environ)

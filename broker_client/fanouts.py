@@ -31,12 +31,12 @@ from schemas.verbs import (
     FANOUT_WAIT,
 )
 
-# How long the master may hold a question back; it allows 60.
+# Seconds that the master may hold a request; it allows 60.
 HOLD_S: Final = 30.0
 
 
 class FanoutFields(TypedDict, total=False):
-    """How each command of a fan-out is to run; see `SubmitFields`."""
+    """Terms of each command of a fan-out; see `SubmitFields`."""
 
     queue_ttl_s: float | None
     loss: Loss
@@ -48,7 +48,7 @@ class FanoutFields(TypedDict, total=False):
 
 
 class Fanouts:
-    """What a client may do with fan-outs. They live in the master: a client may come and go."""
+    """Requests of a client about fan-outs. The master runs them, also without the client."""
 
     def __init__(self, asker: Asker) -> None:
         self._asker = asker
@@ -67,14 +67,14 @@ class Fanouts:
         batch_sleep_s: float = 0.0,
         **fields: Unpack[FanoutFields],
     ) -> FanoutRecord:
-        """Have the mesh run an action on each agent that all of the choices hold for.
+        """Submit a fan-out that runs an action on each agent that matches all of the choices.
 
-        The fan-out is durable when this returns, and goes on without this client. at_once: how many
-        agents work on it at the same time, 0 for all. max_failures: once more have failed, nobody
-        else is asked. Agents that do not respond are skipped, unless `queue_ttl_s` says how long
-        to wait for them. batch_sleep_s: with `at_once`, how long the place of an agent that has
-        ended stays empty; a master of 0.1.0 does not know that (`filter_unsupported`). While nobody
-        answers it is asked again with the same id, which is safe.
+        The fan-out is durable when this returns, and continues without this client. at_once:
+        concurrency limit in agents, 0 for all. max_failures: failures after which no further
+        command is started. Agents that do not respond are skipped, or waited for `queue_ttl_s`.
+        batch_sleep_s: with `at_once`, seconds for which the slot of an ended agent stays empty;
+        masters of 0.1.0 lack it (`filter_unsupported`). Without an answer the request is retried
+        with the same id (idempotent).
         """
         command = SubmitRequest(
             action=action, args=msgspec.Raw(codec.encode_request(args)), **fields
@@ -95,13 +95,13 @@ class Fanouts:
         return answer if id else msgspec.structs.replace(answer, duplicate=False)
 
     async def _end_unobeyed(self, id: str) -> None:
-        """A master of 0.1.0 rests between no agents: what it has begun is ended, and said."""
+        """Cancel a fan-out whose `batch_sleep_s` a master of 0.1.0 has ignored, and raise that."""
         with contextlib.suppress(MeshError):
             await self.cancel(id)
         raise Refused("filter_unsupported", f"{id} is cancelled: the master knows no batch_sleep_s")
 
     async def show(self, id: str) -> FanoutRecord:
-        """A fan-out as it stands, with all its members."""
+        """Return the present record of a fan-out, with all members."""
         query = FanoutQuery(id=check_command_id(id))
         members: list[FanoutMember] = []
         while True:
@@ -123,21 +123,21 @@ class Fanouts:
         return await self.show(id)
 
     async def look(self, query: FanoutQuery) -> FanoutRecord:
-        """Its record without members, once it has ended or `query.timeout_s` has passed."""
+        """Return its record without members, after its end or `query.timeout_s`."""
         return await self._asker.ask_until_answered(FANOUT_WAIT, query, wait_s=query.timeout_s)
 
     async def cancel(self, id: str) -> FanoutRecord:
-        """Ask nobody else, and end what is open. Raises `fanout_unknown` or `command_ended`."""
+        """Start no more commands, cancel open ones. Raises `fanout_unknown` or `command_ended`."""
         query = FanoutQuery(id=check_command_id(id))
         return await self._asker.ask(FANOUT_CANCEL, query)
 
     async def retry(
         self, id: str, *, failed: bool = False, silent: bool = False, new_id: str | None = None
     ) -> FanoutRecord:
-        """Run fan-out `id`, which has ended, once more as a new one: the same body.
+        """Run the ended fan-out `id` again, as a new one with the same body.
 
-        failed: on those agents on which it did not succeed; silent: on those that were not asked;
-        neither: on all. Raises `fanout_unknown`, `command_open` or `nothing_to_retry`.
+        failed: on agents without success; silent: on agents that were skipped; neither: on all.
+        Raises `fanout_unknown`, `command_open` or `nothing_to_retry`.
         """
         request = FanoutRetry(
             id=check_command_id(id),
@@ -149,6 +149,6 @@ class Fanouts:
         return answer if new_id else msgspec.structs.replace(answer, duplicate=False)
 
     async def list(self, *, limit: int = 50) -> Sequence[FanoutRecord]:
-        """The newest fan-outs, without their members."""
+        """Return the newest fan-outs, without members."""
         answer = await self._asker.ask(FANOUT_LIST, FanoutList(limit=limit))
         return answer.fanouts

@@ -1,4 +1,4 @@
-"""A command's output as it comes: both streams by offsets, one request ahead of the reader."""
+"""Live output of a command: both streams by offsets, one request ahead of the reader."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,16 +14,16 @@ from schemas.states import TERMINAL
 from schemas.subjects import STDERR, STDOUT
 from schemas.verbs import COMMAND_LOGS
 
-# How long the master may hold an answer back while there is nothing new; it allows 30.
+# Seconds that the master may hold an answer without new bytes; it allows 30.
 HOLD_S: Final = 25.0
 
 
 class OutputPart(msgspec.Struct, frozen=True):
     """Bytes of one stream (`stdout` or `stderr`) of one attempt, from `offset` on.
 
-    A gap before `offset` is output that was not kept. cut: these bytes, which may be none, are the
-    last, and not all that the attempt wrote was kept: it is missing in a gap, or after them. marks:
-    when they were printed, each from an offset on; empty unless it was asked for.
+    A gap before `offset` is output that was not kept. cut: these bytes (maybe none) are the last
+    ones, and a part of the attempt's output was not kept, in a gap or after them. marks: times at
+    which they were printed, each from an offset on; empty unless requested.
     """
 
     attempt: int
@@ -37,7 +37,7 @@ class OutputPart(msgspec.Struct, frozen=True):
 class Output:
     """The output of one command, read once from start to end with `async for`.
 
-    At most one answer (192 KiB) is held beyond the one being read. `aclose` ends the reading early.
+    At most one answer (192 KiB) is held ahead of the one being read. `aclose` ends reading early.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Output:
         return self._parts
 
     def go_on_behind(self, part: OutputPart) -> None:
-        """Begin behind the last part of a stream that another reader of this command was given."""
+        """Begin after `part`, the last one that another reader of this command received."""
         self._attempt = part.attempt
         self._next[part.stream] = part.offset + len(part.data)
 
@@ -87,7 +87,7 @@ class Output:
                 answer = await self._ask(self._wanted)
                 continue
             self._note(answer)
-            # Asked before anything is handed out: the next bytes travel while these are read.
+            # Requested before these bytes are handed out, so that the next ones come meanwhile.
             if self._goes_on(answer):
                 self._ahead = self._tasks.spawn(self._ask_quietly())
             for part in _parts(answer):
@@ -97,7 +97,7 @@ class Output:
             answer = await self._take_ahead(self._ahead)
 
     def _is_next_attempt(self, answer: LogsAnswer) -> bool:
-        """Whether the answer is about a newer attempt than the offsets were meant for."""
+        """Whether the answer is about a newer attempt than the offsets."""
         return self._wanted is None and 0 < self._attempt < answer.attempt
 
     def _note(self, answer: LogsAnswer) -> None:
@@ -110,7 +110,7 @@ class Output:
         return not answer.end or (self._wanted is None and answer.state not in TERMINAL)
 
     async def _rest(self) -> list[OutputPart]:
-        """What an attempt wrote before the next one began: at most one answer is left of it."""
+        """Return the last output of an attempt after the next one began: at most one answer."""
         return _parts(await self._ask(self._attempt, wait_s=0.0))
 
     async def _take_ahead(self, ahead: "asyncio.Task[LogsAnswer | MeshError]") -> LogsAnswer:
@@ -121,7 +121,7 @@ class Output:
         return answer
 
     async def _ask_quietly(self) -> LogsAnswer | MeshError:
-        """A fault is handed over as a value: whoever reads on is told, and nobody else."""
+        """Return a fault as a value, so that the reader alone raises it."""
         try:
             return await self._ask(self._wanted)
         except MeshError as error:

@@ -1,6 +1,6 @@
-"""A client keeps its own credentials good: trusts new authorities in time, renews before the end.
+"""Automatic renewal of a client's credentials, and trust in new authorities before rotation.
 
-Nothing here may fail a caller's work: what goes wrong is logged, and tried again in a while.
+A failure never fails the caller's work: it is logged and retried later.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from schemas.messages.api import IdentityAnswer, TrustAnswer, TrustQuery
 from schemas.messages.renewal import RenewalRequest
 from schemas.verbs import CERTIFICATE_TRUST, CLIENT_RENEW
 
-# How often the master is asked whether anything has changed; short lives are looked at more often.
+# Seconds between requests for changes to the master; fewer for credentials with a short life.
 LOOK_S: Final = 3600.0
 _LOOKS_PER_LIFE: Final = 30
 SETTLE_S: Final = 5.0
@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 
 
 class SelfRenewal:
-    """Of one connected client. Only one at a time works on the files of a context."""
+    """Renewal of one connected client. A lock admits one process at a time to a context's files."""
 
     def __init__(self, context: Context, link: Link, asker: Asker) -> None:
         self._files = ContextFiles(context)
@@ -44,16 +44,16 @@ class SelfRenewal:
         self._busy = asyncio.Lock()
 
     async def run(self) -> None:
-        """Look now and then, for as long as the connection is used; the first time when due."""
+        """Check periodically while the connection is used; the first time when due."""
         while True:
             every_s = self._look_every_s()
             await asyncio.sleep(max(0.0, every_s - self._files.looked_s_ago))
             await self.look()
-            # Files that are not ours have no stamp to go by.
+            # Files of another owner have no time stamp of the last check.
             await asyncio.sleep(every_s)
 
     async def settle(self) -> None:
-        """Let what is under way come to its end, if that is soon."""
+        """Wait a short time for a renewal under way."""
         try:
             async with asyncio.timeout(SETTLE_S), self._busy:
                 pass
@@ -61,7 +61,7 @@ class SelfRenewal:
             log.warning("client_renewal_cut_short", client=self._name)
 
     async def look(self) -> None:
-        """Ask whom to trust, and renew if it is time; a failure is logged and forgotten."""
+        """Request the trusted authorities, and renew if due; a failure is only logged."""
         try:
             if self._files.note_look():
                 await self.renew(now=False)
@@ -71,9 +71,9 @@ class SelfRenewal:
             )
 
     async def renew(self, *, now: bool) -> str:
-        """Renew if it is time, or `now`. Returns until when it is good (RFC 3339), or "".
+        """Renew if due, or `now`. Returns the end of the new credentials (RFC 3339), or "".
 
-        Raises the fault that hindered it; the credentials in use stay as they are then.
+        Raises the fault that prevented it; the credentials in use stay then.
         """
         async with self._busy:
             lock = await asyncio.to_thread(self._files.lock)
@@ -101,7 +101,7 @@ class SelfRenewal:
         return answer.not_after
 
     async def _request(self) -> tuple[NewIdentity, IdentityAnswer]:
-        # What makes keys and proofs is loaded for who renews only.
+        # Imported here: only a renewal needs keys and proofs.
         from broker_client.runtime.identity import new_identity
         from broker_client.runtime.renewal import renewal_request
 
@@ -114,9 +114,9 @@ class SelfRenewal:
         return keys, await self._asker.ask(CLIENT_RENEW, request)
 
     async def _learn(self, offered: Sequence[str]) -> str:
-        """Look for brokers where the master says they are; the digest of that, or empty.
+        """Use the broker addresses of the master; returns their digest, or "".
 
-        A context that cannot be written is no reason for not using its connection.
+        The connection stays in use even if the context cannot be written.
         """
         urls = addresses.learned(offered, self._urls, self._link.connected_url or "")
         if urls != self._urls:

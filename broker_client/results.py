@@ -1,7 +1,7 @@
-"""Results as they are pushed: one subscription for all commands of a client.
+"""Pushed results: one subscription for all commands of a client.
 
-What was missed while the link was down is asked for, so that nobody waits for a message that has
-gone by. A push comes again if the master lost its own link shortly after it.
+Results that were missed while the link was down are requested, so that no caller waits for a lost
+message. A master that lost its own link repeats the recent pushes.
 """
 
 import asyncio
@@ -18,16 +18,16 @@ from schemas.messages.facts import CommandRecord
 from schemas.states import TERMINAL
 from schemas.verbs import COMMAND_SHOW
 
-# A result that was lost on its way without a broken link is noticed after at most twice this.
+# A result that was lost without a loss of the link is noticed after at most twice this, in seconds.
 CATCH_UP_S: Final = 30.0
-# Questions in flight while catching up: enough to be quick, too few to crowd out new work.
+# Requests in flight while catching up: enough to be quick, too few to delay new work.
 CATCH_UP_WIDTH: Final = 16
 # As many results as a master repeats after the loss of its link.
 REPEATED_MAX: Final = 10_000
 
 
 class Waiter:
-    """One wait for the end of one command: `done` gets the record, encoded."""
+    """Wait for the end of one command: `done` gets the encoded record."""
 
     __slots__ = ("command", "done", "is_old")
 
@@ -41,9 +41,9 @@ class Waiter:
 
 
 class Reader:
-    """Every result that arrives while it is open, oldest first, at most `limit` unread ones.
+    """Results received while it is open, oldest first, at most `limit` unread ones.
 
-    missed: how many were dropped, oldest first, because nobody read them in time.
+    missed: number of results that were dropped unread, oldest first.
     """
 
     def __init__(self, limit: int) -> None:
@@ -70,7 +70,7 @@ class Reader:
 
 
 class Results:
-    """Who waits for which command, and what arrives. Belongs to one loop."""
+    """Waiters by command, and the received results. Belongs to one loop."""
 
     def __init__(self, asker: Asker) -> None:
         self._asker = asker
@@ -128,7 +128,7 @@ class Results:
                 waiter.done.set_result(data)
 
     async def catch_up(self) -> None:
-        """Ask for what may have been missed: all after a reconnect, old ones once in a while."""
+        """Request results that may be missed: all after a reconnect, old ones periodically."""
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CATCH_UP_S):
@@ -151,7 +151,7 @@ class Results:
         return wanted
 
     async def look_up(self, command: str) -> None:
-        """Resolve `command` if it has ended. A fault is no answer: the next round asks again."""
+        """Resolve `command` if it has ended. A fault is ignored: the next round retries."""
         with contextlib.suppress(MeshError):
             query = CommandQuery(id=command, with_output=True)
             record = await self._asker.ask(COMMAND_SHOW, query)

@@ -1,6 +1,6 @@
 """Findings of the validator in words: which field, what is wrong, an example.
 
-Built for who has made a mistake only; nothing of it is on the way of a message that is right.
+Used after a failed validation only; no valid message pays for it.
 """
 
 import re
@@ -51,12 +51,12 @@ _MOVES: Final = {
 
 
 def told(error: MsgspecError | ValueError, kind: Any) -> str:  # noqa: ANN401
-    """What is wrong with a file that was read as a `kind`, or that cannot be read at all."""
+    """Return the fault of a file that was read as a `kind`, or that cannot be parsed at all."""
     return in_words(str(error), kind) if isinstance(error, ValidationError) else str(error)
 
 
 def in_words(said: str, kind: Any) -> str:  # noqa: ANN401  (any type that can be decoded)
-    """`timeout_s is not a number; give for example 1.5`, of a validator's finding.
+    """Return `timeout_s is not a number; give for example 1.5` for a validator's finding.
 
     kind: the type that the value was checked against.
     """
@@ -78,7 +78,7 @@ def in_words(said: str, kind: Any) -> str:  # noqa: ANN401  (any type that can b
 
 
 def fault_in_words(finding: str) -> str:
-    """What is wrong with a value, without which one: `is more than 5`."""
+    """Return the fault of a value, without its name: `is more than 5`."""
     if found := _BOUND.search(finding):
         return f"{_MOVES[found[1]]} {found[2].removesuffix('.0')}"
     if found := _LENGTH.search(finding):
@@ -94,7 +94,7 @@ def fault_in_words(finding: str) -> str:
 
 
 def example_of(kind: inspect.Type | None) -> str:
-    """A value of this type, or all that there are; empty for what has no short one."""
+    """Return a value of this type, or all values of a choice; empty if it has no short one."""
     match kind:
         case inspect.LiteralType():
             return " or ".join(map(str, kind.values))
@@ -127,7 +127,7 @@ def _inspected(kind: Any) -> inspect.Type:  # noqa: ANN401
 
 
 def _find(kind: Any, path: str, *, is_key: bool) -> inspect.Type | None:  # noqa: ANN401
-    """The type at a path such as `.terms[0].tags[...]`; None where it leads nowhere."""
+    """Return the type at a path such as `.terms[0].tags[...]`; None if there is none."""
     found: inspect.Type | None = _inspected(kind)
     for step in re.findall(r"\.(\w+)|\[(?:\d+|\.\.\.)\]", path):
         found = _step(found, step)

@@ -1,1 +1,1 @@
-"""The ground under every process: link to NATS, settings, logs, clock, supervision, files."""
+"""Runtime of every process: link to NATS, settings, logs, clock, supervision, files."""

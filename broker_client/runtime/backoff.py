@@ -1,4 +1,4 @@
-"""How long to wait before the next try."""
+"""Back-off with jitter: seconds to wait before the next try."""
 
 from collections.abc import Callable
 from typing import Final
@@ -8,10 +8,10 @@ CAP_S: Final = 30.0
 
 
 class Backoff:
-    """Full jitter: anything between nothing and a bound that doubles with each try.
+    """Back-off with full jitter: between 0 and a bound that doubles with each try.
 
-    The spread, not the bound, is what keeps hundreds of agents from coming back in one moment.
-    chance: returns numbers in [0, 1), such as `random.random`; tests hand in their own.
+    The jitter keeps hundreds of agents from reconnecting in one moment. chance: returns numbers in
+    [0, 1), such as `random.random`; tests pass their own.
     """
 
     def __init__(
@@ -23,11 +23,11 @@ class Backoff:
         self._bound_s = first_s
 
     def next_s(self) -> float:
-        """Seconds to wait now; the bound of the next wait is twice as high."""
+        """Return the seconds to wait now; the bound of the next wait doubles."""
         wait_s = self._chance() * self._bound_s
         self._bound_s = min(self._cap_s, self._bound_s * 2)
         return wait_s
 
     def reset(self) -> None:
-        """To be called when things have gone well for a while, not at the first success."""
+        """Start again from the first bound; called after a stable time, not at a first success."""
         self._bound_s = self._first_s

@@ -1,17 +1,17 @@
 """Group commit: many facts, few syncs, each fact stored exactly once or clearly not.
 
-While one write is on its way to the broker, everything that is appended forms the next one. A large
-write is one atomic batch; a small one goes as single messages side by side, since the broker takes
-some 4 ms for a batch of any size and 0.4 ms for a synced message (measured, 2.15.1; where making
-a file is dear, as on ext4 without a journal, 20 ms and 0.6 ms).
+While one write is on its way to the broker, appended entries form the next write. A large write is
+one atomic batch; a small write goes as single messages in parallel, since the broker takes some
+4 ms for a batch of any size and 0.4 ms for a synced message (measured, 2.15.1; 20 ms and 0.6 ms
+where creating a file is slow, as on ext4 without a journal).
 
-What becomes of a write:
+Outcomes of a write:
 
     stored     ── all its futures get their sequences
-    refused    ── split in halves, down to the group at fault; only that one is refused
-    unsent     ── written again when the broker is back
-    unknown    ── (no answer, connection lost) the stream is searched for it; what is there is
-                  reported as stored, what is not there is written again
+    refused    ── split in halves, down to the faulty group; only this group is refused
+    unsent     ── written again after the reconnect
+    unknown    ── (no answer, connection lost) the stream is searched for its messages; the found
+                  ones are reported as stored, the others are written again
 """
 
 import asyncio
@@ -51,21 +51,21 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _GATHER_STEPS = 3
-# No stream of the mesh, and no broker that it can use, has a limit below this.
+# Bytes that every usable stream and broker accepts in one message.
 _SURELY_TAKEN = 1024
-# Larger than any end of a command with its output.
+# Bytes of a group, above which it counts as heavy; no end of a command with output is so large.
 _HEAVY = 64 * 1024
 
 
 class WriterLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """What one writer may take.
+    """Limits of one writer.
 
-    batch_*: the largest write. queue_*: what may wait; more is refused. answer_s: how long the
-    broker may take for one write before its outcome is unknown. singles: up to so many messages
-    are sent one by one, which is quicker for few. gather_s, patient_s: how long a write may wait
-    for company in a steady stream, and while `is_patient`. heavy_bytes: so much of what is large
-    (64 KiB) goes with one write, so that a great deal of it holds up nothing else; 0 if all is to
-    be stored in the order of appending.
+    batch_*: of one write. queue_*: of waiting entries; more are refused. answer_s: timeout of one
+    write, after which its outcome is unknown. singles: number of messages up to which they are sent
+    one by one, which is quicker for few. gather_s, patient_s: longest wait of a write for more
+    entries in a steady stream, and while `is_patient`. heavy_bytes: bytes of heavy groups (64 KiB
+    and more) in one write, so that they do not delay the others; 0: all groups are stored in the
+    order of appending.
     """
 
     batch_messages: int = 500
@@ -80,13 +80,13 @@ class WriterLimits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BatchWriter:
-    """The one writer of a process into one stream; a Service, whose loop does all the writing.
+    """The only writer of a process into one stream; a Service, whose loop does all the writing.
 
-    A future that is cancelled before its group was sent withdraws it; later it changes nothing.
-    Counters: `stored` messages, `writes`, `conflicts`, `retries`, `appended_bytes` (whatever came
-    of them). `stalled_since` is a reading of the clock while the broker stores nothing, else None.
+    Cancelling a future before its group is sent withdraws the group; later it has no effect.
+    Counters: `stored` messages, `writes`, `conflicts`, `retries`, `appended_bytes` (of any
+    outcome). `stalled_since`: reading of the clock since which the broker stores nothing, or None.
 
-    is_patient: whether so much waits elsewhere that a write may take its time.
+    is_patient: whether so much work queues up elsewhere that a write may wait longer.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class BatchWriter:
         self._gathering = Gathering(wait_s=self._limits.gather_s, patient_s=self._limits.patient_s)
         self._link.on_disconnected(self._lose_commit)
         self.stalled_since: float | None = None
-        # Called once when writes begin to get no answer, for those who would rather not wait on.
+        # Called once when writes begin to get no answer, so that callers need not wait.
         self.on_stalled: Signal[[]] = Signal()
         self._is_patient = is_patient
         self.stored = 0
@@ -131,12 +131,12 @@ class BatchWriter:
 
     @property
     def queued(self) -> int:
-        """Messages that wait for their turn."""
+        """Number of messages in the queue."""
         return self._queued
 
     @property
     def is_crowded(self) -> bool:
-        """Half of what may wait is there: whoever can do without it leaves the rest to others."""
+        """Whether half of the queue is full; optional writes are left out then."""
         limits = self._limits
         return (
             2 * self._queued > limits.queue_messages or 2 * self._queued_bytes > limits.queue_bytes
@@ -145,11 +145,11 @@ class BatchWriter:
     def append(
         self, subject: str, body: bytes, expected: int | None = None
     ) -> "asyncio.Future[int]":
-        """Its sequence, once it is durable.
+        """Append one message; the future gets its sequence when it is durable.
 
         The future raises SequenceConflict if the subject is not at `expected`; Refused
-        (`store_full`, `too_large`) if the broker will not have it; Unreachable only when the writer
-        is stopped. The call itself raises Refused (`queue_full`, `too_large`): nothing happens.
+        (`store_full`, `too_large`) if the broker refuses it; Unreachable only if the writer is
+        stopped. The call itself raises Refused (`queue_full`, `too_large`), without effect.
         """
         group = Group((Entry(check_subject(subject), body, expected),), is_single=True)
         self._enqueue(group)
@@ -157,9 +157,9 @@ class BatchWriter:
         return future
 
     def append_many(self, entries: Sequence[Entry]) -> "asyncio.Future[list[int]]":
-        """All of `entries` in one atomic batch, or none of them; else as `append`.
+        """Append all of `entries` in one atomic batch, or none of them; else as `append`.
 
-        No two of them may be on one subject if one of these is conditional.
+        A conditional entry must be the only one on its subject.
         """
         if not 0 < len(entries) <= self._limits.batch_messages:
             raise Misused("too_large", f"{len(entries)} messages in one group")
@@ -200,7 +200,7 @@ class BatchWriter:
             ready.set()
             while True:
                 await self._wake.wait()
-                # One turn of the loop, so that whoever was woken by the last write can append.
+                # One turn of the loop, so that the callers woken by the last write can append.
                 await asyncio.sleep(0)
                 await self._gather()
                 groups = self._take()
@@ -213,7 +213,7 @@ class BatchWriter:
             self._abandon(groups, [*self._queue, *self._heavy])
 
     async def _gather(self) -> None:
-        """Wait a moment for more, if that is what the last moments promise."""
+        """Wait shortly for more entries, if the recent rate promises some."""
         gathering, before = self._gathering, self._queued
         wait_s = gathering.wait_s(before, self._clock.elapsed(), patient=self._is_patient())
         if not wait_s:
@@ -232,9 +232,9 @@ class BatchWriter:
             group.refuse(Unreachable("store_unavailable", why, effect="none"))
 
     def _take(self) -> list[Group]:
-        """The groups of the next write, in order, without those that were withdrawn."""
+        """Return the groups of the next write, in order, without withdrawn ones."""
         part, limits, heavy = _Part(), self._limits, self._heavy
-        # One large one goes with each write, or they would wait for ever while others come in.
+        # Each write takes at least one heavy group; else they would starve in a steady stream.
         self._fill(part, self._queue, limits.batch_messages - bool(heavy), limits.batch_bytes)
         if heavy:
             most = part.size_bytes + max(limits.heavy_bytes, heavy[0].size_bytes)
@@ -251,7 +251,7 @@ class BatchWriter:
             self._queued_bytes -= group.size_bytes
 
     async def _write(self, groups: list[Group]) -> None:
-        """Write until each of `groups` has its answer, in order as far as the broker allows."""
+        """Write until each of `groups` has its answer, in order where the broker allows it."""
         backoff = Backoff(self._chance, first_s=0.05, cap_s=1.0)
         parts = deque([groups])
         while parts:
@@ -307,7 +307,7 @@ class BatchWriter:
         group.resolve(first_seq)
 
     async def _judge(self, groups: list[Group], error: ApiError) -> list[list[Group]]:
-        """Refuse the group at fault, or return the halves among which to look for it."""
+        """Refuse the faulty group, or return the halves in which to search for it."""
         fault = store_fault(error, groups[0].entries[0].subject)
         if fault.code == "store_full":
             for group in groups:
@@ -317,7 +317,7 @@ class BatchWriter:
             middle = len(groups) // 2
             return [groups[:middle], groups[middle:]]
         group = groups[0]
-        # The conflict may be with ourselves: an earlier try that was stored without our knowing.
+        # The conflict may be with an earlier try of this group, whose answer was lost.
         if len(group.tries) > 1:
             await self._search(groups)
         if not group.future.done():
@@ -326,10 +326,11 @@ class BatchWriter:
         return []
 
     async def _refuse_oversized(self, groups: list[Group]) -> None:
-        """Refuse those that this broker will never take, before they are written again.
+        """Refuse groups that this broker will never accept, before they are written again.
 
-        Of a batch with such a message it says no more than that it is not whole, and for one
-        beyond its own limit it closes the connection: either would be tried for ever.
+        For a batch with a message above the stream's limit the broker only answers that it is
+        incomplete, and for one above its own limit it closes the connection: without this check
+        both would be retried without end.
         """
         waiting = [group for group in groups if not group.future.done()]
         largest = max((_largest(group) for group in waiting), default=0)
@@ -346,7 +347,7 @@ class BatchWriter:
                 group.refuse(Refused("too_large", text))
 
     async def _search(self, groups: list[Group]) -> None:
-        """Settle those of `groups` that are stored, by looking at all that was stored since."""
+        """Resolve the stored ones of `groups`, by a search of the messages stored since."""
         since = min(group.since for group in groups)
         writes = {write for group in groups for write, _ in group.tries}
         found = await self._insist(lambda: find_writes(self._streams, self._stream, since, writes))
@@ -356,7 +357,7 @@ class BatchWriter:
                 self._settle(group, min(seqs))
 
     async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask for as long as it takes: without an answer nothing may be said about a write."""
+        """Ask until there is an answer: without one the outcome of a write stays unknown."""
         while True:
             try:
                 return await self._streams.insist(ask)
@@ -382,7 +383,7 @@ def _largest(group: Group) -> int:
 
 
 class _Part:
-    """What goes with one write."""
+    """Groups of one write."""
 
     def __init__(self) -> None:
         self.groups: list[Group] = []
@@ -391,7 +392,7 @@ class _Part:
         self._taken: dict[str, bool] = {}
 
     def take(self, group: Group, messages: int, size_bytes: int) -> bool:
-        """Whether there is room for it, within so many messages and bytes."""
+        """Take the group if it fits into so many messages and bytes; False if not."""
         count, size = self._count + len(group.entries), self.size_bytes + group.size_bytes
         is_over = count > messages or size > size_bytes
         if self.groups and (is_over or _meet(self._taken, group)):
@@ -404,7 +405,7 @@ class _Part:
 
 
 def _meet(taken: dict[str, bool], group: Group) -> bool:
-    """Whether a subject would be twice in one batch with a condition, which the broker refuses."""
+    """Whether a conditional subject would be twice in one batch, which the broker refuses."""
     return any(
         entry.subject in taken and (entry.expected is not None or taken[entry.subject])
         for entry in group.entries

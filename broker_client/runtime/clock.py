@@ -1,20 +1,20 @@
-"""Time as a thing that is handed in: one reading for deadlines, one for people."""
+"""Clocks, passed as arguments: monotonic time for deadlines, wall clock for people."""
 
 import time
 from typing import Final, Protocol
 
-# The boot-time clock goes on while a host is suspended, and a lease must not outlive a closed lid.
-# Systems without it (not Linux) fall back to the monotonic one, which may stand still meanwhile.
+# The boot-time clock counts on while a host is suspended, so that a lease expires meanwhile.
+# Systems without it (not Linux) use the plain monotonic clock, which may stop meanwhile.
 _ELAPSED_CLOCK: Final[int] = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Clock(Protocol):
     def elapsed(self) -> float:
-        """Seconds since some moment, never set back: for every deadline and duration."""
+        """Reading of the monotonic clock, in seconds: for every deadline and duration."""
         ...
 
     def now(self) -> float:
-        """Unix seconds, UTC: for what people read, never for a deadline."""
+        """Unix seconds, UTC: for people and records, never for a deadline."""
         ...
 
 

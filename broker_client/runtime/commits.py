@@ -1,4 +1,4 @@
-"""One write of a group commit: how it is sent, what became of it, and how to find it again."""
+"""One write of a group commit: how to send it, its outcome, and how to find it in the stream."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from broker_client.runtime.link import Link
 from broker_client.runtime.streams import ApiError, PubAck, Streams, decode_ack
 from schemas.faults import MeshError
 
-# A single message is marked with it; the broker keeps the id of a batch by itself.
+# Header with the write of a single message; the broker itself stores the id of a batch.
 WRITE_HEADER: Final = "Mesh-Write"
 ENTRY_OVERHEAD_BYTES: Final = 200
 
@@ -19,9 +19,9 @@ ENTRY_OVERHEAD_BYTES: Final = 200
 class Entry(NamedTuple):
     """One message to be stored.
 
-    expected: the last sequence of this subject, 0 for none yet, None for whatever it may be. With
-    it the broker itself guarantees that the message is stored once; without, a write whose answer
-    was lost could in theory still arrive after it was searched for and written again.
+    expected: the last sequence of this subject, 0 for none yet, None for any. With it the broker
+    itself guarantees that the message is stored once; without it a write whose answer was lost
+    could in theory still arrive after the search for it and its retry.
     """
 
     subject: str
@@ -30,10 +30,10 @@ class Entry(NamedTuple):
 
 
 class Group:
-    """Entries that are stored together or not at all, and who waits for their sequences.
+    """Entries that are stored together or not at all, and the futures of their sequences.
 
-    tries: the write and the place in it, for each write of unknown outcome. since: the end of the
-    stream before the first of these.
+    tries: write and place in it, for each try of unknown outcome. since: last sequence of the
+    stream before the first of these tries.
     """
 
     __slots__ = ("entries", "future", "is_single", "since", "size_bytes", "tries")
@@ -60,10 +60,10 @@ class Group:
 
 
 class Outcome(NamedTuple):
-    """What became of the groups of a write; each is in one of these.
+    """Outcome of a write; each of its groups is in one of these lists.
 
-    stored: with the first sequence. refused: together with the reason, which may be the fault of
-    any one of them. unsent: not stored, for no fault of theirs. unknown: nobody can tell yet.
+    stored: with the first sequence. refused: together with the reason, caused by any one of them.
+    unsent: not stored, for another reason. unknown: without an answer so far.
     """
 
     stored: list[tuple[Group, int]]
@@ -73,7 +73,7 @@ class Outcome(NamedTuple):
 
 
 class Commit:
-    """Sends groups and waits for the answers; `lose` ends the wait when the connection is gone."""
+    """Sends groups and waits for the answers; `lose` ends the wait when the connection is lost."""
 
     def __init__(self, link: Link, answer_s: float) -> None:
         self._link = link
@@ -87,7 +87,7 @@ class Commit:
         self._is_over.set()
 
     async def send_batch(self, groups: Sequence[Group]) -> Outcome:
-        """All of `groups` in one atomic batch."""
+        """Send all of `groups` in one atomic batch."""
         inbox, close = self._link.open_inbox(self._take)
         frames: list[bytes] = []
         last = sum(len(group.entries) for group in groups)
@@ -112,7 +112,7 @@ class Commit:
         return Outcome(_numbered(groups, ack.seq - last + 1), [], [], [])
 
     async def send_singles(self, groups: Sequence[Group]) -> Outcome:
-        """Groups of one entry each, side by side and independent of each other."""
+        """Send groups of one entry each, in parallel and independent of each other."""
         inbox, close = self._link.open_inbox(self._take)
         frames: list[bytes] = []
         for number, group in enumerate(groups, 1):
@@ -138,7 +138,7 @@ class Commit:
         return outcome
 
     async def _exchange(self, frames: list[bytes], wanted: int) -> bool:
-        """Send, and wait until all is answered, lost or too late; False if nothing was sent."""
+        """Send, and wait for all answers, a loss or the timeout; False if nothing was sent."""
         self._wanted = wanted
         try:
             self._link.publish_block(b"".join(frames))
@@ -162,7 +162,7 @@ class Commit:
 async def find_writes(
     streams: Streams, stream: str, since: int, writes: Collection[str]
 ) -> dict[tuple[str, int], int]:
-    """Sequences of all messages after `since` that belong to `writes`, by write and place."""
+    """Return the sequences of messages of `writes` after `since`, by write and place."""
     found: dict[tuple[str, int], int] = {}
     async for stored in streams.replay(stream, since + 1):
         place = write_of(stored.headers)
@@ -172,7 +172,7 @@ async def find_writes(
 
 
 def write_of(header_block: bytes) -> tuple[str, int] | None:
-    """Which write a stored message came from, and its place in it."""
+    """Return the write of a stored message, and its place in the write."""
     headers = parse_headers(header_block)[2]
     write, colon, number = headers.get(WRITE_HEADER, "").partition(":")
     if not colon:

@@ -1,4 +1,4 @@
-"""Contexts: which mesh a client speaks to, as whom, and where its identity lies."""
+"""Contexts: addresses of a mesh, and the files of a client's identity."""
 
 import json
 import re
@@ -27,7 +27,7 @@ from broker_client.runtime.identity import (
 from broker_client.runtime.tls import client_context
 from schemas.faults import Refused
 
-# An array of strings, over several lines if it is so, with remarks between them.
+# An array of strings, maybe over several lines, with comments between them.
 _URLS: Final = re.compile(
     r"""^urls[ \t]*=[ \t]*\[(?:"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|\#[^\n]*\n|[\s,])*\]""", re.MULTILINE
 )
@@ -36,7 +36,7 @@ _URLS: Final = re.compile(
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     """The file `context.toml`; relative paths are relative to the file's own folder.
 
-    file: where it was read from; it is no key of the file.
+    file: its path; it is no key of the file.
     """
 
     mesh: str
@@ -51,7 +51,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_context(path: Path) -> Context:
-    """Raises Refused (`context_invalid`, or as `files.read_given`); its paths are absolute."""
+    """Read a context with absolute paths. Raises Refused: `context_invalid`, or of `read_given`."""
     text = read_given(path)
     try:
         context = msgspec.convert(tomllib.loads(text), Context)
@@ -73,7 +73,7 @@ def read_context(path: Path) -> Context:
 
 
 def context_identity(context: Context) -> Identity:
-    """Load what a context names; raises as `identity.read_identity`."""
+    """Load the identity of a context; raises as `identity.read_identity`."""
     tls = client_context(Path(context.ca), Path(context.cert), Path(context.key))
     return Identity(context=tls, creds=decode_creds(read_bytes(Path(context.creds))))
 
@@ -88,9 +88,9 @@ def write_context(path: Path, context: Context) -> None:
 
 
 def write_context_urls(path: Path, urls: Sequence[str]) -> None:
-    """Have the file name these addresses; all else in it, also what a person wrote, stays.
+    """Replace the addresses in the file; all else, comments included, stays.
 
-    Raises Refused if it cannot be read or written, or is none (`context_invalid`).
+    Raises Refused if it cannot be read or written, or is no context (`context_invalid`).
     """
     text = read_given(path)
     changed = _URLS.sub(lambda _: f"urls = {_toml([*urls])}", text, count=1)
@@ -100,7 +100,7 @@ def write_context_urls(path: Path, urls: Sequence[str]) -> None:
         raise Refused("context_invalid", f"{path}: {error}") from error
     if after != before | {"urls": [*urls]}:
         raise Refused("context_invalid", f"{path}: urls is written in a way that is not changed")
-    # What is named may be a link to it. Nobody gets to read it who could not before.
+    # The path may be a link to the file. The file's permissions stay.
     path = path.resolve()
     with os_errors(path, "write"):
         mode = path.stat().st_mode & 0o777
@@ -109,5 +109,5 @@ def write_context_urls(path: Path, urls: Sequence[str]) -> None:
 
 
 def _toml(value: object) -> str:
-    """JSON's strings and arrays of strings are TOML's as well."""
+    """Return a TOML value: JSON's strings and arrays of strings are valid TOML."""
     return json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The file `user.creds`: a user token and its seed, as every NATS client reads them."""
+"""The file `user.creds`: a user token and its seed, in the format of all NATS clients."""
 
 import re
 from typing import Final
@@ -35,7 +35,7 @@ def encode_creds(creds: UserCreds) -> bytes:
 
 
 def decode_creds(data: bytes) -> UserCreds:
-    """Raises Corrupt unless there are a token and the seed of the very key that it names."""
+    """Decode a token and its seed. Raises Corrupt unless the seed belongs to the token's key."""
     blocks = dict(_BLOCK.findall(data.decode("ascii", "replace")))
     try:
         creds = UserCreds(jwt=blocks["NATS USER JWT"], seed=blocks["USER NKEY SEED"])

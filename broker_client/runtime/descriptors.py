@@ -8,7 +8,7 @@ _WANTED: Final = 65_536
 
 
 def allow_many_files() -> None:
-    """Raise the soft limit, which is usually 1,024, to the hard one or 65,536."""
+    """Raise the soft limit (usually 1,024) to the hard limit, at most 65,536."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _WANTED if hard == resource.RLIM_INFINITY else min(hard, _WANTED)
     if soft < wanted:
@@ -17,5 +17,5 @@ def allow_many_files() -> None:
 
 
 def file_limit() -> int:
-    """How many files may be open at once."""
+    """Return the limit of open files."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]

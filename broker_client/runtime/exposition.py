@@ -1,4 +1,4 @@
-"""The text that Prometheus reads, and a small server for it on a port of its own.
+"""The text format of Prometheus, and a small server for it on its own port.
 
 The format is version 0.0.4 of the text exposition format. Source: the Prometheus documentation,
 "Exposition formats".
@@ -14,7 +14,7 @@ import structlog
 from schemas.faults import Refused
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-# A scraper asks in a few hundred bytes, at once; whoever is slower holds a socket for no longer.
+# Timeout of a request; a scraper sends its few hundred bytes at once.
 _REQUEST_S: Final = 5.0
 _SEND_S: Final = 10.0
 _REQUEST_BYTES: Final = 8 * 1024
@@ -29,7 +29,7 @@ def header(name: str, kind: str, help_text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """A label's value. Text that a host says of itself is cut: a label is no place for prose."""
+    """Return an escaped label value; long texts of a host are cut."""
     return text[:_LABEL_LEN].replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
@@ -40,20 +40,20 @@ def labels(values: Mapping[str, str]) -> str:
 
 
 def number(value: float) -> str:
-    """Whole numbers without a fraction: shorter, and exact up to 2^53."""
+    """Format a number; whole ones without a fraction, exact up to 2^53."""
     if isinstance(value, int):
         return str(value)
     return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
 
 
 class Page(NamedTuple):
-    """What a scraper gets. encoding: of the body, empty for none."""
+    """Answer to a scraper. encoding: of the body, empty for none."""
 
     body: bytes
     encoding: str = ""
 
 
-# Given whether gzip is understood, which Prometheus says of itself.
+# Called with whether the scraper accepts gzip.
 Render = Callable[[bool], Awaitable[Page]]
 
 
@@ -71,7 +71,7 @@ class ExpositionServer:
         self._host = host
         self._port = port
         self._render = render
-        # The open connections, the oldest first.
+        # Open connections, the oldest first.
         self._open: dict[asyncio.StreamWriter, None] = {}
         self.url = ""
 
@@ -93,7 +93,7 @@ class ExpositionServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._admit(writer)
         try:
-            # A scraper that goes away half-way is no fault of ours.
+            # A scraper may disconnect during its request.
             with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
                 async with asyncio.timeout(_REQUEST_S):
                     status, page = await self._answer(reader)
@@ -110,7 +110,7 @@ class ExpositionServer:
             writer.close()
 
     def _admit(self, writer: asyncio.StreamWriter) -> None:
-        """Make room for a connection: the oldest of too many is disconnected."""
+        """Admit a connection; above the limit the oldest one is disconnected."""
         if len(self._open) >= _CONNECTIONS_MAX:
             oldest = next(iter(self._open))
             self._open.pop(oldest)

@@ -1,4 +1,4 @@
-"""Libraries that an install may lack: which extra of the package brings each."""
+"""Optional libraries of an install, by the extra of the package that brings them."""
 
 import importlib.util
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from typing import Final
 
 from schemas.faults import Refused
 
-# Modules by the extra that brings them. What its user can do without (uvloop) is not here.
+# Modules by the extra that brings them, except optional ones (uvloop).
 EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "master": ("jinja2", "litestar", "uvicorn"),
     "amqp": ("aio_pika",),
@@ -20,14 +20,14 @@ def lacking(extra: str) -> bool:
 
 
 def no_extras(extras: Iterable[str], what: str) -> Refused:
-    """The fault of an install without `extras`; what: that which needs them."""
+    """Return the fault of an install without `extras`; what: the feature that needs them."""
     wanted = ",".join(extras)
     said = f"{what} needs what is not installed: `pip install 'agent-mesh[{wanted}]'`"
     return Refused("extra_missing", said)
 
 
 def fault_of_import(error: ImportError) -> Refused | None:
-    """The fault behind a failed import; None if no extra brings the module: a defect."""
+    """Return the fault of a failed import; None if no extra brings the module (a defect)."""
     module = (error.name or "").partition(".")[0]
     extra = _EXTRA_OF.get(module)
     return None if extra is None else no_extras([extra], module)

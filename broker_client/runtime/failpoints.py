@@ -1,10 +1,10 @@
-"""Named places in the code at which a test lets this very process die, freeze or dawdle.
+"""Failpoints: named places in the code at which a test kills, stops or delays this process.
 
     failpoints.reach("master.stored_not_answered")
 
-Until `arm` finds an order in the environment, `reach` is a function that does nothing. A process
-that finds an order without the word that only tests have refuses to start: nobody arms a broker by
-a variable left over in a unit file.
+Without an order in the environment `reach` is a function that does nothing. A process that finds an
+order without the variable set by tests refuses to start: a stale variable in a unit file arms
+nothing.
 """
 
 import os
@@ -21,7 +21,7 @@ ALLOWED: Final = "tests"
 
 
 class Order(NamedTuple):
-    """What happens at a place, each time from the `nth` on. seconds: of a sleep."""
+    """Effect of a failpoint, each time from the `nth` on. seconds: of a sleep."""
 
     action: str
     seconds: float = 0.0
@@ -29,19 +29,19 @@ class Order(NamedTuple):
 
 
 def _nothing(_name: str) -> None:
-    """What `reach` does in every process but those of tests."""
+    """Do nothing: `reach` in every process except those of tests."""
 
 
 reach: Callable[[str], None] = _nothing
 
 
 def arm(environ: Mapping[str, str]) -> None:
-    """Take over the orders of `environ`, `name=kill`, `name=stop` or `name=sleep:SECONDS`.
+    """Arm the orders of `environ`: `name=kill`, `name=stop` or `name=sleep:SECONDS`.
 
     Several are separated by `|`; `name=kill@3` means the third time. Raises Refused
-    (`settings_invalid`) for orders outside of tests, and for those that cannot be read.
+    (`settings_invalid`) for orders outside of tests, and for malformed ones.
     """
-    global reach  # noqa: PLW0603  (the price of costing nothing while nobody asks for it)
+    global reach  # noqa: PLW0603  (so that an unarmed failpoint costs one empty call)
     text = environ.get(ORDERS, "")
     if not text:
         return
@@ -64,7 +64,7 @@ def _parse(part: str) -> tuple[str, Order]:
 
 
 class _Armed:
-    """Counts how often each place was reached and carries its order out."""
+    """Counts how often each failpoint was reached, and executes its order."""
 
     def __init__(self, orders: dict[str, Order]) -> None:
         self._orders = orders
@@ -78,7 +78,7 @@ class _Armed:
         if count < order.nth:
             return
         if order.action == "sleep":
-            time.sleep(order.seconds)  # the whole process hangs, as it would on a slow disk
+            time.sleep(order.seconds)  # blocks the whole process, as a slow disk does
         else:
             number = signal.SIGKILL if order.action == "kill" else signal.SIGSTOP
             os.kill(os.getpid(), number)

@@ -1,7 +1,7 @@
-"""Files that hold a process's identity and state: written whole or not at all.
+"""Atomic writes of the files of a process's identity and state.
 
-A write goes to a neighbour, is synced, and then takes the name, so that after a crash at any moment
-the old content or the new one is there. Private files are 0600 from their first byte on.
+A write goes to a temporary file beside it, is synced and renamed, so that after a crash at any
+moment the old content or the new one is there. Private files are 0600 from the first byte on.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, readable by the owner alone; durable when this returns.
+    """Write `data` to `path`, readable by the owner alone; durable when this returns.
 
-    Raises Refused (`disk_full`, `state_missing`, `state_unreadable`), the old content untouched.
+    Raises Refused (`disk_full`, `state_missing`, `state_unreadable`); the old content stays then.
     """
     _write(path, data, PRIVATE)
 
@@ -36,14 +36,14 @@ def write_public(path: Path, data: bytes) -> None:
 
 
 def write_passing(path: Path, data: bytes) -> None:
-    """As `write_public`, but what a loss of power takes is written again anyway."""
+    """As `write_public` without a sync: for files that are written again soon anyway."""
     _write(path, data, PUBLIC, durable=False)
 
 
 def open_regular(path: Path | str, flags: int, mode: int = PRIVATE) -> int:
-    """Open a regular file, and nothing that could make its opener wait or go elsewhere.
+    """Open a regular file; anything else, such as a pipe, raises OSError without blocking.
 
-    A pipe in its place blocks nobody. Pass O_NOFOLLOW where a link is none of ours. Raises OSError.
+    Pass O_NOFOLLOW to refuse links.
     """
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, mode)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -53,7 +53,7 @@ def open_regular(path: Path | str, flags: int, mode: int = PRIVATE) -> int:
 
 
 def read_bytes(path: Path) -> bytes:
-    """A file of a state directory. Only a regular one is read: all else could hold us up."""
+    """Read a file of a state directory; only a regular one, as any other could block."""
     with os_errors(path, "read"), os.fdopen(open_regular(path, os.O_RDONLY), "rb") as file:
         return file.read()
 
@@ -63,7 +63,7 @@ def read_text(path: Path) -> str:
 
 
 def read_given(path: Path) -> str:
-    """A file that a person has named: it may be a pipe as well."""
+    """Read a file named by a person, which may be a pipe."""
     with os_errors(path, "read"):
         return _text(path.read_bytes(), path)
 
@@ -76,7 +76,7 @@ def _text(data: bytes, path: Path) -> str:
 
 
 def make_private_directory(path: Path) -> None:
-    """Make `path` and what is missing above it; a directory made here is the owner's alone."""
+    """Make `path` and its missing parents, each readable by the owner alone."""
     with os_errors(path, "create"):
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.is_dir():
@@ -85,7 +85,7 @@ def make_private_directory(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make renames, new names and deletions in `path` durable."""
+    """Make renames, creations and deletions in `path` durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -95,7 +95,7 @@ def sync_directory(path: Path) -> None:
 
 @contextlib.contextmanager
 def os_errors(path: Path, verb: str) -> Iterator[None]:
-    """Raise our fault for an OSError of the block: `cannot <verb> <path>: <reason>`."""
+    """Raise the fault of an OSError in the block: `cannot <verb> <path>: <reason>`."""
     try:
         yield
     except OSError as error:
@@ -114,7 +114,7 @@ def _fault(error: OSError, path: Path, verb: str) -> MeshError:
 def _write(path: Path, data: bytes, mode: int, *, durable: bool = True) -> None:
     neighbour = path.with_name(f".{path.name}.new")
     with os_errors(path, "write"):
-        # One fixed name, so that crashes leave at most one; made anew, so that nobody has it open.
+        # One fixed name, so that crashes leave one file at most; a new file, open nowhere else.
         neighbour.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(neighbour, flags, mode)
@@ -133,7 +133,7 @@ def _write(path: Path, data: bytes, mode: int, *, durable: bool = True) -> None:
 
 
 class Lock:
-    """A directory held by this process; the kernel lets go of it when the process ends."""
+    """Lock of a directory; the kernel releases it when the process ends."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -156,9 +156,9 @@ class Lock:
 
 
 def lock_directory(path: Path) -> Lock:
-    """Take the file `lock` in `path`, for this process alone, also against itself.
+    """Lock the file `lock` in `path` for this process; a second lock in it is refused, too.
 
-    Raises Refused: `state_locked`, naming the holder's pid; `state_missing` or `state_unreadable`.
+    Raises Refused: `state_locked` with the holder's pid; `state_missing` or `state_unreadable`.
     """
     file = path / LOCK_NAME
     with os_errors(file, "lock"):

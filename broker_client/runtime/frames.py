@@ -1,10 +1,10 @@
-"""The frames of the NATS client protocol as bytes: rendering what we send, reading what comes.
+"""Renderer and parser of the frames of the NATS client protocol.
 
-Source: the client protocol page of the NATS documentation. nats-py has both, but its parser can be
-stopped by one hostile message: a header block that is not UTF-8 ends its read loop, and a
-vertical tab in a subject shifts the fields of the line, so that the sender chooses which
-subscription gets it. Here lines are split at the single spaces that the broker writes, and headers
-are read only when somebody asks for them. Reading is also about three times as fast.
+Source: the client protocol page of the NATS documentation. nats-py has both, but one hostile
+message stops its parser: a header block that is not UTF-8 ends its read loop, and a vertical tab in
+a subject shifts the fields of the line, so that the sender chooses the subscription that gets it.
+Here lines are split at the single spaces that the broker writes, and headers are parsed on demand.
+Parsing is also about three times as fast.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ PAYLOAD_MAX_BYTES: Final = 64 * 1024 * 1024
 
 
 class Msg:
-    """One message as it arrived. `headers` and `status` are read on demand and never raise."""
+    """One received message. `headers` and `status` are parsed on demand and never raise."""
 
     __slots__ = ("_parsed", "data", "raw_headers", "reply", "subject")
 
@@ -38,7 +38,7 @@ class Msg:
 
     @property
     def status(self) -> int:
-        """The broker's status code, 0 if it is none: 503 says that nobody listens, and so on."""
+        """The broker's status code, such as 503 for no responders; 0 if there is none."""
         return self._read()[0]
 
     @property
@@ -55,9 +55,9 @@ class Msg:
 
 
 def parse_headers(raw: bytes) -> tuple[int, str, dict[str, str]]:
-    """Status, description and headers of a block; what is no header line is left out.
+    """Return status, description and headers of a block; malformed lines are left out.
 
-    Bytes that are not UTF-8 become U+FFFD. Of a header sent twice the last one counts.
+    Bytes that are not UTF-8 become U+FFFD. The last one of duplicate headers counts.
     """
     if not raw.startswith(HEADER_LINE):
         return 0, "", {}
@@ -75,21 +75,21 @@ def parse_headers(raw: bytes) -> tuple[int, str, dict[str, str]]:
 
 
 def check_subject(subject: str) -> str:
-    """Return `subject`, or raise Misused: a space or a line end in it would be another command."""
+    """Return `subject`, or raise Misused: a space or a line end would inject another command."""
     if not subject or " " in subject or not subject.isprintable():
         raise Misused("internal", f"not a subject: {subject[:80]!a}")
     return subject
 
 
 def render_pub(subject: str, payload: bytes, reply: str = "") -> bytes:
-    """A message without headers; both subjects must have been checked."""
+    """Render a message without headers; both subjects must be checked before."""
     if reply:
         return b"%b%b\r\n" % (f"PUB {subject} {reply} {len(payload)}\r\n".encode(), payload)
     return b"%b%b\r\n" % (f"PUB {subject} {len(payload)}\r\n".encode(), payload)
 
 
 def render_hpub(subject: str, header_block: bytes, payload: bytes, reply: str = "") -> bytes:
-    """A message with the block of `render_headers`; both subjects must have been checked."""
+    """Render a message with the block of `render_headers`; both subjects must be checked before."""
     size = len(header_block)
     to = f"{subject} {reply}" if reply else subject
     head = f"HPUB {to} {size} {size + len(payload)}\r\n".encode()
@@ -97,7 +97,7 @@ def render_hpub(subject: str, header_block: bytes, payload: bytes, reply: str = 
 
 
 def render_headers(headers: Mapping[str, str]) -> bytes:
-    """A header block; Misused for names and values that would break out of their line."""
+    """Render a header block; raises Misused for names and values that would break their line."""
     lines = ["NATS/1.0\r\n"]
     for name, value in headers.items():
         if not name.isprintable() or not name or ":" in name or " " in name:
@@ -110,7 +110,7 @@ def render_headers(headers: Mapping[str, str]) -> bytes:
 
 
 class Events(Protocol):
-    """What a reader reports besides messages."""
+    """Callbacks of a reader for everything except messages."""
 
     def on_ping(self) -> None: ...
 
@@ -124,10 +124,10 @@ class Events(Protocol):
 
 
 class FrameReader:
-    """Takes bytes as they come and calls the route of each message at once, in order.
+    """Parses received bytes and calls the route of each message at once, in order.
 
-    routes: callbacks by subscription id, looked up at each message, so that it may change.
-    A callback that raises loses its own message and nothing else.
+    routes: callbacks by subscription id, looked up at each message, so that the map may change.
+    A callback that raises loses only its own message.
     """
 
     def __init__(self, routes: Mapping[bytes, Callable[[Msg], object]], events: Events) -> None:
@@ -139,9 +139,9 @@ class FrameReader:
         self.messages = 0
 
     def feed(self, data: bytes, most: int = 1 << 62) -> bool:
-        """Deliver `most` messages at the most; whether there may be more, for `feed(b"")`.
+        """Deliver at most `most` messages; True if there may be more, for `feed(b"")`.
 
-        Raises Corrupt if the other side does not speak NATS: the connection is of no use.
+        Raises Corrupt if the peer does not speak NATS; the connection is unusable then.
         """
         if self._rest:
             data = self._rest + data
@@ -169,7 +169,7 @@ class FrameReader:
         return False
 
     def _message(self, data: bytes, start: int, line_end: int, has_headers: bool) -> int:  # noqa: FBT001
-        """Deliver the message that begins at `start`; the position behind it, -1 if incomplete."""
+        """Deliver the message at `start`; returns the position behind it, -1 if incomplete."""
         fields = data[start:line_end].split(b" ")
         try:
             total = int(fields[-1])
@@ -199,7 +199,7 @@ class FrameReader:
         split = body + header_size
         try:
             route(Msg(subject, reply, data[split:end], data[body:split]))
-        # No await in here: a CancelledError can only have been raised by the callback itself.
+        # There is no await here: only the callback itself can have raised a CancelledError.
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 raise

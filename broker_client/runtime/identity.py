@@ -1,6 +1,6 @@
-"""The identity of one process on disk: keys it makes itself, and what the issuer gave for them.
+"""The identity of one process on disk: its own keys, and the certificate and token for them.
 
-A folder holds `key.pem`, `cert.pem`, `ca.pem` and `user.creds`; all a plain NATS client needs.
+A folder holds `key.pem`, `cert.pem`, `ca.pem` and `user.creds`, as a plain NATS client needs them.
 """
 
 import ssl
@@ -26,10 +26,10 @@ CREDS_FILE: Final = "user.creds"
 
 
 class NewIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """Keys made on this host, and the request for a certificate that goes to the issuer.
+    """Keys made on this host, and the certificate request for the issuer.
 
-    Send `csr_pem` and `user`; keep the rest. The two keys are distinct: the broker chooses what
-    the nkey signs, and must not get signatures of the TLS key that way.
+    Send `csr_pem` and `user`; keep the rest. The two keys are distinct: the broker chooses the
+    nonce that the nkey signs, and must not get signatures of the TLS key this way.
     """
 
     key_pem: bytes
@@ -42,7 +42,7 @@ class NewIdentity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """What a connection needs: a TLS context, the token and the key that answers for it."""
+    """Credentials of a connection: a TLS context, the token and the key of the token."""
 
     context: ssl.SSLContext
     creds: UserCreds
@@ -56,7 +56,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def new_identity(name: str) -> NewIdentity:
-    """Fresh keys for `name`; nothing is on disk yet."""
+    """Make new keys for `name`, in memory only."""
     key_pem = new_private_key()
     nkey = KeyPair.create("user")
     return NewIdentity(
@@ -67,7 +67,7 @@ def new_identity(name: str) -> NewIdentity:
 def write_identity(
     folder: Path, keys: NewIdentity, *, cert_pem: bytes, ca_pem: bytes, jwt: str
 ) -> None:
-    """Put an identity into `folder`. The creds go last: a folder without them is not whole."""
+    """Write an identity to `folder`; the creds last: a folder without them is incomplete."""
     make_private_directory(folder)
     creds = encode_creds(UserCreds(jwt=jwt, seed=keys.seed))
     write_private(folder / KEY_FILE, keys.key_pem)
@@ -77,7 +77,7 @@ def write_identity(
 
 
 def read_identity(folder: Path) -> Identity:
-    """Raises Refused (`state_missing`, `state_unreadable`) or Corrupt (`state_corrupt`)."""
+    """Load an identity. Raises Refused (`state_missing`, `state_unreadable`) or Corrupt."""
     creds = decode_creds(read_bytes(folder / CREDS_FILE))
     context = client_context(folder / CA_FILE, folder / CERT_FILE, folder / KEY_FILE)
     return Identity(context=context, creds=creds)

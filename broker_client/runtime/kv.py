@@ -1,7 +1,7 @@
-"""A key-value bucket over a stream, as NATS lays it out (ADR-8), small and without caches.
+"""A key-value bucket over a stream in the format of NATS (ADR-8), without caches.
 
-Any NATS tool can read such a bucket. State is read by asking, never by watching: after a restart of
-the broker a watch can be silent for many seconds, so it is a hint to look, nothing more.
+Any NATS tool can read such a bucket. State is read by requests, never by a watch: after a restart
+of the broker a watch can be silent for many seconds, so it is only a hint to read again.
 """
 
 import re
@@ -21,7 +21,7 @@ _OPERATION: Final = "KV-Operation"
 
 
 class Entry(NamedTuple):
-    """revision: grows with every change in the bucket; a put that names it is a compare-and-set."""
+    """A stored value. revision: grows with every change in the bucket, for compare-and-set."""
 
     key: str
     value: bytes
@@ -29,14 +29,14 @@ class Entry(NamedTuple):
 
 
 class Found(NamedTuple, Generic[T]):
-    """value: of the newest revision that can be read; None if none can. revision: the newest."""
+    """A decoded entry. value: of the newest valid revision, None if none. revision: the newest."""
 
     value: T | None
     revision: int
 
 
 class Bucket:
-    """`ensure` first. All methods raise Unreachable where the broker does not answer."""
+    """Client of one bucket; call `ensure` first. Methods raise Unreachable without an answer."""
 
     def __init__(self, streams: Streams, name: str) -> None:
         if _BUCKET.fullmatch(name) is None:
@@ -49,7 +49,7 @@ class Bucket:
     async def ensure(
         self, *, history: int = 1, replicas: int = 1, max_bytes: int = -1, max_age_s: float = 0
     ) -> StreamInfo:
-        """Make the bucket, or change it into this; look at `is_new`, as with any stream."""
+        """Create the bucket, or update its configuration; check `is_new`, as with any stream."""
         return await self._streams.ensure_stream(
             StreamConfig(
                 name=self.stream,
@@ -64,36 +64,36 @@ class Bucket:
         )
 
     async def get(self, key: str) -> Entry | None:
-        """What the leader of the bucket knows; None if there is none, or it was deleted."""
+        """Return the entry, as the leader of the bucket has it; None if absent or deleted."""
         found = await self._last(key)
         return None if found is None or found[1] else found[0]
 
     async def create(self, key: str, value: bytes) -> int:
-        """The revision; SequenceConflict if the key is there."""
+        """Create an entry; returns its revision. Raises SequenceConflict if the key exists."""
         try:
             return await self.update(key, value, 0)
         except SequenceConflict:
             found = await self._last(key)
             if found is None or not found[1]:
                 raise
-            return await self.update(key, value, found[0].revision)  # it was deleted before
+            return await self.update(key, value, found[0].revision)  # a deleted key
 
     async def update(self, key: str, value: bytes, revision: int) -> int:
-        """The new revision; SequenceConflict unless `revision` is still the last one."""
+        """Update an entry; returns the revision. SequenceConflict unless `revision` is the last."""
         return await self._streams.store(self._subject(key), value, expected=revision)
 
     async def put(self, key: str, value: bytes) -> int:
         return await self._streams.store(self._subject(key), value)
 
     async def delete(self, key: str, revision: int | None = None) -> int:
-        """The revision of the deletion; SequenceConflict as for `update`."""
+        """Delete an entry; returns the revision. Raises SequenceConflict as `update`."""
         headers = {_OPERATION: "DEL"}
         return await self._streams.store(
             self._subject(key), b"", expected=revision, headers=headers
         )
 
     async def items(self, keys: str = ">") -> dict[str, Entry]:
-        """All entries (below `keys`, such as `agent.>`); rides out a restart of the broker."""
+        """Return all entries below `keys`, such as `agent.>`; retries during a broker's restart."""
         found: dict[str, Entry] = {}
         async for stored in self._streams.replay(self.stream, subject=f"{self._prefix}{keys}"):
             key = stored.subject.removeprefix(self._prefix)
@@ -109,10 +109,10 @@ class Bucket:
         skipped: Callable[[str, int, MeshError], object],
         keys: str = ">",
     ) -> dict[str, Found[T]]:
-        """All entries, decoded. Of one that cannot be, an older revision counts if there is one.
+        """Return all entries, decoded; of an invalid one the newest valid revision, if any.
 
-        decode: given key and value, may raise a MeshError. skipped: told the key, the revision and
-        why, of each that was passed over.
+        decode: gets key and value, may raise a MeshError. skipped: gets key, revision and fault of
+        each invalid revision.
         """
         found: dict[str, Found[T]] = {}
         async for stored in self._streams.replay(self.stream, subject=f"{self._prefix}{keys}"):
@@ -132,9 +132,9 @@ class Bucket:
         return sorted(await self.items(keys))
 
     def watch(self, hint: Callable[[str], None], keys: str = ">") -> Subscription:
-        """Call `hint` with each key that somebody writes; changes may be missed, so poll as well.
+        """Call `hint` with each written key; changes may be missed, so poll as well.
 
-        What is refused as a conflict is a hint, too: this sees the writing, not the storing.
+        A write that the broker refuses is a hint, too: the watch sees requests, not the stream.
         """
 
         def heard(msg: Msg) -> None:
@@ -143,7 +143,7 @@ class Bucket:
         return self._streams.link.subscribe(f"{self._prefix}{keys}", heard)
 
     async def _last(self, key: str) -> tuple[Entry, bool] | None:
-        """The newest entry, and whether it is a deletion."""
+        """Return the newest entry, and whether it is a deletion."""
         found = await self._streams.get_last_agreed(self.stream, self._subject(key))
         if found is None:
             return None

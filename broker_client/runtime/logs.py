@@ -1,7 +1,6 @@
-"""Logging of a process: JSON lines on stderr, or colours for a person at a terminal.
+"""Logging of a process: JSON lines on stderr, or coloured lines on a terminal.
 
-A secret that is logged by mistake is blotted out by the name of its field: the last net, not a
-licence to log arguments.
+A secret that is logged by mistake is redacted by the name of its field, as the last safeguard.
 """
 
 import contextlib
@@ -20,7 +19,7 @@ from schemas.faults import Refused
 
 REDACTED: Final = "[redacted]"
 LEVELS: Final = ("debug", "info", "warning", "error")
-# Parts of field names; `args` are what a client passes to an action, which may hold anything.
+# Parts of names of secret fields; the `args` of an action may hold secrets as well.
 _SECRET_PARTS: Final = ("token", "secret", "seed", "password", "passphrase", "jwt", "creds")
 _SECRET_NAMES: Final = frozenset(
     {"key", "args", "env", "stdin", "argv", "payload", "authorization"}
@@ -33,13 +32,13 @@ _of_process: dict[str, object] = {}
 def configure_logs(
     level: str, *, stream: TextIO | None = None, is_bounded: bool = False, **bound: str
 ) -> None:
-    """Set up logging of this process; `bound` fields (`agent_id=…`) ride on every line.
+    """Set up logging of this process; `bound` fields (`agent_id=…`) are on every line.
 
-    is_bounded: of one kind of line, of one speaker, only so many are written (`LineLimits`).
+    is_bounded: apply a rate limit to each kind of line of each speaker (`LineLimits`).
 
-    level: one of `LEVELS`, else Refused (`settings_invalid`). A person's terminal gets the console
-    renderer, everything else JSON. A line that cannot be written is lost, and nothing else. Lines
-    of libraries that use `logging` appear from warning on.
+    level: one of `LEVELS`, else Refused (`settings_invalid`). A terminal gets the console renderer,
+    all other outputs JSON. A line that cannot be written is lost, without another effect. Lines of
+    libraries that use `logging` appear from level warning on.
     """
     if level not in LEVELS:
         raise Refused("settings_invalid", f"log level {level!a} is none of {', '.join(LEVELS)}")
@@ -66,9 +65,9 @@ def configure_logs(
 
 
 def keep_out_of_the_way() -> None:
-    """For a library in somebody else's program: warnings to stderr, and nothing to its stdout.
+    """Log only warnings, to stderr, as a library in another program.
 
-    A program that has configured structlog itself is left alone.
+    The configuration of a program that uses structlog itself stays.
     """
     if structlog.is_configured():
         return
@@ -79,16 +78,16 @@ def keep_out_of_the_way() -> None:
 
 
 class LineLimits:
-    """Leaves out lines of a kind that one speaker causes again and again.
+    """Rate limit of log lines, by kind and by speaker.
 
-    Each kind of line (`event`) of each speaker (`agent`, `client`, `speaker`) has a budget of its
-    own; the next one that is written says how many are missing (`left_out`). Lines that are the
-    last place where something is kept are always written.
+    Each kind of line (`event`) of each speaker (`agent`, `client`, `speaker`) has its own budget;
+    the next written line has the number of suppressed ones (`left_out`). Lines that are the only
+    record of a loss are always written.
     """
 
     _PER_S: Final = 0.5
     _BURST: Final = 30.0
-    # Lines that name no speaker are of the process itself: those of a start come in great numbers.
+    # Lines without a speaker are the process's own; a start writes many of them.
     _OWN_PER_S: Final = 10.0
     _OWN_BURST: Final = 1000.0
     _KEYS_MAX: Final = 4096
@@ -132,7 +131,7 @@ def _only_warnings(_logger: WrappedLogger, method: str, event: EventDict) -> Eve
 
 
 def bind_process(**fields: object) -> None:
-    """Fields that ride on every line from now on, whichever task or callback it comes from."""
+    """Add fields to every later line, of all tasks and callbacks."""
     _of_process.update(fields)
 
 
@@ -141,7 +140,7 @@ def _with_process(_logger: WrappedLogger, _method: str, event: EventDict) -> Eve
 
 
 def redact(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Replace values of fields whose names say that they are secret, at any depth up to 4."""
+    """Replace values of fields with secret names, at any depth up to 4."""
     return _redacted(event, _DEPTH)
 
 
@@ -168,7 +167,7 @@ def _clean(value: object, depth: int) -> object:
 
 
 def _renderers(out: TextIO | LogFile) -> list[Processor]:
-    with contextlib.suppress(ValueError):  # a closed stream has no answer
+    with contextlib.suppress(ValueError):  # of a closed stream
         if out.isatty():
             return [structlog.dev.ConsoleRenderer()]
     return [
@@ -178,7 +177,7 @@ def _renderers(out: TextIO | LogFile) -> list[Processor]:
 
 
 class _ToStructlog(logging.Handler):
-    """Lines of libraries, in our shape; nats-py for one logs through `logging`."""
+    """Converts lines of libraries that use `logging`, such as nats-py."""
 
     def emit(self, record: logging.LogRecord) -> None:
         method = "error" if record.levelno >= logging.ERROR else "warning"

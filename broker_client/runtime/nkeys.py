@@ -1,7 +1,7 @@
-"""Ed25519 keys as NATS writes them, and the claims of a NATS user token.
+"""Ed25519 keys in the format of NATS, and the claims of a NATS user token.
 
-An nkey is base32 of a kind, 32 bytes and a CRC-16; a seed carries two kinds, its own and that of
-the key it makes. Source: the nkeys README of the NATS project. `cryptography` does the signing.
+An nkey is base32 of a kind, 32 bytes and a CRC-16; a seed has two kinds, its own and the kind of
+its key. Source: the nkeys README of the NATS project. `cryptography` signs.
 """
 
 import base64
@@ -29,7 +29,7 @@ JWT_HEADER: Final = b'{"typ":"JWT","alg":"ed25519-nkey"}'
 
 
 class KeyPair:
-    """A private key of one kind. Its seed is a secret: it is in no repr and no message."""
+    """A private key of one kind. The secret seed is in no repr and no message."""
 
     def __init__(self, kind: Kind, raw_seed: bytes) -> None:
         self.kind: Final[Kind] = kind
@@ -44,7 +44,7 @@ class KeyPair:
 
     @classmethod
     def from_seed(cls, seed: str) -> Self:
-        """The key of a seed; raises Corrupt without quoting the seed."""
+        """Return the key of a seed; raises Corrupt without quoting the seed."""
         raw = _decode(seed, _KEY_BYTES + 2)
         prefix = (raw[0] & 0b111) << 5 | raw[1] >> 3
         kind = _KINDS.get(prefix)
@@ -60,7 +60,7 @@ class KeyPair:
         return self._key.sign(data)
 
     def sign_nonce(self, nonce: str) -> bytes:
-        """The answer to a broker's nonce, in the base64 that nats-py's `signature_cb` returns."""
+        """Sign a broker's nonce; returns base64, as nats-py's `signature_cb` must."""
         return base64.b64encode(self.sign(nonce.encode()))
 
     def __repr__(self) -> str:
@@ -74,7 +74,7 @@ def check_public(text: str, kind: Kind) -> str:
 
 
 def any_kind(public: str) -> set[str]:
-    """The public keys of every kind that the same 32 bytes make; none for what is no key."""
+    """Return the public keys of all kinds with the same 32 bytes; none for an invalid key."""
     try:
         raw = _public_bytes(public, None)
     except Corrupt:
@@ -83,7 +83,7 @@ def any_kind(public: str) -> set[str]:
 
 
 def verify(public: str, data: bytes, signature: bytes) -> bool:
-    """Whether the owner of `public`, a key of any kind, signed `data`. Corrupt if it is no key."""
+    """Whether `signature` of `data` is by `public`, a key of any kind. Corrupt if it is no key."""
     key = Ed25519PublicKey.from_public_bytes(_public_bytes(public, None))
     try:
         key.verify(signature, data)
@@ -93,7 +93,7 @@ def verify(public: str, data: bytes, signature: bytes) -> bool:
 
 
 class UserClaims(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user token says; times are whole unix seconds, 0 where the token names none."""
+    """Claims of a user token; times are whole unix seconds, 0 if absent."""
 
     name: str
     user: str
@@ -120,9 +120,9 @@ class _Claims(msgspec.Struct):
 
 
 def decode_user_jwt(token: str) -> UserClaims:
-    """Read a user token whose signature fits the issuer that it names.
+    """Decode a user token with a valid signature of the issuer named in it.
 
-    Who that issuer is, only the broker can judge. Raises Corrupt for anything else, whatever it is.
+    Only the broker knows whether to trust the issuer. Raises Corrupt for any other text.
     """
     try:
         return _read_user_jwt(token)
@@ -182,7 +182,7 @@ def _encode(raw: bytes) -> str:
 
 
 def _decode(text: str, size: int) -> bytes:
-    """The `size` bytes below the checksum; only the one canonical spelling is taken."""
+    """Return the `size` bytes before the checksum; only the canonical spelling is accepted."""
     try:
         checked = base64.b32decode(text + "=" * (-len(text) % 8))
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""What a service manager is told: that we are ready, alive, stopping, and how things stand.
+"""Notices to a service manager: ready, alive, stopping, and the status of this process.
 
-Source: sd_notify(3): datagrams of `NAME=value` lines to the socket that NOTIFY_SOCKET names. Where
-there is none, nothing is said.
+Source: sd_notify(3): datagrams of `NAME=value` lines to the socket in NOTIFY_SOCKET; without the
+variable nothing is sent.
 """
 
 import asyncio
@@ -11,13 +11,13 @@ import socket
 from collections.abc import Callable, MutableMapping
 from typing import Final, Self
 
-# Twice in the time after which we would be taken for hung, as sd_watchdog_enabled(3) advises.
+# Notices in one watchdog interval, as sd_watchdog_enabled(3) advises.
 _PART: Final = 2
 _STATUS_S: Final = 10.0
 
 
 class ServiceManager:
-    """Whoever started this process and may want to know. address: empty for nobody."""
+    """The service manager that started this process. address: of its socket, empty for none."""
 
     def __init__(self, address: str = "", watchdog_s: float = 0.0) -> None:
         self._address = "\0" + address[1:] if address.startswith("@") else address
@@ -25,7 +25,7 @@ class ServiceManager:
 
     @classmethod
     def take_from(cls, environ: MutableMapping[str, str]) -> Self:
-        """As the environment says; what was meant for us alone is taken out of it."""
+        """Read the environment, and remove the variables, which are for this process alone."""
         address = environ.pop("NOTIFY_SOCKET", "")
         microseconds = environ.pop("WATCHDOG_USEC", "")
         pid = environ.pop("WATCHDOG_PID", "")
@@ -33,14 +33,14 @@ class ServiceManager:
         return cls(address, int(microseconds) / 1e6 if watched else 0.0)
 
     def give_to(self, environ: MutableMapping[str, str]) -> None:
-        """For the program that this process turns into."""
+        """Restore the variables, for the program that this process executes next."""
         if self._address:
             environ["NOTIFY_SOCKET"] = self._address.replace("\0", "@", 1)
         if self.watchdog_s:
             environ["WATCHDOG_USEC"] = str(int(self.watchdog_s * 1e6))
 
     def tell(self, *lines: str) -> None:
-        """Say it once. Whether anybody listens makes no difference to us."""
+        """Send the lines once; a failure is ignored."""
         if not self._address:
             return
         with (
@@ -51,7 +51,7 @@ class ServiceManager:
 
 
 class Notices:
-    """The last service to start: says that all before it are ready, then that the loop goes round.
+    """Service that notifies of readiness, then of a live loop; the last service to start.
 
     status: one line for people.
     """

@@ -1,4 +1,4 @@
-"""How the programs of a mesh's hosts end: each fault as one line on stderr and an exit code."""
+"""Exit of the programs on a mesh's hosts: each fault is one line on stderr and an exit code."""
 
 import contextlib
 import sys
@@ -18,12 +18,12 @@ from schemas.faults import MeshError
 
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
-# EX_IOERR of sysexits.h, as 75, 77 and 78 are of there.
+# EX_IOERR of sysexits.h; 75, 77 and 78 are from there, too.
 UNWRITABLE: Final = 74
 
 
 def run_tool(name: str, command: Callable[[], object]) -> NoReturn:
-    """Run a command that prints for its caller, and exit: also if the output cannot be written."""
+    """Run a command that prints for its caller, and exit; unwritable output is a fault."""
     guard_output()
     code = 0
     try:
@@ -40,7 +40,7 @@ def run_tool(name: str, command: Callable[[], object]) -> NoReturn:
 
 
 def run_service(name: str, command: Callable[[], object]) -> NoReturn:
-    """Run a process that stays, and exit; what it cannot say is no reason for it to end."""
+    """Run a long-lived process, and exit; unwritable output does not end it."""
     open_standard_streams()
     sys.exit(_run(name, command))
 
@@ -74,8 +74,8 @@ def _run(name: str, command: Callable[[], object]) -> int:
 
 
 def _fail(name: str, error: MeshError) -> int:
-    with contextlib.suppress(OSError):  # `settle_output` meets it again
-        sys.stdout.flush()  # what was printed comes before why there is no more
+    with contextlib.suppress(OSError):  # `settle_output` raises it again
+        sys.stdout.flush()  # the output comes before the fault
     tell(f"{name}: {error}; {error.advice}\n")
     return error.kind.exit_code
 

@@ -1,16 +1,16 @@
-"""Proxies that the environment names, which no connection to a broker goes through."""
+"""Proxies in the environment, which connections to brokers do not use."""
 
 from collections.abc import Mapping
 from typing import Final
 
-# Of these, `http_proxy` is for plain HTTP alone, and nobody expects it to carry a broker's TLS.
+# `http_proxy` is left out: it is for plain HTTP only, not for a broker's TLS.
 NAMES: Final = ("HTTPS_PROXY", "ALL_PROXY")
 
 
 def unused_proxies(environ: Mapping[str, str]) -> str:
-    """The variables that name a proxy, as they are written; empty if none does.
+    """Return the names of variables with a proxy, in their own spelling; empty if there are none.
 
-    Their values are left out: they may hold a password.
+    Values are left out, as they may hold a password.
     """
     spellings = [spelling for name in NAMES for spelling in (name, name.lower())]
     return ", ".join(name for name in spellings if environ.get(name))

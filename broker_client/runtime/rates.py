@@ -1,12 +1,12 @@
-"""How often something may happen, and how often it does."""
+"""Rate limits, shares of a pool, and measured rates."""
 
 from typing import Final
 
 
 class TokenBucket:
-    """At most `burst` at once and `per_s` in the long run; what is over is refused, not queued.
+    """Rate limit: at most `burst` at once and `per_s` in the long run; the rest is refused.
 
-    Time is handed in, so that it decides the same in a test and in a service.
+    Callers pass the time, so that tests need no clock.
     """
 
     def __init__(self, *, per_s: float, burst: float) -> None:
@@ -17,10 +17,10 @@ class TokenBucket:
         self.refused = 0
 
     def take(self, now: float, cost: float = 1.0) -> bool:
-        """Whether one more may happen at `now`, a reading of a clock that never goes back.
+        """Take tokens at `now`, a reading of the monotonic clock; False if none is left.
 
-        cost: what it takes of the tokens. It may leave them below none, so that what costs more
-        than the burst is not refused for ever, and is waited for the longer.
+        cost: number of tokens. The rest may become negative, so that an event above the burst is
+        admitted, and delays the next one longer.
         """
         if self._at is not None and self._tokens < self._burst:
             self._tokens = min(self._burst, self._tokens + (now - self._at) * self._per_s)
@@ -32,12 +32,12 @@ class TokenBucket:
         return True
 
     def add(self, tokens: float, *, most: float) -> None:
-        """Give more than time does, up to `most` in all."""
+        """Add extra tokens, up to `most` in all."""
         self._tokens = max(self._tokens, min(most, self._tokens + tokens))
 
 
 class Shares:
-    """A pool of `total` places of which one owner gets at most `each` at a time."""
+    """A pool of `total` places, of which one owner holds at most `each`."""
 
     def __init__(self, total: int, each: int) -> None:
         self._total = total
@@ -46,7 +46,7 @@ class Shares:
         self.taken = 0
 
     def take(self, owner: str, places: int = 1) -> bool:
-        """Whether `owner` gets that many more."""
+        """Take `places` for `owner`; False if it or the pool has too few left."""
         has = self._of.get(owner, 0)
         if has + places > self._each or self.taken + places > self._total:
             return False
@@ -67,7 +67,7 @@ class Shares:
 
 
 class EventRate:
-    """Events per second, the last moments counting most. Time is handed in."""
+    """Events per second, with the greatest weight on recent ones. Callers pass the time."""
 
     _HALF_S = 0.1
 
@@ -76,7 +76,7 @@ class EventRate:
         self._at: float | None = None
 
     def note(self, events: int, now: float) -> None:
-        """`events` happened since the last note."""
+        """Count `events` since the last note."""
         if self._at is not None:
             span_s = max(now - self._at, 1e-6)
             kept = 0.5 ** (span_s / self._HALF_S)
@@ -85,20 +85,20 @@ class EventRate:
 
 
 class Gathering:
-    """Whether a group commit should wait a moment for company before it writes.
+    """Decides whether a group commit waits shortly for more items before it writes.
 
-    A write costs about as much for one item as for thirty. Where a steady stream comes in, waiting
-    for more of it halves the cost; where everybody waits for us, nothing more would come, which the
-    first vain wait shows. Time is handed in.
+    A write costs about the same for one item and for thirty. In a steady stream, waiting for more
+    items halves the cost; if all callers wait for this write, no more items come, as the first wait
+    without a gain shows. Callers pass the time.
 
-    wait_s: the longest wait. patient_s: the longest while nobody is served sooner by a hurried
-    write, since work queues up elsewhere.
+    wait_s: the longest wait. patient_s: the longest wait while work queues up elsewhere, so that an
+    early write would serve no caller sooner.
     """
 
     _FEW: Final = 4
-    # Nobody waits on for more than so many items in `wait_s`.
+    # Items in `wait_s` above which there is no further wait.
     _ENOUGH: Final = 32
-    # After a wait that brought little, none for this long.
+    # Seconds without a wait after one that gained little.
     _VAIN_S: Final = 1.0
 
     def __init__(self, *, wait_s: float, patient_s: float) -> None:
@@ -113,7 +113,7 @@ class Gathering:
         self._rate.note(items, now)
 
     def wait_s(self, queued: int, now: float, *, patient: bool) -> float:
-        """How long to wait now, unless `enough` come sooner; 0 for not at all."""
+        """Return the seconds to wait now, unless `enough` items come sooner; 0 for no wait."""
         wait_s = self._patient_s if patient else self._wait_s
         self.enough = int(self._ENOUGH * wait_s / self._wait_s)
         self._expected = self._rate.per_s * wait_s
@@ -121,6 +121,6 @@ class Gathering:
         return wait_s if is_worth else 0.0
 
     def note_wait(self, gained: int, now: float) -> None:
-        """A whole wait has brought `gained` items."""
+        """Note that a whole wait gained so many items."""
         if gained < self._expected / 2:
             self._not_before = now + self._VAIN_S

@@ -1,4 +1,4 @@
-"""Proofs that whoever asks for a certificate holds the keys that it is for."""
+"""Proofs of possession of the keys in a request for a certificate."""
 
 from broker_client.runtime.identity import NewIdentity
 from broker_client.runtime.nkeys import KeyPair
@@ -9,9 +9,9 @@ from schemas.messages.renewal import Purpose, RenewalRequest, key_proof_text, pr
 def renewal_request(
     name: str, keys: NewIdentity, *, cert_pem: bytes, key_pem: bytes
 ) -> RenewalRequest:
-    """Ask for a certificate for `keys`, proved by the certificate in use and its key.
+    """Return a request for a certificate for `keys`, signed by the key of the one in use.
 
-    Takes milliseconds of a processor. Raises Corrupt if `key_pem` is damaged.
+    Takes milliseconds of CPU. Raises Corrupt if `key_pem` is damaged.
     """
     text = proof_text(name, keys.user, keys.csr_pem)
     return RenewalRequest(
@@ -24,6 +24,6 @@ def renewal_request(
 
 
 def key_proof(purpose: Purpose, mesh: str, name: str, keys: NewIdentity) -> bytes:
-    """The signature of the new broker key, for this mesh, name and purpose alone."""
+    """Return the signature of the new broker key, for this mesh, name and purpose only."""
     text = key_proof_text(purpose, mesh, name, keys.user, keys.csr_pem)
     return KeyPair.from_seed(keys.seed).sign(text)

@@ -1,10 +1,10 @@
-"""Puts renewed files in the place of a context's, so that every reader sees the old or the new.
+"""Atomic replacement of a context's identity files: readers see all old or all new ones.
 
-    user.creds.new/    key.pem, cert.pem, ca.pem, and user.creds last: from then on it counts
+    user.creds.new/    key.pem, cert.pem, ca.pem, and user.creds last: from then on it is valid
 
-Then the files are copied to where the context has them, and the folder is taken away, its creds
-first: from then on the context's own count, which are the same. What a crash leaves of it, readers
-use and the next writer completes.
+Then the files are copied to the paths of the context, and the folder is deleted, its creds first:
+from then on the equal files of the context are valid. After a crash readers use the folder, and the
+next writer completes the replacement.
 """
 
 import os
@@ -39,12 +39,12 @@ from broker_client.runtime.nkeys import UserClaims, decode_user_jwt
 from broker_client.runtime.tls import client_context_of
 from schemas.faults import MeshError
 
-# Clients renew when two thirds of their time are over.
+# Part of the life of credentials after which clients renew them.
 _DUE: Final = 2 / 3
 
 
 class ContextFiles:
-    """The identity files that one context names."""
+    """Identity files of one context."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -52,7 +52,7 @@ class ContextFiles:
         self._stage = self._creds.with_name(f"{self._creds.name}.new")
 
     def identity(self) -> Identity:
-        """Raises as `identity.read_identity`. Files that are being replaced are read once more."""
+        """Load the identity, again during a replacement. Raises as `identity.read_identity`."""
         try:
             return self._read()
         except MeshError:
@@ -64,7 +64,7 @@ class ContextFiles:
         return context_identity(self._context)
 
     def claims(self) -> UserClaims:
-        """What the token in use says."""
+        """Return the claims of the token in use."""
         staged = self._stage / CREDS_FILE
         creds = decode_creds(read_bytes(staged if staged.exists() else self._creds))
         return decode_user_jwt(creds.jwt)
@@ -75,7 +75,7 @@ class ContextFiles:
         return claims.expires_at > 0 and now > claims.not_before + life_s * _DUE
 
     def pems(self) -> tuple[bytes, bytes]:
-        """Certificate and key, to prove a request by; call it with the lock held."""
+        """Return certificate and key, to sign a request; the caller holds the lock."""
         return read_bytes(Path(self._context.cert)), read_bytes(Path(self._context.key))
 
     def ca_pem(self) -> bytes:
@@ -84,9 +84,9 @@ class ContextFiles:
     # -- replacing
 
     def lock(self) -> Lock:
-        """Hold it while anything is replaced. Raises Refused (`state_locked`, `state_unreadable`).
+        """Take the lock of replacements. Raises Refused (`state_locked`, `state_unreadable`).
 
-        What an earlier replacement has left undone is done then.
+        Completes an interrupted replacement.
         """
         make_private_directory(self._stage)
         lock = lock_directory(self._stage)
@@ -98,13 +98,13 @@ class ContextFiles:
         return lock
 
     def store(self, keys: NewIdentity, *, cert_pem: bytes, ca_pem: bytes, jwt: str) -> None:
-        """Have every reader use these from now on; the lock is held."""
+        """Replace the identity for all readers; the caller holds the lock."""
         write_identity(self._stage, keys, cert_pem=cert_pem, ca_pem=ca_pem, jwt=jwt)
         failpoints.reach("client.renewed_staged")
         self._install()
 
     def trust(self, ca_pem: bytes) -> None:
-        """Trust these authorities. Raises Corrupt if they are none; nothing changes then."""
+        """Trust these authorities. Raises Corrupt for invalid ones; nothing changes then."""
         client_context_of(ca_pem, *self.pems())
         write_public(Path(self._context.ca), ca_pem)
 
@@ -123,22 +123,22 @@ class ContextFiles:
                 (self._stage / name).unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Take the empty folder away again; call it after the lock is released."""
+        """Delete the empty folder; call it after the release of the lock."""
         if not (self._stage / CREDS_FILE).exists():
             shutil.rmtree(self._stage, ignore_errors=True)
 
-    # -- how long ago somebody looked whether anything is to be renewed
+    # -- time of the last check for a renewal
 
     @property
     def looked_s_ago(self) -> float:
-        """By the time stamp of the file of authorities, which no one else needs."""
+        """Seconds since the last check, by the time stamp of the file of authorities."""
         try:
             return max(0.0, time.time() - Path(self._context.ca).stat().st_mtime)
         except OSError:
             return 0.0
 
     def note_look(self) -> bool:
-        """False if the files are not ours to change: then nothing can be renewed here."""
+        """Note a check; False if this process may not change the files, nor renew them."""
         try:
             os.utime(self._context.ca)
         except OSError:

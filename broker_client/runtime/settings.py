@@ -1,8 +1,8 @@
 """Settings of a process: one Struct, filled from flag, environment, file or default, in this order.
 
-A field whose type is a Struct is a table: `timers.beat_s` is `beat_s` below `[timers]` in the file
-and `MESH_TIMERS__BEAT_S` in the environment. Nothing reads the environment later, and all that is
-wrong is said at once.
+A field with a Struct as its type is a table: `timers.beat_s` is `beat_s` below `[timers]` in the
+file and `MESH_TIMERS__BEAT_S` in the environment. Nothing reads the environment later, and all
+faults are reported together.
 """
 
 import json
@@ -25,7 +25,7 @@ DEFAULT: Final = "default"
 
 
 class _Leaf(NamedTuple):
-    """One setting: where it stands, its type and what it is if nobody says."""
+    """One setting: its path, type and default."""
 
     path: tuple[str, ...]
     kind: Any
@@ -41,7 +41,7 @@ class _Leaf(NamedTuple):
 
 
 class Loaded(Generic[S]):
-    """The settings and, for each dotted key, where its value came from."""
+    """The settings and the source of each value, by dotted key."""
 
     def __init__(self, value: S, values: dict[str, Any], sources: dict[str, str]) -> None:
         self.value = value
@@ -49,7 +49,7 @@ class Loaded(Generic[S]):
         self.sources = sources
 
     def render(self) -> str:
-        """One line per setting, `key = value  # source`; without the sources it is the file."""
+        """Return one line per setting, `key = value  # source`: a valid file of settings."""
         lines = [f"{key} = {_toml(value)}" for key, value in self.values.items()]
         width = max((len(line) for line in lines), default=0)
         sources = (self.sources[key] for key in self.values)
@@ -65,10 +65,10 @@ def load_settings(
     file: Path | None = None,
     check: Callable[[S], object] | None = None,
 ) -> Loaded[S]:
-    """Fill a `kind`. flags: dotted keys; None stands for a flag that was not given.
+    """Fill a `kind`. flags: by dotted key; None for an absent flag.
 
-    check: looks at the whole and raises a MeshError. Raises Refused (`settings_invalid`) that names
-    every fault, or what `files.read_given` raises for the file.
+    check: validates the whole and raises a MeshError. Raises Refused (`settings_invalid`) that
+    names every fault, or a fault of `files.read_given` for the file.
     """
     leaves = list(_leaves(kind, ()))
     faults: list[str] = []
@@ -109,7 +109,7 @@ def _leaves(kind: type[msgspec.Struct], path: tuple[str, ...]) -> Iterator[_Leaf
 
 
 def _read_file(file: Path | None, leaves: list[_Leaf], faults: list[str]) -> dict[str, Any]:
-    """What the file sets, by dotted key; a key that is no setting is a fault."""
+    """Return the values of the file by dotted key; an unknown key is a fault."""
     if file is None:
         return {}
     try:
@@ -140,7 +140,7 @@ def _flatten(table: Mapping[str, Any], prefix: str, known: set[str], found: dict
 def _unknown(
     leaves: list[_Leaf], flags: Mapping[str, Any], environ: Mapping[str, str]
 ) -> Iterator[str]:
-    """Misspelled keys. A variable is judged only below a table of ours: others share the prefix."""
+    """Yield unknown keys; of variables only those below a known table, as the prefix is shared."""
     keys = {leaf.key for leaf in leaves}
     yield from (f"no setting {key!a}{near_names(key, [*keys])}" for key in flags if key not in keys)
     variables = {leaf.variable for leaf in leaves}
@@ -167,7 +167,7 @@ def _find(
 
 
 def _convert(leaf: _Leaf, raw: object, source: str, faults: list[str]) -> object:
-    """A value of the setting's type. Text is read as that type, lists of text by their commas."""
+    """Return a value of the setting's type; text is parsed, lists are split at commas."""
     kind = leaf.kind
     try:
         if isinstance(raw, str) and isinstance(leaf.default, (list, tuple)):
@@ -195,7 +195,7 @@ def _example(leaf: _Leaf) -> str:
 
 
 def _measured(name: str, text: str) -> object:
-    """Lengths of time and sizes, by the end of a setting's name; a number alone is in its unit.
+    """Parse durations and sizes by the suffix of a setting's name, which is the default unit.
 
     `beat_s` takes 5, 5s or 1m; `agent_days` 90, 12h or 2w; `spool_bytes` 1048576 or 1GiB.
     """
@@ -224,5 +224,5 @@ def _build(kind: type[S], path: tuple[str, ...], values: Mapping[str, Any]) -> S
 
 
 def _toml(value: object) -> str:
-    """TOML's booleans, numbers, strings and arrays of them are JSON's."""
+    """Return a TOML value: JSON's booleans, numbers, strings and arrays are valid TOML."""
     return '""' if value is None else json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""Signals: one part tells, any number of others are called, and neither knows the other."""
+"""Signals in a process: a sender calls any number of listeners, neither knows the other."""
 
 from collections.abc import Callable
 from typing import Generic, ParamSpec
@@ -7,9 +7,9 @@ P = ParamSpec("P")
 
 
 class Signal(Generic[P]):
-    """Calling it calls its listeners on the same stack, in the order in which they were added.
+    """Calls its listeners on the caller's stack, in the order in which they were added.
 
-    What a listener raises goes to the caller, and those after it are not called.
+    An exception of a listener goes to the caller; later listeners are not called.
     """
 
     __slots__ = ("_listeners",)

@@ -1,4 +1,4 @@
-"""The standard streams of a process: always open, and no reason to end when they take nothing."""
+"""The standard streams of a process: always open; a failed write does not end the process."""
 
 import contextlib
 import io
@@ -11,24 +11,24 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 STDIN, STDOUT, STDERR = 0, 1, 2
-# A pipe that says that it is writable takes this many bytes without blocking (POSIX, PIPE_BUF).
+# A writable pipe takes this many bytes without blocking (POSIX, PIPE_BUF).
 _PIECE_BYTES: Final = select.PIPE_BUF
-# A reader that is slow for a moment loses nothing; one that stands still must not stop the loop.
+# Longest wait for a slow reader, so that a blocked one does not stop the loop.
 _PATIENCE_MS: Final = 50
 
 
 class OutputFailed(OSError):
-    """Stdout, or stderr with a task's output, takes nothing: a full disk, a terminal that is gone.
+    """A failed write of output: a full disk, a closed terminal.
 
-    A reader that has closed its pipe is BrokenPipeError, as everywhere.
+    A closed pipe raises BrokenPipeError, as usual.
     """
 
 
 def open_standard_streams(*, stdout_flags: int = os.O_RDWR) -> None:
-    """Open /dev/null on descriptors 0 to 2 that are closed; the first thing that a program does.
+    """Open /dev/null on closed descriptors 0 to 2; the first thing that a program does.
 
-    Otherwise the next file or socket gets such a number, and what is printed goes into it.
-    stdout_flags: os.O_RDONLY lets writes to a closed stdout fail, as they would have.
+    Otherwise the next file or socket gets such a number, and receives printed text.
+    stdout_flags: with os.O_RDONLY writes to a closed stdout still fail.
     """
     for number, flags in ((STDIN, os.O_RDWR), (STDOUT, stdout_flags), (STDERR, os.O_RDWR)):
         try:
@@ -44,17 +44,17 @@ def open_standard_streams(*, stdout_flags: int = os.O_RDWR) -> None:
 
 
 def guard_output() -> None:
-    """For a program that prints for its caller: a failed write raises OutputFailed, closed or not.
+    """Make failed writes of stdout raise OutputFailed, for a program that prints for its caller.
 
-    Text that the stream's encoding has no bytes for is spelled out. End with `give_up_output`
-    after such an error, and with `settle_output` in any case.
+    Text that the stream cannot encode is escaped. End with `give_up_output` after such an error,
+    and with `settle_output` in any case.
     """
     open_standard_streams(stdout_flags=os.O_RDONLY)
     sys.stdout, sys.stderr = _stream(STDOUT, sys.stdout), _stream(STDERR, sys.stderr)
 
 
 def settle_output() -> None:
-    """Write what is still held back. Raises OutputFailed or BrokenPipeError for stdout alone."""
+    """Flush both streams. Raises OutputFailed or BrokenPipeError for stdout only."""
     try:
         sys.stderr.flush()
     except (OSError, ValueError):
@@ -63,7 +63,7 @@ def settle_output() -> None:
 
 
 def give_up_output() -> None:
-    """Drop what stdout did not take, so that the interpreter does not fail on it again."""
+    """Drop unwritten output, so that the interpreter does not fail on it again."""
     _point_at_null(STDOUT)
 
 
@@ -93,7 +93,7 @@ def _stream(number: int, like: TextIO | None = None) -> TextIO:
 class _Raw(io.FileIO):
     def write(self, data: "ReadableBuffer", /) -> int:
         try:
-            while (written := super().write(data)) is None:  # somebody made it non-blocking
+            while (written := super().write(data)) is None:  # a non-blocking descriptor
                 select.select([], [self], [])
         except BrokenPipeError:
             raise
@@ -103,7 +103,7 @@ class _Raw(io.FileIO):
 
 
 def tell(text: str, number: int = STDERR) -> bool:
-    """Write `text` to a descriptor, unbuffered; False if it was not taken, and nothing else."""
+    """Write `text` to a descriptor, unbuffered; returns False after a failure."""
     data = text.encode("utf-8", "backslashreplace")
     try:
         while data:
@@ -116,9 +116,8 @@ def tell(text: str, number: int = STDERR) -> bool:
 class LogFile:
     """A text stream for log lines on a descriptor. A line that cannot be written is lost.
 
-    A full disk, a quota, a reader that has gone or stands still: none of them raises or blocks for
-    longer than 50 ms, and once lines are taken again the first one says how many were lost. lost:
-    how many there are to be told of.
+    A full disk, a quota, a closed or blocked reader: none of them raises or blocks for longer than
+    50 ms, and the first line after that has the number of lost ones. lost: lines not reported yet.
     """
 
     def __init__(self, number: int) -> None:
@@ -139,7 +138,7 @@ class LogFile:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing is ever held back."""
+        """Do nothing: lines are not buffered."""
 
     def _put(self, text: str) -> bool:
         data = text.encode("utf-8", "backslashreplace")
@@ -161,7 +160,7 @@ class LogFile:
 
 
 def log_file() -> TextIO | LogFile:
-    """Stderr for log lines; where a test has put something else in its place, that."""
+    """Return stderr for log lines, or its replacement by a test."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         if sys.stderr.fileno() == STDERR:
             return LogFile(STDERR)

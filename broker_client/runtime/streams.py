@@ -1,8 +1,8 @@
-"""Streams of the broker (JetStream): made, checked, written one at a time, and read back.
+"""Streams of the broker (JetStream): created, checked, written one message at a time, and read.
 
-Spoken as plain requests, so that every wait has our time-out and every error is ours. Reading goes
-by Direct Get in batches: no consumer to be made, none to be lost in a restart of the broker, and
-whatever goes wrong on the way is asked for again.
+The requests are plain NATS requests, so that every wait has our timeout and every error is ours.
+Reading uses batched Direct Get: without a consumer, which a restart of the broker could lose, and
+with retries of missing parts.
 Source: the JetStream API reference, and ADR-31 (batched direct get) of the NATS project.
 """
 
@@ -27,7 +27,7 @@ API_S: Final = 5.0
 PAGE_MESSAGES: Final = 1000
 PAGE_MIN_MESSAGES: Final = 50
 PAGE_BYTES: Final = 4 * 1024 * 1024
-# How long a replay or a listing may get nowhere before it gives up: a broker's restart fits in.
+# Seconds without progress after which a replay or a listing fails; more than a broker's restart.
 STALL_S: Final = 60.0
 ALL: Final = ">"
 _NS: Final = 1_000_000_000
@@ -38,11 +38,11 @@ T = TypeVar("T")
 
 
 class StreamMissing(Refused):
-    """There is no such stream."""
+    """The stream does not exist."""
 
 
 class SequenceConflict(Refused):
-    """The subject has moved on: somebody has written there since, or it is not as expected."""
+    """The last sequence of the subject is not the expected one, as after another write."""
 
     def __init__(self, subject: str, message: str) -> None:
         super().__init__("id_conflict", f"{subject}: {message}")
@@ -50,7 +50,7 @@ class SequenceConflict(Refused):
 
 
 class Republish(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the broker says, of each message on `source`, that it is stored: its headers alone."""
+    """Subject to which the broker republishes the headers of each stored message on `source`."""
 
     source: str
     destination: str
@@ -60,10 +60,10 @@ class Republish(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """What a stream shall be. Sizes and counts of -1 are unlimited, an age of 0 is for ever.
+    """Configuration of a stream. Sizes and counts of -1 and an age of 0 are unlimited.
 
-    no_ack: publishers get no answer. The broker sends one to whatever reply subject they name, with
-    its own rights, so a stream that members of the mesh publish to must not give any.
+    no_ack: publishers get no acknowledgement. The broker would send it to any reply subject that
+    they name, with its own rights, so streams that members of the mesh publish to must not have it.
     """
 
     name: str
@@ -109,11 +109,11 @@ class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StreamInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What a stream is. `is_new`: it was made by this very call, so whatever was there is gone.
+    """State of a stream. is_new: this call has created it, so its former content is lost.
 
-    created_at: as the broker writes it; another one than before means another stream.
-    first_seq: above last_seq when the stream is empty. max_msg_size: bytes of headers and body of
-    one message, -1 for whatever the broker takes.
+    created_at: in the broker's format; a change means another stream. first_seq: above last_seq
+    when the stream is empty. max_msg_size: bytes of headers and body of one message, -1 for the
+    broker's limit.
     """
 
     name: str
@@ -136,7 +136,7 @@ class Stored(NamedTuple):
 
 
 class Page(NamedTuple):
-    """messages: in order. next_seq: where to go on. is_last: nothing more was there to be read."""
+    """messages: in order. next_seq: of the next page. is_last: this was the end of the stream."""
 
     messages: list[Stored]
     next_seq: int
@@ -150,7 +150,7 @@ class ApiError(msgspec.Struct, frozen=True):
 
 
 class PubAck(msgspec.Struct, frozen=True):
-    """The broker's answer to something stored, or the reason why it was not."""
+    """The broker's acknowledgement of a stored message, or its refusal."""
 
     stream: str = ""
     seq: int = 0
@@ -168,14 +168,14 @@ _FULL: Final = frozenset({10023, 10047, 10077})
 _TOO_LARGE: Final = 10054
 _NO_STREAM: Final = 10059
 _NO_MESSAGE: Final = 10037
-# Too few servers of the cluster are there yet to hold all copies of a stream.
+# Too few servers of the cluster are up for all replicas of a stream.
 _NO_PEERS: Final = 10005
-# An atomic batch that did not arrive whole, and too many batches in flight.
+# An incomplete atomic batch, and too many batches in flight.
 _PASSING: Final = frozenset({10176, 10210})
 
 
 def store_fault(error: ApiError, subject: str) -> MeshError:
-    """What a refusal of JetStream means to us. In each case nothing was stored."""
+    """Return the fault of a refusal by JetStream; in each case nothing was stored."""
     text = f"{subject}: {error.description} ({error.err_code})"
     if error.err_code in _CONFLICT:
         return SequenceConflict(subject, error.description)
@@ -191,7 +191,7 @@ def store_fault(error: ApiError, subject: str) -> MeshError:
 
 
 def is_passing(error: ApiError) -> bool:
-    """Whether the same write may well be taken a little later."""
+    """Whether a retry of the same write may succeed soon."""
     return error.err_code in _PASSING or (error.code == 503 and error.err_code not in _FULL)
 
 
@@ -203,7 +203,7 @@ def decode_ack(msg: Msg) -> PubAck:
 
 
 class Streams:
-    """All of this asks over `link`; each request waits for at most `timeout_s`."""
+    """Client of the broker's streams over `link`; each request has the timeout `timeout_s`."""
 
     def __init__(
         self,
@@ -223,11 +223,11 @@ class Streams:
     # streams as such
 
     async def ensure_stream(self, config: StreamConfig) -> StreamInfo:
-        """Make the stream, or change the one that is there into it.
+        """Create the stream, or update its configuration.
 
-        A stream that should be there and is not has been lost with all it held: look at `is_new`.
-        A store that does not answer yet, such as a cluster without a leader, is asked again for
-        `stall_s`; then Unreachable. Refused (`settings_invalid`) if the broker will not have it so.
+        An expected stream that is missing has been lost with its content: check `is_new`. Without
+        an answer, such as from a cluster without a leader, retries for `stall_s`, then raises
+        Unreachable. Raises Refused (`settings_invalid`) if the broker refuses the configuration.
         """
         asked = _Asked()
 
@@ -256,10 +256,10 @@ class Streams:
             asked.was_missing = True
             return await self._create(config, wanted)
         has = found["config"]
-        # The broker leaves out what is false or nought.
+        # The broker leaves out fields that are false or 0.
         if any((has.get(key) or 0) != (value or 0) for key, value in wanted.items()):
             found = await self._api(f"STREAM.UPDATE.{config.name}", {**has, **wanted})
-        # The answer to an earlier try at making it may have been lost.
+        # An earlier try may have created it, and its answer was lost.
         return _info(found, is_new=asked.was_missing)
 
     async def _create(self, config: StreamConfig, wanted: dict[str, Any]) -> StreamInfo:
@@ -267,11 +267,11 @@ class Streams:
         return _info(made, is_new=bool(made.get("did_create", True)))
 
     async def info(self, stream: str) -> StreamInfo:
-        """Raises StreamMissing if there is none."""
+        """Return the state of a stream. Raises StreamMissing if it does not exist."""
         return _info(await self._api(f"STREAM.INFO.{stream}"))
 
     async def purge_up_to(self, stream: str, seq: int, subject: str | None = None) -> int:
-        """Delete all messages up to and with `seq` (on `subject` only); how many there were."""
+        """Delete all messages up to `seq`, inclusive (on `subject` only); returns their number."""
         wanted: dict[str, Any] = {"seq": seq + 1}
         if subject is not None:
             wanted["filter"] = subject
@@ -287,10 +287,10 @@ class Streams:
         expected: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> int:
-        """Append one message; its sequence, once the broker has it on disk.
+        """Append one message; returns its sequence once it is on the broker's disk.
 
-        expected: the last sequence of this very subject, 0 for none yet. Raises SequenceConflict,
-        Refused (`store_full`), or Unreachable; effect unknown means what it says.
+        expected: the last sequence of this subject, 0 for none yet. Raises SequenceConflict,
+        Refused (`store_full`), or Unreachable; with effect unknown it may be stored.
         """
         sent = dict(headers or {})
         if expected is not None:
@@ -307,14 +307,14 @@ class Streams:
     # reading
 
     async def get_last(self, stream: str, subject: str) -> Stored | None:
-        """The newest message on `subject`, from any replica: it may be a moment behind."""
+        """Return the newest message on `subject`, from any replica, maybe slightly behind."""
         answer = await self._ask(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"")
         if answer.status == _NOT_FOUND:
             return None
         return _stored(answer)[0]
 
     async def get_last_agreed(self, stream: str, subject: str) -> Stored | None:
-        """The newest message on `subject`, as the stream's leader knows it."""
+        """Return the newest message on `subject`, from the stream's leader."""
         return await self._get_agreed(stream, {"last_by_subj": subject})
 
     async def read_from(
@@ -326,7 +326,7 @@ class Streams:
         batch: int = PAGE_MESSAGES,
         max_bytes: int = PAGE_BYTES,
     ) -> Page:
-        """Up to `batch` messages from `seq` on; Unreachable if the page did not come whole."""
+        """Read up to `batch` messages from `seq` on; raises Unreachable if a part is missing."""
         wanted: dict[str, Any] = {"seq": max(1, seq), "batch": batch, "max_bytes": max_bytes}
         if subject != ALL:
             wanted["next_by_subj"] = subject
@@ -335,9 +335,9 @@ class Streams:
     async def replay(
         self, stream: str, from_seq: int = 1, subject: str = ALL
     ) -> AsyncIterator[Stored]:
-        """All messages from `from_seq` to what was the last one when this began, each once.
+        """Replay all messages from `from_seq` to the last one at its begin, each once.
 
-        Restarts of the broker are waited out; Unreachable if there is no progress for `stall_s`.
+        Retries during restarts of the broker; raises Unreachable after `stall_s` without progress.
         """
         info = await self.insist(lambda: self.info(stream))
         seq, end, size = max(from_seq, info.first_seq, 1), info.last_seq, PAGE_MESSAGES
@@ -347,7 +347,7 @@ class Streams:
             try:
                 return await self.read_from(stream, seq, subject, batch=size)
             except Unreachable:
-                size = max(PAGE_MIN_MESSAGES, size // 2)  # a bad line gets smaller pages
+                size = max(PAGE_MIN_MESSAGES, size // 2)  # smaller pages on a bad connection
                 raise
 
         while seq <= end:
@@ -361,7 +361,7 @@ class Streams:
                 return
 
     async def insist(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask until there is an answer; the last fault after `stall_s` of none."""
+        """Retry `ask` until it has an answer; raises the last fault after `stall_s` without one."""
         backoff = Backoff(self._chance, first_s=0.05, cap_s=0.5)
         until = self._clock.elapsed() + self._stall_s
         while True:
@@ -373,7 +373,7 @@ class Streams:
             await asyncio.sleep(backoff.next_s())
 
     async def _is_end(self, stream: str, seq: int, subject: str) -> bool:
-        """Whether the leader, too, has nothing at `seq` and later: a replica may be behind."""
+        """Whether the leader has no message from `seq` on, either: a replica may be behind."""
         query = {"seq": seq, "next_by_subj": subject}
         return await self.insist(lambda: self._get_agreed(stream, query)) is None
 
@@ -412,7 +412,7 @@ class _NotFound(Refused):
 
 @dataclass
 class _Asked:
-    """Progress of the tries at one stream. was_missing: a try found no stream, and made one."""
+    """Progress of the tries for one stream. was_missing: a try found none, and created it."""
 
     is_late: bool = False
     was_missing: bool = False
@@ -421,8 +421,8 @@ class _Asked:
 class _PageReader:
     """Gathers the messages of one batched Direct Get and checks that none is missing.
 
-    Each names the sequence before it. Without that check a page whose middle was lost in a
-    reconnect would look whole.
+    Each message has the sequence of the one before it. Without this check a page with a gap after a
+    reconnect would look complete.
     """
 
     def __init__(self, link: Link, stream: str, wanted: Mapping[str, Any]) -> None:
@@ -483,10 +483,10 @@ class _PageReader:
 
 
 def _stored(msg: Msg) -> "tuple[Stored, int]":
-    """The message within a Direct Get answer, and the sequence of the one before it.
+    """Return the message in a Direct Get answer, and the sequence of the message before it.
 
-    The broker writes its own headers behind those of the message, so the last ones count: a
-    publisher could have sent headers of the same names.
+    The broker writes its own headers after the message's, so the last ones count: a publisher could
+    have sent headers of the same names.
     """
     raw = msg.raw_headers
     try:
@@ -529,5 +529,5 @@ def _api_fault(error: ApiError, verb: str) -> MeshError:
 
 
 def _no_store(subject: str) -> Unreachable:
-    """No stream takes this subject now: none was made, or it has no leader at the moment."""
+    """Return the fault of a subject without a stream: none was created, or it has no leader now."""
     return Unreachable("store_unavailable", f"no stream answers on {subject}", effect="none")

@@ -1,4 +1,4 @@
-"""Owners of tasks: services that run as long as the process, and tasks that come and go."""
+"""Owners of asyncio tasks: services for the life of the process, and sets of short tasks."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence
@@ -14,9 +14,9 @@ T = TypeVar("T")
 
 
 class Service(Protocol):
-    """Something that runs until it is cancelled.
+    """A long-lived part of a process, which runs until it is cancelled.
 
-    `run` sets `ready` when others may rely on it. Returning is a failure: loops are `while True`.
+    `run` sets `ready` when other services may use it. Returning is a failure.
     """
 
     @property
@@ -26,7 +26,7 @@ class Service(Protocol):
 
 
 class ServiceEnded(Exception):
-    """A service returned although nobody had asked it to."""
+    """A service returned without a cancellation."""
 
 
 async def supervise(
@@ -34,10 +34,10 @@ async def supervise(
 ) -> None:
     """Start `services` in order, stop them in reverse once `stop` is set, also during the start.
 
-    Each is ready before the next is started, and gone before the one before it is asked to go.
+    Each is ready before the next is started, and has ended before the one before it is cancelled.
     If any fails or returns early, all are cancelled at once and an ExceptionGroup with the failure
-    is raised: what must survive that is already on disk. A service that is not ready in
-    `start_timeout_s` is such a failure (TimeoutError).
+    is raised; durable state must be on disk already. A service that is not ready in
+    `start_timeout_s` is a failure, too (TimeoutError).
     """
     async with asyncio.TaskGroup() as group:
         running: list[asyncio.Task[None]] = []
@@ -55,7 +55,7 @@ async def supervise(
 
 
 async def _first_of(*events: asyncio.Event) -> None:
-    """Until one of them is set."""
+    """Wait until one of the events is set."""
     waiters = [asyncio.ensure_future(event.wait()) for event in events]
     try:
         await asyncio.wait(waiters, return_when=asyncio.FIRST_COMPLETED)
@@ -70,10 +70,10 @@ async def _until_cancelled(service: Service, ready: asyncio.Event) -> None:
 
 
 class TaskSet:
-    """Owner of short tasks: at most `limit` of them, none forgotten, failures logged.
+    """Owner of short tasks: at most `limit` at a time, all referenced, failures logged.
 
-    A failure ends its task only; whoever needs the outcome keeps what `spawn` returns. share: of
-    these, what tasks for one owner may be; a quarter is kept for those without an owner.
+    A failure ends its task only; for the outcome keep the task that `spawn` returns. share: limit
+    of tasks for one owner; a quarter of the places is reserved for tasks without an owner.
     """
 
     def __init__(self, name: str, *, limit: int, share: int | None = None) -> None:
@@ -88,9 +88,9 @@ class TaskSet:
         return len(self._tasks)
 
     def spawn(self, coro: Coroutine[Any, Any, T], owner: str = "") -> "asyncio.Task[T]":
-        """Run `coro` as a task; Refused (`queue_full`) if there are too many, and it never runs.
+        """Run `coro` as a task. Raises Refused (`queue_full`) above the limit, without running it.
 
-        owner: on whose behalf, if it is one of many who could ask for it.
+        owner: peer that caused the task, if it is one of many.
         """
         if self._is_closed or len(self._tasks) >= self._limit:
             coro.close()
@@ -106,7 +106,7 @@ class TaskSet:
         return task
 
     async def serve(self, ready: asyncio.Event) -> None:
-        """Own the tasks as a service: until it is cancelled, which cancels all of them."""
+        """Own the tasks as a service; its cancellation cancels all of them."""
         ready.set()
         try:
             await asyncio.Event().wait()
@@ -114,7 +114,7 @@ class TaskSet:
             await self.aclose(0)
 
     async def aclose(self, timeout_s: float) -> None:
-        """Let tasks end for `timeout_s`, then cancel them; none is left when this returns."""
+        """Wait for the tasks for `timeout_s`, then cancel them; none is left after this."""
         self._is_closed = True
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout_s)

@@ -1,4 +1,4 @@
-"""TLS of one process: its key, its request for a certificate, its context, what a certificate says.
+"""TLS of one process: its key, its certificate request, its context, facts of certificates.
 
 Keys, requests and certificates travel as PEM bytes. X.509 is imported where it is used: an agent
 that is enrolled needs a context only, and the import costs memory for as long as it runs.
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 MINIMUM: Final = ssl.TLSVersion.TLSv1_2
-# Of TLS 1.2 those with forward secrecy and authenticated encryption. Source: RFC 9325, section 4.2.
+# Ciphers of TLS 1.2 with forward secrecy and authenticated encryption (RFC 9325, section 4.2).
 CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 
 
 class CertificateFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """serial: lower-case hex. name: the subject's common name. Times: whole unix seconds.
+    """Facts of a certificate. serial: lower-case hex. name: common name. Times: whole unix seconds.
 
-    fingerprint: SHA-256 of the certificate, lower-case hex, as brokers tell it.
+    fingerprint: SHA-256 of the certificate, lower-case hex, as reported by brokers.
     """
 
     serial: str
@@ -37,7 +37,7 @@ class CertificateFacts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def client_context(ca_file: Path, cert_file: Path, key_file: Path) -> ssl.SSLContext:
-    """A context that trusts `ca_file` alone, checks the host's name and shows our certificate.
+    """Return a context that trusts `ca_file` only, checks the host's name and has a certificate.
 
     Raises Refused (`state_missing`, `state_unreadable`) or Corrupt (`state_corrupt`).
     """
@@ -58,7 +58,7 @@ def client_context(ca_file: Path, cert_file: Path, key_file: Path) -> ssl.SSLCon
 
 
 def client_context_of(ca_pem: bytes, cert_pem: bytes, key_pem: bytes) -> ssl.SSLContext:
-    """As `client_context`, from memory; the files the ssl module insists on are gone on return."""
+    """As `client_context`, from memory; the temporary files for the ssl module are deleted."""
     with tempfile.TemporaryDirectory(prefix="mesh-") as folder:
         paths = [Path(folder, name) for name in ("ca.pem", "cert.pem", "key.pem")]
         for path, pem in zip(paths, (ca_pem, cert_pem, key_pem), strict=True):
@@ -67,12 +67,12 @@ def client_context_of(ca_pem: bytes, cert_pem: bytes, key_pem: bytes) -> ssl.SSL
 
 
 def _no_password() -> str:
-    """A key that asks for a password is refused; without this the ssl module asks the terminal."""
+    """Refuse a key with a password; without this the ssl module would prompt on the terminal."""
     return ""
 
 
 def new_private_key() -> bytes:
-    """A fresh P-256 key as unencrypted PKCS 8."""
+    """Make a P-256 key, as unencrypted PKCS 8."""
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import (
         Encoding,
@@ -85,7 +85,7 @@ def new_private_key() -> bytes:
 
 
 def make_csr(name: str, key_pem: bytes) -> bytes:
-    """A request for a certificate. The issuer takes nothing but the public key from it."""
+    """Make a certificate request. The issuer uses only its public key."""
     from cryptography import x509
     from cryptography.hazmat.primitives.hashes import SHA256
     from cryptography.hazmat.primitives.serialization import Encoding
@@ -97,9 +97,9 @@ def make_csr(name: str, key_pem: bytes) -> bytes:
 
 
 def sign_text(key_pem: bytes, text: bytes) -> bytes:
-    """Sign `text` by the key of a certificate; raises Corrupt for what is no P-256 key.
+    """Sign `text` by the key of a certificate; raises Corrupt for any other key than P-256.
 
-    The broker never gets such a signature from TLS, whatever it sends: those are of other texts.
+    A broker cannot get such a signature from TLS, which signs other texts only.
     """
     from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
     from cryptography.hazmat.primitives.hashes import SHA256
@@ -121,7 +121,7 @@ def _load_key(name: str, key_pem: bytes) -> "EllipticCurvePrivateKey":
 
 
 def certificate_facts(cert_pem: bytes) -> CertificateFacts:
-    """What the first certificate of `cert_pem` says; raises Corrupt if it is none."""
+    """Return the facts of the first certificate in `cert_pem`; raises Corrupt if there is none."""
     from cryptography import x509
     from cryptography.hazmat.primitives.hashes import SHA256
 
@@ -140,7 +140,7 @@ def certificate_facts(cert_pem: bytes) -> CertificateFacts:
 
 
 def mesh_of(ca_pem: bytes) -> str:
-    """The id of the mesh that an authority's certificate names; raises Corrupt if it is none."""
+    """Return the mesh id in an authority's certificate; raises Corrupt for another certificate."""
     from cryptography import x509
 
     try:
@@ -152,5 +152,5 @@ def mesh_of(ca_pem: bytes) -> str:
 
 
 def trust_digest(ca_pem: bytes) -> str:
-    """A short name for what somebody trusts: the same bytes have the same."""
+    """Return a short digest of trusted authorities, equal for equal bytes."""
     return hashlib.sha256(ca_pem).hexdigest()[:16]

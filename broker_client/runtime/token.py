@@ -1,8 +1,8 @@
-"""The activation token: the one line of text with which a new agent enrols.
+"""The activation token: one line of text with which a new agent enrols.
 
-`mesh1.` and base64url of a msgpack map with four bytes of its SHA-256 in front, so that a line that
-lost a character is told from one that was forged. Certificates travel as DER and a token stays far
-below the 4095 bytes that a terminal takes as one line.
+`mesh1.` and base64url of a msgpack map with four bytes of its SHA-256 in front, so that a damaged
+line differs from a forged one. Certificates are DER, and a token stays far below the 4095 bytes
+that a terminal accepts as one line.
 """
 
 import base64
@@ -37,10 +37,10 @@ _KEY_END: Final = "-----END PRIVATE KEY-----"
 
 
 class ActivationToken(msgspec.Struct, frozen=True, kw_only=True):
-    """What a new agent is told, and the bootstrap identity that reaches `.enrol.<agent>` alone.
+    """Data for a new agent, with a bootstrap identity that may use `.enrol.<agent>` only.
 
-    secret: proves to the master that this token was handed out; it keeps a hash. expires_at: unix
-    seconds, told so that an agent can say it before it tries; the broker and the master enforce it.
+    secret: proves to the master, which has its hash, that it issued the token. expires_at: unix
+    seconds, so that an agent can report expiry before it connects; broker and master enforce it.
     """
 
     urls: tuple[str, ...]
@@ -55,7 +55,7 @@ class ActivationToken(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: int
 
     def identity(self) -> Identity:
-        """The bootstrap identity; raises Refused (`token_invalid`) if its parts do not fit."""
+        """Return the bootstrap identity; raises Refused (`token_invalid`) if its parts differ."""
         try:
             context = client_context_of(self.ca_pem, self.cert_pem, self.key_pem)
         except MeshError as error:
@@ -80,7 +80,7 @@ class _Wire(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def encode_token(token: ActivationToken) -> str:
-    """One line of text. It is a secret: print it once, log it never."""
+    """Return one line of text, which is a secret: print it once, never log it."""
     wire = _Wire(
         urls=token.urls,
         agent=token.agent,
@@ -98,9 +98,9 @@ def encode_token(token: ActivationToken) -> str:
 
 
 def decode_token(text: str) -> ActivationToken:
-    """Read what somebody pasted; white space around and line breaks within it are forgiven.
+    """Decode a pasted token; white space around it and line breaks in it are ignored.
 
-    Raises Refused (`token_invalid`) for anything else, without quoting it.
+    Raises Refused (`token_invalid`) for any other text, without quoting it.
     """
     if len(text) > 2 * TOKEN_MAX_LEN:
         raise _invalid("it is too long")

@@ -1,10 +1,10 @@
-"""Passes a trace on, for those who trace: from the caller to the environment of the task.
+"""Propagation of a trace context from the caller to the environment of the task.
 
     with tracing.use("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"):
         await mesh.run(["make"], group="build")
 
-A process that has OpenTelemetry loaded needs not even that: its present span goes along. Without
-either, no header is sent and nothing is loaded. Source: W3C Trace Context, section 3.2.
+A process that has OpenTelemetry loaded needs no `use`: its present span is sent. Without both, no
+header is sent and nothing is imported. Source: W3C Trace Context, section 3.2.
 """
 
 import re
@@ -22,13 +22,13 @@ _current: ContextVar[str] = ContextVar("traceparent", default="")
 
 
 def checked(text: str) -> str:
-    """`text` if it is a context of version 00, else nothing: a bad one is ignored, as agreed."""
+    """Return `text` if it is a context of version 00, else ""; invalid ones are ignored."""
     return text if text and _SHAPE.fullmatch(text) else ""
 
 
 @contextmanager
 def use(traceparent: str) -> Iterator[None]:
-    """Send this context along with every request of the block."""
+    """Send this context with every request of the block."""
     token = _current.set(checked(traceparent))
     try:
         yield
@@ -37,13 +37,13 @@ def use(traceparent: str) -> Iterator[None]:
 
 
 def headers() -> dict[str, str] | None:
-    """The header for a request that is made now; None without a trace."""
+    """Return the header for a request made now; None without a trace."""
     found = _current.get() or _from_opentelemetry()
     return {HEADER: found} if found else None
 
 
 def of_headers(given: Mapping[str, str]) -> str:
-    """The context that a request came with, or nothing. Names of headers are in any case."""
+    """Return the context in the headers of a request, or "". Header names match in any case."""
     for name, value in given.items():
         if name.lower() == HEADER:
             return checked(value)
@@ -51,7 +51,7 @@ def of_headers(given: Mapping[str, str]) -> str:
 
 
 def _from_opentelemetry() -> str:
-    """The present span, if this process has chosen to have any."""
+    """Return the present span if this process uses OpenTelemetry, else ""."""
     if "opentelemetry.trace" not in sys.modules:
         return ""
     span = sys.modules["opentelemetry.trace"].get_current_span().get_span_context()

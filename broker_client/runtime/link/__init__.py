@@ -1,15 +1,15 @@
 """The link of a process to the broker.
 
-facade         Link: what the rest of the product uses
-reconnect      when to connect, who waits for it and who is told
-dial           which broker is next, and what was wrong on the way
+facade         Link: the interface for the rest of the product
+reconnect      when to connect, waiters and listeners
+dial           choice of the next broker, and complaints
 handover       from one connection to the next without a gap
-overlap        two connections of one link for a moment
-subscriptions  interests that survive connections
-requests       questions in flight and their answers
-guard          one connection, once, behind nats-py's handshake
-opening        where to, as who, and what a failure means
-outbox         frames on their way out
+overlap        two connections of one link during a handover
+subscriptions  interests that survive a reconnect
+requests       requests in flight and their answers
+guard          one connection, used once, behind nats-py's handshake
+opening        endpoint, identity, and the meaning of failures
+outbox         frames to be sent
 transport      the socket
 """
 

@@ -1,4 +1,4 @@
-"""Opening one connection after the other: which broker is next, and what was wrong on the way."""
+"""Opening of connections, one after the other: the next broker, and complaints of connections."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 
 
 class Complaints:
-    """What connections tell of messages that went wrong: counted, and logged a few at a time."""
+    """Faults of messages on connections: counted, and logged with a rate limit."""
 
     def __init__(self, name: str, clock: Clock) -> None:
         self._name = name
@@ -38,7 +38,7 @@ class Complaints:
 
 
 class Dialer:
-    """Opens connections of one link. `endpoints` are those that were given and those found."""
+    """Opens connections of one link. endpoints: configured ones, and discovered cluster nodes."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Dialer:
         self._patience_s = 0.0
 
     def look_at(self, urls: Sequence[str]) -> None:
-        """In place of those that were given before; nodes of a cluster that were found stay."""
+        """Replace the configured addresses; discovered nodes of a cluster stay."""
         if not urls:
             raise Misused("settings_invalid", "no address of a broker is given")
         old = {*self._given, *urls}
@@ -66,7 +66,7 @@ class Dialer:
         self.endpoints = [*(Endpoint(url=url) for url in urls), *found]
 
     def next_endpoint(self) -> Endpoint:
-        """Round robin: whoever failed or was lost last is tried last."""
+        """Return the next endpoint, round robin: the one that failed last is tried last."""
         endpoint = self.endpoints.pop(0)
         self.endpoints.append(endpoint)
         return endpoint
@@ -80,10 +80,10 @@ class Dialer:
         identity: LinkIdentity | None = None,
         refused_line: Callable[[str], None] | None = None,
     ) -> GuardedClient:
-        """A connection, as `identity` or else as who this is now; raises as `GuardedClient.open`.
+        """Open a connection as `identity`, by default the present one; as `GuardedClient.open`.
 
-        leaving: is called when the broker is about to stop. refused_line: is told, in place of the
-        complaints, what the broker does not allow.
+        leaving: called when the broker is about to stop. refused_line: called, in place of the
+        complaints, with each refusal of the broker.
         """
         client = GuardedClient(
             routes,

@@ -1,8 +1,8 @@
-"""The link of a process to the broker: one connection at a time, always on its way back.
+"""The link of a process to the broker: one connection at a time, with automatic reconnect.
 
-Callbacks are plain functions, called straight from the reading of the socket in the order of
-arrival: they decide and hand on, they never wait. What is published while there is no connection
-is refused at once, never kept for later.
+Callbacks are plain functions, called directly by the reader of the socket in the order of arrival:
+they decide and hand on, they never wait. A publish without a connection is refused at once, never
+kept for later.
 """
 
 import contextlib
@@ -72,13 +72,13 @@ class Link(Standing):
         loopback_s: float | None = None,
         wait_s: float | None = 10.0,
     ) -> Self:
-        """A link that is up; or the last fault, if it is not up after `wait_s` (None: for ever).
+        """Return a connected link; raises the last fault after `wait_s` (None: no limit).
 
-        identity: read anew at every attempt, so that rotated files are picked up; it may raise a
-        MeshError, which counts as a failed attempt. inbox_prefix: without a final dot.
-        loopback_s: send a message to itself this often and reconnect when one is not heard; for
-        processes that may publish to their own inbox. Refused credentials do not wait, and neither
-        does a certificate that is not trusted, unless `wait_s` is None.
+        identity: called at every attempt, so that rotated files are picked up; it may raise a
+        MeshError, which counts as a failed attempt. inbox_prefix: without a final dot. loopback_s:
+        period of messages to itself; the link reconnects when one is missing; for processes that
+        may publish to their own inbox. Refused credentials and an untrusted certificate raise at
+        once, unless `wait_s` is None.
         """
         link = cls(
             urls, identity, name, inbox_prefix, clock=clock, chance=chance, loopback_s=loopback_s
@@ -92,18 +92,18 @@ class Link(Standing):
         return link
 
     def start(self) -> None:
-        """Begin to connect, and go on until `close`. For those who do not want to wait for it."""
+        """Connect in the background and stay connected until `close`, without waiting."""
         self._keeper.start()
 
     async def wait_connected(self, wait_s: float | None = None) -> None:
-        """Wait for the connection; see `connect` for what is raised otherwise.
+        """Wait for the connection; raises as `connect`.
 
         Raises Unreachable if the link is closed meanwhile.
         """
         await self._keeper.wait_up(wait_s)
 
     async def close(self, deadline_s: float = 3.0) -> None:
-        """Unsubscribe, flush, end; takes no longer than `deadline_s`, whatever the network does."""
+        """Unsubscribe, flush, end; takes at most `deadline_s`, whatever the network does."""
         client = await self._keeper.stop()
         if client is not None:
             self._subscriptions.end_all(client)
@@ -111,32 +111,32 @@ class Link(Standing):
         self._subscriptions.routes.clear()
 
     async def renew(self, identity: LinkIdentity | None = None, test: Test | None = None) -> None:
-        """Move to a new connection and close the old one after that, without a gap.
+        """Hand over to a new connection without a gap, then close the old one.
 
         identity: of the new connection, by default a fresh one. test: tries the new connection
-        before it is used, and raises if it is not fit. Both are subscribed for a moment; every
-        message is delivered once, and all that was published over the old one is taken by the
-        broker before that is closed.
+        before its use, and raises if it is unfit. Both are subscribed during the overlap; each
+        message is delivered once, and the broker takes all messages published over the old
+        connection before it is closed.
 
-        Raises the fault of the new connection or of its test, in which case the old one stays; and
-        Unreachable if there is none to be renewed, or if it was lost meanwhile.
+        Raises the fault of the new connection or of its test, the old connection stays then; and
+        Unreachable if there is no connection, or if it was lost meanwhile.
         """
         await self._handover.run(identity, test)
 
     def look_at(self, urls: Sequence[str]) -> None:
-        """Look for brokers at these addresses from the next connection on, the first one first.
+        """Use these broker addresses, in their order, from the next connection on.
 
-        The present connection stays, wherever it leads.
+        The present connection stays.
         """
         self._dialer.look_at(urls)
 
     def rebuild(self, reason: str) -> None:
-        """Give the present connection up and begin a new one: it is not what it seems to be."""
+        """Abort the present connection and reconnect: it does not do what it should."""
         if self._keeper.client is not None:
             self._keeper.client.abort(reason)
 
     def on_connected(self, listener: Callable[[], object]) -> None:
-        """Call `listener` after each connection, when all subscriptions are known to the broker."""
+        """Call `listener` after each connect, when the broker knows all subscriptions."""
         self._keeper.on_connected.append(listener)
 
     def on_disconnected(self, listener: Callable[[MeshError], object]) -> None:
@@ -147,8 +147,8 @@ class Link(Standing):
     def subscribe(self, subject: str, callback: Callback, queue: str = "") -> Subscription:
         """Call `callback` with each message on `subject`, on this and on all later connections.
 
-        The callback must not wait. If it raises, that is logged and counted, and the next message
-        is delivered. `await flush()` to be sure that the broker knows of the subscription.
+        The callback must not wait. An exception is logged and counted, and the next message is
+        delivered. `await flush()` to be sure that the broker knows the subscription.
         """
         subscription = self._subscriptions.add(subject, callback, queue, self._end)
         if self._keeper.client is not None:
@@ -168,10 +168,10 @@ class Link(Standing):
         reply: str = "",
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Send one message, with all others of this turn of the loop.
+        """Send one message, together with all others of this turn of the loop.
 
         Raises Unreachable (effect none) while there is no connection, or when more than
-        `outbox.UNSENT_MAX_BYTES` wait to be sent. No error does not mean that it arrives.
+        `outbox.UNSENT_MAX_BYTES` wait to be sent. Delivery is not guaranteed.
         """
         client = self._keeper.client
         if client is None:
@@ -182,15 +182,15 @@ class Link(Standing):
             client.out.publish_headers_nowait(subject, render_headers(headers), payload, reply)
 
     def publish_block(self, block: bytes) -> None:
-        """Send frames rendered by `frames`, on one connection or not at all."""
+        """Send frames rendered by `frames`, all on one connection or none."""
         self._client().out.publish_block(block)
 
     async def flush(self, timeout_s: float = FLUSH_S) -> None:
-        """Wait until the broker has taken all that was sent before."""
+        """Wait until the broker has processed all that was sent before."""
         await self._client().flush(timeout_s)
 
     async def drained(self, timeout_s: float) -> None:
-        """Back-pressure for bulk senders: wait until little is left to be sent."""
+        """Wait until few bytes are left to be sent: back-pressure for bulk senders."""
         await self._client().out.drained(timeout_s)
 
     def _client(self) -> GuardedClient:
@@ -205,10 +205,10 @@ class Link(Standing):
         timeout_s: float,
         headers: Mapping[str, str] | None = None,
     ) -> Msg:
-        """The first answer.
+        """Send a request and return the first answer.
 
-        Raises NoResponders at once if nobody listens; Unreachable (`no_answer`, effect unknown)
-        after `timeout_s`, or when the connection is lost meanwhile.
+        Raises NoResponders at once if there is no subscriber; Unreachable (`no_answer`, effect
+        unknown) after `timeout_s`, or when the connection is lost meanwhile.
         """
 
         def send(reply: str) -> None:
@@ -217,8 +217,8 @@ class Link(Standing):
         return await self._requests.ask(send, subject, timeout_s)
 
     def open_inbox(self, callback: Callback) -> tuple[str, Callable[[], None]]:
-        """A subject for any number of answers, with all that is below it, and what ends it.
+        """Return a subject for answers on it and below it, and a function to close it.
 
-        Costs the broker nothing: it lies below the link's one inbox.
+        It needs no subscription: it is below the link's only inbox.
         """
         return self._requests.open_inbox(callback)

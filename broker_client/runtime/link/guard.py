@@ -1,9 +1,9 @@
-"""One connection to the broker, once: nats-py's handshake behind our own reading and writing.
+"""One connection to the broker, used once: nats-py's handshake with our own reader and writer.
 
-The stock client decides by itself when to reconnect and when to give up for good, and each of
-these decisions can be reached by accident: an expired token, a callback that raises, a link that is
-half open, a hostile header. Here a connection that has any trouble is aborted at once and says why;
-what happens then is the link's business (`reconnect.py`), which opens a new one.
+The stock client decides by itself when to reconnect and when to give up, and may decide so by
+accident: an expired token, a callback that raises, a half-open link, a hostile header. Here a
+connection with any fault is aborted at once and reports the reason; the link (`reconnect.py`) opens
+a new one.
 
     open() ──▶ connected ──any trouble, or close()──▶ lost (for ever)
 """
@@ -38,7 +38,7 @@ MESSAGES_PER_TURN: Final = 500
 
 @dataclass(frozen=True, kw_only=True)
 class GuardEvents:
-    """What a connection tells its owner while it lives; plain functions that do not wait."""
+    """Callbacks of a connection to its owner; plain functions that do not wait."""
 
     refused_line: Callable[[str], None]
     callback_failed: Callable[[str, BaseException], None]
@@ -46,7 +46,7 @@ class GuardEvents:
 
 
 class GuardedClient(Client):
-    """A connection that never mends itself. `lost` is done when it is over, with the reason."""
+    """A connection that never reconnects. `lost` is done at its end, with the reason."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class GuardedClient(Client):
 
     @property
     def is_encrypted(self) -> bool:
-        """Whether TLS was agreed on; if opening failed after that, try with `patience_s` next."""
+        """Whether TLS was established; if opening failed after that, retry with `patience_s`."""
         return self._wire.is_encrypted
 
     # opening
@@ -80,10 +80,10 @@ class GuardedClient(Client):
     async def open(
         self, endpoint: Endpoint, identity: LinkIdentity, *, name: str, timeout_s: float = CONNECT_S
     ) -> None:
-        """Connect, prove who we are, and be ready; raises Unreachable or Refused, and is then lost.
+        """Connect and log in. Raises Unreachable or Refused; the connection is lost then.
 
-        Refused (`credentials_rejected`) is the broker's clear word; a certificate of the broker
-        that we do not trust is Unreachable, since it may be somebody else's broker.
+        Refused (`credentials_rejected`) is an explicit refusal by the broker; an untrusted
+        certificate of the broker is Unreachable, as it may be the broker of another mesh.
         """
         self.endpoint = endpoint
         self._require_tls = endpoint.url.startswith("tls://")
@@ -112,7 +112,7 @@ class GuardedClient(Client):
             raise
 
     async def _select_next_server(self) -> None:
-        """One try; the stock loop would go on for ever."""
+        """Try once; the stock loop would never end."""
         server = self._server_pool[0]
         await self._wire.connect(server.uri, READ_BYTES, CONNECT_S)
         self._current_server = server
@@ -123,7 +123,7 @@ class GuardedClient(Client):
         self._note_cluster(info)
 
     def _note_cluster(self, info: Mapping[str, Any]) -> None:
-        """Remember the other nodes of a cluster; they must show a certificate for the same name."""
+        """Store the other nodes of the cluster; their certificate must have the same name."""
         server = self._current_server
         if server is None:
             return
@@ -139,7 +139,7 @@ class GuardedClient(Client):
     async def flush(self, timeout: float = CONNECT_S) -> None:
         """Wait until the broker has processed all that was sent; Unreachable after `timeout`."""
         pong: asyncio.Future[bool] = self._loop.create_future()
-        # In line with what was published: the stock client's ping overtakes it.
+        # Queued behind published frames: the stock client's ping overtakes them.
         self.out.send(b"PING\r\n")
         self._pongs.append(pong)
         try:
@@ -155,7 +155,7 @@ class GuardedClient(Client):
             while data := await self._wire.read(READ_BYTES * 4):
                 self._heartbeat.heard = True
                 while self.reader.feed(data, MESSAGES_PER_TURN):
-                    # Whatever comes in, the rest of the process has its turns.
+                    # Bounded work per turn, so that the other tasks of the loop run as well.
                     data = b""
                     await asyncio.sleep(0)
             self._fail(self._reason("the broker closed the connection"))
@@ -163,11 +163,11 @@ class GuardedClient(Client):
             raise
         except MeshError as error:
             self._fail(error)
-        except Exception as error:  # noqa: BLE001 - deaf without a word is the one thing not to be
+        except Exception as error:  # noqa: BLE001 - a reader must never end silently
             self._fail(self._reason(describe(error)))
 
     async def _flusher(self) -> None:
-        """Unused: the outbox is emptied by the loop itself."""
+        """Do nothing: the loop itself flushes the outbox."""
 
     async def _ping_interval(self) -> None:
         await self._heartbeat.until_silent()
@@ -198,7 +198,7 @@ class GuardedClient(Client):
             self._events.leaving()
 
     def on_error_line(self, text: str) -> None:
-        """Keep what the broker says. If it means it, it closes the connection by itself."""
+        """Store the broker's error; after a fatal one the broker closes the connection."""
         if "permissions violation" in text.lower():
             self._events.refused_line(text)
         else:
@@ -210,7 +210,7 @@ class GuardedClient(Client):
     # ending
 
     async def close(self, timeout_s: float = 1.0) -> None:
-        """Send what waits, then end; never takes longer than `timeout_s`."""
+        """Flush, then end; takes at most `timeout_s`."""
         if self.out.is_open:
             with contextlib.suppress(MeshError):  # it is over either way
                 await self.flush(timeout_s)
@@ -218,7 +218,7 @@ class GuardedClient(Client):
         await asyncio.sleep(0)
 
     def abort(self, reason: str) -> None:
-        """End at once; what has not been sent is lost."""
+        """End at once; unsent frames are lost."""
         self._fail(Unreachable("broker_unreachable", reason))
 
     def _reason(self, text: str) -> MeshError:
@@ -226,7 +226,7 @@ class GuardedClient(Client):
         return fault_of(f"{text}: {said}" if said else text, said)
 
     def _fail(self, reason: MeshError) -> None:
-        """The one way out. The transport goes first: waiting for the peer's end took 33 s."""
+        """End the connection for any cause; aborts the transport: a wait for the peer took 33 s."""
         if self.lost.done():
             return
         self._status = Client.CLOSED
@@ -240,9 +240,9 @@ class GuardedClient(Client):
         for pong in self._pongs:
             if not pong.done():
                 pong.set_exception(reason)
-                pong.exception()  # whoever waits gets it; nobody waiting is no error
+                pong.exception()  # raised in a waiter; without a waiter it is no error
         self._pongs.clear()
 
 
 async def _ignore(_error: Exception) -> None:
-    """nats-py reports each failure twice; it is also raised."""
+    """Ignore an error of nats-py, which raises it as well."""

@@ -13,8 +13,8 @@ from broker_client.runtime.link.reconnect import FLUSH_S, Keeper
 from broker_client.runtime.link.subscriptions import Subscriptions
 from schemas.faults import MeshError, Unreachable
 
-# What an old connection may take to bring and to take all that is under way, and how long both are
-# kept, for the nodes of a cluster to learn of the new one.
+# Timeout in seconds for messages under way on the old connection, and the time for which both stay
+# open, so that the nodes of a cluster learn about the new one.
 DRAIN_S: Final = 10.0
 OVERLAP_S: Final = 0.1
 
@@ -22,7 +22,7 @@ Test = Callable[[Trial], Awaitable[None]]
 
 
 class Handover:
-    """Replaces the connection that `keeper` has by one that is subscribed to the same subjects."""
+    """Replaces the connection of `keeper` by a new one with the same subscriptions."""
 
     def __init__(
         self,
@@ -37,7 +37,7 @@ class Handover:
         self._complaints = complaints
 
     async def run(self, identity: LinkIdentity | None, test: Test | None) -> None:
-        """See `Link.renew`."""
+        """Hand over as `Link.renew` says."""
         keeper, routes = self._keeper, self._subscriptions.routes
         old = keeper.client
         if old is None or not keeper.is_up:
@@ -91,9 +91,9 @@ class Handover:
         return client
 
     async def _leave(self, old: GuardedClient) -> None:
-        """What the broker had sent there before it knew of the new one has come when it answers."""
+        """Flush the old connection, which receives its last messages so, and close it."""
         try:
-            with contextlib.suppress(MeshError):  # it may be lost by now
+            with contextlib.suppress(MeshError):  # it may be lost already
                 await old.flush(DRAIN_S)
                 await asyncio.sleep(OVERLAP_S)
                 self._subscriptions.end_all(old)

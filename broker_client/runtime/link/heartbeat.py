@@ -1,20 +1,20 @@
-"""Whether the broker is still there: pings of our own, and the silence between what it sends."""
+"""Heartbeat of a connection: pings to the broker, and the longest silence of it."""
 
 import asyncio
 from collections.abc import Callable
 from typing import Final
 
-# A dead link is known within 5 ticks (3.75 s), an idle one is asked on every second tick.
+# A dead link is detected within 5 ticks (3.75 s), an idle one is pinged on every second tick.
 TICK_S: Final = 0.75
 SILENT_TICKS: Final = 4
-# The broker's answer to a ping may queue behind much else; other bytes show life for this long.
+# Longest wait in seconds for a pong while other bytes come, as it may queue behind them.
 PONG_S: Final = 10.0
 
 
 class Heartbeat:
-    """heard: set by the reader of the connection whenever bytes have come.
+    """Detects a silent broker. heard: set by the reader of the connection at each received byte.
 
-    ping: sends a ping ahead of what waits, whose answer completes the future.
+    ping: sends a ping ahead of queued frames; the pong completes the future.
     """
 
     def __init__(self, ping: "Callable[[asyncio.Future[bool]], None]") -> None:
@@ -22,10 +22,10 @@ class Heartbeat:
         self.heard = True
 
     async def until_silent(self) -> None:
-        """Return when nothing was heard for long, counted in turns of this loop.
+        """Return after a long silence, counted in turns of this loop.
 
-        Turns and not seconds, so that a process that was stopped for a while reads what has come
-        meanwhile before it judges.
+        Turns are counted, not seconds, so that a process that was stopped for a while reads the
+        received bytes before it declares the link dead.
         """
         loop = asyncio.get_running_loop()
         silent = 0

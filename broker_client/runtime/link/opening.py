@@ -1,4 +1,4 @@
-"""Opening a connection: where to, as who, and what a failure means."""
+"""Opening of a connection: endpoint, identity, and the fault of a failure."""
 
 import ssl
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any, Final
 from broker_client.runtime.nkeys import KeyPair
 from schemas.faults import MeshError, Refused, Unreachable
 
-# How long a broker that has closed without a word is given to say why, at the next try.
+# Seconds to wait, at the next try, for the reason of a broker that closed without one.
 PATIENCE_S: Final = 0.3
 _CREDENTIALS: Final = (
     "authorization violation",
@@ -25,7 +25,7 @@ _CREDENTIALS: Final = (
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class LinkIdentity:
-    """Who we are to the broker: TLS context, user token and the seed of its key, or None each."""
+    """Identity for the broker: TLS context, user token and the seed of its key, or None each."""
 
     tls: ssl.SSLContext | None = None
     jwt: str | None = None
@@ -34,14 +34,14 @@ class LinkIdentity:
 
 @dataclass(frozen=True, kw_only=True)
 class Endpoint:
-    """A broker's address; `tls_name` is whose certificate it must show if not its own host's."""
+    """A broker's address. tls_name: name in its certificate, if it is not the host's."""
 
     url: str
     tls_name: str | None = None
 
 
 class Untrusted(Unreachable):
-    """Something answered, but it is not a broker of this mesh: waiting will not change that."""
+    """The peer is not a broker of this mesh; a retry cannot help."""
 
 
 def credentials(endpoint: Endpoint, identity: LinkIdentity) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def opening_fault(endpoint: Endpoint, error: Exception) -> MeshError:
 
 
 def fault_of(message: str, said: str) -> MeshError:
-    """Refused only where the broker's words leave no doubt."""
+    """Return Refused only for an explicit refusal by the broker, else Unreachable."""
     lower = said.lower().replace("_", " ")
     if any(word in lower for word in _CREDENTIALS):
         return Refused("credentials_rejected", message)

@@ -1,4 +1,4 @@
-"""Frames on their way out: those of one turn of the loop leave together, none is ever kept."""
+"""Frames to be sent: frames of one turn of the loop are sent together, none is kept for later."""
 
 import asyncio
 from typing import Final
@@ -7,12 +7,12 @@ from broker_client.runtime.frames import check_subject, render_hpub, render_pub
 from broker_client.runtime.link.transport import WideTransport
 from schemas.faults import Refused, Unreachable
 
-# What may wait to be sent before a publish is refused; bulk senders wait for `drained` before that.
+# Unsent bytes above which a publish is refused; bulk senders wait for `drained` before.
 UNSENT_MAX_BYTES: Final = 16 * 1024 * 1024
 
 
 class Outbox:
-    """Sends between `open` and `close`; raises Unreachable (effect none) outside of that."""
+    """Sends between `open` and `close`; raises Unreachable (effect none) before and after."""
 
     def __init__(self, wire: WideTransport) -> None:
         self._wire = wire
@@ -24,7 +24,7 @@ class Outbox:
         self.is_open = False
 
     def open(self, max_payload: int) -> None:
-        """Send from now on; max_payload: bytes of headers and body that the broker takes."""
+        """Begin to send. max_payload: the broker's limit of headers and body, in bytes."""
         self._max_payload = max_payload
         self.is_open = True
 
@@ -37,10 +37,10 @@ class Outbox:
         self._frames_bytes = 0
 
     def publish_nowait(self, subject: str, payload: bytes, reply: str = "") -> None:
-        """Hand one message over to be sent with all others of this turn of the loop.
+        """Queue one message, to be sent with all others of this turn of the loop.
 
-        Raises Unreachable with effect none if there is no connection, or too much waits already.
-        Nothing is ever kept for a later connection.
+        Raises Unreachable with effect none if there is no connection, or too many bytes wait.
+        Nothing is kept for a later connection.
         """
         check_subject(subject)
         if reply:
@@ -52,7 +52,7 @@ class Outbox:
     def publish_headers_nowait(
         self, subject: str, header_block: bytes, payload: bytes, reply: str = ""
     ) -> None:
-        """As `publish_nowait`, with a block that `frames.render_headers` made."""
+        """As `publish_nowait`, with a header block of `frames.render_headers`."""
         check_subject(subject)
         if reply:
             check_subject(reply)
@@ -61,7 +61,7 @@ class Outbox:
         self.send(render_hpub(subject, header_block, payload, reply))
 
     def publish_block(self, block: bytes) -> None:
-        """Send rendered frames as they are; they go out together or not at all."""
+        """Send rendered frames, all of them or none."""
         self.send(block)
 
     def subscribe_nowait(self, sid: bytes, subject: str, queue: str = "") -> None:
@@ -72,7 +72,7 @@ class Outbox:
         self.send(b"UNSUB %b\r\n" % sid)
 
     def send(self, frame: bytes) -> None:
-        """Send one frame behind all others."""
+        """Send one frame after all others."""
         if not self.is_open:
             raise Unreachable("broker_unreachable", "not connected to the broker", effect="none")
         if self._is_congested and self.pending_bytes > UNSENT_MAX_BYTES:
@@ -86,17 +86,17 @@ class Outbox:
             self._loop.call_soon(self.flush_nowait)
         out.append(frame)
         self._frames_bytes += len(frame)
-        # Without a turn of the loop nothing is written: a tight loop is stopped here as well.
+        # Flushes in a tight loop as well, which gives the event loop no turn.
         if self._frames_bytes > UNSENT_MAX_BYTES // 2:
             self.flush_nowait()
 
     def send_now(self, frame: bytes) -> None:
-        """Send one frame before all that waits here; nothing happens while it is closed."""
+        """Send one frame ahead of all queued ones; without effect while it is closed."""
         if self.is_open:
             self._wire.write(frame)
 
     def flush_nowait(self) -> None:
-        """Hand all that waits here over to the socket."""
+        """Write all queued frames to the socket."""
         out = self._frames
         if not out or not self.is_open:
             self._clear()
@@ -108,11 +108,11 @@ class Outbox:
 
     @property
     def pending_bytes(self) -> int:
-        """What was published and has not been taken by the kernel yet."""
+        """Published bytes that the kernel has not taken yet."""
         return self._frames_bytes + self._wire.unsent_bytes()
 
     async def drained(self, timeout_s: float) -> None:
-        """Wait until little (64 KiB) is left to be sent; Unreachable if that takes too long."""
+        """Wait until at most 64 KiB are left to be sent; raises Unreachable after the timeout."""
         self.flush_nowait()
         try:
             async with asyncio.timeout(timeout_s):
@@ -125,5 +125,5 @@ class Outbox:
 
 
 def _too_large(subject: str, size_bytes: int) -> Refused:
-    """Said here, since the broker would close the connection over it."""
+    """Return the fault of a message for which the broker would close the connection."""
     return Refused("too_large", f"{subject}: {size_bytes} bytes are more than the broker takes")

@@ -1,7 +1,7 @@
-"""Two connections of one link for a moment: the second is tried, then takes the first one's place.
+"""Overlap of two connections of one link: the second is tested, then replaces the first.
 
-Both are subscribed to the same subjects, so that nothing is lost on the way from one to the other;
-what both bring is handed on once, in the order in which its first copy came.
+Both are subscribed to the same subjects, so that no message is lost during the handover; each
+message is delivered once, in the order of the first copies.
 """
 
 import asyncio
@@ -21,10 +21,10 @@ _NEW: Final = -1
 
 
 class Overlap:
-    """Hands on each message once. A copy is one with the same subject, reply, headers and body.
+    """Delivers each message once. A copy has the same subject, reply, headers and body.
 
-    Counts per message by how much one side is ahead of the other: of messages that are equal the
-    larger number of the two sides is handed on.
+    Counts per message how many copies one side is ahead of the other: of equal messages the larger
+    number of both sides is delivered.
     """
 
     def __init__(self, routes: Routes) -> None:
@@ -39,7 +39,7 @@ class Overlap:
         return Side(self, _NEW)
 
     def on_new(self, heard: Callable[[Msg], None]) -> None:
-        """Call `heard` with all that the new connection brings, before it is judged a copy."""
+        """Call `heard` with each message of the new connection, copies included."""
         self._heard = heard
 
     def route(self, sid: bytes, side: int) -> Callback | None:
@@ -66,7 +66,7 @@ class Overlap:
 
 
 class Side(Mapping[bytes, Callback]):
-    """The routes of one connection while there are two."""
+    """Routes of one of the two connections."""
 
     def __init__(self, overlap: Overlap, side: int) -> None:
         self._overlap = overlap
@@ -89,7 +89,7 @@ class Side(Mapping[bytes, Callback]):
 
 
 class Trial:
-    """A new connection while it is being tested; all that it subscribes is subscribed already."""
+    """A new connection under test, with all subscriptions of the link."""
 
     def __init__(self, client: GuardedClient, overlap: Overlap, refused: Sequence[str]) -> None:
         self._client = client
@@ -100,9 +100,9 @@ class Trial:
         self._client.out.publish_nowait(check_subject(subject), payload)
 
     async def flush(self, timeout_s: float) -> None:
-        """Wait until the broker has judged all that was sent.
+        """Wait until the broker has processed all that was sent.
 
-        Raises Refused (`renewal_refused`) with its words if it did not allow something.
+        Raises Refused (`renewal_refused`) with the broker's reason after a refusal.
         """
         await self._client.flush(timeout_s)
         if self._refused:
@@ -110,7 +110,7 @@ class Trial:
 
     @contextmanager
     def listening(self, subject: str, payload: bytes) -> "Iterator[asyncio.Future[None]]":
-        """A future that is done once this very message has come over the new connection."""
+        """Yield a future that is done when this message is received on the new connection."""
         heard: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def look(msg: Msg) -> None:
@@ -125,7 +125,7 @@ class Trial:
             heard.cancel()
 
     async def hears(self, heard: "asyncio.Future[None]", timeout_s: float) -> None:
-        """Raises Unreachable (`no_answer`) if it does not come, or the connection is lost."""
+        """Wait for the message. Raises Unreachable (`no_answer`) after the timeout or a loss."""
         ends: set[asyncio.Future[Any]] = {heard, self._client.lost}
         await asyncio.wait(ends, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if not heard.done():

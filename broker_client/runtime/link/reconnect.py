@@ -1,6 +1,6 @@
-"""One connection at a time, and the next one when it is lost: when to try, and who is told.
+"""Reconnect: one connection at a time, and the next one after a loss, with back-off.
 
-Callers wait for a connection; listeners are told when it comes and when it goes.
+Callers wait for a connection; listeners are called after each connect and each disconnect.
 """
 
 import asyncio
@@ -22,21 +22,21 @@ from broker_client.runtime.link.subscriptions import Subscriptions
 from schemas.faults import MeshError, Refused, Unreachable
 
 FIRST_WAIT_S: Final = 0.2
-# Short for a broker that is away: an agent should be back within seconds of its return. Long for
-# one that has refused us: only new credentials will help.
+# Greatest back-off in seconds. Short for an unreachable broker, so that an agent is back within
+# seconds of its return. Long after refused credentials: only new ones help.
 WAIT_CAP_S: Final = 2.0
 REFUSED_WAIT_CAP_S: Final = 30.0
-# A connection that lived this long was a good one, and the next wait begins small again.
+# Seconds of a connection after which it counts as stable, and the back-off is reset.
 STABLE_S: Final = 5.0
 FLUSH_S: Final = 5.0
-# So often in a row a message to itself may be late while many others come in.
+# Late messages to itself in a row that are allowed while many other messages come.
 LOOPBACKS_LATE: Final = 5
 
 log = structlog.get_logger(__name__)
 
 
 class Keeper:
-    """Keeps one connection: `client`, or None. `is_up` once its broker knows all subscriptions."""
+    """Keeps one connection: `client`, or None. is_up: its broker knows all subscriptions."""
 
     def __init__(
         self,
@@ -80,10 +80,10 @@ class Keeper:
             )
 
     async def stop(self) -> GuardedClient | None:
-        """End for good; returns the connection that there was, which is still open."""
+        """Stop reconnecting; returns the present connection, which is still open."""
         self._is_closed = True
         if self._task is not None:
-            # More than once: `asyncio.wait_for` of 3.11, which nats-py connects with, may lose one.
+            # Repeated: `asyncio.wait_for` of 3.11, which nats-py uses, may lose a cancellation.
             while not self._task.done():
                 self._task.cancel()
                 await asyncio.wait({self._task}, timeout=0.1)
@@ -96,10 +96,10 @@ class Keeper:
     # waiting
 
     async def wait_up(self, wait_s: float | None) -> None:
-        """Wait for the connection; raises the last fault after `wait_s` (None: for ever).
+        """Wait for the connection; raises the last fault after `wait_s` (None: no limit).
 
-        With a limit a fault that waiting does not mend is raised when it comes. A link that is
-        closed raises Unreachable.
+        With a limit, a fault that no retry can mend is raised at once. A closed link raises
+        Unreachable.
         """
         try:
             async with asyncio.timeout(wait_s):
@@ -113,18 +113,18 @@ class Keeper:
             ) from None
 
     def _is_hopeless(self) -> bool:
-        """Whether to wait is no use. Another of several brokers may have the right certificate."""
+        """Whether no retry can help. Another of several brokers may have the right certificate."""
         if isinstance(self.last_error, Untrusted):
             return self._failed >= len(self._dialer.endpoints)
         return isinstance(self.last_error, Refused)
 
     def _note_change(self) -> None:
-        """Wake those who wait: a connection is there, a try has failed, or the link is closed."""
+        """Wake the waiters: after a connect, a failed try, or the close of the link."""
         self._changed.set()
         self._changed = asyncio.Event()
 
     def down(self) -> Unreachable:
-        """The fault of whatever needs a connection while there is none."""
+        """Return the fault of calls that need a connection while there is none."""
         why = "" if self.last_error is None else f": {self.last_error.message}"
         return Unreachable("broker_unreachable", f"not connected{why}", effect="none")
 
@@ -143,7 +143,7 @@ class Keeper:
             await asyncio.sleep((refused if is_refused else backoff).next_s())
 
     async def _live_once(self) -> MeshError:
-        """Connect to the next endpoint and stay until it is over; why it is over."""
+        """Connect to the next endpoint and return the reason of the connection's end."""
         try:
             client = await self._dialer.open(
                 self._dialer.next_endpoint(), self._subscriptions.routes, self.leave
@@ -153,7 +153,7 @@ class Keeper:
         except MeshError as error:
             return self._note_failed(error)
         except Exception as error:
-            # Identity callbacks read files, and anything may be in them.
+            # Identity callbacks read files with any content.
             log.exception("connect_failed", link=self._name)
             self.last_error = Unreachable("internal", f"{type(error).__name__} while connecting")
             self._note_change()
@@ -178,7 +178,7 @@ class Keeper:
         return error
 
     async def _watch(self) -> MeshError:
-        """Wait for the end of the connection; a renewal may put another one in its place."""
+        """Wait for the end of the connection, or of its successor after a handover."""
         while True:
             client = self.client
             if client is None:
@@ -193,7 +193,7 @@ class Keeper:
     def _check_loopback(self, client: GuardedClient) -> None:
         before, self._received = self._received, client.reader.messages
         if not self._loopback_heard:
-            # While others' messages come in, ours may still be behind them.
+            # The loopback may queue behind messages that are still coming.
             self._loopbacks_late += 1
             if self._received == before or self._loopbacks_late > LOOPBACKS_LATE:
                 client.abort("deaf: our own message did not come back")
@@ -209,7 +209,7 @@ class Keeper:
     # up and down
 
     def note_up(self, client: GuardedClient) -> None:
-        """Use `client` from now on; listeners are told if there was no connection before."""
+        """Use `client` from now on; calls the listeners if there was no connection before."""
         self.client = client
         self.connected_url = client.endpoint.url if client.endpoint is not None else None
         self.connected_at = self._clock.elapsed()
@@ -239,6 +239,6 @@ class Keeper:
                 log.exception("listener_failed", link=self._name)
 
     def leave(self) -> None:
-        """Go to another node now, if there is one: the broker is about to stop."""
+        """Fail over to another node now, if there is one: the broker is about to stop."""
         if self.client is not None and len(self._dialer.endpoints) > 1:
             self.client.abort("the broker node is about to stop")

@@ -14,13 +14,13 @@ _LOOPBACK: Final = "loop"
 
 
 class NoResponders(Unreachable):
-    """Nobody listens on that subject: said by the broker at once, so nothing has happened."""
+    """No subscriber: the broker answers 503 at once, so the request had no effect."""
 
     effect = "none"
 
 
 class Requests:
-    """Answers of one link. `inbox` is its subject, drawn anew for each link.
+    """Requests of one link and their answers. inbox: its subject, with a random part per link.
 
     prefix: without a final dot.
     """
@@ -36,10 +36,10 @@ class Requests:
         return len(self._waiting)
 
     async def ask(self, send: Callable[[str], None], subject: str, timeout_s: float) -> Msg:
-        """The first answer; `send` is called with the reply subject.
+        """Call `send` with the reply subject, and return the first answer.
 
-        Raises NoResponders at once if nobody listens; Unreachable (`no_answer`, effect unknown)
-        after `timeout_s`, or when the connection is lost meanwhile; and what `send` raises.
+        Raises NoResponders at once if there is no subscriber; Unreachable (`no_answer`, effect
+        unknown) after `timeout_s`, or when the connection is lost meanwhile; and faults of `send`.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Msg] = loop.create_future()
@@ -54,18 +54,18 @@ class Requests:
             del self._waiting[token]
 
     def open_inbox(self, callback: Callback) -> tuple[str, Callable[[], None]]:
-        """A subject for any number of answers, and what closes it."""
+        """Return a subject for any number of answers, and a function to close it."""
         token = f"{next(self._tokens)}"
         self._callbacks[token] = callback
         return f"{self.inbox}.{token}", lambda: self._callbacks.pop(token, None) and None
 
     def open_loopback(self, callback: Callback) -> str:
-        """A subject for messages of the link to itself."""
+        """Return a subject for messages of the link to itself."""
         self._callbacks[_LOOPBACK] = callback
         return f"{self.inbox}.{_LOOPBACK}"
 
     def route(self, msg: Msg) -> None:
-        """Hand on what has come on a subject below the inbox."""
+        """Deliver a message on a subject below the inbox."""
         token = msg.subject[len(self.inbox) + 1 :].partition(".")[0]
         answer = self._waiting.get(token)
         if answer is not None:
@@ -81,7 +81,7 @@ class Requests:
             callback(msg)
 
     def fail_all(self, reason: MeshError) -> None:
-        """End all that are in flight: their answers would have come over a lost connection."""
+        """Fail all requests in flight, after a loss of the connection."""
         for answer in self._waiting.values():
             if not answer.done():
                 lost = Unreachable("no_answer", f"the connection was lost: {reason.message}")

@@ -1,4 +1,4 @@
-"""How a link stands, for those who look at it: up or down, since when, and what went wrong."""
+"""State of a link, for observers: up or down, since when, the last fault, and counters."""
 
 from typing import Final
 
@@ -6,15 +6,14 @@ from broker_client.runtime.link.dial import Complaints
 from broker_client.runtime.link.reconnect import Keeper
 from schemas.faults import MeshError
 
-# What a broker allows unless its configuration says otherwise; for as long as none was asked.
+# Default limit of a broker, in bytes, used before the first connection.
 DEFAULT_MAX_PAYLOAD: Final = 1024 * 1024
 
 
 class Standing:
-    """Counters: `reconnects`, `callback_failures`, `malformed` (messages skipped).
+    """State and counters: `reconnects`, `callback_failures`, `malformed` (messages skipped).
 
-    A refusal of the broker to let us publish or subscribe arrives late and by itself:
-    `last_permission_error`.
+    The broker refuses a publish or a subscription asynchronously: `last_permission_error`.
     """
 
     def __init__(self, keeper: Keeper, complaints: Complaints) -> None:
@@ -31,12 +30,12 @@ class Standing:
 
     @property
     def connected_at(self) -> float | None:
-        """Monotonic, in seconds; None while there is no connection."""
+        """Reading of the monotonic clock at the connect; None while disconnected."""
         return self._keeper.connected_at
 
     @property
     def last_error(self) -> MeshError | None:
-        """Why there is no connection; None while there is one."""
+        """Reason for which there is no connection; None while connected."""
         return self._keeper.last_error
 
     @property
@@ -61,16 +60,16 @@ class Standing:
 
     @property
     def received(self) -> int:
-        """Messages that came over the present connection."""
+        """Number of messages received on the present connection."""
         return 0 if self._keeper.client is None else self._keeper.client.reader.messages
 
     @property
     def max_payload(self) -> int:
-        """The broker's limit for headers and body of one message."""
+        """The broker's limit for headers and body of one message, in bytes."""
         client = self._keeper.client
         return DEFAULT_MAX_PAYLOAD if client is None else client.max_payload
 
     @property
     def pending_bytes(self) -> int:
-        """What was published and not yet taken by the kernel."""
+        """Published bytes that the kernel has not taken yet."""
         return 0 if self._keeper.client is None else self._keeper.client.out.pending_bytes

@@ -1,4 +1,4 @@
-"""Subscriptions that survive connections, and the callbacks behind them."""
+"""Subscriptions that survive a reconnect, and their callbacks."""
 
 import contextlib
 import itertools
@@ -12,7 +12,7 @@ Callback = Callable[[Msg], object]
 
 
 class Subscription:
-    """Interest in a subject that survives connections, until `unsubscribe`."""
+    """Interest in a subject that survives reconnects, until `unsubscribe`."""
 
     def __init__(
         self, sid: bytes, subject: str, queue: str, end: "Callable[[Subscription], None]"
@@ -23,12 +23,12 @@ class Subscription:
         self._end = end
 
     def unsubscribe(self) -> None:
-        """From now on the callback is not called any more, whatever is still on its way."""
+        """End the subscription: the callback is not called again, also for messages under way."""
         self._end(self)
 
 
 class Subscriptions:
-    """All of one link. routes: the callback of each, by the id that its messages carry."""
+    """All subscriptions of one link. routes: callbacks by the id in their messages."""
 
     def __init__(self) -> None:
         self.routes: dict[bytes, Callback] = {}
@@ -48,7 +48,7 @@ class Subscriptions:
         return subscription
 
     def remove(self, subscription: Subscription) -> bool:
-        """Call its callback no more; whether it was there."""
+        """Remove a subscription; False if it was not there."""
         self.routes.pop(subscription.sid, None)
         return self._subscriptions.pop(subscription.sid, None) is not None
 

@@ -13,7 +13,7 @@ READ_BYTES: Final = 256 * 1024
 
 
 class WideTransport(TcpTransport):
-    """TCP with a read buffer that is worth a wake-up, and an end that waits for nobody."""
+    """TCP with a large read buffer, and an abort that does not wait for the peer."""
 
     def __init__(self, patience_s: float) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -30,7 +30,7 @@ class WideTransport(TcpTransport):
         buffer_size: int,
         connect_timeout: float,
     ) -> None:
-        """As the stock one, which forgets flow control: its reader does not know its transport."""
+        """As the stock method, with flow control: its reader lacks the transport."""
         if self._io_writer is None:
             raise Misused("internal", "TLS before TCP")
         loop = asyncio.get_running_loop()
@@ -52,10 +52,10 @@ class WideTransport(TcpTransport):
         await self._wait_for_alert(reader)
 
     async def _wait_for_alert(self, reader: asyncio.StreamReader) -> None:
-        """Give the broker time to say what it has against our certificate.
+        """Wait for a TLS alert of the broker about the client's certificate.
 
-        With TLS 1.3 our side of the handshake is done before the broker has looked at it, and
-        bytes that we send to a connection it has closed destroy its word on the matter.
+        With TLS 1.3 the client's side of the handshake ends before the broker has checked the
+        certificate, and bytes sent to a closed connection destroy the alert.
         """
         until = asyncio.get_running_loop().time() + self._patience_s
         while asyncio.get_running_loop().time() < until and not reader.at_eof():
