@@ -57,8 +57,9 @@ class BrokerTrust(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BrokerLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """sync_always: acknowledged writes survive a power cut; else the last two minutes may not.
+    """Limits of a broker's storage.
 
+    sync_always: acknowledged writes survive a power cut; else the last two minutes may not.
     file_store_bytes: the most that streams may take on disk; None: the server's default.
     """
 

@@ -37,7 +37,10 @@ log = structlog.get_logger(__name__)
 
 
 class ChildSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """binary: an own nats-server. go_memory_limit, go_gc: its runtime's GOMEMLIMIT and GOGC."""
+    """Settings of the broker's child process.
+
+    binary: an own nats-server. go_memory_limit, go_gc: its runtime's GOMEMLIMIT and GOGC.
+    """
 
     binary: str = ""
     go_memory_limit: str = ""

@@ -56,11 +56,11 @@ def one_or_many(groups: Collection[str]) -> tuple[str, list[str]]:
 
 @dataclass
 class Plane:
-    """epoch: grows with every start of a master; agents refuse an older one.
+    """State of the control plane, shared by its services.
 
-    urls: addresses of the broker for agents and clients. client_addresses: by client, the digest of
-    the addresses that it uses. doubtful: commands that were open in a restored state, and may have
-    ended since.
+    epoch: grows with every start of a master; agents refuse an older one. urls: addresses of the
+    broker for agents and clients. client_addresses: by client, the digest of the addresses that it
+    uses. doubtful: commands that were open in a restored state, and may have ended since.
     """
 
     settings: MasterSettings

@@ -17,8 +17,9 @@ Positive = Annotated[int, Meta(gt=0)]
 
 
 class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """binary: an own nats-server for the embedded broker. go_memory_limit, go_gc: of that child.
+    """Settings of the broker and of requests to it.
 
+    binary: an own nats-server for the embedded broker. go_memory_limit, go_gc: of that child.
     replicas: copies of each stream (3 in a cluster). request_s: timeout of one broker request.
     """
 
@@ -93,7 +94,10 @@ class LogSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LossSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """mode: `graceful` waits for the re-sends before tasks are ended, `strict` does not."""
+    """Behaviour of agents at a connection loss.
+
+    mode: `graceful` waits for the re-sends before tasks are ended, `strict` does not.
+    """
 
     mode: Literal["graceful", "strict"] = "graceful"
 
@@ -111,16 +115,17 @@ class ConsoleSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MasterSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """nats_url: an own broker; empty starts the embedded one on nats_port (0: any free one).
+    """All settings of a master.
 
-    urls: addresses of the broker for agents and clients, in order of use; empty for the hosts that
-    `init` was given, or nats_url. Changes reach agents and clients through the master. nats_host:
-    address on which the embedded one listens; empty for all if `init` was given hosts, and for this
-    machine alone otherwise. http_hosts: accepted names of the HTTP server, beside addresses,
-    localhost and the name of this machine. metrics_http: HOST:PORT for `/metrics` alone; empty
-    serves it on `http`. A PORT alone is of this machine. per_agent_metrics: off leaves the totals
-    of groups, for very large fleets. programs_in_metrics: number of programs, by base name, with
-    series of their own; 0: none, and no program is named in metrics and dashboards.
+    nats_url: an own broker; empty starts the embedded one on nats_port (0: any free one). urls:
+    addresses of the broker for agents and clients, in order of use; empty for the hosts that `init`
+    was given, or nats_url. Changes reach agents and clients through the master. nats_host: address
+    on which the embedded one listens; empty for all if `init` was given hosts, and for this machine
+    alone otherwise. http_hosts: accepted names of the HTTP server, beside addresses, localhost and
+    the name of this machine. metrics_http: HOST:PORT for `/metrics` alone; empty serves it on
+    `http`. A PORT alone is of this machine. per_agent_metrics: off leaves the totals of groups, for
+    very large fleets. programs_in_metrics: number of programs, by base name, with series of their
+    own; 0: none, and no program is named in metrics and dashboards.
     """
 
     state_dir: str = "mesh"

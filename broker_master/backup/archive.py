@@ -35,7 +35,10 @@ class StreamPart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """at: when the backup began, Unix seconds."""
+    """The manifest of a backup.
+
+    at: when the backup began, Unix seconds.
+    """
 
     format: int
     mesh: str

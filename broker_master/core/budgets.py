@@ -56,7 +56,10 @@ class _Budget:
 
 
 class Budgets:
-    """is_known: whether an agent of that name is registered; all others share one budget."""
+    """Message budgets of all agents.
+
+    is_known: whether an agent of that name is registered; all others share one budget.
+    """
 
     def __init__(self, timers: Timers, is_known: Callable[[str], bool]) -> None:
         self._timers = timers

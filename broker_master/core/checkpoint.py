@@ -14,7 +14,10 @@ from broker_master.core.commands import Command
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """carry: facts to write again (subject, old sequence). purge_to: keep from this sequence on."""
+    """The next purge of the event stream.
+
+    carry: facts to write again (subject, old sequence). purge_to: keep from this sequence on.
+    """
 
     carry: list[tuple[str, int]]
     purge_to: int

@@ -45,7 +45,10 @@ def needs_of(tags: dict[str, str], action: str) -> Tags:
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """shared: any member might have got it, so it counts for the spread of the group."""
+    """The chosen agent of a command.
+
+    shared: any member might have got it, so it counts for the spread of the group.
+    """
 
     agent: str
     why: str

@@ -81,10 +81,11 @@ def is_child(
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """start: agents to submit to now. skip: agents left out, with reasons. stop: reason to end.
+    """The next step of a fan-out.
 
-    done: nothing is open, and no agent is left. held: the turn of an agent is deferred. rest_s:
-    seconds until the place of an ended command is free; None: no place is resting.
+    start: agents to submit to now. skip: agents left out, with reasons. stop: reason to end. done:
+    nothing is open, and no agent is left. held: the turn of an agent is deferred. rest_s: seconds
+    until the place of an ended command is free; None: no place is resting.
     """
 
     start: list[str]

@@ -27,9 +27,10 @@ class _Held(NamedTuple):
 
 
 class KeysHeld:
-    """own: broker keys of the mesh itself. own_digests: of the keys of its certificates.
+    """The holder of each known key.
 
-    refused: revoked broker keys, whoever their holder was.
+    own: broker keys of the mesh itself. own_digests: of the keys of its certificates. refused:
+    revoked broker keys, whoever their holder was.
     """
 
     def __init__(

@@ -56,9 +56,10 @@ class Lane:
 
 
 class Pool:
-    """waiting: commands that wait for it or for one of its members by name.
+    """Members and waiting commands of a group.
 
-    free: members that have a free slot.
+    waiting: commands that wait for it or for one of its members by name. free: members that have a
+    free slot.
     """
 
     def __init__(self, name: str) -> None:

@@ -39,7 +39,10 @@ class _Account:
 
 
 class Quotas:
-    """limit: of the stream. quota: of one agent. Both in bytes."""
+    """Shares of the log stream, in bytes.
+
+    limit: of the stream. quota: of one agent. Both in bytes.
+    """
 
     def __init__(self, *, limit: int, quota: int) -> None:
         self._limit = limit

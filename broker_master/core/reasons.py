@@ -132,7 +132,10 @@ TABLE: Final = MappingProxyType(
 
 
 class Explanation(NamedTuple):
-    """next: empty once the command has ended, or only its end is due."""
+    """Reason and next step of a command.
+
+    next: empty once the command has ended, or only its end is due.
+    """
 
     reason: str
     next: str

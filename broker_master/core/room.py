@@ -12,10 +12,11 @@ _OVERHEAD: Final = 512
 
 
 class StoreRoom:
-    """limit: of the stream, in bytes. appended: all bytes written by this process so far.
+    """Estimates the free space of the event store.
 
-    Its size is measured from time to time; in between it grows by the appended bytes, ends and
-    cancels included.
+    limit: of the stream, in bytes. appended: all bytes written by this process so far. Its size is
+    measured from time to time; in between it grows by the appended bytes, ends and cancels
+    included.
     """
 
     def __init__(self, limit: int, appended: Callable[[], int]) -> None:

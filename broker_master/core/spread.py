@@ -29,7 +29,10 @@ class _Row:
 
 
 class Spread:
-    """tier: of members with a share, those below the greatest tier are due nothing."""
+    """Actual and expected work of a group's members.
+
+    tier: of members with a share, those below the greatest tier are due nothing.
+    """
 
     def __init__(self) -> None:
         self._rows: dict[str, _Row] = {}

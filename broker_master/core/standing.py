@@ -102,7 +102,10 @@ Words = Callable[[AgentCase], str]
 
 
 class StatusRow(NamedTuple):
-    """brief: why an active agent gets no new work, in two words; empty where it gets some."""
+    """One cause of a status.
+
+    brief: why an active agent gets no new work, in two words; empty where it gets some.
+    """
 
     cause: Cause
     holds: Callable[[AgentCase], bool]

@@ -32,7 +32,10 @@ class Past(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class StatusChange(msgspec.Struct, frozen=True):
-    """cause: of the new status."""
+    """A change of an agent's status.
+
+    cause: of the new status.
+    """
 
     agent: str
     group: str
@@ -56,7 +59,10 @@ Tell = Callable[[StatusChange], None]
 
 
 class Statuses:
-    """tell: called with each change of an agent's status."""
+    """Present statuses of all agents and groups, with their start times.
+
+    tell: called with each change of an agent's status.
+    """
 
     def __init__(self, tell: Tell) -> None:
         self._tell: Final = tell

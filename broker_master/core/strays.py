@@ -24,7 +24,10 @@ class Stray(NamedTuple):
 
 
 class Strays:
-    """counts: by stream, since this master started."""
+    """Counts of skipped entries.
+
+    counts: by stream, since this master started.
+    """
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}

@@ -37,7 +37,10 @@ class _Token(msgspec.Struct):
 
 
 class Comparison:
-    """own: the mesh's own broker keys with their names."""
+    """Judges connections by the registry.
+
+    own: the mesh's own broker keys with their names.
+    """
 
     name = "comparison"
 

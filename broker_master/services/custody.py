@@ -27,9 +27,10 @@ log = structlog.get_logger()
 
 
 class Custody:
-    """links: the master's two, by the role of the user that each connects as.
+    """Renews the mesh's own certificates, and warns of ends.
 
-    authorities, servers: when their certificates end, for the metrics; kept up to date.
+    links: the master's two, by the role of the user that each connects as. authorities, servers:
+    when their certificates end, for the metrics; kept up to date.
     """
 
     name = "custody"

@@ -42,7 +42,10 @@ _decode: Final = msgspec.json.Decoder(_Node).decode
 
 
 class Fences:
-    """nodes: ids of the nodes that have to answer; one that answers unasked is added."""
+    """Questions to the broker's nodes, in order.
+
+    nodes: ids of the nodes that have to answer; one that answers unasked is added.
+    """
 
     def __init__(self, link: Link, clock: Clock) -> None:
         self._link = link

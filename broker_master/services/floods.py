@@ -34,7 +34,10 @@ _MIB: Final = 1024**2
 
 
 class FloodWatch:
-    """nodes: ids of the broker's nodes. own: the mesh's own broker keys, which are never cut."""
+    """Looks at the broker's counters, and shuts out keys.
+
+    nodes: ids of the broker's nodes. own: the mesh's own broker keys, which are never cut.
+    """
 
     name = "floods"
 

@@ -16,9 +16,10 @@ NOT_PROVED: Final = "its broker key was not proved: a peer of 0.1.0"
 
 
 class KeyDesk:
-    """own: broker keys of the mesh itself, and digests of the keys of its certificates.
+    """Reserves keys that are being certified.
 
-    refused: the broker keys that are revoked.
+    own: broker keys of the mesh itself, and digests of the keys of its certificates. refused: the
+    broker keys that are revoked.
     """
 
     def __init__(

@@ -11,7 +11,10 @@ from schemas.messages.facts import Accepted
 
 
 class Obstacle(NamedTuple):
-    """is_active: some of the target are active, and only lack room, or stop, or move."""
+    """The reason why a target takes no new work.
+
+    is_active: some of the target are active, and only lack room, or stop, or move.
+    """
 
     is_active: bool
     text: str

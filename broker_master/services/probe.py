@@ -30,7 +30,10 @@ class _Asked(msgspec.Struct):
 
 
 class Prober:
-    """on_untaken: called with an agent that has left its probes unanswered."""
+    """Sends probes to idle agents.
+
+    on_untaken: called with an agent that has left its probes unanswered.
+    """
 
     name = "probe"
 

@@ -51,9 +51,10 @@ class _Held:
 
 
 class ReadAhead:
-    """read: fetches at most so many bytes after an offset of a stream.
+    """Holds output that its reader will request next.
 
-    Bytes read for a reader that stops stay until other readers need the room.
+    read: fetches at most so many bytes after an offset of a stream. Bytes read for a reader that
+    stops stay until other readers need the room.
     """
 
     def __init__(self, tasks: TaskSet, read: Read) -> None:

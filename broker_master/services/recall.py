@@ -26,7 +26,10 @@ class _Round(msgspec.Struct):
 
 
 class Recall:
-    """on_unknown: called with an open attempt that its own agent does not know."""
+    """Rounds of questions to each agent after a restore.
+
+    on_unknown: called with an open attempt that its own agent does not know.
+    """
 
     def __init__(
         self,

@@ -40,8 +40,9 @@ _ENDS = {str(state): state for state in AGENT_ENDS}
 
 
 class Reports:
-    """on_order_reply: takes agent, token and answer; returns whether a caller awaits that answer.
+    """Receiver of agents' answers and reports.
 
+    on_order_reply: takes agent, token and answer; returns whether a caller awaits that answer.
     on_took: called with an agent that has answered a request to run a task.
     """
 

@@ -81,10 +81,11 @@ class KnownCommand(msgspec.Struct, frozen=True):
 
 
 class Filter(msgspec.Struct, frozen=True, kw_only=True):
-    """before: only rows with a smaller sequence. groups: of the caller, None for all.
+    """Conditions of a search.
 
-    words: of a filter, as `schemas.listed.COMMANDS` reads it. above: only rows with a greater
-    sequence, so that no search reads too much at a time.
+    before: only rows with a smaller sequence. groups: of the caller, None for all. words: of a
+    filter, as `schemas.listed.COMMANDS` reads it. above: only rows with a greater sequence, so that
+    no search reads too much at a time.
     """
 
     group: str | None = None

@@ -30,7 +30,10 @@ _KINDS: Final[dict[str, type[GroupEntry | AgentEntry | ClientEntry]]] = {
 
 
 class Begun(NamedTuple):
-    """earlier: the last epoch in the registry."""
+    """The epoch of a start.
+
+    earlier: the last epoch in the registry.
+    """
 
     epoch: int
     earlier: int

@@ -14,11 +14,12 @@ RESTORED_FILE: Final = "restored.json"
 
 
 class Restored(msgspec.Struct, frozen=True, kw_only=True):
-    """at: time of the restore, and taken_at: of the backup, unix seconds; 0 if not known.
+    """The note of a restore.
 
-    above: an epoch that the next one must be above. epoch: the first one after it, 0 until a master
-    has begun it. doubtful: the commands that were open in the backup and are not settled yet, None
-    until a master has looked.
+    at: time of the restore, and taken_at: of the backup, unix seconds; 0 if not known. above: an
+    epoch that the next one must be above. epoch: the first one after it, 0 until a master has begun
+    it. doubtful: the commands that were open in the backup and are not settled yet, None until a
+    master has looked.
     """
 
     at: Timestamp
