@@ -61,7 +61,7 @@ class NatsApi:
         if not msg.reply.startswith(subjects.inbox_prefix(api.client) + "."):
             # Masters may publish anywhere: an answer to another inbox could reach another client.
             self._plane.count("reply_forbidden")
-            fault = Refused("reply_forbidden", "an answer to somebody else")
+            fault = Refused("reply_forbidden", "the reply subject is not below the caller's inbox")
             self._door.note_attempt(api.client, f"{api.noun}.{api.verb}", fault)
             return
         call = Call(

@@ -70,7 +70,7 @@ class KeysHeld:
             raise _taken("is revoked")
         for held in (self._users.get(asked.user), self._digests.get(asked.digest)):
             if held is not None and held.name != asked.name:
-                raise _taken("is somebody else's")
+                raise _taken("has another holder")
             if held is not None and not held.newest:
                 raise _taken(f"is an older one of {asked.name}")
 

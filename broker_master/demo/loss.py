@@ -144,7 +144,7 @@ def _run(crew: Crew) -> Arrivals:
 
 def _cut(crew: Crew, relay: Relay, arrivals: Arrivals) -> Sights:
     """Cut the link and look at both sides until it is time to heal it."""
-    heading("The link is cut: nothing passes any more, and nobody is told")
+    heading("The link is cut: nothing passes any more, and no side is notified")
     relay.cut()
     began = time.monotonic()
     say("What both sides say, over and over again:")

@@ -44,7 +44,7 @@ AGENT_START = Family(
     "mesh_agent_start_time_seconds", "gauge", _AGENT, "When its process started; a change: restart"
 )
 AGENT_HEARD = Family(
-    "mesh_agent_last_heartbeat_timestamp_seconds", "gauge", _AGENT, "When it was last heard"
+    "mesh_agent_last_heartbeat_timestamp_seconds", "gauge", _AGENT, "Time of its last heartbeat"
 )
 AGENT_RTT = Family(
     "mesh_agent_heartbeat_rtt_seconds",

@@ -88,7 +88,7 @@ class Aftermath:
         plane.note(
             "master.restore",
             plane.mesh,
-            detail=f"from a backup made {made}, put back {rfc3339(restored.at)}; epoch"
+            detail=f"from a backup made {made}, restored {rfc3339(restored.at)}; epoch"
             f" {self._earlier} before, {plane.epoch} now; {counted(open_, 'command')} open in it",
         )
 
@@ -130,7 +130,7 @@ class Aftermath:
             group,
             result="alarm",
             detail=f"agents have obeyed a master since epoch {self._earlier}, the last that this"
-            f" state knows: it was put back; {counted(len(fresh), 'command')} in doubt",
+            f" state knows: it was restored; {counted(len(fresh), 'command')} in doubt",
         )
 
     def _withhold(self, commands: set[str]) -> None:

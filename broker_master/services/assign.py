@@ -230,5 +230,5 @@ class Assigner:
                 self._drop(command, State.EXPIRED, f"no agent took it within {ttl_s:g} s")
         for command in self._plane.book.undecided():
             if command.since + self._plane.timers.decide_s <= now:
-                reason = f"{command.reason}; nobody decided what to do about it"
+                reason = f"{command.reason}; no operator decided in time"
                 self._drop(command, State.LOST, reason)

@@ -63,4 +63,4 @@ class KeyDesk:
         for each in self._under_way:
             is_same = each.user == asked.user or each.digest == asked.digest
             if is_same and each.name != asked.name:
-                raise Refused("request_invalid", "this key is somebody else's: make new ones")
+                raise Refused("request_invalid", "this key has another holder: make new ones")

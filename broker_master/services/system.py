@@ -270,7 +270,7 @@ def _entries(data: bytes) -> list[tuple[str, _Entry]]:
     try:
         body = msgspec.json.decode(data, type=_Connz)
     except msgspec.MsgspecError as error:
-        raise Corrupt("store_unavailable", "the broker's answer is not what it was") from error
+        raise Corrupt("store_unavailable", "the broker's answer has an unknown form") from error
     return [(body.server.id, entry) for entry in body.data.connections]
 
 
