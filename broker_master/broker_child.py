@@ -73,8 +73,8 @@ def child_environment(*, go_memory_limit: str = "", go_gc: str = "") -> dict[str
 def choose_port(host: str) -> int:
     """A free port of `host` below the range that the kernel hands to outgoing connections.
 
-    Within that range a client that dials a closed port may be connected to itself, and the port of
-    a broker that is down for a moment may be given to another program.
+    A client may be connected to itself when it dials a closed port of that range, and another
+    program may get the port of a broker in the moment of its restart.
     """
     for port in random.SystemRandom().sample(_ports(), 64):
         if is_port_free(host, port):

@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 # Deadline of agents' answers, before clients stop waiting for that of the master (10 s).
 ORDER_S: Final = 7.0
-# Members that an answer names, and characters of an agent's refusal that it shows.
+# Limits of an answer: named members, and characters of a refusal.
 _NAMED: Final = 2000
 _PASSED_NAMED: Final = 200
 _REASON_SHOWN: Final = 160

@@ -204,7 +204,7 @@ def open_mesh(directory: Path, *, now: Clock = time.time, renews: bool = True) -
 
 
 def open_beside(directory: Path) -> Mesh:
-    """Open a mesh to read it. A master that runs on it renews what is its own; else this does."""
+    """Open a mesh beside its master. Without a running master its own certificates are renewed."""
     refuse_foreign(directory)  # before a lock is left in another's folder
     if read_marker(directory) is None:
         raise Refused("state_missing", f"there is no mesh in {directory}")

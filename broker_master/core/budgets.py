@@ -2,8 +2,8 @@
 
     beats    a few per period                  hellos   a few per deadline of a handshake
 
-An agent that follows the protocol stays far below; one that floods loses only its own messages,
-which it sends again.
+An agent that follows the protocol stays far below; a flooding one loses only its own messages, and
+sends them again.
 """
 
 from collections.abc import Callable, Iterator

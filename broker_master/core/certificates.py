@@ -35,7 +35,7 @@ def days_left(entry: CertificateEntry, at: float) -> float:
 
 
 def has_candidate(entries: Entries, at: float) -> bool:
-    """Whether two keys are valid: that of a candidate, and the one that it is to replace."""
+    """Whether two keys are valid: the candidate's, and the one to be replaced."""
     return any(each.candidate_until and is_good(each, at) for each in entries)
 
 

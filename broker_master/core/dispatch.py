@@ -271,7 +271,7 @@ class Dispatcher:
         return self._taken(best[1]) if best is not None else None
 
     def next_beside(self, agent: str) -> tuple[str, Choice] | None:
-        """Take a command that another member may start now that `agent` has ended one.
+        """Take a command for another member, after an attempt on `agent` has ended.
 
         Only a group with a limit of its own has such commands; otherwise no command waits while a
         member is free.

@@ -1,4 +1,4 @@
-"""Events that end an attempt, or a command that no agent has, and their outcomes.
+"""Ends of an attempt, or of a command without one, and their outcomes.
 
 As in `core/attempts.py`: each function moves the command by the table and returns the effects. An
 end counts once it is durable, so each of these only begins to settle the command.

@@ -18,7 +18,7 @@ _FIRST_HOUR_S: Final = 1_577_836_800  # 2020-01-01
 
 
 def next_epoch(known: int, now_s: float, *, is_restored: bool = False) -> int:
-    """The epoch that follows `known`, the greatest one that the state or the operator knows.
+    """The epoch after `known`, the greatest one known to the state or the operator.
 
     now_s: time of day, Unix seconds. is_restored: begin a new generation. An impossible clock is
     corrected: the result is at most `EPOCH_MAX`, and greater than `known` below that.

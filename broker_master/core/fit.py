@@ -1,4 +1,4 @@
-"""Cuts records to a size that can be stored and sent, and marks the parts that were cut.
+"""Cuts records to the size limits of storage and messages, and marks the cut parts.
 
 An agent chooses the text of its refusals and the size of its output, so a record is bounded here
 and nowhere else. `CommandRecord.cut` names the shortened parts.

@@ -1,8 +1,7 @@
 """Compares a live connection with the registry: its token and its certificate together.
 
 The broker checks each by itself: a token signed by one of the mesh's keys, a certificate of one of
-its authorities. Here is checked that both belong to the same holder, and that the mesh has issued
-them.
+its authorities. This module checks that the mesh has issued both, to the same holder.
 """
 
 from collections.abc import Collection, Iterable, Mapping

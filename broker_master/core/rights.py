@@ -1,4 +1,4 @@
-"""Decides what a client may do, each time that it uses a right.
+"""Decides on a client's right at each use.
 
 A client has a role, for the verbs, and groups, for the targets; no groups mean every group. A
 stored request (a waiting command, a fan-out) is checked again when it is carried out, since the

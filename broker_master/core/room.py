@@ -1,6 +1,6 @@
 """Room in the event store: its last part is reserved for outcomes and cancels.
 
-0 ├──────── commands, and what becomes of them ────────┤── what becomes of them ──┤ limit
+0 ├──── commands, their starts and ends ────┤── ends and cancels alone ──┤ limit
 """
 
 from collections.abc import Callable

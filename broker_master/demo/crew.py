@@ -58,7 +58,7 @@ class Crew:
             )
 
     def wait_ready(self, name: str) -> str:
-        """The line with which `name` reports that it is ready, or DemoFailed."""
+        """The ready line of process `name`, or DemoFailed."""
         stdout = self._running[name].stdout
         assert stdout is not None  # noqa: S101  started above
         readable, _, _ = select.select([stdout], [], [], READY_S)

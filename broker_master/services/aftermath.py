@@ -3,8 +3,8 @@
 A command that is open in the backup is *doubtful*: it may have run since, so no agent gets it. An
 agent that lists it in its handshake ends the doubt; if its agent is silent for too long, or does
 not have it, the command is lost with a reason, or treated by its `on_lost`. An attempt that an
-agent runs, or has an unreported end of, and that is not in the state, is adopted: it is shown, can
-be cancelled, and its end is reported.
+agent runs, or has not reported the end of, is adopted if the state lacks it: it is shown, can be
+cancelled, and its end is reported.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from schemas.states import Liveness, State
 
 log = structlog.get_logger()
 
-# Least time for which agents remember what they have run.
+# Least time of an agent's memory of its attempts.
 _KEPT_S: Final = DAY_S
 _ATTEMPTS_MAX: Final = 16
 LABEL: Final = "restored"

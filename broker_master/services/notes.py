@@ -60,7 +60,7 @@ def _shut_out(plane: Plane, caller: ClientEntry) -> list[str]:
 
 
 def _epochs(plane: Plane, caller: ClientEntry) -> list[str]:
-    """Agents that refuse this master, and commands that await a decision after a restore."""
+    """Agents that refuse this master, and commands awaiting a decision after a restore."""
     said = []
     refusing = sorted(
         presence.agent

@@ -107,7 +107,7 @@ class PresenceService:
         self.aftermath = aftermath
         self._forgotten = Forgotten(plane, settler)
         self._recall = Recall(plane, aftermath, self._on_unknown)
-        # Agents that are given up, with tasks that may outlive that.
+        # Given-up agents with tasks that may run on.
         self._held: set[str] = set()
         self._meetings: dict[str, _Meeting] = {}
         # Lengths of silence of agents that beat again, before their handshake.

@@ -1,4 +1,4 @@
-"""After a restore, asks agents for ends that they had reported and that the state lacks.
+"""After a restore, asks agents for reported ends that the state lacks.
 
 Each handshake asks for some; an agent is asked in more rounds until all that it may have run is
 covered. A known attempt is entered as if the hello had named it, and its report follows.

@@ -2,7 +2,7 @@
 
 Agents of 0.1 name a reply subject with each chunk of output and wait for an acknowledgement there.
 The log stream sends none, since a sender could steer it to any subject. So the master subscribes to
-the output of those agents, reads what the stream holds of it, and acknowledges that below the
+the output of those agents, reads the stored chunks from the stream, and acknowledges them below the
 agent's own inbox and nowhere else. Agents that receive the stream's notices (`HEARS_STORED`) cost
 nothing here.
 """

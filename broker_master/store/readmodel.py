@@ -253,7 +253,7 @@ class ReadModel:
         ).fetchall()
 
     def some_ids(self, prefix: str, limit: int) -> list[tuple[str, str]]:
-        """Ids, with their groups, of those that ended last, and of some that begin with `prefix`.
+        """Ids and groups of the commands that ended last, and of some with this prefix.
 
         At most twice `limit`, from two short reads.
         """
@@ -267,7 +267,7 @@ class ReadModel:
         return [*newest, *alike]
 
     def last_in_trouble(self, state: str, limit: int) -> list[tuple[str, str]]:
-        """Ids, with their groups, of those that ended last in `state`, which is no success."""
+        """Ids and groups of the last commands with an unsuccessful end in `state`."""
         return self._look_up.execute(
             "SELECT id, grp FROM commands WHERE state = ? AND state <> 'succeeded'"
             " ORDER BY seq DESC LIMIT ?",
