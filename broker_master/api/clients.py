@@ -8,6 +8,7 @@ from broker_master.api.operations import Operations
 from broker_master.ca.issuer import Credentials, Issuer
 from broker_master.core.pages import Rows
 from broker_master.core.rights import check_client, check_no_wider, may_see_client
+from broker_master.core.validity import overdue
 from broker_master.plane import Plane
 from broker_master.services.keys import NOT_PROVED, KeyDesk
 from broker_master.services.revoke import Revoker
@@ -16,6 +17,7 @@ from schemas import limits
 from schemas.faults import Refused
 from schemas.ids import check_name
 from schemas.messages.api import (
+    CertificateRecord,
     ClientCreate,
     ClientList,
     ClientRecord,
@@ -176,13 +178,23 @@ def _check_good(entry: ClientEntry, serial: str, at: float) -> None:
         raise Refused("renewal_refused", f"certificate {serial} of {entry.name} is not good")
 
 
+def _certificate(entry: ClientEntry, at: float) -> CertificateRecord | None:
+    """The newest one, with its warnings."""
+    if not entry.certificates:
+        return None
+    newest = entry.certificates[-1]
+    record = certificate_record(newest, at)
+    late = "" if entry.revoked else overdue(newest, at)
+    warnings = [each for each in (record.warning, late) if each]
+    return msgspec.structs.replace(record, warning="; ".join(warnings))
+
+
 def _record(entry: ClientEntry, plane: Plane) -> ClientRecord:
-    newest = entry.certificates[-1] if entry.certificates else None
     return ClientRecord(
         client=entry.name,
         role="revoked" if entry.revoked else entry.role,
         groups=entry.groups,
-        certificate=certificate_record(newest, plane.clock.now()) if newest else None,
+        certificate=_certificate(entry, plane.clock.now()),
         created_at=rfc3339(entry.created_at),
         addresses=plane.addresses_of(plane.client_addresses.get(entry.name, "")),
     )

@@ -1,15 +1,19 @@
 """Valid certificates, their ends, and warnings."""
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Final, Literal
 
 import msgspec
 
 from broker_master.core.badges import certificate_warning
 from schemas.messages.registry import CertificateEntry
+from schemas.moments import rfc3339
 
 Kind = Literal["agent", "client", "broker", "master", "authority"]
 Order = tuple[float, str, str, str]
+# Clients renew when two thirds of the life are over; this much later it is overdue.
+_DUE: Final = 2 / 3
+_OVERDUE: Final = 3 / 4
 
 
 class Holding(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,9 +34,21 @@ class Holding(msgspec.Struct, frozen=True, kw_only=True):
         """Empty, or the fault: how soon it ends, and whether its renewal has failed."""
         told = [
             certificate_warning(self.entry, at),
+            self.kind == "client" and overdue(self.entry, at),
             self.failed and f"renewal failed: {self.failed}",
         ]
         return "; ".join(each for each in told if each)
+
+
+def overdue(entry: CertificateEntry, at: float) -> str:
+    """Empty, or since when a client should have renewed its certificate.
+
+    The client is not in use, or its renewals fail: it logs why, and `mesh doctor` there finds it.
+    """
+    life_s = entry.not_after - entry.issued_at
+    if at >= entry.not_after or at < entry.issued_at + life_s * _OVERDUE:
+        return ""
+    return f"not renewed by its client since {rfc3339(entry.issued_at + life_s * _DUE)}"
 
 
 def page(

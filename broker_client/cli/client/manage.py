@@ -1,5 +1,6 @@
 """`mesh client …`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -7,8 +8,8 @@ import msgspec
 from cyclopts import Parameter
 
 from broker_client.cli.options import LISTING, SHARED, Listing, Shared
-from broker_client.cli.screen.report import print_json, print_list, screen_width
-from broker_client.cli.screen.tables import Column, fit, local_time, utc_time
+from broker_client.cli.screen.report import print_json, print_list, say, screen_width
+from broker_client.cli.screen.tables import Column, fit, in_local_time, local_time, utc_time
 from broker_client.cli.session import call, context_of
 from schemas.messages.api import (
     ClientCreate,
@@ -68,6 +69,7 @@ def list_(*, shared: Listing = LISTING) -> None:
         Column("CREATED", 2),
         Column("ADDRESSES", 3),
     )
+    _tell_warnings(clients, is_text=shared.output == "table")
     rows = [_row(client) for client in clients]
     print_list(
         shared,
@@ -94,6 +96,13 @@ def renew(*, shared: Shared = SHARED) -> None:
         print_json({"not_after": until})
     else:
         print(f"renewed until {utc_time(until)} UTC")
+
+
+def _tell_warnings(clients: Sequence[ClientRecord], *, is_text: bool) -> None:
+    """One line for each certificate with a warning; other outputs have it in the record."""
+    for client in clients if is_text else ():
+        if client.certificate is not None and client.certificate.warning:
+            say(f"{client.client}: certificate {in_local_time(client.certificate.warning)}")
 
 
 def _row(client: ClientRecord) -> tuple[str, ...]:

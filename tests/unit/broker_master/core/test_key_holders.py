@@ -3,6 +3,7 @@ import msgspec
 from broker_master.core.key_holders import Holder, Present, cut_off_by, holders
 from broker_master.core.validity import Holding, fresh_warnings, page
 from schemas.messages.registry import AgentEntry, CertificateEntry, ClientEntry
+from schemas.moments import rfc3339
 
 DAY_S = 86_400.0
 NOW = 1000 * DAY_S
@@ -97,3 +98,17 @@ def test_a_failed_renewal_is_listed_whenever_it_ends_and_each_warning_is_told_on
     assert fresh_warnings(everyone, told, NOW)[0] == []
     later, _ = fresh_warnings(everyone, told, NOW + 5.5 * DAY_S)
     assert [(each.name, text) for each, text in later] == [("a-2", "ends within 1 day")]
+
+
+def test_client_that_does_not_renew_is_warned_of_from_three_quarters_of_its_life_on() -> None:
+    """Two thirds are when it is due; agents say themselves why they could not."""
+    entry = held(days=90, issued_at=NOW - 270 * DAY_S)  # a life of 360 days
+    late = f"not renewed by its client since {rfc3339(NOW - 30 * DAY_S)}"
+    for kind, at, said in (
+        ("client", NOW - 1, ""),
+        ("client", NOW, f"ends within 90 days; {late}"),
+        ("client", entry.not_after - 1, f"ends within 1 day; {late}"),
+        ("client", entry.not_after, "expired"),
+        ("agent", NOW, "ends within 90 days"),
+    ):
+        assert Holding(kind=kind, name="x", entry=entry).warning(at) == said  # type: ignore[arg-type]

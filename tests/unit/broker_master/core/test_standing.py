@@ -491,3 +491,9 @@ def test_expiry_of_the_certificate_in_use_decides_not_that_of_another() -> None:
     assert stand(entry, presence(certificate_serial="aa")).status is AgentStatus.ACTIVE
     in_use = stand(entry, presence(certificate_serial="old"))
     assert in_use.cause is Cause.CERTIFICATE_EXPIRED
+
+
+def test_status_that_is_asked_for_alone_knows_of_no_tasks() -> None:
+    standing = classify(changed(admin=Admin.DELETED), presence(), AT)
+    assert standing.reason == "deleted, 0 tasks of it may still run"
+    assert standing.next == f"gone once that is over, not before {rfc3339(AT)}"
