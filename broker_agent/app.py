@@ -16,7 +16,7 @@ from broker_agent.core.tasks import TaskBook
 from broker_agent.executors import registry
 from broker_agent.executors.account import find_account
 from broker_agent.executors.cells import Cells, find_parent
-from broker_agent.executors.manner import file_limits, manner_of
+from broker_agent.executors.conditions import conditions_of, file_limits
 from broker_agent.executors.process_groups import check_host
 from broker_agent.executors.spawn import keep_descriptors
 from broker_agent.services.host import allow_files_of, details_of, let_pass, say_account
@@ -131,7 +131,7 @@ class Agent:
             spares=min(SPARES_MAX, 2 * settings.task_slots),
             owner=(account.uid, account.gid) if account.is_other else None,
         )
-        manner = manner_of(settings.tasks, account, file_limits())
+        conditions = conditions_of(settings.tasks, account, file_limits())
         say_account(account, settings.tasks.user)
         allow_files_of(settings.task_slots)
         cells = Cells(find_parent(), facts.agent, incarnation, are_used=settings.tasks.cells)
@@ -154,7 +154,7 @@ class Agent:
             journal=journal,
             folders=self.folders,
             table=self.table,
-            manner=manner,
+            conditions=conditions,
             make_executors=registry.build,
             cells=cells,
             manager=manager,

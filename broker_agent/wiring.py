@@ -8,7 +8,7 @@ from pathlib import Path
 from broker_agent.core.resources import Bounds
 from broker_agent.executors.base import ExecutorPorts
 from broker_agent.executors.cells import Cells
-from broker_agent.executors.manner import Manner
+from broker_agent.executors.conditions import StartConditions
 from broker_agent.executors.registry import Executors
 from broker_agent.services.carrier import CarrierPost
 from broker_agent.services.control import ControlHandler
@@ -48,7 +48,7 @@ from schemas.messages.liveness import Details, Welcome
 class Ports:
     """Outside resources of an agent; tests pass their own.
 
-    line: the connection to the broker; ways: the identities for it. manner: start conditions of
+    line: the connection to the broker; ways: the identities for it. conditions: start conditions of
     programs. chance: returns a random number from 0 to 1. on_ready: called once, when the master
     reports the agent as active. on_relocated: called when the agent was moved to another group,
     which counts from its next start on.
@@ -64,7 +64,7 @@ class Ports:
     journal: Journal
     folders: Folders
     table: WardenTable
-    manner: Manner
+    conditions: StartConditions
     make_executors: Callable[[ExecutorPorts], Executors]
     cells: Cells
     manager: ServiceManager
@@ -298,7 +298,7 @@ def _executors(station: Station, ports: Ports, carrier: CarrierPost, others: set
             carrier=carrier,
             table=ports.table,
             others=others,
-            manner=ports.manner,
+            conditions=ports.conditions,
             cells=ports.cells,
         )
     )

@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from broker_agent.core.program import Ending
 from broker_agent.executors.cells import Cells
-from broker_agent.executors.manner import Manner
+from broker_agent.executors.conditions import StartConditions
 from broker_agent.store.folders import TaskFolder
 from broker_agent.warden.table import WardenTable
 from schemas.messages.actions import ActionArgs
@@ -138,7 +138,7 @@ class ExecutorPorts(NamedTuple):
     clock. marks: added to the environment of each program, beside the id of its command;
     `MESH_INCARNATION` tells the tasks of this start from those of other agents of the host.
     carrier: copies output from pipes into files. table: tasks and their deadlines, for the warden.
-    others: children of this process other than tasks. manner: start conditions of programs. cells:
+    others: children of this process other than tasks. conditions: for starts. cells:
     control groups of tasks.
     """
 
@@ -149,5 +149,5 @@ class ExecutorPorts(NamedTuple):
     carrier: Carrying
     table: WardenTable
     others: set[int]
-    manner: Manner
+    conditions: StartConditions
     cells: Cells = Cells(None, "", "")

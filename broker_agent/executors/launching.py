@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from broker_agent.executors.manner import Manner
+from broker_agent.executors.conditions import StartConditions
 from broker_agent.executors.spawn import (
     NOT_EXECUTABLE,
     NOT_FOUND,
@@ -42,11 +42,11 @@ class Launchers:
 
     def __init__(
         self,
-        manner: Manner,
+        conditions: StartConditions,
         on_pid: Callable[[int], object] = lambda _: None,
         on_uncelled: Callable[[SpawnOrder, OSError], object] = lambda _order, _error: None,
     ) -> None:
-        self._manner = manner
+        self._conditions = conditions
         self._on_pid = on_pid
         self._on_uncelled = on_uncelled
         self._lock = threading.Lock()  # guards the attributes below
@@ -59,7 +59,7 @@ class Launchers:
         return [launcher.pid for launcher in list(self._all.values())]
 
     def spawn(self, order: SpawnOrder) -> int:
-        """Start a program as `spawn.spawn` does, with the launchers' manner and in its cell."""
+        """Start a program as `spawn.spawn` does, with the launchers' conditions and in its cell."""
         cell, unmade = _make_cell(order.cell)
         try:
             pid, stage, number = self._own().ask(_packed(order), order.files, cell)
@@ -86,7 +86,7 @@ class Launchers:
         key = threading.get_ident()
         launcher = self._all.get(key)
         if launcher is None:
-            launcher = _Launcher(self._manner, self._on_pid)
+            launcher = _Launcher(self._conditions, self._on_pid)
             with self._lock:
                 if self._is_closed:
                     launcher.close()
@@ -118,7 +118,7 @@ class Launchers:
         if stage == birth.CLONE:
             return CannotStart(f"no process could be made: {said(error)}")
         if stage == birth.USER:
-            return CannotStart(f"cannot become uid {self._manner.account.uid}: {said(error)}")
+            return CannotStart(f"cannot become uid {self._conditions.account.uid}: {said(error)}")
         if stage == birth.LIMITS:
             return CannotStart(f"cannot set its limits (tasks.limits): {said(error)}")
         if stage == birth.FOLDER:
@@ -135,14 +135,14 @@ class Launchers:
 class _Launcher:
     """One launcher process and its socket, for one thread."""
 
-    def __init__(self, manner: Manner, on_pid: Callable[[int], object]) -> None:
+    def __init__(self, conditions: StartConditions, on_pid: Callable[[int], object]) -> None:
         self._orders, theirs = socket.socketpair()
         self._is_busy = False
         try:
             with theirs:
                 self.pid = _start(theirs.fileno())
             on_pid(self.pid)
-            _send(self._orders, marshal.dumps((_told(manner),)), [], has_cell=False)
+            _send(self._orders, marshal.dumps((_told(conditions),)), [], has_cell=False)
         except BaseException:
             self._orders.close()
             raise
@@ -190,15 +190,15 @@ def _start(orders: int) -> int:
     )
 
 
-def _told(manner: Manner) -> dict[str, object]:
-    account = manner.account
+def _told(conditions: StartConditions) -> dict[str, object]:
+    account = conditions.account
     user = (account.uid, account.gid, list(account.groups)) if account.is_other else None
     return {
         "user": user,
-        "umask": manner.umask,
-        "nice": manner.nice,
-        "oom_score_adj": manner.oom_score_adj,
-        "limits": list(manner.limits),
+        "umask": conditions.umask,
+        "nice": conditions.nice,
+        "oom_score_adj": conditions.oom_score_adj,
+        "limits": list(conditions.limits),
     }
 
 

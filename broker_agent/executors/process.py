@@ -280,7 +280,7 @@ def _signal_name(number: int) -> str:
 
 
 class ProcessExecutor(Executor):
-    """Starts programs, through a launcher where their manner differs from this process's.
+    """Starts programs, through a launcher where their conditions differ from this process's.
 
     adopts: whether this process is the subreaper of tasks.
     """
@@ -298,13 +298,13 @@ class ProcessExecutor(Executor):
         self.task_processes = TaskProcesses(mark, others=ports.others, adopts=adopts)
         self.is_enclosing = bool(self.cells.prefix)
         self._launchers = None
-        if self.is_enclosing or not ports.manner.is_ours:
-            self._launchers = Launchers(ports.manner, ports.others.add, self._on_uncelled)
+        if self.is_enclosing or not ports.conditions.is_ours:
+            self._launchers = Launchers(ports.conditions, ports.others.add, self._on_uncelled)
         self._starter = Starter(loop, self._launchers.spawn if self._launchers else spawn)
         self.tasks: set[ProcessTask] = set()
         self.leaders: set[int] = set()
         self._null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        self._env = ports.manner.env
+        self._env = ports.conditions.env
         self._marks = {name.encode(): value.encode() for name, value in ports.marks.items()}
         self._looks = 0
 

@@ -74,7 +74,7 @@ def _clone(cell: int) -> int:
     return pid
 
 
-class Manner:
+class ChildConditions:
     """Start conditions of tasks. user: uid, gid and all groups, or None: the user of this process.
 
     limits: number of the resource, soft, hard.
@@ -105,7 +105,9 @@ def _write(path: str, number: int) -> None:
         file.write(str(number))
 
 
-def _load(order: tuple[Any, ...], manner: Manner, files: list[int], report: int) -> NoReturn:
+def _load(
+    order: tuple[Any, ...], conditions: ChildConditions, files: list[int], report: int
+) -> NoReturn:
     """Exec the task in the clone, or report the failure."""
     argv, env, folder, cwd, path = order
     stage, number = USER, 0
@@ -114,14 +116,14 @@ def _load(order: tuple[Any, ...], manner: Manner, files: list[int], report: int)
         for target, source in enumerate(files):
             os.dup2(source, target)
         stage = LIMITS
-        for kind, soft, hard in manner.limits:
+        for kind, soft, hard in conditions.limits:
             resource.setrlimit(kind, (soft, hard))
         # As the agent's user: the task's user may not be able to reach the folder.
         stage = FOLDER
         os.chdir(folder)
         stage = USER
-        if manner.user is not None:
-            _become(*manner.user)
+        if conditions.user is not None:
+            _become(*conditions.user)
         if cwd is not None:
             stage = FOLDER
             os.chdir(cwd)
@@ -169,7 +171,7 @@ def _receive(orders: socket.socket) -> tuple[tuple[Any, ...], list[int], bool] |
     return marshal.loads(b"".join(parts)), fds, has_cell  # noqa: S302  (our agent's, and only its)
 
 
-def serve(orders: socket.socket, manner: Manner) -> None:
+def serve(orders: socket.socket, conditions: ChildConditions) -> None:
     failures, report = os.pipe()
     os.set_blocking(failures, False)
     while (received := _receive(orders)) is not None:
@@ -183,7 +185,7 @@ def serve(orders: socket.socket, manner: Manner) -> None:
             number = error.errno or 0
         else:
             if pid == 0:
-                _load(order, manner, fds[:3], report)
+                _load(order, conditions, fds[:3], report)
             stage, number = _failure(failures)
             if stage == NONE and refused:
                 stage, number = UNCELLED, refused
@@ -231,12 +233,12 @@ def main() -> None:
     if received is None:
         return
     os.chdir("/")
-    manner = Manner(received[0][0])
+    conditions = ChildConditions(received[0][0])
     gc.collect()
     gc.disable()
     gc.freeze()
     try:
-        serve(orders, manner)
+        serve(orders, conditions)
     except ConnectionError:
         sys.exit(0)
 

@@ -11,7 +11,7 @@ import structlog
 
 from broker_agent.core.resources import FDS_PER_TASK
 from broker_agent.executors.account import UserAccount, closed_way
-from broker_agent.executors.manner import file_limits
+from broker_agent.executors.conditions import file_limits
 from broker_client.runtime.descriptors import allow_many_files
 from broker_client.runtime.files import os_errors
 from schemas import codec

@@ -13,7 +13,7 @@ from broker_agent.core.lease import Lease
 from broker_agent.core.tasks import TaskBook
 from broker_agent.executors.base import ExecutorPorts
 from broker_agent.executors.cells import Cells
-from broker_agent.executors.manner import own_manner
+from broker_agent.executors.conditions import own_conditions
 from broker_agent.executors.noop import Noop
 from broker_agent.executors.process import ProcessExecutor
 from broker_agent.executors.registry import Executors
@@ -257,7 +257,7 @@ class Rig:
             journal=self.journal,
             folders=self.folders,
             table=self.table,
-            manner=own_manner(),
+            conditions=own_conditions(),
             make_executors=make_executors,
             cells=Cells(None, "a1", lease.incarnation),
             manager=manager or ServiceManager(),

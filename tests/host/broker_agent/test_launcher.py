@@ -21,7 +21,7 @@ from broker_agent.executors import cells as cells_of
 from broker_agent.executors.account import find_account
 from broker_agent.executors.base import ExecutorPorts, Job
 from broker_agent.executors.cells import Cells
-from broker_agent.executors.manner import file_limits, manner_of
+from broker_agent.executors.conditions import conditions_of, file_limits
 from broker_agent.executors.process import build
 from broker_agent.services.carrier import CarrierPost
 from broker_agent.settings import TaskSettings
@@ -58,7 +58,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 class Stage:
-    """Runs programs in the manner of `settings`, in folders that all users can reach."""
+    """Runs programs with the conditions of `settings`, in folders that all users can reach."""
 
     def __init__(self, settings: TaskSettings, cells: Cells | None = None) -> None:
         self._root = tempfile.TemporaryDirectory(prefix="launcher-")
@@ -79,7 +79,7 @@ class Stage:
             carrier=self.carrier,
             table=WardenTable(64),
             others=others,
-            manner=manner_of(settings, account, file_limits()),
+            conditions=conditions_of(settings, account, file_limits()),
             cells=cells or Cells(None, "", ""),
         )
         self.executor = build(ports)
@@ -231,7 +231,7 @@ os.execv(sys.executable, [sys.executable, "-c", sys.argv[3], sys.argv[4]])
 """
 TASK = """
 import asyncio, os, sys
-from broker_agent.executors.manner import file_limits
+from broker_agent.executors.conditions import file_limits
 from broker_agent.executors.spawn import keep_descriptors
 from broker_agent.settings import TaskSettings
 from tests.host.broker_agent.test_launcher import Stage

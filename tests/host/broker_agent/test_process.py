@@ -15,7 +15,7 @@ import pytest
 from broker_agent.core import program
 from broker_agent.core.program import Ending
 from broker_agent.executors.base import ExecutorPorts, Job
-from broker_agent.executors.manner import own_manner
+from broker_agent.executors.conditions import own_conditions
 from broker_agent.executors.process import ProcessExecutor, ProcessTask
 from broker_agent.executors.process_groups import TaskProcesses, kill_orphans, process_start
 from broker_agent.executors.spawn import CannotStart, SpawnOrder, find_program
@@ -50,7 +50,7 @@ class Bench:
                 carrier=self.carrier,
                 table=WardenTable(64),
                 others=others,
-                manner=own_manner(),
+                conditions=own_conditions(),
             )
         )
         self.count = 0

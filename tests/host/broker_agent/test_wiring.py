@@ -374,7 +374,7 @@ async def test_executor_has_what_the_others_have(rig: Rig) -> None:
     assert processes.task_processes.others is rig.carrier.others
     assert processes.task_processes.others is rig.parts.post.others
     assert processes.cells is rig.ports.cells
-    assert processes._env == rig.ports.manner.env
+    assert processes._env == rig.ports.conditions.env
     assert processes.grace_s() == TIMERS.grace_s
     assert processes.elapsed() == rig.clock.elapsed()
 

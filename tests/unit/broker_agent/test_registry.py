@@ -7,7 +7,7 @@ import pytest
 
 from broker_agent.executors import registry
 from broker_agent.executors.base import Executor, ExecutorPorts, Instant
-from broker_agent.executors.manner import own_manner
+from broker_agent.executors.conditions import own_conditions
 from broker_agent.executors.registry import Executors
 from broker_agent.services.carrier import CarrierPost
 from broker_agent.warden.table import WardenTable
@@ -27,7 +27,7 @@ async def executors() -> Executors:
         carrier=CarrierPost(others),
         table=WardenTable(1),
         others=others,
-        manner=own_manner(),
+        conditions=own_conditions(),
     )
     return registry.build(ports)
 

@@ -1,4 +1,4 @@
-"""Start conditions of tasks (manner): user, environment, limits, independent of the agent's own."""
+"""Start conditions of tasks: user, environment, limits, independent of the agent's own."""
 
 import os
 import resource
@@ -14,7 +14,7 @@ PASSED_ON: Final = (b"PATH", b"LANG", b"LC_ALL", b"TZ")
 _OF_LOGIN: Final = (b"HOME", b"USER", b"LOGNAME", b"SHELL")
 
 
-class Manner(NamedTuple):
+class StartConditions(NamedTuple):
     """Start conditions. account: user of tasks. limits: number of the resource, soft, hard."""
 
     account: UserAccount
@@ -40,18 +40,20 @@ def file_limits() -> tuple[int, int]:
     return resource.getrlimit(resource.RLIMIT_NOFILE)
 
 
-def own_manner() -> Manner:
-    """Manner of this process, without settings."""
-    return manner_of(TaskSettings(), find_account(str(os.geteuid())), file_limits())
+def own_conditions() -> StartConditions:
+    """Conditions of this process, without settings."""
+    return conditions_of(TaskSettings(), find_account(str(os.geteuid())), file_limits())
 
 
-def manner_of(settings: TaskSettings, account: UserAccount, files: tuple[int, int]) -> Manner:
-    """Build the manner. files: soft and hard limit of open files at the agent's start."""
+def conditions_of(
+    settings: TaskSettings, account: UserAccount, files: tuple[int, int]
+) -> StartConditions:
+    """Build the conditions. files: soft and hard limit of open files at the agent's start."""
     limits = {resource.RLIMIT_NOFILE: files}
     for text in settings.limits:
         kind, soft, hard = parse_limit(text)
         limits[kind] = _within(kind, soft, hard)
-    return Manner(
+    return StartConditions(
         account,
         _environment(settings, account),
         int(settings.umask, 8),
