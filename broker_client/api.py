@@ -46,6 +46,8 @@ from schemas.messages.api import (
     CommandPage,
     CommandQuery,
     DecideRequest,
+    EventList,
+    EventRecord,
     GroupList,
     GroupRecord,
     Loss,
@@ -74,6 +76,7 @@ from schemas.verbs import (
     COMMAND_WAIT,
     DEADLETTER_LIST,
     DEADLETTER_RETRY,
+    EVENTS_LIST,
     GROUP_LIST,
     MESH_STATUS,
     AnyVerb,
@@ -86,6 +89,9 @@ __all__ = ["MeshClient", "Output", "OutputPart", "SubmitFields", "Work"]
 SUBMIT_S: Final = 30.0
 # Seconds that the master holds a `command.wait` before it answers "not yet"; it allows 60.
 WAIT_HOLD_S: Final = 30.0
+# Seconds that the master holds a request of a reader of events; it does not answer these at its
+# end, so that a reader takes so much longer to notice.
+EVENTS_HOLD_S: Final = 5.0
 # Greatest page of commands that the master gives.
 PAGE: Final = 500
 RESULTS_UNREAD: Final = 10_000
@@ -426,6 +432,31 @@ class MeshClient:
         """
         request = AgentPing(name=agent, timeout_s=timeout_s)
         return await self._asker.ask(AGENT_PING, request, wait_s=timeout_s)
+
+    async def events(
+        self, filter: str = "", *, since: float | None = None, follow: bool = False
+    ) -> AsyncIterator[EventRecord]:
+        """Events of agents, groups, commands and certificates, the oldest first.
+
+        filter: words as `kind:command what:failed,lost group:web`. since: unix time; without it all
+        that the master keeps, or with `follow` those that happen from now on. follow: go on without
+        an end, also after the master was away. One of kind `gap` stands where events that match may
+        be missing. Raises `filter_invalid`, `rate_limited` if too many requests of this client wait
+        for events, or Unreachable once nobody has answered for a minute.
+        """
+        hold_s = EVENTS_HOLD_S if follow else 0.0
+        request = EventList(
+            filter=filter, since=since, from_now=follow and since is None, wait_s=hold_s
+        )
+        while True:
+            answer = await self._asker.ask_until_answered(EVENTS_LIST, request, wait_s=hold_s)
+            for event in answer.events:
+                yield event
+            if not answer.events and not follow:
+                return
+            request = msgspec.structs.replace(
+                request, cursor=answer.cursor, since=None, from_now=False
+            )
 
     async def groups(self) -> Sequence[GroupRecord]:
         """Return all groups by name, of all pages."""

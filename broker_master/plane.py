@@ -18,13 +18,15 @@ from broker_client.runtime.link import Link
 from broker_client.runtime.signals import Signal
 from broker_client.runtime.supervise import TaskSet
 from broker_master.core.book import CommandBook
+from broker_master.core.commands import Command
 from broker_master.core.dispatch import Dispatcher
+from broker_master.core.eventlog import EventLog
 from broker_master.core.fanout_table import FanoutTable
 from broker_master.core.liveness import Roster
 from broker_master.core.measures import Measures
 from broker_master.core.recent import Recents
 from broker_master.core.standing import Standing
-from broker_master.core.statuses import StatusChange, Statuses
+from broker_master.core.statuses import GroupChange, StatusChange, Statuses
 from broker_master.core.strays import Strays
 from broker_master.core.tallies import Tally
 from broker_master.settings import MasterSettings
@@ -94,10 +96,12 @@ class Plane:
     strays: Strays = field(default_factory=Strays)
     recents: Recents = field(init=False)
     statuses: Statuses = field(init=False)
+    eventlog: EventLog = field(init=False)
 
     def __post_init__(self) -> None:
         self.recents = Recents(self._last_of)
-        self.statuses = Statuses(self._on_status)
+        self.statuses = Statuses(self._on_status, self._on_group_status)
+        self.eventlog = EventLog(self.epoch, self.started_at)
 
     def _last_of(self, agent: str, most: int) -> list[tuple[str, str]]:
         return self.readmodel.last_of(agent, most)
@@ -127,6 +131,41 @@ class Plane:
             old=str(change.old),
             new=str(change.new),
             cause=str(change.cause),
+        )
+        self.eventlog.add(
+            "agent",
+            change.agent,
+            change.group,
+            str(change.new),
+            at=change.at,
+            was=str(change.old),
+            cause=str(change.cause),
+            detail=change.reason,
+        )
+
+    def _on_group_status(self, change: GroupChange) -> None:
+        self.eventlog.add(
+            "group",
+            change.group,
+            change.group,
+            str(change.new),
+            at=change.at,
+            was=str(change.old),
+            detail=change.reason,
+        )
+
+    def tell_command(self, command: Command, what: str = "") -> None:
+        """Note the event that a command is in a new state, or `what` happened to it."""
+        accepted, attempt = command.accepted, command.attempt
+        self.eventlog.add(
+            "command",
+            command.id,
+            accepted.group,
+            what or str(command.state),
+            at=self.clock.now(),
+            agent=attempt.agent if attempt is not None else accepted.agent,
+            client=accepted.client,
+            detail=command.reason,
         )
 
     def addresses_of(self, said: str) -> str:

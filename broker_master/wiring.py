@@ -14,6 +14,7 @@ from broker_master.api.clients import ClientOperations
 from broker_master.api.commands import CommandOperations
 from broker_master.api.deadletters import DeadLetterOperations
 from broker_master.api.door import Door
+from broker_master.api.events import EventOperations
 from broker_master.api.fanouts import FanoutOperations
 from broker_master.api.groups import GroupOperations
 from broker_master.api.http import HttpServer
@@ -40,6 +41,7 @@ from broker_master.services.checkpoint import Checkpointer
 from broker_master.services.comparison import Comparison
 from broker_master.services.custody import Custody
 from broker_master.services.enrolment import Enrolment
+from broker_master.services.eventreader import EventReader, certificate_events
 from broker_master.services.fanout import Fanouts
 from broker_master.services.floods import FloodWatch
 from broker_master.services.gate import Gate
@@ -165,6 +167,7 @@ def build(plane: Plane, ports: Ports) -> Parts:
     work = build_work(plane, ports, keys)
     whereabouts = Whereabouts(ports.system)
     auditor = Auditor(plane, ports.audit, whereabouts)
+    auditor.on_taken.listen(certificate_events(plane))
     operations = build_operations(plane, ports, keys, work)
     door = Door(plane, operations, AuditTrail(plane, auditor.record))
     scraper = Scraper(
@@ -356,6 +359,7 @@ def build_operations(plane: Plane, ports: Ports, keys: Keys, work: Work) -> Oper
     operations.fill(
         [
             AuditOperations(ports.streams, plane.strays),
+            EventOperations(EventReader(plane)),
             commands,
             DeadLetterOperations(plane, commands, retries),
             RetryOperations(retries),

@@ -76,6 +76,24 @@ COMMANDS: Final = Language(
 )
 
 
+EVENTS: Final = Language(
+    fields={
+        "kind": Field(values=("agent", "group", "command", "certificate")),
+        "name": Field(),
+        "group": Field(),
+        "what": Field(),
+        "was": Field(),
+        "agent": Field(),
+        "client": Field(),
+        "cause": Field(),
+        "detail": Field(),
+    },
+    other={"id": "name", "state": "what", "status": "what", "reason": "detail"},
+    bare="name",
+    example="kind:agent,group what:!=active group:web",
+)
+
+
 def agent_value(agent: AgentRecord, field: str, now: float) -> Value | None:  # noqa: PLR0911  (one per kind)
     """Return the value of a field of `AGENTS` at `now`, unix time; None if unknown.
 

@@ -154,6 +154,9 @@ CLIENT_RENEW: Final = Verb("client", "renew", renewal.RenewalRequest, api.Identi
 AUDIT_LIST: Final = Verb("audit", "list", api.AuditQuery, api.AuditPage,
     role="admin", changes=False, does="the audit trail, the newest first")
 
+EVENTS_LIST: Final = Verb("events", "list", api.EventList, api.EventsAnswer,
+    role="viewer", changes=False, does="what happened, and what happens within `wait_s`")
+
 CERTIFICATE_LIST: Final = Verb("certificate", "list", api.CertificateList, api.CertificatesAnswer,
     role="viewer", changes=False, does="certificates, the first to expire first")
 CERTIFICATE_TRUST: Final = Verb("certificate", "trust", api.TrustQuery, api.TrustAnswer,

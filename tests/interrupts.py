@@ -16,6 +16,7 @@ MOMENTS_S: Final = (0.05, 2.5)
 LONG: Final[dict[str, tuple[str, ...]]] = {
     "watch": ("agent", "list", "--watch", "--every", "0.05"),
     "top": ("top",),
+    "events": ("events", "--follow"),
     "run": ("run", "--group", "web", "--", "sleep", "600"),
     "wait": ("command", "wait", "endless"),
     "logs": ("command", "logs", "endless", "--follow"),

@@ -201,6 +201,8 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
         api.StatusAnswer,
         api.AuditPage,
         api.AuditRecord,
+        api.EventsAnswer,
+        api.EventRecord,
         api.Done,
         api.CertificatesAnswer,
         api.HoldingRecord,

@@ -10,6 +10,11 @@ EXAMPLES: Final[dict[tuple[str, str], tuple[str, str, str]]] = {
     ),
     ("top", ""): ("mesh top", "mesh top --once", "mesh top --every 5"),
     ("ping", ""): ("mesh ping", "mesh ping web-1 web-2", "mesh ping 'web-*' tag:site=a --wait 1"),
+    ("events", ""): (
+        "mesh events --since 10m",
+        "mesh events --follow kind:agent,group",
+        "mesh events --follow kind:command what:failed,lost group:web --output jsonl",
+    ),
     ("completion", ""): (
         "mesh completion bash",
         "mesh completion zsh",

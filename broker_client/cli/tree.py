@@ -32,6 +32,7 @@ COMMANDS: Final[tuple[tuple[str, str, str, str], ...]] = (
         "Print what a shell needs to complete `mesh`.",
     ),
     ("ping", "", "agent.ping:ping", "See which agents answer, and how fast."),
+    ("events", "", "mesh.events:events", "Show what happened, and what happens, a line each."),
     ("status", "", "mesh.status:status", "Show the mesh at a glance."),
     ("doctor", "", "doctor.client:doctor", "Check the way from here to the master, step by step."),
     ("command", "list", "command.manage:list_", "List commands, newest first."),

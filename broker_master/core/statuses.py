@@ -34,7 +34,7 @@ class Past(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class StatusChange(msgspec.Struct, frozen=True):
     """A change of an agent's status.
 
-    cause: of the new status.
+    cause, reason: of the new status; the reason is for people.
     """
 
     agent: str
@@ -43,6 +43,20 @@ class StatusChange(msgspec.Struct, frozen=True):
     new: AgentStatus
     cause: Cause
     at: float
+    reason: str = ""
+
+
+class GroupChange(msgspec.Struct, frozen=True):
+    """A change of a group's status.
+
+    reason: of the new status, for people.
+    """
+
+    group: str
+    old: GroupStatus
+    new: GroupStatus
+    at: float
+    reason: str = ""
 
 
 class _Kept(msgspec.Struct):
@@ -56,16 +70,18 @@ class _Kept(msgspec.Struct):
 
 
 Tell = Callable[[StatusChange], None]
+TellGroup = Callable[[GroupChange], None]
 
 
 class Statuses:
     """Present statuses of all agents and groups, with their start times.
 
-    tell: called with each change of an agent's status.
+    tell, tell_group: called with each change of the status of an agent, or of a group.
     """
 
-    def __init__(self, tell: Tell) -> None:
+    def __init__(self, tell: Tell, tell_group: TellGroup = lambda _: None) -> None:
         self._tell: Final = tell
+        self._tell_group: Final = tell_group
         self._agents: dict[str, _Kept] = {}
         self._groups: dict[str, tuple[GroupStatus, float]] = {}
         # Grows with each change, so that the store sees changes to write.
@@ -100,7 +116,13 @@ class Statuses:
         return case.seen.since if kept.is_past else kept.since
 
     def judge_group(
-        self, name: str, status: GroupStatus, at: float, *, unheard_since: float = 0.0
+        self,
+        name: str,
+        status: GroupStatus,
+        at: float,
+        *,
+        unheard_since: float = 0.0,
+        reason: str = "",
     ) -> float:
         """Wall time since when the group has this status.
 
@@ -114,6 +136,8 @@ class Statuses:
             return unheard_since
         self._groups[name] = (status, at)
         self.changes += 1
+        if kept is not None:
+            self._tell_group(GroupChange(name, kept[0], status, at, reason))
         return at
 
     def group(self, name: str) -> GroupStatus | None:
@@ -145,7 +169,11 @@ class Statuses:
         old, kept.status = kept.status, standing.status
         kept.since, kept.incarnation = at, standing.case.seen.incarnation
         self.changes += 1
-        self._tell(StatusChange(entry.name, entry.group, old, standing.status, standing.cause, at))
+        self._tell(
+            StatusChange(
+                entry.name, entry.group, old, standing.status, standing.cause, at, standing.reason
+            )
+        )
 
     # -- across a restart
 

@@ -13,6 +13,7 @@ import structlog
 
 from broker_client.runtime.batch import BatchWriter
 from broker_client.runtime.rates import TokenBucket
+from broker_client.runtime.signals import Signal
 from broker_client.runtime.supervise import TaskSet
 from broker_master.core.fit import fit_entry
 from broker_master.plane import Plane
@@ -37,7 +38,10 @@ _TOLD_TOGETHER: Final = frozenset({"refused", "alarm"})
 
 
 class Auditor:
-    """Takes entries from the plane and from the API; those beyond its limit are counted."""
+    """Takes entries from the plane and from the API; those beyond its limit are counted.
+
+    on_taken: called with each entry that is to be written.
+    """
 
     name = "audit"
 
@@ -48,6 +52,7 @@ class Auditor:
         self._tasks = TaskSet("audit", limit=_TASKS_MAX, share=_TASKS_PER_SPEAKER)
         self._refusals: dict[str, TokenBucket] = {}
         self._untold: dict[str, int] = {}
+        self.on_taken: Signal[[AuditEntry]] = Signal()
         plane.noted.listen(self.take)
 
     async def run(self, ready: asyncio.Event) -> None:
@@ -62,6 +67,7 @@ class Auditor:
         """Queue an entry to be written."""
         if not self._is_told(entry):
             return
+        self.on_taken(entry)
         speaker = "" if entry.actor == "master" else entry.by
         try:
             _ = self._tasks.spawn(self._write(entry), speaker)
@@ -75,6 +81,7 @@ class Auditor:
         """Write an entry; returns when it is durable, or after a moment if the broker is slow."""
         if self._is_told(entry):
             await self._write(entry)
+            self.on_taken(entry)
 
     async def _write(self, entry: AuditEntry) -> None:
         entry = fit_entry(await self._located(self._with_left_out(entry)))

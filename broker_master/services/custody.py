@@ -142,6 +142,14 @@ class Custody:
             self._plane.note(
                 "certificate.warning", holding.name, result="alarm", detail=f"{detail}, {until}"
             )
+            self._plane.eventlog.add(
+                "certificate",
+                holding.name,
+                holding.group,
+                "expired" if holding.entry.not_after <= at else "warning",
+                at=at,
+                detail=f"{detail}, {until}",
+            )
         self._told = now
 
     def _note_ends(self) -> None:

@@ -73,6 +73,7 @@ class Forgotten:
         if presence.predecessor_s is not None:
             after_s = plane.timers.lost_after_s(command.accepted.kill_after_s)
             until_s = presence.predecessor_s + after_s
+        before = command.state
         effects = attempts.on_forgotten(
             command,
             attempt,
@@ -88,6 +89,8 @@ class Forgotten:
                 case Remember():
                     self._note_durably(command, effect)
         if command.phase is Phase.UNKNOWN:
+            if before is not command.state:
+                plane.tell_command(command)
             self._waiting[command.id, attempt.number] = attempt
             log.warning(
                 "attempt_forgotten",

@@ -342,6 +342,7 @@ class Intake:
             self._on_refused(command, choice, error, answers)
             return
         self._plane.measures.on_submitted(command.accepted, self._plane.clock.now())
+        self._plane.tell_command(command, "submitted")
         command.keep_place(subjects.fact(command.id, 0, "accepted"), stored.result())
         failpoints.reach("master.stored_not_answered")
         said = self._answer(command, choice)

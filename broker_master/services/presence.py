@@ -34,7 +34,7 @@ from schemas.messages.liveness import (
     Welcome,
 )
 from schemas.messages.registry import AgentEntry
-from schemas.states import BARRED, Liveness
+from schemas.states import BARRED, Liveness, State
 
 log = structlog.get_logger()
 
@@ -334,7 +334,9 @@ class PresenceService:
         elif task.state in _OPEN:
             verdict = "keep"
             is_running = task.state != "accepted"
+            before = command.state
             attempts.on_kept(command, attempt, self._plane.clock.now(), is_running=is_running)
+            self._tell_move(command, before)
         else:
             verdict = "report"
         return TaskDecision(command=task.command, attempt=task.attempt, verdict=verdict)
@@ -417,7 +419,14 @@ class PresenceService:
     def _on_silent(self, presence: Presence) -> None:
         now = self._plane.clock.now()
         for command, attempt in self._open_attempts(presence.agent):
+            before = command.state
             attempts.on_silent(command, attempt, now)
+            self._tell_move(command, before)
+
+    def _tell_move(self, command: Command, before: State) -> None:
+        """Note the event that a command became `unknown`, or is known again."""
+        if command.state is not before and State.UNKNOWN in (command.state, before):
+            self._plane.tell_command(command)
 
     def _give_up_due(self, presence: Presence) -> None:
         """End attempts that cannot be running any more; others may outlive the silence."""
@@ -442,7 +451,9 @@ class PresenceService:
         now = self._plane.clock.now()
         for command, attempt in self._open_attempts(presence.agent):
             is_doubtful = command.id in self._plane.doubtful
+            before = command.state
             effects = attempts.on_returned(command, attempt, now, is_doubtful=is_doubtful)
+            self._tell_move(command, before)
             self._assigner.perform(command, effects)
         self._assigner.fill(presence.agent)
 

@@ -141,7 +141,9 @@ class Settler:
             return
         if command.is_terminal:
             self.finish(command)
-        elif command.phase is Phase.WAITING:
+            return
+        self._plane.tell_command(command)
+        if command.phase is Phase.WAITING:
             self.on_requeue(command, outcome.agent)
         else:
             log.warning("decision_wanted", command_id=command.id, reason=command.reason)
@@ -156,6 +158,7 @@ class Settler:
             if not waiter.done():
                 waiter.set_result(None)
         self.on_ended(command, record)
+        self._plane.tell_command(command)
 
     def publish_result(self, command: Command, record: CommandRecord) -> None:
         """Send the result to the submitter; the record can be read after a lost message."""

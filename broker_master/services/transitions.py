@@ -151,8 +151,9 @@ class AdminTransitions:
     async def change(self, name: str, change: Change) -> AgentEntry:
         """Change an entry, and notify all services concerned."""
         changed = await self._plane.registry.change_agent(name, change)
-        self._on_change(changed.group)
         presence = self._plane.roster.get(name)
         if presence is not None:
             self._presence.sync_member(presence)
+        # Last: the look at the group asks whether the dispatcher has a ready member.
+        self._on_change(changed.group)
         return changed

@@ -109,7 +109,11 @@ class Views:
         verdict = group_status(counts, crew.idle, is_busy=is_busy)
         status = verdict.status
         since = self._plane.statuses.judge_group(
-            name, status, self._plane.clock.now(), unheard_since=crew.unheard_since
+            name,
+            status,
+            self._plane.clock.now(),
+            unheard_since=crew.unheard_since,
+            reason=verdict.reason,
         )
         return GroupRecord(
             group=name,

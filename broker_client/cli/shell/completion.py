@@ -22,6 +22,7 @@ Shell = Annotated[Literal["bash", "zsh", "fish"], Parameter(help="Which shell.")
 FILTERED: Final[Mapping[tuple[str, str], Language]] = {
     ("agent", "list"): listed.AGENTS,
     ("top", ""): listed.AGENTS,
+    ("events", ""): listed.EVENTS,
     ("command", "list"): listed.COMMANDS,
     ("command", "cancel"): listed.COMMANDS,
     ("command", "retry"): listed.COMMANDS,

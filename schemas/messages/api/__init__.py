@@ -59,6 +59,7 @@ from schemas.messages.api.commands import (
     SubmitAnswer,
     SubmitRequest,
 )
+from schemas.messages.api.events import EventKind, EventList, EventRecord, EventsAnswer
 from schemas.messages.api.groups import (
     GroupCreate,
     GroupList,
@@ -100,6 +101,10 @@ __all__ = [
     "DecideRequest",
     "DetailsRecord",
     "Done",
+    "EventKind",
+    "EventList",
+    "EventRecord",
+    "EventsAnswer",
     "ForgetAnswer",
     "Gap",
     "GroupCreate",

@@ -20,6 +20,7 @@ from schemas import ids, limits
 from schemas.argv import PROGRAM_LEN
 from schemas.codec import encode
 from schemas.faults import FAULTS
+from schemas.messages.api.events import EVENT_DETAIL_LEN
 from schemas.states import State
 from tests.unit.schemas.catalogue import KINDS, Kind, name_of
 from tests.unit.schemas.samples import fields
@@ -60,6 +61,19 @@ _PEM: Final = _plain(16_384, "certificates of the mesh's own making, as in schem
 _CODE: Final = _plain(max(map(len, FAULTS)), "a code of the table")
 
 BOUNDS: Final[dict[str, Bound]] = {
+    # events
+    "api.EventsAnswer.events": Bound(101, "the limit of the request, and a gap"),
+    "api.EventsAnswer.cursor": _plain(31, "two numbers of at most 15 digits"),
+    "api.EventRecord.at": _TIME,
+    "api.EventRecord.kind": _WORD,
+    "api.EventRecord.name": _ID,
+    "api.EventRecord.group": _NAME,
+    "api.EventRecord.what": _WORD,
+    "api.EventRecord.was": _STATE,
+    "api.EventRecord.agent": _NAME,
+    "api.EventRecord.client": _NAME,
+    "api.EventRecord.cause": _STATE,
+    "api.EventRecord.detail": Bound(EVENT_DETAIL_LEN, "cut by the master"),
     # agents
     "api.AgentRecord.agent": _NAME,
     "api.AgentRecord.group": _NAME,

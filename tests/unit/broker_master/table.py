@@ -138,6 +138,7 @@ class Table(Stage):
             form=FORM,
         )
         self.fanouts._enter(Fanout(entry, {}))
+        plane.eventlog.add("agent", agent, group, "active", at=1.0)
 
     def _certificate(self, name: str) -> CertificateEntry:
         return CertificateEntry(

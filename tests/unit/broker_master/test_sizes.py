@@ -126,6 +126,7 @@ PARTS: Final[frozenset[Kind]] = frozenset(
     {
         api.CertificateRecord,
         api.DetailsRecord,
+        api.EventRecord,
         api.Gap,
         api.Mark,
         api.Passed,

@@ -55,7 +55,13 @@ def test_change_is_told_once_with_its_moment_and_cause() -> None:
     for at in (1010.0, 1020.0):
         assert master.judge(at) == (AgentStatus.NO_RESPONSE, Cause.NO_BEAT, 1010.0)
     change = StatusChange(
-        "web-1", "web", AgentStatus.ACTIVE, AgentStatus.NO_RESPONSE, Cause.NO_BEAT, 1010.0
+        "web-1",
+        "web",
+        AgentStatus.ACTIVE,
+        AgentStatus.NO_RESPONSE,
+        Cause.NO_BEAT,
+        1010.0,
+        "no beat for 10 s",
     )
     assert master.told == [change]
 
