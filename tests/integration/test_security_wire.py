@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import tomllib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,8 +18,8 @@ from broker_client.api import MeshClient
 from broker_client.runtime.frames import Msg as Frame
 from schemas import codec, subjects
 from schemas.faults import FAULTS, MeshError
-from schemas.messages.api import AgentRecord, Done, NameQuery
-from schemas.messages.liveness import Beat, Hello, TaskStatus
+from schemas.messages.api import AgentRecord, Done, NameQuery, TrustAnswer, TrustQuery
+from schemas.messages.liveness import Beat, Hello, TaskStatus, Welcome
 from schemas.messages.work import AttemptReport, Control, ControlReply, Report, Run, RunReply
 from tests.chaos.light import LightAgent
 from tests.chaos.witness import Witness
@@ -131,6 +132,43 @@ async def test_sec_s05_agent_cannot_steer_an_answer_to_another_agent(
     assert len(steered) <= 1
     after = await shown(admin, "web-1")
     assert (after.status, after.since) == ("active", before.since)
+
+
+@pytest.mark.parametrize("role", ["agent", "enrol", "viewer", "operator", "admin"])
+async def test_sec_s37_nobody_but_the_master_tells_or_answers_of_addresses(
+    mesh: MeshProcesses, admin: MeshClient, inside: Behind, role: str
+) -> None:
+    """Neither a welcome to another agent, nor an answer to a client that asks for them."""
+    await mesh.wait_status("web-1", "active")
+    where = mesh.agent_dir("web-1") / "identity" / "current" / "identity.toml"
+    before = tomllib.loads(where.read_text())["urls"]
+    forged = codec.encode(
+        Welcome(incarnation="steer", epoch=2**31, urls=["tls://evil.example:4222"])
+    )
+    aims = [
+        subjects.down("web", "web-1", "welcome"),
+        f"{subjects.inbox_prefix('admin')}.forged",
+        f"{subjects.inbox_prefix('web-1')}.forged",
+    ]
+    heard = [await inside.client.subscribe(aim) for aim in aims]
+    await inside.client.flush()
+    group = "db" if role == "agent" else None
+    name = "rogue-1" if group else f"rogue-{role}"
+    async with raw(issuer(mesh).issue(role, name, group=group)) as rogue:
+        asked = await rogue.subscribe(subjects.api("admin", "certificate", "trust"))
+        for aim in aims:
+            await rogue.publish(aim, forged)
+        await rogue.flush()
+        answer = await admin.ask("certificate", "trust", TrustQuery(addresses="other"), TrustAnswer)
+        assert answer.urls
+        assert "evil" not in str(answer.urls)
+        for aim, each in zip(aims, heard, strict=True):
+            await inside.client.publish(aim, b"control")
+            # The first thing that comes is ours, so nothing of the rogue came before it.
+            assert (await each.next_msg(timeout=PATIENCE_S)).data == b"control", aim
+        assert asked.pending_msgs == 0, "the question reaches the master alone"
+    assert tomllib.loads(where.read_text())["urls"] == before
+    assert (await shown(admin, "web-1")).status == "active"
 
 
 async def test_sec_s06_captured_requests_that_are_replayed_run_nothing(

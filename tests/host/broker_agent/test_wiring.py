@@ -1,6 +1,7 @@
 """Every connection of the parts of an agent: each of these tests fails without one of them."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -26,7 +27,8 @@ from broker_client.runtime.frames import Msg
 from broker_client.runtime.notify import ServiceManager
 from schemas import subjects
 from schemas.addresses import digest
-from schemas.faults import MeshError
+from schemas.faults import MeshError, Refused
+from schemas.messages.liveness import Welcome
 from schemas.messages.work import Control, ControlReply
 from schemas.states import State
 from schemas.timers import Timers
@@ -208,6 +210,37 @@ async def test_addresses_of_a_welcome_are_stored_used_and_confirmed(rig: Rig) ->
     assert rig.ways.looked_at == [tuple(urls)]
     done = next(hello for hello in rig.hellos() if hello.done)
     assert done.details.addresses == digest(urls)
+
+
+@pytest.mark.parametrize("forged", [{"incarnation": "another"}, {"epoch": 3}], ids=str)
+async def test_sec_s37_welcome_that_does_not_count_brings_no_address(
+    rig: Rig, forged: dict[str, Any]
+) -> None:
+    """One to another start of the agent, or of a master that was replaced."""
+    rig.serve(rig.handshake)
+    rig.wire.come()
+    await eventually(rig.hellos, WAIT_S)
+    rig.welcome(epoch=7, urls=["tls://good:4222"])
+    await eventually(lambda: any(hello.done for hello in rig.hellos()), WAIT_S)
+    before = len(rig.hellos())
+    rig.echo(epoch=7, reconciled=False)
+    await eventually(lambda: len(rig.hellos()) > before, WAIT_S)
+    evil = {"epoch": 7, "incarnation": rig.lease.incarnation, "urls": ["tls://evil:4222"]}
+    with contextlib.suppress(Refused):
+        rig.send("welcome", Welcome(**{**evil, **forged}))
+    rig.welcome(epoch=7, urls=["tls://better:4222"])
+    await eventually(lambda: ("tls://better:4222",) in rig.ways.looked_at, WAIT_S)
+    assert not any("evil" in url for urls in rig.ways.looked_at for url in urls)
+
+
+async def test_sec_s37_addresses_without_tls_or_of_no_host_are_left_out(rig: Rig) -> None:
+    rig.serve(rig.handshake)
+    rig.wire.come()
+    await eventually(rig.hellos, WAIT_S)
+    bad = ["nats://evil:4222", "ws://evil:80", "tls://0.0.0.0:4222", "tls://evil:99999"]
+    rig.welcome(epoch=7, urls=[*bad, "tls://good:4222"])
+    await eventually(lambda: any(hello.done for hello in rig.hellos()), WAIT_S)
+    assert rig.ways.looked_at == [("tls://good:4222",)]
 
 
 async def test_echo_that_asks_for_a_handshake_gets_one(rig: Rig) -> None:
