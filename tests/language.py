@@ -77,15 +77,20 @@ def riddles(source: str) -> list[str]:
 def private_words(source: str) -> list[str]:
     """`line: word` of each private word in docstrings and comments."""
     texts = [*docstrings(source), *comments(source)]
-    return [f"{line}: {word}" for line, text in texts for word in PRIVATE.findall(text)]
+    return [f"{line}: {word}" for line, text in texts for word in _found(text)]
 
 
 def private_words_of_page(text: str) -> list[str]:
     return [
         f"{number}: {word}"
         for number, line in enumerate(text.splitlines(), start=1)
-        for word in PRIVATE.findall(line)
+        for word in _found(line)
     ]
+
+
+def _found(text: str) -> list[str]:
+    """Private words outside of code spans, which quote names and values."""
+    return PRIVATE.findall(re.sub(r"`[^`]*`", "``", text))
 
 
 def subject_faults(subject: str) -> list[str]:

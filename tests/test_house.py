@@ -412,6 +412,7 @@ def test_check_of_words_finds_them_in_docstrings_and_comments_alone() -> None:
     ]
     assert language.private_words('"""An agent that was never set' + ' up."""\n') == []
     assert language.private_words_of_page(f"Of the\n{word} try") == [f"2: {word}"]
+    assert language.private_words_of_page(f"The field `{word}`") == []
 
 
 def test_check_of_subjects_finds_each_fault() -> None:
