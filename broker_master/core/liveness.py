@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from broker_master.core.meetings import Meeting
 from schemas.messages.actions import COMMON
 from schemas.messages.liveness import Beat, Details, Hello
 from schemas.states import Lack, Liveness
@@ -104,7 +105,7 @@ class Presence(msgspec.Struct, kw_only=True):
     valid_until: float = 0.0
     renewal: str = ""
     older: list[str] = []
-    returned: str = ""
+    returned: Meeting | None = None
     hosts: dict[str, str] = {}
     contests: list[float] = []
     is_contested: bool = False

@@ -1,7 +1,7 @@
 """Heartbeats, echoes and the handshake; and the effects of silence on an agent's commands."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -11,6 +11,7 @@ from broker_master.core import admin, attempts
 from broker_master.core.commands import Attempt, Command
 from broker_master.core.liveness import Change, Presence
 from broker_master.core.measures import missed_beats
+from broker_master.core.meetings import OPEN, Meeting
 from broker_master.core.standing import current_certificate
 from broker_master.plane import Plane
 from broker_master.services.aftermath import Aftermath
@@ -19,7 +20,6 @@ from broker_master.services.forgotten import Forgotten
 from broker_master.services.recall import Recall
 from broker_master.services.settle import Settler
 from schemas import codec, subjects
-from schemas.counting import counted
 from schemas.faults import MeshError, Unreachable
 from schemas.messages.actions import COMMON
 from schemas.messages.liveness import (
@@ -42,34 +42,6 @@ _TICKS_PER_BEAT = 5
 _SOON_S = 0.01
 # Share of work of a flapping agent, as a part of its own.
 _UNSTABLE_PART = 0.5
-_OPEN = frozenset({"accepted", "running", "stopping"})
-
-
-class _Meeting(msgspec.Struct):
-    """First step of a handshake, until the last one."""
-
-    silence_s: float
-    spool_bytes: int
-    going_on: int = 0
-    given_up: int = 0
-    ended: int = 0
-
-    def judge(self, tasks: Sequence[TaskStatus], decisions: Sequence[TaskDecision]) -> None:
-        """Count the tasks that go on, were given up in the meantime, and have ended."""
-        is_open = [task.state in _OPEN for task in tasks]
-        kept = [decision.verdict == "keep" for decision in decisions]
-        self.going_on = sum(kept)
-        self.given_up = sum(is_open) - self.going_on
-        self.ended = len(is_open) - sum(is_open)
-
-    def told(self) -> str:
-        parts = [f"returned after {self.silence_s:.0f} s"]
-        parts.append(f"{counted(self.going_on, 'task')} went on, {self.ended} ended")
-        if self.given_up:
-            parts.append(f"{self.given_up} had been given up, ended now")
-        if self.spool_bytes:
-            parts.append(f"{counted(self.spool_bytes, 'byte')} to fetch")
-        return ": ".join(parts[:2]) + "".join(f", {part}" for part in parts[2:])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +81,7 @@ class PresenceService:
         self._recall = Recall(plane, aftermath, self._on_unknown)
         # Given-up agents with tasks that may run on.
         self._held: set[str] = set()
-        self._meetings: dict[str, _Meeting] = {}
+        self._meetings: dict[str, Meeting] = {}
         # Lengths of silence of agents that beat again, before their handshake.
         self._silences: dict[str, float] = {}
         self._on_change = listeners.on_change
@@ -202,7 +174,7 @@ class PresenceService:
         before = plane.roster.get(up.agent)
         if before is not None and not before.greeted:
             silence_s = now_s - before.heard_s if before.incarnation else 0.0
-            self._meetings[up.agent] = _Meeting(
+            self._meetings[up.agent] = Meeting(
                 max(silence_s, self._silences.pop(up.agent, 0.0)), before.spool_bytes
             )
         self._apply(plane.roster.on_hello(up.agent, hello, now_s=now_s, at=at))
@@ -330,8 +302,8 @@ class PresenceService:
         attempt = command.find(task.attempt) if command is not None else None
         verdict: Verdict
         if command is None or attempt is None or attempt.agent != agent or not attempt.is_open:
-            verdict = "kill" if task.state in _OPEN else "report"
-        elif task.state in _OPEN:
+            verdict = "kill" if task.state in OPEN else "report"
+        elif task.state in OPEN:
             verdict = "keep"
             is_running = task.state != "accepted"
             before = command.state
@@ -446,8 +418,8 @@ class PresenceService:
         self._want_address()
         meeting = self._meetings.pop(presence.agent, None)
         if meeting is not None and entry is not None and entry.connected:
-            presence.returned = meeting.told()
-            log.info("agent_returned", agent=presence.agent, story=presence.returned)
+            presence.returned = meeting
+            log.info("agent_returned", agent=presence.agent, story=meeting.told())
         now = self._plane.clock.now()
         for command, attempt in self._open_attempts(presence.agent):
             is_doubtful = command.id in self._plane.doubtful

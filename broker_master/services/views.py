@@ -76,7 +76,7 @@ class Views:
             slots=presence.slots if presence else 0,
             badges=badges(presence, at=at),
             last_beat_at=rfc3339_or_none(presence.heard_at) if presence else None,
-            returned=presence.returned if presence else "",
+            returned=presence.returned.told() if presence and presence.returned else "",
             note=entry.admin_term.note,
             by=entry.admin_by,
             until=rfc3339_or_none(entry.admin_term.until),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from broker_master.services.presence import _Meeting
+from broker_master.core.meetings import Meeting
 from schemas.messages.liveness import TaskDecision, TaskStatus, Verdict
 
 Said = list[tuple[str, Verdict]]
@@ -21,7 +21,7 @@ Said = list[tuple[str, Verdict]]
     ],
 )
 def test_task_that_was_given_up_has_not_gone_on(tasks: Said, told: str) -> None:
-    meeting = _Meeting(55.0, 0)
+    meeting = Meeting(55.0, 0)
     meeting.judge(
         [TaskStatus(command=f"c{n}", attempt=1, state=state) for n, (state, _) in enumerate(tasks)],
         [TaskDecision(command=f"c{n}", attempt=1, verdict=v) for n, (_, v) in enumerate(tasks)],
