@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,12 @@ def test_values_of_options_are_completed(words: tuple[str, ...], found: list[str
         (("top", "!stat"), ["!status:"]),
         (("command", "cancel", "state", ":", "que"), ["queued"]),
         (("command", "list", "--sort", "subm"), ["submitted"]),
+        (("agent", "disable", "status", ":", "no"), ["no_response"]),
+        (("agent", "delete", "livene"), ["liveness:"]),
+        (("ping", "livene"), ["liveness:"]),
+        (("run", "--all", "livene"), ["liveness:"]),
+        (("run", "--group", "web", "livene"), []),
+        (("run", "--all", "--", "livene"), []),
         (("agent", "list", "--columns", "cer"), ["cert"]),
     ],
     ids=" ".join,
@@ -59,10 +66,22 @@ def test_every_command_whose_words_are_filters_completes_them() -> None:
     for noun, verb, _, _ in COMMANDS:
         command = build(())[noun]
         arguments = (command[verb] if verb else command).assemble_argument_collection()
-        if any("state:" in each or "status:" in each for each in map(_help_of, arguments)):
+        marks = ("state:", "status:", "words of a filter")
+        if any(mark in each for each in map(_help_of, arguments) for mark in marks):
             filtered.add((noun, verb))
     assert filtered
     assert filtered <= {*FILTERED}
+    assert ("agent", "disable") in filtered
+
+
+@pytest.mark.parametrize(("shell", "script"), [("bash", bash), ("zsh", zsh), ("fish", fish)])
+def test_script_is_one_that_its_shell_can_read(shell: str, script: Callable[[], str]) -> None:
+    if shutil.which(shell) is None:
+        pytest.skip(f"{shell} is missing: apt install {shell}")
+    checked = subprocess.run(
+        [shell, "-n"], input=script(), capture_output=True, text=True, timeout=20, check=False
+    )
+    assert (checked.returncode, checked.stderr) == (0, "")
 
 
 def _help_of(argument: Argument) -> str:
@@ -132,6 +151,8 @@ async def test_bash_completes_names_of_what_there_is(tmp_path: Path) -> None:
         def look() -> None:
             assert found("agent", "show", "") == ["db-1", "web-1", "web-2"]
             assert found("agent", "disable", "web") == ["web-1", "web-2"]
+            assert found("ping", "web") == ["web-1", "web-2"]
+            assert found("run", "--all", "d") == ["db-1"]
             assert found("group", "show", "") == ["db", "web"]
             assert found("run", "--group", "w") == ["web"]
             assert found("run", "--agent", "d") == ["db-1"]

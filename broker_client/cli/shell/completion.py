@@ -18,6 +18,17 @@ from schemas.verbs import VERBS
 
 Shell = Annotated[Literal["bash", "zsh", "fish"], Parameter(help="Which shell.")]
 
+# Verbs that take several agents, by name or by filter.
+_TO_AGENTS: Final = (
+    "delete",
+    "disable",
+    "enable",
+    "move",
+    "pause",
+    "revoke",
+    "rotate",
+    "set",
+)
 # What their words are filters of, and what can be sorted by and shown.
 FILTERED: Final[Mapping[tuple[str, str], Language]] = {
     ("agent", "list"): listed.AGENTS,
@@ -26,6 +37,9 @@ FILTERED: Final[Mapping[tuple[str, str], Language]] = {
     ("command", "list"): listed.COMMANDS,
     ("command", "cancel"): listed.COMMANDS,
     ("command", "retry"): listed.COMMANDS,
+    ("ping", ""): listed.AGENTS,
+    ("run", ""): listed.AGENTS,
+    **{("agent", verb): listed.AGENTS for verb in _TO_AGENTS},
 }
 COLUMNS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("agent", "list"): (*roster.TRAITS,),
@@ -49,7 +63,8 @@ _mesh_filter() {
         fields=("${fields[@]%%:*}")
         mapfile -t COMPREPLY < <(compgen -P "$lead" -S : -W "${fields[*]}" -- "$whole" | sort -u)
         ((${#COMPREPLY[@]} > 0)) && compopt -o nospace 2>/dev/null
-        mapfile -t words < <(_mesh_names "$([[ $noun == top ]] && echo agent || echo "$noun")")
+        [[ $noun == top || $noun == ping || $noun == run ]] && of=agent
+        mapfile -t words < <(_mesh_names "$of")
         mapfile -t words < <(compgen -P "$lead" -W "${words[*]}" -- "$whole")
         COMPREPLY+=("${words[@]}")
         return 0
@@ -65,7 +80,7 @@ _mesh() {
     local current=${COMP_WORDS[COMP_CWORD]} noun=${COMP_WORDS[1]} verb=${COMP_WORDS[2]}
     local before=${COMP_WORDS[COMP_CWORD - 1]}
     local -a words=() context=() fields=()
-    local i whole=$current lead="" field=""
+    local i whole=$current lead="" field="" of=$noun
     COMPREPLY=()
     # As typed: the shell itself ends words at a colon.
     [[ -n $COMP_LINE ]] && whole=${COMP_LINE:0:COMP_POINT} && whole=${whole##*[[:space:]]}
@@ -211,7 +226,9 @@ def _bash_values(chosen: Mapping[tuple[str, str, str], Sequence[str]]) -> Iterat
 def _bash_filters() -> Iterator[str]:
     for (noun, verb), language in FILTERED.items():
         place = f'"{noun} {verb}"' if verb else f'"{noun} "*'
-        yield f"        {place}) fields=({' '.join(filter_words(language))}) ;;"
+        # Words of a program are no filter; those before it are one with --all.
+        asked = '[[ " ${COMP_WORDS[*]} " == *" --all "* ]] && ' if noun == "run" else ""
+        yield f"        {place}) {asked}fields=({' '.join(filter_words(language))}) ;;"
 
 
 def filter_words(language: Language) -> list[str]:
@@ -247,6 +264,7 @@ def fish() -> str:
             after = f" -x -a '{' '.join(choices)}'" if choices else ""
             lines.append(f"complete -c mesh -n '{seen}' -l {name[2:]}{after}")
         if language := FILTERED.get((noun, verb)):
+            seen += "; and __fish_contains_opt all" if noun == "run" else ""
             given = " ".join(filter_words(language))
             lines.append(f"complete -c mesh -n '{seen}' -a '{given}'")
         if words := chosen.get((noun, verb, "")):
