@@ -2,8 +2,8 @@
 
     python -m grafana.build [--into FOLDER]
 
-Dashboards, rules, alerts, tests and links; the result is committed, and a test builds it again
-and compares the bytes. `broker-master monitoring` writes it for one installation.
+Dashboards, rules, alerts, tests and links; the files are committed, and a test builds them again
+and compares the bytes. `broker-master monitoring` writes them for one installation.
 """
 
 import argparse

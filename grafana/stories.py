@@ -19,7 +19,7 @@ _AFTER_MISS_STEPS: Final = 40
 
 
 def cases(alert: Alert) -> Iterator[dict[str, object]]:
-    """The two promtool tests of an alert."""
+    """Yield the two promtool tests of an alert."""
     yield _life(alert)
     yield _missed_scrape(alert)
 

@@ -1,1 +1,1 @@
-"""Generators of the pages and files that follow from the code. Nothing here is in the wheel."""
+"""Generators of pages and files from the code; they are not in the wheel."""

@@ -1,6 +1,6 @@
-"""The page docs/dashboards.md: every panel, its query, and the answer that a watched mesh gave.
+"""The page docs/dashboards.md: every panel, its query, and the recorded answer of a mesh.
 
-Answers are recorded: a page that is made anew keeps those of the queries that it had before.
+A generated page keeps the answers of the queries that the former page had.
 """
 
 import json
@@ -32,7 +32,7 @@ how many series, and the value of the first one.
 
 
 def rewritten(old: str, results: Results | None = None) -> str:
-    """The page, with answers from `results`, or else those of the `old` page."""
+    """Return the page with the answers of `results`, or else of the `old` page."""
     kept = dict(line.rpartition(" | ")[::2] for line in old.splitlines())
     return "\n".join([_HEAD, *_boards(kept, results)]) + "\n"
 
@@ -74,7 +74,7 @@ def _shown(samples: list[dict[str, Any]]) -> str:
 
 
 async def record() -> Results:
-    """Run a mesh with its Prometheus, and ask it each query; takes half a minute."""
+    """Run a mesh with its Prometheus, and send it each query; takes half a minute."""
     with tempfile.TemporaryDirectory(prefix="mesh-watched-") as folder:
         async with watched_world(Path(folder)) as world:
             return await world.live_through_it()

@@ -1,4 +1,4 @@
-"""Every generated page and file: written anew, or compared with what is committed.
+"""Every generated page and file: written again, or compared with the committed one.
 
     python -m tools.docs             writes what differs, and names it
     python -m tools.docs --check     names what differs and writes nothing; 1 if anything does
@@ -30,7 +30,7 @@ DASHBOARDS: Final = "docs/dashboards.md"
 
 
 def generated(root: Path = ROOT) -> dict[str, str]:
-    """Text of each generated file below `root`, by its path; what is prose or recorded is kept."""
+    """Return the text of each generated file below `root`, by path; keeps prose and records."""
     pages = {
         path: rewritten((root / path).read_text(), makers) for path, makers in SECTIONS.items()
     }
@@ -39,7 +39,7 @@ def generated(root: Path = ROOT) -> dict[str, str]:
 
 
 def stale(root: Path = ROOT) -> dict[str, str]:
-    """Those of `generated` that differ from the files there."""
+    """Return the generated files that differ from the files in `root`."""
     return {path: text for path, text in generated(root).items() if _there(root / path) != text}
 
 
@@ -48,7 +48,7 @@ def _there(path: Path) -> str | None:
 
 
 async def recorded(root: Path = ROOT) -> dict[str, str]:
-    """Text of the pages that show what a mesh answered, from one that runs meanwhile."""
+    """Return the text of the pages with recorded answers, from a mesh that runs meanwhile."""
     readme = session.rewritten((root / README).read_text(), await session.record())
     answers = await dashboards.record()
     return {

@@ -2,10 +2,10 @@
 
     python -m tools.golden --write
 
-writes the files of the present versions. A file of an older version is never touched: what was
-once sent or stored stays readable. It is no part of `make docs`: a file that differs is a change
-of the wire, which somebody has to want. Raise a type's number in VERSIONS when its bytes change
-after a release; the old file then stays as it is, and only has to be decoded.
+writes the files of the present versions. A file of an older version is never changed: sent and
+stored bytes stay readable. It is no part of `make docs`: a file that differs is a change of the
+wire, which must be intended. Raise a type's number in VERSIONS when its bytes change after a
+release; the old file then stays, and only has to be decoded.
 """
 
 import sys
@@ -51,7 +51,7 @@ VERSIONS: Final[dict[str, int]] = {
 
 
 class Golden(NamedTuple):
-    """A file of a present version, and the message it must hold."""
+    """A file of a present version, and its message."""
 
     file: str
     kind: Kind

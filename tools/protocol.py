@@ -130,7 +130,7 @@ def _message(kind: Kind) -> str:
 
 
 def _docstring(kind: Kind) -> str:
-    """As it is, but in words of the wire."""
+    """Return the docstring of a message with the names of the wire."""
     text = re.sub(r"\n[ ]+", "\n", kind.__dict__.get("__doc__") or "")
     return re.sub(r"\bNone\b", "nil", text).strip()
 
@@ -152,7 +152,7 @@ def actions() -> str:
 
 
 def _requests() -> list[Kind]:
-    """Of all verbs, in their order; fan-outs and renewals have sections of their own."""
+    """Return the requests of all verbs, in order; fan-outs and renewals have their own sections."""
     kinds = dict.fromkeys(verb.request for verb in VERBS.values())
     return [kind for kind in kinds if kind.__module__.startswith(api.__name__)]
 

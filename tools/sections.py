@@ -17,7 +17,7 @@ _SECTION: Final = re.compile(
 
 
 def rewritten(page: str, makers: Mapping[str, Callable[[], str]]) -> str:
-    """`page` with each section made anew, and all else as it is. KeyError: an unknown section."""
+    """Return `page` with each section generated again. Raises KeyError for an unknown section."""
     return _SECTION.sub(
         lambda match: f"{match['begin']}\n{makers[match['name']]()}\n\n{match['end']}", page
     )

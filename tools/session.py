@@ -1,6 +1,6 @@
-"""The recorded session of the README: real commands on a real mesh, and what they said.
+"""The recorded session of the README: real commands on a real mesh, with their output.
 
-A test records one and compares their shapes.
+A test records a session and compares the shapes.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from tests.harness import FAST_TIMERS, STEP_S, MeshProcesses
 
 BEGIN: Final = "<!-- session: made by make docs RECORD=1 -->"
 END: Final = "<!-- end of session -->"
-# What is typed; the agents web-3 and then web-2 are taken away meanwhile.
+# The typed commands; the agents web-3 and then web-2 are stopped meanwhile.
 COMMANDS: Final = (
     ("mesh", "group", "list"),
     ("mesh", "run", "--group", "db", "--", "echo", "hello from one agent"),
@@ -48,7 +48,7 @@ VARYING: Final = (
 
 
 async def record() -> list[str]:
-    """Lines of the session: each command behind `$`, what it printed below."""
+    """Return the lines of the session: each command after `$`, its output below."""
     lines: list[str] = []
     with tempfile.TemporaryDirectory(prefix="mesh-session-") as folder:
         async with MeshProcesses(Path(folder), env=FAST_TIMERS) as mesh:
@@ -69,14 +69,14 @@ async def record() -> list[str]:
 
 
 async def _wait_running(mesh: MeshProcesses, name: str) -> None:
-    """Until the agent's own beat says so."""
+    """Wait until the agent's own heartbeat reports it."""
     async with mesh.client() as client, asyncio.timeout(STARTED_S):
         while not any(each.agent == name and each.running for each in await client.agents()):
             await asyncio.sleep(STEP_S)
 
 
 async def _wait_lost(mesh: MeshProcesses, name: str) -> None:
-    """Until the master has given it up, so that the reason is always the same."""
+    """Wait until the master has given it up, so that the reason is always the same."""
     async with mesh.client() as client, asyncio.timeout(STARTED_S):
         while not any(
             each.agent == name and each.reason.startswith("lost") for each in await client.agents()
@@ -93,7 +93,7 @@ async def _typed(mesh: MeshProcesses, command: tuple[str, ...]) -> list[str]:
 
 
 def shape(lines: list[str]) -> list[str]:
-    """The lines without what differs from run to run."""
+    """Return the lines without parts that differ from run to run."""
     found = []
     for line in lines:
         for pattern, word in VARYING:
@@ -103,13 +103,13 @@ def shape(lines: list[str]) -> list[str]:
 
 
 def shown(text: str) -> list[str]:
-    """The session as a page has it."""
+    """Return the session as it is in a page."""
     block = text.partition(BEGIN)[2].partition(END)[0].strip().splitlines()
     return block[1:-1]
 
 
 def rewritten(page: str, lines: list[str]) -> str:
-    """`page` with `lines` as its session."""
+    """Return `page` with `lines` as its session."""
     before, _, rest = page.partition(BEGIN)
     block = "\n".join(["```text", *lines, "```"])
     return f"{before}{BEGIN}\n{block}\n{END}{rest.partition(END)[2]}"

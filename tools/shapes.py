@@ -1,4 +1,4 @@
-"""Types of messages in words of the wire, as `docs/protocol.md` has them."""
+"""Types of messages in terms of the wire, for `docs/protocol.md`."""
 
 from typing import Any, Final
 

@@ -6,7 +6,7 @@ def main() -> None:
     import gc
     import sys
 
-    # What is loaded stays: looking through it again and again takes a tenth of a short command.
+    # Imported modules stay: repeated collections over them take a tenth of a short command.
     gc.set_threshold(50_000, 20, 50)
     from broker_client.cli.tree import run
     from broker_client.runtime.stdio import guard_output

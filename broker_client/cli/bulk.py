@@ -1,4 +1,4 @@
-"""One deed for several things: for those that are named, or for all that a filter finds."""
+"""Bulk operations: one action for several named things, or for all matches of a filter."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -31,16 +31,16 @@ Yes = Annotated[
     bool, Parameter(negative="", help="Do it to all that the filter finds; without it: say which.")
 ]
 DryRun = Annotated[bool, Parameter(negative="", help="Only say which ones these are.")]
-# So many are under way at one time.
+# Concurrency limit, in things.
 _AT_ONCE: Final = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Deed(Generic[R, T]):
-    """what, noun: `cancel`, `command`. find: all that the filter finds; None: `names` are meant.
+    """A bulk operation. what, noun: as `cancel`, `command`. find: all matches; None: use `names`.
 
-    show: the record of one by its name, which `name_of` gives back. one: does it; told: tells of
-    it on stdout.
+    show: returns the record of a name, and `name_of` the name of a record. one: executes it for a
+    name; told: prints its outcome on stdout.
     """
 
     what: str
@@ -55,10 +55,10 @@ class Deed(Generic[R, T]):
 
 
 def carry_out(shared: Shared, deed: Deed[R, T], *, yes: bool, dry_run: bool) -> int:
-    """Do it, or say to which it would be done; returns the exit code.
+    """Execute it, or print a dry run; returns the exit code.
 
-    What a filter finds wants a --yes. A fault of one is none of the others'; of a single one that
-    was named it is raised.
+    A filter requires --yes. The fault of one thing does not affect the others; the fault of a
+    single named thing is raised.
     """
     if deed.find is None and not deed.names:
         see = f"see `mesh {deed.noun} {deed.what} --help`"
@@ -97,7 +97,7 @@ def carry_out(shared: Shared, deed: Deed[R, T], *, yes: bool, dry_run: bool) -> 
 async def _each(
     mesh: "MeshClient", names: Sequence[str], deed: Deed[R, T], faults: list[MeshError]
 ) -> list[T]:
-    """What became of each, in the order of the names; faults are kept."""
+    """Return the outcomes in the order of the names; faults are appended to `faults`."""
     places = asyncio.Semaphore(_AT_ONCE)
 
     async def one(name: str) -> T | MeshError:
@@ -113,7 +113,7 @@ async def _each(
 
 
 def _only_said(shared: Shared, deed: Deed[R, T], found: Sequence[R], *, is_dry: bool) -> int:
-    """Which ones it would be; without --dry-run it is a question that --yes answers."""
+    """Print the selected things; without --dry-run also the advice to repeat it with --yes."""
     if shared.output == "json":
         print_json([*found])
     elif found:

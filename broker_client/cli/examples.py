@@ -1,4 +1,4 @@
-"""Three examples of each command, as its `--help` shows them; a test parses every one."""
+"""Three examples of each command for its `--help`; a test parses all of them."""
 
 from typing import Final
 
@@ -293,6 +293,6 @@ EXAMPLES: Final[dict[tuple[str, str], tuple[str, str, str]]] = {
 
 
 def shown(noun: str, verb: str) -> str:
-    """The examples of a command as lines below its help; empty if it has none."""
+    """Return the examples of a command as lines below its help; empty if it has none."""
     lines = EXAMPLES.get((noun, verb), ())
     return "\n".join(["Examples:", *(f"  {line}" for line in lines)]) if lines else ""

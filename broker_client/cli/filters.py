@@ -1,4 +1,4 @@
-"""Filters as arguments of the command line: words, as one text for the master."""
+"""Filters as arguments of the command line: words, joined to one text for the master."""
 
 import time
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from schemas.filters import Language
 
 
 def joined(words: Sequence[str], language: Language) -> str:
-    """The filter that `words` are. Refused (`filter_invalid`) at once, before any connection."""
+    """Join `words` to a filter. Raises Refused (`filter_invalid`) before any connection."""
     text = " ".join(words)
     _ = language.parse(text, time.time())
     return text

@@ -1,4 +1,4 @@
-"""The options that every command takes, before or after its name."""
+"""The options of every command, before or after its name."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from schemas.faults import Refused
 from schemas.spans import DAY_S
 
 LONGEST_S: Final = 30 * DAY_S
-# Long enough for a broker that elects a new leader meanwhile (5.4 s measured), and then some.
+# Longer than the election of a leader in the broker's cluster (5.4 s measured).
 TIMEOUT_S: Final = 10.0
 
 
 def check_seconds(_type: object, value: float | None) -> None:
-    """A duration that somebody can have meant; not a number is refused as well."""
+    """Validate a duration: positive and finite."""
     if value is not None and not 0 < value <= LONGEST_S:
         raise ValueError("give more than 0 and at most 30d: 90 (seconds), 5m, 1h30m")
 
@@ -35,7 +35,7 @@ def _check_output(_type: object, value: Output) -> None:
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """context: a file or a name. output: text for people, or JSON with the documented names."""
+    """Common options. context: a file or a name. output: text, or JSON with documented names."""
 
     context: Annotated[
         str | None, Parameter(help="Context: a file, or a name below the contexts directory.")
@@ -68,7 +68,7 @@ class Shared(Common):
 
 
 def pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
-    """What repeated options of the form NAME=VALUE give; raises `field_invalid`."""
+    """Return the values of repeated options NAME=VALUE; raises Refused (`field_invalid`)."""
     found = {}
     for text in texts or ():
         name, equals, value = text.partition("=")
@@ -79,9 +79,9 @@ def pairs(option: str, texts: Sequence[str] | None) -> dict[str, str]:
 
 
 def environment(texts: Sequence[str] | None, own: Mapping[str, str]) -> dict[str, str]:
-    """`--env NAME=VALUE`, or `--env NAME` for the value that it has in `own`.
+    """Return the variables of `--env NAME=VALUE`, or of `--env NAME` with its value in `own`.
 
-    Raises Refused (`field_invalid`) for a name that is not there.
+    Raises Refused (`field_invalid`) for a name that `own` lacks.
     """
     found = {}
     for text in texts or ():
@@ -96,7 +96,7 @@ def environment(texts: Sequence[str] | None, own: Mapping[str, str]) -> dict[str
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Listing(Shared):
-    """Of commands that print a list: a record per line as well."""
+    """Options of commands that print a list, with formats of a record per line."""
 
     output: Annotated[
         Output, Parameter(name=["--output", "-o"], help="Form of what is printed.")

@@ -1,4 +1,4 @@
-"""How a command ended, as the exit code of the program that watched it."""
+"""Exit codes of the command line for the end of a command."""
 
 from typing import Final
 
@@ -6,7 +6,7 @@ from schemas.messages.facts import CommandRecord
 from schemas.states import State
 from schemas.texts import ON_STDERR
 
-# A program may end with these as well; `--output json` tells which of the two it was.
+# A program may have the same exit codes; `--output json` tells them apart.
 MESH_EXITS: Final[dict[str, int]] = {
     State.LOST: 120,
     State.UNDELIVERABLE: 121,
@@ -25,7 +25,7 @@ ADVICE: Final[dict[str, str]] = {
     State.REJECTED: "no agent would run it: see `mesh command show ID`",
     State.KILLED_FENCED: "the agent had lost the mesh and ended it: see `mesh command show ID`",
 }
-# Of a fan-out that has not succeeded on every agent.
+# Exit code of a fan-out without success on every agent.
 PARTIAL: Final = 5
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
@@ -34,7 +34,7 @@ UNWRITABLE: Final = 74
 
 
 def exit_code(record: CommandRecord) -> int:
-    """0 for success, the program's own code for its failure, 120 to 126 for the mesh's verdicts."""
+    """Return 0 for success, the program's code for its failure, 120 to 126 for a verdict."""
     if record.state == State.SUCCEEDED:
         return 0
     if record.state in MESH_EXITS:
@@ -43,7 +43,7 @@ def exit_code(record: CommandRecord) -> int:
 
 
 def program_code(record: CommandRecord) -> int | None:
-    """The program's exit code as a shell gives it, of the newest attempt that has one."""
+    """Return the program's exit code as a shell does, of the newest attempt with one."""
     for attempt in reversed(record.attempts):
         if attempt.exit_code is not None:
             return attempt.exit_code & 0xFF
@@ -51,7 +51,7 @@ def program_code(record: CommandRecord) -> int | None:
 
 
 def is_verdict(record: CommandRecord) -> bool:
-    """Whether a person should be told more than the program itself printed."""
+    """Whether the end needs an explanation besides the program's output."""
     if record.state == State.FAILED:
         # The exit code of a program needs no words, and its own line was shown as it came; one
         # that could not be started needs them.

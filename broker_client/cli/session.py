@@ -1,4 +1,4 @@
-"""One connection for one command of the command line."""
+"""Connection of one call of the command line."""
 
 import asyncio
 import contextlib
@@ -27,13 +27,13 @@ def timeout_of(common: Common) -> float:
 
 
 def call(common: Common, work: Callable[["MeshClient"], Awaitable[T]]) -> T:
-    """Connect as the context says, do `work`, and close again.
+    """Connect as the context says, do `work`, and close.
 
-    Raises what `work` raises, or MeshError if there is no context or no connection.
+    Raises faults of `work`, or MeshError without a context or a connection.
     """
     context = context_of(common)
     timeout_s = timeout_of(common)
-    # Only now: a mistake in the command line or the context should not wait for these.
+    # Imported here: a mistake in the command line or the context is reported without the delay.
     with lightly():
         from broker_client.api import MeshClient
         from broker_client.runtime import tracing
@@ -49,15 +49,15 @@ def call(common: Common, work: Callable[["MeshClient"], Awaitable[T]]) -> T:
     return asyncio.run(connected())
 
 
-# What libraries load at their import and a command line never uses: colours for tracebacks, the
-# number of the client library's release, its own JetStream. Half of the time that loading takes.
+# Modules that libraries import and a command line never uses: colours for tracebacks, the client
+# library's release number and JetStream. They take half of the time of all imports.
 _UNUSED: Final = ("rich", "importlib.metadata")
 _LATER: Final = "nats.js"
 
 
 @contextlib.contextmanager
 def lightly() -> Iterator[None]:
-    """Load libraries without what a command line does not use; it can be imported afterwards."""
+    """Import libraries without modules that a command line does not use; they load on demand."""
     kept_out = [name for name in _UNUSED if name not in sys.modules]
     for name in kept_out:
         sys.modules[name] = None  # type: ignore[assignment]
@@ -74,7 +74,7 @@ def lightly() -> Iterator[None]:
 
 
 def _module_for_later(name: str) -> ModuleType:
-    """Stands in for a module, and loads it when anything of it is asked for."""
+    """Return a placeholder of a module, which loads it at the first use of an attribute."""
     module = ModuleType(name)
 
     def load(attribute: str) -> object:

@@ -1,4 +1,4 @@
-"""Lengths of time, and moments, as people write them."""
+"""Durations and times in parameters of the command line."""
 
 import time
 from collections.abc import Sequence
@@ -14,20 +14,20 @@ __all__ = ["check_moment", "check_span", "moment_of", "span_s", "to_seconds"]
 
 
 def to_seconds(_type: object, tokens: "Sequence[Token]") -> float:
-    """For parameters that are such a length, with a number of seconds as their value."""
+    """Convert a duration in a parameter to seconds."""
     return span_s(tokens[0].value)
 
 
 def check_span(_type: object, value: str | None) -> None:
-    """For parameters that are such a length."""
+    """Validate a parameter with a duration."""
     if value is not None:
         span_s(value)
 
 
 def moment_of(text: str, now: float | None = None) -> float:
-    """Unix time of a date, or of so long ago; a time without a zone is one of this host's zone.
+    """Return the unix time of a date, or of a duration ago; the default zone is this host's.
 
-    ValueError if it is neither.
+    Raises ValueError for other texts.
     """
     try:
         return (time.time() if now is None else now) - span_s(text)
@@ -40,6 +40,6 @@ def moment_of(text: str, now: float | None = None) -> float:
 
 
 def check_moment(_type: object, value: str | None) -> None:
-    """For parameters that are such a moment."""
+    """Validate a parameter with a time."""
     if value is not None:
         moment_of(value)

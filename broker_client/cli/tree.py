@@ -1,7 +1,7 @@
-"""The tree of commands, and what becomes of an error below it.
+"""The tree of commands, and the handling of their errors.
 
-Commands are named here and imported when they are used: `mesh --help` must not wait for them, nor
-for the libraries that parse and connect.
+Commands are named here and imported on use: `mesh --help` must not wait for them, nor for the
+libraries that parse and connect.
 """
 
 from collections.abc import Sequence
@@ -102,7 +102,7 @@ COMMANDS: Final[tuple[tuple[str, str, str, str], ...]] = (
 )
 
 
-# What people look for and there is not: why, and what to do instead.
+# Commands that people look for in vain, with the reason and the alternative.
 _WHY_NOT: Final[dict[tuple[str, ...], tuple[str, str]]] = {
     ("agent", "rename"): (
         "an agent keeps its name for life: certificate, rights, audit trail and history have it",
@@ -112,9 +112,9 @@ _WHY_NOT: Final[dict[tuple[str, ...], tuple[str, str]]] = {
 
 
 def build(tokens: Sequence[str] = ("--help",)) -> "App":
-    """The tree, as much of it as `tokens` can reach; functions behind it are imported on first use.
+    """Return the part of the tree that `tokens` can reach; functions are imported on first use.
 
-    What formats the help is loaded for who asks for it: it takes a twentieth of a second.
+    The formatter of the help is loaded for a request of it only: it takes 50 ms.
     """
     from cyclopts import App
 
@@ -139,12 +139,12 @@ def build(tokens: Sequence[str] = ("--help",)) -> "App":
 
 
 def run(tokens: Sequence[str]) -> int:
-    """Do what a command line says; returns the exit code and never raises for a fault."""
+    """Run a command line; returns the exit code and never raises a fault."""
     code = _run(tokens)
     try:
         settle_output()
     except (OutputFailed, BrokenPipeError):
-        give_up_output()  # there is a worse code already
+        give_up_output()  # the exit code is already of a worse failure
     return code
 
 
@@ -167,14 +167,14 @@ def _run(tokens: Sequence[str]) -> int:
 
 
 def _spelled(tokens: Sequence[str]) -> list[str]:
-    """`help [COMMAND]` and `version` as the options that do the same."""
+    """Replace `help [COMMAND]` and `version` by the equal options."""
     if tokens[:1] == ["version"]:
         return ["--version", *tokens[1:]]
     return [*tokens[1:], "--help"] if tokens[:1] == ["help"] else [*tokens]
 
 
 def _show_examples(tokens: Sequence[str]) -> None:
-    """Below the help of a command."""
+    """Print the examples below the help of a command."""
     before = [*tokens][: tokens.index("--")] if "--" in tokens else tokens
     path = _path(tokens)
     is_command = len(path) == 2 or (path and path[0] not in NOUNS)
@@ -185,7 +185,7 @@ def _show_examples(tokens: Sequence[str]) -> None:
 
 
 def _overview(tokens: Sequence[str]) -> str:
-    """Print what answers without any command: the version, or which commands there are."""
+    """Print the answer without a command: the version, or the list of commands."""
     first, second = [*tokens[:2], "", ""][:2]
     text = ""
     if first == "--version":
@@ -232,7 +232,7 @@ def _usage(error: "CycloptsError", tokens: Sequence[str], output: "Output") -> i
 
 
 def _path(tokens: Sequence[str]) -> list[str]:
-    """The words of `tokens` that name a command."""
+    """Return the words of `tokens` that name a command."""
     words = [*tokens[:2], "", ""]
     known = {(noun, verb) for noun, verb, _, _ in COMMANDS}
     if (words[0], words[1]) in known:
@@ -241,7 +241,7 @@ def _path(tokens: Sequence[str]) -> list[str]:
 
 
 def _fault(error: Exception, output: "Output") -> int:
-    """Say a fault of the mesh; anything else is a defect of ours, and is shown as one."""
+    """Print a fault of the mesh; any other error is a defect, and is shown with its traceback."""
     from broker_client.cli.screen.report import print_fault
     from broker_client.runtime.extras import fault_of_import
     from schemas.faults import MeshError
@@ -253,7 +253,7 @@ def _fault(error: Exception, output: "Output") -> int:
 
 
 def _broken_pipe() -> int:
-    """Whoever read our output has gone: end without a word, and without a second error at exit."""
+    """End silently after the reader of stdout has closed it, without a second error at exit."""
     from broker_client.cli.outcomes import BROKEN_PIPE
 
     give_up_output()

@@ -1,4 +1,4 @@
-"""A command line as words, before anything is parsed."""
+"""Words of a command line, before parsing."""
 
 from collections.abc import Sequence
 from typing import Final, Literal
@@ -23,13 +23,13 @@ _TAKES_VALUE: Final = frozenset({"--context", "--output", "-o", "--timeout"})
 _FLAGS: Final = frozenset({"--no-color"})
 
 
-# Stands behind the first `--` of `mesh run`, so that what was before it is known apart. No word of
-# a command line has this character.
+# Mark behind the first `--` of `mesh run`, so that the words before it can be told apart. No word
+# of a command line has its character.
 BEHIND: Final = "\0--"
 
 
 def with_mark(tokens: Sequence[str]) -> list[str]:
-    """A command line of `mesh run` with `BEHIND`; any other as it is."""
+    """Return a command line of `mesh run` with `BEHIND`; any other unchanged."""
     if tokens[:1] != ["run"] or "--" not in tokens:
         return [*tokens]
     at = tokens.index("--") + 1
@@ -37,10 +37,10 @@ def with_mark(tokens: Sequence[str]) -> list[str]:
 
 
 def hoist(tokens: Sequence[str]) -> list[str]:
-    """Move options that stand before the name of a command behind it, where they are parsed.
+    """Move options before the name of a command behind it, where they are parsed.
 
-    `--output json group list` -> `group list --output json`. Nothing behind the name of the
-    command is touched, so that arguments of a program that is to run stay what they are.
+    `--output json group list` -> `group list --output json`. Words behind the name of the command
+    stay, so that the arguments of a program are not changed.
     """
     words: list[str] = []
     moved: list[str] = []
@@ -66,7 +66,7 @@ def _is_complete(words: Sequence[str]) -> bool:
 
 
 def asked_output(tokens: Sequence[str]) -> Output:
-    """The form asked for by a command line that could not be parsed; for its error message."""
+    """Return the output format of a malformed command line, for its error message."""
     for index, word in enumerate(tokens):
         if word == "--":
             break

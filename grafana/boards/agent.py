@@ -1,4 +1,4 @@
-"""One agent, or a few."""
+"""Dashboard of one agent, or a few."""
 
 from grafana.boards.spec import AGENT, GROUP, STATUS_CODE, Board, Panel, Row, query, stat
 

@@ -1,4 +1,4 @@
-"""The last thirty days, for a report."""
+"""Dashboard of the availability in the last thirty days, for a report."""
 
 from grafana.boards.spec import GROUP, Board, Panel, Row, query, stat
 

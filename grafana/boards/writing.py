@@ -41,7 +41,7 @@ _SHAPES: Final[dict[str, Any]] = {
 }
 # Fields of interval variables, which the SDK writes into every variable.
 _OF_INTERVALS: Final = ("auto", "auto_count", "auto_min")
-# One value per query: a table, a number, a share of the whole.
+# Panels with one value per query.
 _INSTANT: Final = frozenset({"stat", "table", "pie", "gauges"})
 
 

@@ -1,4 +1,4 @@
-"""`mesh agent disable` and `pause`: nothing new for an agent, and what it still runs."""
+"""`mesh agent disable`, `pause` and `move`: draining of agents."""
 
 import asyncio
 import re
@@ -111,7 +111,7 @@ def _told(done: Done) -> str:
 
 
 async def _wait_there(mesh: "MeshClient", name: str, group: str, limit_s: float | None) -> None:
-    """Until it works there; Expired (`wait_timeout`) after `limit_s`, with how it stands."""
+    """Wait until it works there; raises Expired (`wait_timeout`) with its state after `limit_s`."""
     record = await _shown(mesh, name)
     try:
         async with asyncio.timeout(limit_s):
@@ -139,7 +139,7 @@ async def _drain(
 
 
 async def _wait_empty(mesh: "MeshClient", name: str, limit_s: float | None) -> None:
-    """Until no task is left; Expired (`wait_timeout`) after `limit_s`, with what is left."""
+    """Wait until no task is left; raises Expired (`wait_timeout`) after `limit_s`."""
     left = (await _shown(mesh, name)).tasks_left
     _say_left(name, left)
     try:

@@ -1,4 +1,4 @@
-"""`mesh agent forget`: deletes agents that nobody has heard of for long."""
+"""`mesh agent forget`: deletes agents that have been silent for long."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,7 +39,7 @@ def forget(
     request = AgentForget(silent_for_s=span_s(silent_for), group=group, apply=yes)
 
     async def gather(mesh: "MeshClient") -> ForgetAnswer:
-        """All pages as one answer."""
+        """Return all pages as one answer."""
         agents: list[SilentRecord] = []
         cursor: str | None = None
         while True:

@@ -80,7 +80,7 @@ async def _frame(
 
 
 def table_of(agents: Sequence[AgentRecord], columns: str | None = None) -> Table:
-    """Agents as a table for this screen; columns: as `--columns` has them."""
+    """Return agents as a table for this screen. columns: value of `--columns`."""
     names = columns_of(columns, screen_width())
     rows = rows_of(agents, names, time.time())
     return fit([TRAITS[name].column for name in names], rows, screen_width())

@@ -203,7 +203,7 @@ def _described(agent: AgentRecord) -> list[str]:
 
 
 def _results(letters: str) -> str:
-    """`..F.  newest last: F failed, . succeeded`."""
+    """Return `..F.  newest last: F failed, . succeeded`."""
     if not letters:
         return ""
     names = {letter: state for state, letter in RESULT_LETTERS.items()}
@@ -212,7 +212,7 @@ def _results(letters: str) -> str:
 
 
 def _traits(agent: AgentRecord) -> str:
-    """`tags site=berlin gpu=1, weight 1, priority 2, limit 3`."""
+    """Return `tags site=berlin gpu=1, weight 1, priority 2, limit 3`."""
     tags = " ".join(f"{name}={value}" for name, value in sorted(agent.tags.items()))
     limit = f", limit {agent.limit}" if agent.limit else ""
     return f"tags {tags or 'none'}, weight {agent.weight}, priority {agent.priority}{limit}"
@@ -248,6 +248,6 @@ def _print_token(answer: TokenAnswer, shared: Shared) -> None:
     if shared.output == "json":
         print_json(answer)
     else:
-        # Alone on stdout, so that it can be handed on: `broker-agent setup --token -`.
+        # Only the token goes to stdout, for a pipe into `broker-agent setup --token -`.
         print(answer.token)
         say(f"token for {answer.agent} in {answer.group}, until {local_time(answer.expires_at)}")

@@ -1,4 +1,4 @@
-"""`mesh ping`: which agents answer, and how fast; each answer as it comes."""
+"""`mesh ping`: round trips of agents; each answer is shown as it comes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WAIT_S: Final = 3.0
 _LONGEST_S: Final = 60.0
-# So many wait for an answer at one time.
+# Concurrency limit, in agents.
 _AT_ONCE: Final = 100
 _NAMED: Final = 20
 
@@ -47,7 +47,7 @@ def ping(
     ] = WAIT_S,
     shared: Listing = LISTING,
 ) -> int:
-    """Have agents answer their master; the exit code is 5 if any does not."""
+    """Ping agents through their master; the exit code is 5 if any does not answer."""
     check_targets(targets)
 
     async def gather(mesh: "MeshClient") -> list[PingAnswer]:
@@ -74,7 +74,7 @@ def ping(
 async def _answers(
     mesh: "MeshClient", agents: Sequence[str], wait_s: float
 ) -> AsyncIterator[PingAnswer]:
-    """Each as it comes, of at most so many at a time."""
+    """Yield each answer as it comes, of at most `_AT_ONCE` at a time."""
     places = asyncio.Semaphore(_AT_ONCE)
 
     async def one(agent: str) -> PingAnswer:
@@ -100,7 +100,7 @@ def _line(answer: PingAnswer, width: int) -> str:
 
 
 def told(answers: Sequence[PingAnswer]) -> list[str]:
-    """`2 of 3 agents answered: min 1.2, avg 1.9, max 2.6 ms`, and those that are missing."""
+    """Return `2 of 3 agents answered: min 1.2, avg 1.9, max 2.6 ms`, and the missing agents."""
     times = [1000 * each.rtt_s for each in answers if each.rtt_s is not None]
     numbers = f": min {min(times):.1f}, avg {fmean(times):.1f}, max {max(times):.1f} ms"
     lines = [f"{len(times)} of {len(answers)} agents answered{numbers if times else ''}"]

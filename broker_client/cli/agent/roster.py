@@ -1,4 +1,4 @@
-"""Agents as rows: every column that can be shown, sorted and filtered by, once."""
+"""Table of agents: the definition of each column, for display, sorting and filters."""
 
 from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
@@ -10,9 +10,9 @@ from schemas.near import near_names
 from schemas.spans import DAY_S
 from schemas.states import Admin
 
-# What fits 80 columns in full, with names and reasons as they usually are.
+# Columns that fit into 80 cells, with names and reasons of usual length.
 USUAL: Final = ("agent", "group", "status", "since", "running", "cert", "reason")
-# What fits 120.
+# Cells of a wide screen, which has room for more columns.
 WIDE_CELLS: Final = 120
 WIDE: Final = (*USUAL[:-1], "uptime", "recent", "reason")
 
@@ -20,9 +20,9 @@ Value = float | str
 
 
 class Trait(NamedTuple):
-    """shown: its text in a table at that unix time. value: what sorting and filters compare.
+    """Column of agents. shown: text in a table at a unix time. value: for sorting and filters.
 
-    is_span: the value is a length of time in seconds. None stands for what is not known.
+    is_span: the value is a duration in seconds. None: unknown.
     """
 
     column: Column
@@ -65,7 +65,7 @@ def _tags(agent: AgentRecord) -> str:
 
 
 def _reason(agent: AgentRecord, now: float) -> str:
-    """Why it is as it is, with the end of a pause, and whether it drains."""
+    """Return the reason of its status, with the end of a pause, and whether it drains."""
     if agent.until:
         return f"until {short_time(agent.until, now)}: {why(agent)}"
     return f"draining: {why(agent)}" if agent.admin == Admin.DRAINING else why(agent)
@@ -116,7 +116,7 @@ TRAITS: Final[dict[str, Trait]] = {
     "recent": _text("LAST 20", lambda a: a.recent, rank=4),
     "reason": Trait(Column("REASON", least=10), _reason, lambda a, _: why(a)),
 }
-# Other words for the same, as people say them.
+# Synonyms of columns.
 OTHER_NAMES: Final = {
     "name": "agent",
     "expires": "cert",
@@ -131,10 +131,10 @@ def trait(name: str) -> Trait | None:
 
 
 def columns_of(text: str | None, width: int = 80) -> tuple[str, ...]:
-    """The columns of `--columns`: names with commas between, `all`, or None for the usual ones.
+    """Return the columns of `--columns`: names separated by commas, `all`, or None for the default.
 
-    width: cells of a line; the usual ones are more where there is room. Raises ValueError that
-    names the ones there are.
+    width: cells of a line; a wide one has more default columns. Raises ValueError that lists the
+    known names.
     """
     if text is None:
         return WIDE if width >= WIDE_CELLS else USUAL
@@ -155,18 +155,18 @@ def rows_of(
 
 
 def check_columns(_type: object, value: str | None) -> None:
-    """For parameters that are such columns."""
+    """Validate a parameter with columns."""
     columns_of(value)
 
 
 def check_sort(_type: object, value: str | None) -> None:
-    """For parameters that are such a column."""
+    """Validate a parameter with a column to sort by."""
     if value is not None:
         sort_key(value)
 
 
 def sort_key(text: str) -> tuple[str, bool]:
-    """The column, and whether its greatest comes first (`-uptime`); ValueError if it is none."""
+    """Return the column, and whether the order is descending (`-uptime`); may raise ValueError."""
     name = text.lower().removeprefix("-")
     if trait(name) is None:
         near = near_names(name, [*TRAITS, *OTHER_NAMES]) or f": sort by {', '.join(TRAITS)}"
@@ -175,7 +175,7 @@ def sort_key(text: str) -> tuple[str, bool]:
 
 
 def in_order(agents: Sequence[AgentRecord], by: str, now: float) -> list[AgentRecord]:
-    """Sorted by a column; what has no value in it comes last, and equals stand by name."""
+    """Sort by a column; agents without a value come last, equal ones are sorted by name."""
     name, is_reversed = sort_key(by)
     found = trait(name)
     if found is None:

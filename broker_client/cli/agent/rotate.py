@@ -1,4 +1,4 @@
-"""`mesh agent rotate` and `mesh group rotate`: new certificates now, waited for if wanted."""
+"""`mesh agent rotate` and `mesh group rotate`: renewal of certificates now, with `--wait`."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -37,7 +37,7 @@ Timeout = Annotated[
 
 
 class Renewed(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one agent's renewal. error: empty if the new certificate is in use."""
+    """Outcome of one agent's renewal. error: empty if the new certificate is in use."""
 
     agent: str
     serial: str = ""
@@ -53,7 +53,7 @@ def agent(
     dry_run: DryRun = False,
     shared: Shared = SHARED,
 ) -> int:
-    """Have agents renew their certificates now; nothing is interrupted by it."""
+    """Make agents renew their certificates now, without interruption."""
     if len(agents) != 1 or is_filter(agents) or dry_run:
         if wait:
             message = "--wait is for one agent that is named, or for `mesh group rotate`"
@@ -92,7 +92,7 @@ def group(
     timeout: Timeout = WAIT_S,
     shared: Shared = SHARED,
 ) -> int:
-    """Have all agents of a group renew their certificates now; nothing is interrupted by it."""
+    """Make all agents of a group renew their certificates now, without interruption."""
     check_name("a group", name)
 
     async def order(mesh: "MeshClient") -> RotateAnswer | list[Renewed]:
@@ -120,7 +120,7 @@ def group(
 
 
 async def serials(mesh: "MeshClient", agents: Sequence[str]) -> dict[str, str]:
-    """The certificate that each agent uses now."""
+    """Return the serial of each agent's present certificate."""
     return {agent: _serial(await _show(mesh, agent)) for agent in agents}
 
 
@@ -130,7 +130,7 @@ async def wait_renewed(
     timeout_s: float,
     told: Sequence[Renewed] = (),
 ) -> list[Renewed]:
-    """Until each agent uses another certificate than `before`, has failed, or time is over."""
+    """Wait until each agent uses another certificate than `before`, has failed, or timed out."""
     ended = list(told)
     waiting = dict(before)
     loop = asyncio.get_running_loop()
@@ -158,7 +158,7 @@ def _judge(record: AgentRecord, before: str, *, is_late: bool) -> Renewed | None
 
 
 def print_renewed(common: Common, renewed: Sequence[Renewed]) -> int:
-    """One line each; the exit code is that of `renewal_failed` if one has failed."""
+    """Print a line per agent; returns the exit code of `renewal_failed` after any failure."""
     if common.output == "json":
         print_json([*renewed])
     else:

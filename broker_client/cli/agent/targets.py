@@ -1,4 +1,4 @@
-"""Agents that a command line means: names, or the words of a filter."""
+"""Agents selected by a command line: names, or the words of a filter."""
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -31,7 +31,7 @@ def is_filter(words: Sequence[str]) -> bool:
 
 
 def check_targets(words: Sequence[str]) -> None:
-    """Refused (`filter_invalid`, `name_invalid`) at once, before any connection."""
+    """Raise Refused (`filter_invalid`, `name_invalid`) at once, before any connection."""
     if is_filter(words):
         joined(words, AGENTS)
     else:
@@ -42,9 +42,9 @@ def check_targets(words: Sequence[str]) -> None:
 async def find_agents(
     mesh: "MeshClient", words: Sequence[str], *, group: str | None = None
 ) -> list[AgentRecord]:
-    """The agents that `words` name, or for which all of them hold as a filter; none: all agents.
+    """Return the agents named by `words`, or matched by them as a filter; no words: all agents.
 
-    Raises Refused (`agent_unknown`) for a name that there is not.
+    Raises Refused (`agent_unknown`) for an unknown name.
     """
     if not words or is_filter(words):
         return [*await mesh.agents(group=group, filter=joined(words, AGENTS))]
@@ -66,7 +66,7 @@ def do_to_agents(
     yes: bool,
     dry_run: bool,
 ) -> int:
-    """Do `what` to the agents that `words` mean; told: a line about each. Returns the exit code."""
+    """Do `what` to the selected agents; told: returns a line about each. Returns the exit code."""
     check_targets(words)
     is_found = is_filter(words)
     deed = Deed(

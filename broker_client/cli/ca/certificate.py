@@ -1,4 +1,4 @@
-"""`mesh certificate list`: until when what was issued is good."""
+"""`mesh certificate list`: certificates by expiry."""
 
 import time
 from typing import TYPE_CHECKING, Annotated

@@ -1,4 +1,4 @@
-"""`mesh ca …`: replacing the mesh's authority, or one of its signing keys, in four steps."""
+"""`mesh ca …`: rotation of the mesh's authority, or of a signing key, in four steps."""
 
 from typing import Annotated, Literal
 

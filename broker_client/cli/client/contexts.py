@@ -1,4 +1,4 @@
-"""`mesh context ls` and `use`: which contexts there are, and which one is meant by default."""
+"""`mesh context ls` and `use`: list of the contexts, and choice of the default."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ from schemas.faults import MeshError
 
 
 class ContextRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """name: for --context. current: meant where none is named. fault: why it cannot be used."""
+    """A context. name: for --context. current: the default. fault: of an unusable one, or empty."""
 
     name: str
     current: bool
@@ -95,7 +95,7 @@ def use_(
     *,
     shared: Shared = SHARED,
 ) -> None:
-    """Mean this context from now on where none is named; MESH_CONTEXT goes before it."""
+    """Make this context the default; MESH_CONTEXT takes precedence."""
     path = use(context, os.environ)
     if shared.output == "json":
         print_json(_record(path, _current()))

@@ -1,4 +1,4 @@
-"""The files of a new client: keys that are made here, and what the mesh gives for them."""
+"""The files of a new client: its own keys, and the certificate and token of the mesh."""
 
 import contextlib
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ from schemas.messages.api import IdentityAnswer
 
 
 class NewClient:
-    """Keys for one new client; nothing is on disk before `reserved`, all is after `store`."""
+    """Keys for one new client, in memory until `reserved`, completely on disk after `store`."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self._name = check_name("a client", name)
@@ -38,12 +38,12 @@ class NewClient:
         return self._keys.user
 
     def proof(self, mesh: str) -> bytes:
-        """That the broker key was made here, for a client of this mesh."""
+        """Return the proof of possession of the broker key, for a client of this mesh."""
         return key_proof("client", mesh, self._name, self._keys)
 
     @contextlib.contextmanager
     def reserved(self) -> Iterator[None]:
-        """Hold the directory, with the key in it: what cannot be stored must not be asked for.
+        """Reserve the directory and write the key, before anything is requested.
 
         Raises Refused if it is in use (`state_foreign`) or cannot be written. A failure in the
         block leaves an empty directory.
@@ -61,7 +61,7 @@ class NewClient:
             raise
 
     def store(self, answer: IdentityAnswer) -> None:
-        """Write what came back; the context last, so that a directory with one is complete."""
+        """Write the answer; the context last, so that a directory with a context is complete."""
         creds = encode_creds(UserCreds(jwt=answer.jwt, seed=self._keys.seed))
         write_private(self._folder / CERT_FILE, answer.cert_pem.encode())
         write_private(self._folder / CA_FILE, answer.ca_pem.encode())

@@ -34,8 +34,8 @@ def create(
     out: Annotated[Path, Parameter(help="New or empty directory for its files.")],
     shared: Shared = SHARED,
 ) -> None:
-    """Make keys here, have the mesh sign them, and write all that a client needs."""
-    # The keys pull in X.509, which the other commands of this module have no use for.
+    """Make keys here, get a certificate for them, and write the files of a client."""
+    # The keys import X.509, which the other commands of this module do not need.
     from broker_client.cli.client.files import NewClient
 
     fresh = NewClient(name, out)

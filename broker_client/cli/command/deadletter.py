@@ -51,7 +51,7 @@ def retry(
 ) -> None:
     """Submit a dead letter again as a new command, and print its id."""
     answer = call(shared, lambda mesh: mesh.retry_dead_letter(id, new_id=new))
-    # Alone on stdout, as with `mesh run --detach`.
+    # Only the id goes to stdout, as with `mesh run --detach`.
     print_submitted(answer.id, answer, shared.output)
     if answer.duplicate and shared.output != "json":
         say(f"{answer.id} was submitted before and is {answer.state}")

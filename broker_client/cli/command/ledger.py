@@ -1,4 +1,4 @@
-"""Commands as rows: every column that can be shown and sorted by, once."""
+"""Table of commands: the definition of each column, for display and sorting."""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -10,16 +10,16 @@ from schemas.listed import RETRY_OF, last_agent
 from schemas.messages.facts import CommandRecord
 from schemas.near import near_names
 
-# What fits 80 columns, with ids, groups and programs as they usually are.
+# Columns that fit into 80 cells, with ids, groups and programs of usual length.
 USUAL: Final = ("id", "state", "exit", "on", "submitted", "program", "reason")
-# Of what runs, a line shows as much as there is room for.
+# Column of the program, cut to the room of the line.
 PROGRAM: Final = Column("PROGRAM", least=7, is_cut=True)
 
 Value = float | str
 
 
 class Trait(NamedTuple):
-    """shown: its text at that unix time. value: what is sorted by; None or empty comes last."""
+    """Column of commands. shown: text at a unix time. value: to sort by, None or empty last."""
 
     column: Column
     shown: Callable[[CommandRecord, float], str]
@@ -82,14 +82,14 @@ TRAITS: Final[dict[str, Trait]] = {
     "program": Trait(PROGRAM, lambda r, _: r.program, lambda r: r.program),
     "reason": _text("REASON", lambda r: r.reason, least=8),
 }
-# As the fields of a filter are called.
+# Names of the fields of a filter.
 OTHER_NAMES: Final = {"agent": "on", "label": "labels", "argv": "program", "by": "client"}
 
 
 def columns_of(text: str | None) -> tuple[str, ...]:
-    """The columns of `--columns`: names with commas between, `all`, or None for the usual ones.
+    """Return the columns of `--columns`: names separated by commas, `all`, or None for the default.
 
-    Raises ValueError that names the ones there are.
+    Raises ValueError that lists the known names.
     """
     if text is None:
         return USUAL
@@ -99,12 +99,12 @@ def columns_of(text: str | None) -> tuple[str, ...]:
 
 
 def check_columns(_type: object, value: str | None) -> None:
-    """For parameters that are such columns."""
+    """Validate a parameter with columns."""
     columns_of(value)
 
 
 def check_sort(_type: object, value: str | None) -> None:
-    """For parameters that are such a column, behind a dash: the greatest first."""
+    """Validate a parameter with a column to sort by; `-COLUMN` is descending."""
     if value is not None:
         _known(value.lower().removeprefix("-"))
 
@@ -118,7 +118,7 @@ def _known(name: str) -> str:
 
 
 def in_order(records: Sequence[CommandRecord], by: str) -> list[CommandRecord]:
-    """Sorted by a column; what has no value in it comes last, and equals stay as they were."""
+    """Sort by a column; commands without a value come last, equal ones keep their order."""
     value = TRAITS[_known(by.lower().removeprefix("-"))].value
     known: list[tuple[Value, CommandRecord]] = []
     unknown = []

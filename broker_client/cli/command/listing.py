@@ -1,4 +1,4 @@
-"""Lists of commands: as many pages as it takes, as one table."""
+"""Lists of commands: all pages up to a limit, as one table."""
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,9 +17,9 @@ from schemas.messages.facts import CommandRecord
 if TYPE_CHECKING:
     from broker_client.api import MeshClient
 
-# The most that the master gives at once.
+# Greatest page of the master.
 PAGE: Final = 500
-# With --sort, so many that match are looked at.
+# Commands that --sort reads at most.
 SORTED_MAX: Final = 10_000
 
 Ask = Callable[["MeshClient", CommandList], Awaitable[CommandPage]]
@@ -40,9 +40,9 @@ def list_commands(
     sort: str | None = None,
     columns: str | None = None,
 ) -> None:
-    """Print at most `limit` commands, page by page; says on stderr if there are more.
+    """Print at most `limit` commands; says on stderr if there are more.
 
-    sort: by a column, over all that match up to `SORTED_MAX`.
+    sort: by a column, over all matches up to `SORTED_MAX`.
     """
     most = limit if sort is None else max(limit, SORTED_MAX)
 
@@ -75,10 +75,10 @@ def list_commands(
 async def read_pages(
     ask: Callable[[CommandList], Awaitable[CommandPage]], wanted: CommandList, limit: int
 ) -> tuple[list[CommandRecord], bool]:
-    """The first `limit` commands, and whether there may be more. A page may be short of its limit.
+    """Return the first `limit` commands, and whether there may be more. A page may be short.
 
     A command that ends between two pages moves from the open ones to the ended ones, and may come
-    twice: the first of the two is kept.
+    twice: the first record is kept.
     """
     found: dict[str, CommandRecord] = {}
     cursor = None
@@ -94,7 +94,7 @@ async def read_pages(
 
 
 def table_of(commands: Sequence[CommandRecord], now: float, columns: str | None = None) -> Table:
-    """Commands as a table for this screen; now: unix time; columns: as `--columns` has them."""
+    """Return commands as a table for this screen. now: unix time. columns: value of `--columns`."""
     names = columns_of(columns)
     rows = rows_of(commands, names, now)
     return fit([TRAITS[name].column for name in names], rows, screen_width())

@@ -1,4 +1,4 @@
-"""`mesh command logs`: output as it was printed, or line by line: the last ones, since when."""
+"""`mesh command logs`: output as printed, or by lines: the last ones, or since a moment."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from broker_client.api import MeshClient
     from broker_client.output import OutputPart
 
-# A line that is longer is shown in pieces of this size.
+# Bytes of a line; a longer one is shown in pieces.
 LINE_BYTES: Final = 256 * 1024
-# What `--tail` keeps at most of each stream.
+# Bytes of each stream that `--tail` keeps.
 TAIL_BYTES: Final = 32 * 1024 * 1024
 
 
@@ -65,7 +65,7 @@ def logs(
     async def read(mesh: "MeshClient") -> None:
         rest = mesh.logs(id, attempt=attempt, follow=follow, times=times)
         if follow and tail is not None:
-            # First what there is by now: only then it is known which lines are its last.
+            # The present output first, to find its last lines.
             async for part in mesh.logs(id, attempt=attempt, times=times):
                 await writer.write(part)
                 rest.go_on_behind(part)
@@ -83,14 +83,14 @@ def logs(
 
 
 class Line(NamedTuple):
-    """at: when it began to be printed, RFC 3339; empty if that is not known."""
+    """A line of output. at: time of its first byte, RFC 3339; empty if unknown."""
 
     data: bytes
     at: str
 
 
 class _Tail:
-    """The last lines of a stream: at most `most`, and at most `TAIL_BYTES`."""
+    """Last lines of a stream: at most `most`, and at most `TAIL_BYTES`."""
 
     def __init__(self, most: int) -> None:
         self.lines = deque[Line]()
@@ -105,9 +105,9 @@ class _Tail:
 
 
 class LineWriter(Writer):
-    """Hands on whole lines: the last `tail` of each stream, those since a moment, with their times.
+    """Writes whole lines: the last `tail` of each stream, or lines since a moment, with times.
 
-    since_s: unix time. Raises Refused (`filter_unsupported`) if times are wanted and not told.
+    since_s: unix time. Raises Refused (`filter_unsupported`) if the master does not report times.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class LineWriter(Writer):
         self._is_stamped = is_stamped
         self._begun: dict[str, Line] = {}
         self._tail = tail
-        # Until all that there is has been seen.
+        # Last lines by stream, until all present output is read.
         self._held: dict[str, _Tail] = {}
         self._is_holding = tail is not None
 
@@ -128,7 +128,7 @@ class LineWriter(Writer):
                 await self._hand_on(part.stream, line)
 
     async def settle(self, *, is_last: bool) -> None:
-        """Show what was held back: after it, lines go on as they come. is_last: nothing follows."""
+        """Write the held lines; later ones are written as they come. is_last: nothing follows."""
         if is_last:
             for stream, line in [*self._begun.items()]:
                 await self._hand_on(stream, line)
@@ -140,13 +140,13 @@ class LineWriter(Writer):
         self._held.clear()
 
     async def begin_attempt(self) -> None:
-        """What an earlier attempt has left without a line's end."""
+        """Write the unfinished line of the earlier attempt."""
         for stream, line in [*self._begun.items()]:
             await self._hand_on(stream, line)
         self._begun.clear()
 
     def _pieces(self, part: "OutputPart") -> Iterator[tuple[bytes, str]]:
-        """Its bytes by when they were printed."""
+        """Yield the bytes of a part in pieces, each with the time at which it was printed."""
         if not (self._is_stamped or self._since_s is not None):
             yield part.data, ""
             return

@@ -1,4 +1,4 @@
-"""`mesh command cancel` and `retry`: of one, of several, and of all that a filter finds."""
+"""`mesh command cancel` and `retry`: of one, of several, and of all matches of a filter."""
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound=msgspec.Struct)
 
-# So many at a time; whoever has more says it again.
+# Greatest number of commands per call.
 MOST: Final = 1000
 _OPEN: Final = ",".join(sorted(set(State) - TERMINAL))
 _ENDED: Final = ",".join(sorted(TERMINAL))

@@ -1,4 +1,4 @@
-"""One command for people: what it is, how it stands, and what happened to it."""
+"""One command for people: its record, its present state, and its timeline."""
 
 import shlex
 import time
@@ -15,7 +15,7 @@ from schemas.messages.facts import CommandRecord
 from schemas.subjects import STDERR, STDOUT
 from schemas.texts import visible
 
-# Lines of each stream that are shown with the record.
+# Lines of each stream shown with the record.
 _LAST: Final = 5
 
 
@@ -28,7 +28,7 @@ def print_command(common: Common, record: CommandRecord) -> None:
 
 
 def last_lines(record: CommandRecord) -> list[str]:
-    """The end of what it printed, of each stream that has anything; none if it is too large."""
+    """Return the last lines of each stream with output; none if the output is too large."""
     said = []
     for name, data in (
         (STDOUT, record.output.stdout if record.output else b""),
@@ -43,7 +43,7 @@ def last_lines(record: CommandRecord) -> list[str]:
 
 
 def described(record: CommandRecord, now: float) -> list[str]:
-    """now: unix time by this host's clock, for the time that is left to the next decision."""
+    """Return the lines about a command. now: unix time, for the time left to the next step."""
     return facts(
         [
             ("id", record.id),
@@ -67,7 +67,7 @@ def described(record: CommandRecord, now: float) -> list[str]:
 
 
 def _arguments(record: CommandRecord) -> list[tuple[str, str]]:
-    """What the line of the program does not say: all of them where that line is cut."""
+    """Return facts that the program's line lacks; all arguments if that line is cut."""
     given = record.arguments
     if given is None:
         return []
@@ -87,13 +87,13 @@ def _since(record: CommandRecord) -> str:
 
 
 def _cut(record: CommandRecord) -> str:
-    """Which parts of the record the master has shortened."""
+    """Return the parts of the record that the master has shortened."""
     return f"{', '.join(record.cut)}: too long for one record" if record.cut else ""
 
 
 def _sizes(record: CommandRecord) -> str:
     if not record.ended_at:
-        # The sizes are those of the outcome, and there is none yet.
+        # The sizes come with the outcome, which is missing so far.
         return ""
     sizes = f"{record.stdout_bytes} bytes of stdout, {record.stderr_bytes} of stderr"
     return f"{sizes}, cut at its limit" if record.truncated else sizes

@@ -1,4 +1,4 @@
-"""What happened to a command, line by line."""
+"""Timeline of a command, an event per line."""
 
 import textwrap
 from typing import NamedTuple
@@ -8,24 +8,24 @@ from broker_client.cli.screen.terminal import shown
 from schemas.messages.facts import AttemptRecord, CommandRecord
 from schemas.states import State
 
-# Cells that a text gets however narrow the screen is.
+# Least width of a text, in cells.
 _LEAST = 20
 _NO_TIME = " " * len("2025-01-01 00:00:00 +0000 (00:00:00 UTC)")
-# How the master joins a word that came after its verdict with the reason of the verdict.
+# Marks of the master between a late result and the reason of its verdict.
 _LATE, _BEFORE = "late result: ", "; before: "
 
 
 class Event(NamedTuple):
-    """at: RFC 3339, or None where the time is not known."""
+    """An event. at: RFC 3339, or None if the time is unknown."""
 
     at: str | None
     text: str
 
 
 def timeline(record: CommandRecord, width: int = PIPE_WIDTH) -> list[str]:
-    """The events, oldest first; what has no time stands where it must have happened.
+    """Return the events, oldest first; an event without a time follows its predecessor.
 
-    Texts are broken into lines of at most `width` cells, below each other.
+    Texts are broken into lines of at most `width` cells.
     """
     lines = []
     for event in in_order(events(record)):
@@ -38,13 +38,13 @@ def timeline(record: CommandRecord, width: int = PIPE_WIDTH) -> list[str]:
 
 
 def in_order(found: list[Event]) -> list[Event]:
-    """By time; an event without one stays behind the event that it was named after."""
+    """Sort by time; an event without a time stays behind its predecessor."""
     keyed: list[tuple[str, Event]] = []
     latest = ""
     for event in found:
         latest = event.at or latest
         keyed.append((latest, event))
-    # Moments of records have one form, so that their texts sort as they do.
+    # Times in records have one form, so that they sort as texts.
     return [event for _, event in sorted(keyed, key=lambda pair: pair[0])]
 
 
@@ -72,7 +72,7 @@ def _begun(attempt: AttemptRecord) -> list[Event]:
 
 
 def _open(attempt: AttemptRecord, record: CommandRecord) -> list[Event]:
-    """Where the newest attempt stands, if that is more than what has happened to it so far."""
+    """Return the state of the newest attempt, if the events so far do not show it."""
     head = f"attempt {attempt.attempt}"
     found = []
     if record.last_output_at:
@@ -87,7 +87,7 @@ def _open(attempt: AttemptRecord, record: CommandRecord) -> list[Event]:
 
 
 def _ended(attempt: AttemptRecord, record: CommandRecord, *, is_last: bool) -> list[Event]:
-    """How it ended; where a verdict and a late word disagree, both of them."""
+    """Return the end of an attempt; the verdict and the late result if they differ."""
     head = f"attempt {attempt.attempt}"
     reason = attempt.reason or (record.reason if is_last else "")
     code = "" if attempt.exit_code is None else f", exit code {attempt.exit_code}"
@@ -97,7 +97,7 @@ def _ended(attempt: AttemptRecord, record: CommandRecord, *, is_last: bool) -> l
         text = _with_reason(f"{head} {attempt.state}{code}{late}", reason)
         return [Event(attempt.ended_at, text)]
     if attempt.state == State.LOST:
-        # The command was run again meanwhile: the word changes nothing, and is not hidden.
+        # The command was run again meanwhile: the late result is shown without effect.
         return [
             Event(attempt.ended_at, f"{head} lost: {judged}"),
             Event(None, f"{head}, beside the verdict: {word}{code}"),
@@ -111,7 +111,7 @@ def _ended(attempt: AttemptRecord, record: CommandRecord, *, is_last: bool) -> l
 
 
 def _now(record: CommandRecord) -> list[Event]:
-    """The end, or what comes next and when."""
+    """Return the end, or the next step and its time."""
     if record.ended_at:
         has_ended = record.attempts and record.attempts[-1].state == record.state
         reason = "" if has_ended else record.reason
@@ -129,7 +129,7 @@ def _now(record: CommandRecord) -> list[Event]:
 
 
 def _why(word: str) -> str:
-    """The reason in `late result: STATE: REASON`, if there is one."""
+    """Return the reason in `late result: STATE: REASON`, or ""."""
     _, colon, reason = word.removeprefix(_LATE).partition(": ")
     return colon + reason
 

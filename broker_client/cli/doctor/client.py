@@ -1,4 +1,4 @@
-"""`mesh doctor`: the way from here to the master, step by step. Needs no JetStream."""
+"""`mesh doctor`: checks of the connection to the master, step by step, without JetStream."""
 
 import asyncio
 import os
@@ -22,7 +22,7 @@ from schemas.messages.api import StatusAnswer
 from schemas.permissions import SCOPES
 
 SLOW_S: Final = 1.0
-# The one byte that msgpack leaves unused.
+# The only byte that msgpack leaves unused.
 _NONSENSE: Final = b"\xc1"
 _ASK_ADMIN: Final = "ask an admin for new credentials: `mesh client create`"
 
@@ -39,12 +39,12 @@ def doctor(*, shared: Shared = SHARED) -> int:
 
 
 def examine(given: str | None, timeout_s: float) -> Findings:
-    """All checks in order. What builds on a failed one is skipped, and says so."""
+    """Run all checks in order; checks that depend on a failed one are reported as skipped."""
     findings = Findings()
     context = findings.look("context", _context, given or "")
     identity = findings.look("credentials", _identity, context)
     findings.look("certificate and clock", _certificate, context if identity else None)
-    # One broker that can be reached is enough to go on, but each of them is looked at.
+    # One reachable broker is enough to continue, but each broker is checked.
     urls = context.urls if context else ()
     reached = way.reached(findings, urls, identity, timeout_s)
     link_way = (context, timeout_s) if context and identity and reached else None
@@ -109,9 +109,9 @@ def _ask(given: tuple[Context, float]) -> tuple[str, StatusAnswer]:
 
 
 def _permissions(given: tuple[Context, float]) -> tuple[str, Context]:
-    """Every subject of the role: at the broker by trying, in the master by asking for nonsense.
+    """Check each subject of the role: at the broker by a try, at the master by invalid requests.
 
-    A request that is no map is refused before anything is done, by whoever may do it.
+    The master refuses a request that is no map before it has any effect.
     """
     context, timeout_s = given
 
@@ -137,7 +137,7 @@ def _permissions(given: tuple[Context, float]) -> tuple[str, Context]:
 
 
 def _calls(role: str) -> list[str]:
-    """The verbs that have a subject of their own; an admin may call those of an operator, too."""
+    """Return the verbs of the role; an admin may call an operator's verbs, too."""
     scope = SCOPES["operator" if role == "admin" else role]
     return [subject for subject in scope.publish if ".api." in subject]
 

@@ -1,4 +1,4 @@
-"""Numbered findings: what was looked at, what was found, and if it is wrong, why and what to do."""
+"""Numbered findings: check, result, and for a failure its cause and cure."""
 
 from collections.abc import Callable
 from typing import Final, Literal, TypeVar
@@ -16,7 +16,7 @@ SKIPPED: Final = "a check before it failed"
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """cause and cure are empty where there is nothing to do."""
+    """A finding. cause, cure: empty if there is nothing to do."""
 
     number: int
     check: str
@@ -27,7 +27,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def lines_of(finding: Finding) -> list[str]:
-    """For people; what others wrote is made safe to show."""
+    """Return the lines for people; untrusted text is escaped."""
     head = f"{finding.number:>2}  {finding.state:<7}  {shown(finding.check)}"
     lines = [f"{head}: {shown(finding.found)}"]
     for name, text in (("cause", finding.cause), ("cure", finding.cure)):
@@ -37,7 +37,7 @@ def lines_of(finding: Finding) -> list[str]:
 
 
 class Trouble(Exception):
-    """A finding that no fault of the table names. As a `warning` it does not fail the whole."""
+    """A finding without a fault code. A `warning` does not fail the whole."""
 
     def __init__(self, found: str, cause: str, cure: str, *, state: State = "failed") -> None:
         super().__init__(found)
@@ -45,12 +45,12 @@ class Trouble(Exception):
 
 
 class Findings(list[Finding]):
-    """The findings so far, in order."""
+    """Findings so far, in order."""
 
     def look(self, check: str, how: Callable[[A], tuple[str, T]], needed: A | None) -> T | None:
-        """Note what `how` finds and return its value; None if it failed or warned.
+        """Note the finding of `how` and return its value; None if it failed or warned.
 
-        needed: what it works on; None, which is what an earlier failure left, and it is skipped.
+        needed: its input; None, the result of a failed check, skips it.
         """
         if needed is None:
             self.note(check, "skipped", SKIPPED)

@@ -1,4 +1,4 @@
-"""Reaching a broker step by step with plain sockets, to tell where the way ends."""
+"""Connecting to a broker step by step with plain sockets, to find the step that fails."""
 
 import contextlib
 import socket
@@ -14,7 +14,7 @@ INFO_BYTES: Final = 32 * 1024
 
 
 def resolve(url: str) -> tuple[str, str]:
-    """The addresses behind a URL's host, as text; the host."""
+    """Resolve the host of a URL; returns its addresses as text, and the host."""
     host, port = _target(url)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
@@ -29,7 +29,7 @@ def resolve(url: str) -> tuple[str, str]:
 
 
 def reach(url: str, timeout_s: float) -> tuple[str, str]:
-    """Whether something takes connections there, and whether that is a NATS server."""
+    """Check that the port is open, and that it is a NATS server's."""
     host, port = _target(url)
     with _connected(host, port, timeout_s) as plain:
         greeting = _greeting(plain)
@@ -43,7 +43,7 @@ def reach(url: str, timeout_s: float) -> tuple[str, str]:
 
 
 def shake_hands(url: str, tls: ssl.SSLContext, timeout_s: float) -> tuple[str, str]:
-    """Whether TLS comes up: its certificate is from our CA and has the name we asked for."""
+    """Check TLS: the certificate is of the mesh's authority and has the host's name."""
     host, port = _target(url)
     with _connected(host, port, timeout_s) as plain:
         _greeting(plain)
@@ -95,7 +95,7 @@ def _connected(host: str, port: int, timeout_s: float) -> Iterator[socket.socket
 
 
 def _greeting(plain: socket.socket) -> bytes:
-    """The broker's first line; empty if none came. It comes before TLS."""
+    """Return the broker's first line, which comes before TLS; empty if none came."""
     data = b""
     with contextlib.suppress(OSError):
         while b"\n" not in data and len(data) < INFO_BYTES:

@@ -1,4 +1,4 @@
-"""Checks of the way to the broker that clients and agents share."""
+"""Checks of the connection to the broker, shared by clients and agents."""
 
 import asyncio
 import os
@@ -20,14 +20,15 @@ from schemas.permissions import GROUP, NAME, Scope
 from schemas.spans import DAY_S
 
 SOON_S: Final = 14 * DAY_S
-# From the first on it is a warning, from the second on certificates are not to be trusted by it.
+# Seconds of clock offset: from the first on a warning, from the second on a failure, as the
+# validity of certificates cannot be checked.
 CLOCK_OFF_S: Final = 2.0
 CLOCK_WRONG_S: Final = 300.0
 _FLUSHES: Final = 2
 
 
 def certificate(cert_pem: bytes, cure: str) -> tuple[str, str]:
-    """Both ends against this host's clock: a wrong clock looks like a wrong certificate."""
+    """Check begin and end by this host's clock; a wrong clock looks like a bad certificate."""
     facts = certificate_facts(cert_pem)
     now = time.time()
     until = f"valid until {local_and_utc(rfc3339(facts.not_after))}"
@@ -40,7 +41,7 @@ def certificate(cert_pem: bytes, cure: str) -> tuple[str, str]:
     if now >= facts.not_after:
         ago = duration(now - facts.not_after)
         raise Trouble(f"it ended {ago} ago", "or this host's clock is ahead", cure)
-    # A certificate of a few days is renewed in its last third: no reason to warn of each of them.
+    # A certificate of a few days is renewed in its last third, so the warning comes later.
     if facts.not_after - now < min(SOON_S, (facts.not_after - facts.not_before) / 5):
         left = duration(facts.not_after - now)
         raise Trouble(until, f"it ends in {left}", cure, state="warning")
@@ -48,7 +49,7 @@ def certificate(cert_pem: bytes, cure: str) -> tuple[str, str]:
 
 
 def clock_against(said: str) -> tuple[str, float]:
-    """The clock of this host against the moment that the master has just said."""
+    """Compare the clock of this host with the time in the master's answer."""
     off_s = time.time() - datetime.fromisoformat(said).astimezone(UTC).timestamp()
     found = f"{off_s:+.1f} s off the master's"
     if abs(off_s) > CLOCK_OFF_S:
@@ -64,7 +65,7 @@ def clock_against(said: str) -> tuple[str, float]:
 def reached(
     findings: Findings, urls: Sequence[str], identity: Identity | None, timeout_s: float
 ) -> list[str]:
-    """Those of the brokers that can be reached; each is looked at, step by step."""
+    """Check each broker, step by step; returns the reachable ones."""
     if names := unused_proxies(os.environ):
         verb = "are" if "," in names else "is"
         findings.note(
@@ -88,10 +89,10 @@ def _is_reached(findings: Findings, url: str, identity: Identity | None, timeout
 async def permitted(
     link: Link, name: str, scope: Scope, group: str, timeout_s: float
 ) -> list[tuple[str, str]]:
-    """What of its role the broker does not let this identity do: which, and on what subject.
+    """Return permissions of the role that the broker refuses this identity: kind and subject.
 
-    Nothing happens by it: the last part of a subject with a wildcard is one that nobody listens to.
-    A subject without one is not published to; who may ask it is told by asking.
+    The check has no effect: for a wildcard it publishes to a subject without subscribers; a subject
+    without a wildcard is checked by a request instead.
     """
     refused = []
     for subject in scope.subscribe:
@@ -112,11 +113,11 @@ def _filled(subject: str, name: str, group: str) -> str:
 
 
 def _ignore(_msg: object) -> None:
-    """What comes is for the agent itself, which hears it too."""
+    """Ignore a message: the agent itself receives it, too."""
 
 
 async def _is_refused(link: Link, act: Callable[[], object], timeout_s: float) -> bool:
-    """The broker answers what is forbidden before the ping that follows it."""
+    """Whether the broker refuses `act`; its refusal comes before the pong of the next ping."""
     before = link.permission_errors
     act()
     for _ in range(_FLUSHES):
@@ -125,7 +126,7 @@ async def _is_refused(link: Link, act: Callable[[], object], timeout_s: float) -
 
 
 async def round_trip_s(link: Link, timeout_s: float) -> float:
-    """The quickest of three: one to the broker and back."""
+    """Return the shortest of three round trips to the broker, in seconds."""
     spent = []
     for _ in range(3):
         began_s = asyncio.get_running_loop().time()

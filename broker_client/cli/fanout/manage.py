@@ -69,7 +69,7 @@ Id = Annotated[str, Parameter(help="Id of the fan-out.")]
 
 
 class Wanted(NamedTuple):
-    """Which agents, and how many of them at a time."""
+    """Selected agents, and the concurrency limit."""
 
     id: str | None
     group: str | None
@@ -148,7 +148,7 @@ def run_on_many(
 
 
 async def _meant(mesh: "MeshClient", wanted: Wanted) -> list[AgentRecord]:
-    """The agents that all of the choices hold for, as the master will choose them.
+    """Return the agents that match all of the choices, as the master will choose them.
 
     Raises Refused (`tags_unmatched`) if there are none.
     """
@@ -167,7 +167,7 @@ async def _meant(mesh: "MeshClient", wanted: Wanted) -> list[AgentRecord]:
 
 
 def _only_said(common: Common, wanted: Wanted) -> int:
-    """On which agents it would run; nothing is submitted."""
+    """Print the agents on which it would run; nothing is submitted."""
     found = call(common, lambda mesh: _meant(mesh, wanted))
     if common.output == "json":
         print_json(found)
@@ -182,7 +182,7 @@ def _only_said(common: Common, wanted: Wanted) -> int:
 
 
 def _conclude(record: FanoutRecord, common: Common) -> int:
-    """Who did not do it, and how many did; returns the exit code."""
+    """Print the agents without success and the counts; returns the exit code."""
     if common.output == "json":
         print_json(record)
         return exit_code(record)
@@ -196,14 +196,14 @@ def _conclude(record: FanoutRecord, common: Common) -> int:
 
 
 def exit_code(record: FanoutRecord) -> int:
-    """0 if every agent succeeded, 5 if not, 123 if it was cancelled."""
+    """Return 0 if every agent succeeded, 5 if not, 123 if it was cancelled."""
     if record.state == State.SUCCEEDED:
         return 0
     return MESH_EXITS[State.CANCELLED] if record.state == State.CANCELLED else PARTIAL
 
 
 def told(record: FanoutRecord) -> str:
-    """`3 of 4 agents succeeded, 1 skipped (partial)`."""
+    """Return `3 of 4 agents succeeded, 1 skipped (partial)`."""
     others = [
         f"{count} {state}" for state, count in record.counts.items() if state != State.SUCCEEDED
     ]
@@ -247,7 +247,7 @@ def list_(
 
 
 def show(id: Id, /, *, shared: Shared = SHARED) -> None:
-    """Show a fan-out and what became of it on each agent."""
+    """Show a fan-out and its result on each agent."""
     record = call(shared, lambda mesh: mesh.fanouts.show(id))
     if shared.output == "json":
         print_json(record)
@@ -279,7 +279,7 @@ def wait(
 
 
 def cancel(id: Id, /, *, shared: Shared = SHARED) -> None:
-    """Ask no more agents, and end what runs; `mesh fanout wait` tells when all has ended."""
+    """Start no more commands, and cancel the running ones; `mesh fanout wait` waits for the end."""
     record = call(shared, lambda mesh: mesh.fanouts.cancel(id))
     if shared.output == "json":
         print_json(record)
@@ -314,7 +314,7 @@ def retry(
 
 
 def table_of(members: Sequence[FanoutMember]) -> Table:
-    """Members as a table for this screen: those who were not asked first, the good ones last."""
+    """Return members as a table for this screen: skipped ones first, successful ones last."""
     columns = (
         Column("AGENT"),
         Column("STATE"),

@@ -14,7 +14,7 @@ _BATCH: Final = re.compile(r"([1-9]\d{0,8})|([1-9]\d?|100)%")
 
 
 class Batch(NamedTuple):
-    """So many agents at the same time, or such a part of them; neither: all."""
+    """Concurrency limit: a number of agents, or a part of them; neither: all."""
 
     most: int = 0
     percent: int = 0
@@ -24,7 +24,7 @@ class Batch(NamedTuple):
 
 
 def batch_of(text: str | None) -> Batch:
-    """`4` or `25%`; ValueError for anything else."""
+    """Parse `4` or `25%`; raises ValueError for any other text."""
     found = _BATCH.fullmatch(text or "0")
     if text is not None and found is None:
         raise ValueError("give a number of agents, or a part of them: 4, 25%")
@@ -72,7 +72,7 @@ class Many:
     ] = False
 
     def problem(self, *, is_many: bool) -> str:
-        """What is wrong with them together; empty if nothing is."""
+        """Return the conflict between options; empty if there is none."""
         if not is_many and self != MANY:
             return (
                 "--batch, --batch-sleep, --max-failures, --live, --display, --out and --dry-run are"

@@ -1,4 +1,4 @@
-"""How far a fan-out is, and what its programs printed, agent by agent."""
+"""Progress of a fan-out, and the output of its programs, agent by agent."""
 
 import os
 import sys
@@ -19,12 +19,12 @@ ENDED: Final = frozenset({*map(str, TERMINAL), "skipped"})
 
 
 def ended_of(record: FanoutRecord) -> int:
-    """How many agents have ended, or were skipped."""
+    """Return the number of agents that have ended, or were skipped."""
     return sum(count for state, count in record.counts.items() if state in ENDED)
 
 
 class Progress:
-    """One line that is written over, on a terminal; nothing anywhere else."""
+    """A progress line that is overwritten, on a terminal only."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file if file.isatty() else None
@@ -35,7 +35,7 @@ class Progress:
         return self._file is not None
 
     def show(self, record: FanoutRecord, missing: Collection[str]) -> None:
-        """missing: names of agents that have not ended."""
+        """Show the progress. missing: names of agents that have not ended."""
         if self._file is None:
             return
         said = cut(shown(bar(record, missing)), self._width(self._file) - 1)
@@ -56,7 +56,7 @@ class Progress:
 
 
 def bar(record: FanoutRecord, missing: Collection[str]) -> str:
-    """`[#####...............] 2 of 8 agents have ended, 1 not well; missing: web-3 web-7 …`."""
+    """Return `[#####..........] 2 of 8 agents have ended, 1 not well; missing: web-3 web-7 …`."""
     ended = ended_of(record)
     bad = ended - record.counts.get("succeeded", 0)
     full = _BAR_CELLS * ended // max(record.agents, 1)
@@ -66,10 +66,10 @@ def bar(record: FanoutRecord, missing: Collection[str]) -> str:
 
 
 def print_output(agent: str, record: CommandRecord, *, is_raw: bool = False) -> None:
-    """Each line behind the name of its agent, stdout and stderr apart.
+    """Print each line with the name of its agent as prefix, stdout and stderr apart.
 
-    In a pipe or a file, or if `is_raw`, the bytes are as the program printed them; a last line
-    without an end gets one.
+    In a pipe or a file, or if `is_raw`, the bytes are not escaped; an unfinished last line gets a
+    line end.
     """
     output = record.output
     if output is not None:

@@ -1,4 +1,4 @@
-"""Following a fan-out to its end: output as agents end, as it comes, or into files."""
+"""Following a fan-out to its end: output as agents end, live, or into files."""
 
 import asyncio
 import contextlib
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 Display = Literal["all", "ok", "failed"]
 Show = Callable[[str, CommandRecord], Awaitable[None]]
 
-# Between two looks at how far it is; results come by themselves meanwhile.
+# Seconds between two requests for the progress; results are pushed meanwhile.
 LOOK_S: Final = 1.0
 RUNNING: Final = "running"
 SKIPPED: Final = "skipped"
 _NOT_BEGUN: Final = frozenset({"waiting", SKIPPED, str(State.QUEUED)})
-# Whose output is read at one time; the broker allows a client ten times as many requests.
+# Agents whose output is read at one time; the broker allows ten times as many requests.
 _READ_AT_ONCE: Final = 100
 
 
 class Shown(NamedTuple):
-    """is_live: output as it comes. display: of which agents. out: a folder that gets it instead."""
+    """Display of output. is_live: as it comes. display: of which agents. out: folder for files."""
 
     is_live: bool = False
     display: Display = "all"
@@ -45,7 +45,7 @@ class Shown(NamedTuple):
 
 
 class Watch:
-    """Belongs to one fan-out and one connection."""
+    """Follows one fan-out on one connection."""
 
     def __init__(self, mesh: "MeshClient", fanout: str, shown: Shown) -> None:
         self._mesh = mesh
@@ -61,7 +61,7 @@ class Watch:
     async def attend(
         self, record: FanoutRecord, results: "Reader", interrupted: asyncio.Event
     ) -> FanoutRecord | None:
-        """Until all agents have ended; None if the person left before. interrupted: each Ctrl-C."""
+        """Follow until all agents have ended; None if the person left. interrupted: by Ctrl-C."""
         showing = asyncio.ensure_future(self._show_results(results))
         leaving = asyncio.ensure_future(self._obey(interrupted))
         try:
@@ -79,7 +79,7 @@ class Watch:
                         await asyncio.wait({looking})
                 for each in busy - {looking, leaving}:
                     if each.done():
-                        each.result()  # whoever read the output has gone
+                        each.result()  # raises if the reader of the output has gone
                 if leaving.done():
                     leaving.result()
                     return None
@@ -92,7 +92,7 @@ class Watch:
         return ended
 
     async def _unless(self, leaving: "asyncio.Task[None]", work: Awaitable[None]) -> bool:
-        """Do `work`; False if the person left before it was done."""
+        """Do `work`; returns False if the person left before its end."""
         working = asyncio.ensure_future(work)
         try:
             await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
@@ -111,7 +111,7 @@ class Watch:
         await asyncio.wait(every)
         self._progress.clear()
 
-    # -- how far it is
+    # -- progress
 
     async def _look(self, query: FanoutQuery) -> FanoutRecord:
         record = await self._mesh.fanouts.look(query)
@@ -135,7 +135,7 @@ class Watch:
             say(f"cannot end {self._fanout}: {error}")
         await interrupted.wait()
 
-    # -- output of those that have ended
+    # -- output of ended agents
 
     async def _show_results(self, results: "Reader") -> None:
         async for record in results:
@@ -147,7 +147,7 @@ class Watch:
                 await self._show_once(record.agent or "", record.id, record)
 
     async def _show_once(self, agent: str, command: str, record: CommandRecord | None) -> None:
-        """One agent after the other: who is begun is shown to its end before the next one."""
+        """Show the output of one agent to its end, before the next agent's."""
         async with self._turn:
             if command not in self._seen:
                 self._seen.add(command)
@@ -166,7 +166,7 @@ class Watch:
         print_output(agent, record, is_raw=shown.is_raw)
 
     async def _keep(self, agent: str, record: CommandRecord, folder: Path) -> None:
-        """All of it, however large, as two files. Raises Refused (`disk_full`)."""
+        """Write all output of an agent to two files. Raises Refused (`disk_full`)."""
         check_name("an agent", agent)
         output = self._mesh.logs(record.id, follow=True)
         try:
@@ -183,7 +183,7 @@ class Watch:
             await output.aclose()
 
     async def _show_rest(self, members: list[FanoutMember]) -> None:
-        """What came while nobody listened, or had not come yet."""
+        """Show the results that were not pushed to this client."""
         if self._shown.is_live:
             self._follow(members)
             for follower in self._followers.values():
@@ -193,7 +193,7 @@ class Watch:
             if member.state != SKIPPED:
                 await self._show_once(member.agent, member.command, None)
 
-    # -- output as it comes
+    # -- live output
 
     def _follow(self, members: list[FanoutMember]) -> None:
         for member in members:
@@ -215,7 +215,7 @@ class Watch:
 
 
 class _Prefixed(LineWriter):
-    """Whole lines, each behind the name of its agent; before each `clear` is called."""
+    """Writes whole lines with the name of the agent as prefix; calls `clear` before each."""
 
     def __init__(self, screen: Screen, agent: str, clear: Callable[[], None]) -> None:
         super().__init__(screen, tail=None, since_s=None, is_stamped=False)
@@ -229,7 +229,7 @@ class _Prefixed(LineWriter):
 
 
 def folder_for(path: Path | None) -> Path | None:
-    """A new or empty folder for output. Raises Refused (`field_invalid`) for any other."""
+    """Make a folder for output, or take an empty one. Raises Refused (`field_invalid`)."""
     if path is None:
         return None
     try:

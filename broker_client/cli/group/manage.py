@@ -84,7 +84,7 @@ def set_(
 
 
 def _change(name: str, balance: str | None, limit: int | None, queue_limit: int | None) -> GroupSet:
-    """What the options ask for; of `sticky:LABEL` the part behind the colon is the label."""
+    """Return the request of the options; in `sticky:LABEL` the label follows the colon."""
     how, _, label = (balance or "").partition(":")
     if balance is not None and how not in get_args(registry.Balance):
         known = ", ".join(get_args(registry.Balance))
@@ -108,7 +108,7 @@ def list_(*, shared: Listing = LISTING) -> None:
 
 
 def table_of(groups: Sequence[GroupRecord]) -> Table:
-    """Groups as a table for this screen."""
+    """Return groups as a table for this screen."""
     columns = (
         Column("GROUP"),
         Column("STATUS"),
@@ -182,7 +182,7 @@ def _described(group: GroupRecord) -> list[str]:
 
 
 def _print_spread(shared: Shared, group: GroupRecord) -> None:
-    """Who got how much of what any agent might have got, since an hour ago or the master began."""
+    """Print each agent's share of the group's commands in the last hour, and the expected one."""
     columns = (
         Column("SHARE OF THE LAST HOUR"),
         Column("EXPECTED", right=True),
@@ -203,7 +203,7 @@ def _print_spread(shared: Shared, group: GroupRecord) -> None:
 
 
 def _policy(policy: Policy) -> str:
-    """`sticky:customer, at most 50 at once, at most 1000 waiting`."""
+    """Return `sticky:customer, at most 50 at once, at most 1000 waiting`."""
     label = f":{policy.sticky_label}" if policy.sticky_label else ""
     limit = f", at most {policy.limit} at once" if policy.limit else ""
     waiting = f", at most {policy.queue_limit} waiting" if policy.queue_limit else ""
@@ -211,6 +211,6 @@ def _policy(policy: Policy) -> str:
 
 
 def _counted(group: GroupRecord) -> str:
-    """`2 active, 1 no_response`, or `none`."""
+    """Return `2 active, 1 no_response`, or `none`."""
     counts = [f"{count} {status}" for status, count in group.agents.items() if count]
     return ", ".join(counts) or "none"

@@ -17,7 +17,7 @@ from schemas.verbs import AUDIT_LIST
 if TYPE_CHECKING:
     from broker_client.api import MeshClient
 
-# The most that the master gives at once.
+# Greatest page of the master.
 PAGE: Final = 500
 Since = Annotated[
     str | None,
@@ -66,7 +66,7 @@ def list_(  # noqa: PLR0913  (a filter per column)
 async def _read(
     mesh: "MeshClient", wanted: AuditQuery, limit: int
 ) -> tuple[list[AuditRecord], bool]:
-    """The first `limit` entries, and whether there may be more."""
+    """Return the first `limit` entries, and whether there may be more."""
     found: list[AuditRecord] = []
     cursor = None
     while len(found) < limit:

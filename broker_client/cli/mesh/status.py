@@ -14,7 +14,7 @@ from schemas.states import AgentStatus
 if TYPE_CHECKING:
     from broker_client.api import MeshClient
 
-# A history that is further behind than this makes the master refuse work before long.
+# Seconds of lag of the history, above which the master will soon refuse work.
 LAG_SHOWN_S = 1.0
 
 

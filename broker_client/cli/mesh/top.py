@@ -1,4 +1,4 @@
-"""`mesh top`: the mesh at a glance, again and again."""
+"""`mesh top`: a live view of the mesh."""
 
 import sys
 import time
@@ -27,17 +27,16 @@ from schemas.states import AgentStatus
 if TYPE_CHECKING:
     from broker_client.api import MeshClient
 
-# Lines for a pipe, which has no height.
+# Lines of a frame in a pipe.
 PIPE_LINES: Final = 60
-# The head, and of each of three tables its blank line, its heading and the line that says how many
-# more there are.
+# Lines of the head, and of three tables: a blank line, a heading and the number of hidden rows.
 _FRAME_LINES: Final = 13
 _LEAST_ROWS: Final = 3
 _COMMANDS_ASKED: Final = 50
 
 
 class Seen(NamedTuple):
-    """What the master said at one time."""
+    """Answers of the master at one time."""
 
     status: StatusAnswer
     groups: Sequence[GroupRecord]
@@ -90,7 +89,7 @@ def top(
 
 
 def trouble_first(agents: Sequence[AgentRecord]) -> list[AgentRecord]:
-    """Those that should be active and are not, then the busiest, then by name."""
+    """Sort agents: first those that should be active and are not, then busy ones, then by name."""
     ranks = {AgentStatus.NO_RESPONSE: 0, AgentStatus.ACTIVE: 1, AgentStatus.DISABLED: 2}
     return sorted(
         agents,
@@ -99,13 +98,13 @@ def trouble_first(agents: Sequence[AgentRecord]) -> list[AgentRecord]:
 
 
 def frame(seen: Seen, now: float, height: int) -> Frame:
-    """What fits `height` lines; each table says how many rows were left out. now: unix time."""
+    """Return a frame of `height` lines; each table counts its hidden rows. now: unix time."""
     commands = commands_table(seen.commands, now) if seen.commands else Table([], [])
     groups, agents = groups_table(seen.groups), agents_table(seen.agents)
     room = max(3 * _LEAST_ROWS, height - _FRAME_LINES)
     shown = []
     for left, table in ((3, groups), (2, commands), (1, agents)):
-        # What the small tables do not need, the agents get.
+        # The last table, of agents, gets the room that smaller tables leave.
         part = room if left == 1 else max(_LEAST_ROWS, room // (left + 1))
         cut = shortened(table, part)
         room -= max(0, len(cut.lines) - 1)
@@ -114,7 +113,7 @@ def frame(seen: Seen, now: float, height: int) -> Frame:
 
 
 def shortened(table: Table, rows: int) -> Table:
-    """At most `rows` lines below the heading, and how many more there are."""
+    """Cut a table to `rows` lines below the heading, with the number of hidden ones."""
     more = len(table.lines) - 1 - rows
     if more <= 0:
         return table
@@ -139,5 +138,5 @@ def _tally(counts: dict[str, int]) -> str:
 
 
 def frame_height() -> int:
-    """Lines of the terminal; a pipe gets what a small mesh needs."""
+    """Return the lines of the terminal, or `PIPE_LINES` for a pipe."""
     return screen_height() if sys.stdout.isatty() else PIPE_LINES

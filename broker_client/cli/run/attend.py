@@ -1,4 +1,4 @@
-"""Following one command to its end: its output, Ctrl-C, and what is said meanwhile."""
+"""Following one command to its end: output, Ctrl-C, and notices about its waits."""
 
 import asyncio
 import contextlib
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# A command that ends within this time is shown from its result alone, with no further request.
+# Seconds within which a command's end is shown from its result, without a further request.
 QUICK_S: Final = 0.15
-# How long the result may come after the last byte before it is asked for.
+# Seconds between the last byte and the pushed result, after which the result is requested.
 PUSH_S: Final = 1.0
-# So often a person is told if it waits, and what for.
+# Seconds between checks whether the command waits.
 PATIENCE_S: Final = 2.0
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -38,8 +38,8 @@ async def attend(
 ) -> CommandRecord | None:
     """Show the output of `command` until it has ended; None if the person left before.
 
-    interrupted: of `interrupts`. Once it is set, the end is asked for and output goes on to be
-    shown; the second time is to leave.
+    interrupted: event of `interrupts`. The first time cancels the command, while its output is
+    still shown; the second time leaves.
     """
     try:
         async with asyncio.TaskGroup() as group:
@@ -59,11 +59,11 @@ async def attend(
 async def until_submitted(
     submitting: Coroutine[Any, Any, T], id: str, interrupted: asyncio.Event, *, see: str
 ) -> T | None:
-    """What `submitting` gives; None if the person left before there was an answer.
+    """Await `submitting` and return its value; None if the person left before the answer.
 
-    The first interruption is kept for whoever follows `id`, the second one leaves. see: the command
-    that shows it. A fault that lets ask again is told with the id, since one of the tries before
-    may have arrived.
+    The first interruption is kept for the follower of `id`, the second one leaves. see: the command
+    line that shows it. A fault with a possible retry is raised with the id, as one of the earlier
+    tries may have arrived.
     """
     advice = f"{id} may have been submitted; see `{see} {id}`"
     answer = asyncio.ensure_future(submitting)
@@ -94,7 +94,7 @@ async def _interrupted_twice(interrupted: asyncio.Event, id: str) -> None:
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
-    """What went wrong first, out of however many groups."""
+    """Return the first error in nested groups."""
     error = errors.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
@@ -143,9 +143,9 @@ async def _cancel(mesh: "MeshClient", command: str) -> None:
 
 
 async def _tell_why_it_waits(mesh: "MeshClient", command: str) -> None:
-    """Says each new reason for which the command does not go on, and that it goes on again.
+    """Print each new reason for which the command waits, and when it continues.
 
-    Nothing is said where nobody reads it: a script has its exit code.
+    Prints nothing without a terminal: a script has the exit code.
     """
     if not sys.stderr.isatty():
         return
@@ -166,9 +166,9 @@ async def _tell_why_it_waits(mesh: "MeshClient", command: str) -> None:
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[asyncio.Event]:
-    """An event that each Ctrl-C sets, in place of the KeyboardInterrupt it would raise.
+    """Yield an event that each Ctrl-C sets, in place of a KeyboardInterrupt.
 
-    So do SIGTERM and SIGHUP, unless this process was started with them ignored, as by `nohup`.
+    SIGTERM and SIGHUP set it, too, unless this process started with them ignored, as by `nohup`.
     """
     event = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -185,9 +185,9 @@ def interrupts() -> Iterator[asyncio.Event]:
 
 @contextlib.contextmanager
 def signals_leave(id: str, *, see: str) -> Iterator[None]:
-    """SIGTERM and SIGHUP are as Ctrl-C in the block: where `interrupts` is not used, they end it.
+    """End the block at SIGTERM and SIGHUP, as at Ctrl-C, where `interrupts` is not used.
 
-    Not without a line that has the id. Raises SystemExit.
+    Prints a line with the id before. Raises SystemExit.
     """
     before = _obeyed()
     for number in before:
@@ -203,13 +203,13 @@ def signals_leave(id: str, *, see: str) -> Iterator[None]:
 
 
 def _obeyed() -> dict[signal.Signals, Any]:
-    """What is done now at signals that end this process."""
+    """Return the present handlers of the signals that end this process."""
     found = {number: signal.getsignal(number) for number in _ENDING}
     return {number: done for number, done in found.items() if done is not signal.SIG_IGN}
 
 
 def leave_now(code: int) -> None:
-    """End without waiting for a thread that writes to a reader which stands still."""
+    """Exit without waiting for a thread that writes to a blocked reader."""
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.flush()
     os._exit(code)

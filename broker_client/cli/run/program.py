@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
 _OF_A_SHELL: Final = re.compile(r"[\s|&;<>$*`]")
 SHOW: Final = "mesh command show"
-# Room for the rest of the request beside what is read from stdin.
+# Bytes of stdin, which leave room for the rest of the request.
 STDIN_BYTES: Final = limits.PAYLOAD_BYTES - 32 * 1024
 
 
@@ -247,7 +247,7 @@ def run(  # noqa: PLR0913  (one option of the command line each)
 
 
 def divided(words: tuple[str, ...], *, is_all: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Which agents, and the program: what stands before `--`, with --all, and behind it."""
+    """Split the words into selected agents, before `--` with --all, and the program behind it."""
     if BEHIND not in words:
         return (), words
     at = words.index(BEHIND)
@@ -256,11 +256,11 @@ def divided(words: tuple[str, ...], *, is_all: bool) -> tuple[tuple[str, ...], t
 
 
 def conclude(record: CommandRecord, common: Common) -> int:
-    """Say what the program could not say by itself; returns the exit code."""
+    """Print the reason of an end that the program did not cause; returns the exit code."""
     code = exit_code(record)
     if not is_verdict(record):
         return code
-    # The state stands at the end, as the code of any fault does.
+    # The state is at the end, as the code of a fault is.
     message = f"command {record.id}" + (f": {record.reason}" if record.reason else " has ended")
     advice = ADVICE.get(record.state, "see `mesh command show ID`").replace("ID", record.id)
     if hint := shell_hint(record):
@@ -269,7 +269,7 @@ def conclude(record: CommandRecord, common: Common) -> int:
 
 
 def shell_hint(record: CommandRecord) -> str:
-    """For a line of a shell that was given as one program, which no host can have."""
+    """Return a hint if a whole shell line was given as the name of a program."""
     argv = record.arguments.argv if record.arguments else []
     is_own = not record.reason or record.reason.startswith(ON_STDERR)
     could_start = program_code(record) not in (None, 126, 127) or is_own
@@ -298,7 +298,7 @@ def _problem(
 
 
 def _say_inactive(answer: SubmitAnswer) -> None:
-    """No agent takes it now, for want of room or because none is active: it waits."""
+    """Print that the command waits, as no agent is active or all lack a resource."""
     if answer.next:
         say(f"{answer.id} {in_local_time(answer.next)}")
 

@@ -1,4 +1,4 @@
-"""What a person who follows a command is told while nothing of it arrives, and why."""
+"""Notices to a person about a command that waits, with the reason."""
 
 from typing import Final
 
@@ -10,9 +10,9 @@ _WAITS: Final = frozenset({State.QUEUED, State.UNKNOWN, State.STOPPING})
 
 
 def told(record: CommandRecord, now: float | None = None) -> str:
-    """One line on why a command does not go on and what happens next; empty while it does.
+    """Return one line with the reason of a wait and the next step; empty without a wait.
 
-    now: unix time, for how long it is until then. Reason and next step are the master's own words.
+    now: unix time, for the time left. Reason and next step are texts of the master.
     """
     state = record.state
     if state in _WAITS:

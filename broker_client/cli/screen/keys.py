@@ -13,7 +13,7 @@ _LEAVE: Final = frozenset(b"qQ")
 
 
 def _own_terminal() -> int | None:
-    """Stdin, if it is a terminal. A process in the background is stopped for changing it."""
+    """Return stdin if it is a terminal in the foreground: a background process would be stopped."""
     try:
         fd = sys.stdin.fileno()
         return fd if os.isatty(fd) and os.tcgetpgrp(fd) == os.getpgrp() else None
@@ -23,9 +23,9 @@ def _own_terminal() -> int | None:
 
 @contextlib.contextmanager
 def q_leaves() -> Iterator[asyncio.Event]:
-    """An event that the key `q` sets; never, where stdin is no terminal of ours to read.
+    """Yield an event that the key `q` sets, if stdin is a terminal of this process.
 
-    Keys are not echoed meanwhile, and Ctrl-C does what it always does.
+    Keys are not echoed meanwhile, and Ctrl-C works as usual.
     """
     pressed = asyncio.Event()
     fd = _own_terminal()
@@ -38,7 +38,7 @@ def q_leaves() -> Iterator[asyncio.Event]:
             data = os.read(fd, 1024)
         except OSError:
             data = b""
-        if not data:  # the terminal is gone
+        if not data:  # the terminal is closed
             loop.remove_reader(fd)
         if not data or _LEAVE.intersection(data):
             pressed.set()

@@ -1,4 +1,4 @@
-"""Showing something anew until Ctrl-C: on a terminal in place, else below each other."""
+"""Live views until Ctrl-C: in place on a terminal, else one frame below the other."""
 
 import asyncio
 import sys
@@ -32,7 +32,7 @@ Every = Annotated[
 
 
 class Frame(NamedTuple):
-    """Lines above, then tables with a blank line before each but the first thing shown."""
+    """Lines, then tables, separated by blank lines."""
 
     head: list[str]
     table: Table
@@ -43,7 +43,7 @@ Ask = Callable[["MeshClient"], Awaitable[Frame]]
 
 
 def lines_of(frame: Frame, *, coloured: bool) -> list[str]:
-    """A frame as lines, headings set off where colours are shown; what was left out is named."""
+    """Return a frame as lines, headings in colour if possible, hidden columns named."""
     lines = [colour(line) if coloured else line for line in frame.head]
     for table in (frame.table, *frame.more):
         if not table.lines:
@@ -63,9 +63,9 @@ def print_frame(common: Common, frame: Frame) -> None:
 
 
 def keep_showing(common: Common, ask: Ask, every_s: float) -> None:
-    """Show what `ask` gives until Ctrl-C, or q on a terminal.
+    """Show frames of `ask` until Ctrl-C, or q on a terminal.
 
-    While nobody answers, the last frame says so.
+    Without an answer the last frame stays, with the fault.
     """
 
     async def until_left(mesh: "MeshClient") -> None:
@@ -90,7 +90,7 @@ async def _show(common: Common, ask: Callable[[], Awaitable[Frame]], every_s: fl
             print_frame(common, await ask())
             print(flush=True)
             await asyncio.sleep(every_s)
-    # Only here: it loads for as long as an answer takes.
+    # Imported here: the import takes as long as an answer.
     from rich.live import Live
     from rich.text import Text
 

@@ -1,4 +1,4 @@
-"""What is said, and where: data on stdout, words and faults on stderr."""
+"""Output of the command line: data on stdout, notices and faults on stderr."""
 
 import contextlib
 import csv
@@ -23,10 +23,9 @@ from schemas.messages.work import Output
 
 _LEAST_WIDTH: Final = 20
 _HEIGHT: Final = 24
-# What a spreadsheet takes for the beginning of a formula.
+# First characters of a formula in a spreadsheet.
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
-# Select Graphic Rendition of ECMA-48; an own table, since a library for it loads for as long as an
-# answer takes.
+# Select Graphic Rendition of ECMA-48; a library for it would load for as long as an answer takes.
 _BOLD, _RED, _GREEN, _YELLOW, _CYAN = 1, 31, 32, 33, 36
 _COLOURS: Final = {
     "active": _GREEN,
@@ -46,7 +45,7 @@ _WORDS: Final = re.compile(rf"(?<![\w-])({'|'.join(_COLOURS)})(?![\w-])")
 
 
 def plain(value: object) -> object:
-    """A record, or a list of them, as JSON has it; bytes become text, odd ones spelled out."""
+    """Convert records for JSON; bytes become text, invalid ones escaped."""
     return _textual(msgspec.to_builtins(value, builtin_types=(bytes,)))
 
 
@@ -61,7 +60,7 @@ def _textual(value: object) -> object:
 
 
 def output_json(output: Output) -> dict[str, object]:
-    """All three fields, as documented; on the wire those that are empty are left out."""
+    """Return all three documented fields; on the wire empty ones are left out."""
     return {
         "stdout": output.stdout,
         "stderr": output.stderr,
@@ -70,7 +69,7 @@ def output_json(output: Output) -> dict[str, object]:
 
 
 def record_json(record: CommandRecord, output: Output | None = None) -> dict[str, object]:
-    """A command's record with the output that came with it, or with `output` in its place."""
+    """Return a command's record with its own output, or with `output` in its place."""
     fields: dict[str, object] = msgspec.to_builtins(record, builtin_types=(bytes,))
     shown_output = output or record.output
     fields["output"] = output_json(shown_output) if shown_output else None
@@ -78,14 +77,14 @@ def record_json(record: CommandRecord, output: Output | None = None) -> dict[str
 
 
 def print_json(value: object) -> None:
-    # ASCII only, so that nothing in it can steer a terminal.
+    # ASCII only, so that no control character reaches a terminal.
     print(json.dumps(plain(value), indent=2))
 
 
 def print_table(
     common: Common, columns: Sequence[Column], rows: Sequence[Sequence[str]], *, nothing: str
 ) -> None:
-    """Print `rows`, or the line `nothing` on stderr; say which columns did not fit."""
+    """Print `rows`, or the line `nothing` on stderr; names the columns that did not fit."""
     if not rows:
         say(nothing)
         return
@@ -93,7 +92,7 @@ def print_table(
 
 
 class Chosen(NamedTuple):
-    """Columns that were asked for: their names, and a row of values per record, None if unknown."""
+    """Selected columns: their names, and a row of values per record, None if unknown."""
 
     names: Sequence[str]
     rows: Sequence[Sequence[object]]
@@ -108,10 +107,10 @@ def print_list(
     nothing: str,
     chosen: Callable[[], Chosen] | None = None,
 ) -> None:
-    """Print `records` in the form that is asked for; the line `nothing` on stderr if there is none.
+    """Print `records` in the selected format; the line `nothing` on stderr if there are none.
 
-    As JSON lines and CSV, records come one per line. Columns of CSV are the fields of JSON, the
-    same for any records of the `kind`, or those that were chosen.
+    JSON lines and CSV have one record per line. Columns of CSV are the fields of JSON, the same for
+    all records of the `kind`, or the selected ones.
     """
     if common.output == "json":
         print_json([*records])
@@ -130,7 +129,7 @@ def print_list(
 
 
 def print_csv(kind: type[msgspec.Struct], records: Sequence[msgspec.Struct]) -> None:
-    """A heading and a line per record; a field of a field is `certificate.not_after`."""
+    """Print a heading and a line per record; nested fields as `certificate.not_after`."""
     names = [*_fields(kind)]
     flat = [dict(_flat(msgspec.to_builtins(record))) for record in records]
     _write_csv(names, [[each.get(name, "") for name in names] for each in flat])
@@ -143,7 +142,7 @@ def _write_csv(names: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def _fields(kind: type[msgspec.Struct], above: str = "") -> Iterator[str]:
-    """Names of all fields, those of a record within it as `record.field`."""
+    """Yield the names of all fields, nested ones as `record.field`."""
     for field in msgspec.structs.fields(kind):
         kinds = get_args(field.type) if get_origin(field.type) is UnionType else (field.type,)
         inner = next((each for each in kinds if _is_record(each)), None)
@@ -158,7 +157,7 @@ def _is_record(kind: object) -> TypeGuard[type[msgspec.Struct]]:
 
 
 def _flat(fields: Mapping[str, object], above: str = "") -> Iterator[tuple[str, str]]:
-    """Each value by its name; also those that are records as a whole, which have no column."""
+    """Yield each value with its name; also whole nested records, which have no column."""
     for name, value in fields.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{above}{name}.")
@@ -166,7 +165,7 @@ def _flat(fields: Mapping[str, object], above: str = "") -> Iterator[tuple[str, 
 
 
 def _text_of(value: object) -> str:
-    """A cell: `a;b` of a list, `name=value;…` of a map, empty for None."""
+    """Return a cell: `a;b` for a list, `name=value;…` for a map, empty for None."""
     if isinstance(value, dict):
         return _cell(";".join(f"{name}={_text_of(each)}" for name, each in sorted(value.items())))
     if isinstance(value, list):
@@ -178,9 +177,9 @@ def _text_of(value: object) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text for a spreadsheet, which would run a cell that begins as a formula does.
+    """Return a safe cell: a spreadsheet would run a text that begins as a formula.
 
-    Source: OWASP, "CSV Injection": such a cell gets an apostrophe before it.
+    Source: OWASP, "CSV Injection": such a cell gets an apostrophe as prefix.
     """
     return f"'{shown(text)}" if text.startswith(_FORMULA) else shown(text)
 
@@ -194,9 +193,9 @@ def print_fitted(common: Common, table: Table) -> None:
 def print_lines(
     common: Common, lines: Sequence[str], *, heading: bool = False, flush: bool = False
 ) -> None:
-    """Print lines that are safe to show; on a terminal with colours for what matters.
+    """Print escaped lines; on a terminal with colours.
 
-    Where a width is known, longer ones are broken between words; in a pipe they stay whole.
+    On a screen longer lines are broken between words; in a pipe they stay whole.
     """
     coloured = has_colours(common)
     width = screen_width() if sys.stdout.isatty() or os.environ.get("COLUMNS") else None
@@ -208,13 +207,13 @@ def print_lines(
 
 
 def has_colours(common: Common) -> bool:
-    """Whether stdout is a terminal that shows colours, and nobody has said no."""
+    """Whether stdout is a terminal with colours, and neither option nor variable disables them."""
     is_unwanted = common.no_color or os.environ.get("NO_COLOR")
     return sys.stdout.isatty() and not is_unwanted and os.environ.get("TERM") != "dumb"
 
 
 def colour(line: str) -> str:
-    """`line` with the states in it in their colours."""
+    """Return `line` with its states in colours."""
     return _WORDS.sub(lambda found: styled(found.group(), _COLOURS[found.group()]), line)
 
 
@@ -223,23 +222,23 @@ def styled(text: str, style: int = _BOLD) -> str:
 
 
 def screen_width() -> int:
-    """Cells of a line: COLUMNS where it is set, the terminal's, or 80 for a pipe or a file."""
+    """Return the cells of a line: COLUMNS, the terminal's, or 80 for a pipe or a file."""
     given = os.environ.get("COLUMNS", "")
     if given.isascii() and given.isdigit() and int(given):
         return max(_LEAST_WIDTH, int(given))
     if not sys.stdout.isatty():
         return PIPE_WIDTH
-    # A terminal that says 0 does not know: serial lines, some of containers and editors.
+    # 0 means unknown: serial lines, some terminals of containers and editors.
     return max(_LEAST_WIDTH, terminal_size().columns or PIPE_WIDTH)
 
 
 def screen_height() -> int:
-    """Lines of the terminal, or 24 where it does not say."""
+    """Return the lines of the terminal, or 24 if unknown."""
     return terminal_size().lines or _HEIGHT
 
 
 def terminal_size() -> os.terminal_size:
-    """As the terminal at stdout has it; zeros where that is none."""
+    """Return the size of the terminal at stdout; zeros if it is none."""
     try:
         return os.get_terminal_size(sys.stdout.fileno())
     except OSError:
@@ -247,7 +246,7 @@ def terminal_size() -> os.terminal_size:
 
 
 def say(text: str) -> None:
-    """One line of words on stderr; what it does not take is lost, and changes no exit code."""
+    """Print one line on stderr; a failed write is ignored and changes no exit code."""
     _tell(f"mesh: {shown(text)}")
 
 
@@ -258,7 +257,7 @@ def _tell(line: str) -> None:
 
 @contextlib.contextmanager
 def told_if_unwritable(text: str) -> Iterator[None]:
-    """Output that cannot be written in the block says `text` behind the reason."""
+    """Append `text` to the reason of a failed write in the block."""
     try:
         yield
         sys.stdout.flush()
@@ -268,9 +267,9 @@ def told_if_unwritable(text: str) -> Iterator[None]:
 
 
 def print_submitted(id: str, answer: msgspec.Struct, output: Form) -> None:
-    """The id of what was submitted, alone on stdout, or the answer as JSON.
+    """Print the id of a submission, alone on stdout, or the answer as JSON.
 
-    If that takes nothing, the id is told on stderr.
+    After a failed write the id is printed on stderr.
     """
     try:
         if output == "json":
@@ -287,7 +286,7 @@ def print_submitted(id: str, answer: msgspec.Struct, output: Form) -> None:
 
 
 def print_fault(error: MeshError, output: Form) -> int:
-    """Say what went wrong, which, and what to do about it; returns the exit code."""
+    """Print the fault and its advice; returns the exit code."""
     return _print_problem(
         error.code, error.message, error.advice, error.retry, error.kind.exit_code, output
     )

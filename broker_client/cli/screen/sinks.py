@@ -1,4 +1,4 @@
-"""Where a task's output goes: the two streams of this process, or memory for JSON."""
+"""Sinks of a task's output: the two streams of this process, or memory for JSON."""
 
 import asyncio
 import sys
@@ -12,7 +12,7 @@ from schemas.subjects import STDERR, STDOUT
 if TYPE_CHECKING:
     from broker_client.output import OutputPart
 
-# What a record holds at most when it is printed as JSON; larger output belongs in a file.
+# Bytes of output in a record printed as JSON.
 JSON_OUTPUT_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -20,16 +20,16 @@ class Sink(Protocol):
     async def write(self, stream: str, data: bytes) -> None: ...
 
     def note(self, text: str) -> None:
-        """Say something about the output that is not part of it."""
+        """Print a notice about the output."""
 
 
 class Screen:
-    """Writes stdout to stdout and stderr to stderr, as they are, or made safe for a terminal.
+    """Writes stdout to stdout and stderr to stderr, escaped on a terminal.
 
-    is_raw: as they are to a terminal too, which programs can then steer.
+    is_raw: unescaped on a terminal too, which programs can then control.
 
-    Writing is done in a thread: a reader that stands still must not make the broker think that we
-    are gone. A reader that has gone raises BrokenPipeError.
+    A thread writes, so that a blocked reader does not stop the heartbeat to the broker. A closed
+    reader raises BrokenPipeError.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Memory:
         self._is_cut |= len(taken) < len(data)
 
     def note(self, text: str) -> None:
-        """Gaps and cuts show as `truncated`."""
+        """Drop the notice: gaps and cuts show as `truncated`."""
         self._is_cut = True
 
     def output(self) -> Output:
@@ -85,7 +85,7 @@ class Memory:
 
 
 class Writer:
-    """Hands parts of an output to a sink, and says where something is missing."""
+    """Writes parts of an output to a sink, with notices about gaps."""
 
     def __init__(self, sink: Sink) -> None:
         self.sink = sink
@@ -111,13 +111,13 @@ class Writer:
         await self.sink.write(part.stream, part.data)
 
     async def begin_attempt(self) -> None:
-        """Called before the first part of a further attempt."""
+        """Handle the change of attempts; called before the first part of the next one."""
 
     async def settle(self, *, is_last: bool) -> None:
-        """Called when all that there is has been written; is_last: nothing will follow."""
+        """Handle the end of the present output. is_last: nothing will follow."""
 
     async def write_whole(self, output: Output) -> None:
-        """Small output that came with the record."""
+        """Write the small output in a record."""
         for stream, data in ((STDOUT, output.stdout), (STDERR, output.stderr)):
             if data:
                 await self.sink.write(stream, data)

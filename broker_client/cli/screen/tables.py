@@ -1,7 +1,6 @@
 """Plain aligned tables that fit the screen.
 
-Texts are broken into lines where that helps; columns that do not fit even so are left out and
-named.
+Texts are broken into lines if necessary; columns that still do not fit are hidden and named.
 """
 
 import re
@@ -18,19 +17,19 @@ from schemas.spans import DAY_S, time_left
 
 PIPE_WIDTH: Final = 80
 GAP: Final = "  "
-# A text in a cell takes at most so many lines; `show` has all of it.
+# Lines of a text in a cell; `show` has the whole text.
 _LINES: Final = 4
-# A name and the gap behind it.
+# A name and the following gap.
 _LABEL: Final = re.compile(r" *\S+(?: \S+)* {2,}")
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 
 
 class Column(msgspec.Struct, frozen=True):
-    """head: its heading. least: texts may be broken into lines of so many cells; 0: they may not.
+    """A column. head: heading. least: shortest lines, in cells, of a broken text; 0: never broken.
 
-    is_cut: they stay on one line, and are cut to no less than `least` cells instead.
+    is_cut: texts stay on one line, and are cut to no less than `least` cells instead.
 
-    rank: columns with the highest are left out first when space is short; 0 never.
+    rank: columns with the highest rank are hidden first when space is short; 0 never.
     """
 
     head: str
@@ -41,9 +40,9 @@ class Column(msgspec.Struct, frozen=True):
 
 
 class Table(msgspec.Struct, frozen=True):
-    """lines: the heading, then rows of one line or more, each at most as wide as asked.
+    """A laid-out table. lines: the heading, then rows of one line or more.
 
-    hidden: headings left out.
+    hidden: headings of hidden columns.
     """
 
     lines: list[str]
@@ -53,8 +52,8 @@ class Table(msgspec.Struct, frozen=True):
 def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> Table:
     """Lay `rows` out in at most `width` cells a line.
 
-    Texts that may be broken are, then columns are left out by their rank, and at last the widest
-    cells are cut whatever they are. Cells are made safe to show here, so that no caller forgets it.
+    First breaks texts, then hides columns by their rank, and at last cuts the widest cells. Escapes
+    all cells, so that no caller forgets it.
     """
     cells = [[shown(cell) for cell in row] for row in rows]
     widths = [
@@ -66,7 +65,7 @@ def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) ->
     _shorten(columns, widths, kept, width)
     while _total(widths, kept) > width and any(columns[index].rank for index in kept):
         kept.remove(max(kept, key=lambda index: (columns[index].rank, index)))
-        # What a column that was left out has given back, the others take.
+        # The other columns take the room of a hidden one.
         widths[:] = wanted
         _shorten(columns, widths, kept, width)
     _narrow(widths, kept, width)
@@ -76,7 +75,7 @@ def fit(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) ->
 
 
 def cells_of(text: str) -> int:
-    """How many cells of a terminal `text` takes: wide characters two, combining ones none."""
+    """Return the cells of `text` on a terminal: 2 for wide characters, 0 for combining ones."""
     if text.isascii():
         return len(text)
     return sum(_cells(character) for character in text)
@@ -89,7 +88,7 @@ def _cells(character: str) -> int:
 
 
 def cut(text: str, width: int) -> str:
-    """`text` in at most `width` cells, with an ellipsis where something was taken off."""
+    """Return `text` in at most `width` cells; a cut text ends with an ellipsis."""
     if cells_of(text) <= width:
         return text
     taken, used = [], 0
@@ -106,7 +105,7 @@ def _total(widths: Sequence[int], kept: Sequence[int]) -> int:
 
 
 def _shorten(columns: Sequence[Column], widths: list[int], kept: Sequence[int], width: int) -> None:
-    # What can be broken loses nothing by it.
+    # Breaking a text loses nothing, so it comes before cuts.
     for index in sorted(kept, key=lambda each: columns[each].is_cut):
         excess = _total(widths, kept) - width
         least = max(columns[index].least, cells_of(columns[index].head))
@@ -115,7 +114,7 @@ def _shorten(columns: Sequence[Column], widths: list[int], kept: Sequence[int], 
 
 
 def _narrow(widths: list[int], kept: Sequence[int], width: int) -> None:
-    """Take from the widest column until all that is kept fits; none gets narrower than one cell."""
+    """Narrow the widest column until all kept ones fit; none gets narrower than one cell."""
     while (excess := _total(widths, kept) - width) > 0:
         widest = max(kept, key=lambda index: widths[index])
         if widths[widest] <= 1:
@@ -127,7 +126,7 @@ def _narrow(widths: list[int], kept: Sequence[int], width: int) -> None:
 def _lines(
     columns: Sequence[Column], widths: Sequence[int], kept: Sequence[int], row: Sequence[str]
 ) -> list[str]:
-    """One row: as many lines as its longest text takes, and one at least."""
+    """Return the lines of one row: as many as its longest text needs, at least one."""
     parts = [
         broken(row[index], widths[index])
         if columns[index].least and not columns[index].is_cut
@@ -145,7 +144,7 @@ def _lines(
 
 
 def broken(text: str, width: int) -> list[str]:
-    """`text` in lines of at most `width` cells, between words where it can be; one at least."""
+    """Break `text` into lines of at most `width` cells, between words if possible; at least one."""
     characters = width if cells_of(text) == len(text) else max(1, width // 2)
     lines = [cut(line, width) for line in textwrap.wrap(text, characters)] or [""]
     if len(lines) > _LINES:
@@ -159,16 +158,16 @@ def _padded(text: str, width: int, right: bool) -> str:  # noqa: FBT001  (a colu
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """Named values, one per line; empty ones are left out."""
+    """Return named values, one per line; empty ones are left out."""
     filled = [(name, value) for name, value in pairs if value]
     width = max((len(name) for name, _ in filled), default=0)
     return [f"{name:<{width}}{GAP}{shown(value)}" for name, value in filled]
 
 
 def hung(line: str, width: int) -> list[str]:
-    """`line` in lines of at most `width` cells, the later ones below the text of the first.
+    """Break `line` into lines of at most `width` cells, indented below the text of the first.
 
-    Only between words: one that is too long stays whole, as an address or a number is to be copied.
+    Breaks are between words only: a long address or number stays whole, so that it can be copied.
     """
     if cells_of(line) <= width:
         return [line]
@@ -186,7 +185,7 @@ def hung(line: str, width: int) -> list[str]:
 
 
 def local_time(text: str | None) -> str:
-    """A moment of a record in the reader's time zone, to the second; what is none stays as is."""
+    """Format a time of a record in the local time zone, to the second; other texts stay."""
     moment = _moment(text)
     if moment is None:
         return text or ""
@@ -194,15 +193,15 @@ def local_time(text: str | None) -> str:
 
 
 def utc_time(text: str | None) -> str:
-    """A moment of a record in UTC, to the second; what is none stays as is."""
+    """Format a time of a record in UTC, to the second; other texts stay."""
     moment = _moment(text)
     return (text or "") if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def short_time(text: str | None, now: float) -> str:
-    """A moment in the reader's time zone, short: the time of today, or the day and the minute.
+    """Format a time in the local time zone, short: the time of today, or day and minute.
 
-    now: unix time. Full moments are in `show` and in JSON.
+    now: unix time. `show` and JSON have full times.
     """
     moment = _moment(text)
     if moment is None:
@@ -214,7 +213,7 @@ def short_time(text: str | None, now: float) -> str:
 
 
 def local_and_utc(text: str | None) -> str:
-    """As `local_time`, with the zone, and the moment in UTC beside it."""
+    """As `local_time`, with the zone, and the same time in UTC."""
     moment = _moment(text)
     if moment is None:
         return text or ""
@@ -222,15 +221,15 @@ def local_and_utc(text: str | None) -> str:
 
 
 def moment_in(text: str) -> str | None:
-    """The first moment that `text` names, as it stands there."""
+    """Return the first time in `text`, unchanged."""
     found = _MOMENT.search(text)
     return found.group() if found else None
 
 
 def in_local_time(text: str, now: float | None = None) -> str:
-    """`text` with the moments in it in the reader's time zone.
+    """Return `text` with its times in the local time zone.
 
-    now: unix time; what lies ahead of it gets the time that is left as well.
+    now: unix time; future times get the time left as well.
     """
 
     def said(found: re.Match[str]) -> str:
@@ -251,13 +250,13 @@ def _moment(text: str | None) -> datetime | None:
 
 
 def left_of(end: str, now: float) -> str:
-    """What is left until a moment of a record; empty if that is none. now: unix time."""
+    """Return the time left until a time of a record; empty if it has none. now: unix time."""
     moment = _moment(end)
     return "" if moment is None else time_left(moment.timestamp() - now)
 
 
 def duration(seconds: float) -> str:
-    """Seconds as the two largest units: `3d 4h`, `12m 5s`, `0.4s`."""
+    """Format seconds in the two largest units: `3d 4h`, `12m 5s`, `0.4s`."""
     if seconds < 10:
         return f"{seconds:.1f}s"
     days, rest = divmod(int(seconds), int(DAY_S))

@@ -1,8 +1,8 @@
-"""What may reach a terminal: text of others with everything that steers a terminal made visible.
+"""Escaping of untrusted text for a terminal.
 
-What a task prints is shown to an operator. On a terminal, control sequences in it could rewrite
-lines that are already there, set the clipboard or the title, or show text in another order than it
-is stored. So they are spelled out there; a pipe or a file gets the bytes as they are.
+Operators read the output of tasks. On a terminal, control sequences in it could rewrite earlier
+lines, set the clipboard or the title, or change the order of the text. So they are escaped there; a
+pipe or a file gets the original bytes.
 """
 
 import codecs
@@ -11,23 +11,23 @@ from schemas.texts import spell_out, visible
 
 
 def shown(text: str) -> str:
-    """`text` on one line, for tables and messages."""
+    """Return `text` escaped on one line, for tables and messages."""
     return visible(text)
 
 
 def shown_lines(text: str) -> str:
-    """`text` with its own line ends and tabs, everything else that steers spelled out.
+    """Return `text` escaped, with its own line feeds and tabs.
 
-    A carriage return is kept out as well: alone it lets a line overwrite what stood there.
+    A carriage return is escaped as well: it would let a line overwrite an earlier text.
     """
     return spell_out(text.replace("\r\n", "\n"))
 
 
 class TerminalText:
-    """Bytes of one stream, piece by piece, as text for a terminal.
+    """Converts the bytes of one stream, piece by piece, to text for a terminal.
 
-    A character or a line end that is cut between two pieces is put together again; bytes that are
-    no UTF-8 are spelled out in hex.
+    Characters and line ends that are split between two pieces are joined; bytes that are not UTF-8
+    are escaped in hex.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""`mesh completion`: what a shell needs to complete nouns, verbs, options and names."""
+"""`mesh completion`: scripts that complete nouns, verbs, options and names in a shell."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Final, Literal
@@ -29,7 +29,7 @@ _TO_AGENTS: Final = (
     "rotate",
     "set",
 )
-# What their words are filters of, and what can be sorted by and shown.
+# Filter languages of commands with filters, sorting and columns.
 FILTERED: Final[Mapping[tuple[str, str], Language]] = {
     ("agent", "list"): listed.AGENTS,
     ("top", ""): listed.AGENTS,
@@ -47,7 +47,7 @@ COLUMNS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
     ("command", "list"): (*ledger.TRAITS,),
 }
 _ASK_S: Final = 2
-# Of commands that print no list; those name more themselves.
+# Output formats of commands that print no list; lists have more.
 _FORMS: Final = ("table", "json")
 _FIRST_COLUMN: Final = "tail -n +2 | cut -d, -f1"
 _BASH: Final = """\
@@ -133,7 +133,7 @@ _ZSH_HEAD: Final = (
 def completion(shell: Shell, /, *, shared: Shared = SHARED) -> None:
     """Print a script that completes nouns, verbs, options and names in a shell.
 
-    Names of agents, groups and the like are asked of the master, with the context in use.
+    Names of agents, groups, clients and commands come from the master, by the context in use.
     """
     text = {"bash": bash, "zsh": zsh, "fish": fish}[shell]()
     if shared.output == "json":
@@ -143,7 +143,7 @@ def completion(shell: Shell, /, *, shared: Shared = SHARED) -> None:
 
 
 def options() -> dict[tuple[str, str], list[str]]:
-    """The long options of each command, as its parser has them."""
+    """Return the long options of each command, from its parser."""
     app = build(())
     found: dict[tuple[str, str], list[str]] = {}
     for noun, verb, _, _ in COMMANDS:
@@ -154,9 +154,9 @@ def options() -> dict[tuple[str, str], list[str]]:
 
 
 def values() -> dict[tuple[str, str, str], list[str]]:
-    """What may follow an option that takes one of a few words, by command and option.
+    """Return the possible values of options with a few choices, by command and option.
 
-    With an empty option: what may stand as an argument.
+    An empty option stands for the arguments.
     """
     app = build(())
     found: dict[tuple[str, str, str], list[str]] = {}
@@ -177,9 +177,9 @@ def first_words() -> list[str]:
 
 
 def named() -> dict[str, list[str]]:
-    """By noun, the verbs that are followed by the name of one that there is.
+    """Return, by noun, the verbs that take the name of an existing thing.
 
-    Such a name is in the first column of the noun's list.
+    The name is in the first column of the noun's list.
     """
     found: dict[str, list[str]] = {}
     commands = {(noun, verb) for noun, verb, _, _ in COMMANDS}
@@ -232,7 +232,7 @@ def _bash_filters() -> Iterator[str]:
 
 
 def filter_words(language: Language) -> list[str]:
-    """Each field as `status:`, and as `status:active` with each value if those are a few words."""
+    """Return each field as `status:`, and with each of its few values as `status:active`."""
     found: list[str] = []
     for name, field in language.fields.items():
         found += [f"{name}:", *(f"{name}:{value}" for value in field.values)]
@@ -240,7 +240,7 @@ def filter_words(language: Language) -> list[str]:
 
 
 def zsh() -> str:
-    """Zsh runs functions made for bash."""
+    """Return the script for zsh, which runs the functions for bash."""
     return _ZSH + _ZSH_HEAD + bash().partition("\n")[2]
 
 

@@ -1,4 +1,4 @@
-"""The command line of the programs on a mesh's hosts, with the look that `mesh` has."""
+"""The command line of `broker-agent` and `broker-master`, in the style of `mesh`."""
 
 import sys
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ _VERSION: Final = ("version", "--version")
 
 
 def call_tool(app: "App", tokens: Sequence[str]) -> None:
-    """Do what a command line says. Ends with 2 and two lines on stderr if it is wrong.
+    """Run a command line. Exits with 2 and two lines on stderr if it is wrong.
 
-    `help [COMMAND]` and `version` do as `--help` and `--version`.
+    `help [COMMAND]` and `version` are the same as `--help` and `--version`.
     """
     from cyclopts import CycloptsError
 
@@ -54,7 +54,7 @@ def _complete(app: "App", words: Sequence[str]) -> None:
 
 
 def overview(app: "App") -> str:
-    """Which commands there are."""
+    """Return the list of commands."""
     name = app.name[0]
     rows = [(verb, app[verb].help.partition("\n")[0]) for verb in commands_of(app)]
     rows.append(("completion", "Print what bash, zsh or fish needs to complete this program."))

@@ -1,4 +1,4 @@
-"""What a shell needs to complete a program whose commands stand in one row, as `broker-agent`."""
+"""Completion scripts for a program without nouns, such as `broker-agent`."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
@@ -29,7 +29,7 @@ complete -o default -F @FUNCTION@ @NAME@
 
 
 def script(app: "App", verbs: list[str], shell: str) -> str:
-    """The script of one of `SHELLS`; files are completed where nothing else is known."""
+    """Return the script of one of `SHELLS`; it completes files where nothing else is known."""
     name = app.name[0]
     if shell == "fish":
         return "\n".join(_fish(app, name, verbs)) + "\n"
@@ -44,7 +44,7 @@ def script(app: "App", verbs: list[str], shell: str) -> str:
 
 
 def _places(app: "App", verbs: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """Patterns of command and last word, the closer ones first, and what may follow there."""
+    """Yield patterns of command and last word, specific ones first, with the possible words."""
     for verb in verbs:
         options = _options(app, verb)
         for option, choices in options.items():
@@ -56,7 +56,7 @@ def _places(app: "App", verbs: list[str]) -> Iterator[tuple[str, list[str]]]:
 
 
 def _options(app: "App", verb: str) -> dict[str, list[str] | None]:
-    """Long options of a command: its choices, none where any word does, or None for a flag."""
+    """Return the long options of a command: choices, [] for any word, or None for a flag."""
     found: dict[str, list[str] | None] = {}
     for each in app[verb].assemble_argument_collection():
         for name in each.names:
