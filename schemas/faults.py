@@ -84,9 +84,11 @@ FAULTS: Final[dict[str, FaultKind]] = {
         409, "never", 6, "this id was used for another command: choose a new one"
     ),
     "step_refused": FaultKind(
-        409, "never", 6, "see `mesh ca show` for the step that is due, and for whom to wait"
+        409, "never", 6, "see `mesh ca show` for the step that is due, and the members to wait for"
     ),
-    "not_undecided": FaultKind(409, "never", 6, "it waits for no word: see `mesh command show ID`"),
+    "not_undecided": FaultKind(
+        409, "never", 6, "it waits for no decision: see `mesh command show ID`"
+    ),
     "command_open": FaultKind(409, "later", 6, "wait until it has ended, or cancel it"),
     "nothing_to_retry": FaultKind(409, "never", 6, "see `mesh fanout show ID`"),
     "command_ended": FaultKind(409, "never", 6, "it has ended: see `mesh command show ID`"),
@@ -94,7 +96,7 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "forbidden": FaultKind(403, "never", 6, "ask an admin for a role or group that may do this"),
     "reply_forbidden": FaultKind(403, "never", 6, "use an inbox below _INBOX_<your name>"),
     "superseded": FaultKind(
-        409, "never", 77, "two processes run as one agent: end one, or set it up anew"
+        409, "never", 77, "two processes run as one agent: end one, or set it up again"
     ),
     "client_disabled": FaultKind(403, "never", 77, "ask an admin for new credentials"),
     "token_invalid": FaultKind(403, "never", 77, "ask for a new token: `mesh agent token NAME`"),
@@ -104,7 +106,7 @@ FAULTS: Final[dict[str, FaultKind]] = {
         400, "never", 77, "run `broker-agent setup` again with a new token"
     ),
     "renewal_refused": FaultKind(
-        403, "later", 77, "see `mesh agent show NAME`; `mesh agent token NAME` sets it up anew"
+        403, "later", 77, "see `mesh agent show NAME`; `mesh agent token NAME` sets it up again"
     ),
     "renewal_failed": FaultKind(
         503, "later", 75, "what was in use stays in use, and it is tried again by itself"
@@ -173,8 +175,8 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "state_missing": FaultKind(
         404, "never", 78, "run `broker-master init` or `broker-agent setup` first"
     ),
-    "state_corrupt": FaultKind(500, "never", 78, "restore it from a backup, or set up anew"),
-    "state_locked": FaultKind(409, "later", 75, "another process uses it: stop that one first"),
+    "state_corrupt": FaultKind(500, "never", 78, "restore it from a backup, or set up again"),
+    "state_locked": FaultKind(409, "later", 75, "another process uses it: stop it first"),
     "disk_full": FaultKind(507, "later", 75, "free some space and start again"),
     "internal": FaultKind(500, "later", 1, "see the log of the process that answered"),
 }

@@ -41,7 +41,7 @@ CHUNK_BYTES: Final = 96 * 1024
 REPORT_ITEMS: Final = 200
 HELLO_TASKS: Final = 512
 FEATURES: Final = 32
-# Actions that one agent may announce.
+# Actions in the announcement of an agent.
 ACTIONS: Final = 64
 OUTPUT_LIMIT_BYTES: Final = 100 * 1024 * 1024
 QUEUE_TTL_MAX_S: Final = 30 * spans.DAY_S

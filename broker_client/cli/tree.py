@@ -102,7 +102,7 @@ COMMANDS: Final[tuple[tuple[str, str, str, str], ...]] = (
 )
 
 
-# Commands that people look for in vain, with the reason and the alternative.
+# Missing commands that people look for, with the reason and the alternative.
 _WHY_NOT: Final[dict[tuple[str, ...], tuple[str, str]]] = {
     ("agent", "rename"): (
         "an agent keeps its name for life: certificate, rights, audit trail and history have it",

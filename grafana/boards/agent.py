@@ -31,7 +31,7 @@ BOARD = Board(
                 ),
                 stat(
                     "Restarts (24 h)",
-                    "How often its process has started anew",
+                    "Number of restarts of its process",
                     f"sum(changes(mesh_agent_start_time_seconds{{{AGENT}}}[24h]))",
                     steps=((None, "green"), (1, "orange"), (4, "red")),
                     height=6,

@@ -52,7 +52,7 @@ def list_(
         Parameter(help="Columns, with commas between, or all.", validator=check_columns),
     ] = None,
     watch: Annotated[
-        bool, Parameter(negative="", help="Show it anew every --every seconds, until q or Ctrl-C.")
+        bool, Parameter(negative="", help="Update it every --every seconds, until q or Ctrl-C.")
     ] = False,
     every: Every = EVERY_S,
     shared: Listing = LISTING,

@@ -33,7 +33,7 @@ class GroupSet(Request, frozen=True, kw_only=True):
 
 
 class SpreadRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """Commands that one agent received in the last hour, beside the number its policy expects.
+    """Commands received by one agent in the last hour, beside the number its policy expects.
 
     Only commands that any member could run count, and only while the agent could run them.
     """
