@@ -24,13 +24,13 @@ from broker_client.asking import ANSWER_S, Asker, is_passing
 from broker_client.context import Context, load_context
 from broker_client.fanouts import Fanouts
 from broker_client.output import Output, OutputPart
-from broker_client.renewing import SelfRenewal
 from broker_client.results import Reader, Results, Waiter
 from broker_client.runtime.backoff import Backoff
+from broker_client.runtime.context_files import ContextFiles
 from broker_client.runtime.link import Link, LinkIdentity
 from broker_client.runtime.logs import keep_out_of_the_way
-from broker_client.runtime.renewed import ContextFiles
 from broker_client.runtime.supervise import TaskSet
+from broker_client.self_renewal import SelfRenewal
 from schemas import codec
 from schemas.faults import Expired, MeshError, Misused, Refused
 from schemas.ids import check_command_id

@@ -13,8 +13,8 @@ from broker_client.runtime.files import lock_directory, make_private_directory, 
 from broker_client.runtime.frames import Msg
 from broker_client.runtime.identity import NewIdentity, new_identity
 from broker_client.runtime.link import Link, LinkIdentity
+from broker_client.runtime.proofs import key_proof
 from broker_client.runtime.proxies import unused_proxies
-from broker_client.runtime.renewal import key_proof
 from broker_client.runtime.stdio import tell
 from broker_client.runtime.tls import mesh_of
 from broker_client.runtime.token import ActivationToken, decode_token

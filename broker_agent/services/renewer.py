@@ -28,7 +28,7 @@ from broker_client.runtime.identity import (
     read_identity,
 )
 from broker_client.runtime.link import Trial
-from broker_client.runtime.renewal import renewal_request
+from broker_client.runtime.proofs import renewal_request
 from schemas import addresses, codec, subjects
 from schemas.answers import raise_fault
 from schemas.faults import MeshError, Refused, Unreachable

@@ -30,7 +30,7 @@ from broker_client.runtime.commits import (
     Commit,
     Entry,
     Group,
-    Outcome,
+    WriteOutcome,
     find_writes,
 )
 from broker_client.runtime.frames import check_subject
@@ -280,7 +280,7 @@ class BatchWriter:
             else:
                 self._note_answered()
 
-    async def _write_once(self, groups: list[Group]) -> Outcome:
+    async def _write_once(self, groups: list[Group]) -> WriteOutcome:
         for group in groups:
             if not group.tries:
                 group.since = self._last_seq

@@ -59,7 +59,7 @@ class Group:
             self.future.set_exception(fault)
 
 
-class Outcome(NamedTuple):
+class WriteOutcome(NamedTuple):
     """Outcome of a write; each of its groups is in one of these lists.
 
     stored: with the first sequence. refused: together with the reason, caused by any one of them.
@@ -86,7 +86,7 @@ class Commit:
     def lose(self) -> None:
         self._is_over.set()
 
-    async def send_batch(self, groups: Sequence[Group]) -> Outcome:
+    async def send_batch(self, groups: Sequence[Group]) -> WriteOutcome:
         """Send all of `groups` in one atomic batch."""
         inbox, close = self._link.open_inbox(self._take)
         frames: list[bytes] = []
@@ -104,14 +104,14 @@ class Commit:
             close()
         ack = self._answers.get(1)
         if not is_sent or (ack is None and 1 in self._answers):
-            return Outcome([], [], list(groups), [])
+            return WriteOutcome([], [], list(groups), [])
         if ack is None:
-            return Outcome([], [], [], list(groups))
+            return WriteOutcome([], [], [], list(groups))
         if ack.error is not None:
-            return Outcome([], [(list(groups), ack.error)], [], [])
-        return Outcome(_numbered(groups, ack.seq - last + 1), [], [], [])
+            return WriteOutcome([], [(list(groups), ack.error)], [], [])
+        return WriteOutcome(_numbered(groups, ack.seq - last + 1), [], [], [])
 
-    async def send_singles(self, groups: Sequence[Group]) -> Outcome:
+    async def send_singles(self, groups: Sequence[Group]) -> WriteOutcome:
         """Send groups of one entry each, in parallel and independent of each other."""
         inbox, close = self._link.open_inbox(self._take)
         frames: list[bytes] = []
@@ -124,7 +124,7 @@ class Commit:
             is_sent = await self._exchange(frames, len(frames))
         finally:
             close()
-        outcome = Outcome([], [], [], [])
+        outcome = WriteOutcome([], [], [], [])
         for number, group in enumerate(groups, 1):
             ack = self._answers.get(number)
             if not is_sent or (ack is None and number in self._answers):

@@ -13,7 +13,7 @@ import pytest
 
 from broker_client.api import MeshClient
 from broker_client.runtime.context import read_context
-from broker_client.runtime.renewed import ContextFiles
+from broker_client.runtime.context_files import ContextFiles
 from broker_client.runtime.tls import CertificateFacts, certificate_facts
 from schemas.messages.api import (
     AuditPage,

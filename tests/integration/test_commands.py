@@ -86,7 +86,7 @@ async def test_one_question_costs_one_round_trip_beside_that_of_the_link(
 
     monkeypatch.setattr(GuardedClient, "open", opened)
     monkeypatch.setattr(GuardedClient, "flush", flushed)
-    monkeypatch.setattr("broker_client.runtime.renewed.context_identity", read)
+    monkeypatch.setattr("broker_client.runtime.context_files.context_identity", read)
     async with mesh.client() as client:
         requests = count_requests(client, monkeypatch)
         assert len(await client.agents()) == 3

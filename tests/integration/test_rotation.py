@@ -17,7 +17,7 @@ from broker_agent.store.identity_slots import IdentitySlots
 from broker_client.api import MeshClient
 from broker_client.runtime.files import read_bytes
 from broker_client.runtime.identity import CERT_FILE, KEY_FILE, new_identity, read_identity
-from broker_client.runtime.renewal import renewal_request
+from broker_client.runtime.proofs import renewal_request
 from broker_master.broker_child import choose_port
 from broker_master.ca.mesh import open_mesh
 from broker_master.embedded import EmbeddedBroker

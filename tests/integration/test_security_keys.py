@@ -12,7 +12,7 @@ from broker_agent.store.identity_slots import IdentitySlots
 from broker_client.api import MeshClient
 from broker_client.runtime.identity import NewIdentity, new_identity, read_identity
 from broker_client.runtime.nkeys import KeyPair, any_kind
-from broker_client.runtime.renewal import key_proof, renewal_request
+from broker_client.runtime.proofs import key_proof, renewal_request
 from broker_client.runtime.token import decode_token
 from broker_master.ca.mesh import open_mesh
 from schemas import codec, subjects

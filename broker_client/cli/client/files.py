@@ -15,7 +15,7 @@ from broker_client.runtime.identity import (
     KEY_FILE,
     new_identity,
 )
-from broker_client.runtime.renewal import key_proof
+from broker_client.runtime.proofs import key_proof
 from schemas.faults import Refused
 from schemas.ids import check_name
 from schemas.messages.api import IdentityAnswer

@@ -13,9 +13,9 @@ import structlog
 
 from broker_client.asking import Asker
 from broker_client.runtime.context import Context, write_context_urls
+from broker_client.runtime.context_files import ContextFiles
 from broker_client.runtime.identity import NewIdentity
 from broker_client.runtime.link import Link, LinkIdentity
-from broker_client.runtime.renewed import ContextFiles
 from broker_client.runtime.tls import trust_digest
 from schemas import addresses
 from schemas.faults import MeshError
@@ -103,7 +103,7 @@ class SelfRenewal:
     async def _request(self) -> tuple[NewIdentity, IdentityAnswer]:
         # Imported here: only a renewal needs keys and proofs.
         from broker_client.runtime.identity import new_identity
-        from broker_client.runtime.renewal import renewal_request
+        from broker_client.runtime.proofs import renewal_request
 
         def prepare() -> tuple[NewIdentity, RenewalRequest]:
             keys = new_identity(self._name)

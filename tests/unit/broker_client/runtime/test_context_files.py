@@ -5,8 +5,8 @@ import pytest
 
 from broker_client.runtime import failpoints
 from broker_client.runtime.context import Context, read_context, write_context
+from broker_client.runtime.context_files import ContextFiles
 from broker_client.runtime.identity import NewIdentity, new_identity, write_identity
-from broker_client.runtime.renewed import ContextFiles
 from broker_master.ca.issuer import Credentials, Issuer
 from schemas.faults import Corrupt, MeshError
 from tests.unit.broker_master.ca.meshes import MESH, made_issuer
