@@ -436,13 +436,13 @@ class MeshClient:
     async def events(
         self, filter: str = "", *, since: float | None = None, follow: bool = False
     ) -> AsyncIterator[EventRecord]:
-        """Events of agents, groups, commands and certificates, the oldest first.
+        """Yield events of agents, groups, commands and certificates, the oldest first.
 
-        filter: words as `kind:command what:failed,lost group:web`. since: unix time; without it all
-        that the master keeps, or with `follow` those that happen from now on. follow: go on without
-        an end, also after the master was away. One of kind `gap` stands where events that match may
-        be missing. Raises `filter_invalid`, `rate_limited` if too many requests of this client wait
-        for events, or Unreachable once nobody has answered for a minute.
+        filter: words such as `kind:command what:failed,lost group:web`. since: unix time; without
+        it all stored events, or with `follow` new events only. follow: continue without an end,
+        also across outages of the master. An event of kind `gap` marks a place at which matching
+        events may be missing. Raises `filter_invalid`, `rate_limited` if too many requests of this
+        client wait for events, or Unreachable after a minute without an answer.
         """
         hold_s = EVENTS_HOLD_S if follow else 0.0
         request = EventList(

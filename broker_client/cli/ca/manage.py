@@ -28,14 +28,14 @@ def rotate(
         Key, Parameter(help="What is replaced: the authority, or the signing key of a role.")
     ] = "authority",
     force: Annotated[
-        bool, Parameter(negative="", help="Although somebody would be cut off.")
+        bool, Parameter(negative="", help="Even if agents or clients are cut off.")
     ] = False,
     shared: Shared = SHARED,
 ) -> None:
     """Replace the mesh's authority or a signing key, step by step.
 
-    prepare: all learn to trust the new one. activate: it signs from now on. taint: whoever holds
-    something of the old one renews it. revoke: the old one is trusted no more.
+    prepare: all trust the new one as well. activate: it signs from now on. taint: holders of
+    certificates of the old one renew them. revoke: the old one is no longer trusted.
     """
     request = CaRotate(step=step, key=key, force=force)
     _print(shared, call(shared, lambda mesh: mesh.ask(CA_ROTATE, request)))
