@@ -17,7 +17,7 @@ from schemas.messages.api import (
 from tests.floods import FLOODS, flood
 from tests.harness import MeshProcesses
 from tests.meshes import client_of, shared_mesh
-from tests.storms import LOUD, LOUD_GROUP, STORMS, Fared, entries, fare, harmed, raging
+from tests.storms import LOUD, LOUD_GROUP, STORMS, Fared, entries, fare, harmed, raging, rss_mb
 
 pytestmark = [pytest.mark.chaos, pytest.mark.serial]
 
@@ -66,7 +66,8 @@ async def judge(
     sys.stderr.write(
         f"{name}: p50 {quiet.p50_ms:.1f} -> {fared.p50_ms:.1f} ms,"
         f" p99 {quiet.p99_ms:.1f} -> {fared.p99_ms:.1f} ms"
-        f" ({fared.p99_ms / quiet.p99_ms:.2f} x), {len(fared.latencies)} commands\n"
+        f" ({fared.p99_ms / quiet.p99_ms:.2f} x), {len(fared.latencies)} commands,"
+        f" master {rss_mb(mesh.master.pid):.0f} MB\n"
     )
     assert await harmed(mesh, admin, mesh._metrics()) == []
     assert set(made) <= set(await entries(admin, "group.create"))
