@@ -20,7 +20,7 @@ from typing import Final, Literal, Self, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
-from broker_client.asking import ANSWER_S, Asker, is_passing
+from broker_client.asking import ANSWER_S, RETRY_CAP_S, RETRY_FIRST_S, Asker, is_passing
 from broker_client.context import Context, load_context
 from broker_client.fanouts import Fanouts
 from broker_client.output import Output, OutputPart
@@ -521,7 +521,8 @@ class MeshClient:
     async def _submit(
         self, request: SubmitRequest, timeout_s: float, *, is_own_id: bool
     ) -> SubmitAnswer:
-        backoff = Backoff(random.random)
+        # A short bound: a broker without a master refuses at once, and each refusal doubles it.
+        backoff = Backoff(random.random, first_s=RETRY_FIRST_S, cap_s=RETRY_CAP_S)
         give_up_at = asyncio.get_running_loop().time() + timeout_s
         tries = 0
         while True:

@@ -23,8 +23,8 @@ ANSWER_S: Final = 10.0
 # Seconds without any answer after which a wait is given up; a broker elects a leader in 5.4 s and a
 # master restarts in less than this.
 OUTAGE_S: Final = 60.0
-_RETRY_FIRST_S: Final = 0.1
-_RETRY_CAP_S: Final = 2.0
+RETRY_FIRST_S: Final = 0.1
+RETRY_CAP_S: Final = 2.0
 UNPROVED: Final = "connection_unproved"
 _UNPROVED_TRIES: Final = 5
 
@@ -77,14 +77,14 @@ class Asker:
             if fault.code != UNPROVED or tries >= _UNPROVED_TRIES:
                 raise fault
             # No master has seen the request: a connection with this name was just cut.
-            await asyncio.sleep(_RETRY_FIRST_S)
+            await asyncio.sleep(RETRY_FIRST_S)
 
     async def ask_until_answered(self, verb: Verb[Q, A], request: Q, *, wait_s: float = 0.0) -> A:
         """As `ask`, for idempotent requests: retried while there is no answer.
 
         Raises the last fault after `OUTAGE_S` without an answer.
         """
-        backoff = Backoff(random.random, first_s=_RETRY_FIRST_S, cap_s=_RETRY_CAP_S)
+        backoff = Backoff(random.random, first_s=RETRY_FIRST_S, cap_s=RETRY_CAP_S)
         give_up_at = asyncio.get_running_loop().time() + OUTAGE_S + wait_s
         while True:
             try:

@@ -1,3 +1,5 @@
+import asyncio
+import random
 from typing import Any, cast
 
 import msgspec
@@ -7,7 +9,7 @@ from broker_client.api import MeshClient
 from broker_client.asking import Asker
 from broker_client.runtime.link import NoResponders
 from schemas.faults import Unreachable
-from schemas.messages.api import AgentRecord, Done, NameQuery
+from schemas.messages.api import AgentRecord, Done, NameQuery, SubmitAnswer, SubmitRequest
 from schemas.verbs import AGENT_ENABLE, AGENT_SHOW
 
 
@@ -67,3 +69,29 @@ async def test_broker_without_a_master_is_told_with_the_way_to_start_one() -> No
     assert (caught.value.message, caught.value.effect) == ("no master is listening", "none")
     for word in ("broker-master serve", "log", "/readyz"):
         assert word in caught.value.advice
+
+
+async def test_submission_is_tried_again_soon_however_often_no_master_has_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without a master a broker refuses at once: many tries fail within a few seconds."""
+    waited: list[float] = []
+
+    class Deaf:
+        async def ask_named(self, *_: object, **__: object) -> SubmitAnswer:
+            if len(waited) < 20:
+                raise Unreachable("no_answer", "no master is listening", effect="none")
+            return SubmitAnswer(id="c1", state="queued", duplicate=False)
+
+    async def sleep(delay_s: float) -> None:
+        waited.append(delay_s)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(random, "random", lambda: 1.0)
+    client = MeshClient.__new__(MeshClient)
+    client._asker = cast("Any", Deaf())
+    request = SubmitRequest(id="c1", group="web", action="noop", args=msgspec.Raw(b"\x80"))
+    answer = await client._submit(request, 30.0, is_own_id=True)
+    assert answer.id == "c1"
+    assert len(waited) == 20
+    assert max(waited) <= 2.0
