@@ -332,6 +332,7 @@ LONG_SUBJECTS = {
     "0334cc5": "61 characters",
     "cb72f9b": "61 characters",
     "cdf7283": "62 characters",
+    "d37cecc": "61 characters",
 }
 FIRST_CHECKED = "17467f5"
 
