@@ -192,6 +192,8 @@ def _short(text: str) -> str:
 
 def fold(text: str) -> str:
     """Return `text` as it is compared: on one line, escaped, ASCII letters in lower case."""
+    if text.isascii() and text.isprintable():
+        return text.lower()
     return visible(text).translate(_SMALL)
 
 
