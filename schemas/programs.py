@@ -51,7 +51,7 @@ def arguments_of(action: str, raw: msgspec.Raw) -> ArgumentsRecord | None:
 
 
 def is_short(arguments: ArgumentsRecord) -> bool:
-    """Whether they are small enough for a list."""
+    """Whether the arguments are small enough for a list."""
     return (
         _fits(arguments.argv) and _fits(arguments.env) and len(arguments.cwd or "") <= _ARGUMENT_LEN
     )

@@ -76,7 +76,7 @@ async def _wait_running(mesh: MeshProcesses, name: str) -> None:
 
 
 async def _wait_lost(mesh: MeshProcesses, name: str) -> None:
-    """Wait until the master has given it up, so that the reason is always the same."""
+    """Wait until the master counts the agent as lost, so that the reason is always the same."""
     async with mesh.client() as client, asyncio.timeout(STARTED_S):
         while not any(
             each.agent == name and each.reason.startswith("lost") for each in await client.agents()

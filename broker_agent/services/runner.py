@@ -47,7 +47,10 @@ log = structlog.get_logger(__name__)
 
 
 class Runner:
-    """Runner. running: shared with services that stop tasks. watchdog: checked before each end."""
+    """Runs accepted attempts.
+
+    running: shared with services that stop tasks. watchdog: checked before each end.
+    """
 
     def __init__(
         self,

@@ -55,7 +55,7 @@ class Deed(Generic[R, T]):
 
 
 def carry_out(shared: Shared, deed: Deed[R, T], *, yes: bool, dry_run: bool) -> int:
-    """Execute it, or print a dry run; returns the exit code.
+    """Execute the deed, or print a dry run; returns the exit code.
 
     A filter requires --yes. The fault of one thing does not affect the others; the fault of a
     single named thing is raised.

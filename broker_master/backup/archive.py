@@ -72,7 +72,7 @@ class ArchiveWriter:
         self.add(f"state/{name}", data)
 
     def finish(self, manifest: Manifest) -> None:
-        """Durable when this returns."""
+        """Write the manifest and sync the archive to disk."""
         self.add(MANIFEST, msgspec.json.encode(manifest))
         with os_errors(self._path, "write"):
             self._tar.close()

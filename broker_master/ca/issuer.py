@@ -79,11 +79,6 @@ class Issuer:
         """The one authority of the broker's present certificate."""
         return self._authority.active_pem
 
-    def is_current(self, role: str, entry: CertificateEntry) -> bool:
-        """Whether the present authority and signing key of `role` have issued it."""
-        current = (self._authority.generation, self._accounts.generation(role))
-        return (entry.authority, entry.signer) == current
-
     def trust_of(self, entry: CertificateEntry) -> str:
         """Digest of the trusted authorities sent with a certificate; empty if they have changed."""
         return self._authority.digest if entry.issued_at >= self._authority.rotation.since else ""

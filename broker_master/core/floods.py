@@ -40,7 +40,7 @@ class Sent(NamedTuple):
 
 
 class Flood(msgspec.Struct, frozen=True):
-    """Amounts that a key has sent since the look before; for_s: length of its exclusion."""
+    """Amounts that a key has sent since the look before. for_s: its exclusion, in seconds."""
 
     user: str
     messages_per_s: float
