@@ -210,6 +210,8 @@ async def test_lag_of_history_is_known_to_intake_notes_and_metrics(
     parts: Parts, table: Table, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert parts.work.intake._history_lag_s == parts.work.historian.lag_s
+    around = cast("Any", parts.scraper)._system._around
+    assert around.history_lag_s == parts.work.historian.lag_s
     monkeypatch.setattr(parts.work.historian, "lag_s", lambda: 99.0)
     caller = cast("Any", SimpleNamespace(groups=[]))
     assert any("99 s behind" in line for line in parts.work.views._notes(caller))
@@ -220,6 +222,50 @@ async def test_room_of_the_store_is_one_for_who_looks_and_who_asks(parts: Parts)
     assert room is parts.work.intake._room
     room.note_size(10**15, 0)
     assert not room.has(1)
+
+
+async def test_room_of_the_store_counts_what_was_appended(parts: Parts, table: Table) -> None:
+    room = parts.work.survey._room
+    room.note_size(0, 0)
+    assert room.has(1)
+    table.facts.appended_bytes = 10**15
+    assert not room.has(1)
+
+
+async def test_results_of_a_lost_connection_are_kept_for_the_next() -> None:
+    stage = Stage()
+    results = cast("Any", stage.settler)._results
+    stage.clock.advance(7)
+    results.publish("mesh.v1.result.ops.c1", b"end")
+    stage.link.go()
+    assert results._lost_s == stage.clock.elapsed()
+    stage.link.come()
+    assert stage.link.published.count(("mesh.v1.result.ops.c1", b"end")) == 2
+
+
+async def test_certificate_in_the_audit_trail_becomes_an_event(parts: Parts, table: Table) -> None:
+    parts.auditor.on_taken(
+        AuditEntry(at=1.0, by="web-1", actor="agent", action="agent.renew", target="web-1")
+    )
+    assert len(table.plane.eventlog) == 1
+
+
+async def test_changes_of_agents_and_terms_reach_the_status_of_their_group(parts: Parts) -> None:
+    note_group = parts.work.views.note_group
+    assert cast("Any", parts.work.presence)._on_change == note_group
+    assert cast("Any", parts.work.transitions)._on_change == note_group
+
+
+async def test_budgets_know_the_agents_of_the_registry() -> None:
+    is_known = cast("Any", Stage("web-1").transmitter)._budgets._is_known
+    assert is_known("web-1")
+    assert not is_known("stranger")
+
+
+async def test_probes_and_pulse_have_their_listeners(parts: Parts) -> None:
+    made = {type(each).__name__: cast("Any", each) for each in parts.start_order}
+    assert made["Prober"]._on_untaken == parts.work.presence.on_untaken
+    assert made["Pulse"]._look == parts.scraper.look
 
 
 async def test_findings_of_the_survey_reach_notes_and_metrics(parts: Parts, table: Table) -> None:
@@ -243,10 +289,14 @@ async def test_budgets_are_one_for_who_earns_and_who_spends(parts: Parts) -> Non
     assert services["renewals"]._budgets is budgets
 
 
-async def test_keys_that_are_refused_or_our_own_are_nobody_elses(parts: Parts) -> None:
+async def test_keys_that_are_refused_or_our_own_are_nobody_elses(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
     desk = cast("Any", parts.keys.desk)
     assert desk._own == parts.keys.custody.own_keys
-    assert desk._refused() == parts.keys.revoker.refused
+    # A set of this test's own: two empty sets are equal, and no proof of one source.
+    monkeypatch.setattr(type(parts.keys.revoker), "refused", property(lambda _: {"UX"}))
+    assert desk._refused() == {"UX"}
     assert cast("Any", parts.keys.comparison)._own == parts.keys.custody.own_users
 
 
