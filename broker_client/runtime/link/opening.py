@@ -1,5 +1,7 @@
 """Opening of a connection: endpoint, identity, and the fault of a failure."""
 
+import os
+import re
 import ssl
 from dataclasses import dataclass
 from typing import Any, Final
@@ -7,6 +9,7 @@ from typing import Any, Final
 from broker_client.runtime.nkeys import KeyPair
 from schemas.faults import MeshError, Refused, Unreachable
 
+_NUMBER: Final = re.compile(r"\[Errno (\d+)\]")
 # Seconds to wait, at the next try, for the reason of a broker that closed without one.
 PATIENCE_S: Final = 0.3
 _CREDENTIALS: Final = (
@@ -80,5 +83,13 @@ def fault_of(message: str, said: str) -> MeshError:
 
 
 def describe(error: Exception) -> str:
+    """The cause in the system's words: Python's own text repeats its call and the address."""
+    if isinstance(error, OSError) and not isinstance(error, ssl.SSLError):
+        if error.errno and error.errno < 0:
+            return str(error.strerror).lower()
+        # A host of several addresses has one error of several numbers.
+        numbers = [str(error.errno)] if error.errno else _NUMBER.findall(str(error))
+        if numbers:
+            return ", ".join(dict.fromkeys(os.strerror(int(each)).lower() for each in numbers))
     text = str(error).removeprefix("nats: ").strip("'")
     return text or type(error).__name__
