@@ -28,7 +28,7 @@ _TRIES_PER_S = 5 / 60
 _TRIES_BURST = 5
 # Requests of any kind per agent: setup retries every few seconds at most.
 _ASKS_PER_S = 1.0
-_ASKS_BURST = 20
+_ASKS_BURST = 64
 
 
 class Enrolment:
