@@ -266,7 +266,10 @@ LARGE = "head -c 200000 /dev/zero | tr '\\0' x >&2; echo >&2; echo disk is full 
 
 @pytest.mark.parametrize(
     ("id", "program", "line"),
-    [("small", "echo no such disk >&2; exit 9", "no such disk"), ("large", LARGE, "disk is full")],
+    [
+        ("told-small", "echo no such disk >&2; exit 9", "no such disk"),
+        ("told-large", LARGE, "disk is full"),
+    ],
 )
 async def test_last_line_on_stderr_is_the_reason_of_a_failure(
     mesh: MeshProcesses, id: str, program: str, line: str

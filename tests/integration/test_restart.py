@@ -273,6 +273,7 @@ async def test_status_since_reason_and_last_beat_survive_restarts_of_the_master(
     """One that was active still is since then; one that has ended has the same story as before."""
     live = await mesh.wait_status("web-1", "active")
     groups = {each.group: each.since for each in await admin.groups()}
+    await mesh.wait_status("db-1", "active")
     assert await mesh.agents["db-1"].stop() == 0
     gone = await mesh.wait_status("db-1", "no_response")
     assert gone.reason == "shut down"
@@ -283,6 +284,7 @@ async def test_status_since_reason_and_last_beat_survive_restarts_of_the_master(
         assert (again.reason, again.cause, again.next) == (gone.reason, gone.cause, gone.next)
         assert (again.since, again.last_beat_at) == (gone.since, gone.last_beat_at)
         assert (await mesh.wait_status("web-1", "active")).since == live.since
+    await admin.link.wait_connected(PATIENCE_S)
     found = {each.group: each.since for each in await admin.groups()}
     assert found["web"] == groups["web"]
     await mesh.agents["db-1"].start()

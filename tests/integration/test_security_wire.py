@@ -35,7 +35,7 @@ KNOCKS = 400
 MIB = 1024 * 1024
 
 
-mesh = mesh_fixture({"web": ("web-1",), "db": ("db-1",)}, absent={"rogue-1": "db"})
+mesh = mesh_fixture({"web": ("web-1",), "db": ("db-1",)}, absent={"rogue-1": "db", "rogue-2": "db"})
 
 
 @pytest.fixture
@@ -289,9 +289,9 @@ class Rude(LightAgent):
 async def test_sec_s36_line_ends_in_the_answer_of_an_agent_keep_nobody_waiting(
     mesh: MeshProcesses, admin: MeshClient, tmp_path: Path
 ) -> None:
-    credentials = issuer(mesh).issue("agent", "rogue-1", group="db")
+    credentials = issuer(mesh).issue("agent", "rogue-2", group="db")
     async with Rude("db", Witness(tmp_path / "witness"), credentials, beat_s=0.2):
-        await mesh.wait_status("rogue-1", "active")
+        await mesh.wait_status("rogue-2", "active")
         with pytest.raises(MeshError, match="forged") as refused:
-            await admin.ask("agent", "rotate", NameQuery(name="rogue-1"), Done)
+            await admin.ask("agent", "rotate", NameQuery(name="rogue-2"), Done)
     assert refused.value.code in FAULTS
