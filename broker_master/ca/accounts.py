@@ -201,7 +201,8 @@ class Accounts:
         revoked, before = self.revocations, self._shut_out
         wanted = {user: before.get(user, int(now) + 1) for user in users if user not in revoked}
         path = self._folder / _SHUT_OUT
-        write_private(path, msgspec.json.encode({**before, **wanted}))
+        if before or wanted:
+            write_private(path, msgspec.json.encode({**before, **wanted}))
         self._shut_out = wanted
         token = self.set_revocations(revoked, now=int(now))
         if not wanted:
