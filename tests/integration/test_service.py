@@ -17,7 +17,7 @@ from nats.errors import TimeoutError as NoAnswer
 from broker_master import VERSION
 from schemas.messages.actions import NoopArgs
 from tests.harness import MeshProcesses
-from tests.meshes import ask_raw, client_of, fault, issuer, mesh_fixture, raw
+from tests.meshes import ask_raw, client_of, fault, issuer, mesh_fixture, raw, state_reached
 from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-service")]
@@ -207,6 +207,7 @@ async def test_client_that_only_asks_cannot_take_the_place_of_others(
     credentials = issuer(mesh).issue("viewer", "crowd")
     async with mesh.client() as admin, raw(credentials) as crowd:
         held = await admin.submit(["sleep", "60"], group="web")
+        await state_reached(admin, held.id, "running", within_s=PATIENCE_S)
         refusals = await crowd.subscribe("_INBOX_crowd.wait")
         question = msgspec.msgpack.encode({"id": held.id, "timeout_s": 60})
         for _ in range(4500):
