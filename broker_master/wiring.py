@@ -69,6 +69,7 @@ from broker_master.services.strays import StrayAlarm
 from broker_master.services.system import BrokerSystem
 from broker_master.services.transitions import AdminTransitions
 from broker_master.services.transmit import Transmitter
+from broker_master.services.turns import Turns
 from broker_master.services.upstream import Upstream
 from broker_master.services.views import Views
 from broker_master.services.whereabouts import Whereabouts
@@ -109,6 +110,7 @@ class Keys:
 
     custody: Custody
     comparison: Comparison
+    turns: Turns
     gate: Gate
     revoker: Revoker
     desk: KeyDesk
@@ -169,7 +171,7 @@ def build(plane: Plane, ports: Ports) -> Parts:
     auditor = Auditor(plane, ports.audit, whereabouts)
     auditor.on_taken.listen(certificate_events(plane))
     operations = build_operations(plane, ports, keys, work)
-    door = Door(plane, operations, AuditTrail(plane, auditor.record))
+    door = Door(plane, operations, AuditTrail(plane, auditor.record), keys.turns)
     scraper = Scraper(
         plane,
         Surroundings(
@@ -255,11 +257,12 @@ def build_keys(plane: Plane, ports: Ports) -> Keys:
     custody = Custody(plane, mesh, system, links)
     comparison = Comparison(plane, mesh.accounts, system, custody.own_users)
     revoker = Revoker(plane, mesh.accounts, system)
-    orders = Orders(plane)
+    orders, turns = Orders(plane), Turns(plane)
     return Keys(
         custody=custody,
         comparison=comparison,
-        gate=Gate(plane, system, ports.system_link, comparison),
+        turns=turns,
+        gate=Gate(plane, system, ports.system_link, comparison, turns),
         revoker=revoker,
         desk=KeyDesk(plane, custody.own_keys, lambda: revoker.refused),
         orders=orders,

@@ -1,10 +1,12 @@
 """The door of the API: every call passes it, over each transport.
 
-    call ─▶ client ─▶ right ─▶ verb ─▶ request ─▶ limits ─▶ handler ─▶ reply
+    call ─▶ shut out? ─▶ room ─▶ proof ─▶ turn ─▶ client ─▶ right ─▶ verb ─▶ request ─▶ limits ─▶
+    handler ─▶ reply
 
 Refused calls are counted; a forbidden attempt leaves an entry in the audit trail, and so does each
-call of a verb that changes something. A transport (NATS, later HTTP) proves the client's identity
-and encodes replies.
+call of a verb that changes something. A transport (NATS, later HTTP) authenticates the client,
+makes a `Call` of its message, and encodes the reply. All its limits are those of the door, and one
+client's are the same over all transports.
 """
 
 import asyncio
@@ -23,6 +25,7 @@ from broker_master.api.near import NearNames
 from broker_master.api.operations import Direct, Operation, Operations
 from broker_master.core.rights import ATTEMPTS, check_right
 from broker_master.plane import Plane
+from broker_master.services.turns import Turns, Word
 from schemas import codec
 from schemas.faults import MeshError, Refused, known_code
 from schemas.messages.registry import ClientEntry
@@ -39,6 +42,9 @@ _LOOKS_BURST: Final = 50.0
 _LOOKERS_MAX: Final = 1000
 
 
+Prove = Callable[[Word], None]
+
+
 class Stats(msgspec.Struct):
     """Counts of one verb since the start. last_error: number and code of the last fault."""
 
@@ -48,11 +54,16 @@ class Stats(msgspec.Struct):
     spent_s: float = 0.0
 
 
+def _nothing() -> None:
+    """Leave a call without a reply: the transport's client has a timeout."""
+
+
 class Call(msgspec.Struct, frozen=True):
-    """One call. client: its name, proved by the transport. payload: the request in msgpack.
+    """One call. client: its name, authenticated by the transport. payload: the request in msgpack.
 
     reply: takes the answer or the fault, once. source: the transport, such as `nats`. trace: a
-    checked trace context, or nothing.
+    checked trace context, or nothing. drop: called once in place of `reply` if even a fault costs
+    too much.
     """
 
     client: str
@@ -62,6 +73,7 @@ class Call(msgspec.Struct, frozen=True):
     reply: Callable[[msgspec.Struct | MeshError], None]
     source: str
     trace: str = ""
+    drop: Callable[[], object] = _nothing
 
     @property
     def name(self) -> str:
@@ -73,10 +85,13 @@ class Door:
 
     name = "door"
 
-    def __init__(self, plane: Plane, operations: Operations, trail: AuditTrail) -> None:
+    def __init__(
+        self, plane: Plane, operations: Operations, trail: AuditTrail, turns: Turns
+    ) -> None:
         self._plane = plane
         self._operations = operations
         self._trail = trail
+        self._turns = turns
         self._tasks = TaskSet("api", limit=_CALLS_MAX)
         self._near = NearNames(plane)
         self._under_way: Counter[str] = Counter()
@@ -90,8 +105,39 @@ class Door:
 
     # -- calls
 
-    def take(self, call: Call) -> None:
-        """Run or refuse a call; either way it gets its reply."""
+    def take(self, call: Call, prove: Prove | None = None) -> None:
+        """Run or refuse a call, or drop it.
+
+        prove: admits the call once the connections of its client are proved; without it they are
+        proved already.
+        """
+        if self._is_shut_out(call.client):
+            call.drop()
+            return
+        word = self._turns.add(
+            call.client,
+            len(call.payload),
+            partial(self._run, call),
+            partial(self._turn_away, call),
+            call.drop,
+        )
+        if word is not None:
+            (prove or self._turns.admit)(word)
+
+    def bar(self, client: str, action: str, error: MeshError) -> bool:
+        """Refuse a call that no reply can be sent to; False if its client is shut out anyway."""
+        if self._is_shut_out(client):
+            return False
+        self._note_attempt(client, action, error)
+        return True
+
+    def _is_shut_out(self, client: str) -> bool:
+        is_out = client in self._plane.shut_out
+        if is_out:
+            self._plane.count("shed", "rate")
+        return is_out
+
+    def _run(self, call: Call) -> None:
         stats = self._stats_of(call)
         stats.requests += 1
         try:
@@ -99,8 +145,8 @@ class Door:
         except MeshError as error:
             self._refuse(call, error)
 
-    def turn_away(self, call: Call, error: MeshError) -> None:
-        """Reply with a fault to a call whose client is not proved; no audit entry, no count."""
+    def _turn_away(self, call: Call, error: MeshError) -> None:
+        """Reply with a fault to a call whose client is not proved; no audit entry."""
         self._stats_of(call).requests += 1
         self._fail(call, error)
 
@@ -162,7 +208,7 @@ class Door:
     def _refuse(self, call: Call, error: MeshError) -> None:
         """Refuse a call before its handler runs; note a forbidden attempt in the audit trail."""
         self._fail(call, error)
-        self.note_attempt(call.client, call.name, error)
+        self._note_attempt(call.client, call.name, error)
 
     def _fail(self, call: Call, error: MeshError) -> None:
         self.count_fault(call.noun, call.verb, error)
@@ -175,7 +221,7 @@ class Door:
         stats.last_error = f"{error.kind.number}:{error.code}"
         self._plane.count("refused", known_code(error.code))
 
-    def note_attempt(self, client: str, action: str, error: MeshError) -> None:
+    def _note_attempt(self, client: str, action: str, error: MeshError) -> None:
         """Enter a forbidden attempt in the audit trail."""
         if error.code in ATTEMPTS:
             self._plane.note(

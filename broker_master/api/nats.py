@@ -55,14 +55,11 @@ class NatsApi:
         api = _parse(msg.subject)
         if api is None or not msg.reply:
             return
-        if api.client in self._plane.shut_out:
-            self._plane.count("shed", "rate")
-            return
         if not msg.reply.startswith(subjects.inbox_prefix(api.client) + "."):
             # Masters may publish anywhere: an answer to another inbox could reach another client.
-            self._plane.count("reply_forbidden")
             fault = Refused("reply_forbidden", "the reply subject is not below the caller's inbox")
-            self._door.note_attempt(api.client, f"{api.noun}.{api.verb}", fault)
+            if self._door.bar(api.client, f"{api.noun}.{api.verb}", fault):
+                self._plane.count("reply_forbidden")
             return
         call = Call(
             client=api.client,
@@ -73,12 +70,7 @@ class NatsApi:
             source="nats",
             trace=tracing.of_headers(msg.headers) if msg.raw_headers else "",
         )
-        self._gate.guard(
-            api.client,
-            len(msg.data),
-            partial(self._door.take, call),
-            partial(self._door.turn_away, call),
-        )
+        self._door.take(call, self._gate.prove)
 
     def _reply(self, inbox: str, api: subjects.Api, result: msgspec.Struct | MeshError) -> None:
         """Send an answer or a fault; an answer that is too large is a fault, never a silence."""

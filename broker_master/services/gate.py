@@ -12,15 +12,13 @@ be told from the identity's own messages: all held ones are refused, to be sent 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from functools import partial
 from typing import Any, Final
 
-import msgspec
 import structlog
 
 from broker_client.runtime.link import Link
-from broker_client.runtime.rates import TokenBucket
 from broker_client.runtime.signals import Signal
 from broker_master.core.connected import Connected
 from broker_master.core.doubts import Doubts, Place
@@ -28,7 +26,8 @@ from broker_master.plane import Plane
 from broker_master.services.comparison import Comparison, name_in
 from broker_master.services.fences import Fences
 from broker_master.services.system import BrokerSystem
-from schemas.faults import MeshError, Refused
+from broker_master.services.turns import Pass, Refuse, Turns, Word, unproved
+from schemas.faults import MeshError
 
 log = structlog.get_logger()
 
@@ -36,51 +35,12 @@ log = structlog.get_logger()
 _HELD_S: Final = 2.0
 _HELD_PER_IDENTITY: Final = 512
 _HELD_BYTES_PER_IDENTITY: Final = 4 * 1024 * 1024
-# Limits of all waiting messages, and of one identity's; messages beyond are refused, and beyond a
-# rate of refusals they get no answer.
-_WAITING_MAX: Final = 20_000
-_WAITING_BYTES: Final = 64 * 1024 * 1024
-_WAITING_PER_IDENTITY: Final = _WAITING_MAX // 8
-_WAITING_BYTES_PER_IDENTITY: Final = _WAITING_BYTES // 8
-_REFUSALS_PER_S: Final = 100.0
-_REFUSALS_BURST: Final = 1000.0
-# Messages of one identity admitted in one turn of the loop; others are served in between.
-_PER_TURN: Final = 32
-_SPEAKERS_KEPT: Final = 4096
 _FENCES_MAX: Final = 4
 # Messages without a waiting sender pass with the next fence, or after this time.
 _PATIENT_S: Final = 0.005
 _TICK_S: Final = 0.1
 _AT_ONCE: Final = 64
 _AGAIN_S: Final = 0.5
-
-Pass = Callable[[], object]
-Refuse = Callable[[MeshError], object]
-
-
-class _Speaker:
-    """Waiting messages of an identity, in number and bytes. queue: those that await their turn.
-
-    turn, taken: messages admitted in the latest turn.
-    """
-
-    __slots__ = ("name", "queue", "refusals", "size", "taken", "turn", "waiting")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.waiting = self.size = self.turn = self.taken = 0
-        self.queue: deque[_Word] = deque()
-        self.refusals = TokenBucket(per_s=_REFUSALS_PER_S, burst=_REFUSALS_BURST)
-
-
-class _Word(msgspec.Struct):
-    """A waiting message. size: in bytes, as received."""
-
-    speaker: _Speaker
-    name: str
-    size: int
-    take: Pass
-    refuse: Refuse
 
 
 class _Hold:
@@ -89,7 +49,7 @@ class _Hold:
     def __init__(self, since_s: float) -> None:
         self.since_s = since_s
         self.size = 0
-        self.words: deque[_Word] = deque()
+        self.words: deque[Word] = deque()
 
 
 class Gate:
@@ -101,9 +61,15 @@ class Gate:
     name = "gate"
 
     def __init__(
-        self, plane: Plane, system: BrokerSystem, link: Link, comparison: Comparison
+        self,
+        plane: Plane,
+        system: BrokerSystem,
+        link: Link,
+        comparison: Comparison,
+        turns: Turns,
     ) -> None:
         self._plane = plane
+        self._turns = turns
         self._system = system
         self._comparison = comparison
         self._fences = Fences(link, plane.clock)
@@ -111,14 +77,10 @@ class Gate:
         self._connected = Connected()
         self.on_gone: Signal[[str]] = Signal()
         self._is_open = False
-        self._batch: list[_Word] = []
+        self._batch: list[Word] = []
         self._since_s = 0.0
-        self._waiting = self._waiting_bytes = 0
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
         self._is_urgent = False
-        self._speakers: dict[str, _Speaker] = {}
-        self._late: deque[_Speaker] = deque()
-        self._turn = 0
         self._held: dict[str, _Hold] = {}
         self._wake = asyncio.Event()
         self._missed = asyncio.Event()
@@ -135,51 +97,17 @@ class Gate:
         self, name: str, size: int, take: Pass, refuse: Refuse, *, is_urgent: bool = True
     ) -> None:
         """Call `take` once a message of `name` is admitted; `refuse` if it never will be."""
-        speaker = self._speakers.get(name) or self._new_speaker(name)
-        if self._waiting >= _WAITING_MAX or self._waiting_bytes + size > _WAITING_BYTES:
-            self._shed(speaker, refuse, _unproved(name))
-            return
-        if (
-            speaker.waiting >= _WAITING_PER_IDENTITY
-            or speaker.size + size > _WAITING_BYTES_PER_IDENTITY
-        ):
-            self._shed(speaker, refuse, _crowded(speaker))
-            return
+        word = self._turns.add(name, size, take, refuse)
+        if word is not None:
+            self.prove(word, is_urgent=is_urgent)
+
+    def prove(self, word: Word, *, is_urgent: bool = True) -> None:
+        """Let a waiting message have its turn once the connections of its sender are compared."""
         if not self._batch:
             self._since_s = self._plane.clock.elapsed()
-        word = _Word(speaker, name, size, take, refuse)
-        self._enter(word)
         self._batch.append(word)
         if self._timer is None or (is_urgent and not self._is_urgent):
             self._schedule(is_urgent=is_urgent)
-
-    def _new_speaker(self, name: str) -> _Speaker:
-        if len(self._speakers) >= _SPEAKERS_KEPT:
-            self._speakers = {key: each for key, each in self._speakers.items() if each.waiting}
-        speaker = self._speakers[name] = _Speaker(name)
-        return speaker
-
-    def _shed(self, speaker: _Speaker, refuse: Refuse, fault: Refused) -> None:
-        self._plane.count("shed", "share")
-        self._tell(speaker, refuse, fault)
-
-    def _tell(self, speaker: _Speaker, refuse: Refuse, fault: Refused) -> None:
-        """Send a refusal, within a rate limit: an answer costs more than its message."""
-        if speaker.refusals.take(self._plane.clock.elapsed()):
-            refuse(fault)
-
-    def _enter(self, word: _Word) -> None:
-        self._waiting += 1
-        self._waiting_bytes += word.size
-        word.speaker.waiting += 1
-        word.speaker.size += word.size
-
-    def _leave(self, word: _Word) -> None:
-        """Remove a message from the counts of waiting ones."""
-        self._waiting -= 1
-        self._waiting_bytes -= word.size
-        word.speaker.waiting -= 1
-        word.speaker.size -= word.size
 
     def _schedule(self, *, is_urgent: bool) -> None:
         if self._timer is not None:
@@ -202,69 +130,18 @@ class Gate:
         except MeshError:
             self._batch = batch
 
-    def _on_passed(self, batch: list[_Word], *, whole: bool) -> None:
-        self._turn += 1
+    def _on_passed(self, batch: list[Word], *, whole: bool) -> None:
         for word in batch:
             if not whole:
-                self._leave(word)
-                self._refuse(word)
+                self._turns.refuse(word, unproved(word.name))
             elif word.name not in self._held and self._doubts.is_clear(word.name):
-                self._pass(word)
+                self._turns.admit(word)
             else:
-                self._leave(word)
                 self._hold(word)
         if self._batch and self._timer is None:
             self._ask()
 
-    def _pass(self, word: _Word) -> None:
-        """Deliver a message now; after its sender's share of the turn, between others."""
-        speaker = word.speaker
-        if speaker.turn != self._turn:
-            speaker.turn, speaker.taken = self._turn, 0
-        if speaker.queue or speaker.taken >= _PER_TURN:
-            if not speaker.queue:
-                self._await_turn(speaker)
-            speaker.queue.append(word)
-            return
-        speaker.taken += 1
-        self._leave(word)
-        self._take(word)
-
-    def _retake(self, word: _Word) -> None:
-        """Deliver a held message behind the earlier ones of its sender."""
-        if word.speaker.queue:
-            self._enter(word)
-            word.speaker.queue.append(word)
-        else:
-            self._take(word)
-
-    def _await_turn(self, speaker: _Speaker) -> None:
-        if not self._late:
-            asyncio.get_running_loop().call_soon(self._take_turns)
-        self._late.append(speaker)
-
-    def _take_turns(self) -> None:
-        speakers, self._late = self._late, deque()
-        for speaker in speakers:
-            for _ in range(min(_PER_TURN, len(speaker.queue))):
-                word = speaker.queue.popleft()
-                self._leave(word)
-                self._take(word)
-            if speaker.queue:
-                self._await_turn(speaker)
-
-    def _take(self, word: _Word) -> None:
-        try:
-            word.take()
-        except Exception:
-            # As in the link: a failing handler must not affect the next message.
-            log.exception("message_failed", speaker=word.name)
-
-    def _refuse(self, word: _Word) -> None:
-        self._plane.count("shed", "unproved")
-        self._tell(word.speaker, word.refuse, _unproved(word.name))
-
-    def _hold(self, word: _Word) -> None:
+    def _hold(self, word: Word) -> None:
         hold = self._held.get(word.name)
         if hold is None:
             hold = self._held[word.name] = _Hold(self._plane.clock.elapsed())
@@ -273,8 +150,10 @@ class Gate:
             or hold.size + word.size > _HELD_BYTES_PER_IDENTITY
         )
         if is_full:
-            self._refuse(word)
+            self._turns.refuse(word, unproved(word.name))
             return
+        # Held messages have a limit of their own.
+        self._turns.leave(word)
         hold.words.append(word)
         hold.size += word.size
 
@@ -283,12 +162,12 @@ class Gate:
         if self._doubts.is_clear(name):
             hold = self._held.pop(name, None)
             for word in hold.words if hold is not None else ():
-                self._retake(word)
+                self._turns.readmit(word)
 
     def _drop(self, name: str) -> None:
         hold = self._held.pop(name, None)
         for word in hold.words if hold is not None else ():
-            self._refuse(word)
+            self._turns.turn_away(word, unproved(name))
 
     # -- connections
 
@@ -324,7 +203,6 @@ class Gate:
             if word.name != name:
                 self._batch.append(word)
                 continue
-            self._leave(word)
             self._hold(word)
         passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
@@ -431,19 +309,9 @@ class Gate:
     def _give_up_batch(self) -> None:
         batch, self._batch = self._batch, []
         for word in batch:
-            self._leave(word)
-            self._refuse(word)
+            self._turns.refuse(word, unproved(word.name))
 
 
 def _note_passed(passed: "asyncio.Future[None]", _whole: bool) -> None:  # noqa: FBT001
     if not passed.done():
         passed.set_result(None)
-
-
-def _crowded(speaker: _Speaker) -> Refused:
-    said = f"{speaker.waiting} requests, {speaker.size} bytes, of {speaker.name} wait already"
-    return Refused("rate_limited", f"{said}: ask when some of them are answered")
-
-
-def _unproved(name: str) -> Refused:
-    return Refused("connection_unproved", f"a connection of {name} was not compared in time")

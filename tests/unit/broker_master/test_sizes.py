@@ -25,6 +25,7 @@ from broker_master.api.nats import NatsApi
 from broker_master.core.certificates import KEPT_MAX, with_candidate
 from broker_master.core.fit import fit_entry, fit_history, fit_outcome, fit_record
 from broker_master.core.pages import Rows
+from broker_master.services.turns import Turns
 from broker_master.services.views import Views
 from broker_master.store.readmodel import Filter
 from schemas import codec, limits, subjects
@@ -548,7 +549,7 @@ def test_sec_s30_certificates_of_a_holder_have_an_end() -> None:
 def test_sec_s30_answer_that_is_too_large_all_the_same_is_a_fault_and_never_a_silence() -> None:
     stage = Stage()
     replies: list[tuple[str, bytes]] = stage.link.published
-    door = Door(stage.plane, cast("Any", None), cast("Any", None))
+    door = Door(stage.plane, cast("Any", None), cast("Any", None), Turns(stage.plane))
     service = NatsApi(stage.plane, cast("Any", None), door)
     asked = subjects.Api("ops", "mesh", "status")
     service._reply("_INBOX_ops.1", asked, api.Done(message="x" * limits.BROKER_PAYLOAD_BYTES))

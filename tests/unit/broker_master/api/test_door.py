@@ -12,6 +12,7 @@ from broker_master.api.audit import AuditTrail
 from broker_master.api.door import Call, Door
 from broker_master.api.operations import Operations
 from broker_master.ca.mesh import Mesh, init_mesh
+from broker_master.services.turns import Turns, unproved
 from schemas import codec
 from schemas.faults import MeshError, Refused
 from schemas.messages import api
@@ -33,7 +34,8 @@ class Entrance:
         self.replies: list[Any] = []
         # What the trail holds at the moment of each reply.
         self.noted: list[int] = []
-        self.door = Door(table.plane, operations, AuditTrail(table.plane, self._record))
+        self.turns = Turns(table.plane)
+        self.door = Door(table.plane, operations, AuditTrail(table.plane, self._record), self.turns)
         self.admit("viewer")
 
     async def _record(self, entry: AuditEntry) -> None:
@@ -187,7 +189,7 @@ async def test_call_that_nobody_has_proved_is_refused_and_not_held_against_its_n
     entrance: Entrance,
 ) -> None:
     call = Call("me", "agent", "show", b"\x80", entrance._reply, "nats")
-    entrance.door.turn_away(call, Refused("connection_unproved", "not compared"))
+    entrance.door.take(call, lambda word: entrance.turns.refuse(word, unproved("me")))
     assert (await entrance.answer()).code == "connection_unproved"
     assert entrance.door.stats["agent.show"].requests == 1
     assert entrance.table.notes == []

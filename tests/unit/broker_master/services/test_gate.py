@@ -9,8 +9,9 @@ import msgspec
 import pytest
 
 from broker_client.runtime.frames import Msg
-from broker_master.services import gate as module
+from broker_master.services import turns as module
 from broker_master.services.gate import Gate
+from broker_master.services.turns import Turns
 from schemas.faults import MeshError
 from tests.fake_clock import FakeClock
 from tests.planes import FakeLink, make_plane
@@ -49,8 +50,13 @@ class Hall:
         self.link = SystemLink()
         system = SimpleNamespace()
         comparison = SimpleNamespace()
+        self.room = Turns(self.plane)
         self.gate = Gate(
-            self.plane, cast("Any", system), cast("Any", self.link), cast("Any", comparison)
+            self.plane,
+            cast("Any", system),
+            cast("Any", self.link),
+            cast("Any", comparison),
+            self.room,
         )
         self.gate._fences.nodes = {"node"}
         self.gate._is_open = True
@@ -150,7 +156,7 @@ async def test_sec_s11_speakers_that_are_remembered_are_bounded(
     await hall.turns(2)
     hall.say("waits", module._WAITING_PER_IDENTITY)
     for number in range(20):
-        hall.gate._new_speaker(f"d{number}")
-    assert len(hall.gate._speakers) <= 6
+        hall.room._new_speaker(f"d{number}")
+    assert len(hall.room._speakers) <= 6
     hall.say("waits")
     assert hall.refused == [("waits", "rate_limited")], "its share was not forgotten"
