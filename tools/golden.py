@@ -22,6 +22,7 @@ VERSIONS: Final[dict[str, int]] = {
     "api.ClientRecord": 2,
     "api.TrustAnswer": 2,
     "api.TrustQuery": 2,
+    "liveness.Beat": 2,
     "liveness.Details": 2,
     "api.ClientsAnswer": 2,
     "api.AgentList": 2,

@@ -91,6 +91,7 @@ class Heartbeats:
             draining=self._running.is_draining,
             full=self._book.is_full or bool(lacks),
             goodbye=goodbye,
+            empty=goodbye and not len(self._book),
             at=self._clock.now(),
             renewal=self._renewal(),
             lacks=lacks,

@@ -20,6 +20,7 @@ from schemas.texts import cut_text
 # Agents that may refuse a command permanently before the command is rejected.
 _REFUSALS_MAX = 3
 _ENOUGH = f"; not tried again after {limits.ATTEMPTS} attempts"
+_LEFT = "agent_draining: shut down before it had the attempt"
 # Refusals of the only target after which the command is sent again.
 _WAITED_FOR = ("agent_full", "agent_unleased")
 
@@ -45,6 +46,19 @@ def on_rejected(
         final = _is_refused_for_good(command, code, has_other)
         outcome = bare(command, State.REJECTED, reason, now, final=final)
     return (Declined(attempt.agent, code), *settle(command, Event.ENDED, outcome))
+
+
+def on_left(command: Command, attempt: Attempt, now: float) -> Sequence[Settle]:
+    """The agent was shut down, and never had the attempt: the command is requeued."""
+    if not command.has_open(attempt, Event.ENDED):
+        return ()
+    if command.cancel_by:
+        outcome = bare(command, State.CANCELLED, cancelled(command), now)
+        return settle(command, Event.ENDED, outcome)
+    is_last = len(command.attempts) >= limits.ATTEMPTS
+    reason = _LEFT + (_ENOUGH if is_last else "")
+    outcome = bare(command, State.REJECTED, reason, now, final=is_last)
+    return settle(command, Event.ENDED, outcome)
 
 
 def on_not_known(command: Command, attempt: Attempt, now: float) -> Sequence[Settle]:

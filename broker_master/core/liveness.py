@@ -73,7 +73,8 @@ class Presence(msgspec.Struct, kw_only=True):
     them. obeys: the epoch of a newer master that it has obeyed, 0 if there is none. actions: those
     that it can run. addresses: digest of the addresses under which it looks for brokers, empty if
     it does not report them. is_moving: it joins another group, its handshake is no flapping.
-    is_closed: its last connection has ended, and no beat or handshake has come since.
+    is_closed: its last connection has ended, and no beat or handshake has come since. left_empty:
+    at its goodbye, after a handshake, it had no attempt left to run or to report.
     """
 
     agent: str
@@ -117,6 +118,7 @@ class Presence(msgspec.Struct, kw_only=True):
     stuck: bool = False
     is_moving: bool = False
     is_closed: bool = False
+    left_empty: bool = False
     obeys: int = 0
     actions: frozenset[str] = COMMON
     addresses: str = ""
@@ -207,7 +209,7 @@ class Roster:
         presence.renewal = beat.renewal
         presence.rtt_s, presence.clock_skew_s = beat.rtt_s, beat.at - at if beat.at else 0.0
         if beat.goodbye:
-            return [*changes, *self._on_goodbye(presence, at)]
+            return [*changes, *self._on_goodbye(presence, at, beat)]
         if presence.is_closed:
             presence.is_closed = False
             changes = [*changes, Change(agent, "takes")]
@@ -262,7 +264,8 @@ class Roster:
         presence.frozen = len(presence.contests) >= _CONTESTS_MAX
         return [Change(presence.agent, "duplicate")]
 
-    def _on_goodbye(self, presence: Presence, at: float) -> list[Change]:
+    def _on_goodbye(self, presence: Presence, at: float, beat: Beat) -> list[Change]:
+        presence.left_empty = beat.empty and presence.reconciled
         presence.liveness, presence.since = Liveness.SILENT, at
         presence.silence = Silence.SHUT_DOWN
         presence.draining = False

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 import msgspec
 import structlog
 
-from broker_master.core import admin, attempts
+from broker_master.core import admin, attempts, ends
 from broker_master.core.commands import Attempt, Command
 from broker_master.core.liveness import Change, Presence
 from broker_master.core.measures import missed_beats
 from broker_master.core.meetings import OPEN, Meeting
+from broker_master.core.phases import Phase
 from broker_master.core.standing import current_certificate
 from broker_master.plane import Plane
 from broker_master.services.aftermath import Aftermath
@@ -330,6 +331,8 @@ class PresenceService:
             plane.measures.on_change(change, presence, plane.timers, plane.clock.elapsed())
             self.sync_member(presence)
             self._on_change(presence.group)
+            if change.event == "goodbye":
+                self._on_left(presence)
             if change.event in ("suspected", "goodbye", "expired"):
                 self._on_silent(presence)
             elif change.event == "given_up":
@@ -387,6 +390,16 @@ class PresenceService:
 
     def on_untaken(self, agent: str) -> None:
         self._apply(self._plane.roster.on_untaken(agent, at=self._plane.clock.now()))
+
+    def _on_left(self, presence: Presence) -> None:
+        """Requeue unacknowledged attempts of an agent that left without any work in hand."""
+        if not presence.left_empty:
+            return
+        plane, now = self._plane, self._plane.clock.now()
+        for command, attempt in self._open_attempts(presence.agent):
+            # An attempt without a transmission is requeued once its record is durable.
+            if command.phase is Phase.SENT and attempt.sent and command.id not in plane.doubtful:
+                self._assigner.perform(command, ends.on_left(command, attempt, now))
 
     def _on_silent(self, presence: Presence) -> None:
         now = self._plane.clock.now()

@@ -94,6 +94,9 @@ class Transmitter:
         presence = plane.roster.get(attempt.agent)
         if presence is None:
             return
+        if attempt.sent == 0 and presence.has_left:
+            self.perform(command, ends.on_left(command, attempt, plane.clock.now()))
+            return
         attempts.on_transmitted(command, attempt, self._next_token())
         self._budgets.earn(attempt.agent)
         plane.measures.on_sent(command, attempt, plane.clock.now())

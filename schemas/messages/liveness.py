@@ -36,10 +36,12 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     seq: number of the beat, from 1 in each incarnation. lease_age_s: seconds since the newest
     echoed beat was sent; it grows while the agent does not receive the master. rtt_s: seconds from
-    the newest echoed beat to its echo, 0 if unknown. goodbye: the process is ending. renewal:
-    reason for which its certificate could not be renewed, or empty. lacks: exhausted resources
-    (spool, disk, descriptors, journal, reports), each with a sentence for people; slots are not
-    among them. full: no slot is free, or a resource is exhausted; 0.1.0 has this field only.
+    the newest echoed beat to its echo, 0 if unknown. goodbye: the process is ending. empty: at a
+    goodbye, whether every accepted attempt has ended and is reported, so that an attempt without
+    an acknowledgement never runs. renewal: reason for which its certificate could not be renewed,
+    or empty. lacks: exhausted resources (spool, disk, descriptors, journal, reports), each with a
+    sentence for people; slots are not among them. full: no slot is free, or a resource is
+    exhausted; 0.1.0 has this field only.
     """
 
     incarnation: Token
@@ -54,6 +56,7 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     draining: bool = False
     full: bool = False
     goodbye: bool = False
+    empty: bool = False
     at: Timestamp = 0.0
     renewal: Label = ""
     lacks: Labels = {}

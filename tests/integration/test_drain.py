@@ -103,7 +103,7 @@ async def test_draining_three_of_four_under_load_fails_nothing(
     await running
     records = await load.records()
     assert len(records) == RATE * LOAD_S
-    assert Counter(record.state for record in records) == {"succeeded": len(records)}
+    assert [record for record in records if record.state != "succeeded"] == []
     shares = Counter(record.attempts[-1].agent for record in records)
     assert set(shares) == set(FLEET), shares
     # What was refused by an agent that was stopping has run elsewhere, never twice.

@@ -442,7 +442,10 @@ async def test_draining_shutdown_notifies_master_and_service_manager(
     await parts.leaving.leave(asyncio.Event())
     assert parts.running.is_draining
     assert b"STOPPING=1" in took(heard)
-    assert [beat.goodbye for beat in rig.beats_sent()[-2:]] == [False, True]
+    assert [(beat.goodbye, beat.empty) for beat in rig.beats_sent()[-2:]] == [
+        (False, False),
+        (True, True),
+    ]
     assert status(rig).draining
     assert rig.wire.flushed == 1
     assert parts.leaving.standing == "stopping, 0 tasks running"
@@ -461,6 +464,8 @@ async def test_task_is_stopped_after_the_drain_timeout(tmp_path: Path) -> None:
         async with asyncio.timeout(WAIT_S):
             await rig.parts.leaving.leave(stop_now)
         assert (await rig.end_of("c1")).state == State.CANCELLED
+        goodbye = rig.beats_sent()[-1]
+        assert (goodbye.goodbye, goodbye.empty) == (True, False)  # the end is not stored yet
     finally:
         await rig.close()
 

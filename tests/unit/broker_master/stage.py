@@ -319,8 +319,9 @@ class Stage:
         self._say(agent, "beat", self.presence.on_beat, Beat(incarnation="i1", seq=seq, slots=8))
         await self.rest()
 
-    def goodbye(self, agent: str) -> None:
-        beat(self.plane, agent, goodbye=True)
+    def goodbye(self, agent: str, *, empty: bool = False) -> None:
+        said = Beat(incarnation="i1", seq=1000, slots=8, goodbye=True, empty=empty)
+        self._say(agent, "beat", self.presence.on_beat, said)
 
     def _say(self, agent: str, kind: str, hear: Any, said: msgspec.Struct, *rest: str) -> None:  # noqa: ANN401
         hear(subjects.Up("web", agent, kind, rest), codec.encode(said))

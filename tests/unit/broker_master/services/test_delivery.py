@@ -1,8 +1,12 @@
 """From the choice of an agent to its acknowledgement, with every answer that may come or not."""
 
+import asyncio
+
 import pytest
 
+from schemas import codec, subjects
 from schemas.faults import Refused
+from schemas.messages.liveness import Beat
 from schemas.states import State
 from tests.unit.broker_master.stage import Stage, attempt_of, states
 
@@ -97,6 +101,77 @@ async def test_rejection_of_a_group_command_tries_another_member() -> None:
     assert states(command) == [State.SENT, State.REJECTED, State.SENT]
     assert attempt_of(command).agent != first
     assert stage.facts.kinds("c1")[-2:] == ["1.outcome", "2.assigned"]
+
+
+async def test_attempt_in_transit_to_an_agent_that_left_empty_runs_on_another_member() -> None:
+    stage = Stage("web-1", "web-2")
+    command = await stage.submit()
+    first = attempt_of(command).agent
+    stage.goodbye(first, empty=True)
+    await stage.rest()
+    assert states(command) == [State.SENT, State.REJECTED, State.SENT]
+    assert attempt_of(command).agent != first
+    assert command.attempts[0].reason == "agent_draining: shut down before it had the attempt"
+
+
+async def test_command_for_an_agent_that_left_empty_waits_for_its_return() -> None:
+    stage = Stage("web-1")
+    command = await stage.submit(agent="web-1")
+    stage.goodbye("web-1", empty=True)
+    await stage.later(10 * stage.timers.lost_s)
+    assert states(command) == [State.QUEUED, State.REJECTED]
+    await stage.hello("web-1", incarnation="i2")
+    await stage.later(0)
+    assert states(command) == [State.SENT, State.REJECTED, State.SENT]
+
+
+async def test_cancelled_attempt_in_transit_ends_with_the_agent_that_left_empty() -> None:
+    stage = Stage("web-1", "web-2")
+    command = await stage.submit()
+    await stage.canceller.cancel(command, "ops")
+    stage.goodbye(attempt_of(command).agent, empty=True)
+    await stage.rest()
+    assert states(command) == [State.CANCELLED, State.CANCELLED]
+    assert command.reason == "cancelled by ops"
+
+
+@pytest.mark.parametrize("is_accepted", [True, False])
+async def test_attempt_of_an_agent_that_left_work_behind_is_lost_after_its_lease(
+    *, is_accepted: bool
+) -> None:
+    """A goodbye without `empty`, as 0.1.0 sends it, does not show that the attempt never ran."""
+    stage = Stage("web-1", "web-2")
+    command = await stage.submit()
+    if is_accepted:
+        await stage.reply(attempt_of(command).agent, "c1", "accepted")
+    stage.goodbye(attempt_of(command).agent, empty=is_accepted)
+    await stage.rest()
+    assert states(command) == [State.UNKNOWN, State.UNKNOWN]
+    await stage.later(2 * stage.timers.lost_s)
+    assert states(command) == [State.LOST, State.LOST]
+
+
+async def test_goodbye_of_a_session_without_a_handshake_proves_nothing() -> None:
+    """Another session of the identity may have accepted the attempt."""
+    stage = Stage("web-1", "web-2")
+    command = await stage.submit()
+    said = Beat(incarnation="i2", seq=1, slots=8, goodbye=True, empty=True)
+    stage.presence.on_beat(
+        subjects.Up("web", attempt_of(command).agent, "beat", ()), codec.encode(said)
+    )
+    await stage.rest()
+    assert states(command) == [State.UNKNOWN, State.UNKNOWN]
+
+
+async def test_attempt_recorded_after_the_goodbye_of_its_agent_is_never_sent_there() -> None:
+    """Between the choice and its record an agent of 0.1.0 says goodbye."""
+    stage = Stage("web-1", "web-2")
+    submitted = asyncio.ensure_future(stage.submit())
+    for agent in ("web-1", "web-2"):
+        asyncio.get_running_loop().call_soon(stage.goodbye, agent)
+    command = await submitted
+    assert (stage.runs("web-1"), stage.runs("web-2")) == ([], [])
+    assert states(command) == [State.QUEUED, State.REJECTED]
 
 
 async def test_rejection_of_an_older_transmission_counts_for_nothing() -> None:
