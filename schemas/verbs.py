@@ -13,7 +13,18 @@ from typing import Final, Generic, Literal, TypeVar
 
 import msgspec
 
-from schemas.messages import api, facts, fanouts, renewal
+from schemas.messages import facts, fanouts, renewal
+from schemas.messages.api import (
+    agents,
+    audit,
+    base,
+    certificates,
+    clients,
+    commands,
+    events,
+    groups,
+    mesh,
+)
 
 Request = TypeVar("Request", bound=msgspec.Struct)
 Answer = TypeVar("Answer", bound=msgspec.Struct)
@@ -63,28 +74,28 @@ class Verb(AnyVerb, Generic[Request, Answer]):
 
 # A verb is two lines: its request and answer, then its role and its meaning.
 # fmt: off
-COMMAND_SUBMIT: Final = Verb("command", "submit", api.SubmitRequest, api.SubmitAnswer,
+COMMAND_SUBMIT: Final = Verb("command", "submit", commands.SubmitRequest, commands.SubmitAnswer,
     role="operator", changes=True, is_recorded=True, does="take a command in")
-COMMAND_SHOW: Final = Verb("command", "show", api.CommandQuery, facts.CommandRecord,
+COMMAND_SHOW: Final = Verb("command", "show", commands.CommandQuery, facts.CommandRecord,
     role="viewer", changes=False, does="one command as it stands")
-COMMAND_LIST: Final = Verb("command", "list", api.CommandList, api.CommandPage,
+COMMAND_LIST: Final = Verb("command", "list", commands.CommandList, commands.CommandPage,
     role="viewer", changes=False, does="a page of commands")
-COMMAND_WAIT: Final = Verb("command", "wait", api.CommandQuery, facts.CommandRecord,
+COMMAND_WAIT: Final = Verb("command", "wait", commands.CommandQuery, facts.CommandRecord,
     role="viewer", changes=False, does="its record once it has ended, or after `timeout_s`")
-COMMAND_CANCEL: Final = Verb("command", "cancel", api.CommandQuery, facts.CommandRecord,
+COMMAND_CANCEL: Final = Verb("command", "cancel", commands.CommandQuery, facts.CommandRecord,
     role="operator", changes=True, does="cancel the command")
-COMMAND_RETRY: Final = Verb("command", "retry", api.RetryRequest, api.SubmitAnswer,
+COMMAND_RETRY: Final = Verb("command", "retry", commands.RetryRequest, commands.SubmitAnswer,
     role="operator", changes=True, does="submit what has ended again, under a new id")
-COMMAND_LOGS: Final = Verb("command", "logs", api.LogsRequest, api.LogsAnswer,
+COMMAND_LOGS: Final = Verb("command", "logs", commands.LogsRequest, commands.LogsAnswer,
     role="viewer", changes=False, does="output from two offsets on")
-COMMAND_DECIDE: Final = Verb("command", "decide", api.DecideRequest, facts.CommandRecord,
+COMMAND_DECIDE: Final = Verb("command", "decide", commands.DecideRequest, facts.CommandRecord,
     role="operator", changes=True, does="decide about a lost attempt")
 
-DEADLETTER_LIST: Final = Verb("deadletter", "list", api.CommandList, api.CommandPage,
+DEADLETTER_LIST: Final = Verb("deadletter", "list", commands.CommandList, commands.CommandPage,
     role="viewer", changes=False, does="commands without acknowledgement")
-DEADLETTER_SHOW: Final = Verb("deadletter", "show", api.CommandQuery, facts.CommandRecord,
+DEADLETTER_SHOW: Final = Verb("deadletter", "show", commands.CommandQuery, facts.CommandRecord,
     role="viewer", changes=False, does="one dead letter")
-DEADLETTER_RETRY: Final = Verb("deadletter", "retry", api.RetryRequest, api.SubmitAnswer,
+DEADLETTER_RETRY: Final = Verb("deadletter", "retry", commands.RetryRequest, commands.SubmitAnswer,
     role="operator", changes=True, does="submit a dead letter again")
 
 FANOUT_SUBMIT: Final = Verb("fanout", "submit", fanouts.FanoutSubmit, fanouts.FanoutRecord,
@@ -100,74 +111,76 @@ FANOUT_CANCEL: Final = Verb("fanout", "cancel", fanouts.FanoutQuery, fanouts.Fan
 FANOUT_RETRY: Final = Verb("fanout", "retry", fanouts.FanoutRetry, fanouts.FanoutRecord,
     role="operator", changes=True, does="run an ended one again, where it failed or everywhere")
 
-AGENT_CREATE: Final = Verb("agent", "create", api.AgentCreate, api.TokenAnswer,
+AGENT_CREATE: Final = Verb("agent", "create", agents.AgentCreate, agents.TokenAnswer,
     role="admin", changes=True, does="enter an agent, get its token")
-AGENT_TOKEN: Final = Verb("agent", "token", api.AgentCreate, api.TokenAnswer,
+AGENT_TOKEN: Final = Verb("agent", "token", agents.AgentCreate, agents.TokenAnswer,
     role="admin", changes=True, does="a new token for an agent")
-AGENT_SET: Final = Verb("agent", "set", api.AgentSet, api.AgentRecord,
+AGENT_SET: Final = Verb("agent", "set", agents.AgentSet, agents.AgentRecord,
     role="admin", changes=True, does="change its tags, weight, priority, limit")
-AGENT_SHOW: Final = Verb("agent", "show", api.NameQuery, api.AgentRecord,
+AGENT_SHOW: Final = Verb("agent", "show", base.NameQuery, agents.AgentRecord,
     role="viewer", changes=False, does="one agent")
-AGENT_LIST: Final = Verb("agent", "list", api.AgentList, api.AgentsAnswer,
+AGENT_LIST: Final = Verb("agent", "list", agents.AgentList, agents.AgentsAnswer,
     role="viewer", changes=False, does="agents by name")
-AGENT_PING: Final = Verb("agent", "ping", api.AgentPing, api.PingAnswer,
+AGENT_PING: Final = Verb("agent", "ping", agents.AgentPing, agents.PingAnswer,
     role="viewer", changes=False, does="whether it answers, and how fast")
-AGENT_ENABLE: Final = Verb("agent", "enable", api.NameQuery, api.Done,
+AGENT_ENABLE: Final = Verb("agent", "enable", base.NameQuery, base.Done,
     role="operator", changes=True, does="give it work again")
-AGENT_DISABLE: Final = Verb("agent", "disable", api.AgentDisable, api.Done,
+AGENT_DISABLE: Final = Verb("agent", "disable", agents.AgentDisable, base.Done,
     role="operator", changes=True, does="give it nothing new")
-AGENT_PAUSE: Final = Verb("agent", "pause", api.AgentPause, api.Done,
+AGENT_PAUSE: Final = Verb("agent", "pause", agents.AgentPause, base.Done,
     role="operator", changes=True, does="as `agent.disable`, for a time")
-AGENT_MOVE: Final = Verb("agent", "move", api.AgentMove, api.Done,
+AGENT_MOVE: Final = Verb("agent", "move", agents.AgentMove, base.Done,
     role="admin", changes=True, does="into another group, once it is empty")
-AGENT_FORGET: Final = Verb("agent", "forget", api.AgentForget, api.ForgetAnswer,
+AGENT_FORGET: Final = Verb("agent", "forget", agents.AgentForget, agents.ForgetAnswer,
     role="admin", changes=True, does="delete those silent for long")
-AGENT_ROTATE: Final = Verb("agent", "rotate", api.NameQuery, api.Done,
+AGENT_ROTATE: Final = Verb("agent", "rotate", base.NameQuery, base.Done,
     role="admin", changes=True, does="make it renew its certificate now")
-AGENT_REVOKE: Final = Verb("agent", "revoke", api.NameQuery, api.Done,
+AGENT_REVOKE: Final = Verb("agent", "revoke", base.NameQuery, base.Done,
     role="admin", changes=True, does="take its credentials away")
-AGENT_DELETE: Final = Verb("agent", "delete", api.NameQuery, api.Done,
+AGENT_DELETE: Final = Verb("agent", "delete", base.NameQuery, base.Done,
     role="admin", changes=True, does="revoke it and forget it")
 
-GROUP_CREATE: Final = Verb("group", "create", api.GroupCreate, api.GroupRecord,
+GROUP_CREATE: Final = Verb("group", "create", groups.GroupCreate, groups.GroupRecord,
     role="admin", changes=True, does="make a group")
-GROUP_SET: Final = Verb("group", "set", api.GroupSet, api.GroupRecord,
+GROUP_SET: Final = Verb("group", "set", groups.GroupSet, groups.GroupRecord,
     role="admin", changes=True, does="change how it shares its work")
-GROUP_SHOW: Final = Verb("group", "show", api.NameQuery, api.GroupRecord,
+GROUP_SHOW: Final = Verb("group", "show", base.NameQuery, groups.GroupRecord,
     role="viewer", changes=False, does="one group")
-GROUP_LIST: Final = Verb("group", "list", api.GroupList, api.GroupsAnswer,
+GROUP_LIST: Final = Verb("group", "list", groups.GroupList, groups.GroupsAnswer,
     role="viewer", changes=False, does="groups by name")
-GROUP_ROTATE: Final = Verb("group", "rotate", api.NameQuery, api.RotateAnswer,
+GROUP_ROTATE: Final = Verb("group", "rotate", base.NameQuery, groups.RotateAnswer,
     role="admin", changes=True, does="make all of its agents renew their certificates")
-GROUP_DELETE: Final = Verb("group", "delete", api.NameQuery, api.Done,
+GROUP_DELETE: Final = Verb("group", "delete", base.NameQuery, base.Done,
     role="admin", changes=True, does="delete an empty group")
 
-CLIENT_CREATE: Final = Verb("client", "create", api.ClientCreate, api.IdentityAnswer,
+CLIENT_CREATE: Final = Verb("client", "create", clients.ClientCreate, clients.IdentityAnswer,
     role="admin", changes=True, does="sign keys for a new client")
-CLIENT_LIST: Final = Verb("client", "list", api.ClientList, api.ClientsAnswer,
+CLIENT_LIST: Final = Verb("client", "list", clients.ClientList, clients.ClientsAnswer,
     role="admin", changes=False, does="clients by name")
-CLIENT_REVOKE: Final = Verb("client", "revoke", api.NameQuery, api.Done,
+CLIENT_REVOKE: Final = Verb("client", "revoke", base.NameQuery, base.Done,
     role="admin", changes=True, does="take its credentials away")
-CLIENT_RENEW: Final = Verb("client", "renew", renewal.RenewalRequest, api.IdentityAnswer,
+CLIENT_RENEW: Final = Verb("client", "renew", renewal.RenewalRequest, clients.IdentityAnswer,
     role="viewer", changes=True, does="a new certificate for the caller itself")
 
-AUDIT_LIST: Final = Verb("audit", "list", api.AuditQuery, api.AuditPage,
+AUDIT_LIST: Final = Verb("audit", "list", audit.AuditQuery, audit.AuditPage,
     role="admin", changes=False, does="the audit trail, the newest first")
 
-EVENTS_LIST: Final = Verb("events", "list", api.EventList, api.EventsAnswer,
+EVENTS_LIST: Final = Verb("events", "list", events.EventList, events.EventsAnswer,
     role="viewer", changes=False, does="what happened, and what happens within `wait_s`")
 
-CERTIFICATE_LIST: Final = Verb("certificate", "list", api.CertificateList, api.CertificatesAnswer,
+CERTIFICATE_LIST: Final = Verb("certificate", "list",
+    certificates.CertificateList, certificates.CertificatesAnswer,
     role="viewer", changes=False, does="certificates, the first to expire first")
-CERTIFICATE_TRUST: Final = Verb("certificate", "trust", api.TrustQuery, api.TrustAnswer,
+CERTIFICATE_TRUST: Final = Verb("certificate", "trust",
+    certificates.TrustQuery, certificates.TrustAnswer,
     role="viewer", changes=False, does="trusted authorities, and whether to renew now")
 
-CA_SHOW: Final = Verb("ca", "show", api.NoQuery, api.CaAnswer,
+CA_SHOW: Final = Verb("ca", "show", base.NoQuery, certificates.CaAnswer,
     role="admin", changes=False, does="the authority and the signing keys")
-CA_ROTATE: Final = Verb("ca", "rotate", api.CaRotate, api.CaAnswer,
+CA_ROTATE: Final = Verb("ca", "rotate", certificates.CaRotate, certificates.CaAnswer,
     role="admin", changes=True, does="one step of the rotation of one key")
 
-MESH_STATUS: Final = Verb("mesh", "status", api.NoQuery, api.StatusAnswer,
+MESH_STATUS: Final = Verb("mesh", "status", base.NoQuery, mesh.StatusAnswer,
     role="viewer", changes=False, does="the mesh at a glance")
 # fmt: on
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from broker_client.cli.shell.completion import options
-from broker_client.cli.tree import COMMANDS
+from broker_client.cli.table import COMMANDS
 from tools.sections import table
 
 _OF_EVERY_COMMAND: Final = frozenset({"--context", "--help", "--no-color", "--output", "--timeout"})
@@ -22,7 +22,7 @@ def commands() -> str:
                     f"`{each}`" for each in known[noun, verb] if each not in _OF_EVERY_COMMAND
                 ),
             ]
-            for noun, verb, _, text in COMMANDS
+            for noun, verb, _, text, _ in COMMANDS
         ],
     )
 

@@ -1,12 +1,13 @@
 """The tree of commands, and the handling of their errors.
 
-Commands are named here and imported on use: `mesh --help` must not wait for them, nor for the
-libraries that parse and connect.
+Commands are named in the table and imported on use: `mesh --help` must not wait for them, nor for
+the libraries that parse and connect.
 """
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Literal
 
+from broker_client.cli.table import COMMANDS, examples_of
 from broker_client.cli.words import HELP_FLAGS, NOUNS, asked_output, hoist, with_mark
 from broker_client.runtime.stdio import OutputFailed, give_up_output, settle_output
 
@@ -20,87 +21,6 @@ _HELP: Final = """Run programs on hosts that nobody can reach, and see what beca
 
 Every command takes --context, --output table|json, --timeout and --no-color.
 """
-
-# Noun or command, verb, function, one line of help.
-COMMANDS: Final[tuple[tuple[str, str, str, str], ...]] = (
-    ("run", "", "run.program:run", "Run a program on an agent, or on many, and show its output."),
-    ("top", "", "mesh.top:top", "Show mesh, groups, agents and open commands, live."),
-    (
-        "completion",
-        "",
-        "shell.completion:completion",
-        "Print what a shell needs to complete `mesh`.",
-    ),
-    ("ping", "", "agent.ping:ping", "See which agents answer, and how fast."),
-    ("events", "", "mesh.events:events", "Show what happened, and what happens, a line each."),
-    ("status", "", "mesh.status:status", "Show the mesh at a glance."),
-    ("doctor", "", "doctor.client:doctor", "Check the way from here to the master, step by step."),
-    ("command", "list", "command.manage:list_", "List commands, newest first."),
-    ("command", "show", "command.manage:show", "Show a command and the timeline of its attempts."),
-    ("command", "wait", "command.manage:wait", "Wait until a command has ended."),
-    (
-        "command",
-        "cancel",
-        "command.many:cancel",
-        "Ask for the end of commands, by id or by filter.",
-    ),
-    ("command", "retry", "command.many:retry", "Submit commands again, under new ids."),
-    ("command", "logs", "command.logs:logs", "Write a command's output as it was printed."),
-    (
-        "command",
-        "decide",
-        "command.manage:decide",
-        "Say what becomes of a command that waits for it.",
-    ),
-    ("fanout", "list", "fanout.manage:list_", "List fan-outs, newest first."),
-    ("fanout", "show", "fanout.manage:show", "Show a fan-out and what became of it on each agent."),
-    ("fanout", "wait", "fanout.manage:wait", "Wait until a fan-out has ended."),
-    ("fanout", "cancel", "fanout.manage:cancel", "Ask no more agents, and end what runs."),
-    (
-        "fanout",
-        "retry",
-        "fanout.manage:retry",
-        "Run a fan-out again, where it failed or everywhere.",
-    ),
-    ("deadletter", "list", "command.deadletter:list_", "List dead letters, the last one first."),
-    ("deadletter", "show", "command.deadletter:show", "Show a dead letter and its timeline."),
-    (
-        "deadletter",
-        "retry",
-        "command.deadletter:retry",
-        "Submit a dead letter again, under a new id.",
-    ),
-    ("group", "create", "group.manage:create", "Create a group."),
-    ("group", "set", "group.manage:set_", "Change how a group shares its work."),
-    ("group", "list", "group.manage:list_", "List groups."),
-    ("group", "show", "group.manage:show", "Show one group and its agents."),
-    ("group", "rotate", "agent.rotate:group", "Renew the certificates of a group's agents."),
-    ("group", "delete", "group.manage:delete", "Delete a group that has no agents."),
-    ("agent", "create", "agent.manage:create", "Create an agent and print its activation token."),
-    ("agent", "token", "agent.manage:token", "Print a new activation token for an agent."),
-    ("agent", "set", "agent.manage:set_", "Change an agent's tags, weight, priority or limit."),
-    ("agent", "list", "agent.listing:list_", "List agents, with status and reason."),
-    ("agent", "show", "agent.manage:show", "Show one agent."),
-    ("agent", "enable", "agent.manage:enable", "Let an agent take commands again."),
-    ("agent", "disable", "agent.drain:disable", "Give an agent no new commands."),
-    ("agent", "pause", "agent.drain:pause", "Give an agent no new commands for a while."),
-    ("agent", "rotate", "agent.rotate:agent", "Renew an agent's certificate now."),
-    ("agent", "move", "agent.drain:move", "Move an agent to another group once it is empty."),
-    ("agent", "revoke", "agent.manage:revoke", "Refuse an agent's credentials from now on."),
-    ("agent", "delete", "agent.manage:delete", "Remove an agent; its credentials are refused."),
-    ("agent", "forget", "agent.forget:forget", "Delete agents that have been silent for long."),
-    ("audit", "list", "mesh.audit:list_", "List who did what to what, from where, when."),
-    ("certificate", "list", "ca.certificate:list_", "List certificates by when they end."),
-    ("ca", "show", "ca.manage:show", "Show the authority, the signing keys and who holds them up."),
-    ("ca", "rotate", "ca.manage:rotate", "Replace the authority or a signing key, step by step."),
-    ("client", "create", "client.manage:create", "Make keys and credentials for a new client."),
-    ("client", "list", "client.manage:list_", "List clients."),
-    ("client", "renew", "client.manage:renew", "Renew the credentials of the context in use."),
-    ("context", "ls", "client.contexts:ls", "List the contexts of this account."),
-    ("context", "use", "client.contexts:use_", "Mean a context where none is named."),
-    ("client", "revoke", "client.manage:revoke", "Refuse a client's credentials from now on."),
-)
-
 
 # Missing commands that people look for, with the reason and the alternative.
 _WHY_NOT: Final[dict[tuple[str, ...], tuple[str, str]]] = {
@@ -125,7 +45,7 @@ def build(tokens: Sequence[str] = ("--help",)) -> "App":
         name: App(name=name, help=NOUNS[name], version_flags=[], help_formatter=formatter)
         for name in wanted
     }
-    for noun, verb, target, text in COMMANDS:
+    for noun, verb, target, text, _ in COMMANDS:
         path = f"{_PACKAGE}.{target}"
         if noun in NOUNS and noun not in nouns:
             continue
@@ -179,9 +99,8 @@ def _show_examples(tokens: Sequence[str]) -> None:
     path = _path(tokens)
     is_command = len(path) == 2 or (path and path[0] not in NOUNS)
     if is_command and HELP_FLAGS.intersection(before):
-        from broker_client.cli import examples
-
-        print(f"\n{examples.shown(path[0], path[1] if path[1:] else '')}")
+        examples = examples_of(path[0], path[1] if path[1:] else "")
+        print("\n".join(["", "Examples:", *(f"  {line}" for line in examples)]))
 
 
 def _overview(tokens: Sequence[str]) -> str:
@@ -191,10 +110,10 @@ def _overview(tokens: Sequence[str]) -> str:
     if first == "--version":
         text = _version()
     elif not first or first in HELP_FLAGS:
-        rows = [*((noun, line) for noun, verb, _, line in COMMANDS if not verb), *NOUNS.items()]
+        rows = [*((noun, line) for noun, verb, _, line, _ in COMMANDS if not verb), *NOUNS.items()]
         text = _listed("mesh COMMAND", _HELP, rows)
     elif first in NOUNS and (not second or second in HELP_FLAGS):
-        rows = [(verb, line) for noun, verb, _, line in COMMANDS if noun == first]
+        rows = [(verb, line) for noun, verb, _, line, _ in COMMANDS if noun == first]
         text = _listed(f"mesh {first} COMMAND", NOUNS[first], rows)
     if text:
         print(text)
@@ -234,7 +153,7 @@ def _usage(error: "CycloptsError", tokens: Sequence[str], output: "Output") -> i
 def _path(tokens: Sequence[str]) -> list[str]:
     """Return the words of `tokens` that name a command."""
     words = [*tokens[:2], "", ""]
-    known = {(noun, verb) for noun, verb, _, _ in COMMANDS}
+    known = {(noun, verb) for noun, verb, *_ in COMMANDS}
     if (words[0], words[1]) in known:
         return words[:2]
     return words[:1] if words[0] in NOUNS or (words[0], "") in known else []

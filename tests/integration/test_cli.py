@@ -23,7 +23,8 @@ import pytest_asyncio
 from cyclopts import App
 
 from broker_client.cli.options import Listing
-from broker_client.cli.tree import COMMANDS, build
+from broker_client.cli.table import COMMANDS
+from broker_client.cli.tree import build
 from tests.harness import FAST_TIMERS, MeshProcesses, program
 from tests.interrupts import LONG, storm
 from tests.waiting import PATIENCE_S, eventually
@@ -351,7 +352,7 @@ def lists() -> list[list[str]]:
     app = build(())
     return [
         [noun, *filter(None, [verb]), *ALSO.get((noun, verb), [])]
-        for noun, verb, _, _ in COMMANDS
+        for noun, verb, *_ in COMMANDS
         if noun != "context"
         and any(
             isinstance(each.default, Listing)

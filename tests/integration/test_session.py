@@ -12,7 +12,8 @@ import pytest
 from cyclopts import Argument
 
 from broker_client.cli.shell.completion import FILTERED, bash, fish, named, options, zsh
-from broker_client.cli.tree import COMMANDS, build
+from broker_client.cli.table import COMMANDS
+from broker_client.cli.tree import build
 from schemas.messages.api import AgentCreate, TokenAnswer
 from tests.harness import MeshProcesses
 from tools.docs import README, ROOT
@@ -63,7 +64,7 @@ def test_words_of_filters_and_columns_are_completed(
 
 def test_every_command_whose_words_are_filters_completes_them() -> None:
     filtered = set()
-    for noun, verb, _, _ in COMMANDS:
+    for noun, verb, *_ in COMMANDS:
         command = build(())[noun]
         arguments = (command[verb] if verb else command).assemble_argument_collection()
         marks = ("state:", "status:", "words of a filter")
@@ -171,7 +172,7 @@ def test_names_are_not_completed_where_nobody_answers(tmp_path: Path) -> None:
 
 
 def test_every_verb_whose_names_are_completed_is_there() -> None:
-    verbs = {(noun, verb) for noun, verb, _, _ in COMMANDS}
+    verbs = {(noun, verb) for noun, verb, *_ in COMMANDS}
     for noun, followed in named().items():
         assert (noun, "list") in verbs
         assert {(noun, verb) for verb in followed} <= verbs
@@ -179,7 +180,7 @@ def test_every_verb_whose_names_are_completed_is_there() -> None:
 
 def test_every_command_and_option_is_in_each_script() -> None:
     scripts = (bash(), zsh(), fish())
-    for noun, verb, _, _ in COMMANDS:
+    for noun, verb, *_ in COMMANDS:
         assert all(noun in script and verb in script for script in scripts)
         for option in options()[noun, verb]:
             assert option in scripts[0]

@@ -10,7 +10,8 @@ from broker_client.cli.agent import roster
 from broker_client.cli.command import ledger
 from broker_client.cli.options import SHARED, Shared
 from broker_client.cli.screen.report import print_json
-from broker_client.cli.tree import COMMANDS, build
+from broker_client.cli.table import COMMANDS
+from broker_client.cli.tree import build
 from broker_client.cli.words import NOUNS
 from schemas import listed
 from schemas.filters import Language
@@ -146,7 +147,7 @@ def options() -> dict[tuple[str, str], list[str]]:
     """Return the long options of each command, from its parser."""
     app = build(())
     found: dict[tuple[str, str], list[str]] = {}
-    for noun, verb, _, _ in COMMANDS:
+    for noun, verb, *_ in COMMANDS:
         command = app[noun][verb] if verb else app[noun]
         names = [name for each in command.assemble_argument_collection() for name in each.names]
         found[noun, verb] = sorted({*(n for n in names if n.startswith("--")), "--help"})
@@ -160,7 +161,7 @@ def values() -> dict[tuple[str, str, str], list[str]]:
     """
     app = build(())
     found: dict[tuple[str, str, str], list[str]] = {}
-    for noun, verb, _, _ in COMMANDS:
+    for noun, verb, *_ in COMMANDS:
         command = app[noun][verb] if verb else app[noun]
         for each in command.assemble_argument_collection():
             choices = each.get_choices() or (_FORMS if "--output" in each.names else ())
@@ -173,7 +174,7 @@ def values() -> dict[tuple[str, str, str], list[str]]:
 
 
 def first_words() -> list[str]:
-    return sorted({noun for noun, _, _, _ in COMMANDS})
+    return sorted({noun for noun, *_ in COMMANDS})
 
 
 def named() -> dict[str, list[str]]:
@@ -182,7 +183,7 @@ def named() -> dict[str, list[str]]:
     The name is in the first column of the noun's list.
     """
     found: dict[str, list[str]] = {}
-    commands = {(noun, verb) for noun, verb, _, _ in COMMANDS}
+    commands = {(noun, verb) for noun, verb, *_ in COMMANDS}
     for verb in VERBS.values():
         fields = {field.name: field.required for field in msgspec.structs.fields(verb.request)}
         takes_one = fields.get("name") or fields.get("id")
@@ -192,7 +193,7 @@ def named() -> dict[str, list[str]]:
 
 
 def verbs_of(noun: str) -> list[str]:
-    return sorted(verb for each, verb, _, _ in COMMANDS if each == noun)
+    return sorted(verb for each, verb, *_ in COMMANDS if each == noun)
 
 
 def bash() -> str:
@@ -248,9 +249,9 @@ def fish() -> str:
     chosen = values()
     lines = ["# fish completion of mesh: mesh completion fish | source", "complete -c mesh -f"]
     for noun in first_words():
-        about = NOUNS.get(noun) or next(text for each, _, _, text in COMMANDS if each == noun)
+        about = NOUNS.get(noun) or next(text for each, _, _, text, _ in COMMANDS if each == noun)
         lines.append(f"complete -c mesh -n __fish_use_subcommand -a {noun} -d {_quoted(about)}")
-    for noun, verb, _, text in COMMANDS:
+    for noun, verb, _, text, _ in COMMANDS:
         if verb:
             seen = f"__fish_seen_subcommand_from {noun}; and not __fish_seen_subcommand_from"
             known = " ".join(verbs_of(noun))

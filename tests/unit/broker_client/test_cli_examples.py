@@ -9,14 +9,16 @@ from cyclopts import App
 import broker_agent.cli
 import broker_master.cli
 from broker_client.cli import tree
-from broker_client.cli.examples import EXAMPLES
+from broker_client.cli.examples import EXAMPLES as TOOL_EXAMPLES
 from broker_client.cli.shell.tool import call_tool, commands_of
+from broker_client.cli.table import COMMANDS
 from broker_client.cli.words import hoist
 
 TOOLS: dict[str, App] = {
     "broker-master": broker_master.cli.app,
     "broker-agent": broker_agent.cli.build(),
 }
+EXAMPLES = {(row.noun, row.verb): row.lines for row in COMMANDS} | TOOL_EXAMPLES
 LINES = [line for lines in EXAMPLES.values() for line in lines]
 
 
@@ -46,7 +48,7 @@ def test_example_parses(line: str) -> None:
 
 
 def test_every_command_has_three_examples_of_its_own() -> None:
-    commands = {(noun, verb) for noun, verb, _, _ in tree.COMMANDS}
+    commands = {(noun, verb) for noun, verb, *_ in COMMANDS}
     commands |= {(name, verb) for name, app in TOOLS.items() for verb in commands_of(app)}
     assert set(EXAMPLES) == commands
     assert len(set(LINES)) == 3 * len(commands)

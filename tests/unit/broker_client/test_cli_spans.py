@@ -6,7 +6,8 @@ import pytest
 from cyclopts.argument import Argument
 
 from broker_client.cli.spans import check_moment, check_span, moment_of, span_s, to_seconds
-from broker_client.cli.tree import COMMANDS, build
+from broker_client.cli.table import COMMANDS
+from broker_client.cli.tree import build
 from schemas.spans import size_bytes, time_left
 
 TEXTS: set[object] = {check_span, check_moment}
@@ -91,7 +92,7 @@ def spans() -> list[tuple[str, str, str]]:
     """Each option of the command line whose value is a length of time, or a moment by one."""
     app = build(())
     found = []
-    for noun, verb, _, _ in COMMANDS:
+    for noun, verb, *_ in COMMANDS:
         command = app[noun][verb] if verb else app[noun]
         found += [
             (noun, verb, name)

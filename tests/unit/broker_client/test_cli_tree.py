@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker_client.cli import tree
+from broker_client.cli import table, tree
 from broker_client.cli.options import Common
 from broker_client.cli.words import asked_output, hoist
 
@@ -49,7 +49,7 @@ REQUIRED = {
     ("client", "revoke"): ["ann"],
     ("context", "use"): ["ops"],
 }
-COMMANDS = [(noun, verb) for noun, verb, _, _ in tree.COMMANDS]
+COMMANDS = [(noun, verb) for noun, verb, *_ in table.COMMANDS]
 
 
 def words(noun: str, verb: str) -> list[str]:

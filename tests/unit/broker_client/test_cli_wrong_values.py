@@ -10,7 +10,8 @@ from cyclopts import CycloptsError
 import broker_agent.cli
 import broker_master.cli
 from broker_client.cli.mistakes import in_words
-from broker_client.cli.tree import COMMANDS, build
+from broker_client.cli.table import COMMANDS
+from broker_client.cli.tree import build
 from tests.unit.raw_texts import raw_in
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def options() -> list[tuple[str, str, str]]:
     found = []
     for tool, made in TOOLS.items():
         app = made()
-        paths = [(noun, verb) if verb else (noun,) for noun, verb, _, _ in COMMANDS]
+        paths = [(noun, verb) if verb else (noun,) for noun, verb, *_ in COMMANDS]
         if tool != "mesh":
             paths = [(name,) for name in app if not name.startswith("-")]
         for path in paths:
