@@ -85,7 +85,7 @@ def _files(directory: Path, patterns: Iterable[str]) -> Iterator[Path]:
 
 
 def _logs(directory: Path) -> Iterator[Path]:
-    """What processes said. A task's own files are what the task printed, kept for its owner."""
+    """Output of processes, without the files of tasks, which are kept for their owner."""
     for path in _files(directory, ("*.log", "*.err", "*.out", "*.log.*")):
         if not _NO_LOGS.intersection(path.relative_to(directory).parts):
             yield path

@@ -60,7 +60,7 @@ def instructions() -> dict[str, list[tuple[str, str]]]:
 
 
 def last(target: str, word: str) -> str:
-    """What the last such instruction of a stage says."""
+    """Text of the last such instruction of a stage."""
     return [rest for name, rest in instructions()[target] if name == word][-1]
 
 
@@ -87,7 +87,7 @@ class Host:
         self._services = services()
 
     def port(self, number: str) -> int:
-        """What stands for a port of a container; each number is used by one service only."""
+        """Replacement of a container's port; each number is used by one service only."""
         if number not in self.ports:
             self.ports[number] = choose_port("127.0.0.1")
         return self.ports[number]

@@ -76,7 +76,7 @@ def filled(expr: str) -> str:
 
 
 async def results(watchers: Watchers) -> dict[Expression, list[dict[str, Any]]]:
-    """What each expression gives now. Raises if Prometheus refuses one."""
+    """Evaluate each expression now. Raises if Prometheus refuses one."""
     return {each: _numbers(await watchers.query(each.expr)) for each in expressions()}
 
 

@@ -61,7 +61,7 @@ FAST_TIMERS: Final[Mapping[str, str]] = {
 
 @dataclass(frozen=True)
 class Ran:
-    """What became of one command line."""
+    """Result of one command line."""
 
     code: int
     out: str
@@ -163,7 +163,7 @@ class MeshProcesses:
         return self.canaries.leaks(texts) if self.directory.exists() else []
 
     def _metrics(self) -> str:
-        """What Prometheus would read now; empty if the master does not run."""
+        """Page that Prometheus would read now; empty if the master does not run."""
         if not (self.http_url and self.master.is_running):
             return ""
         with suppress(OSError), urlopen(f"{self.http_url}/metrics", timeout=METRICS_S) as page:

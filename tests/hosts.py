@@ -21,7 +21,7 @@ from tests.waiting import eventually
 STEP_S: Final = 60.0
 STOP_S: Final = 30.0
 _PROMPT: Final = re.compile(r"([a-z]+)\$ (.*)")
-# On loopback addresses of their own, so that one port can be that of each.
+# On loopback addresses of their own, so that all can have the same port.
 ADDRESSES: Final = {"old": "127.0.0.1", "new": "127.0.0.2"}
 
 

@@ -40,7 +40,7 @@ def install(wheel: Path, folder: Path, *extras: str) -> Path:
 
 
 def needed(extras: tuple[str, ...]) -> list[Distribution]:
-    """What the product needs with `extras`, and what that needs in turn."""
+    """Requirements of the product with `extras`, and theirs in turn."""
     found: dict[str, Distribution] = {}
     open_ = list(_asked(distribution(NAME), extras))
     while open_:

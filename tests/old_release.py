@@ -34,7 +34,7 @@ class OldRelease:
 
     @property
     def env(self) -> dict[str, str]:
-        """What makes every program of ours, and each that it starts, one of the old release."""
+        """Environment in which every program of ours, and its children, is of the old release."""
         return {"PYTHONPATH": str(self.folder), "PYTHONSAFEPATH": "1"}
 
     def check(self) -> None:
@@ -77,7 +77,7 @@ def programs_of(mesh: MeshProcesses, old: OldRelease | None) -> Iterator[None]:
 
 
 def switch(child: Child, old: OldRelease | None) -> None:
-    """Have the next start of a program be of this release; None is the code of now."""
+    """Release of the next start of a program; None is the code of now."""
     _put(child.env, old)
 
 

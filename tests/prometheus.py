@@ -279,7 +279,7 @@ class Watchers:
 
 
 async def wait_for(look: Callable[[], Awaitable[Any]], within_s: float, what: str) -> Any:  # noqa: ANN401  whatever `look` finds
-    """What `look` gives once that is something; AssertionError after `within_s`."""
+    """Return the first result of `look` that is not empty; AssertionError after `within_s`."""
     give_up_at = time.monotonic() + within_s
     while True:
         found = await look()

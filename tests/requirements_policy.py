@@ -1,4 +1,4 @@
-"""What a test does when a server it needs is not installed.
+"""Policy of tests whose server is not installed: skip, or fail on CI.
 
 On a laptop it skips, with one line that says what to install. With CI=true it fails: a check that
 silently leaves out the real servers proves nothing.

@@ -164,7 +164,7 @@ STORMS: Final[dict[str, Kind]] = {
 
 
 async def harmed(mesh: MeshProcesses, client: MeshClient, metrics: str) -> list[str]:
-    """What of the others was harmed, in words; nothing if all is well."""
+    """Damage to the other members, in words; empty if there is none."""
     found = []
     group = await client.ask("group", "show", NameQuery(name="web"), GroupRecord)
     if group.agents.get("active") != len(mesh.agents) - 1:
@@ -188,7 +188,7 @@ async def entries(client: MeshClient, action: str, by: str = "") -> list[str]:
 
 
 def rss_mb(pid: int) -> float:
-    """What a process holds in memory."""
+    """Resident memory of a process in MB."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
@@ -224,7 +224,7 @@ class _Rage:
             await asyncio.sleep(_TURN_S)
 
     async def read(self) -> None:
-        """What comes back, so that the broker never waits for us."""
+        """Read all answers, so that the broker never waits for us."""
         while await self._link.reader.read(_READ_BYTES):
             pass
 

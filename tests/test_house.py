@@ -311,7 +311,7 @@ def test_no_test_judges_absolute_time() -> None:
     assert JUDGES_TIME.search("assert time.monotonic() " + "- began < 3")
 
 
-# Folders and pages that keep the language of docs/contributing.md; the rest is being swept.
+# Folders and pages that keep the language of docs/contributing.md.
 SWEPT = (
     "README.md",
     "broker_agent",
@@ -320,10 +320,7 @@ SWEPT = (
     "docs",
     "grafana",
     "schemas",
-    "tests/host/broker_agent",
-    "tests/language.py",
-    "tests/test_house.py",
-    "tests/unit/broker_agent",
+    "tests",
     "tools",
 )
 # On the main line since before they were checked, and history is not written again.
@@ -362,6 +359,26 @@ def test_names_of_tests_are_claims_with_a_subject() -> None:
     for name in ("what_is_lost_is_told", "sec_s01_nobody_listens", "it_ends"):
         assert language.riddles_in_names(f"def test_{name}(): pass") == [f"1: test_{name}"]
     assert language.riddles_in_names("def test_items_are_kept(): pass\ndef what(): pass") == []
+
+
+NAMED_TEST = re.compile(r"\btest_\w*[a-z]\b(?!\.py)")
+
+
+def test_pages_name_tests_that_are_there() -> None:
+    defined = {
+        name
+        for path in swept(".py")
+        for name in re.findall(r"^ *(?:async )?def (test_\w+)\(", path.read_text(), re.MULTILINE)
+    }
+    files = {path.stem for path in swept(".py")}
+    named = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in swept(".md")
+        for name in NAMED_TEST.findall(path.read_text())
+        if name not in defined | files
+    }
+    assert named == set()
+    assert NAMED_TEST.findall("`test_a_b`, `tests/test_c.py`, `test_sec_sNN_…`") == ["test_a_b"]
 
 
 def test_docstrings_comments_and_pages_have_no_private_words() -> None:

@@ -50,7 +50,7 @@ def _chunks() -> bytes:
 
 
 def _nothing() -> bytes:
-    """What nobody listens to."""
+    """Messages on a subject without subscribers."""
     return pub(subjects.up(LOUD_GROUP, LOUD, "nothing"), b"x")
 
 
@@ -133,7 +133,7 @@ class _Pour:
 
 
 async def _read(link: RawLink) -> None:
-    """What comes back, so that the broker never waits for us."""
+    """Read all answers, so that the broker never waits for us."""
     with contextlib.suppress(OSError, ssl.SSLError):
         while await link.reader.read(_BLOCK):
             pass

@@ -122,7 +122,7 @@ async def _renew(mesh: MeshProcesses) -> None:
 
 
 async def _lose_a_task(mesh: MeshProcesses) -> None:
-    """An agent dies for good while it runs a command; another is away for a moment."""
+    """An agent dies permanently while it runs a command; another is away for a moment."""
     async with mesh.client() as client:
         lost = await client.submit(["sleep", "60"], agent="web-2")
         await asyncio.sleep(0.5)

@@ -30,7 +30,7 @@ MEMORY = Path("/dev/shm")
 
 
 class _Blind(Witness):
-    """What runs is of no interest here."""
+    """The work itself is of no interest here."""
 
     def __init__(self) -> None:
         pass

@@ -194,7 +194,7 @@ async def agent(connection: Client, tasks: Tasks, directory: Path) -> None:
 
 
 class FloorClient:
-    """What the load generator drives: one command from submission to result."""
+    """One command from submission to result, as the load generator drives it."""
 
     def __init__(self, connection: Client, prefix: str) -> None:
         self._connection = connection

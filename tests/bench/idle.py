@@ -1,4 +1,4 @@
-"""What an agent and a master cost that have nothing to do, with the timers they ship with."""
+"""Cost of an idle agent and of an idle master, with the default timers."""
 
 import asyncio
 import time

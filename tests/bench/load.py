@@ -12,7 +12,7 @@ import msgspec
 
 
 class Latencies(msgspec.Struct, frozen=True, kw_only=True):
-    """What one load came to. Latencies from the submission to the result.
+    """Result of one load. Latencies from the submission to the result.
 
     cpu_s: what the client itself spent; `spent_s` what the others did, by their names, where asked.
     """

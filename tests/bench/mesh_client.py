@@ -56,7 +56,7 @@ async def process(mesh: MeshClient, group: str, count: int, in_flight: int) -> L
 
 
 async def copy(mesh: MeshClient, group: str, source: str) -> Copied:
-    """Have a task print `source` and read it as it comes."""
+    """Run a task that prints `source`, and read its output as it comes."""
     digest = hashlib.sha256()
     size = 0
     began = time.perf_counter()

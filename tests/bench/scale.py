@@ -118,7 +118,7 @@ async def _load(client: MeshClient, latencies: list[float]) -> None:
 
 
 async def _part(process: psutil.Process, work: object) -> float:
-    """What part of a core a process uses while `work` is awaited."""
+    """Share of a core that a process uses while `work` is awaited."""
     before, began = process.cpu_times(), time.perf_counter()
     await work  # type: ignore[misc]  # any awaitable
     after = process.cpu_times()

@@ -1,4 +1,4 @@
-"""What a scrape costs: its time and size for large fleets, and what commands lose by it.
+"""Cost of a scrape: its time and size for large fleets, and the delay of commands by it.
 
 python -m tests.bench scrape
 """

@@ -26,7 +26,7 @@ def _measured(mesh: MeshProcesses, bytecode: Path, rounds: int) -> list[Row]:
         **os.environ,
         "MESH_CONTEXT": str(mesh.admin_context),
         # As after an install, which compiles each module once: a tree from which a host may not
-        # write bytecode would be compiled anew by each run.
+        # write bytecode would be compiled again by each run.
         "PYTHONDONTWRITEBYTECODE": "",
         "PYTHONPYCACHEPREFIX": str(bytecode),
     }

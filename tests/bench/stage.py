@@ -1,4 +1,4 @@
-"""What the benchmarks run on: the floor's processes, the mesh's, and clients that load them."""
+"""Stage of the benchmarks: processes of the floor and of the mesh, and clients that load them."""
 
 import contextlib
 import json

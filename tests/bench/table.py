@@ -1,4 +1,4 @@
-"""What the benchmarks found, a line each: a value, what it is held against, the verdict."""
+"""Results of the benchmarks, a line each: a value, its limit, the verdict."""
 
 import statistics
 from collections.abc import Sequence

@@ -145,7 +145,7 @@ class Run:
 
     @cached_property
     def silences(self) -> list[Silence]:
-        """Per agent; one that begins while another lasts makes that one longer."""
+        """Silences per agent; overlapping ones are joined."""
         found = []
         open_: dict[str, Event] = {}
         for event in self.events:
@@ -401,7 +401,7 @@ def what_is_shown_is_true(run: Run) -> Iterator[Look]:
 
 
 def _losses_are_certain(run: Run) -> Iterator[Look]:
-    """Nobody is called lost before its agent must have ended it, whether or not it has."""
+    """No task is called lost before the deadline at which its agent must have ended it."""
     for id, end in run.first_ends.items():
         agents = {start["agent"] for start in run.starts.get(id, [])}
         if end["state"] != State.LOST:

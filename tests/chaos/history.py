@@ -1,4 +1,4 @@
-"""What happened in one run, line by line: the only thing that its judge reads.
+"""Events of one run, line by line: the only input of its judge.
 
 Every line is a JSON object with `kind`, `mono` (a clock that goes on during suspension, shared by
 all processes of the host) and `wall`. The kinds and their fields:

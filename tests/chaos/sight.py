@@ -1,4 +1,4 @@
-"""What /proc shows of the tasks, over and over: who came, who went."""
+"""Processes of the tasks in /proc, scanned repeatedly: those that came and those that went."""
 
 import asyncio
 import os

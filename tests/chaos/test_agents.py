@@ -174,7 +174,7 @@ async def test_f50_rebooted_host(world_of: MakeWorld) -> None:
 
 
 async def test_f41_full_spool(world_of: MakeWorld, seed: int) -> None:
-    """What does not fit is marked as missing; the agent itself goes on."""
+    """Output that does not fit is marked as missing; the agent itself goes on."""
     try:
         async with world_of(timers=CALM, mounts={"a1/tasks": 4 * 1024 * 1024}) as world:
             id = await world.submit(world.witness.bulk(12_000_000))

@@ -145,7 +145,7 @@ def given_up_too_early() -> Story:
 
 
 def given_up_on_a_guess() -> Story:
-    """It was gone by then, but nobody could know."""
+    """The task was gone by then, but no process could know."""
     story = fenced().without("state", state="lost").without("gone").gone("c1", 4)
     return story.at(4.5, "state", id="c1", state="lost", reason="")
 

@@ -38,7 +38,7 @@ def _libraries() -> Iterator[Path]:
 
 
 class Fake:
-    """What a process has to be started with so that its clock can be set."""
+    """Environment of a process whose clock can be set."""
 
     def __init__(self, library: Path, file: Path, *, also_monotonic: bool) -> None:
         self._file = file
@@ -76,7 +76,7 @@ async def test_f43_agents_clock_jumps(world_of: MakeWorld, tmp_path: Path, seed:
 async def test_f43b_all_clocks_of_the_agent_jump(
     world_of: MakeWorld, tmp_path: Path, seed: int
 ) -> None:
-    """What a suspended host looks like to its agent: the lease ran out while nobody looked."""
+    """The agent of a suspended host sees that its lease has expired meanwhile."""
     clock = fake_clock(tmp_path, "F43B", seed, also_monotonic=True)
     async with world_of(agent_env=clock.env) as world:
         ids = await working(world, runs_s=30)
@@ -90,7 +90,7 @@ async def test_f43b_all_clocks_of_the_agent_jump(
 
 
 async def test_f44_masters_clock_jumps(world_of: MakeWorld, tmp_path: Path, seed: int) -> None:
-    """Nobody is lost by it, and what waits goes on waiting."""
+    """No command is lost by it, and queued commands stay queued."""
     clock = fake_clock(tmp_path, "F44", seed)
     async with world_of(agents=2, timers=CALM, master_env=clock.env) as world:
         await working(world, runs_s=11)

@@ -92,7 +92,7 @@ async def test_f45_every_request_ten_times(world_of: MakeWorld) -> None:
         world.kill_agent("a1")
         world.launch_agent("a1")
         await world.agents["a1"].wait_ready()
-        await repeat.all_again(anew=True)
+        await repeat.all_again(to_successor=True)
         late = await world.submit(world.witness.quick())
         await world.wait_state(late, "succeeded")
         assert repeat.sent >= 10 * len(ids)
@@ -123,10 +123,10 @@ class Repeat:
             self.sent += 1
         self._world.history.add("deliver", id=run.command, attempt=run.attempt, times=10)
 
-    async def all_again(self, *, anew: bool = False) -> None:
-        """anew: as if what was run before were meant for the agent that runs now.
+    async def all_again(self, *, to_successor: bool = False) -> None:
+        """to_successor: treat earlier runs as runs of the present agent.
 
-        What that one has turned away, and nobody but us would send again, it has not recorded.
+        Requests that the former agent refused are left out: no journal has them.
         """
         ran = {(each.id, each.attempt) for each in self._world.witness.sightings()}
         state = await self._world.mesh._run(
@@ -135,10 +135,10 @@ class Repeat:
             *("--state-dir", str(self._world.mesh.agent_dir("a1")), "--output", "json"),
         )
         for subject, run in self._runs:
-            if anew and (run.command, run.attempt) not in ran:
+            if to_successor and (run.command, run.attempt) not in ran:
                 continue
             now = {"incarnation": state.json["incarnation"], "epoch": state.json["epoch"]}
-            again = msgspec.structs.replace(run, beat_seq=1, **now) if anew else run
+            again = msgspec.structs.replace(run, beat_seq=1, **now) if to_successor else run
             await self._repeat(subject, again)
         await self._client.flush()
 

@@ -33,7 +33,7 @@ yes "$MESH_COMMAND ------------------------------------------------" | head -c $
 
 @dataclass(frozen=True)
 class Program:
-    """What a task does: an argument list and its environment."""
+    """Program of a task: an argument list and its environment."""
 
     name: str
     argv: tuple[str, ...]

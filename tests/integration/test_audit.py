@@ -45,7 +45,7 @@ mesh = mesh_fixture({"web": ("web-1",), "db": ()})
 
 
 async def trail(admin: MeshClient, **wanted: Any) -> list[AuditRecord]:  # noqa: ANN401  AuditQuery's
-    """All that matches, the newest first, page by page."""
+    """Matching entries, the newest first, page by page."""
     found: list[AuditRecord] = []
     cursor = None
     while True:

@@ -1,4 +1,4 @@
-"""What the master knows of live connections is what the broker has, and is asked for once."""
+"""The master requests the broker's live connections once, and its view equals the broker's."""
 
 import contextlib
 from collections.abc import AsyncIterator

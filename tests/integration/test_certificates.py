@@ -171,7 +171,7 @@ async def test_brokers_certificate_is_replaced_and_nobody_is_dropped(
 
 
 async def served_certificate(mesh: MeshProcesses) -> CertificateFacts:
-    """What the broker shows to whoever connects now."""
+    """Certificate that the broker shows to a new connection."""
     host, port = mesh.nats_url.removeprefix("tls://").rsplit(":", 1)
     context = ssl.create_default_context()
     context.check_hostname = False

@@ -40,7 +40,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
 async def agent_that_takes_nothing(
     mesh: MeshProcesses, name: str, group: str
 ) -> AsyncIterator[None]:
-    """It beats and shakes hands as it should, and lets every request to run something fall."""
+    """An agent that beats and shakes hands, and drops every request to run a task."""
     await mesh.add_agent(name, group=group, start=False)
     async with raw(issuer(mesh).issue("agent", name, group=group)) as client:
         inbox = await client.subscribe(subjects.down(group, name, "welcome"))

@@ -304,9 +304,7 @@ async def test_cancel_ends_the_whole_process_group(admin: MeshClient, tmp_path: 
         await admin.cancel(answer.id)
 
 
-async def test_what_a_task_leaves_behind_is_ended_with_it(
-    admin: MeshClient, tmp_path: Path
-) -> None:
+async def test_descendants_of_a_task_end_with_it(admin: MeshClient, tmp_path: Path) -> None:
     text = f"(sh -c 'echo $PPID' > {tmp_path}/child; exec sleep 60) & sleep 0.2; exit 0"
     record = await admin.run(script(text), group="web", timeout_s=PATIENCE_S)
     assert record.state == "succeeded"

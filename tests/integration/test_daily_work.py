@@ -1,4 +1,4 @@
-"""What operators do all day on one mesh: ping, read output, choose agents, watch results."""
+"""Daily work of operators on one mesh: ping, read output, choose agents, watch results."""
 
 import asyncio
 import fcntl

@@ -58,7 +58,7 @@ def folder(mesh: MeshProcesses, tmp_path: Path) -> Path:
 async def test_agents_doctor_finds_nothing_wrong_beside_a_running_agent(
     mesh: MeshProcesses,
 ) -> None:
-    """And is not taken for a second session of it."""
+    """And is not treated as a second session of it."""
     await mesh.wait_status("web-1", "active")
     ran = await agent_doctor(mesh, mesh.agent_dir("web-1"))
     assert ran.code == 0, ran.out
@@ -168,7 +168,7 @@ async def test_clients_doctor_tries_each_permission_of_its_role_and_changes_noth
 
 
 async def test_clients_doctor_says_what_is_wrong_with_the_mesh(mesh: MeshProcesses) -> None:
-    """As `mesh status` does: here that one identity lives twice."""
+    """As `mesh status` does: here a duplicate identity."""
     twin = await mesh.add_agent("twin", group="web", slots=1)
     copy = mesh.directory / "twin-copy"
     own = shutil.ignore_patterns(*OWN, "journal.db*")

@@ -209,7 +209,7 @@ def rename(token: ActivationToken, agent: str) -> ActivationToken:
 
 
 async def test_names_in_the_request_are_not_believed(admin: MeshClient, bearers: Bearers) -> None:
-    """The subject says for whom: a request signed for another name gives a certificate of ours."""
+    """The subject gives the name: a request signed for another name gives a certificate of ours."""
     issued = await created(admin, "plain")
     answer = await (await bearers.of(issued.token)).enrol(new_identity("master"))
     assert isinstance(answer, EnrolAnswer)
@@ -219,7 +219,7 @@ async def test_names_in_the_request_are_not_believed(admin: MeshClient, bearers:
 async def test_sec_s03_broker_key_of_another_is_not_taken_over(
     admin: MeshClient, bearers: Bearers
 ) -> None:
-    """Whoever could have it entered under his name could have it revoked, and its owner cut off."""
+    """A host that could enter a key under its own name could revoke it, and cut off its owner."""
     keys = new_identity("owner")
     owner = await created(admin, "owner")
     assert isinstance(await (await bearers.of(owner.token)).enrol(keys), EnrolAnswer)

@@ -172,7 +172,7 @@ async def test_largest_body_is_taken_and_one_byte_more_is_not(
     assert (await inside.held())["KV_mesh_registry"] == before["KV_mesh_registry"]
 
 
-async def test_what_was_stored_is_answered_again_whatever_has_changed_since(
+async def test_repeated_submission_is_idempotent_whatever_has_changed_since(
     plain: Client,
 ) -> None:
     for changes, again in (
@@ -413,7 +413,7 @@ async def test_client_that_the_registry_does_not_know_is_refused(mesh: MeshProce
     "reply",
     ["_INBOX_web-1.x", "_INBOX_adminx.y", "_INBOX_admin", "mesh.v1.down.web.web-1.run", "_INBOX"],
 )
-async def test_sec_s05_nobody_is_answered_at_an_inbox_that_is_not_theirs(
+async def test_sec_s05_answer_never_goes_to_the_inbox_of_another_client(
     mesh: MeshProcesses, plain: Client, inside: Behind, reply: str
 ) -> None:
     victim = await inside.client.subscribe(reply)
@@ -716,7 +716,7 @@ def test_folder_that_may_not_be_read_is_named_and_left_alone(
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_folder_that_cannot_be_a_folder_is_named(program: str, tmp_path: Path) -> None:
-    """What root meets as well: a file where the folder should be, and a path through a file."""
+    """Root gets these too: a file where the folder should be, and a path through a file."""
     file = tmp_path / "file"
     file.write_bytes(b"mine")
     for path in (file, file / "below"):

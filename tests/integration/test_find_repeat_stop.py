@@ -87,7 +87,7 @@ async def test_wrong_word_is_refused_by_the_master_too(mesh: MeshProcesses) -> N
     assert caught.value.code == "filter_invalid"
 
 
-async def test_what_runs_is_shown_and_no_value_of_a_variable(mesh: MeshProcesses) -> None:
+async def test_running_program_is_shown_without_values_of_variables(mesh: MeshProcesses) -> None:
     record = (await mesh.cli("command", "show", "env-1", "--output", "json")).json
     assert (record["program"], record["arguments"]["env"]) == ("true", ["KEY"])
     for words in (("command", "show", "env-1"), ("command", "list", "-o", "json")):

@@ -127,7 +127,7 @@ async def test_id_is_a_duplicate_long_after_its_facts_are_purged(
 async def test_long_command_outlives_the_purge_and_crashes_of_the_master(
     mesh: MeshProcesses, admin: MeshClient, inside: Behind, tmp_path: Path
 ) -> None:
-    """Its facts are carried forward, so a master that starts anew knows it, whenever that is."""
+    """Its facts are carried forward, so every later start of a master knows it."""
     text = (
         f"echo ran >> {tmp_path}/witness; echo begun;"
         f" while [ ! -e {tmp_path}/go ]; do sleep 0.05; done; echo done"

@@ -92,7 +92,7 @@ async def test_agent_tells_its_service_manager_how_it_stands(
 async def test_agent_without_a_broker_is_ready_for_its_service_manager(
     mesh: MeshProcesses, manager: Manager
 ) -> None:
-    """It waits for ever: a manager that waited with it would give it up."""
+    """The agent waits for ever: a manager that waited with it would give it up."""
     env = {**manager.env, "MESH_URLS": f"tls://127.0.0.1:{choose_port('127.0.0.1')}"}
     agent = await mesh.add_agent("lonely", group="web", env=env, start=False)
     agent.launch()

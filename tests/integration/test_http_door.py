@@ -150,7 +150,7 @@ def test_sec_s34_port_alone_listens_on_this_machine_alone(address: str, host: st
     ("setting", "value"),
     [("http", "0:8080"), ("metrics_http", "*:9100"), ("nats_host", "0"), ("nats_host", "4222")],
 )
-def test_sec_s34_what_systems_take_for_all_addresses_is_refused(setting: str, value: str) -> None:
+def test_sec_s34_other_spellings_of_all_addresses_are_refused(setting: str, value: str) -> None:
     with pytest.raises(Refused, match=setting):
         load_settings(MasterSettings, environ={}, flags={setting: value}, check=check_settings)
 
@@ -217,7 +217,7 @@ async def test_sec_s34_answers_that_nobody_reads_are_given_up() -> None:
         assert len(crowd) == 0
 
 
-async def test_sec_s34_whoever_goes_on_asking_has_to_read_all_the_same() -> None:
+async def test_sec_s34_client_that_keeps_asking_has_to_read_its_answers() -> None:
     crowd = Crowd(8, stall_s=1.0)
     asked = b"GET /endless HTTP/1.1\r\nHost: here\r\n\r\n"
     async with small_server(crowd) as url, Held(url, 2, asked) as held:

@@ -1,4 +1,4 @@
-"""What the broker itself refuses, proved with the stock client: certificates, tokens, subjects."""
+"""The broker itself refuses certificates, tokens and subjects: shown with the stock client."""
 
 import asyncio
 import dataclasses
@@ -116,7 +116,7 @@ async def master(broker: MeshBroker) -> AsyncIterator[Watched]:
 
 
 async def publish_all(watched: Watched, subjects: Iterable[str]) -> list[str]:
-    """Those of the subjects that the broker let through."""
+    """Return the subjects that the broker let through."""
     return [subject for subject in subjects if not await watched.is_publish_refused(subject)]
 
 
@@ -185,7 +185,7 @@ async def test_certificate_without_a_token_is_refused(broker: MeshBroker) -> Non
 async def test_sec_s02_no_part_of_an_identity_is_enough(
     broker: MeshBroker, kept: tuple[str, ...]
 ) -> None:
-    """Whoever has stolen these parts fills in the rest with what he can make himself."""
+    """A thief of these parts fills in the rest with parts that he can make himself."""
     stolen = broker.issue("agent", "web-1", "web")
     bare = ssl.create_default_context(cafile=str(stolen.folder / "ca.pem"))
     now, keys = int(time.time()), new_identity("web-1")
@@ -587,7 +587,7 @@ async def test_client_hears_its_own_results_and_answers_alone(
     await client.client.close()
 
 
-async def test_what_viewers_may_do_operators_may_and_what_operators_may_admins_may() -> None:
+async def test_rights_of_viewers_operators_and_admins_include_each_other() -> None:
     calls = [
         {(noun, verb) for noun, names in NOUNS.items() for verb in names if may_call(r, noun, verb)}
         for r in CLIENT_ROLES
@@ -599,7 +599,7 @@ async def test_what_viewers_may_do_operators_may_and_what_operators_may_admins_m
 
 
 async def test_system_user_sees_connections_and_kicks_one(broker: MeshBroker) -> None:
-    """It is how a master finds a token that is used beside another agent's certificate."""
+    """In this way a master finds a token that is used beside another agent's certificate."""
     agent = await Watched.connect(broker.issue("agent", "web-1", "web"))
     system = await connect_raw(broker.issue("system", "system-1"))
     info = agent.client._server_info

@@ -76,7 +76,7 @@ async def test_appended_messages_are_stored_and_answered_with_their_sequences(
         assert writer.writes <= 5
 
 
-async def test_what_arrives_during_a_write_forms_the_next_one(tmp_path: Path) -> None:
+async def test_records_during_a_write_form_the_next_group_commit(tmp_path: Path) -> None:
     async with facts_writer(tmp_path) as (_, _, writer):
 
         async def one_after_the_other(name: int) -> None:

@@ -1,4 +1,4 @@
-"""What a link does when the broker will not have it, or will not have it any more."""
+"""A link whose identity the broker refuses at once, or later."""
 
 import asyncio
 import ssl
@@ -34,7 +34,7 @@ async def link_of(credentials: TestCredentials, wait_s: float = 5) -> Link:
 
 
 async def test_expired_credentials_are_replaced_by_renewed_ones_at_once(tmp_path: Path) -> None:
-    """The stock client closes for good at that error line, whatever it was told."""
+    """The stock client closes permanently at that error line, whatever its options."""
     async with mesh_broker(tmp_path) as broker:
         current = broker.issue("agent", "web-1", "web", lifetime_s=3)
         link = await Link.connect(

@@ -1,4 +1,4 @@
-"""What passes a link, and what must not stop it, against a real server."""
+"""Messages that pass a link, and messages that must not stop it, against a real server."""
 
 import asyncio
 from pathlib import Path
@@ -187,7 +187,7 @@ async def test_publish_during_an_outage_is_refused_and_never_delivered_later(
     assert got == [b"in time"]
 
 
-async def test_what_waited_to_be_sent_when_the_link_broke_is_not_sent_later(
+async def test_queued_messages_of_a_broken_link_are_not_sent_later(
     tmp_path: Path,
 ) -> None:
     got: list[bytes] = []

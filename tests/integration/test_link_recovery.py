@@ -52,7 +52,7 @@ async def test_link_comes_back_with_all_subscriptions_and_tells_its_listeners(
 
 
 async def test_link_never_gives_up_and_is_back_within_seconds(tmp_path: Path) -> None:
-    """The stock client closes for good after 60 attempts."""
+    """The stock client closes permanently after 60 attempts."""
     attempts = 0
 
     def identity() -> LinkIdentity:

@@ -36,7 +36,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
 
 
 class Screen:
-    """What a program shows on a terminal."""
+    """Output of a program on a terminal."""
 
     def __init__(self, mesh: MeshProcesses, *arguments: str) -> None:
         self._ours, theirs = pty.openpty()

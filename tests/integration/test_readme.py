@@ -150,7 +150,7 @@ class Session:
         return Path(f"/proc/{self.shell.pid}/cwd").readlink()
 
     async def end(self) -> None:
-        """All that it started is in its process group, except brokers: masters end those."""
+        """All its processes are in its process group, except brokers: masters end brokers."""
         group = self.shell.pid
         assert self.shell.stdin is not None
         self.shell.stdin.close()
@@ -220,7 +220,7 @@ async def test_every_command_block_does_what_the_page_shows(session: Session) ->
 
 
 def check_shown(shown: list[str], said: str, place: str) -> None:
-    """What the page shows is all that was said, but where it shows an ellipsis."""
+    """The page shows the whole output, except where it has an ellipsis."""
     got = "".join(f"{plain(line)}\n" for line in said.splitlines() if line.strip())
     wanted = "".join(
         r"(.*\n)*" if line == ANYTHING else rf"{re.escape(plain(line))}\n"

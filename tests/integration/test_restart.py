@@ -112,7 +112,7 @@ async def test_running_and_waiting_commands_go_on_after_a_crash(
     assert sorted((tmp_path / "order").read_text().split()) == ["0", "1", "2", "3"]
 
 
-async def test_what_ends_while_the_master_is_away_is_told_when_it_is_back(
+async def test_end_during_a_restart_of_the_master_is_reported_after_it(
     mesh: MeshProcesses, admin: MeshClient, tmp_path: Path
 ) -> None:
     text = f"echo begun; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; exit 5"
@@ -155,7 +155,7 @@ async def test_epoch_grows_with_every_start(mesh: MeshProcesses, admin: MeshClie
 
 
 async def lists(mesh: MeshProcesses) -> list[object]:
-    """All that `command list` shows, as people see it, and page by page in each of its filters."""
+    """Output of `command list`, as people see it, and page by page in each of its filters."""
     ran = await mesh.cli("command", "list", "--limit", "400", "--output", "json")
     assert ran.code == 0, ran.err
     shown: list[object] = [json.loads(ran.out)]

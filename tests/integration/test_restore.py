@@ -89,7 +89,7 @@ async def how(client: MeshClient, command: str) -> tuple[str, int | None, str, b
 async def test_agents_of_both_releases_obey_a_copy_that_was_put_back(
     mesh: MeshProcesses, tmp_path: Path
 ) -> None:
-    """Nobody has said that it was put back. What ended meanwhile, an agent of now remembers."""
+    """A restore without `--restored`. An agent of now remembers the ends of meanwhile."""
     go, agents = tmp_path / "go", ("now-1", "old-1")
     work = ["sh", "-c", f"until [ -e {go} ]; do sleep 0.05; done; echo done; exit 3"]
     with unpacked() as old:
@@ -130,7 +130,7 @@ async def test_agents_of_both_releases_obey_a_copy_that_was_put_back(
 async def test_old_master_is_refused_after_a_restore_and_all_sides_say_why(
     mesh: MeshProcesses, tmp_path: Path
 ) -> None:
-    """Whoever starts the replaced state once more gets no agent, and is told what to do."""
+    """A second start of the replaced state gets no agent, and its log names the next step."""
     await mesh.add_agent("web-1", group="web")
     await mesh.master.stop()
     shutil.copytree(mesh.state_dir, tmp_path / "replaced")

@@ -86,7 +86,7 @@ async def test_group_renews_and_names_those_it_cannot_reach(
             await asyncio.sleep(0.05)
 
 
-async def test_what_was_replaced_is_refused_even_if_somebody_kept_a_copy(
+async def test_replaced_credentials_are_refused_even_as_a_kept_copy(
     mesh: MeshProcesses, admin: MeshClient, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy"
@@ -270,7 +270,7 @@ async def test_renewal_goes_on_with_the_next_master_and_not_an_hour_later(
 async def test_master_killed_while_it_revokes_leaves_the_rest_to_its_next_start(
     tmp_path: Path,
 ) -> None:
-    """What the registry calls revoked, the broker refuses; whoever asked has got no answer."""
+    """The broker refuses keys that the registry calls revoked; the caller has got no answer."""
     orders = {"MESH_FAILPOINTS": "master.barred=kill", "MESH_ALLOW_FAILPOINTS": "tests"}
     mesh = MeshProcesses(tmp_path, env=CALM_TIMERS, master_env=orders)
     async with mesh, mesh.client():

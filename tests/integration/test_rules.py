@@ -47,7 +47,7 @@ def test_every_alert_has_its_two_stories() -> None:
 
 
 def test_a_wrong_story_fails(tmp_path: Path) -> None:
-    """The tool would say so: the same story without its fault expects an alert in vain."""
+    """The tool reports it: the same story without its fault expects an alert that never comes."""
     story = {
         "rule_files": [str(RULES / "rules.yaml"), str(RULES / "alerts.yaml")],
         "evaluation_interval": "15s",

@@ -42,7 +42,7 @@ async def alarms(admin: MeshClient) -> list[str]:
 
 
 async def known(admin: MeshClient, ids: list[str]) -> list[str]:
-    """Those of the commands that the mesh has taken."""
+    """Return the commands that the mesh has accepted."""
     page = await admin.list(CommandList(limit=200))
     return [record.id for record in page.commands if record.id in ids]
 
@@ -72,7 +72,7 @@ async def test_sec_s33_request_with_the_certificate_of_another_is_never_served(
             link.abort()
     assert any("certificate of web-2" in each for each in await alarms(admin))
     assert await known(admin, ids) == []
-    # The same request from whom it belongs to is served.
+    # The same request from its owner is served.
     async with mesh.client(tmp_path / "ops" / "context.toml") as owner:
         assert (await owner.run(["true"], group="web", id=ids[0])).state == "succeeded"
     assert await known(admin, ids) == ids[:1]

@@ -57,7 +57,7 @@ async def test_sec_s11_storm_of_one_agent_stops_nobody_else(
 async def test_sec_s11_client_that_sends_as_fast_as_it_can_is_shut_out(
     mesh: MeshProcesses, admin: MeshClient, tmp_path: Path
 ) -> None:
-    """The broker's counters give it away, and it does not get in again by connecting anew."""
+    """The broker's counters show it, and a reconnect does not let it in again."""
     loud = await client_of(mesh, CLIENT, "operator", directory=tmp_path)
     async with pouring(mesh.nats_url, loud, "requests") as torrent:
         async with asyncio.timeout(30):

@@ -86,7 +86,7 @@ async def _use_arguments(world: Seeded) -> None:
 
 
 async def _fail_in_many_ways(world: Seeded) -> None:
-    """What cannot be started, is refused, or is asked for with a wrong context."""
+    """Programs that cannot be started, refused requests, and requests with a wrong context."""
     mesh, secrets = world.mesh, world.canaries
     options = ("--env", f"A={secrets['environment']}")
     for arguments in (
@@ -180,7 +180,7 @@ async def test_the_search_would_find_a_secret_that_was_told(seeded: Seeded, tmp_
 async def test_sec_s20_mesh_with_a_secret_in_a_log_cannot_be_closed_without_a_failure(
     tmp_path: Path,
 ) -> None:
-    """What holds for every mesh of every test: each kind of secret, in each kind of place."""
+    """The check of every mesh of every test: each kind of secret, in each kind of place."""
     async with MeshProcesses(tmp_path / "clean", env=FAST_TIMERS) as mesh:
         await mesh.add_group("web")
         await mesh.add_agent("web-1", group="web")

@@ -200,7 +200,7 @@ async def test_sec_s30_stream_that_holds_such_a_record_already_does_not_stop_a_m
 async def test_sec_s30_record_that_the_broker_refuses_for_its_size_is_cut_alone(
     mesh: MeshProcesses, admin: MeshClient
 ) -> None:
-    """Whatever limit the broker has by now: one record is refused, not those beside it."""
+    """With a lower limit of the broker, one record is refused, and those beside it are stored."""
     await mesh.wait_status("web-1", "active")
     async with behind(mesh) as probe:
         config = (await probe.info("MESH_HISTORY"))["config"]

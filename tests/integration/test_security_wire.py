@@ -135,7 +135,7 @@ async def test_sec_s05_agent_cannot_steer_an_answer_to_another_agent(
 
 
 @pytest.mark.parametrize("role", ["agent", "enrol", "viewer", "operator", "admin"])
-async def test_sec_s37_nobody_but_the_master_tells_or_answers_of_addresses(
+async def test_sec_s37_only_the_master_sends_addresses(
     mesh: MeshProcesses, admin: MeshClient, inside: Behind, role: str
 ) -> None:
     """Neither a welcome to another agent, nor an answer to a client that asks for them."""

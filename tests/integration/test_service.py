@@ -129,7 +129,7 @@ async def test_stats_count_requests_and_errors_of_each_endpoint(plain: Client) -
 
 
 async def test_unknown_verbs_are_counted_nowhere(plain: Client) -> None:
-    """Nobody can make the table grow by asking for what is not there."""
+    """Requests for unknown names never make the table grow."""
     before = await discovered(plain, "$SRV.STATS.mesh")
     for number in range(20):
         fault(await ask_raw(plain, "admin", "poetry", f"read-{number}", {}))

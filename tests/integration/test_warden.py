@@ -170,7 +170,7 @@ async def test_cancel_ends_what_has_escaped(admin: MeshClient, agent: Child, scr
     assert not tasks_of(command)
 
 
-async def test_what_a_program_leaves_behind_ends_before_its_end_is_told(
+async def test_descendants_of_a_program_end_before_its_end_is_reported(
     admin: MeshClient, agent: Child
 ) -> None:
     script = "setsid sh -c 'setsid sleep 62 <&- >&- 2>&- &'; exit 3"

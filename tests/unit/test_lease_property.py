@@ -1,4 +1,4 @@
-"""What agent and master promise together: when the master gives a task up, it does not run.
+"""The promise of agent and master: a task that the master has given up does not run.
 
 The agent's lease and the master's roster run side by side here. Between them is a line that delays
 and loses what they say, and each has a clock of its own rate.

@@ -8,7 +8,7 @@ from tests.waiting import PATIENCE_S
 
 
 def assert_passes(script: str) -> None:
-    """Run it in an interpreter of its own: what is imported here is imported for good."""
+    """Run it in an interpreter of its own: what is imported here stays imported."""
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, check=False, capture_output=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr

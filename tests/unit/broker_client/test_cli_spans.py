@@ -33,7 +33,7 @@ def test_span_has_one_unit(text: str, seconds: float) -> None:
 @pytest.mark.parametrize(
     "text", ["", "0", "0d", "-1h", "30m1h", "1m1m", "1h30", "forever", "1 h", "nan", "1e3"]
 )
-def test_what_is_no_length_of_time_is_refused(text: str) -> None:
+def test_malformed_length_of_time_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="no length of time"):
         span_s(text)
 
@@ -52,7 +52,7 @@ def test_moment_is_a_date_or_so_long_ago(text: str, moment: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "12 parsecs", "2026-13-01", "-3d"])
-def test_what_is_no_moment_is_refused_with_examples(text: str) -> None:
+def test_malformed_moment_is_refused_with_examples(text: str) -> None:
     with pytest.raises(ValueError, match="2026-01-31, 12h, 30d"):
         moment_of(text)
 
@@ -72,7 +72,7 @@ def test_size_has_a_unit_or_is_of_bytes(text: str, size: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "much", "-1", "1 GiB x", "1XB", "1GiBB"])
-def test_what_is_no_size_is_refused(text: str) -> None:
+def test_malformed_size_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="no size: write it as"):
         size_bytes(text)
 
@@ -131,5 +131,5 @@ def test_every_option_that_is_a_time_takes_one_grammar_and_says_so(
         (-5.0, "0s"),
     ],
 )
-def test_what_is_left_is_told_to_the_second_under_a_day(seconds: float, text: str) -> None:
+def test_remaining_time_under_a_day_is_shown_to_the_second(seconds: float, text: str) -> None:
     assert time_left(seconds) == text

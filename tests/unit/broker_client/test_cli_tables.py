@@ -135,7 +135,7 @@ def test_time_is_local_with_utc_beside_it(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize("text", ["", "nonsense", "2025-11-21T20:00:00"])
-def test_what_is_no_moment_stays_as_it_is(text: str) -> None:
+def test_cell_without_a_moment_stays_as_it_is(text: str) -> None:
     assert local_and_utc(text) == text
 
 

@@ -1,4 +1,4 @@
-"""What others print cannot steer the terminal of whoever looks at it."""
+"""Output of other programs cannot steer the terminal of its reader."""
 
 import io
 import sys

@@ -57,7 +57,7 @@ def words(noun: str, verb: str) -> list[str]:
 
 
 def parsed(tokens: list[str]) -> dict[str, Any]:
-    """What a command line would call its command with."""
+    """Arguments with which a command line would call its command."""
     _, bound, _ = tree.build().parse_args(hoist(tokens), exit_on_error=False, print_error=False)
     return {**bound.arguments, "args": bound.args}
 

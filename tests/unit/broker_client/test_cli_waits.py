@@ -1,4 +1,4 @@
-"""What is said on a terminal while a command does not go on, one line for each kind of wait."""
+"""A terminal shows one line for each kind of wait while a command does not go on."""
 
 import time
 from collections.abc import Iterator

@@ -48,7 +48,7 @@ def options() -> list[tuple[str, str, str]]:
 
 
 def refusals(tool: str, path: str, option: str) -> list[str]:
-    """What is said of each of the bad values that the parser refuses because of it."""
+    """Messages of the parser on each of the bad values of an option."""
     said = []
     for value in BAD:
         try:

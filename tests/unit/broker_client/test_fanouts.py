@@ -57,7 +57,9 @@ async def test_master_that_does_not_rest_has_the_fan_out_cancelled() -> None:
 
 
 @pytest.mark.parametrize(("rests", "batch_sleep_s"), [(True, 5.0), (True, 0.0), (False, 0.0)])
-async def test_what_the_master_obeys_goes_on(rests: bool, batch_sleep_s: float) -> None:
+async def test_fanout_is_submitted_to_a_master_that_obeys_its_pause(
+    rests: bool, batch_sleep_s: float
+) -> None:
     master = Master(rests=rests)
     assert (await submit(master, batch_sleep_s)).batch_sleep_s == batch_sleep_s
     assert master.asked == [FANOUT_SUBMIT.name]

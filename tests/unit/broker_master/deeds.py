@@ -84,7 +84,7 @@ def command_of(*deeds: Deed) -> Command:
 
 
 def shape(command: Command) -> object:
-    """All that the facts say of a command; not where they stand in the stream."""
+    """State of a command by its facts, without their places in the stream."""
     body = msgspec.structs.replace(command.accepted, args=msgspec.Raw())
     bare = msgspec.structs.replace(command, accepted=body, facts={}, order=0)
     return copy.deepcopy(msgspec.structs.asdict(bare))

@@ -204,7 +204,7 @@ class Stage:
         )
 
     def build_keys(self) -> Keys:
-        """Nobody is let in here: all agents are known, and no certificate is made."""
+        """Keys of a stage without enrolment: all agents are known, and no certificate is made."""
         return cast("Keys", SilentKeys(self.plane))
 
     @property

@@ -178,5 +178,5 @@ class _Orders(Orders):
 
 
 def named(prefix: str) -> Iterator[str]:
-    """All that a caller who may not see group `prefix` must not read of it."""
+    """Texts about group `prefix` that a caller without rights on it must not read."""
     yield from (f"{prefix}-{what}" for what in ("1", "client", "open", "dead", "fan"))

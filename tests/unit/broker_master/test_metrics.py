@@ -1,4 +1,4 @@
-"""What a scrape says of a plane, and what is counted into it."""
+"""Scrapes of a plane, and the counters in them."""
 
 from typing import Any
 
@@ -156,7 +156,7 @@ async def test_without_per_agent_metrics_the_totals_stay(clock: FakeClock) -> No
     assert value(samples, "mesh_group_agents", group="web", status="active") == 1
 
 
-async def test_what_a_host_says_of_itself_is_escaped_and_cut(plane: Plane) -> None:
+async def test_label_values_from_a_host_are_escaped_and_cut(plane: Plane) -> None:
     connect(plane, "web-1")
     presence = plane.roster.get("web-1")
     assert presence is not None

@@ -213,7 +213,7 @@ def partly(whole: Any, shares: dict[str, str]) -> Any:  # noqa: ANN401
     [facts.CommandRecord, facts.HistoryRecord, facts.Outcome, audit.AuditEntry, liveness.Hello],
     ids=name_of,
 )
-def test_sec_s30_whatever_is_long_and_whatever_is_short_it_fits(kind: Kind) -> None:
+def test_sec_s30_record_of_any_mixture_of_sizes_fits(kind: Kind) -> None:
     whole = largest(kind)
 
     @given(shares=st.fixed_dictionaries({field.name: SHARES for field in fields(kind)}))
@@ -562,7 +562,7 @@ def test_sec_s30_answer_that_is_too_large_all_the_same_is_a_fault_and_never_a_si
     assert len(replies[0][1]) < 8 * limits.REASON_LEN
 
 
-def test_sec_s30_what_discovery_answers_fits() -> None:
+def test_sec_s30_answer_of_discovery_fits() -> None:
     many = {
         f"{number}": dataclasses.replace(MESH_STATUS, noun="n" * 32, verb=f"{number:032}")
         for number in range(200)

@@ -91,7 +91,7 @@ async def test_connection_that_goes_and_comes_is_known_to_the_roster(
     assert (called, rejoined) == (["web-1"], [stage.clock.elapsed()])
 
 
-# -- who is told of what
+# -- listeners of each event
 
 
 async def test_slot_that_is_free_gets_what_waits() -> None:

@@ -1,4 +1,4 @@
-"""What is committed is what the code makes, and dashboards keep the house's rules."""
+"""Committed dashboards equal those that the code makes, and keep the house's rules."""
 
 import json
 import re

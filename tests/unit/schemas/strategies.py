@@ -37,7 +37,7 @@ VALUES: Final = st.recursive(
 
 
 def refusal_of(read: Callable[[], object]) -> Refused | None:
-    """What `read` is refused with; any other exception goes through, as nobody expects it."""
+    """Fault of a refused `read`; any other exception is not expected, and goes through."""
     try:
         read()
     except Refused as refusal:

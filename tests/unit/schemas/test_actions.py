@@ -27,7 +27,7 @@ def code_of(action: str, args: object) -> str:
 
 @quick(200)
 @given(messages(ProcessArgs))
-def test_what_passes_can_be_handed_to_an_operating_system(args: ProcessArgs) -> None:
+def test_valid_arguments_can_be_passed_to_an_operating_system(args: ProcessArgs) -> None:
     texts = [*args.argv, *args.env, *args.env.values(), args.cwd or ""]
     startable = (
         args.argv[0] != ""

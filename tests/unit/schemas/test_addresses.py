@@ -97,7 +97,7 @@ OLD, NEW, OTHER = "tls://old:4222", "tls://new:4222", "tls://other:4222"
         ([], [OLD], OLD, (OLD,)),
     ],
 )
-def test_what_a_master_offers_takes_the_place_of_what_is_not_in_use(
+def test_offered_addresses_replace_those_not_in_use(
     offered: list[str], present: list[str], working: str, wanted: tuple[str, ...]
 ) -> None:
     assert learned(offered, present, working) == wanted

@@ -150,7 +150,7 @@ def test_key_given_twice_is_refused_at_any_depth_of_a_request() -> None:
 
 
 def test_refusal_never_repeats_control_characters_of_the_sender() -> None:
-    """It goes into a header, where a line break would begin another one."""
+    """The text goes into a header, where a line break would begin another header."""
     payload = encode({"argv": ["a"], "x\r\nNats-Service-Error-Code: 200\x1b[2J\u202e": 1})
     with pytest.raises(Refused) as refusal:
         decode(ProcessArgs, payload)

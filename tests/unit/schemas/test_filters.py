@@ -97,7 +97,7 @@ def test_words_that_do_not_hold(text: str) -> None:
 
 
 @pytest.mark.parametrize("word", ["exit:0", "exit:!=0", "exit:>0", "exit:*"])
-def test_what_is_not_known_holds_for_a_negation_alone(word: str) -> None:
+def test_missing_field_matches_a_negation_alone(word: str) -> None:
     assert not is_found(word, exit=None)
     assert is_found(f"!{word}", exit=None)
 

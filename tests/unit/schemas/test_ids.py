@@ -66,7 +66,7 @@ def is_command_id_by_definition(text: str) -> bool:
 
 
 @pytest.mark.parametrize("text", NOT_A_NAME.values(), ids=NOT_A_NAME)
-def test_what_is_no_name_is_refused_by_check_and_by_messages(text: str) -> None:
+def test_malformed_name_is_refused_by_check_and_by_messages(text: str) -> None:
     assert not is_name(text)
     with pytest.raises(Refused) as refusal:
         check_name("agent", text)
@@ -78,7 +78,7 @@ def test_what_is_no_name_is_refused_by_check_and_by_messages(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", NEVER_AN_ID.values(), ids=NEVER_AN_ID)
-def test_what_is_no_command_id_is_refused_by_check_and_by_messages(text: str) -> None:
+def test_malformed_command_id_is_refused_by_check_and_by_messages(text: str) -> None:
     assert not is_command_id(text)
     with pytest.raises(Refused) as refusal:
         check_command_id(text)

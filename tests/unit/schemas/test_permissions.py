@@ -107,7 +107,7 @@ def test_viewer_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("role", ["agent", "enrol", "", "root", "Admin", "admin "])
-def test_who_is_no_client_calls_nothing(role: str) -> None:
+def test_other_roles_than_clients_may_call_nothing(role: str) -> None:
     assert not [verb for verb in VERBS if may_call(role, *verb.split("."))]
 
 

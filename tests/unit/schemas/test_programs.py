@@ -1,4 +1,4 @@
-"""What a command runs in one line: as a shell would take it, and safe to show."""
+"""Program of a command in one line: as a shell would take it, and safe to show."""
 
 import shlex
 

@@ -65,7 +65,7 @@ def test_an_agent_ends_attempts_only_in_terminal_states() -> None:
 
 
 @pytest.mark.parametrize("end", sorted(AGENT_ENDS))
-def test_what_an_agent_reports_is_a_move_from_every_state_in_which_it_may_be_heard(
+def test_reported_states_are_moves_from_every_state_in_which_they_may_arrive(
     end: State,
 ) -> None:
     """A rejection answers a request; all else may come whenever the agent had the attempt."""

@@ -25,7 +25,7 @@ NEARLY_SUBJECTS = st.lists(TOKENS, max_size=11).map(".".join)
 
 @quick(50)
 @given(NAMES, NAMES, KINDS)
-def test_what_an_agent_says_parses_back(group: str, agent: str, kind: str) -> None:
+def test_subjects_of_an_agent_parse_back(group: str, agent: str, kind: str) -> None:
     assert subjects.parse_up(subjects.up(group, agent, kind)) == Up(group, agent, kind, ())
 
 

@@ -90,7 +90,7 @@ def test_only_one_renews_at_a_time(tmp_path: Path) -> None:
     assert caught.value.code == "state_locked"
 
 
-def test_what_is_no_authority_is_not_trusted(tmp_path: Path) -> None:
+def test_certificate_of_no_authority_is_not_trusted(tmp_path: Path) -> None:
     files, _ = made(tmp_path, made_issuer(NOW))
     before = files.ca_pem()
     with pytest.raises(Corrupt):
@@ -98,7 +98,7 @@ def test_what_is_no_authority_is_not_trusted(tmp_path: Path) -> None:
     assert files.ca_pem() == before
 
 
-def test_it_is_due_when_two_thirds_are_over(tmp_path: Path) -> None:
+def test_renewal_is_due_after_two_thirds_of_the_life(tmp_path: Path) -> None:
     files, _ = made(tmp_path, made_issuer(NOW))
     claims = files.claims()
     life_s = claims.expires_at - claims.not_before

@@ -105,7 +105,7 @@ def test_hostile_bytes_raise_corrupt_or_nothing(data: bytes) -> None:
         b"x" * (LINE_MAX_BYTES + 1),
     ],
 )
-def test_what_is_not_nats_is_corrupt(line: bytes) -> None:
+def test_bytes_of_another_protocol_are_corrupt(line: bytes) -> None:
     with pytest.raises(Corrupt):
         fed(line)
 

@@ -14,7 +14,7 @@ def steady(per_s: float, *, until: float = 1.0) -> Gathering:
     return gathering
 
 
-def test_nobody_waits_for_a_trickle() -> None:
+def test_batch_does_not_wait_for_a_trickle() -> None:
     assert steady(250).wait_s(1, 1.0, patient=False) == 0
 
 
@@ -22,7 +22,7 @@ def test_steady_stream_is_waited_for() -> None:
     assert steady(1000).wait_s(1, 1.0, patient=False) == pytest.approx(0.008)
 
 
-def test_what_is_enough_already_goes_at_once() -> None:
+def test_full_batch_goes_at_once() -> None:
     assert steady(1000).wait_s(32, 1.0, patient=False) == 0
 
 

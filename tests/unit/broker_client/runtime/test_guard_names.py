@@ -21,7 +21,7 @@ from broker_client.runtime.link.guard import GuardedClient
 from broker_client.runtime.link.transport import WideTransport
 
 CLASSES: Final[dict[type[Any], type[Any]]] = {GuardedClient: Client, WideTransport: TcpTransport}
-# What we define anew, with the signature that callers inside nats-py count on.
+# Overridden names, with the signature that callers inside nats-py count on.
 OVERRIDDEN: Final[dict[type[Any], dict[str, str]]] = {
     Client: {
         "_flusher": "(self) -> 'None'",

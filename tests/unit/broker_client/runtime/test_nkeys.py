@@ -140,7 +140,7 @@ def test_changed_claims_no_longer_fit_the_signature() -> None:
         to_base64url(b'{"typ":"JWT","alg":"ed25519-nkey"}') + "." + to_base64url(b"[" * 9000) + ".",
     ],
 )
-def test_what_is_no_user_token_is_corrupt_and_nothing_else(token: str) -> None:
+def test_malformed_user_token_is_corrupt_and_nothing_else(token: str) -> None:
     with pytest.raises(Corrupt):
         decode_user_jwt(token)
 

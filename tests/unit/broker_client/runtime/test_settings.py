@@ -130,7 +130,7 @@ def test_times_and_sizes_have_units_wherever_they_are_set(
     assert in_file.values[key] == in_environment.values[key] == value
 
 
-def test_what_is_no_time_or_size_is_named_with_an_example() -> None:
+def test_wrong_time_or_size_is_named_with_an_example() -> None:
     environ = {"MESH_WAIT_S": "soon", "MESH_SPOOL_BYTES": "much"}
     with pytest.raises(Refused) as caught:
         load_settings(Measured, environ=environ)

@@ -1,4 +1,4 @@
-"""What is passed on of a trace, and what is not."""
+"""Trace context: the parts that are passed on, and those that are not."""
 
 import sys
 from types import SimpleNamespace
@@ -34,7 +34,7 @@ def test_context_goes_along_inside_its_block_only() -> None:
         f"{GOOD}\nLD_PRELOAD=/tmp/x",
     ],
 )
-def test_what_is_no_context_is_ignored(bad: str) -> None:
+def test_malformed_trace_context_is_ignored(bad: str) -> None:
     assert tracing.checked(bad) == ""
     assert tracing.of_headers({"traceparent": bad}) == ""
     with tracing.use(bad):

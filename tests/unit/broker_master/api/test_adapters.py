@@ -182,7 +182,7 @@ async def test_sec_s11_waiting_requests_have_a_limit_over_each_transport(house: 
 
 
 async def test_sec_s11_share_of_a_client_is_one_over_all_transports(house: House) -> None:
-    """Those that wait for the proof of their connection count for the other transport."""
+    """Requests that wait for the proof of their connection count for the other transport."""
     for _ in range(limits._WAITING_PER_IDENTITY):
         house.turns.add("me", 1, lambda: None, lambda _: None)
     house.ask(AGENT_SHOW, api.NameQuery(name="web-1"))

@@ -1,4 +1,4 @@
-"""Whatever comes in goes through one door, which decides, counts and notes; ways in only carry."""
+"""Every call passes one door, which decides, counts and records; transports only carry it."""
 
 import asyncio
 import time
@@ -288,7 +288,7 @@ async def test_operator_is_told_no_names_of_clients(entrance: Entrance) -> None:
         assert ("web-client" in said) == is_shown
 
 
-async def test_who_asks_for_nothing_all_the_time_gets_no_near_names(entrance: Entrance) -> None:
+async def test_near_names_for_one_client_are_rate_limited(entrance: Entrance) -> None:
     fault = Refused("agent_unknown", "no agent web-3")
     told = [entrance.door._near.extend("me", fault).message for _ in range(100)]
     assert sum("did you mean" in each for each in told) == 20

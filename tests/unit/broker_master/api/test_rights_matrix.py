@@ -187,7 +187,7 @@ def check_limited(kind: str, target: str, found: object, where: object) -> None:
 async def test_sec_s31_lists_show_the_rest_to_who_may_see_it(
     verb: str, tables: Callable[[], Table]
 ) -> None:
-    """What the limited do not see is there: a list that shows nobody anything proves nothing."""
+    """Entries that limited clients do not see exist: an empty list would prove nothing."""
     noun, _, what = verb.partition(".")
     caller = ClientEntry(name="me", role="admin", created_at=1.0)
     table = tables()

@@ -83,7 +83,7 @@ def test_new_permissions_reach_the_account_and_revocations_stay(
 
 @pytest.mark.parametrize("name", ["operator", "account", "scope-agent"])
 def test_lost_key_is_told_and_not_made_anew(tmp_path: Path, name: str) -> None:
-    """A silent new key would lock out everyone whom the old one had signed for."""
+    """A silent new key would lock out every user of the old key."""
     Accounts.create(tmp_path, mesh="m", now=1000)
     (tmp_path / f"{name}.nk").unlink()
     with pytest.raises(MeshError) as caught:
@@ -195,7 +195,7 @@ def test_sec_s11_shut_out_is_beside_the_revoked_and_ends_with_the_master(tmp_pat
     assert refused(accounts) == {USER}
 
 
-def test_who_is_revoked_while_it_is_shut_out_stays_out(tmp_path: Path) -> None:
+def test_key_revoked_while_shut_out_stays_out(tmp_path: Path) -> None:
     accounts = Accounts.create(tmp_path, mesh="m", now=1000)
     accounts.shut_out({USER}, now=1000)
     accounts.revoke({USER: 9000.0}, now=1000)

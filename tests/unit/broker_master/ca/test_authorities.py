@@ -28,7 +28,7 @@ def walked(folder: Path, *steps: str) -> Authorities:
     return authorities
 
 
-def test_what_either_has_signed_is_known_while_both_are_trusted(tmp_path: Path) -> None:
+def test_signatures_of_both_are_known_while_both_are_trusted(tmp_path: Path) -> None:
     authorities = walked(tmp_path)
     first = signed(authorities)
     before = authorities.ca_pem

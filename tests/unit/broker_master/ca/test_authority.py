@@ -137,7 +137,7 @@ NO_HOSTS = ("", "a b", "*", "*.x", "-a", "a-", "a..b", "tls://x", "x:1", "ä", "
 
 
 @pytest.mark.parametrize("host", NO_HOSTS)
-def test_what_is_no_host_is_refused(host: str) -> None:
+def test_malformed_host_is_refused(host: str) -> None:
     with pytest.raises(Refused) as caught:
         check_host(host)
     assert caught.value.code == "settings_invalid"

@@ -164,7 +164,7 @@ def test_authority_of_another_mesh_is_refused(tmp_path: Path) -> None:
     assert fault_of(open_mesh, tmp_path / "a") == "state_foreign"
 
 
-def test_what_is_no_directory_or_not_there(tmp_path: Path) -> None:
+def test_missing_directory_or_other_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     assert fault_of(init_mesh, tmp_path / "file") == "state_unreadable"
     assert fault_of(init_mesh, tmp_path / "file" / "below") == "state_unreadable"
@@ -239,7 +239,7 @@ def test_mesh_that_a_master_runs_on_is_read_and_not_renewed_by_another(tmp_path:
         assert own.read_bytes() == b"half", "it is the master's to renew"
     assert open_beside(tmp_path).id == mesh.id
     assert read_identity(mesh.master_directory).claims.name == "master"
-    files.lock_directory(tmp_path).release()  # it was let go
+    files.lock_directory(tmp_path).release()  # it was released
 
 
 def test_folder_that_holds_no_mesh_gets_no_lock_from_a_look(tmp_path: Path) -> None:

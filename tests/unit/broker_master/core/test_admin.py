@@ -63,7 +63,7 @@ def test_each_move_notes_who_when_why_and_until_when(
 @pytest.mark.parametrize(
     ("state", "code"), [(Admin.REVOKED, "agent_revoked"), (Admin.DELETED, "agent_leaving")]
 )
-def test_whose_credentials_are_refused_is_not_moved(move: Move, state: Admin, code: str) -> None:
+def test_agent_with_refused_credentials_is_not_moved(move: Move, state: Admin, code: str) -> None:
     with pytest.raises(Refused) as refused:
         move(with_admin(state))
     assert refused.value.code == code
@@ -75,7 +75,7 @@ def test_pause_does_not_enable_what_was_disabled_for_good() -> None:
     assert refused.value.code == "agent_disabled"
 
 
-def test_what_is_so_already_stays_as_it_was() -> None:
+def test_change_to_the_present_state_is_idempotent() -> None:
     assert enable(ENTRY) is ENTRY
     disabled = disable(ENTRY)
     assert admin.disable(disabled, by="another", at=EPOCH + 3) is disabled

@@ -1,4 +1,4 @@
-"""What is shown beside the status of an agent, and the status of a group."""
+"""Badges beside the status of an agent, and the status of a group."""
 
 from typing import Any
 

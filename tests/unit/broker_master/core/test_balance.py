@@ -22,7 +22,7 @@ def group(policy: Policy, **members: Traits) -> Dispatcher:
 
 
 def run_one(made: Dispatcher, wish: Wish) -> str:
-    """Give one command to whom the policy says, and let it end at once."""
+    """Give one command to the agent of the policy's choice, and let it end at once."""
     choice = made.choose(wish)
     if choice is None:
         return ""
@@ -211,7 +211,7 @@ def test_agent_that_comes_and_goes_gets_half() -> None:
     assert "half weight" in choice.why
 
 
-def test_who_was_away_does_not_get_everything_afterwards() -> None:
+def test_returned_agent_does_not_get_everything() -> None:
     made = group(Policy(balance="round_robin"), a=Traits(), b=Traits())
     made.set_member("web", "a", slots=10, ready=False)
     spread(made, 500)

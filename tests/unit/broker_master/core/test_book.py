@@ -191,7 +191,7 @@ def test_stored_fact_without_a_move_in_the_table_changes_nothing(deed: Deed) -> 
 
 
 def test_end_without_an_attempt_does_not_undo_the_attempt_that_followed() -> None:
-    """It was lost in a restored master before any agent had it, and was run again."""
+    """The command was lost in a restored master before any agent had it, and was run again."""
     lost = ended(attempt=0, state=State.LOST, final=False)
     life = [accepted(on_lost="rerun"), lost, assigned(), started()]
     assert command_of(*life).state is State.RUNNING

@@ -24,7 +24,7 @@ def test_sec_s11_flood_of_one_kind_takes_neither_from_other_kinds_nor_from_other
         assert of.take("web-2", kind, 100, 10.0)
 
 
-def test_who_says_what_the_protocol_asks_for_is_never_refused() -> None:
+def test_agent_within_the_protocol_is_never_rate_limited() -> None:
     of = budgets()
     beats = [of.take("web-1", "beat", 200, TIMERS.beat_s / 2 * each) for each in range(10_000)]
     assert all(beats)

@@ -75,7 +75,7 @@ def test_a_candidate_is_late_until_it_is_retired_and_never_again() -> None:
     assert not has_late_candidates(replaced, "a", 90.0)
 
 
-def test_what_has_ended_is_good_for_nothing_and_need_not_be_refused() -> None:
+def test_expired_certificate_needs_no_revocation() -> None:
     ended = [entry("a", retired_at=5.0)]
     assert to_be_refused(ended, 1001.0) == []
     assert find_good([entry("a")], "a", 1000.0) is None
@@ -88,7 +88,7 @@ def test_of_whoever_is_barred_all_that_has_not_ended_is_refused() -> None:
     assert serials(to_be_refused(entries, 10.0, is_barred=True)) == ["a", "b"]
 
 
-def test_who_was_revoked_is_shut_out_until_there_is_a_new_certificate() -> None:
+def test_revoked_agent_is_shut_out_until_it_has_a_new_certificate() -> None:
     entries = all_retired([entry("a", retired_at=3.0), entry("b")], 10.0)
     assert [each.retired_at for each in entries] == [3.0, 10.0]
     assert is_shut_out(entries)

@@ -1,4 +1,4 @@
-"""What may be purged from the event stream, played against a stream held in a dict."""
+"""Purges of the event stream, played against a stream held in a dict."""
 
 import itertools
 
@@ -75,7 +75,7 @@ def test_nothing_is_planned_before_the_window_has_passed() -> None:
     assert plan == Plan([("mesh.v1.fact.a.0.accepted", 1)], 2)
 
 
-def test_what_is_over_and_in_history_goes_and_what_came_since_the_mark_stays() -> None:
+def test_checkpoint_purges_recorded_ends_and_keeps_newer_facts() -> None:
     stream = Stream()
     for deed in deeds("old"):
         stream.write(deed)
@@ -119,7 +119,7 @@ def test_marks_of_an_idle_stream_plan_no_second_purge_of_the_same() -> None:
     assert stream.facts == {}
 
 
-def test_what_was_carried_is_carried_again_a_window_later() -> None:
+def test_carried_facts_are_carried_again_a_window_later() -> None:
     stream = Stream()
     stream.write(accepted("a"))
     for _ in range(60):

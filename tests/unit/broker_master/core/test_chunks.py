@@ -83,7 +83,7 @@ def test_any_order_of_chunks_with_repeats_and_overlaps_gives_the_output(
 def test_reader_that_follows_a_growing_log_gets_all_of_it(
     log: tuple[bytes, list[Piece]], data: st.DataObject
 ) -> None:
-    """What is missing at one read may come into the log later, behind what lay ahead."""
+    """A chunk that is missing at one read may come later, behind its successors."""
     whole, pieces = log
     chunks = numbered(pieces)
     reader = Reader([], data.draw(st.integers(1, 4)))
@@ -135,14 +135,14 @@ def test_bytes_within_a_gap_that_are_there_count() -> None:
     assert reader.all() == b"abcd\0f\0\0ij"
 
 
-def test_what_an_ended_attempt_has_lost_in_the_stream_is_a_gap() -> None:
+def test_lost_output_of_an_ended_attempt_is_a_gap() -> None:
     """The stream drops its oldest messages when it is full."""
     reader = Reader([Chunk(5, 4, b"ef")])
     assert reader.read(0, 10) == (b"", 0)
     assert reader.read(0, 10, is_final=True) == (b"ef", 4)
 
 
-def test_what_was_seen_and_is_gone_is_forgotten() -> None:
+def test_chunks_that_were_read_and_purged_are_forgotten() -> None:
     reader = Reader([Chunk(1, 0, b"ab"), Chunk(2, 2, b"cd")])
     assert reader.all() == b"abcd"
     reader.log = reader.log[1:]

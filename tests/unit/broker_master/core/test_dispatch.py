@@ -33,7 +33,7 @@ def test_thousand_equal_tasks_are_spread_within_one(members: int) -> None:
 
 @pytest.mark.parametrize("members", [2, 3, 7])
 def test_tasks_that_end_at_once_take_turns_as_well(members: int) -> None:
-    """Nobody is ever loaded, so only the turn can spread them."""
+    """No agent is ever loaded, so only the turn can spread the commands."""
     made = dispatcher({f"web-{n}": 4 for n in range(members)})
     counts: Counter[str] = Counter()
     for _ in range(1000):
@@ -178,7 +178,7 @@ def test_withdrawn_command_is_gone_and_withdrawing_twice_is_no_harm() -> None:
     assert made.idle_agents_with_work() == []
 
 
-def test_what_waits_for_an_agent_goes_with_it_into_another_group() -> None:
+def test_commands_queued_for_an_agent_move_with_it_to_another_group() -> None:
     made = dispatcher({"web-1": 1})
     made.take("web-1")
     made.enqueue(Wish("web", agent="web-1"), "own")
@@ -210,7 +210,7 @@ def test_agents_are_chosen_by_the_action_that_they_have() -> None:
     assert not made.has_ready("web", needs_of({"site": "a"}, "sleep"))
 
 
-def test_what_every_agent_has_is_asked_of_none() -> None:
+def test_action_of_every_agent_is_required_of_none() -> None:
     assert [needs_of({"site": "a"}, action) for action in COMMON] == [(("site", "a"),)] * 2
 
 

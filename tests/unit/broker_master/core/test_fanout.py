@@ -1,4 +1,4 @@
-"""Whose turn it is in a fan-out, when it stops, and how it ended."""
+"""Order of the targets of a fan-out, its stop, and its end."""
 
 import msgspec
 import pytest

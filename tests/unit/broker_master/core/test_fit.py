@@ -148,7 +148,7 @@ def test_sec_s30_output_keeps_the_beginning_of_both_streams(stdout: int, stderr:
     assert len(cut.stderr) >= min(stderr, most // 2)
 
 
-def test_sec_s30_what_an_agent_says_of_an_end_is_limited_and_stays_readable() -> None:
+def test_sec_s30_reported_reason_of_an_end_is_limited_and_stays_readable() -> None:
     said = Outcome(
         state="failed", at=1.0, reason=WIDE * 4096, output=Output(stdout=bytes(250 * 1024))
     )

@@ -5,7 +5,7 @@ LOUD, QUIET = "ULOUD", "UQUIET"
 
 
 def looked(floods: Floods, now_s: float, *sent: tuple[int, str, int, int]) -> list[str]:
-    """Who is found, given connection, key, messages and bytes of each so far."""
+    """Return the keys that are found, given connection, key, messages and bytes of each so far."""
     places: dict[Place, Sent] = {(NODE, each[0]): Sent(*each[1:]) for each in sent}
     return [flood.user for flood in floods.look(places, now_s)]
 
@@ -34,7 +34,7 @@ def test_sec_s11_bytes_count_beside_messages() -> None:
     assert looked(floods, 101.0, (1, LOUD, 1, 3100), (2, QUIET, 1, 900)) == [LOUD]
 
 
-def test_what_is_allowed_in_the_long_run_never_shuts_out() -> None:
+def test_rate_within_the_limit_never_shuts_out() -> None:
     floods = begun()
     for second in range(1, 200):
         assert looked(floods, 100.0 + second, (1, LOUD, 990 * second, 0)) == []
@@ -73,7 +73,7 @@ def test_long_time_between_two_looks_is_no_flood() -> None:
     assert looked(floods, 1101.0, (1, LOUD, 901_900, 0)) == []
 
 
-def test_nobody_is_shut_out_without_limits_or_without_a_key() -> None:
+def test_connection_without_limits_or_without_a_key_is_never_shut_out() -> None:
     floods = begun(messages_per_s=0)
     assert looked(floods, 101.0, (1, LOUD, 10**9, 10**12)) == []
     floods = begun()

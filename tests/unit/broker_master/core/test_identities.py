@@ -55,7 +55,7 @@ def judged(
         ("U-master", "master", "f-master", "CN=master"),
     ],
 )
-def test_who_shows_what_was_issued_is_left_alone(shown: tuple[str, ...]) -> None:
+def test_connection_with_its_issued_certificate_is_left_alone(shown: tuple[str, ...]) -> None:
     assert judged(*shown) is None
 
 
@@ -70,7 +70,7 @@ def test_who_shows_what_was_issued_is_left_alone(shown: tuple[str, ...]) -> None
         (("U-stolen", "ghost", "", ""), "unregistered", False),
     ],
 )
-def test_what_does_not_belong_together_is_found(
+def test_token_beside_another_certificate_is_found(
     shown: tuple[str, ...], kind: str, kick: bool
 ) -> None:
     finding = judged(*shown)
@@ -86,7 +86,7 @@ def test_a_revoked_key_that_is_connected_is_cut() -> None:
 
 
 def test_a_key_that_was_revoked_a_moment_ago_is_cut_and_is_no_alarm() -> None:
-    """Who revokes sees no alarm about what he has just done, unless the connection stays."""
+    """A revocation raises no alarm, unless the connection stays."""
     keys = {"U-web-1"}
     finding = judged("U-web-1", "web-1", "f-web-1", "CN=web-1", refused=keys, just_refused=keys)
     assert finding is not None

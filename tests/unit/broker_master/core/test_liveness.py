@@ -162,7 +162,7 @@ def test_given_up_agent_comes_back_and_may_be_given_up_again() -> None:
     assert watch.later(TIMERS.lost_s) == ["suspected", "given_up"]
 
 
-def test_nobody_is_given_up_before_the_master_has_waited_adopt_s() -> None:
+def test_agent_is_never_given_up_before_the_master_has_waited_adopt_s() -> None:
     watch = Watch(connected=True)
     assert watch.agent.silence is Silence.UNHEARD
     assert watch.later(TIMERS.adopt_s - 0.1) == []

@@ -1,4 +1,4 @@
-"""What is told of an agent that is back: only what may go on has gone on."""
+"""The account of an agent that is back: only tasks that may go on have gone on."""
 
 import pytest
 

@@ -8,7 +8,7 @@ MB = 1024 * 1024
 LOUD, QUIET = ("n", 1), ("n", 2)
 
 
-def test_sec_s11_who_prints_too_much_loses_his_own_and_keeps_his_last() -> None:
+def test_sec_s11_command_above_its_quota_loses_its_own_output_and_keeps_its_last() -> None:
     quotas = Quotas(limit=100 * MB, quota=10 * MB)
     purges = []
     for look in range(1, 31):
@@ -42,7 +42,7 @@ def test_sec_s11_full_stream_is_relieved_by_the_largest() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 5 * MB)), max_size=200))
-def test_nobody_keeps_more_than_the_quota_and_a_step(steps: list[tuple[int, int]]) -> None:
+def test_output_never_exceeds_the_quota_and_a_step(steps: list[tuple[int, int]]) -> None:
     quotas = Quotas(limit=1000 * MB, quota=8 * MB)
     totals: dict[int, int] = {}
     for seq, (agent, more) in enumerate(steps, 1):

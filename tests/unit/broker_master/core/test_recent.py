@@ -5,7 +5,7 @@ from schemas.states import RESULT_LETTERS, TERMINAL
 
 
 class History:
-    """What is written so far, the newest last; counts how often it is read."""
+    """History so far, the newest last; counts how often it is read."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, str]] = []
@@ -32,7 +32,7 @@ def test_history_is_read_once_and_then_followed_newest_last() -> None:
     assert history.reads == 1
 
 
-def test_what_history_lacks_is_there_once_before_and_after_it_is_written() -> None:
+def test_record_is_listed_once_before_and_after_history_has_it() -> None:
     history = History()
     recents = Recents(history.load)
     recents.note("web-1", "c1", "succeeded", is_new=True)

@@ -66,7 +66,7 @@ def stand(entry: AgentEntry, seen: Presence | None, left: int = 0, at: float = A
 
 
 class Case(NamedTuple):
-    """What `classify` gets, and what it says: cause, reason, advice, word for lists."""
+    """Input of `classify`, and its result: cause, reason, advice, word for lists."""
 
     entry: AgentEntry
     seen: Presence | None

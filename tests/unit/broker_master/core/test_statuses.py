@@ -1,4 +1,4 @@
-"""Since when a status is what it is, who is told of its change, and what a successor knows."""
+"""Since when a status holds, its listeners, and the knowledge of a successor."""
 
 import msgspec
 

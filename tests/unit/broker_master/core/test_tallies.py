@@ -1,4 +1,4 @@
-"""What is counted under one name is read under the same."""
+"""Counters are incremented and read under the same names."""
 
 import ast
 from collections import defaultdict

@@ -1,4 +1,4 @@
-"""What a checkpoint of the event stream costs of its room."""
+"""Room in the event stream that a checkpoint takes."""
 
 from types import SimpleNamespace
 from typing import Any, cast

@@ -48,7 +48,7 @@ async def test_first_send_and_all_resends_then_undeliverable() -> None:
 
 
 async def test_master_that_is_cut_off_counts_no_deadline() -> None:
-    """It hears nothing, so silence says nothing: the agent may have acknowledged meanwhile."""
+    """A master that is cut off receives no acknowledgement, so silence proves nothing."""
     stage = Stage("web-1")
     command = await stage.submit()
     stage.link.is_connected = False

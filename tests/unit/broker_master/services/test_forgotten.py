@@ -15,7 +15,7 @@ async def taken_on(stage: Stage, command_id: str = "c1", **fields: str | float) 
     await stage.reply("web-1", command_id, "accepted")
 
 
-async def test_what_is_forgotten_is_lost_when_the_lease_of_the_one_before_has_run_out() -> None:
+async def test_forgotten_attempt_is_lost_after_the_lease_of_the_earlier_session() -> None:
     stage = Stage("web-1")
     await taken_on(stage)
     command = stage.plane.book.get("c1")
@@ -32,7 +32,7 @@ async def test_what_is_forgotten_is_lost_when_the_lease_of_the_one_before_has_ru
     assert command.reason == FORGOTTEN
 
 
-async def test_it_is_not_sent_again_cancelled_or_brought_back_while_that_lasts() -> None:
+async def test_forgotten_attempt_is_neither_sent_again_nor_cancelled_within_that_lease() -> None:
     stage = Stage("web-1")
     await taken_on(stage)
     command = stage.plane.book.get("c1")
@@ -62,7 +62,7 @@ async def test_longer_leave_of_the_one_before_is_waited_out() -> None:
     assert states(command)[0] is State.LOST
 
 
-async def test_what_is_safe_to_repeat_is_run_again_afterwards_and_not_before() -> None:
+async def test_idempotent_command_is_retried_only_after_that_lease() -> None:
     stage = Stage("web-1")
     await taken_on(stage, on_lost="rerun")
     command = stage.plane.book.get("c1")
@@ -86,7 +86,7 @@ async def test_one_that_has_said_goodbye_runs_nothing_any_more() -> None:
     assert states(command) == [State.LOST, State.LOST]
 
 
-async def test_who_forgets_one_may_have_forgotten_another_that_it_never_acknowledged() -> None:
+async def test_agent_that_forgot_one_attempt_may_have_forgotten_unacknowledged_ones() -> None:
     stage = Stage("web-1")
     await taken_on(stage)
     unanswered = await stage.submit("c2")
@@ -129,7 +129,7 @@ async def test_superseded_session_says_nothing_of_what_its_successor_knows() -> 
     assert states(command) == [State.RUNNING, State.RUNNING]
 
 
-async def test_who_took_it_on_may_be_the_one_who_is_left() -> None:
+async def test_session_that_accepted_the_attempt_may_be_the_one_that_remains() -> None:
     """The later session has gone, and the one before, which is heard again, still runs it."""
     stage = Stage("web-1")
     await taken_on(stage)

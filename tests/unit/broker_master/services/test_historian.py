@@ -200,7 +200,7 @@ async def test_end_that_history_lacks_is_written_and_one_that_it_has_is_forgotte
     assert len(archive.writer.stored) == 2
 
 
-async def test_what_history_has_is_not_run_again_although_its_end_was_purged(
+async def test_command_in_history_is_not_run_again_although_its_end_was_purged(
     archive: Archive,
 ) -> None:
     """Its facts were being carried forward while it ended: the copies outlive that of its end."""

@@ -17,7 +17,7 @@ from tests.unit.broker_master.stage import Stage, states
 
 
 def put_back(stage: Stage) -> None:
-    """What is open now was open in a backup, and web-1 has obeyed a master since."""
+    """Commands that are open now were open in a backup, and web-1 has obeyed a master since."""
     plane = stage.plane
     stage.presence.aftermath._restored = Restored(
         at=plane.clock.now(), taken_at=plane.clock.now() - 60
@@ -92,7 +92,7 @@ async def test_end_that_was_told_to_the_master_before_is_told_again() -> None:
     assert restored(stage) == {"recalled": 1}
 
 
-async def test_what_the_agent_never_had_is_lost_and_the_reason_says_so() -> None:
+async def test_attempt_that_the_agent_never_had_is_lost_with_that_reason() -> None:
     stage = Stage("web-1")
     command = await open_on(stage)
     put_back(stage)

@@ -1,4 +1,4 @@
-"""What agents report, when it may be believed, and when they may forget it."""
+"""Reports of agents: their checks, their storage, and their release."""
 
 import asyncio
 from typing import Any, cast
@@ -215,7 +215,7 @@ async def test_task_that_still_runs_is_kept_and_no_longer_unknown() -> None:
 
 @pytest.mark.parametrize("said", ["accepted", "stopping", "running"])
 async def test_hello_that_a_report_has_overtaken_moves_nothing_backwards(said: str) -> None:
-    """It used to raise, so that the agent got no welcome for as long as the task ran."""
+    """An exception here would leave the agent without a welcome while the task runs."""
     stage = Stage("web-1")
     command = await stage.submit()
     await stage.report("web-1", "c1", "running", started_at=stage.clock.now())

@@ -48,7 +48,7 @@ class Stalled(Stage):
         self.intake.take_in(body, cast("Answer", self.told.append))
 
 
-async def test_who_waits_for_a_broker_that_stores_nothing_is_told_so() -> None:
+async def test_client_that_waits_gets_a_fault_if_the_broker_stores_nothing() -> None:
     stage = Stalled()
     stage.take_in("c1")
     assert stage.told == []

@@ -1,4 +1,4 @@
-"""What one client may hold of what is everybody's, and how its refusals and alarms are told."""
+"""Shares of one client in common resources, and the audit of its refusals and alarms."""
 
 import asyncio
 from collections.abc import Callable
@@ -207,7 +207,7 @@ async def test_sec_s11_refusals_and_alarms_of_one_agent_are_two_stories() -> Non
     assert [(each.result, each.detail) for each in last] == [("refused", "no"), ("done", "")]
 
 
-async def test_sec_s11_what_waits_to_be_written_of_one_speaker_leaves_room_for_others() -> None:
+async def test_sec_s11_queued_writes_of_one_member_leave_room_for_others() -> None:
     trail = Trail()
     trail.holds = asyncio.Event()
     for _ in range(audit._TASKS_MAX):

@@ -1,4 +1,4 @@
-"""What registry and facts make of entries that cannot be read."""
+"""Registry and facts with entries that cannot be read."""
 
 from collections.abc import AsyncIterator
 from typing import Any, cast
@@ -106,7 +106,7 @@ async def test_newest_revision_that_can_be_read_counts(
     assert strays.counts == {f"KV_{BUCKET}": 7}
 
 
-async def test_what_nobody_can_read_is_written_over_and_changed_by_its_older_revision(
+async def test_unreadable_entry_is_overwritten_by_its_revision(
     registry: Registry, kept: StreamsInMemory
 ) -> None:
     kept.put(key("group.web"), group("web"))
