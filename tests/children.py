@@ -18,7 +18,7 @@ import psutil
 
 READY_S: Final = 60.0
 STOP_S: Final = 60.0
-GONE_S: Final = 5.0
+GONE_S: Final = 60.0
 STEP_S: Final = 0.005
 
 

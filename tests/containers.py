@@ -25,7 +25,7 @@ WISH: Final = "MESH_TEST_BROKERS"
 WISHES: Final = ("auto", "native", "containers")
 IMAGE: Final = os.environ.get("MESH_TEST_NATS_IMAGE", "nats:2.15.1-alpine")
 ENGINE_S: Final = 2
-GONE_S: Final = 30.0
+GONE_S: Final = 60.0
 STEP_S: Final = 0.01
 _ENDED: Final = frozenset({"exited", "dead", "removing"})
 

@@ -66,7 +66,7 @@ async def flood(context: Path, name: str) -> list[str]:
 
 
 async def _main(context: Path, name: str) -> None:
-    async with MeshClient.connect(context, timeout_s=15) as loud:
+    async with MeshClient.connect(context, timeout_s=60) as loud:
         answers = await asyncio.gather(*await FLOODS[name](loud), return_exceptions=True)
     faults = [each for each in answers if isinstance(each, BaseException)]
     strange = [each for each in faults if not isinstance(each, MeshError)]

@@ -42,9 +42,10 @@ from tests.servers import server_binary
 
 CLI_S: Final = 60.0
 CONNECT_S: Final = 60.0
-STOP_S: Final = 20.0
+STOP_S: Final = 60.0
+STATUS_S: Final = 60.0
 STEP_S: Final = 0.02
-METRICS_S: Final = 2.0
+METRICS_S: Final = 20.0
 SAID_MAX: Final = 500
 # Everything that takes seconds in production takes tenths, in the proportions that must hold.
 FAST_TIMERS: Final[Mapping[str, str]] = {
@@ -253,7 +254,9 @@ class MeshProcesses:
             within_s=within_s,
         )
 
-    async def wait_status(self, agent: str, status: str, *, within_s: float = 20.0) -> AgentRecord:
+    async def wait_status(
+        self, agent: str, status: str, *, within_s: float = STATUS_S
+    ) -> AgentRecord:
         """Until the master calls `agent` by this status; TimeoutError after `within_s`."""
         async with self.client() as client, asyncio.timeout(within_s):
             while True:

@@ -19,7 +19,7 @@ from tests.harness import clean_environment, program
 from tests.waiting import eventually
 
 STEP_S: Final = 60.0
-STOP_S: Final = 30.0
+STOP_S: Final = 60.0
 _PROMPT: Final = re.compile(r"([a-z]+)\$ (.*)")
 # On loopback addresses of their own, so that all can have the same port.
 ADDRESSES: Final = {"old": "127.0.0.1", "new": "127.0.0.2"}

@@ -116,7 +116,7 @@ def subjects_since(root: Path, commit: str) -> dict[str, str] | None:
         cwd=root,
         check=False,
         capture_output=True,
-        timeout=30,
+        timeout=60,
     )
     if listed.returncode != 0:
         return None

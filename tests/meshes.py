@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import msgspec
 import pytest
@@ -65,6 +65,9 @@ def shared_mesh(
         asyncio.run(mesh.aclose())
 
 
+Prepare = Callable[[MeshProcesses], Awaitable[object]]
+
+
 def mesh_fixture(
     agents: Mapping[str, tuple[str, ...]],
     *,
@@ -72,18 +75,31 @@ def mesh_fixture(
     slots: int = 8,
     env: Mapping[str, str] | None = None,
     master_env: Mapping[str, str] | None = None,
+    scope: Literal["module", "function"] = "module",
+    prepare: Prepare | None = None,
+    name: str = "mesh",
 ) -> Callable[..., Iterator[MeshProcesses]]:
-    """The fixture `mesh` of a module. agents: by group. absent: groups of those not started."""
+    """The fixture `mesh` of a module, or of each test.
 
-    @pytest.fixture(scope="module", name="mesh")
+    agents: by group. absent: groups of agents that are not started. prepare: awaited once the mesh
+    runs, on a loop of its own.
+    """
+
+    @pytest.fixture(scope=scope, name=name)
     def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-        directory = tmp_path_factory.mktemp("mesh")
+        directory = tmp_path_factory.mktemp(name)
         with shared_mesh(directory, agents, slots=slots, env=env, master_env=master_env) as running:
-            for name, group in absent.items():
-                asyncio.run(running.add_agent(name, group=group, start=False))
+            for agent, group in absent.items():
+                asyncio.run(running.add_agent(agent, group=group, start=False))
+            if prepare is not None:
+                asyncio.run(_awaited(prepare(running)))
             yield running
 
     return made
+
+
+async def _awaited(prepared: Awaitable[object]) -> None:
+    await prepared
 
 
 class _Address(msgspec.Struct):
@@ -177,8 +193,13 @@ def refused(code: str) -> Iterator[None]:
     assert caught.value.code == code, caught.value
 
 
+def until(gate: Path) -> list[str]:
+    """A program that runs until the file `gate` exists."""
+    return ["sh", "-c", f"while [ ! -e {gate} ]; do sleep 0.05; done"]
+
+
 async def state_reached(
-    client: MeshClient, command_id: str, *states: str, within_s: float = 15.0
+    client: MeshClient, command_id: str, *states: str, within_s: float = PATIENCE_S
 ) -> CommandRecord:
     """The record once it is in one of `states`; a broker that restarts meanwhile is waited for."""
     await client.link.wait_connected(within_s)

@@ -1,7 +1,7 @@
 """A real Prometheus, a real Alertmanager and the receiver of its alerts, for tests.
 
     async with Watchers(tmp_path, targets=["127.0.0.1:8080"]) as watchers:
-        await watchers.wait_alert("MeshAgentNoResponse", "firing", within_s=10)
+        await watchers.wait_alert("MeshAgentNoResponse", "firing", within_s=60)
 
 All durations of the alerts are shortened by `shortened`, and nothing else of them is changed.
 Needs no pytest. Ports are free ones; everything is below one directory and ended with the block.
@@ -271,7 +271,7 @@ class Watchers:
 
     async def _get(self, url: str) -> Any:  # noqa: ANN401  JSON
         def get() -> bytes:
-            with urlopen(url, timeout=5) as answer:
+            with urlopen(url, timeout=60) as answer:
                 body: bytes = answer.read()
             return body
 

@@ -43,7 +43,9 @@ if TYPE_CHECKING:
     from tests.containers import Process
 
 READY_S: Final = 60.0
-STOP_S: Final = 5.0
+STOP_S: Final = 60.0
+# A refused client is left to itself after this.
+ABANDON_S: Final = 5.0
 STEP_S: Final = 0.01
 
 
@@ -201,7 +203,7 @@ async def greets(port: int, host: str = "127.0.0.1") -> bool:
     except OSError:
         return False
     try:
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(READY_S):
             return (await reader.read(5)).startswith(b"INFO")
     except (OSError, TimeoutError):
         return False
@@ -352,5 +354,5 @@ async def _abandon(client: Client) -> None:
         return
     writer.transport.abort()
     with contextlib.suppress(OSError, TimeoutError):
-        async with asyncio.timeout(STOP_S):
+        async with asyncio.timeout(ABANDON_S):
             await writer.wait_closed()

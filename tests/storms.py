@@ -59,7 +59,7 @@ async def fare(client: MeshClient, for_s: float, *, agent: str, pause_s: float =
     until = time.monotonic() + for_s
     while time.monotonic() < until:
         began = time.monotonic()
-        record = await client.run(NoopArgs(), agent=agent, timeout_s=20)
+        record = await client.run(NoopArgs(), agent=agent, timeout_s=60)
         latencies.append(time.monotonic() - began)
         assert record.state == "succeeded", record
         await asyncio.sleep(pause_s)

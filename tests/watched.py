@@ -110,7 +110,7 @@ async def _work(mesh: MeshProcesses) -> None:
         await client.run(ProcessArgs(argv=["sleep", "60"], timeout_s=0.2), group="web")
         cancelled = await client.submit(["sleep", "60"], group="web", id="cancelled")
         await client.cancel(cancelled.id)
-        await client.wait(cancelled.id, timeout_s=10)
+        await client.wait(cancelled.id, timeout_s=60)
         await client.submit(["true"], group="off", id="waits")
 
 
@@ -132,6 +132,6 @@ async def _lose_a_task(mesh: MeshProcesses) -> None:
         await mesh.wait_status("web-1", "no_response")
         mesh.agents["web-1"].signal(signal.SIGCONT)
         await mesh.wait_status("web-1", "active")
-        record = await client.wait(lost.id, timeout_s=15)
+        record = await client.wait(lost.id, timeout_s=60)
         if record.state != "lost":
             raise RuntimeError(f"expected to be lost, not {record.state}")

@@ -1,23 +1,17 @@
 """Ctrl-C at a hundred and fifty random moments of each command that runs long."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from tests.harness import MeshProcesses
 from tests.interrupts import LONG, storm
-from tests.meshes import shared_mesh
+from tests.meshes import mesh_fixture
 
 pytestmark = pytest.mark.chaos
 
 ROUNDS = 150
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    directory = tmp_path_factory.mktemp("interrupts")
-    with shared_mesh(directory, {"web": ("web-1",)}, slots=64) as running:
-        yield running
+mesh = mesh_fixture({"web": ("web-1",)}, slots=64)
 
 
 @pytest.mark.parametrize("name", LONG)

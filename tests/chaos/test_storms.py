@@ -3,7 +3,7 @@
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from schemas.messages.api import (
 )
 from tests.floods import FLOODS, flood
 from tests.harness import MeshProcesses
-from tests.meshes import client_of, shared_mesh
+from tests.meshes import client_of, mesh_fixture
 from tests.storms import LOUD, LOUD_GROUP, STORMS, Fared, entries, fare, harmed, raging, rss_mb
 
 pytestmark = [pytest.mark.chaos, pytest.mark.serial]
@@ -32,16 +32,12 @@ SETTINGS = {
 }
 
 
-@pytest.fixture
-def mesh(tmp_path: Path) -> Iterator[MeshProcesses]:
-    with shared_mesh(tmp_path, {"web": OTHERS}, master_env=SETTINGS) as running:
-        asyncio.run(_add_loud(running))
-        yield running
-
-
 async def _add_loud(mesh: MeshProcesses) -> None:
     await mesh.add_group(LOUD_GROUP)
     await mesh.add_agent(LOUD, group=LOUD_GROUP, start=False)
+
+
+mesh = mesh_fixture({"web": OTHERS}, master_env=SETTINGS, scope="function", prepare=_add_loud)
 
 
 @pytest.fixture
@@ -71,7 +67,8 @@ async def judge(
     )
     assert await harmed(mesh, admin, mesh._metrics()) == []
     assert set(made) <= set(await entries(admin, "group.create"))
-    assert fared.p99_ms < 2 * max(quiet.p99_ms, 25.0)
+    # A quiet machine has hardly any slow commands: of few, the slowest are left to chance.
+    assert fared.p99_ms < 2 * max(quiet.p99_ms, 10 * quiet.p50_ms)
 
 
 @pytest.mark.parametrize("name", STORMS)

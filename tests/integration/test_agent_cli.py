@@ -35,7 +35,7 @@ def broker_agent(
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
         env={**os.environ, **(env or {})},
     )

@@ -151,7 +151,7 @@ async def test_enrolment_and_refused_enrolment_are_told_with_the_host(
     async with raw(bearer) as client:
         request = {"secret": b"x" * 32, "csr_pem": keys.csr_pem.decode(), "user_nkey": keys.user}
         answer = await client.request(
-            "mesh.v1.enrol.fresh-1", msgspec.msgpack.encode(request), timeout=10
+            "mesh.v1.enrol.fresh-1", msgspec.msgpack.encode(request), timeout=60
         )
     assert fault(answer).code == "token_invalid"
     told = await until_told(admin, action="agent.enrol", target="fresh-1", result="refused")
@@ -210,7 +210,7 @@ async def test_trail_outlives_a_restart_and_cannot_be_deleted(
     async with behind(mesh) as raw_master:
         for verb, body in (("PURGE", b""), ("MSG.DELETE", b'{"seq":1}')):
             subject = f"$JS.API.STREAM.{verb}.MESH_AUDIT"
-            answer = await raw_master.client.request(subject, body, timeout=10)
+            answer = await raw_master.client.request(subject, body, timeout=60)
             assert b'"error"' in answer.data
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import ssl
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from schemas.messages.api import (
     RotationRecord,
 )
 from tests.harness import MeshProcesses
-from tests.meshes import client_of, issuer, refused, shared_mesh
+from tests.meshes import client_of, issuer, mesh_fixture, refused
 from tests.servers import TestCredentials, connect_raw
 from tests.waiting import eventually
 
@@ -32,10 +31,7 @@ AGENTS = ("web-1", "web-2", "web-3")
 STEP_S = 60.0
 
 
-@pytest.fixture
-def mesh(tmp_path: Path) -> Iterator[MeshProcesses]:
-    with shared_mesh(tmp_path, {"web": AGENTS}) as running:
-        yield running
+mesh = mesh_fixture({"web": AGENTS}, scope="function")
 
 
 async def shown(client: MeshClient, key: str = "authority") -> RotationRecord:

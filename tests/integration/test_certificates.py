@@ -5,7 +5,6 @@ import dataclasses
 import os
 import ssl
 import time
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from schemas.messages.api import (
     StatusAnswer,
 )
 from tests.harness import MeshProcesses
-from tests.meshes import client_of, issuer, raw, shared_mesh
+from tests.meshes import client_of, issuer, mesh_fixture, raw
 from tests.servers import connect_raw
 from tests.waiting import eventually
 
@@ -39,11 +38,7 @@ SHORT: dict[str, str] = {
 }
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    directory = tmp_path_factory.mktemp("mesh")
-    with shared_mesh(directory, {"web": ("web-1",), "db": ("db-1",)}, master_env=SHORT) as running:
-        yield running
+mesh = mesh_fixture({"web": ("web-1",), "db": ("db-1",)}, master_env=SHORT)
 
 
 async def listed(client: MeshClient, **wanted: object) -> list[HoldingRecord]:

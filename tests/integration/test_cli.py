@@ -15,7 +15,7 @@ import struct
 import subprocess
 import sys
 import termios
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -25,8 +25,9 @@ from cyclopts import App
 from broker_client.cli.options import Listing
 from broker_client.cli.table import COMMANDS
 from broker_client.cli.tree import build
-from tests.harness import FAST_TIMERS, MeshProcesses, program
+from tests.harness import MeshProcesses, program
 from tests.interrupts import LONG, storm
+from tests.meshes import mesh_fixture
 from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
@@ -35,14 +36,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 TALK = "echo out; echo err >&2; exit 3"
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MeshProcesses]:
-    directory = tmp_path_factory.mktemp("mesh")
-    async with MeshProcesses(directory, env=FAST_TIMERS) as processes:
-        await processes.add_group("web")
-        await processes.add_agent("web-1", group="web", slots=8)
-        await processes.wait_status("web-1", "active")
-        yield processes
+mesh = mesh_fixture({"web": ("web-1",)})
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -77,7 +71,7 @@ def example(mesh: MeshProcesses, name: str, *arguments: str) -> "subprocess.Pope
 
 async def ended(process: "subprocess.Popen[bytes]") -> tuple[int, bytes, bytes]:
     try:
-        out, err = await asyncio.to_thread(process.communicate, None, 30)
+        out, err = await asyncio.to_thread(process.communicate, None, 60)
     finally:
         process.kill()
     return process.returncode, out, err
@@ -336,6 +330,7 @@ async def test_group_is_listed_with_its_agents_and_deleted_when_empty(
 async def test_text_in_a_pipe_fits_80_columns(
     mesh: MeshProcesses, arguments: tuple[str, ...]
 ) -> None:
+    assert (await mesh.cli("run", "--group", "web", "--", "true")).code == 0
     ran = await mesh.cli(*arguments)
     assert ran.code == 0
     assert ran.out

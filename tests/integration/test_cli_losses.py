@@ -5,7 +5,7 @@ import contextlib
 import re
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from broker_client.runtime.clock import SystemClock
 from schemas import codec, subjects
 from schemas.messages.liveness import PROTOCOL, Beat, Hello, Welcome
 from tests.harness import MeshProcesses
-from tests.meshes import issuer, raw, shared_mesh, state_reached
+from tests.meshes import issuer, mesh_fixture, raw, state_reached
 from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.integration
@@ -29,11 +29,7 @@ TIMERS = {
 INCARNATION = "deaf"
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    directory = tmp_path_factory.mktemp("losses")
-    with shared_mesh(directory, {"web": ("web-1",), "db": ("db-1",)}, env=TIMERS) as processes:
-        yield processes
+mesh = mesh_fixture({"web": ("web-1",), "db": ("db-1",)}, env=TIMERS)
 
 
 @contextlib.asynccontextmanager

@@ -267,7 +267,7 @@ async def test_timeout_ends_the_whole_process_group(admin: MeshClient, tmp_path:
         f"trap '' TERM; (trap '' TERM; sh -c 'echo $PPID' > {tmp_path}/child; sleep 60) &"
         f" echo $$ > {tmp_path}/self; sleep 60"
     )
-    work = ProcessArgs(argv=script(text), timeout_s=0.5)
+    work = ProcessArgs(argv=script(text), timeout_s=3.0)
     record = await admin.run(work, group="web", timeout_s=PATIENCE_S)
     assert record.state == "timed_out"
     assert record.attempts[0].exit_code in (None, 128 + signal.SIGKILL)

@@ -10,14 +10,14 @@ import signal
 import struct
 import subprocess
 import termios
-from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
 from schemas.moments import parse_rfc3339
 from tests.harness import MeshProcesses, program
-from tests.meshes import shared_mesh
+from tests.meshes import mesh_fixture
 from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
@@ -25,11 +25,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 AGENTS = ("db-1", "web-1", "web-2", "web-3")
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    groups = {"web": ("web-1", "web-2", "web-3"), "db": ("db-1",)}
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), groups) as made:
-        yield made
+mesh = mesh_fixture({"web": ("web-1", "web-2", "web-3"), "db": ("db-1",)})
 
 
 # -- ping
@@ -78,9 +74,18 @@ async def test_viewer_may_ping(mesh: MeshProcesses) -> None:
 
 
 async def test_logs_show_the_last_lines_and_when_they_were_printed(mesh: MeshProcesses) -> None:
-    script = "for i in 1 2 3; do echo line $i; echo bad $i >&2; sleep 0.6; done; echo last"
-    ran = await mesh.cli("run", "--id", "lines", "--agent", "web-1", "--", "sh", "-c", script)
-    assert ran.code == 0, ran.err
+    flag = mesh.directory / "seen"
+    wait = f'while [ ! -e "{flag}-$i" ]; do sleep 0.05; done'
+    script = f"for i in 1 2 3; do echo line $i; echo bad $i >&2; {wait}; done; echo last"
+    run = ("run", "--detach", "--id", "lines", "--agent", "web-1", "--", "sh", "-c", script)
+    assert (await mesh.cli(*run)).code == 0
+    # Each line is stored before the next is printed, so each has a time of its own.
+    for number in range(1, 4):
+        async with asyncio.timeout(PATIENCE_S):
+            while f"line {number}" not in (await mesh.cli("command", "logs", "lines")).out:
+                pass
+        Path(f"{flag}-{number}").touch()
+    assert (await mesh.cli("command", "wait", "lines")).code == 0
     tail = await mesh.cli("command", "logs", "lines", "--tail", "2")
     assert (tail.out, tail.err) == ("line 3\nlast\n", "bad 2\nbad 3\n")
     stamped = (await mesh.cli("command", "logs", "lines", "--timestamps")).out.splitlines()

@@ -223,7 +223,7 @@ def test_server_takes_the_rendered_configuration(tmp_path: Path, is_tuned: bool)
     path = tmp_path / "nats.conf"
     path.write_text(text)
     run = subprocess.run(
-        [server_binary(), "-t", "-c", str(path)], capture_output=True, check=False, timeout=20
+        [server_binary(), "-t", "-c", str(path)], capture_output=True, check=False, timeout=60
     )
     assert run.returncode == 0, run.stderr
 
@@ -247,6 +247,6 @@ async def test_many_batches_may_be_open_at_once(running: MeshBroker) -> None:
     await connection.jetstream().add_stream(stream)
     for number in range(200):
         headers = {"Nats-Batch-Id": f"b{number}", "Nats-Batch-Sequence": "1"}
-        answer = await connection.request(f"s.{number}", b"x", headers=headers, timeout=5)
+        answer = await connection.request(f"s.{number}", b"x", headers=headers, timeout=60)
         assert b"error" not in answer.data
     await connection.close()

@@ -3,23 +3,19 @@
 import asyncio
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from tests.harness import MeshProcesses, program
-from tests.meshes import shared_mesh
+from tests.meshes import mesh_fixture
 from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    groups = {"web": ("web-1",), "db": ("db-1",)}
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), groups) as made:
-        yield made
+mesh = mesh_fixture({"web": ("web-1",), "db": ("db-1",)})
 
 
 class Follower:

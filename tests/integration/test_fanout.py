@@ -1,15 +1,14 @@
 """One command for many agents: who did it, who is silent, and that it outlives the master."""
 
 import json
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
 from broker_client.api import MeshClient
 from schemas.messages.actions import ProcessArgs
 from schemas.messages.fanouts import FanoutRecord
-from tests.harness import FAST_TIMERS, MeshProcesses
+from tests.harness import MeshProcesses
+from tests.meshes import mesh_fixture
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
@@ -17,20 +16,17 @@ pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 WITHIN_S = 60.0
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MeshProcesses]:
-    """Three agents in web, of which web-3 is dead, and one in db."""
-    directory = tmp_path_factory.mktemp("fanout")
-    async with MeshProcesses(directory, env=FAST_TIMERS) as processes:
-        for group in ("web", "db"):
-            await processes.add_group(group)
-        for name in ("web-1", "web-2", "web-3", "db-1"):
-            await processes.add_agent(name, group=name.partition("-")[0], slots=4)
-        await processes.cli("agent", "set", "web-2", "--tag", "site=a")
-        await processes.cli("agent", "set", "db-1", "--tag", "site=a")
-        processes.agents["web-3"].kill()
-        await processes.wait_status("web-3", "no_response")
-        yield processes
+async def tag_and_kill(mesh: MeshProcesses) -> None:
+    await mesh.cli("agent", "set", "web-2", "--tag", "site=a")
+    await mesh.cli("agent", "set", "db-1", "--tag", "site=a")
+    mesh.agents["web-3"].kill()
+    await mesh.wait_status("web-3", "no_response")
+
+
+# Three agents in web, of which web-3 is dead, and one in db.
+mesh = mesh_fixture(
+    {"web": ("web-1", "web-2", "web-3"), "db": ("db-1",)}, slots=4, prepare=tag_and_kill
+)
 
 
 async def test_all_of_a_group_are_asked_and_the_silent_one_is_listed(mesh: MeshProcesses) -> None:

@@ -7,7 +7,7 @@ import pty
 import struct
 import subprocess
 import termios
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
@@ -16,7 +16,7 @@ from schemas.faults import Refused
 from schemas.messages.actions import ProcessArgs
 from schemas.messages.fanouts import FanoutRecord
 from tests.harness import MeshProcesses, program
-from tests.meshes import shared_mesh
+from tests.meshes import mesh_fixture
 from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
@@ -24,10 +24,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 SECRET = "value-of-a-variable"
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), {"web": ("web-1", "web-2")}) as made:
-        yield made
+mesh = mesh_fixture({"web": ("web-1", "web-2")})
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", autouse=True)
@@ -123,7 +120,7 @@ def on_terminal(mesh: MeshProcesses, width: int, *words: str) -> list[str]:
             if not part:
                 break
             data += part
-        process.communicate(timeout=20)
+        process.communicate(timeout=60)
     finally:
         os.close(leader)
     return data.decode().replace("\r\n", "\n").splitlines()

@@ -1,7 +1,7 @@
 """Windows of seconds instead of hours: facts are purged, and nothing that counts goes with them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -12,7 +12,14 @@ from schemas import codec, subjects
 from schemas.messages.actions import NoopArgs
 from schemas.messages.facts import HistoryRecord
 from tests.harness import MeshProcesses
-from tests.meshes import LONG_LEASE, Behind, behind, refused, shared_mesh, state_reached
+from tests.meshes import (
+    LONG_LEASE,
+    Behind,
+    behind,
+    mesh_fixture,
+    refused,
+    state_reached,
+)
 from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-history")]
@@ -21,20 +28,15 @@ FACTS_S = 2.0
 PURGED_S = 60.0
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    window = {
+mesh = mesh_fixture(
+    {"web": ("web-1",)},
+    slots=16,
+    env=LONG_LEASE,
+    master_env={
         "MESH_RETENTION__FACTS_S": f"{FACTS_S:g}",
         "MESH_RETENTION__CHECKPOINT_S": "0.25",
-    }
-    with shared_mesh(
-        tmp_path_factory.mktemp("mesh"),
-        {"web": ("web-1",)},
-        slots=16,
-        env=LONG_LEASE,
-        master_env=window,
-    ) as running:
-        yield running
+    },
+)
 
 
 @pytest.fixture

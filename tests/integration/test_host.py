@@ -71,19 +71,22 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 
 
 async def test_agent_tells_its_service_manager_how_it_stands(
-    mesh: MeshProcesses, admin: MeshClient, manager: Manager
+    mesh: MeshProcesses, admin: MeshClient, manager: Manager, tmp_path: Path
 ) -> None:
     agent = await mesh.add_agent("notifier", group="web", env=manager.env)
     await eventually(lambda: manager.heard("READY=1"), SAID_S)
     await eventually(lambda: manager.heard("WATCHDOG=1") > 3, SAID_S)
     await eventually(lambda: manager.heard("STATUS=linked, 0 tasks running"), SAID_S)
     # What was meant for the agent alone is not handed on to what it runs.
-    script = 'test -z "$NOTIFY_SOCKET$WATCHDOG_USEC" && sleep 1'
+    gate = tmp_path / "gate"
+    wait = f"while [ ! -e {gate} ]; do sleep 0.05; done"
+    script = f'test -z "$NOTIFY_SOCKET$WATCHDOG_USEC" || exit 1; {wait}'
     running = await admin.submit(["sh", "-c", script], agent="notifier")
     await state_reached(admin, running.id, "running")
     agent.signal(signal.SIGTERM)
     await eventually(lambda: manager.heard("STOPPING=1"), SAID_S)
     assert manager.heard("STATUS=stopping, 1 tasks running")
+    gate.touch()
     assert await agent.wait(SAID_S) == 0
     assert (await admin.wait(running.id, timeout_s=SAID_S)).state == "succeeded"
     assert manager.heard("READY=1") == 1

@@ -7,7 +7,6 @@ import pty
 import resource
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from schemas.faults import MeshError, Unreachable
 from schemas.messages.api import AgentRecord, GroupRecord, NameQuery
 from tests.children import Child
 from tests.harness import FAST_TIMERS, MeshProcesses, program
-from tests.meshes import shared_mesh, state_reached
+from tests.meshes import mesh_fixture, state_reached
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-hosts")]
 
@@ -25,12 +24,11 @@ WAIT_S = 60.0
 MESH = program("mesh")[0]
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    agents = {"web": ("web-1",), "one": ()}
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), agents) as running:
-        asyncio.run(running.add_agent("one-1", group="one", slots=1))
-        yield running
+async def add_one(mesh: MeshProcesses) -> None:
+    await mesh.add_agent("one-1", group="one", slots=1)
+
+
+mesh = mesh_fixture({"web": ("web-1",), "one": ()}, prepare=add_one)
 
 
 async def agent_said(admin: MeshClient, name: str, reason: str) -> AgentRecord:
@@ -152,7 +150,7 @@ def in_shell(mesh: MeshProcesses, line: str, **env: str) -> "subprocess.Complete
         env={**mesh.env, "MESH_CONTEXT": str(mesh.admin_context), "MESH": MESH, **env},
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=60,
         check=False,
     )
 
@@ -318,7 +316,7 @@ def test_raw_output_steers_a_terminal_only_where_it_is_asked_for(mesh: MeshProce
     for options, expected in (((), b"a\\x1b[1m"), (("--raw",), b"a\x1b[1m")):
         theirs, ours = pty.openpty()
         words = ("run", *options, "--agent", "web-1", "--", "printf", "a\\033[1m")
-        subprocess.run(program("mesh", *words), env=env, stdout=ours, timeout=30, check=True)
+        subprocess.run(program("mesh", *words), env=env, stdout=ours, timeout=60, check=True)
         os.close(ours)
         assert os.read(theirs, 1000) == expected
         os.close(theirs)

@@ -29,7 +29,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-http")]
 
 HELD = 1024
 ALLOWED = 256
-ANSWER_S = 10.0
+ANSWER_S = 60.0
 
 
 mesh = mesh_fixture({"web": ("web-1", "web-2")})

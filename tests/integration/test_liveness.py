@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import psutil
 import pytest
@@ -16,8 +17,8 @@ from schemas.messages.liveness import PROTOCOL, Beat, Echo, Hello, Welcome
 from schemas.moments import parse_rfc3339
 from tests.children import Child
 from tests.harness import FAST_TIMERS, MeshProcesses, program
-from tests.meshes import issuer, mesh_fixture, raw, refused, state_reached
-from tests.waiting import PATIENCE_S
+from tests.meshes import issuer, mesh_fixture, raw, refused, state_reached, until
+from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-liveness")]
 
@@ -85,7 +86,7 @@ async def test_killed_agent_does_not_respond_and_comes_back_as_itself(
     before = await mesh.wait_status("web-1", "active")
     incarnation = await _incarnation(mesh, "web-1")
     agent.kill()
-    silent = await mesh.wait_status("web-1", "no_response", within_s=SUSPECT_S + 5)
+    silent = await mesh.wait_status("web-1", "no_response")
     assert silent.reason == f"no beat for {SUSPECT_S:g} s"
     assert silent.next == "active again once it returns", "it has no task to be given up"
     assert parse_rfc3339(silent.since) > parse_rfc3339(before.since)
@@ -129,17 +130,18 @@ async def test_frozen_agent_is_suspect_and_recovers_by_itself(
     await mesh.wait_status("web-1", "active")
     agent.signal(signal.SIGSTOP)
     try:
-        await mesh.wait_status("web-1", "no_response", within_s=SUSPECT_S + 5)
+        await mesh.wait_status("web-1", "no_response")
     finally:
         agent.signal(signal.SIGCONT)
     await mesh.wait_status("web-1", "active")
 
 
 async def test_disabled_agent_finishes_gets_nothing_new_and_is_enabled_again(
-    mesh: MeshProcesses, admin: MeshClient
+    mesh: MeshProcesses, admin: MeshClient, tmp_path: Path
 ) -> None:
     await mesh.wait_status("web-1", "active")
-    running = await admin.submit(["sleep", "1.5"], group="web")
+    gate = tmp_path / "gate"
+    running = await admin.submit(until(gate), group="web")
     await state_reached(admin, running.id, "running")
     await admin.ask("agent", "disable", AgentDisable(name="web-1"), Done)
     disabled = await mesh.wait_status("web-1", "disabled")
@@ -151,6 +153,7 @@ async def test_disabled_agent_finishes_gets_nothing_new_and_is_enabled_again(
     with refused("group_inactive"):
         await admin.submit(["true"], group="web", on_inactive="refuse")
     queued = await admin.submit(["true"], group="web")
+    gate.touch()
     assert (await admin.wait(running.id, timeout_s=PATIENCE_S)).state == "succeeded"
     assert (await admin.show(queued.id)).state == "queued"
     twice = await admin.ask("agent", "disable", AgentDisable(name="web-1"), Done)
@@ -213,9 +216,9 @@ async def test_second_incarnation_of_an_identity_fences_the_first(
         while (await shown(admin, "twin")).details.pid != second.pid:
             await asyncio.sleep(0.05)
     assert (await shown(admin, "twin")).status == "active"
-    assert (await admin.show(held.id)).state == "unknown"
+    assert (await admin.show(held.id)).state in ("unknown", "killed_fenced", "lost")
     ended = await admin.wait(held.id, timeout_s=PATIENCE_S)
-    assert [each for each in sleepers if each.is_running()] == []
+    await eventually(lambda: not [each for each in sleepers if each.is_running()])
     # The last word of the one that leaves, or, if that gets lost, what its lease says.
     assert ended.state in ("killed_fenced", "lost")
     assert (await shown(admin, "twin")).status == "active"

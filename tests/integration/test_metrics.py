@@ -3,17 +3,16 @@
 import asyncio
 import gzip
 import subprocess
-from collections.abc import AsyncIterator
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-import pytest_asyncio
 
 from broker_client.runtime import tracing
 from broker_master.broker_child import choose_port
 from schemas.messages.api import Done, NameQuery
-from tests.harness import FAST_TIMERS, MeshProcesses
+from tests.harness import MeshProcesses
+from tests.meshes import mesh_fixture
 from tests.planes import Samples, samples_of
 from tests.prometheus import INSTALL, wait_for
 from tests.requirements_policy import require
@@ -30,19 +29,20 @@ METRICS_PORT = choose_port("127.0.0.1")
 AGENT_PORT = choose_port("127.0.0.1")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def mesh(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[MeshProcesses]:
-    own = {"MESH_METRICS_HTTP": f"127.0.0.1:{METRICS_PORT}"}
-    directory = tmp_path_factory.mktemp("metrics")
-    async with MeshProcesses(directory, env=FAST_TIMERS, master_env=own) as made:
-        await made.add_group("web")
-        await made.add_agent("web-1", group="web", env={"MESH_METRICS_PORT": str(AGENT_PORT)})
-        yield made
+async def add_agent(mesh: MeshProcesses) -> None:
+    await mesh.add_agent("web-1", group="web", env={"MESH_METRICS_PORT": str(AGENT_PORT)})
+
+
+mesh = mesh_fixture(
+    {"web": ()},
+    master_env={"MESH_METRICS_HTTP": f"127.0.0.1:{METRICS_PORT}"},
+    prepare=add_agent,
+)
 
 
 async def fetch(url: str, **headers: str) -> tuple[bytes, dict[str, str]]:
     def get() -> tuple[bytes, dict[str, str]]:
-        with urlopen(Request(url, headers=headers), timeout=5) as answer:
+        with urlopen(Request(url, headers=headers), timeout=60) as answer:
             return answer.read(), dict(answer.headers)
 
     return await asyncio.to_thread(get)
@@ -56,7 +56,7 @@ async def scraped(port: int = METRICS_PORT) -> Samples:
 def checked_by_promtool(page: bytes) -> None:
     promtool = require("promtool", INSTALL)
     done = subprocess.run(
-        [promtool, "check", "metrics"], input=page, capture_output=True, timeout=30, check=False
+        [promtool, "check", "metrics"], input=page, capture_output=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert not done.stderr.strip(), done.stderr

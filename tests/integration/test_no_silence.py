@@ -5,14 +5,13 @@ import os
 import pty
 import signal
 import subprocess
-from collections.abc import Iterator
 
 import psutil
 import pytest
 
 from schemas.messages.actions import NoopArgs
 from tests.harness import MeshProcesses, program
-from tests.meshes import shared_mesh
+from tests.meshes import mesh_fixture
 from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
@@ -28,11 +27,7 @@ TIMERS = {
 BUSY = ("sh", "-c", "echo begun; exec sleep 600")
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    groups = {"web": ("web-1", "web-2"), "db": ("db-1",)}
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), groups, env=TIMERS) as made:
-        yield made
+mesh = mesh_fixture({"web": ("web-1", "web-2"), "db": ("db-1",)}, env=TIMERS)
 
 
 class Screen:

@@ -19,7 +19,7 @@ from tests.servers import server_binary
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-operations-page")]
 
 PAGE: Final = Path(__file__).parents[2] / "docs" / "operations.md"
-LOOK_S: Final = 40.0
+LOOK_S: Final = 60.0
 SECTIONS: Final = (
     "Moving the master",
     "Lost admin credentials",

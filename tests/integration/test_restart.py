@@ -6,7 +6,6 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from schemas.messages.actions import NoopArgs
 from schemas.messages.api import CommandList
 from schemas.states import TERMINAL
 from tests.harness import MeshProcesses
-from tests.meshes import LONG_LEASE, behind, shared_mesh, state_reached
+from tests.meshes import LONG_LEASE, behind, mesh_fixture, state_reached
 from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-restart")]
@@ -28,12 +27,7 @@ COMMANDS = 100
 SUBMIT_S = 60.0
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    groups = {"web": ("web-1", "web-2"), "db": ("db-1",)}
-    directory = tmp_path_factory.mktemp("mesh")
-    with shared_mesh(directory, groups, slots=6, env=LONG_LEASE) as running:
-        yield running
+mesh = mesh_fixture({"web": ("web-1", "web-2"), "db": ("db-1",)}, slots=6, env=LONG_LEASE)
 
 
 async def submitted(

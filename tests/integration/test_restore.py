@@ -4,7 +4,6 @@ import asyncio
 import json
 import shutil
 from collections import Counter
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +13,7 @@ from broker_client.api import MeshClient
 from schemas.messages.actions import ProcessArgs
 from schemas.messages.api import AuditPage, AuditQuery, AuditRecord
 from tests.harness import FAST_TIMERS, MeshProcesses
-from tests.meshes import LONG_LEASE, state_reached
+from tests.meshes import LONG_LEASE, mesh_fixture, state_reached
 from tests.old_release import programs_of, unpacked
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-restore")]
@@ -33,20 +32,14 @@ TIMERS: Final = {
 }
 
 
-@pytest.fixture
-async def mesh(tmp_path: Path) -> AsyncIterator[MeshProcesses]:
-    async with MeshProcesses(tmp_path / "mesh", env=TIMERS) as running:
-        await running.add_group("web")
-        yield running
-
-
-@pytest.fixture
-async def patient_mesh(tmp_path: Path) -> AsyncIterator[MeshProcesses]:
-    """Its tasks go on while the master is away for as long as a restore takes."""
-    env = {**FAST_TIMERS, **LONG_LEASE, "MESH_TIMERS__ADOPT_S": "5"}
-    async with MeshProcesses(tmp_path / "mesh", env=env) as running:
-        await running.add_group("web")
-        yield running
+mesh = mesh_fixture({"web": ()}, env=TIMERS, scope="function")
+# Its tasks go on while the master is away for as long as a restore takes.
+patient_mesh = mesh_fixture(
+    {"web": ()},
+    env={**LONG_LEASE, "MESH_TIMERS__ADOPT_S": "5"},
+    scope="function",
+    name="patient_mesh",
+)
 
 
 def put_back(mesh: MeshProcesses, copy: Path) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -16,7 +15,7 @@ from schemas import codec, subjects
 from schemas.messages.api import AgentRecord, AuditPage, AuditQuery, CommandList, NameQuery
 from schemas.messages.liveness import Details, Hello
 from tests.harness import MeshProcesses
-from tests.meshes import client_of, shared_mesh
+from tests.meshes import client_of, mesh_fixture
 from tests.rawlink import RawLink, pub
 from tests.waiting import eventually
 
@@ -29,11 +28,7 @@ PATIENCE_S = 60.0
 SELDOM = {"MESH_CERTIFICATES__COMPARE_S": "600"}
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    directory = tmp_path_factory.mktemp("mesh")
-    with shared_mesh(directory, {"web": ("web-1", "web-2")}, master_env=SELDOM) as running:
-        yield running
+mesh = mesh_fixture({"web": ("web-1", "web-2")}, master_env=SELDOM)
 
 
 async def alarms(admin: MeshClient) -> list[str]:

@@ -1,7 +1,6 @@
 """Row S11: commands never take the room that the ends of commands need."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from schemas.faults import MeshError
 from schemas.messages.actions import ProcessArgs
 from schemas.messages.facts import CommandRecord
 from tests.harness import MeshProcesses
-from tests.meshes import LONG_LEASE, behind, shared_mesh, state_reached
+from tests.meshes import LONG_LEASE, behind, mesh_fixture, state_reached
 from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-store")]
@@ -37,11 +36,13 @@ SETTINGS = {
 }
 
 
-@pytest.fixture
-def mesh(tmp_path: Path) -> Iterator[MeshProcesses]:
-    agents = {"web": ("web-1",), "idle": ("idle-1",)}
-    with shared_mesh(tmp_path, agents, slots=RUNNING, env=NO_LOSS, master_env=SETTINGS) as running:
-        yield running
+mesh = mesh_fixture(
+    {"web": ("web-1",), "idle": ("idle-1",)},
+    slots=RUNNING,
+    env=NO_LOSS,
+    master_env=SETTINGS,
+    scope="function",
+)
 
 
 async def fill(admin: MeshClient) -> list[str]:

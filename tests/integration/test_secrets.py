@@ -113,7 +113,7 @@ def _note_keys(world: Seeded) -> None:
 
 
 def _read(url: str) -> str:
-    with urlopen(url, timeout=5) as answer:
+    with urlopen(url, timeout=60) as answer:
         body: bytes = answer.read()
     return body.decode()
 

@@ -183,7 +183,7 @@ async def test_sec_s30_stream_that_holds_such_a_record_already_does_not_stop_a_m
         facts.append((number, "outcome", outcome))
     for number, kind, body in facts:
         subject = subjects.fact("poisoned", number, kind)
-        answer = await inside.client.request(subject, codec.encode(body), timeout=10)
+        answer = await inside.client.request(subject, codec.encode(body), timeout=60)
         assert b"error" not in answer.data, answer.data
     for _ in range(2):
         await mesh.restart_master(kill=True)
@@ -206,7 +206,7 @@ async def test_sec_s30_record_that_the_broker_refuses_for_its_size_is_cut_alone(
         config = (await probe.info("MESH_HISTORY"))["config"]
         config["max_msg_size"] = 8000
         answer = await probe.client.request(
-            "$JS.API.STREAM.UPDATE.MESH_HISTORY", msgspec.json.encode(config), timeout=10
+            "$JS.API.STREAM.UPDATE.MESH_HISTORY", msgspec.json.encode(config), timeout=60
         )
         assert b'"error"' not in answer.data, answer.data
         ids = [f"beside-{number}" for number in range(6)]

@@ -80,7 +80,7 @@ def test_script_is_one_that_its_shell_can_read(shell: str, script: Callable[[], 
     if shutil.which(shell) is None:
         pytest.skip(f"{shell} is missing: apt install {shell}")
     checked = subprocess.run(
-        [shell, "-n"], input=script(), capture_output=True, text=True, timeout=20, check=False
+        [shell, "-n"], input=script(), capture_output=True, text=True, timeout=60, check=False
     )
     assert (checked.returncode, checked.stderr) == (0, "")
 
@@ -111,7 +111,7 @@ def completed(*words: str, env: dict[str, str] | None = None) -> list[str]:
         ["bash", "--norc", "-c", script + 'printf "%s\\n" "${COMPREPLY[@]}"'],
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=60,
         check=True,
         env={**os.environ, **(env or {})},
     )

@@ -61,7 +61,7 @@ def test_kill_ends_this_very_process() -> None:
     )
     env = {**os.environ, "MESH_FAILPOINTS": "here=kill", **ALLOWED}
     done = subprocess.run(
-        [sys.executable, "-c", script], env=env, capture_output=True, timeout=30, check=False
+        [sys.executable, "-c", script], env=env, capture_output=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout) == (-signal.SIGKILL, b"")
 
@@ -71,6 +71,6 @@ def test_program_refuses_to_start_with_orders(tmp_path: Path, name: str, verb: s
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MESH_")}
     argv = program(name, verb, "--state-dir", str(tmp_path))
     env = {**clean, "MESH_FAILPOINTS": "a=kill"}
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 78
     assert "MESH_FAILPOINTS is set" in done.stderr

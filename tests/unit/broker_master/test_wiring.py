@@ -1,13 +1,12 @@
 """Connections of the parts of a master: each of these tests fails without one of them."""
 
 import asyncio
-import time
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from broker_master.ca.mesh import Mesh, init_mesh
+from broker_master.ca.mesh import Mesh
 from broker_master.core.dispatch import Dispatcher
 from broker_master.core.findings import StreamSize
 from broker_master.services.floods import FloodWatch
@@ -20,11 +19,6 @@ from schemas.verbs import VERBS
 from tests.planes import FakeLink, add_agent, connect
 from tests.unit.broker_master.stage import Stage, attempt_of
 from tests.unit.broker_master.table import Table
-
-
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Mesh:
-    return init_mesh(tmp_path_factory.mktemp("wiring") / "state", now=time.time)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ The second adapter, which is for the test alone, authenticates a client by its a
 `Call`, and keeps the reply. It knows no limit.
 """
 
-import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any, Protocol, cast
@@ -16,7 +15,7 @@ from broker_client.runtime.frames import Msg
 from broker_master.api.audit import AuditTrail
 from broker_master.api.door import Call, Door
 from broker_master.api.nats import NatsApi
-from broker_master.ca.mesh import Mesh, init_mesh
+from broker_master.ca.mesh import Mesh
 from broker_master.services import turns as limits
 from broker_master.services.turns import Turns
 from schemas import codec, subjects
@@ -97,11 +96,6 @@ class House:
 
     def tallied(self, *labels: str) -> int:
         return self.table.plane.counters.get(cast("Any", labels), 0)
-
-
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Mesh:
-    return init_mesh(tmp_path_factory.mktemp("mesh") / "state", now=time.time)
 
 
 @pytest.fixture(params=["nats", "direct"])

@@ -8,7 +8,7 @@ import pytest
 from broker_client.runtime.streams import Page, Stored
 from broker_master.api.audit import AuditOperations, AuditTrail
 from broker_master.api.operations import Operation, Operations
-from broker_master.ca.mesh import Mesh, init_mesh
+from broker_master.ca.mesh import Mesh
 from broker_master.plane import one_or_many
 from schemas import codec, subjects
 from schemas.faults import MeshError
@@ -16,11 +16,6 @@ from schemas.messages import api, fanouts
 from schemas.messages.audit import GROUPS_MAX, AuditEntry
 from tests.planes import add_client
 from tests.unit.broker_master.table import Table
-
-
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Mesh:
-    return init_mesh(tmp_path_factory.mktemp("mesh") / "state")
 
 
 @pytest.fixture

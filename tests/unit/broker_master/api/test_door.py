@@ -1,7 +1,6 @@
 """Every call passes one door, which decides, counts and records; transports only carry it."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -11,7 +10,7 @@ import pytest
 from broker_master.api.audit import AuditTrail
 from broker_master.api.door import Call, Door
 from broker_master.api.operations import Operations
-from broker_master.ca.mesh import Mesh, init_mesh
+from broker_master.ca.mesh import Mesh
 from broker_master.services.turns import Turns, unproved
 from schemas import codec
 from schemas.faults import MeshError, Refused
@@ -61,11 +60,6 @@ class Entrance:
         (reply,) = self.replies
         self.replies.clear()
         return reply
-
-
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Mesh:
-    return init_mesh(tmp_path_factory.mktemp("mesh") / "state", now=time.time)
 
 
 @pytest.fixture

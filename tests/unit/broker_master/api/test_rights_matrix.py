@@ -13,7 +13,7 @@ import pytest
 
 from broker_client.runtime.identity import new_identity
 from broker_master.api.operations import Direct, Operation
-from broker_master.ca.mesh import Mesh, init_mesh
+from broker_master.ca.mesh import Mesh
 from broker_master.core.rights import check_right
 from schemas.faults import MeshError
 from schemas.messages import api, fanouts
@@ -104,19 +104,18 @@ ROWS = {name: SPECIAL.get(name) or row_of(verb) for name, verb in VERBS.items()}
 
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Mesh:
-    """Its authority is being replaced, so that somebody is waited for."""
-    made = init_mesh(tmp_path_factory.mktemp("mesh") / "state", now=time.time)
-    made.authority.rotate("prepare", now=time.time())
-    return made
+def rotating(mesh: Mesh) -> Mesh:
+    """Its authority is being replaced, so that agents and clients are waited for."""
+    mesh.authority.rotate("prepare", now=time.time())
+    return mesh
 
 
 @pytest.fixture
-async def tables(mesh: Mesh) -> AsyncIterator[Callable[[], Table]]:
+async def tables(rotating: Mesh) -> AsyncIterator[Callable[[], Table]]:
     made: list[Table] = []
 
     def make() -> Table:
-        made.append(Table(mesh))
+        made.append(Table(rotating))
         return made[-1]
 
     yield make

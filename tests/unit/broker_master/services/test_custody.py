@@ -5,17 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from broker_master.ca.mesh import Mesh, init_mesh
+from broker_master.ca.mesh import Mesh
 from broker_master.services.recovery import enter_agents
 from broker_master.services.statuses import StatusKeeper
 from broker_master.store.statuses import Pasts, read_pasts
 from tests.planes import DAY_S, add_agent, add_group
 from tests.unit.broker_master.table import Table
-
-
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Mesh:
-    return init_mesh(tmp_path_factory.mktemp("mesh") / "state")
 
 
 @pytest.fixture

@@ -78,7 +78,7 @@ async def test_first_answer_of_a_follower_is_a_cursor_at_once(
 ) -> None:
     told(plane, "before")
     reader = EventReader(plane)
-    first = await asyncio.wait_for(reader.read(ann, EventList(from_now=True, wait_s=30.0)), 30)
+    first = await asyncio.wait_for(reader.read(ann, EventList(from_now=True, wait_s=30.0)), 60)
     assert first.events == []
     told(plane, "after")
     found = await reader.read(ann, EventList(cursor=first.cursor))

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from broker_master.api.operations import Operations
-from broker_master.ca.mesh import Mesh, init_mesh
+from broker_master.ca.mesh import Mesh
 from broker_master.core.commands import Command
 from broker_master.core.fanout import child_id
 from broker_master.core.fold import fold
@@ -20,11 +20,6 @@ from tests.planes import add_client, add_group, connect
 from tests.unit.broker_master.deeds import accepted, assigned, ended
 from tests.unit.broker_master.stage import states
 from tests.unit.broker_master.table import Table, call
-
-
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Mesh:
-    return init_mesh(tmp_path_factory.mktemp("mesh") / "state")
 
 
 @pytest.fixture

@@ -106,7 +106,7 @@ async def test_nothing_else_is_decided_while_an_operators_word_is_stored() -> No
     await stage.later(stage.timers.decide_s, beats=("web-1",))
     assert states(command) == [State.UNKNOWN, State.LOST]
     with pytest.raises(Refused, match="c1 is unknown") as refused:
-        await asyncio.wait_for(stage.canceller.decide(command, "fail", "ann"), 10)
+        await asyncio.wait_for(stage.canceller.decide(command, "fail", "ann"), 60)
     assert refused.value.code == "not_undecided"
     stage.facts.append = append  # type: ignore[method-assign]
     held.set_result(9)
