@@ -90,7 +90,7 @@ async def test_f47_killed_agent_that_comes_back_at_once(world_of: MakeWorld) -> 
         await keeps_its_promises(world, "I1", "I2", "I3", "I4", "T2")
 
 
-async def test_f47b_killed_before_its_end_is_told(world_of: MakeWorld) -> None:
+async def test_f47b_killed_before_its_end_is_reported(world_of: MakeWorld) -> None:
     failing = failpoint("agent.ended_not_reported=kill@2")
     async with world_of(agent_env=failing) as world:
         await _dies_of_a_failpoint(world)

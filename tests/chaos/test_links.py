@@ -69,7 +69,7 @@ async def test_f22_unrecoverable_cut_ends_tasks_and_says_so(world_of: MakeWorld)
         await keeps_its_promises(world, "I3", "I5", "T1", "T2", "T3", "T4")
 
 
-async def test_f22b_fenced_before_it_is_given_up_is_told_as_fenced(world_of: MakeWorld) -> None:
+async def test_f22b_fenced_before_it_is_given_up_ends_as_fenced(world_of: MakeWorld) -> None:
     """Healed between the agent's deadline and the master's: nothing was ever lost."""
     async with world_of() as world:
         ids = await working(world, runs_s=60)

@@ -64,7 +64,7 @@ async def until_told(admin: MeshClient, **wanted: Any) -> AuditRecord:  # noqa: 
     return found[0]
 
 
-async def test_every_changing_call_is_told_with_who_what_whom_where_and_when(
+async def test_every_changing_call_is_audited_with_caller_action_target_host_and_time(
     admin: MeshClient,
 ) -> None:
     """And is so by the time of its answer."""
@@ -99,7 +99,7 @@ async def test_every_changing_call_is_told_with_who_what_whom_where_and_when(
     assert "now=True" in found[3].detail
 
 
-async def test_word_on_a_command_is_told_and_its_submission_is_not(
+async def test_decision_on_a_command_is_audited_and_its_submission_is_not(
     mesh: MeshProcesses, admin: MeshClient
 ) -> None:
     await mesh.wait_status("web-1", "active")
@@ -113,14 +113,14 @@ async def test_word_on_a_command_is_told_and_its_submission_is_not(
     ]
 
 
-async def test_refused_call_is_told_with_its_code(admin: MeshClient) -> None:
+async def test_refused_call_is_audited_with_its_code(admin: MeshClient) -> None:
     with refused("agent_unknown"):
         await admin.ask("agent", "revoke", NameQuery(name="nobody"), Done)
     told = (await trail(admin, target="nobody"))[0]
     assert (told.action, told.result, told.code) == ("agent.revoke", "refused", "agent_unknown")
 
 
-async def test_attempts_at_what_one_may_not_do_are_told_but_no_flood_of_them(
+async def test_forbidden_calls_are_audited_but_no_flood_of_them(
     mesh: MeshProcesses, admin: MeshClient
 ) -> None:
     """Past the broker, which would refuse it first, with the role of somebody else's key."""
@@ -138,7 +138,7 @@ async def test_attempts_at_what_one_may_not_do_are_told_but_no_flood_of_them(
     assert 1 <= len(await trail(admin, by="mallory", action="agent.delete")) < 50
 
 
-async def test_enrolment_and_refused_enrolment_are_told_with_the_host(
+async def test_enrolment_and_refused_enrolment_are_audited_with_the_host(
     mesh: MeshProcesses, admin: MeshClient
 ) -> None:
     await mesh.add_agent("fresh-1", group="web", start=False)
@@ -158,7 +158,9 @@ async def test_enrolment_and_refused_enrolment_are_told_with_the_host(
     assert (told.code, told.actor) == ("token_invalid", "token")
 
 
-async def test_revocation_is_told_with_who_did_it(mesh: MeshProcesses, admin: MeshClient) -> None:
+async def test_revocation_is_audited_with_its_caller(
+    mesh: MeshProcesses, admin: MeshClient
+) -> None:
     agent = await mesh.add_agent("gone-1", group="db", slots=1)
     await admin.ask("agent", "revoke", NameQuery(name="gone-1"), Done)
     told = await until_told(admin, action="agent.revoke", target="gone-1")

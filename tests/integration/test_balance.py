@@ -173,5 +173,5 @@ async def test_queue_limit_is_named_when_it_is_reached(
         await mesh.add_agent("idle-1", group="idle", start=False)
     first = await admin.submit(NoopArgs(), group="idle")
     with refused("queue_full"):
-        await admin.submit(NoopArgs(), group="idle", timeout_s=0.1)
+        await admin.submit(NoopArgs(), group="idle", timeout_s=3)
     await admin.cancel(first.id)

@@ -496,7 +496,7 @@ async def test_role_is_enforced_and_revoked_client_is_refused(
     # A client that calls itself an admin is one to nobody but itself.
     context = folder / "context.toml"
     context.write_text(context.read_text().replace('"viewer"', '"admin"'))
-    run = await mesh.cli("--timeout", "2", "group", "create", "mine", context=folder)
+    run = await mesh.cli("--timeout", "30", "group", "create", "mine", context=folder)
     assert (run.code, "(forbidden)" in run.err) == (6, True)
     assert (await mesh.cli("client", "revoke", "vic")).code == 0
     refused = await mesh.cli("agent", "list", context=folder)

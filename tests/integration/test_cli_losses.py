@@ -101,7 +101,7 @@ async def test_dead_letter_is_listed_shown_and_submitted_again(mesh: MeshProcess
     assert (ended.code, "(command_unknown)" in ended.err) == (3, True)
 
 
-async def test_unknown_is_told_as_it_is_and_the_return_too(mesh: MeshProcesses) -> None:
+async def test_unknown_state_is_shown_and_the_return_too(mesh: MeshProcesses) -> None:
     agent = mesh.agents["web-1"]
     run = ("run", "--detach", "--id", "quiet", "--group", "web", "--hold", "60", "--")
     assert (await mesh.cli(*run, "sh", "-c", "echo so far; sleep 600")).code == 0

@@ -503,7 +503,7 @@ async def test_wait_returns_as_it_stands_when_its_time_is_up(admin: MeshClient) 
     await admin.cancel(answer.id)
     await admin.wait(answer.id)
     with refused("command_unknown"):
-        await admin.wait("no-such-command", timeout_s=1)
+        await admin.wait("no-such-command", timeout_s=30)
 
 
 # lists

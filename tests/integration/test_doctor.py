@@ -25,7 +25,7 @@ mesh = mesh_fixture({"web": ("web-1",)})
 async def agent_doctor(
     mesh: MeshProcesses, state_dir: Path, *options: str, output: str = "json"
 ) -> Ran:
-    where = ("--state-dir", str(state_dir), "--output", output, "--timeout", "3")
+    where = ("--state-dir", str(state_dir), "--output", output, "--timeout", "15")
     return await mesh._run("broker-agent", "doctor", *where, *options)
 
 
@@ -79,7 +79,7 @@ async def test_agents_doctor_finds_nothing_wrong_beside_a_running_agent(
     assert text.out.startswith(" 1  ok       state directory: ")
 
 
-async def test_agents_doctor_tells_a_stopped_agent_from_a_broken_one(
+async def test_agents_doctor_distinguishes_a_stopped_agent_from_a_broken_one(
     mesh: MeshProcesses, folder: Path
 ) -> None:
     ran = await agent_doctor(mesh, folder)

@@ -132,7 +132,7 @@ async def test_broker_ends_when_its_master_is_killed(tmp_path: Path) -> None:
     with process:
         assert is_alive(pid)
         process.kill()
-        process.wait(5)
+        process.wait(60)
     try:
         await eventually(lambda: not is_alive(pid))
     finally:
@@ -147,7 +147,7 @@ async def test_leftover_that_does_not_end_by_itself_is_ended_first(tmp_path: Pat
     with process:
         os.kill(pid, signal.SIGSTOP)
         process.kill()
-        process.wait(5)
+        process.wait(60)
     assert is_alive(pid)
     broker = EmbeddedBroker(mesh)
     await broker.start()

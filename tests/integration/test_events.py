@@ -22,7 +22,7 @@ class Follower:
     """`mesh events --follow` with JSON lines; `since` makes it independent of when it connects."""
 
     def __init__(self, mesh: MeshProcesses, *words: str) -> None:
-        context = ("--context", str(mesh.admin_context), "--timeout", "3")
+        context = ("--context", str(mesh.admin_context), "--timeout", "30")
         self._process = subprocess.Popen(
             program("mesh", "events", *context, "--follow", "--output", "jsonl", *words),
             stdout=subprocess.PIPE,

@@ -8,7 +8,7 @@ from broker_client.api import MeshClient
 from schemas.messages.actions import ProcessArgs
 from schemas.messages.fanouts import FanoutRecord
 from tests.harness import MeshProcesses
-from tests.meshes import mesh_fixture
+from tests.meshes import LONG_LEASE, mesh_fixture
 from tests.waiting import eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
@@ -25,7 +25,10 @@ async def tag_and_kill(mesh: MeshProcesses) -> None:
 
 # Three agents in web, of which web-3 is dead, and one in db.
 mesh = mesh_fixture(
-    {"web": ("web-1", "web-2", "web-3"), "db": ("db-1",)}, slots=4, prepare=tag_and_kill
+    {"web": ("web-1", "web-2", "web-3"), "db": ("db-1",)},
+    slots=4,
+    env=LONG_LEASE,
+    prepare=tag_and_kill,
 )
 
 

@@ -376,7 +376,7 @@ async def test_client_of_some_groups_sees_and_uses_no_others(
             await limited.ask("group", "create", GroupCreate(name="mine"), GroupRecord)
 
 
-async def test_limited_client_is_not_told_which_hidden_commands_there_are(
+async def test_limited_client_never_learns_of_hidden_commands(
     mesh: MeshProcesses, admin: MeshClient, tmp_path: Path
 ) -> None:
     await admin.run(["true"], group="db", id="secret-1")
@@ -394,7 +394,7 @@ async def test_revoked_client_is_cut_off(
         await client.status()
     await admin.ask("client", "revoke", NameQuery(name="leaver"), Done)
     with refused("credentials_rejected"):
-        async with mesh.client(context, timeout_s=3) as client:
+        async with mesh.client(context, timeout_s=60) as client:
             await client.status()
     # A key that the broker does not know as revoked still speaks for a client that is.
     async with raw(issuer(mesh).issue("operator", "leaver")) as client:

@@ -70,7 +70,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
     manager.close()
 
 
-async def test_agent_tells_its_service_manager_how_it_stands(
+async def test_agent_notifies_its_service_manager_of_its_status(
     mesh: MeshProcesses, admin: MeshClient, manager: Manager, tmp_path: Path
 ) -> None:
     agent = await mesh.add_agent("notifier", group="web", env=manager.env)
@@ -116,7 +116,7 @@ def master(folder: Path, url: str, env: dict[str, str]) -> Child:
     return Child("master", program("broker-master", "serve", *where), folder.parent, env=env)
 
 
-async def test_master_tells_its_service_manager_when_it_is_ready(
+async def test_master_notifies_its_service_manager_when_it_is_ready(
     tmp_path: Path, manager: Manager
 ) -> None:
     async with MeshProcesses(tmp_path / "mesh", master_env=manager.env) as own:

@@ -42,7 +42,7 @@ async def facts_writer(
     **options: Any,  # noqa: ANN401  whatever WriterLimits takes
 ) -> AsyncIterator[tuple[NatsServer, Streams, BatchWriter]]:
     async with plain_server(tmp_path) as server, connected(server.url) as link:
-        streams = Streams(link, timeout_s=2)
+        streams = Streams(link, timeout_s=20)
         await streams.ensure_stream(config)
         async with running(BatchWriter(streams, "FACTS", limits=WriterLimits(**options))) as writer:
             yield server, streams, writer
@@ -253,7 +253,7 @@ async def test_lost_answers_lead_neither_to_loss_nor_to_doubles(
 ) -> None:
     """The writes reach the broker and are stored, but the connection breaks before its answer."""
     async with proxied(tmp_path) as (proxy, link):
-        streams = Streams(link, timeout_s=2)
+        streams = Streams(link, timeout_s=20)
         await streams.ensure_stream(FACTS)
         limits = WriterLimits(singles=singles, answer_s=1)
         writer = BatchWriter(streams, "FACTS", limits=limits)
@@ -272,9 +272,9 @@ async def test_lost_answers_lead_neither_to_loss_nor_to_doubles(
 
 
 @pytest.mark.parametrize("singles", [0, 20], ids=["batches", "singles"])
-async def test_writes_that_never_arrived_are_written_again(tmp_path: Path, singles: int) -> None:
+async def test_retry_stores_writes_that_never_arrived(tmp_path: Path, singles: int) -> None:
     async with proxied(tmp_path) as (proxy, link):
-        streams = Streams(link, timeout_s=2)
+        streams = Streams(link, timeout_s=20)
         await streams.ensure_stream(FACTS)
         writer = BatchWriter(streams, "FACTS", limits=WriterLimits(singles=singles))
         async with running(writer):
@@ -306,7 +306,7 @@ async def test_sec_s11_large_messages_hold_up_no_small_ones(tmp_path: Path) -> N
 
 async def test_batch_cut_at_any_byte_is_stored_once(tmp_path: Path) -> None:
     async with proxied(tmp_path) as (proxy, link):
-        streams = Streams(link, timeout_s=2)
+        streams = Streams(link, timeout_s=20)
         await streams.ensure_stream(FACTS)
         link.on_disconnected(lambda _: proxy.cut_after.update({"up": None}))
         async with running(BatchWriter(streams, "FACTS")) as writer:

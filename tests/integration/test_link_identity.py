@@ -47,7 +47,7 @@ async def test_expired_credentials_are_replaced_by_renewed_ones_at_once(tmp_path
         await link.close(1)
 
 
-async def test_expired_credentials_are_tried_again_until_renewed_ones_are_there(
+async def test_expired_credentials_are_retried_until_their_renewal(
     tmp_path: Path,
 ) -> None:
     async with mesh_broker(tmp_path) as broker:
@@ -87,7 +87,7 @@ async def test_subscriptions_survive_the_change_of_credentials(tmp_path: Path) -
         await master.close(1)
 
 
-async def test_rejected_credentials_are_told_at_once_and_not_after_the_wait(
+async def test_rejected_credentials_are_raised_at_once_and_not_after_the_wait(
     tmp_path: Path,
 ) -> None:
     async with mesh_broker(tmp_path / "a") as ours, mesh_broker(tmp_path / "b") as theirs:
@@ -188,7 +188,7 @@ async def test_identity_that_cannot_be_read_counts_as_a_failed_attempt(tmp_path:
         await link.close(1)
 
 
-async def test_agent_is_told_which_subject_it_may_not_use(tmp_path: Path) -> None:
+async def test_agent_gets_the_name_of_a_forbidden_subject(tmp_path: Path) -> None:
     async with mesh_broker(tmp_path) as broker:
         link = await link_of(broker.issue("agent", "web-1", "web"))
         link.publish_nowait("mesh.v1.up.web.web-2.beat", b"x")

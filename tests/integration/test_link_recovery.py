@@ -17,7 +17,7 @@ from tests.waiting import PATIENCE_S, eventually, ticking
 pytestmark = pytest.mark.integration
 
 
-async def test_link_comes_back_with_all_subscriptions_and_tells_its_listeners(
+async def test_reconnect_restores_all_subscriptions_and_notifies_listeners(
     tmp_path: Path,
 ) -> None:
     got: list[bytes] = []
@@ -51,7 +51,7 @@ async def test_link_comes_back_with_all_subscriptions_and_tells_its_listeners(
         assert link.reconnects == 1
 
 
-async def test_link_never_gives_up_and_is_back_within_seconds(tmp_path: Path) -> None:
+async def test_link_retries_for_ever_and_reconnects_within_seconds(tmp_path: Path) -> None:
     """The stock client closes permanently after 60 attempts."""
     attempts = 0
 
@@ -71,7 +71,7 @@ async def test_link_never_gives_up_and_is_back_within_seconds(tmp_path: Path) ->
         await link.close(1)
 
 
-async def test_waits_between_attempts_are_spread_out_and_bounded(tmp_path: Path) -> None:
+async def test_back_off_of_reconnects_is_bounded_and_has_jitter(tmp_path: Path) -> None:
     """So that hundreds of agents do not come back in one moment, and none stays away for long."""
     dead = NatsServer(tmp_path / "never-started")
     tried: list[list[int]] = []
@@ -98,7 +98,7 @@ async def test_waits_between_attempts_are_spread_out_and_bounded(tmp_path: Path)
 
 @pytest.mark.parametrize("unsent", [False, True], ids=["idle", "unsent data"])
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
-async def test_half_open_link_is_left_within_six_ticks_of_its_guard(
+async def test_half_open_link_is_replaced_within_six_ticks_of_its_guard(
     tmp_path: Path, *, secure: bool, unsent: bool
 ) -> None:
     """The stock client waits for the dead connection's end: 33 s with TLS, more than 50 s plain."""
@@ -186,7 +186,9 @@ async def test_stopped_process_reads_before_it_judges(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("after_bytes", [1, 20, 200, 400, 460])
-async def test_connection_cut_at_any_byte_is_replaced(tmp_path: Path, after_bytes: int) -> None:
+async def test_connection_cut_at_any_byte_leads_to_a_reconnect(
+    tmp_path: Path, after_bytes: int
+) -> None:
     async with plain_server(tmp_path) as server, Proxy(server.port) as proxy:
         link = Link([f"nats://127.0.0.1:{proxy.port}"], LinkIdentity, "a", "_INBOX_a")
         proxy.cut_after["down"] = after_bytes
@@ -199,7 +201,7 @@ async def test_connection_cut_at_any_byte_is_replaced(tmp_path: Path, after_byte
         await link.close(1)
 
 
-async def test_next_broker_is_tried_first_when_one_is_lost(tmp_path: Path) -> None:
+async def test_failover_tries_the_next_broker_first(tmp_path: Path) -> None:
     async with (
         plain_server(tmp_path / "1") as one,
         plain_server(tmp_path / "2") as two,

@@ -34,7 +34,7 @@ async def facts(
     tmp_path: Path, config: StreamConfig = FACTS
 ) -> AsyncIterator[tuple[NatsServer, Link, Streams]]:
     async with plain_server(tmp_path) as server, connected(server.url) as link:
-        streams = Streams(link, timeout_s=2)
+        streams = Streams(link, timeout_s=20)
         await streams.ensure_stream(config)
         yield server, link, streams
 
@@ -252,7 +252,7 @@ async def test_replay_goes_on_over_a_restart_of_the_broker(tmp_path: Path) -> No
         assert link.reconnects == 2
 
 
-async def test_page_cut_in_the_middle_is_asked_for_again(tmp_path: Path) -> None:
+async def test_page_cut_in_the_middle_is_requested_again(tmp_path: Path) -> None:
     async with plain_server(tmp_path) as server, Proxy(server.port) as proxy:
         async with connected(server.url) as filling:
             streams = Streams(filling)
@@ -261,7 +261,7 @@ async def test_page_cut_in_the_middle_is_asked_for_again(tmp_path: Path) -> None
         async with connected(f"nats://127.0.0.1:{proxy.port}") as link:
             proxy.cut_after["down"] = 150_000  # less than a page
             link.on_disconnected(lambda _: proxy.cut_after.update({"down": None}))
-            seen = [m.seq async for m in Streams(link, timeout_s=2).replay("FACTS")]
+            seen = [m.seq async for m in Streams(link, timeout_s=20).replay("FACTS")]
             assert seen == list(range(1, 3001))
             assert link.reconnects == 1
 
@@ -280,7 +280,7 @@ async def test_page_with_a_missing_message_is_no_page(tmp_path: Path) -> None:
 
         link.subscribe("$JS.API.DIRECT.GET.FAKE", lambda m: answer(m.reply))
         with pytest.raises(Unreachable, match="missing"):
-            await Streams(link, timeout_s=2).read_from("FAKE", 1)
+            await Streams(link, timeout_s=20).read_from("FAKE", 1)
 
 
 async def test_reading_from_a_broker_that_stays_away_ends_with_a_fault(tmp_path: Path) -> None:
@@ -347,7 +347,7 @@ async def test_bucket_is_read_within_seconds_of_a_restart_and_hints_come_again(
     """The stock client's watch needs 19 s for that."""
     hints: list[str] = []
     async with plain_server(tmp_path) as server, connected(server.url) as link:
-        streams = Streams(link, timeout_s=2)
+        streams = Streams(link, timeout_s=20)
         bucket = Bucket(streams, "leases")
         await bucket.ensure()
         watching = bucket.watch(hints.append)

@@ -229,7 +229,7 @@ async def test_second_incarnation_of_an_identity_fences_the_first(
     second.kill()
 
 
-async def test_agent_of_another_protocol_is_told_so(mesh: MeshProcesses) -> None:
+async def test_agent_of_another_protocol_is_refused_with_that_reason(mesh: MeshProcesses) -> None:
     async with raw(issuer(mesh).issue("agent", "web-1", group="web")) as client:
         inbox = await client.subscribe(subjects.down_all("web", "web-1"))
         hello = Hello(incarnation="other-protocol", protocol=PROTOCOL + 1)
@@ -243,7 +243,7 @@ async def test_agent_of_another_protocol_is_told_so(mesh: MeshProcesses) -> None
     assert (await mesh.wait_status("web-1", "active")).status == "active"
 
 
-async def test_beat_is_answered_by_an_echo_with_epoch_and_number(mesh: MeshProcesses) -> None:
+async def test_heartbeat_is_answered_by_an_echo_with_epoch_and_number(mesh: MeshProcesses) -> None:
     agent = await mesh.add_agent("quiet", group="db", start=False)
     assert not agent.is_running
     async with raw(issuer(mesh).issue("agent", "quiet", group="db")) as client:

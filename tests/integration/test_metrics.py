@@ -123,7 +123,7 @@ async def test_commands_are_counted_where_they_belong(mesh: MeshProcesses) -> No
     assert abs(after["mesh_agent_clock_skew_seconds", frozenset(agent.items())]) < PATIENCE_S
 
 
-async def test_agent_tells_its_host_under_a_prefix_of_its_own(mesh: MeshProcesses) -> None:
+async def test_agent_exports_local_metrics_under_a_prefix_of_its_own(mesh: MeshProcesses) -> None:
     page, _ = await fetch(f"http://127.0.0.1:{AGENT_PORT}/metrics")
     checked_by_promtool(page)
     names = {name for name, _ in samples_of(page)}

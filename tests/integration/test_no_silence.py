@@ -81,7 +81,7 @@ async def test_dead_member_is_passed_over_before_its_silence_is_noticed(
     await caused(mesh, "web-1", "ready")
 
 
-async def test_terminal_tells_of_each_wait_and_of_its_end(mesh: MeshProcesses) -> None:
+async def test_terminal_shows_each_wait_and_its_end(mesh: MeshProcesses) -> None:
     """An agent that was stopped keeps its connection: only its silence tells."""
     agent = psutil.Process(mesh.agents["db-1"].pid)
     running = Screen(mesh, "run", "--id", "long", "--agent", "db-1", "--", *BUSY)

@@ -102,7 +102,7 @@ async def test_alerts_of_agents_are_held_back_while_the_broker_is_away(world: Wo
     await watchers.wait_alert("MeshBrokerDisconnected", "resolved", after=began)
 
 
-async def test_a_killed_agent_is_told_at_the_webhook_and_its_return_too(
+async def test_killed_agent_raises_an_alert_at_the_webhook_and_its_return_ends_it(
     world: World, record_property: Callable[[str, object], None]
 ) -> None:
     mesh, watchers = world.mesh, world.watchers
@@ -129,7 +129,7 @@ async def test_a_killed_agent_is_told_at_the_webhook_and_its_return_too(
     await watchers.wait_alert("MeshGroupInactive", "resolved", after=began, group="db")
 
 
-async def test_a_group_without_any_member_is_told_until_it_has_one(world: World) -> None:
+async def test_group_without_members_raises_an_alert_until_it_has_one(world: World) -> None:
     await world.mesh.add_group("bare")
     began = time.monotonic()
     await world.watchers.wait_alert("MeshGroupInactive", "firing", group="bare")
@@ -137,7 +137,7 @@ async def test_a_group_without_any_member_is_told_until_it_has_one(world: World)
     await world.watchers.wait_alert("MeshGroupInactive", "resolved", after=began, group="bare")
 
 
-async def test_a_certificate_near_its_end_is_told_until_there_is_a_new_one(world: World) -> None:
+async def test_certificate_near_its_end_raises_an_alert_until_its_renewal(world: World) -> None:
     mesh, watchers = world.mesh, world.watchers
     notice = await watchers.wait_alert("MeshAgentCertificateExpiresSoon", "firing", agent="cert-1")
     assert "9d 23h" in notice.annotations["description"]

@@ -43,7 +43,7 @@ async def ended_states(client: MeshClient, ids: list[str]) -> Counter[str]:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_master_killed_under_load_runs_every_accepted_command_exactly_once(
+async def test_failover_under_load_runs_every_accepted_command_exactly_once(
     mesh: MeshProcesses, admin: MeshClient, tmp_path: Path, seed: int
 ) -> None:
     """The embedded broker dies with it; submitters try again with the ids that they chose."""
@@ -79,7 +79,7 @@ async def test_master_killed_under_load_runs_every_accepted_command_exactly_once
     assert set(ours.values()) == {1}
 
 
-async def test_running_and_waiting_commands_go_on_after_a_crash(
+async def test_running_and_queued_commands_survive_a_failover(
     mesh: MeshProcesses, admin: MeshClient, tmp_path: Path
 ) -> None:
     await mesh.wait_status("db-1", "active")
@@ -106,7 +106,7 @@ async def test_running_and_waiting_commands_go_on_after_a_crash(
     assert sorted((tmp_path / "order").read_text().split()) == ["0", "1", "2", "3"]
 
 
-async def test_end_during_a_restart_of_the_master_is_reported_after_it(
+async def test_end_during_a_failover_is_reported_after_it(
     mesh: MeshProcesses, admin: MeshClient, tmp_path: Path
 ) -> None:
     text = f"echo begun; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; exit 5"
@@ -121,7 +121,7 @@ async def test_end_during_a_restart_of_the_master_is_reported_after_it(
     assert record.output.stdout == b"begun\n"
 
 
-async def test_cancel_that_was_asked_for_before_the_crash_is_carried_out_after_it(
+async def test_cancel_before_a_failover_is_carried_out_after_it(
     mesh: MeshProcesses, admin: MeshClient
 ) -> None:
     agent = mesh.agents["db-1"]

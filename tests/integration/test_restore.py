@@ -159,7 +159,7 @@ async def test_old_master_is_refused_after_a_restore_and_all_sides_say_why(
         assert (await client.run(["true"], group="web")).state == "succeeded"
 
 
-async def test_restored_state_tells_the_truth_of_what_was_open_and_of_what_came_since(
+async def test_restored_state_is_right_on_commands_open_then_and_submitted_since(
     patient_mesh: MeshProcesses, tmp_path: Path
 ) -> None:
     """Three agents at work, a backup, more commands, a restore: nothing runs twice.

@@ -50,7 +50,7 @@ def serial(record: AgentRecord) -> str:
     return record.certificate.serial
 
 
-async def test_agent_that_is_told_to_renews_and_goes_on_as_the_same_process(
+async def test_agent_renews_on_request_as_the_same_process(
     mesh: MeshProcesses, admin: MeshClient
 ) -> None:
     before = await shown(admin, "web-1")

@@ -38,7 +38,7 @@ async def run(admin: MeshClient, script: str) -> tuple[int | None, str]:
     return record.attempts[-1].exit_code, (told.stdout + told.stderr).decode()
 
 
-async def test_sec_s35_tasks_of_root_are_another_users_unless_told_otherwise(
+async def test_sec_s35_tasks_of_root_run_as_another_user_by_default(
     mesh: MeshProcesses, admin: MeshClient
 ) -> None:
     code, printed = await run(admin, 'id -un; cd "$PWD" && echo new > file && cat "$PWD/file"')

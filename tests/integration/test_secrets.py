@@ -167,7 +167,7 @@ async def test_lines_are_json_and_say_whose_they_are(seeded: Seeded) -> None:
     }
 
 
-async def test_the_search_would_find_a_secret_that_was_told(seeded: Seeded, tmp_path: Path) -> None:
+async def test_search_finds_a_secret_that_was_printed(seeded: Seeded, tmp_path: Path) -> None:
     """The places are read as a whole: what is put into one of them is seen."""
     leak = seeded.mesh.logs / "leak.err"
     leak.write_text(f"argv={seeded.canaries['argument']}\n")

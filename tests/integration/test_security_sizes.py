@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-security-si
 WIDE = "\U0001f512"
 SESSION = "hostile"
 # History may lag by a tenth of this before submissions are refused.
-FACTS_S = 20.0
+FACTS_S = 40.0
 INLINE_BYTES = 230_000
 
 
@@ -105,7 +105,7 @@ async def hostile(mesh: MeshProcesses, *, refusals: int, losses: int) -> AsyncIt
                 await talking
 
 
-async def in_history(inside: Behind, id_: str, *, within_s: float = 15.0) -> HistoryRecord:
+async def in_history(inside: Behind, id_: str, *, within_s: float = PATIENCE_S) -> HistoryRecord:
     async with asyncio.timeout(within_s):
         while True:
             for _, payload in reversed(await inside.stored("MESH_HISTORY")):

@@ -226,7 +226,7 @@ async def _counts(mesh: MeshProcesses) -> dict[str, float]:
     return found
 
 
-async def test_sec_s29_entries_that_nobody_can_read_are_skipped_counted_and_told(
+async def test_sec_s29_unreadable_entries_are_skipped_counted_and_reported(
     mesh: MeshProcesses, inside: Behind, admin: MeshClient
 ) -> None:
     """Planted with a master's rights in each stream and bucket: the master starts, lists work."""

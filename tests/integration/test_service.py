@@ -186,7 +186,7 @@ async def test_plain_client_submits_shows_output_and_ends_as_the_program_did(
     assert "has failed, exit code 7" in err
 
 
-async def test_plain_client_is_told_the_fault(operator: Path) -> None:
+async def test_plain_client_gets_the_fault(operator: Path) -> None:
     code, out, err = await run_example("plain_client.py", str(operator), "nowhere", "true")
     assert (code, out) == (1, "")
     assert "group_unknown" in err

@@ -248,7 +248,7 @@ def test_task_with_longer_leave_does_not_run_when_its_time_is_over(
     [(1 - 2 * DRIFT, 1 + 2 * DRIFT)],
     ids=["clocks too far apart"],
 )
-def test_the_simulation_can_tell_a_broken_promise(agent: float, master: float) -> None:
+def test_simulation_detects_a_broken_promise(agent: float, master: float) -> None:
     timers = Timers()
     cut = [Span(1.0, 1000.0)]
     line = Line([0.0], cut, cut)

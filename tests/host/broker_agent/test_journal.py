@@ -454,7 +454,7 @@ def test_acknowledged_writes_survive_a_kill(path: Path, lines: int) -> None:
     told = [child.stdout.readline().strip() for _ in range(lines)]
     os.kill(child.pid, signal.SIGKILL)
     told += child.stdout.read().split()
-    child.wait(10)
+    child.wait(60)
     child.stdout.close()
     journal = open_journal(path)
     assert set(told) <= {found.command for found in journal.rows}

@@ -136,7 +136,7 @@ async def test_standard_input_is_what_was_given_and_then_ends(bench: Bench) -> N
     assert (await bench.run("cat"))[1] == b""
 
 
-async def test_folder_of_its_own_unless_told_otherwise(bench: Bench, tmp_path: Path) -> None:
+async def test_folder_of_its_own_by_default(bench: Bench, tmp_path: Path) -> None:
     assert (await bench.run("pwd"))[1].decode().strip() == bench.folders.name("c1", 1) + "/work"
     assert (await bench.run("pwd", cwd="/"))[1] == b"/\n"
     assert Path.cwd() == Path("/") or Path.cwd().exists()

@@ -170,7 +170,7 @@ async def test_first_reconciled_echo_is_notified_once_and_each_wakes_the_watchdo
 
 
 @pytest.mark.parametrize("by", ["echo", "welcome"])
-async def test_epoch_of_a_new_master_is_stored(
+async def test_epoch_of_a_new_master_is_stored_as_a_fencing_token(
     rig: Rig, by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.link()

@@ -17,7 +17,7 @@ DAY_S = 86_400.0
         (60.0, 1.0, 0.6),
     ],
 )
-def test_renewal_is_due_at_two_thirds_of_the_life_or_half_of_a_short_one(
+def test_renewal_is_due_with_jitter_at_two_thirds_of_the_life_or_half_of_a_short_one(
     life_s: float, chance: float, share: float
 ) -> None:
     renewal = RenewalSteps(1000.0, 1000.0 + life_s, chance=chance)

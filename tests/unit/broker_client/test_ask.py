@@ -57,7 +57,7 @@ async def test_half_of_one_form_and_half_of_the_other_is_a_mistake(client: MeshC
         await cast("Any", client).ask("agent", NameQuery(name="web-1"))
 
 
-async def test_broker_without_a_master_is_told_with_the_way_to_start_one() -> None:
+async def test_fault_of_a_broker_without_a_master_names_the_way_to_start_one() -> None:
     class Alone:
         async def request(self, *_: object) -> None:
             raise NoResponders("no_answer", "nobody listens there")
@@ -71,7 +71,7 @@ async def test_broker_without_a_master_is_told_with_the_way_to_start_one() -> No
         assert word in caught.value.advice
 
 
-async def test_submission_is_tried_again_soon_however_often_no_master_has_answered(
+async def test_retry_of_a_submission_comes_soon_however_often_no_master_has_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without a master a broker refuses at once: many tries fail within a few seconds."""

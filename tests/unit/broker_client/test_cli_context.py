@@ -71,7 +71,7 @@ def test_flag_wins_over_environment_and_environment_over_default(tmp_path: Path)
     assert find_context("dev", environ) == contexts / "dev.toml"
 
 
-def test_file_directory_and_name_are_told_apart(tmp_path: Path) -> None:
+def test_file_directory_and_name_are_distinguished(tmp_path: Path) -> None:
     path = written(tmp_path / "ann" / "context.toml")
     environ = {"XDG_CONFIG_HOME": str(tmp_path)}
     assert find_context(str(tmp_path / "ann"), environ) == path

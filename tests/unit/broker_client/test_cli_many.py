@@ -89,7 +89,7 @@ async def test_lines_since_a_moment_only() -> None:
     assert sink.stdout == b"two\n"
 
 
-async def test_master_that_tells_no_times_is_named_and_nothing_shown() -> None:
+async def test_master_that_sends_no_times_is_named_and_nothing_shown() -> None:
     sink = Kept()
     writer = LineWriter(sink, tail=None, since_s=0.0, is_stamped=False)
     with pytest.raises(Refused, match="does not say when") as caught:

@@ -126,7 +126,7 @@ def test_json_record_has_every_field_of_its_output() -> None:
     assert record_json(record("succeeded", 0))["output"] is None
 
 
-def test_timeline_tells_each_event_once_and_keeps_reasons_apart() -> None:
+def test_timeline_shows_each_event_once_and_keeps_reasons_apart() -> None:
     times = len("2025-11-21 20:00:00 +0000 (20:00:00 UTC)  ")
     texts = [line[times:] for line in timeline(record("failed", 3), 120)]
     assert texts == [

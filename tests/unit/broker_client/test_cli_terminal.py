@@ -140,7 +140,7 @@ class Notes(Memory):
         self.notes.append(text)
 
 
-async def test_gaps_cuts_and_new_attempts_are_told() -> None:
+async def test_gaps_cuts_and_new_attempts_are_shown() -> None:
     notes = Notes()
     writer = Writer(notes)
     await writer.write(OutputPart(1, "stdout", 0, b"ab"))

@@ -76,7 +76,7 @@ def test_end_of_an_attempt_comes_with_exit_code_and_reason() -> None:
     ]
 
 
-def test_unknown_tells_since_when_the_last_output_and_the_next_decision() -> None:
+def test_unknown_shows_its_start_the_last_output_and_the_next_decision() -> None:
     unknown = record(
         "unknown",
         attempt("unknown"),

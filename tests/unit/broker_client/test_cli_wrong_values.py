@@ -66,7 +66,7 @@ def test_every_program_has_options() -> None:
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-def test_wrong_value_of_each_option_is_told_in_words(tool: str) -> None:
+def test_wrong_value_of_each_option_is_explained_in_words(tool: str) -> None:
     told = 0
     for each, path, option in options():
         if each != tool:

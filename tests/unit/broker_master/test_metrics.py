@@ -72,7 +72,7 @@ async def test_status_is_one_of_four_series_and_only_one_is_1(plane: Plane) -> N
     assert value(samples, "mesh_group_agents", group="web", status="active") == 1
 
 
-async def test_silent_agent_keeps_its_status_and_loses_what_only_beats_tell(
+async def test_silent_agent_keeps_its_status_and_loses_gauges_of_heartbeats(
     plane: Plane, clock: FakeClock
 ) -> None:
     connect(plane, "web-1", uptime_s=60)
@@ -268,7 +268,7 @@ async def test_programs_can_be_left_out(plane: Plane) -> None:
     assert not [name for name, _ in await scrape(plane) if name.startswith("mesh_program")]
 
 
-async def test_open_commands_are_counted_by_phase_and_the_oldest_in_the_queue_is_told(
+async def test_open_commands_are_counted_by_phase_with_the_age_of_the_oldest_queued(
     plane: Plane,
 ) -> None:
     for number in range(3):

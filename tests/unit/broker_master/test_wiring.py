@@ -151,7 +151,7 @@ async def test_answer_to_an_order_reaches_who_has_given_it() -> None:
     assert (await given).kind == "drain"
 
 
-async def test_hello_is_told_to_those_who_follow_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_hello_notifies_its_listeners(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage("web-1")
     trusted: list[tuple[str, str]] = []
     monkeypatch.setattr(stage.presence, "_on_trust", lambda *said: trusted.append(said))

@@ -167,7 +167,7 @@ def test_refusal_never_repeats_control_characters_of_the_sender() -> None:
         ("tags", {"site": "a b"}, "tags[...] is not at most 63 of A-Z, a-z, 0-9 and '_./:-'"),
     ],
 )
-def test_field_out_of_shape_is_told_its_shape_in_words(
+def test_fault_of_a_malformed_field_shows_its_shape_in_words(
     field: str, value: object, words: str
 ) -> None:
     refusal = refusal_of(

@@ -71,7 +71,7 @@ def test_there_is_something_to_walk() -> None:
     assert len(every_field()) > 100
 
 
-def test_wrong_value_of_each_field_of_the_interface_is_told_in_words() -> None:
+def test_wrong_value_of_each_field_of_the_interface_is_explained_in_words() -> None:
     refused, told = 0, set[tuple[str, ...]]()
     for name, kind, path in every_field():
         for value in BAD:

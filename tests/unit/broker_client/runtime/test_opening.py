@@ -25,7 +25,7 @@ from broker_client.runtime.link.opening import describe
         (EOFError(), "EOFError"),
     ],
 )
-def test_cause_is_told_in_the_words_of_the_system(error: Exception, text: str) -> None:
+def test_cause_is_given_in_the_words_of_the_system(error: Exception, text: str) -> None:
     said = describe(error)
     assert text in said
     assert "Errno" not in said

@@ -26,7 +26,7 @@ def test_system_clock_counts_time_in_suspension() -> None:
     assert before <= read <= time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-def test_fake_clock_moves_only_when_told_and_its_deadlines_ignore_the_wall() -> None:
+def test_fake_clock_moves_only_on_request_and_its_deadlines_ignore_the_wall() -> None:
     clock = FakeClock(elapsed=10, now=100)
     clock.advance(2.5)
     assert (clock.elapsed(), clock.now()) == (12.5, 102.5)

@@ -44,7 +44,7 @@ def refused(text: str) -> str:
     return caught.value.message
 
 
-def test_token_tells_where_who_and_until_when() -> None:
+def test_token_names_address_agent_and_expiry() -> None:
     token = decode_token(ISSUED.text)
     assert (token.urls, token.agent, token.group) == (URLS, "web-1", "web")
     assert token.expires_at == ISSUED.expires_at == END
@@ -90,14 +90,14 @@ def test_white_space_of_copying_is_forgiven() -> None:
 
 
 @given(st.integers(0, len(ISSUED.text) - 1), st.sampled_from("Ab0_-=. é"))
-def test_one_wrong_character_is_told(place: int, letter: str) -> None:
+def test_one_wrong_character_of_a_token_is_detected(place: int, letter: str) -> None:
     wrong = ISSUED.text[:place] + letter + ISSUED.text[place + 1 :]
     if "".join(wrong.split()) != ISSUED.text:
         refused(wrong)
 
 
 @given(st.integers(0, len(ISSUED.text) - 1))
-def test_cut_token_is_told(length: int) -> None:
+def test_cut_token_is_detected(length: int) -> None:
     refused(ISSUED.text[:length])
 
 

@@ -274,7 +274,7 @@ async def test_near_ids_are_those_that_the_caller_may_see(
         assert (hidden in (await entrance.answer()).message) == is_shown
 
 
-async def test_operator_is_told_no_names_of_clients(entrance: Entrance) -> None:
+async def test_operator_gets_no_near_names_of_clients(entrance: Entrance) -> None:
     fault = Refused("client_unknown", "no client web-clent")
     for role, is_shown in (("operator", False), ("admin", True)):
         entrance.admit(role)

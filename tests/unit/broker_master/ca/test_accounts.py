@@ -82,7 +82,7 @@ def test_new_permissions_reach_the_account_and_revocations_stay(
 
 
 @pytest.mark.parametrize("name", ["operator", "account", "scope-agent"])
-def test_lost_key_is_told_and_not_made_anew(tmp_path: Path, name: str) -> None:
+def test_lost_key_is_a_fault_and_not_replaced(tmp_path: Path, name: str) -> None:
     """A silent new key would lock out every user of the old key."""
     Accounts.create(tmp_path, mesh="m", now=1000)
     (tmp_path / f"{name}.nk").unlink()

@@ -388,7 +388,7 @@ def test_forgotten_attempt_is_remembered_once_and_does_not_come_back_by_itself()
 
 
 @pytest.mark.parametrize(("doubtful", "sent"), [(True, []), (False, [Send])])
-def test_unacknowledged_attempt_is_sent_again_unless_it_may_have_ended(
+def test_unacknowledged_attempt_is_redelivered_unless_it_may_have_ended(
     doubtful: bool, sent: list[type]
 ) -> None:
     command = held(Phase.SENT)

@@ -85,7 +85,7 @@ def test_group_says_what_keeps_its_active_agents_from_work() -> None:
         (1, -1, "expired"),
     ],
 )
-def test_end_of_a_certificate_is_told_in_steps_that_suit_its_life(
+def test_end_of_a_certificate_is_reported_in_steps_that_suit_its_life(
     life_days: float, left_days: float, said: str
 ) -> None:
     certificate = msgspec.structs.replace(CERTIFICATE, not_after=EPOCH + life_days * DAY_S)

@@ -51,7 +51,7 @@ def lives(draw: st.DrawFn, command_id: str = "c1") -> list[Deed]:
 
 
 @given(lives(), st.data())
-def test_any_prefix_folded_twice_gives_the_same(life: list[Deed], data: st.DataObject) -> None:
+def test_replay_of_any_prefix_is_idempotent(life: list[Deed], data: st.DataObject) -> None:
     prefix = life[: data.draw(st.integers(1, len(life)))]
     assert shape(command_of(*prefix, *prefix)) == shape(command_of(*prefix))
 

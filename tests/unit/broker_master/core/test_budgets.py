@@ -55,7 +55,7 @@ def test_strangers_share_one_budget_and_no_memory() -> None:
     assert of.take("web-1", "beat", 1, 0.0)
 
 
-def test_floods_are_told_with_what_is_new_and_the_gone_are_forgotten() -> None:
+def test_floods_are_reported_with_new_drops_and_gone_agents_are_forgotten() -> None:
     known = {"web-1"}
     of = Budgets(TIMERS, known.__contains__)
     taken(of, "web-1", "beat", 1_000, s=0)

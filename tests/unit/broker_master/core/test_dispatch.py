@@ -167,7 +167,7 @@ def test_full_agent_takes_nothing_from_the_queue() -> None:
     assert made.idle_agents_with_work() == ["web-1"]
 
 
-def test_withdrawn_command_is_gone_and_withdrawing_twice_is_no_harm() -> None:
+def test_withdrawal_of_a_queued_command_is_idempotent() -> None:
     made = dispatcher({"web-1": 1})
     made.enqueue(Wish("web"), "a")
     made.enqueue(Wish("web", "web-1"), "b")

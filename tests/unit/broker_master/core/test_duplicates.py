@@ -25,7 +25,7 @@ def status_of(watch: Watch) -> tuple[AgentStatus, str, str]:
     return told.status, told.reason, told.next
 
 
-def test_superseded_session_that_still_beats_is_an_alarm_with_its_host_and_told_once() -> None:
+def test_superseded_session_that_still_beats_raises_one_alarm_with_its_host() -> None:
     watch = Watch()
     meet(watch, "i1", "h1")
     meet(watch, "i2", "h2")

@@ -94,7 +94,7 @@ def test_last_agents_are_not_rested_for() -> None:
     assert (decision.done, decision.rest_s) == (True, None)
 
 
-def test_word_of_an_end_that_comes_twice_rests_one_place() -> None:
+def test_redelivered_end_rests_one_place() -> None:
     fanout = Fanout(entry(at_once=2, batch_sleep_s=10.0), {})
     for _ in range(2):
         fanout.on_ended("web-1", State.SUCCEEDED, now_s=0.0)

@@ -85,7 +85,7 @@ def test_the_first_to_end_comes_first_and_pages_go_on() -> None:
     assert not more
 
 
-def test_a_failed_renewal_is_listed_whenever_it_ends_and_each_warning_is_told_once() -> None:
+def test_failed_renewal_is_listed_whenever_it_ends_and_each_warning_is_reported_once() -> None:
     failed = Holding(kind="agent", name="a-1", entry=held("s1", days=85), failed="disk full")
     soon = Holding(kind="agent", name="a-2", entry=held("s2", days=6))
     well = Holding(kind="agent", name="a-3", entry=held("s3", days=80, issued_at=NOW))

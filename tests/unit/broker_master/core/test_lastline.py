@@ -50,12 +50,12 @@ def test_other_ends_and_other_reasons_stay(changes: dict[str, object]) -> None:
     assert not is_in_logs(structs.replace(outcome, output=None, stderr_bytes=4))
 
 
-def test_output_that_was_cut_does_not_tell_its_end() -> None:
+def test_cut_output_gives_no_last_line() -> None:
     outcome = structs.replace(FAILED, output=Output(stderr=b"line", truncated=True))
     assert explained(outcome) is outcome
 
 
-def test_chunk_tells_the_line_only_if_nothing_follows_it() -> None:
+def test_chunk_gives_the_last_line_only_if_nothing_follows_it() -> None:
     outcome = structs.replace(FAILED, stderr_bytes=100_010)
     assert is_in_logs(outcome)
     last = LogChunk(offset=100_000, data=b"x\nno disk\n")

@@ -91,7 +91,7 @@ def test_beats_alone_make_nobody_live() -> None:
     assert not watch.takes_work
 
 
-def test_handshake_makes_an_agent_live_and_its_end_may_be_said_twice() -> None:
+def test_handshake_makes_an_agent_live_and_its_last_step_is_idempotent() -> None:
     watch = Watch()
     watch.beat()
     assert watch.hello(details=Details(host="h1", pid=7)) == []
@@ -247,7 +247,7 @@ def test_older_and_repeated_beats_are_ignored() -> None:
     assert watch.agent.heard_s == watch.clock.elapsed() - 1
 
 
-def test_goodbye_ends_it_at_once_and_is_told_as_shut_down() -> None:
+def test_goodbye_ends_the_session_at_once_as_shut_down() -> None:
     watch = Watch()
     watch.handshake()
     assert watch.beat(goodbye=True) == ["goodbye"]

@@ -31,7 +31,7 @@ def test_the_old_one_signs_until_activate_and_is_trusted_until_revoke(
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
-def test_a_step_taken_again_changes_nothing(count: int) -> None:
+def test_step_of_a_rotation_is_idempotent(count: int) -> None:
     rotation = walked(*STEPS[:count])
     assert is_again(rotation, STEPS[count - 1])
     assert advance(rotation, STEPS[count - 1], at=99.0) is rotation

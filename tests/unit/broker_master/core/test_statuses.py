@@ -46,7 +46,7 @@ class Master:
         return [(each.old, each.new, each.at) for each in self.told]
 
 
-def test_change_is_told_once_with_its_moment_and_cause() -> None:
+def test_change_is_reported_once_with_its_moment_and_cause() -> None:
     master = Master()
     master.lives(1001.0)
     assert master.judge(1001.0) == (AgentStatus.ACTIVE, Cause.READY, 1001.0)
@@ -182,7 +182,7 @@ def test_silence_that_follows_another_fault_is_no_new_status_to_a_successor() ->
     assert second.seen.since == 1010.0
 
 
-def test_master_that_hears_nobody_leaves_to_the_next_what_it_was_told() -> None:
+def test_master_that_hears_no_agent_leaves_its_knowledge_to_the_next() -> None:
     first = Master()
     first.lives(1001.0)
     first.judge(1001.0)

@@ -34,7 +34,7 @@ def told(table: Table) -> list[tuple[str, str]]:
     return found
 
 
-async def test_threshold_that_was_crossed_while_no_master_ran_is_told_at_the_start(
+async def test_threshold_that_was_crossed_while_no_master_ran_is_reported_at_the_start(
     table: Table,
 ) -> None:
     table.clock.advance(84 * DAY_S)
@@ -46,7 +46,7 @@ async def test_threshold_that_was_crossed_while_no_master_ran_is_told_at_the_sta
 
 
 @pytest.mark.parametrize("before_s", [60.0, None])
-async def test_threshold_that_the_previous_master_has_told_of_is_not_told_again(
+async def test_threshold_that_the_previous_master_reported_is_not_reported_again(
     table: Table, before_s: float | None
 ) -> None:
     """Where no file says when it ended, as after 0.1.0, it may have told of all."""

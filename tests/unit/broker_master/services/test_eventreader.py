@@ -85,7 +85,7 @@ async def test_first_answer_of_a_follower_is_a_cursor_at_once(
     assert [event.name for event in found.events] == ["after"]
 
 
-async def test_gap_is_told_at_once_whatever_the_filter(plane: Plane, ann: ClientEntry) -> None:
+async def test_gap_is_returned_at_once_whatever_the_filter(plane: Plane, ann: ClientEntry) -> None:
     request = EventList(cursor="0.5", filter="name:nothing", wait_s=30.0)
     answer = await asyncio.wait_for(EventReader(plane).read(ann, request), PATIENCE_S)
     assert [(event.kind, event.what) for event in answer.events] == [("gap", "restarted")]
@@ -101,7 +101,7 @@ async def test_sec_s31_waiting_reader_is_not_shown_other_groups(plane: Plane) ->
     assert [event.name for event in answer.events] == ["of-db"]
 
 
-async def test_sec_s31_client_that_is_revoked_while_it_waits_is_told_nothing(
+async def test_sec_s31_client_that_is_revoked_while_it_waits_gets_no_answer(
     plane: Plane, ann: ClientEntry
 ) -> None:
     task = await waiting(EventReader(plane), ann)

@@ -113,7 +113,7 @@ async def test_stream_that_refuses_delays_and_loses_nothing(archive: Archive) ->
     assert (len(archive.writer.stored), len(archive.plane.book)) == (1, 0)
 
 
-async def test_row_that_cannot_be_written_is_tried_again_without_a_second_record(
+async def test_retry_of_a_refused_row_makes_no_second_record(
     archive: Archive,
 ) -> None:
     archive.end("a", "b")

@@ -75,7 +75,7 @@ async def test_agent_that_leaves_commands_unanswered_gets_no_more_of_them() -> N
     assert not presence(stage, stuck).stuck
 
 
-async def test_agent_that_is_full_is_asked_again_less_and_less_often() -> None:
+async def test_retries_to_a_full_agent_have_a_back_off() -> None:
     stage = Stage("web-1")
     command = await stage.submit("c0")
     for _ in range(200):

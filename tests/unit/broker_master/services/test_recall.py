@@ -75,7 +75,7 @@ async def open_on(stage: Stage, command_id: str = "c1") -> Command:
     return command
 
 
-async def test_end_that_was_told_to_the_master_before_is_told_again() -> None:
+async def test_end_that_was_reported_to_an_earlier_master_is_reported_again() -> None:
     stage = Stage("web-1")
     command = await open_on(stage)
     put_back(stage)

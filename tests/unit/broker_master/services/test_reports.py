@@ -23,7 +23,7 @@ def task(state: str, command: str = "c1", attempt: int = 1) -> TaskStatus:
     return TaskStatus(command=command, attempt=attempt, state=state)
 
 
-async def test_end_is_released_once_it_is_durable_and_the_submitter_is_told() -> None:
+async def test_end_is_released_once_it_is_durable_and_the_submitter_is_notified() -> None:
     stage = Stage("web-1")
     command = await stage.submit()
     await stage.reply("web-1", "c1", "accepted")
@@ -66,7 +66,7 @@ def results(stage: Stage) -> list[str]:
     return [codec.decode(CommandRecord, data).state for data in told]
 
 
-async def test_end_that_comes_twice_before_it_is_stored_counts_once() -> None:
+async def test_redelivery_of_an_end_before_it_is_stored_is_idempotent() -> None:
     stage = Stage("web-1")
     command = await stage.submit()
     await stage.report("web-1", "c1", "succeeded", exit_code=0, copies=2)
@@ -84,7 +84,7 @@ async def lost(stage: Stage) -> Command:
     return command
 
 
-async def test_late_end_that_comes_twice_before_it_is_stored_amends_once() -> None:
+async def test_redelivery_of_a_late_end_before_it_is_stored_amends_once() -> None:
     """The second copy is released when it comes once more, and changes nothing then either."""
     stage = Stage("web-1")
     command = await lost(stage)
@@ -171,7 +171,7 @@ async def test_report_of_another_agent_is_refused() -> None:
 
 
 @pytest.mark.parametrize("state", ["queued", "expired", "undeliverable", "nonsense", ""])
-async def test_end_that_no_agent_can_tell_is_refused(state: str) -> None:
+async def test_end_that_no_agent_can_report_is_refused(state: str) -> None:
     stage = Stage("web-1")
     command = await stage.submit()
     await stage.report("web-1", "c1", state)
@@ -188,7 +188,7 @@ async def test_report_of_a_replaced_incarnation_is_ignored() -> None:
     assert command.state is State.LOST
 
 
-async def test_loss_is_run_again_only_where_that_was_asked_for() -> None:
+async def test_lost_command_is_retried_only_with_on_lost_rerun() -> None:
     stage = Stage("web-1", "web-2")
     safe = await stage.submit("safe", on_lost="rerun", agent="")
     unsafe = await stage.submit("unsafe")
@@ -250,7 +250,7 @@ async def test_task_of_another_agent_is_killed() -> None:
     assert command.state is State.SENT
 
 
-async def test_attempt_that_was_never_acknowledged_is_sent_again_after_the_handshake() -> None:
+async def test_unacknowledged_attempt_is_redelivered_after_the_handshake() -> None:
     stage = Stage("web-1")
     command = await stage.submit()
     await stage.later(stage.timers.suspect_s)
@@ -287,7 +287,7 @@ async def test_silence_of_lost_s_gives_up_what_ran_and_not_before() -> None:
     assert states(command) == [State.LOST, State.LOST]
 
 
-async def test_cancel_of_a_silent_agents_task_is_told_when_it_is_back() -> None:
+async def test_cancel_of_a_silent_agents_task_is_sent_when_it_is_back() -> None:
     stage = Stage("web-1")
     command = await stage.submit()
     await stage.report("web-1", "c1", "running", started_at=stage.clock.now())

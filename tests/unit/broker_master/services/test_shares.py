@@ -175,7 +175,7 @@ class _Nowhere:
 
 
 @pytest.mark.parametrize("by_master", [False, True])
-async def test_sec_s11_alarms_of_one_agent_are_told_together(*, by_master: bool) -> None:
+async def test_sec_s11_alarms_of_one_agent_are_aggregated(*, by_master: bool) -> None:
     trail = Trail()
     for _ in range(500):
         trail.alarm("web-1", by_master=by_master)

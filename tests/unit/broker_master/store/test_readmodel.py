@@ -98,7 +98,7 @@ async def test_amended_record_takes_the_place_of_the_one_before(model: ReadModel
     assert known.state == "failed"
 
 
-async def test_rows_added_twice_are_there_once(model: ReadModel) -> None:
+async def test_adding_a_row_is_idempotent(model: ReadModel) -> None:
     await model.add([row(1), row(2)])
     await model.add([row(2), row(3)])
     assert await sequences(model) == [3, 2, 1]

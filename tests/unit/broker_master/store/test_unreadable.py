@@ -190,7 +190,7 @@ async def test_facts_that_cannot_be_read_are_left_out_and_written_over(
     assert writer.expected[-1] == 0
 
 
-def test_strays_are_told_once_with_their_number() -> None:
+def test_strays_are_reported_once_with_their_number() -> None:
     strays = Strays()
     for seq in (1, 2, 2, 3):
         strays.note("S", seq, f"s.{seq}", "broken")
