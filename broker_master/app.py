@@ -21,11 +21,12 @@ from broker_client.runtime.supervise import Service, TaskSet, supervise
 from broker_master.ca.marker import read_marker, refuse_foreign
 from broker_master.ca.mesh import ADMIN, Mesh, open_mesh, update_context_urls
 from broker_master.core.dispatch import Dispatcher
+from broker_master.core.eventlog import EventLog
 from broker_master.core.liveness import Roster
 from broker_master.core.measures import Measures
 from broker_master.core.strays import Strays
 from broker_master.embedded import ChildSettings, EmbeddedBroker
-from broker_master.plane import Plane
+from broker_master.plane import MasterFacts, Plane
 from broker_master.services.recovery import enter_admin, enter_agents, recover
 from broker_master.services.restore import begin_epoch
 from broker_master.services.system import BrokerSystem
@@ -34,6 +35,7 @@ from broker_master.store.facts import AUDIT, FANOUTS, HISTORY, REGISTRY, FactSto
 from broker_master.store.readmodel import ReadModel
 from broker_master.store.registry import Registry
 from broker_master.store.statuses import read_pasts
+from broker_master.telemetry import Telemetry
 from broker_master.wiring import Parts, Ports, build, make_events
 from schemas.faults import MeshError, Refused
 from schemas.subjects import MASTER_INBOX, inbox_prefix
@@ -187,25 +189,27 @@ class ControlPlane:
         epoch, earlier, restored = await begin_epoch(registry, self._mesh, self._clock)
         bind_process(epoch=epoch)
         await registry.load()
-        urls = self._urls()
+        facts = MasterFacts(
+            mesh=self._mesh.id, epoch=epoch, urls=self._urls(), started_at=self._clock.now()
+        )
         plane = Plane(
             settings=self._settings,
-            measures=Measures(self._settings.programs_in_metrics),
             clock=self._clock,
             link=link,
             facts=FactStore(streams, events, strays),
-            strays=strays,
             readmodel=readmodel,
             registry=registry,
             roster=Roster(self._settings.timers, now_s=self._clock.elapsed()),
             dispatcher=dispatcher,
             tasks=tasks,
-            epoch=epoch,
-            mesh=self._mesh.id,
-            urls=urls,
-            started_at=self._clock.now(),
+            master=facts,
+            telemetry=Telemetry(
+                eventlog=EventLog(epoch, facts.started_at),
+                measures=Measures(self._settings.programs_in_metrics),
+                strays=strays,
+            ),
         )
-        await enter_admin(plane, self._mesh)
+        is_admin_new = await enter_admin(plane, self._mesh)
         enter_agents(plane, read_pasts(self._mesh.directory))
         ports = Ports(
             mesh=self._mesh,
@@ -226,7 +230,7 @@ class ControlPlane:
         parts = build(plane, ports)
         work = parts.work
         await recover(plane, streams, work.historian, work.canceller, work.settler, work.presence)
-        if plane.is_admin_new:
+        if is_admin_new:
             detail = "its earlier credentials are refused: broker-master init --new-admin"
             plane.note("client.reset", ADMIN, detail=detail)
         await work.fanouts.load()

@@ -11,36 +11,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
-
 from broker_client.runtime.clock import Clock
 from broker_client.runtime.link import Link
-from broker_client.runtime.signals import Signal
 from broker_client.runtime.supervise import TaskSet
 from broker_master.core.book import CommandBook
 from broker_master.core.commands import Command
 from broker_master.core.dispatch import Dispatcher
-from broker_master.core.eventlog import EventLog
 from broker_master.core.fanout_table import FanoutTable
 from broker_master.core.liveness import Roster
-from broker_master.core.measures import Measures
-from broker_master.core.recent import Recents
 from broker_master.core.standing import Standing
-from broker_master.core.statuses import GroupChange, StatusChange, Statuses
-from broker_master.core.strays import Strays
+from broker_master.core.statuses import Statuses
 from broker_master.core.tallies import Tally
 from broker_master.settings import MasterSettings
 from broker_master.store.facts import FactStore
 from broker_master.store.readmodel import ReadModel
 from broker_master.store.registry import Registry
+from broker_master.telemetry import Telemetry
 from schemas import addresses
 from schemas.messages.audit import DETAIL_LEN, GROUPS_MAX, Actor, AuditEntry, Result
 from schemas.messages.registry import AgentEntry
 from schemas.texts import cut_text
 from schemas.timers import Timers
-
-log = structlog.get_logger()
-
 
 # For a command that was open in a restored state, without a report of any agent.
 OPEN_IN_BACKUP = (
@@ -56,13 +47,27 @@ def one_or_many(groups: Collection[str]) -> tuple[str, list[str]]:
     return "", [] if len(groups) > GROUPS_MAX else sorted(groups)
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
+class MasterFacts:
+    """One start of a master. epoch: grows with every start; agents refuse an older one.
+
+    mesh: id of the mesh. urls: addresses of the broker for agents and clients. started_at: Unix
+    time.
+    """
+
+    mesh: str
+    epoch: int
+    urls: list[str]
+    started_at: float
+
+
+@dataclass(kw_only=True)
 class Plane:
     """State of the control plane, shared by its services.
 
-    epoch: grows with every start of a master; agents refuse an older one. urls: addresses of the
-    broker for agents and clients. client_addresses: by client, the digest of the addresses that it
-    uses. doubtful: commands that were open in a restored state, and may have ended since.
+    doubtful: commands that were open in a restored state, and may have ended since. shut_out:
+    senders whose messages are dropped since a key of theirs is shut out, each with the end in Unix
+    time. waiters: by command, futures that are set when it ends.
     """
 
     settings: MasterSettings
@@ -73,38 +78,18 @@ class Plane:
     registry: Registry
     roster: Roster
     tasks: TaskSet
-    epoch: int
-    mesh: str
-    urls: list[str]
-    started_at: float
-    doubtful: set[str] = field(default_factory=set)
-    client_addresses: dict[str, str] = field(default_factory=dict)
-    is_admin_new: bool = False
-    # Wall time until which the previous master is known to have run; 0 if that is not known.
-    left_at: float = 0.0
-    # Senders whose messages are dropped since a key of theirs is shut out, each with the end in
-    # Unix time.
-    shut_out: dict[str, float] = field(default_factory=dict)
+    master: MasterFacts
+    telemetry: Telemetry
     book: CommandBook = field(default_factory=CommandBook)
     dispatcher: Dispatcher = field(default_factory=Dispatcher)
-    counters: dict[tuple[str, ...], int] = field(default_factory=dict)
-    measures: Measures = field(default_factory=Measures)
     fanouts: FanoutTable = field(default_factory=FanoutTable)
     waiters: dict[str, list["asyncio.Future[None]"]] = field(default_factory=dict)
-    # Called with each entry for the audit trail.
-    noted: Signal[[AuditEntry]] = field(default_factory=Signal)
-    strays: Strays = field(default_factory=Strays)
-    recents: Recents = field(init=False)
+    doubtful: set[str] = field(default_factory=set)
+    shut_out: dict[str, float] = field(default_factory=dict)
     statuses: Statuses = field(init=False)
-    eventlog: EventLog = field(init=False)
 
     def __post_init__(self) -> None:
-        self.recents = Recents(self._last_of)
-        self.statuses = Statuses(self._on_status, self._on_group_status)
-        self.eventlog = EventLog(self.epoch, self.started_at)
-
-    def _last_of(self, agent: str, most: int) -> list[tuple[str, str]]:
-        return self.readmodel.last_of(agent, most)
+        self.statuses = Statuses(self.telemetry.on_status, self.telemetry.on_group_status)
 
     @property
     def timers(self) -> Timers:
@@ -123,41 +108,10 @@ class Plane:
             given_up_in_s=left_s,
         )
 
-    def _on_status(self, change: StatusChange) -> None:
-        self.measures.on_status(change.group, change.old, change.new)
-        log.info(
-            "status_changed",
-            agent=change.agent,
-            old=str(change.old),
-            new=str(change.new),
-            cause=str(change.cause),
-        )
-        self.eventlog.add(
-            "agent",
-            change.agent,
-            change.group,
-            str(change.new),
-            at=change.at,
-            was=str(change.old),
-            cause=str(change.cause),
-            detail=change.reason,
-        )
-
-    def _on_group_status(self, change: GroupChange) -> None:
-        self.eventlog.add(
-            "group",
-            change.group,
-            change.group,
-            str(change.new),
-            at=change.at,
-            was=str(change.old),
-            detail=change.reason,
-        )
-
     def tell_command(self, command: Command, what: str = "") -> None:
         """Note the event that a command is in a new state, or `what` happened to it."""
         accepted, attempt = command.accepted, command.attempt
-        self.eventlog.add(
+        self.telemetry.eventlog.add(
             "command",
             command.id,
             accepted.group,
@@ -172,7 +126,7 @@ class Plane:
         """Result of the comparison of a reported digest of addresses with the present ones."""
         if not said:
             return "unknown"
-        return "current" if said == addresses.digest(self.urls) else "other"
+        return "current" if said == addresses.digest(self.master.urls) else "other"
 
     def spawn(self, coro: Coroutine[Any, Any, None], owner: str = "") -> None:
         """Run a short task; Refused (`queue_full`) if too many are running already.
@@ -186,7 +140,7 @@ class Plane:
         """Observe the time of a write, if it succeeds."""
         began_s = self.clock.elapsed()
         yield
-        self.measures.store_writes[operation].observe(self.clock.elapsed() - began_s)
+        self.telemetry.measures.store_writes[operation].observe(self.clock.elapsed() - began_s)
 
     def note(
         self,
@@ -215,9 +169,9 @@ class Plane:
             result=result,
             code=code,
             detail=cut_text(detail, DETAIL_LEN),
-            epoch=self.epoch,
+            epoch=self.master.epoch,
         )
-        self.noted(entry)
+        self.telemetry.noted(entry)
 
     def groups_of(self, action: str, target: str) -> tuple[str, list[str]]:
         """The group of a target, or those of a fan-out over several; as `AuditEntry` has them."""
@@ -236,11 +190,5 @@ class Plane:
         return command.accepted.group if command is not None else ""
 
     def count(self, tally: Tally, *labels: str) -> None:
-        """Count an occurrence; labels are closed sets, so the table stays small."""
-        name = (tally, *labels)
-        self.counters[name] = self.counters.get(name, 0) + 1
-
-    def tallied(self, tally: Tally, *labels: str) -> int:
-        """The sum of the counters whose names begin so."""
-        first, counters = (tally, *labels), self.counters.items()
-        return sum(count for name, count in counters if name[: len(first)] == first)
+        """As `Telemetry.count`."""
+        self.telemetry.count(tally, *labels)

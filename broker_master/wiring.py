@@ -283,7 +283,11 @@ def build_work(plane: Plane, ports: Ports, keys: Keys) -> Work:
     canceller = Canceller(plane, settler, transmitter)
     room = StoreRoom(plane.settings.limits.event_bytes, lambda: plane.facts.appended_bytes)
     survey = Survey(plane, ports.streams, folder, room)
-    views = Views(plane, lambda caller: notes(plane, caller, survey.findings, historian.lag_s()))
+    views = Views(
+        plane,
+        historian.recents.of,
+        lambda caller: notes(plane, caller, survey.findings, historian.lag_s()),
+    )
     addresses = Addresses(plane, ports.system)
     receipts = Receipts(plane, ports.streams)
     presence = PresenceService(
@@ -333,7 +337,14 @@ def build_work(plane: Plane, ports: Ports, keys: Keys) -> Work:
         reports=reports,
         intake=intake,
         fanouts=Fanouts(plane, ports.fanouts, intake, views, ports.restored),
-        transitions=AdminTransitions(plane, presence, keys.revoker, keys.orders, views.note_group),
+        transitions=AdminTransitions(
+            plane,
+            presence,
+            keys.revoker,
+            keys.orders,
+            on_change=views.note_group,
+            on_gone=historian.recents.forget,
+        ),
     )
 
 
@@ -357,11 +368,13 @@ def build_operations(plane: Plane, ports: Ports, keys: Keys, work: Work) -> Oper
     issuer, views, canceller = ports.mesh.issuer, work.views, work.canceller
     commands = CommandOperations(plane, canceller, OutputReader(plane, ports.streams))
     retries = Retries(plane, work.intake)
+    # By client, the digest of the addresses of brokers that it uses.
+    addresses: dict[str, str] = {}
     operations = Operations()
     operations.add_direct(COMMAND_SUBMIT, work.intake.submit)
     operations.fill(
         [
-            AuditOperations(ports.streams, plane.strays),
+            AuditOperations(ports.streams, plane.telemetry.strays),
             EventOperations(EventReader(plane)),
             commands,
             DeadLetterOperations(plane, commands, retries),
@@ -379,8 +392,8 @@ def build_operations(plane: Plane, ports: Ports, keys: Keys, work: Work) -> Oper
                 keys.orders,
             ),
             RenewalOrderOperations(plane, keys.orders),
-            ClientOperations(plane, views, issuer, keys.desk, keys.revoker),
-            AuthorityOperations(plane, keys.custody, keys.rotator),
+            ClientOperations(plane, views, issuer, keys.desk, keys.revoker, addresses),
+            AuthorityOperations(plane, keys.custody, keys.rotator, addresses),
         ]
     )
     return operations

@@ -10,13 +10,15 @@ from typing import Any, cast
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker_client.runtime.clock import Clock
+from broker_master.core.eventlog import EventLog
 from broker_master.core.findings import Findings, StreamSize
 from broker_master.core.liveness import Roster
 from broker_master.metrics.scrape import Scraper
 from broker_master.metrics.system import Surroundings
-from broker_master.plane import Plane
+from broker_master.plane import MasterFacts, Plane
 from broker_master.settings import MasterSettings
 from broker_master.store.registry import Registry
+from broker_master.telemetry import Telemetry
 from schemas import limits
 from schemas.faults import MeshError, Unreachable
 from schemas.messages.liveness import Beat, Details, Hello
@@ -81,10 +83,8 @@ def make_plane(clock: Clock, settings: MasterSettings | None = None) -> Plane:
         registry=Registry(nothing),
         roster=Roster(settings.timers, now_s=clock.elapsed()),
         tasks=nothing,
-        epoch=1,
-        mesh="mesh-1",
-        urls=[],
-        started_at=clock.now(),
+        master=MasterFacts(mesh="mesh-1", epoch=1, urls=[], started_at=clock.now()),
+        telemetry=Telemetry(eventlog=EventLog(1, clock.now())),
     )
 
 

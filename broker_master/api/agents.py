@@ -152,7 +152,9 @@ class AgentOperations:
 
     def _issue(self, name: str, group: str, ttl_s: float) -> tuple[TokenAnswer, TokenEntry]:
         expires_at = int(self._plane.clock.now() + ttl_s)
-        issued = issue_token(self._issuer, name, group, self._plane.urls, expires_at=expires_at)
+        issued = issue_token(
+            self._issuer, name, group, self._plane.master.urls, expires_at=expires_at
+        )
         answer = TokenAnswer(
             agent=name, group=group, token=issued.text, expires_at=rfc3339(issued.expires_at)
         )
@@ -316,7 +318,7 @@ class AgentOperations:
     def _silent(self, entry: AgentEntry, for_s: float) -> SilentRecord | None:
         plane = self._plane
         at, presence = plane.clock.now(), plane.roster.get(entry.name)
-        since = admin.silent_since(entry, presence, at=at, started_at=plane.started_at)
+        since = admin.silent_since(entry, presence, at=at, started_at=plane.master.started_at)
         if since is None or at - since < for_s or entry.admin == Admin.DELETED:
             return None
         return SilentRecord(

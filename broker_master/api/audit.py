@@ -72,7 +72,7 @@ class AuditTrail:
             group=getattr(request, "group", None) or group,
             groups=groups,
             detail=_joined(_program(plane, action, target), _asked(request), ", "),
-            epoch=plane.epoch,
+            epoch=plane.master.epoch,
         )
 
     def _groups_of(self, request: FanoutSubmit) -> set[str]:

@@ -35,7 +35,12 @@ _EXTERNAL = (
 
 
 class AuthorityOperations:
-    def __init__(self, plane: Plane, custody: Custody, rotator: Rotator) -> None:
+    """addresses: by client, the digest of the addresses that it uses; entered here."""
+
+    def __init__(
+        self, plane: Plane, custody: Custody, rotator: Rotator, addresses: dict[str, str]
+    ) -> None:
+        self._addresses = addresses
         self._plane = plane
         self._custody = custody
         self._rotator = rotator
@@ -74,12 +79,12 @@ class AuthorityOperations:
             return msgspec.structs.replace(entry, certificates=held, trust=trusts)
 
         caller = await self._plane.registry.change_client(caller.name, note)
-        self._plane.client_addresses[caller.name] = query.addresses
+        self._addresses[caller.name] = query.addresses
         known = query.known == trust
         return TrustAnswer(
             ca_pem="" if known else self._rotator.ca_pem.decode(),
             renew=self._rotator.has_to_renew(caller),
-            urls=self._plane.urls,
+            urls=self._plane.master.urls,
         )
 
     async def show(self, caller: ClientEntry, _query: NoQuery) -> CaAnswer:

@@ -1,5 +1,7 @@
 """`client.*` and `mesh.status`."""
 
+from collections.abc import Mapping
+
 import msgspec
 
 from broker_client.runtime import failpoints
@@ -40,9 +42,18 @@ _KEPT = 16
 
 
 class ClientOperations:
+    """addresses: by client, the digest of the addresses of brokers that it uses."""
+
     def __init__(
-        self, plane: Plane, views: Views, issuer: Issuer, keys: KeyDesk, revoker: Revoker
+        self,
+        plane: Plane,
+        views: Views,
+        issuer: Issuer,
+        keys: KeyDesk,
+        revoker: Revoker,
+        addresses: Mapping[str, str],
     ) -> None:
+        self._addresses = addresses
         self._plane = plane
         self._views = views
         self._issuer = issuer
@@ -95,10 +106,10 @@ class ClientOperations:
 
     def _identity(self, name: str, role: str, issued: Credentials) -> IdentityAnswer:
         return IdentityAnswer(
-            mesh=self._plane.mesh,
+            mesh=self._plane.master.mesh,
             name=name,
             role=role,
-            urls=self._plane.urls,
+            urls=self._plane.master.urls,
             cert_pem=issued.cert_pem.decode(),
             ca_pem=issued.ca_pem.decode(),
             jwt=issued.jwt,
@@ -151,7 +162,7 @@ class ClientOperations:
                 continue
             if not may_see_client(caller, entry):
                 continue
-            if not rows.add(_record(entry, self._plane)):
+            if not rows.add(_record(entry, self._plane, self._addresses)):
                 return ClientsAnswer(clients=rows.taken, cursor=rows.taken[-1].client)
         return ClientsAnswer(clients=rows.taken)
 
@@ -189,12 +200,12 @@ def _certificate(entry: ClientEntry, at: float) -> CertificateRecord | None:
     return msgspec.structs.replace(record, warning="; ".join(warnings))
 
 
-def _record(entry: ClientEntry, plane: Plane) -> ClientRecord:
+def _record(entry: ClientEntry, plane: Plane, addresses: Mapping[str, str]) -> ClientRecord:
     return ClientRecord(
         client=entry.name,
         role="revoked" if entry.revoked else entry.role,
         groups=entry.groups,
         certificate=_certificate(entry, plane.clock.now()),
         created_at=rfc3339(entry.created_at),
-        addresses=plane.addresses_of(plane.client_addresses.get(entry.name, "")),
+        addresses=plane.addresses_of(addresses.get(entry.name, "")),
     )

@@ -50,7 +50,7 @@ class HttpServer:
         plane = self._plane
         public = urlsplit(plane.settings.console.public_url).hostname or ""
         names = [socket.gethostname(), public, *plane.settings.http_hosts]
-        app = Metered(KnownHost(self._app(), names), plane.measures, plane.clock)
+        app = Metered(KnownHost(self._app(), names), plane.telemetry.measures, plane.clock)
         return uvicorn.Config(
             app,
             http=protocol(self.crowd),

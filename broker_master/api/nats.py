@@ -40,7 +40,7 @@ class NatsApi:
         self._plane = plane
         self._gate = gate
         self._door = door
-        self._discovery = Discovery(plane.mesh, plane.clock.now(), door.stats)
+        self._discovery = Discovery(plane.master.mesh, plane.clock.now(), door.stats)
 
     async def run(self, ready: asyncio.Event) -> None:
         link = self._plane.link

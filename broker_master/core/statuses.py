@@ -84,6 +84,8 @@ class Statuses:
         self._tell_group: Final = tell_group
         self._agents: dict[str, _Kept] = {}
         self._groups: dict[str, tuple[GroupStatus, float]] = {}
+        # Unix time until which the previous master is known to have run; 0 if that is not known.
+        self.left_at = 0.0
         # Grows with each change, so that the store sees changes to write.
         self.changes = 0
 

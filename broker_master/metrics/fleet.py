@@ -123,7 +123,7 @@ class Fleet:
     def _forget_deleted(self) -> None:
         for name in self.rows.keys() - self._plane.registry.agents.keys():
             del self.rows[name]
-            self._plane.measures.forget_agent(name)
+            self._plane.telemetry.measures.forget_agent(name)
 
     def families(self) -> Iterator[str]:
         """The text of all series with an agent label, a family at a time."""
@@ -201,7 +201,7 @@ class Fleet:
 
     def _losses(self) -> Iterator[str]:
         ready = []
-        for agent, (recovered, unrecoverable) in self._plane.measures.losses.items():
+        for agent, (recovered, unrecoverable) in self._plane.telemetry.measures.losses.items():
             row = self.rows.get(agent)
             if row is not None:
                 inner = f"{c.AGENT_LOSSES.name}{row.labels[:-1]}"

@@ -42,7 +42,7 @@ class GroupSeries:
 
     def _settle_names(self) -> None:
         """The series of a deleted group end; those of a new one begin with 0."""
-        measures, registry = self._plane.measures, self._plane.registry
+        measures, registry = self._plane.telemetry.measures, self._plane.registry
         for name in measures.groups.keys() - registry.groups.keys():
             del measures.groups[name]
         for name in registry.groups:
@@ -179,4 +179,4 @@ class GroupSeries:
         yield family(c.PROGRAM_SECONDS, seconds)
 
     def _measures(self) -> list[tuple[str, GroupMeasures]]:
-        return list(self._plane.measures.groups.items())
+        return list(self._plane.telemetry.measures.groups.items())

@@ -56,7 +56,7 @@ class MasterSeries:
         yield from self._settings()
 
     def _broker(self) -> Iterator[str]:
-        tallied = self._plane.tallied
+        tallied = self._plane.telemetry.tallied
         link, rtt_s = self._plane.link, self._around.findings.broker_rtt_s
         yield family(c.BROKER_UP, [(_NATS, int(link.is_connected))])
         yield family(c.BROKER_RECONNECTS, [(_NATS, link.reconnects)])
@@ -76,15 +76,15 @@ class MasterSeries:
         sizes = self._around.findings.streams.items()
         yield family(c.STREAM_MESSAGES, (({"stream": name}, size.messages) for name, size in sizes))
         yield family(c.STREAM_BYTES, (({"stream": name}, size.size_bytes) for name, size in sizes))
-        counts = dict.fromkeys(self._held, 0) | self._plane.strays.counts
+        counts = dict.fromkeys(self._held, 0) | self._plane.telemetry.strays.counts
         yield family(c.UNREADABLE, (({"stream": name}, count) for name, count in counts.items()))
         limits = self._limits.items()
         yield family(c.STREAM_LIMIT, (({"stream": name}, most) for name, most in limits))
 
     def _stores(self) -> Iterator[str]:
-        tallied = self._plane.tallied
+        tallied = self._plane.telemetry.tallied
         found = self._around.findings
-        writes = self._plane.measures.store_writes.items()
+        writes = self._plane.telemetry.measures.store_writes.items()
         yield histograms(c.STORE_WRITE, (({"operation": name}, each) for name, each in writes))
         yield family(c.STORE_SIZE, [(_TABLE, found.readmodel_bytes)])
         if found.readmodel_rows is not None:
@@ -99,7 +99,7 @@ class MasterSeries:
         yield from self._restores()
 
     def _restores(self) -> Iterator[str]:
-        tallied = self._plane.tallied
+        tallied = self._plane.telemetry.tallied
         yield family(
             c.RESTORES, (({"how": how}, tallied("restore", how)) for how in LABELS["restore"])
         )
@@ -116,17 +116,17 @@ class MasterSeries:
         yield family(
             c.FANOUTS_FINISHED,
             (
-                ({"state": state}, self._plane.tallied("fanout", state))
+                ({"state": state}, self._plane.telemetry.tallied("fanout", state))
                 for state in LABELS["fanout"]
             ),
         )
 
     def _trust(self) -> Iterator[str]:
-        tallied = self._plane.tallied
+        tallied = self._plane.telemetry.tallied
         refused = dict.fromkeys(AUTH_REASONS.values(), 0)
         enrolled = {"done": 0}
         renewed = {"signed": 0, "confirmed": 0}
-        for name, count in self._plane.counters.items():
+        for name, count in self._plane.telemetry.counters.items():
             if name in AUTH_REASONS:
                 refused[AUTH_REASONS[name]] += count
             if name[0] == "enrolment":
@@ -154,7 +154,7 @@ class MasterSeries:
             yield family(of, (({"name": name}, end) for name, end in ends.items()))
 
     def _http(self) -> Iterator[str]:
-        measures = self._plane.measures
+        measures = self._plane.telemetry.measures
         yield family(
             c.HTTP_REQUESTS,
             (

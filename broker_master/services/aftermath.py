@@ -87,17 +87,18 @@ class Aftermath:
         plane.count("restore", "announced")
         plane.note(
             "master.restore",
-            plane.mesh,
-            detail=f"from a backup made {made}, restored {rfc3339(restored.at)}; epoch"
-            f" {self._earlier} before, {plane.epoch} now; {counted(open_, 'command')} open in it",
+            plane.master.mesh,
+            detail=f"from a backup made {made}, restored {rfc3339(restored.at)};"
+            f" epoch {self._earlier} before, {plane.master.epoch} now;"
+            f" {counted(open_, 'command')} open in it",
         )
 
     def is_past(self, epoch: int) -> bool:
         """Whether a master of this epoch had state that the present one lacks."""
         plane = self._plane
         if self._restored is not None:
-            return generation_of(epoch) < generation_of(plane.epoch)
-        return self._earlier < epoch < plane.epoch
+            return generation_of(epoch) < generation_of(plane.master.epoch)
+        return self._earlier < epoch < plane.master.epoch
 
     def is_of_past(self, agent: str) -> bool:
         """Whether the agent may run tasks unknown to this state, until its handshake is done."""
@@ -142,7 +143,7 @@ class Aftermath:
 
     def _may_have_ended(self, command: Command) -> bool:
         """Whether it predates this start, and no agent has listed it to this master."""
-        began, attempt = self._plane.started_at, command.open_attempt
+        began, attempt = self._plane.master.started_at, command.open_attempt
         if attempt is None:
             return command.state is State.QUEUED and command.accepted.submitted_at < began
         return attempt.assigned_at < began and attempt.state in (State.SENT, State.UNKNOWN)
@@ -201,10 +202,10 @@ class Aftermath:
             plane.dispatcher.give_back(open_.agent)
             facts.append(self._lost(command, open_.number, open_.agent, at))
         for each in range(len(command.attempts) + 1, number):
-            assigned = Assigned(agent=agent, at=at, epoch=plane.epoch, why=OPEN_IN_BACKUP)
+            assigned = Assigned(agent=agent, at=at, epoch=plane.master.epoch, why=OPEN_IN_BACKUP)
             facts.append((subjects.Fact(command.id, each, "assigned"), assigned))
             facts.append(self._lost(command, each, agent, at))
-        assigned = Assigned(agent=agent, at=at, epoch=plane.epoch, why=_FOUND)
+        assigned = Assigned(agent=agent, at=at, epoch=plane.master.epoch, why=_FOUND)
         facts.append((subjects.Fact(command.id, number, "assigned"), assigned))
         plane.dispatcher.take(agent)
         self._append(command, facts)

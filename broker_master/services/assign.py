@@ -67,7 +67,7 @@ class Assigner:
         return Assigned(
             agent=choice.agent,
             at=self._plane.clock.now(),
-            epoch=self._plane.epoch,
+            epoch=self._plane.master.epoch,
             why=choice.why,
         )
 

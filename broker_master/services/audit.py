@@ -53,11 +53,13 @@ class Auditor:
         self._refusals: dict[str, TokenBucket] = {}
         self._untold: dict[str, int] = {}
         self.on_taken: Signal[[AuditEntry]] = Signal()
-        plane.noted.listen(self.take)
+        plane.telemetry.noted.listen(self.take)
 
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()
-        self._plane.note("master.started", self._plane.mesh, detail=f"epoch {self._plane.epoch}")
+        self._plane.note(
+            "master.started", self._plane.master.mesh, detail=f"epoch {self._plane.master.epoch}"
+        )
         try:
             await asyncio.Event().wait()
         finally:

@@ -130,7 +130,7 @@ class Custody:
         At a start these are the ones that were not due yet when the previous master ended. If that
         moment is not known, they are only logged.
         """
-        at, left_at = self._plane.clock.now(), self._plane.left_at
+        at, left_at = self._plane.clock.now(), self._plane.statuses.left_at
         if self._told is None and left_at:
             self._told = warnings_at(self.holdings(), left_at)
         fresh, now = fresh_warnings(self.holdings(), self._told or {}, at)
@@ -142,7 +142,7 @@ class Custody:
             self._plane.note(
                 "certificate.warning", holding.name, result="alarm", detail=f"{detail}, {until}"
             )
-            self._plane.eventlog.add(
+            self._plane.telemetry.eventlog.add(
                 "certificate",
                 holding.name,
                 holding.group,

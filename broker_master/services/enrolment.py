@@ -118,10 +118,10 @@ class Enrolment:
 
             spent = await self._plane.registry.change_agent(agent, spend)
         return EnrolAnswer(
-            mesh=self._plane.mesh,
+            mesh=self._plane.master.mesh,
             agent=agent,
             group=spent.group,
-            urls=self._plane.urls,
+            urls=self._plane.master.urls,
             cert_pem=issued.cert_pem.decode(),
             ca_pem=issued.ca_pem.decode(),
             jwt=issued.jwt,

@@ -42,7 +42,7 @@ class EventReader:
 
     def __init__(self, plane: Plane) -> None:
         self._plane = plane
-        self._log: EventLog = plane.eventlog
+        self._log: EventLog = plane.telemetry.eventlog
         self._waits: Counter[str] = Counter()
         self._waiting: set[asyncio.Future[None]] = set()
         self._is_waking = False
@@ -129,7 +129,7 @@ class EventReader:
         return EventRecord(
             at=rfc3339(gap.at),
             kind="gap",
-            name=self._plane.mesh,
+            name=self._plane.master.mesh,
             group="",
             what=gap.what,
             detail=detail,
@@ -158,9 +158,9 @@ def certificate_events(plane: Plane) -> Callable[[AuditEntry], None]:
         what = _CERTIFICATES.get(entry.action)
         if what is None or entry.result == "unchanged":
             return
-        plane.eventlog.add(
+        plane.telemetry.eventlog.add(
             "certificate",
-            entry.target or (entry.by if entry.actor == "client" else plane.mesh),
+            entry.target or (entry.by if entry.actor == "client" else plane.master.mesh),
             entry.group,
             what if entry.result == "done" else "refused",
             at=entry.at,

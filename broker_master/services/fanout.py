@@ -150,7 +150,7 @@ class Fanouts:
             return None
 
     def _skip(self, key: str, revision: int, error: MeshError) -> None:
-        self._plane.strays.note(self._bucket.stream, revision, key, error)
+        self._plane.telemetry.strays.note(self._bucket.stream, revision, key, error)
 
     async def begin(self, entry: FanoutEntry) -> None:
         """Start a fan-out: durable when this returns. Raises `queue_full` or `id_conflict`."""

@@ -10,6 +10,7 @@ import structlog
 from broker_client.runtime.batch import BatchWriter, Entry
 from broker_master.core.commands import Command
 from broker_master.core.fit import bare_history, fit_history
+from broker_master.core.recent import Recents
 from broker_master.core.records import history_record
 from broker_master.plane import Plane
 from broker_master.services.settle import is_too_large
@@ -54,6 +55,8 @@ class Historian:
     def __init__(self, plane: Plane, writer: BatchWriter) -> None:
         self._plane = plane
         self._writer = writer
+        # Outcomes of the last commands of each agent.
+        self.recents = Recents(self._last_of)
         self._queue: deque[_Waiting] = deque()
         # Of the head of the queue: in the stream, with rows not yet in the read model.
         self._stored: list[HistoryRow] = []
@@ -62,6 +65,9 @@ class Historian:
         self._is_cut = False
         # Records of one write: fewer while an oversized one is searched.
         self._most: int | None = None
+
+    def _last_of(self, agent: str, most: int) -> list[tuple[str, str]]:
+        return self._plane.readmodel.last_of(agent, most)
 
     def add(self, command: Command, record: CommandRecord) -> None:
         """Queue an ended command. The queue is bounded by the limit of open commands."""
@@ -78,7 +84,7 @@ class Historian:
         history = fit_history(history)
         self._queue.append(_Waiting(now_s, history, codec.encode(history)))
         record = history.record
-        self._plane.recents.note(last_agent(record), record.id, record.state, is_new=is_new)
+        self.recents.note(last_agent(record), record.id, record.state, is_new=is_new)
 
     def lag_s(self) -> float:
         """Seconds that the oldest ended command has been waiting for its record."""
@@ -120,7 +126,7 @@ class Historian:
 
     def _forget(self, record: CommandRecord) -> None:
         self._plane.book.forget(record.id)
-        self._plane.recents.on_written(last_agent(record), record.id, record.state)
+        self.recents.on_written(last_agent(record), record.id, record.state)
 
     def _narrow(self, part: list[_Waiting], error: MeshError) -> None:
         """Find the one record that is refused for its size, and separate it from the others."""

@@ -341,7 +341,7 @@ class Intake:
         if error is not None:
             self._on_refused(command, choice, error, answers)
             return
-        self._plane.measures.on_submitted(command.accepted, self._plane.clock.now())
+        self._plane.telemetry.measures.on_submitted(command.accepted, self._plane.clock.now())
         self._plane.tell_command(command, "submitted")
         command.keep_place(subjects.fact(command.id, 0, "accepted"), stored.result())
         failpoints.reach("master.stored_not_answered")

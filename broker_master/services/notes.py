@@ -32,9 +32,9 @@ def notes(plane: Plane, caller: ClientEntry, findings: Findings, history_lag_s: 
         )
     if history_lag_s > _LAG_S:
         said.append(f"history is {history_lag_s:.0f} s behind: see the broker's disk")
-    if lost := plane.tallied("audit", "lost"):
+    if lost := plane.telemetry.tallied("audit", "lost"):
         said.append(f"{lost} entries of the audit trail are in the master's log only")
-    refused = plane.tallied("history")
+    refused = plane.telemetry.tallied("history")
     if refused:
         said.append(
             f"{counted(refused, 'record')} of history too large for the broker:"
@@ -93,7 +93,7 @@ def _addresses(plane: Plane, caller: ClientEntry) -> list[str]:
     if not elsewhere:
         return []
     named = ", ".join(elsewhere[:_NAMED]) + (" …" if len(elsewhere) > _NAMED else "")
-    where = f"agents look for brokers elsewhere than at {', '.join(plane.urls)}: {named}"
+    where = f"agents look for brokers elsewhere than at {', '.join(plane.master.urls)}: {named}"
     return [f"{where}; see whether --urls or the setting urls is given there, and their logs"]
 
 

@@ -90,7 +90,7 @@ class Orders:
         """The token of an order, and its message."""
         self._count += 1
         token = f"{_PREFIX}{self._count:x}"
-        control = Control(kind=kind, epoch=self._plane.epoch, token=token, ca_pem=ca_pem)
+        control = Control(kind=kind, epoch=self._plane.master.epoch, token=token, ca_pem=ca_pem)
         return token, codec.encode(control)
 
     def _expect(self, agent: str, token: str) -> "asyncio.Future[ControlReply]":

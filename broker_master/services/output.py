@@ -276,7 +276,7 @@ class OutputReader:
         try:
             return codec.decode_trusted(LogChunk, stored.data)
         except Refused as error:
-            self._plane.strays.note(LOGS, stored.seq, stored.subject, error)
+            self._plane.telemetry.strays.note(LOGS, stored.seq, stored.subject, error)
             return None
 
     def _index(self, subject: str) -> ChunkIndex:

@@ -101,7 +101,7 @@ class PresenceService:
         self._measure(up, beat, now_s)
         self._apply(plane.roster.on_beat(up.agent, beat, now_s=now_s, at=plane.clock.now()))
         presence = plane.roster.get(up.agent)
-        if presence is not None and beat.epoch != plane.epoch:
+        if presence is not None and beat.epoch != plane.master.epoch:
             self._on_other_epoch(presence, beat.epoch)
         elif presence is not None:
             presence.obeys = 0
@@ -112,7 +112,7 @@ class PresenceService:
 
     def _on_other_epoch(self, presence: Presence, epoch: int) -> None:
         """Handle an agent that has obeyed another master: an earlier one, or a newer one."""
-        if epoch > self._plane.epoch and presence.obeys != epoch:
+        if epoch > self._plane.master.epoch and presence.obeys != epoch:
             presence.obeys = epoch
             self._plane.count("epoch_refused")
             log.error("refused_by_agent", agent=presence.agent, obeys=epoch)
@@ -127,7 +127,7 @@ class PresenceService:
 
     def _echo(self, up: subjects.Up, presence: Presence) -> None:
         echo = Echo(
-            epoch=self._plane.epoch,
+            epoch=self._plane.master.epoch,
             incarnation=presence.incarnation,
             seq=presence.beat_seq,
             reconciled=presence.reconciled,
@@ -144,7 +144,7 @@ class PresenceService:
         elif presence is not None and presence.incarnation:
             silence_s = now_s - presence.heard_s
             self._silences[up.agent] = max(silence_s, self._silences.get(up.agent, 0.0))
-        plane.measures.on_beat(up.group, missed, beat.rtt_s)
+        plane.telemetry.measures.on_beat(up.group, missed, beat.rtt_s)
 
     def on_hello(self, up: subjects.Up, payload: bytes) -> None:
         if self._is_arriving(up):
@@ -190,12 +190,12 @@ class PresenceService:
         if meeting := self._meetings.get(up.agent):
             meeting.judge(hello.tasks, decisions)
         welcome = Welcome(
-            epoch=plane.epoch,
+            epoch=plane.master.epoch,
             incarnation=hello.incarnation,
             timers=plane.timers,
             decisions=decisions,
             recall=self._recall.ask(up.agent, hello),
-            urls=plane.urls,
+            urls=plane.master.urls,
         )
         asked = self._recall.still_asked(up.agent)
         self._forgotten.judge(presence, hello, self._open_attempts(up.agent), asked)
@@ -224,7 +224,10 @@ class PresenceService:
     def _refuse(self, up: subjects.Up, hello: Hello, code: str, reason: str) -> None:
         self._plane.count("handshake_refused", code)
         welcome = Welcome(
-            epoch=self._plane.epoch, incarnation=hello.incarnation, refused=code, reason=reason
+            epoch=self._plane.master.epoch,
+            incarnation=hello.incarnation,
+            refused=code,
+            reason=reason,
         )
         self._publish(up, "welcome", codec.encode(welcome))
 
@@ -328,7 +331,9 @@ class PresenceService:
                 silence=str(presence.silence),
             )
             plane = self._plane
-            plane.measures.on_change(change, presence, plane.timers, plane.clock.elapsed())
+            plane.telemetry.measures.on_change(
+                change, presence, plane.timers, plane.clock.elapsed()
+            )
             self.sync_member(presence)
             self._on_change(presence.group)
             if change.event == "goodbye":

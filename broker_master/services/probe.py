@@ -79,11 +79,11 @@ class Prober:
 
     def _send(self, presence: Presence) -> None:
         self._number += 1
-        name = f"probe-{self._plane.epoch}-{self._number}"
+        name = f"probe-{self._plane.master.epoch}-{self._number}"
         run = Run(
             command=name,
             attempt=PROBE_ATTEMPT,
-            epoch=self._plane.epoch,
+            epoch=self._plane.master.epoch,
             incarnation=presence.incarnation,
             beat_seq=presence.beat_seq,
             token=name,

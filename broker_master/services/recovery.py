@@ -47,7 +47,7 @@ async def rebuild_readmodel(plane: Plane, streams: Streams) -> int:
             if message.subject != subjects.history(history.record.group):
                 raise Refused("malformed", "the record of another group")
         except Refused as error:
-            plane.strays.note(HISTORY, message.seq, message.subject, error)
+            plane.telemetry.strays.note(HISTORY, message.seq, message.subject, error)
             continue
         rows.append(HistoryRow(message.seq, history, message.data))
         if len(rows) >= _ROWS:
@@ -85,8 +85,11 @@ async def replay_facts(plane: Plane, historian: Historian) -> None:
     log.info("facts_replayed", open=len(book) - ended, unrecorded=ended)
 
 
-async def enter_admin(plane: Plane, mesh: Mesh) -> None:
-    """Enter the client that `init` made or renewed without a master into the registry."""
+async def enter_admin(plane: Plane, mesh: Mesh) -> bool:
+    """Enter the client that `init` made or renewed without a master into the registry.
+
+    Returns whether its earlier credentials are refused from now on.
+    """
     folder = mesh.admin_context.with_suffix("")
     certificate = _certificate_in(folder, mesh)
     trust = trust_digest(read_bytes(folder / CA_FILE))
@@ -108,11 +111,10 @@ async def enter_admin(plane: Plane, mesh: Mesh) -> None:
 
         await plane.registry.change_client(ADMIN, renewed)
         if is_sole:
-            plane.is_admin_new = True
             log.warning("admin_made_anew", serial=certificate.serial)
             with os_errors(folder, "clear"):
                 (folder / SOLE_FILE).unlink()
-        return
+        return is_sole
     await plane.registry.create_client(
         ClientEntry(
             name=ADMIN,
@@ -123,6 +125,7 @@ async def enter_admin(plane: Plane, mesh: Mesh) -> None:
             trust=trust,
         )
     )
+    return False
 
 
 def _certificate_in(folder: Path, mesh: Mesh) -> CertificateEntry:
@@ -149,7 +152,7 @@ def enter_agents(plane: Plane, pasts: Pasts = NO_PASTS) -> None:
     """
     clock = plane.clock
     plane.statuses.recall(pasts.agents, pasts.groups)
-    plane.left_at = pasts.at
+    plane.statuses.left_at = pasts.at
     for group in plane.registry.groups.values():
         plane.dispatcher.set_policy(group.name, group.policy)
     for entry in plane.registry.agents.values():

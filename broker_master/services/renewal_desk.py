@@ -180,10 +180,10 @@ class RenewalDesk:
         log.info("certificate_renewed", agent=up.agent, serial=issued.serial, replaces=proved)
         self._wake.set()
         return EnrolAnswer(
-            mesh=self._plane.mesh,
+            mesh=self._plane.master.mesh,
             agent=up.agent,
             group=group,
-            urls=self._plane.urls,
+            urls=self._plane.master.urls,
             cert_pem=issued.cert_pem.decode(),
             ca_pem=issued.ca_pem.decode(),
             jwt=issued.jwt,

@@ -233,7 +233,7 @@ class Reports:
         for (group, agent), items in releases.items():
             for start in range(0, len(items), limits.REPORT_ITEMS):
                 part = Release(
-                    epoch=self._plane.epoch, items=items[start : start + limits.REPORT_ITEMS]
+                    epoch=self._plane.master.epoch, items=items[start : start + limits.REPORT_ITEMS]
                 )
                 self._publish(group, agent, codec.encode(part))
 

@@ -132,7 +132,7 @@ class Settler:
     ) -> None:
         command.keep_place(subjects.fact(*fact), sequence)
         has_changed = fold(command, fact, outcome)
-        self._plane.measures.on_outcome(command, outcome)
+        self._plane.telemetry.measures.on_outcome(command, outcome)
         self._chronicle.tell(command, fact.attempt, outcome)
         if done is not None:
             done()
@@ -152,7 +152,7 @@ class Settler:
         """Notify all recipients of a command whose end is durable."""
         record = command_record(command, self._plane.timers, with_output=True)
         if record.arguments is not None:
-            self._plane.measures.on_finished(command, base_name(record.arguments.argv))
+            self._plane.telemetry.measures.on_finished(command, base_name(record.arguments.argv))
         self.publish_result(command, record)
         for waiter in self._plane.waiters.pop(command.id, ()):
             if not waiter.done():

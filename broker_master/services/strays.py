@@ -28,7 +28,7 @@ class StrayAlarm:
             await asyncio.sleep(_QUIET_S if told else _LOOK_S)
 
     def tell(self) -> bool:
-        found = self._plane.strays.take_untold()
+        found = self._plane.telemetry.strays.take_untold()
         for stray in found:
             detail = (
                 f"{counted(stray.number, 'message')} skipped, the last one at sequence"

@@ -27,7 +27,8 @@ _AGAIN_S = 30.0
 class AdminTransitions:
     """Looks at every agent once per beat. Its decisions are in the registry: a successor goes on.
 
-    on_change: called with the group of an agent that has changed.
+    on_change: called with the group of an agent that has changed. on_gone: called with the name of
+    an agent that has been deleted.
     """
 
     name = "terms"
@@ -39,6 +40,7 @@ class AdminTransitions:
         revoker: Revoker,
         orders: Orders,
         on_change: Callable[[str], None],
+        on_gone: Callable[[str], None],
     ) -> None:
         self._plane = plane
         self._presence = presence
@@ -47,6 +49,7 @@ class AdminTransitions:
         # Earliest next reminder of a moving agent.
         self._told: dict[str, float] = {}
         self._on_change = on_change
+        self._on_gone = on_gone
 
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()
@@ -98,7 +101,7 @@ class AdminTransitions:
             return await self._move_on(entry.name)
         if presence is None or not entry.connected:
             return False
-        started_at = plane.started_at
+        started_at = plane.master.started_at
         if admin.seen(entry, presence, started_at=started_at) is entry:
             return False
         await plane.registry.change_agent(
@@ -143,7 +146,7 @@ class AdminTransitions:
         await self._plane.registry.delete_agent(agent)
         self._plane.roster.remove(agent)
         self._plane.dispatcher.remove_member(agent)
-        self._plane.recents.forget(agent)
+        self._on_gone(agent)
         self._on_change(entry.group)
         log.info("agent_deleted", agent=agent)
         return True

@@ -69,7 +69,7 @@ class Transmitter:
                     self._settler.settle(command, effect, done)
                 case Acknowledged():
                     now = self._plane.clock.now()
-                    self._plane.measures.on_acknowledged(command, effect.attempt, now)
+                    self._plane.telemetry.measures.on_acknowledged(command, effect.attempt, now)
                 case Unanswered():
                     self._plane.count("resent")
                     if effect.attempt.sent >= _UNANSWERED:
@@ -99,7 +99,7 @@ class Transmitter:
             return
         attempts.on_transmitted(command, attempt, self._next_token())
         self._budgets.earn(attempt.agent)
-        plane.measures.on_sent(command, attempt, plane.clock.now())
+        plane.telemetry.measures.on_sent(command, attempt, plane.clock.now())
         self._due.append(
             (plane.clock.elapsed() + plane.timers.ack_s, command.id, attempt.number, attempt.sent)
         )
@@ -111,7 +111,7 @@ class Transmitter:
         return Run(
             command=command.id,
             attempt=attempt.number,
-            epoch=self._plane.epoch,
+            epoch=self._plane.master.epoch,
             incarnation=presence.incarnation,
             beat_seq=presence.beat_seq,
             token=attempt.token,
@@ -130,7 +130,7 @@ class Transmitter:
             return
         control = Control(
             kind="cancel",
-            epoch=self._plane.epoch,
+            epoch=self._plane.master.epoch,
             token=self._next_token(),
             command=command.id,
             attempt=attempt.number,

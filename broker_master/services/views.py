@@ -49,8 +49,16 @@ class _Crew:
 
 
 class Views:
-    def __init__(self, plane: Plane, notes: Callable[[ClientEntry], list[str]]) -> None:
+    """recent: the outcomes of the last commands of an agent, as `Recents.of`."""
+
+    def __init__(
+        self,
+        plane: Plane,
+        recent: Callable[[str], str],
+        notes: Callable[[ClientEntry], list[str]],
+    ) -> None:
         self._plane = plane
+        self._recent = recent
         self._notes = notes
 
     def agent(self, entry: AgentEntry) -> AgentRecord:
@@ -87,7 +95,7 @@ class Views:
             limit=entry.traits.limit,
             actions=sorted(presence.actions if presence else COMMON),
             joined=rfc3339(entry.joined_at or entry.created_at) if entry.connected else None,
-            recent=plane.recents.of(entry.name),
+            recent=self._recent(entry.name),
             addresses=plane.addresses_of(presence.addresses if presence else ""),
         )
 
@@ -181,10 +189,10 @@ class Views:
             str(command.state) for command in plane.book if may_see(caller, command.accepted.group)
         )
         return StatusAnswer(
-            mesh=plane.mesh,
+            mesh=plane.master.mesh,
             version=VERSION,
-            epoch=plane.epoch,
-            started_at=rfc3339(plane.started_at),
+            epoch=plane.master.epoch,
+            started_at=rfc3339(plane.master.started_at),
             agents={str(status): agents.get(str(status), 0) for status in AgentStatus},
             groups={status: groups.get(status, 0) for status in ("active", "inactive")},
             commands={str(state): commands[state] for state in State if commands[state]},

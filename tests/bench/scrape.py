@@ -38,7 +38,7 @@ async def _rendered(agents: int, *, per_agent: bool, most_ms: int) -> list[Row]:
     plane = make_plane(SystemClock(), MasterSettings(per_agent_metrics=per_agent))
     for number in range(GROUPS):
         add_group(plane, f"group-{number:02}")
-        _fill(plane.measures.group(f"group-{number:02}"))
+        _fill(plane.telemetry.measures.group(f"group-{number:02}"))
     for number in range(agents):
         add_agent(plane, f"agent-{number:04}", f"group-{number % GROUPS:02}")
         connect(plane, f"agent-{number:04}")

@@ -87,12 +87,12 @@ class Table(Stage):
         super().__init__(mesh=mesh)
         self.mesh = mesh
         plane = self.plane
-        plane.mesh = mesh.id
+        plane.master = replace(plane.master, mesh=mesh.id)
         plane.readmodel = cast("Any", NoHistory())
         plane.registry._bucket = cast("Any", MemoryBucket())
         plane.registry._revisions = defaultdict(int)
         self.notes: list[AuditEntry] = []
-        plane.noted.listen(self.notes.append)
+        plane.telemetry.noted.listen(self.notes.append)
 
     def build_ports(self, mesh: Mesh | None) -> Ports:
         return replace(super().build_ports(mesh), streams=cast("Any", self.trail))
@@ -138,7 +138,7 @@ class Table(Stage):
             form=FORM,
         )
         self.fanouts._enter(Fanout(entry, {}))
-        plane.eventlog.add("agent", agent, group, "active", at=1.0)
+        plane.telemetry.eventlog.add("agent", agent, group, "active", at=1.0)
 
     def _certificate(self, name: str) -> CertificateEntry:
         return CertificateEntry(

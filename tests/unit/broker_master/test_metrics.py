@@ -97,7 +97,7 @@ async def test_series_of_a_deleted_agent_end_and_its_namesake_begins_anew(plane:
     connect(plane, "web-1")
     scraper = make_scraper(plane)
     await scraper.page()
-    plane.measures.losses["web-1"] = [3, 1]
+    plane.telemetry.measures.losses["web-1"] = [3, 1]
     del plane.registry.agents["web-1"]
     plane.roster.remove("web-1")
     scraper.forget()
@@ -240,13 +240,13 @@ async def test_outcomes_are_there_as_0_before_the_first_of_them(plane: Plane) ->
     samples = await scrape(plane)
     finished = "mesh_commands_finished_total"
     assert value(samples, finished, group="web", action="process", outcome="lost") == 0
-    plane.measures.group("web").finished["process", "lost"] = 2
+    plane.telemetry.measures.group("web").finished["process", "lost"] = 2
     samples = await scrape(plane)
     assert value(samples, finished, group="web", action="process", outcome="lost") == 2
 
 
 async def test_programs_are_so_many_and_begin_with_0(plane: Plane) -> None:
-    plane.measures = measures = Measures(programs=2)
+    plane.telemetry.measures = measures = Measures(programs=2)
     command = deeds.command_of(
         deeds.accepted(), deeds.assigned(), deeds.ended(state=State.FAILED, started_at=EPOCH + 1)
     )
@@ -263,7 +263,7 @@ async def test_programs_are_so_many_and_begin_with_0(plane: Plane) -> None:
 
 
 async def test_programs_can_be_left_out(plane: Plane) -> None:
-    plane.measures = measures = Measures(programs=0)
+    plane.telemetry.measures = measures = Measures(programs=0)
     measures.on_finished(deeds.command_of(deeds.accepted(), deeds.assigned(), deeds.ended()), "apt")
     assert not [name for name, _ in await scrape(plane) if name.startswith("mesh_program")]
 
@@ -294,7 +294,7 @@ def test_histogram_puts_a_value_at_its_bound_below_it_and_nothing_below_zero() -
 
 async def test_histogram_is_cumulative_and_ends_in_its_count(plane: Plane) -> None:
     for seconds in (0.002, 0.3, 99.0):
-        plane.measures.group("web").acknowledge.observe(seconds)
+        plane.telemetry.measures.group("web").acknowledge.observe(seconds)
     samples = await scrape(plane)
     name = "mesh_command_acknowledge_seconds"
     assert value(samples, f"{name}_bucket", group="web", le="0.0025") == 1
@@ -321,7 +321,7 @@ async def test_fan_outs_are_counted_while_they_run_and_by_their_ends(plane: Plan
 
 async def test_series_of_a_deleted_group_end(plane: Plane) -> None:
     add_group(plane, "old")
-    plane.measures.group("old").beats = 7
+    plane.telemetry.measures.group("old").beats = 7
     assert value(await scrape(plane), "mesh_heartbeats_received_total", group="old") == 7
     del plane.registry.groups["old"]
     samples = await scrape(plane)
@@ -373,9 +373,9 @@ def test_beat_that_is_a_tenth_late_is_not_missed() -> None:
 
 async def test_every_metric_of_a_page_is_in_the_catalogue_with_its_labels(plane: Plane) -> None:
     connect(plane, "web-1")
-    plane.measures.group("web").acknowledge.observe(0.1)
-    plane.measures.losses["web-1"] = [1, 0]
-    plane.measures.on_request("/metrics", "GET", 200, 0.01)
+    plane.telemetry.measures.group("web").acknowledge.observe(0.1)
+    plane.telemetry.measures.losses["web-1"] = [1, 0]
+    plane.telemetry.measures.on_request("/metrics", "GET", 200, 0.01)
     plane.count("refused", "forbidden")
     samples = await scrape(plane)
     for name, labels in samples:

@@ -344,7 +344,7 @@ async def test_sec_s30_end_that_the_broker_refuses_for_its_size_is_stored_withou
     (record,) = stage.ended
     assert (record.state, record.output, record.truncated) == ("failed", None, True)
     assert stage.released() == [("c1", 1, 1)]
-    assert stage.plane.counters["cut", "outcome"] == 1
+    assert stage.plane.telemetry.counters["cut", "outcome"] == 1
 
 
 async def test_sec_s30_late_word_that_is_refused_for_its_size_is_stored_without_its_output() -> (
@@ -446,7 +446,7 @@ async def test_sec_s30_lists_end_where_the_next_row_would_not_fit_and_go_on_from
         )
     caller = registry.ClientEntry(name="ops", role="admin", created_at=0.0)
     nothing = cast("Any", None)
-    views = Views(plane, lambda _: [])
+    views = Views(plane, lambda _: "", lambda _: [])
     agent_list = AgentOperations(
         plane, views, *([nothing] * (AgentOperations.__init__.__code__.co_argcount - 3))
     ).list
@@ -454,7 +454,7 @@ async def test_sec_s30_lists_end_where_the_next_row_would_not_fit_and_go_on_from
         (agent_list, api.AgentList(), "agents", "agent", agents),
         (GroupOperations(plane, views).list, api.GroupList(), "groups", "group", groups),
         (
-            ClientOperations(plane, views, nothing, nothing, nothing).list,
+            ClientOperations(plane, views, nothing, nothing, nothing, {}).list,
             api.ClientList(),
             "clients",
             "client",

@@ -241,7 +241,7 @@ async def test_certificate_in_the_audit_trail_becomes_an_event(parts: Parts, tab
     parts.auditor.on_taken(
         AuditEntry(at=1.0, by="web-1", actor="agent", action="agent.renew", target="web-1")
     )
-    assert len(table.plane.eventlog) == 1
+    assert len(table.plane.telemetry.eventlog) == 1
 
 
 async def test_changes_of_agents_and_terms_reach_the_status_of_their_group(parts: Parts) -> None:

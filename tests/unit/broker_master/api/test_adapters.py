@@ -95,7 +95,7 @@ class House:
         return [(each.by, each.action, each.result, each.code) for each in self.table.notes]
 
     def tallied(self, *labels: str) -> int:
-        return self.table.plane.counters.get(cast("Any", labels), 0)
+        return self.table.plane.telemetry.counters.get(cast("Any", labels), 0)
 
 
 @pytest.fixture(params=["nats", "direct"])

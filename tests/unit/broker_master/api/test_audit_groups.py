@@ -63,7 +63,7 @@ async def call(
 async def seen(table: Table, written: Written, *groups: str, **wanted: str) -> list[str]:
     """The groups of the entries that an admin of these groups is shown."""
     admin = add_client(table.plane, "boss", *groups, role="admin")
-    found = await AuditOperations(written, table.plane.strays).find(  # type: ignore[arg-type]
+    found = await AuditOperations(written, table.plane.telemetry.strays).find(  # type: ignore[arg-type]
         admin,
         api.AuditQuery(**wanted),  # type: ignore[arg-type]
     )

@@ -100,7 +100,7 @@ async def test_refusal_is_answered_counted_and_noted_if_it_was_an_attempt(
 ) -> None:
     entrance.send(noun, verb, payload, client)
     assert (await entrance.answer()).code == code
-    assert entrance.table.plane.counters["refused", code] == 1
+    assert entrance.table.plane.telemetry.counters["refused", code] == 1
     noted = [(each.by, each.action, each.result, each.code) for each in entrance.table.notes]
     assert noted == ([(client, f"{noun}.{verb}", "refused", code)] if is_noted else [])
     if f"{noun}.{verb}" in VERBS:

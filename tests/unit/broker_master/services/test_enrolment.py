@@ -47,7 +47,7 @@ class Office:
 
     @property
     def busy(self) -> int:
-        return self.plane.counters.get(("enrolment", "busy"), 0)
+        return self.plane.telemetry.counters.get(("enrolment", "busy"), 0)
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ async def test_limits_of_agents_that_are_deleted_are_forgotten(office: Office) -
 async def test_request_with_the_inbox_of_somebody_else_costs_no_share(office: Office) -> None:
     office.ask("web-1", BURST + 1, reply="_INBOX_master.1")
     assert office.busy == 0
-    assert office.plane.counters[("reply_forbidden",)] == BURST + 1
+    assert office.plane.telemetry.counters[("reply_forbidden",)] == BURST + 1
 
 
 async def test_master_that_is_busy_says_so_by_a_count(office: Office) -> None:

@@ -31,7 +31,7 @@ def ann(plane: Plane) -> ClientEntry:
 
 
 def told(plane: Plane, name: str, group: str = "web") -> None:
-    plane.eventlog.add("command", name, group, "failed", at=plane.clock.now())
+    plane.telemetry.eventlog.add("command", name, group, "failed", at=plane.clock.now())
 
 
 async def waiting(

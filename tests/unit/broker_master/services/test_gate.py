@@ -77,7 +77,7 @@ class Hall:
 
     @property
     def shed(self) -> int:
-        return self.plane.counters.get(("shed", "share"), 0)
+        return self.plane.telemetry.counters.get(("shed", "share"), 0)
 
 
 async def test_sec_s11_one_speaker_has_a_share_of_what_waits() -> None:

@@ -71,7 +71,9 @@ class Archive:
         self.plane.readmodel = cast("Any", self.rows)
         self.historian = Historian(self.plane, cast("Any", self.writer))
         self.alarms: list[tuple[str, str]] = []
-        self.plane.noted.listen(lambda entry: self.alarms.append((entry.action, entry.target)))
+        self.plane.telemetry.noted.listen(
+            lambda entry: self.alarms.append((entry.action, entry.target))
+        )
 
     def end(self, *ids: str, **fields: Any) -> None:  # noqa: ANN401  of Outcome
         for command_id in ids:
@@ -251,7 +253,7 @@ async def test_sec_s30_record_that_nothing_makes_small_enough_is_set_aside(
         await archive.write()
     assert list(archive.rows.rows) == ["a", "b"]
     assert archive.alarms == [("history.cut", "x" * 64), ("history.set_aside", "x" * 64)]
-    assert archive.plane.counters["history", "set_aside"] == 1
+    assert archive.plane.telemetry.counters["history", "set_aside"] == 1
     assert (len(archive.plane.book), archive.historian.lag_s()) == (0, 0)
 
 

@@ -243,7 +243,11 @@ async def test_sec_s31_child_counts_only_if_it_is_the_fan_outs_in_everything(
     entry = table.fanouts.known(fan)
     assert entry is not None
     assert (entry.state, entry.counts) == ("failed", {"skipped": 1})
-    assert table.plane.tallied("fanout", "failed") == table.plane.tallied("fanout") == 1
+    assert (
+        table.plane.telemetry.tallied("fanout", "failed")
+        == table.plane.telemetry.tallied("fanout")
+        == 1
+    )
 
 
 async def test_sec_s31_fan_out_asks_nobody_its_client_may_not_use_any_more(

@@ -65,7 +65,7 @@ def unknown(command: str) -> TaskStatus:
 
 
 def restored(stage: Stage) -> dict[str, int]:
-    counters = stage.plane.counters.items()
+    counters = stage.plane.telemetry.counters.items()
     return {name[1]: count for name, count in counters if name[0] == "restored"}
 
 
@@ -167,7 +167,7 @@ async def test_answer_counts_for_what_was_asked_only() -> None:
 async def test_state_that_was_put_back_without_a_word_is_one_alarm_for_a_group() -> None:
     stage = Stage("web-1", "web-2")
     noted: list[AuditEntry] = []
-    stage.plane.noted.listen(noted.append)
+    stage.plane.telemetry.noted.listen(noted.append)
     for agent in ("web-1", "web-2"):
         presence = stage.plane.roster.get(agent)
         assert presence is not None
@@ -176,4 +176,4 @@ async def test_state_that_was_put_back_without_a_word_is_one_alarm_for_a_group()
     assert [(each.action, each.target, each.group, each.result) for each in noted] == [
         ("group.restore", "web", "web", "alarm")
     ]
-    assert stage.plane.counters[("restore", "noticed")] == 1
+    assert stage.plane.telemetry.counters[("restore", "noticed")] == 1

@@ -91,13 +91,13 @@ async def test_redelivery_of_a_late_end_before_it_is_stored_amends_once() -> Non
     await stage.report("web-1", "c1", "succeeded", exit_code=0, copies=2)
     assert states(command) == [State.SUCCEEDED, State.SUCCEEDED]
     assert (len(stage.ended), results(stage)) == (2, ["lost", "succeeded"])
-    assert stage.plane.counters["late_result",] == 1
+    assert stage.plane.telemetry.counters["late_result",] == 1
     before = len(stage.released())
     await stage.report("web-1", "c1", "failed", exit_code=1)
     assert len(stage.released()) == before + 1
     assert (len(stage.ended), results(stage)) == (2, ["lost", "succeeded"])
     assert stage.facts.kinds("c1").count("1.late") == 1
-    assert stage.plane.counters["late_result",] == 1
+    assert stage.plane.telemetry.counters["late_result",] == 1
 
 
 async def test_late_end_and_a_verdict_that_are_stored_together_end_the_command_once() -> None:
@@ -167,7 +167,7 @@ async def test_report_of_another_agent_is_refused() -> None:
     command = await stage.submit(agent="web-1")
     await stage.report("web-2", "c1", "succeeded", exit_code=0)
     assert (command.state, stage.released("web-2")) == (State.SENT, [])
-    assert stage.plane.counters[("forged_report",)] == 1
+    assert stage.plane.telemetry.counters[("forged_report",)] == 1
 
 
 @pytest.mark.parametrize("state", ["queued", "expired", "undeliverable", "nonsense", ""])

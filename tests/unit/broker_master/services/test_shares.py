@@ -74,7 +74,7 @@ async def test_sec_s11_large_arguments_of_one_client_are_a_quarter_of_all() -> N
     late, why = desk.submit_until_refused("zoe", 20 * KB)
     assert late == 3
     assert str(4 * SHARE) in why
-    assert desk.stage.plane.counters[("shed", "share")] == 4
+    assert desk.stage.plane.telemetry.counters[("shed", "share")] == 4
 
 
 async def test_share_comes_back_with_the_end_of_a_command_and_with_a_refusal_to_store() -> None:
@@ -191,7 +191,7 @@ async def test_sec_s11_alarms_of_one_agent_are_aggregated(*, by_master: bool) ->
     await trail.stage.rest()
     missing = 500 - audit._REFUSALS_BURST
     assert trail.of("web-1")[-1].detail == f"loud; {missing} more alarms before"
-    assert ("audit", "lost") not in trail.stage.plane.counters
+    assert ("audit", "lost") not in trail.stage.plane.telemetry.counters
 
 
 async def test_sec_s11_refusals_and_alarms_of_one_agent_are_two_stories() -> None:
@@ -219,7 +219,7 @@ async def test_sec_s11_queued_writes_of_one_member_leave_room_for_others() -> No
     await trail.stage.rest()
     assert len(trail.of("web-1")) == audit._TASKS_PER_SPEAKER
     assert len(trail.of("web-2")) == 20
-    assert ("audit", "lost") not in trail.stage.plane.counters
+    assert ("audit", "lost") not in trail.stage.plane.telemetry.counters
     missing = audit._TASKS_MAX - audit._TASKS_PER_SPEAKER
     assert trail.of("web-1")[0].detail == f"loud; {missing} more alarms before"
     await trail.auditor._tasks.aclose(0)

@@ -12,7 +12,7 @@ def test_groups_seen_together_are_as_each_seen_alone() -> None:
         for agent in agents:
             add_agent(plane, agent, group)
     add_agent(plane, "db-2", "db", connected=False)
-    views = Views(plane, lambda _: [])
+    views = Views(plane, lambda _: "", lambda _: [])
     together = views.groups(["db", "empty", "web"])
     assert together == [views.group(name) for name in ("db", "empty", "web")]
     assert [sum(group.agents.values()) for group in together] == [2, 0, 2]
@@ -26,6 +26,6 @@ def test_running_is_counted_from_the_book_not_from_the_last_beat() -> None:
     entry = add_agent(plane, "web-1", "web")
     connect(plane, "web-1")  # its beat says 3
     plane.dispatcher.set_member("web", "web-1", slots=8, ready=True)
-    assert Views(plane, lambda _: []).agent(entry).running == 0
+    assert Views(plane, lambda _: "", lambda _: []).agent(entry).running == 0
     plane.dispatcher.take("web-1")
-    assert Views(plane, lambda _: []).agent(entry).running == 1
+    assert Views(plane, lambda _: "", lambda _: []).agent(entry).running == 1
