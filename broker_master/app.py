@@ -36,7 +36,8 @@ from broker_master.store.readmodel import ReadModel
 from broker_master.store.registry import Registry
 from broker_master.store.statuses import read_pasts
 from broker_master.telemetry import Telemetry
-from broker_master.wiring import Parts, Ports, build, make_events
+from broker_master.wiring.parts import Parts, build
+from broker_master.wiring.ports import Ports, make_events
 from schemas.faults import MeshError, Refused
 from schemas.subjects import MASTER_INBOX, inbox_prefix
 

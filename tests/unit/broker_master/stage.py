@@ -16,7 +16,9 @@ from broker_master.core.commands import Attempt, Command
 from broker_master.plane import Plane
 from broker_master.services.orders import Orders
 from broker_master.settings import MasterSettings
-from broker_master.wiring import Keys, Ports, build_work
+from broker_master.wiring.keys import Keys
+from broker_master.wiring.ports import Ports
+from broker_master.wiring.work import build_work
 from schemas import codec, subjects
 from schemas.faults import MeshError, Refused, Unreachable
 from schemas.messages.facts import Accepted, CommandRecord, Fact

@@ -20,7 +20,9 @@ from broker_master.ca.mesh import Mesh
 from broker_master.core.fanout import FORM, Fanout
 from broker_master.services.orders import Orders
 from broker_master.services.rotation import Rotator
-from broker_master.wiring import Keys, Ports, build_keys, build_operations
+from broker_master.wiring.keys import Keys, build_keys
+from broker_master.wiring.operations import build_operations
+from broker_master.wiring.ports import Ports
 from schemas import codec, subjects
 from schemas.faults import MeshError
 from schemas.messages.api import SubmitRequest

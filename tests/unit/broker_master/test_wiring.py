@@ -10,7 +10,8 @@ from broker_master.ca.mesh import Mesh
 from broker_master.core.dispatch import Dispatcher
 from broker_master.core.findings import StreamSize
 from broker_master.services.floods import FloodWatch
-from broker_master.wiring import Parts, build, make_events
+from broker_master.wiring.parts import Parts, build
+from broker_master.wiring.ports import make_events
 from schemas.messages.audit import AuditEntry
 from schemas.messages.liveness import HEARS_STORED, Hello
 from schemas.messages.work import ControlReply
