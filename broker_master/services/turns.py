@@ -89,13 +89,13 @@ class Turns:
         speaker = self._speakers.get(name) or self._new_speaker(name)
         word = Word(speaker, name, size, take, refuse, drop)
         if self._waiting >= _WAITING_MAX or self._waiting_bytes + size > _WAITING_BYTES:
-            self.turn_away(word, unproved(name), "share")
+            self._shed(word, unproved(name))
             return None
         if (
             speaker.waiting >= _WAITING_PER_IDENTITY
             or speaker.size + size > _WAITING_BYTES_PER_IDENTITY
         ):
-            self.turn_away(word, _crowded(speaker), "share")
+            self._shed(word, _crowded(speaker))
             return None
         self._count(word)
         return word
@@ -133,12 +133,17 @@ class Turns:
         self.leave(word)
         self.turn_away(word, fault)
 
-    def turn_away(self, word: Word, fault: Refused, why: str = "unproved") -> None:
-        """Refuse a message that does not wait, within a rate limit: an answer costs more than it.
+    def turn_away(self, word: Word, fault: Refused) -> None:
+        """Refuse a message that does not wait."""
+        self._plane.count("shed", "unproved")
+        self._tell(word, fault)
 
-        why: label of the count of messages dropped for want of room or proof.
-        """
-        self._plane.count("shed", why)
+    def _shed(self, word: Word, fault: Refused) -> None:
+        self._plane.count("shed", "share")
+        self._tell(word, fault)
+
+    def _tell(self, word: Word, fault: Refused) -> None:
+        """Send a refusal, within a rate limit: an answer costs more than its message."""
         if word.speaker.refusals.take(self._plane.clock.elapsed()):
             word.refuse(fault)
         else:
