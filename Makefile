@@ -99,10 +99,11 @@ chaos: $(STAMP)
 LOCK := pip-compile --quiet --generate-hashes --strip-extras --newline=lf --no-header \
   --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 SERVER := --extra master --extra amqp --extra embedded --build-deps-for editable
+DRIVERS := --extra postgresql --extra mysql --extra http --extra sftp
 lock:
 	$(LOCK) $(UPGRADE) -o requirements/agent.txt pyproject.toml
-	$(LOCK) $(UPGRADE) $(SERVER) -o requirements/master.txt pyproject.toml
-	$(LOCK) $(UPGRADE) $(SERVER) --extra dev -o requirements/dev.txt pyproject.toml
+	$(LOCK) $(UPGRADE) $(SERVER) --extra http -o requirements/master.txt pyproject.toml
+	$(LOCK) $(UPGRADE) $(SERVER) $(DRIVERS) --extra dev -o requirements/dev.txt pyproject.toml
 
 clean:
 	rm -rf .venv build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -92,6 +92,69 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "command_open": FaultKind(409, "later", 6, "wait until it has ended, or cancel it"),
     "nothing_to_retry": FaultKind(409, "never", 6, "see `mesh fanout show ID`"),
     "command_ended": FaultKind(409, "never", 6, "it has ended: see `mesh command show ID`"),
+    # connections
+    "connection_unknown": FaultKind(404, "never", 3, "see `mesh connection list`"),
+    "connection_exists": FaultKind(
+        409, "never", 6, "choose another name, or see `mesh connection show NAME`"
+    ),
+    "connection_disabled": FaultKind(
+        409, "later", 6, "enable it with `mesh connection enable NAME`"
+    ),
+    "connection_needed": FaultKind(
+        400, "never", 2, "name the connection: `mesh do CONNECTION ACTION`"
+    ),
+    "kind_unknown": FaultKind(400, "never", 2, "use one of the kinds that the message names"),
+    "action_refused": FaultKind(
+        403, "never", 6, "see `mesh connection show NAME` for the actions it allows"
+    ),
+    "profile_unknown": FaultKind(
+        404, "elsewhere", 6, "put it into profiles.d on the host: `broker-agent profile check`"
+    ),
+    "profile_problem": FaultKind(
+        409, "elsewhere", 6, "correct the file that the message names: `broker-agent profile check`"
+    ),
+    "connector_missing": FaultKind(
+        500, "elsewhere", 78, "install the extra that the message names on the agent's host"
+    ),
+    "secret_unreadable": FaultKind(
+        500, "elsewhere", 78, "correct the reference, or what it refers to, on the agent's host"
+    ),
+    "target_unreachable": FaultKind(
+        502, "later", 7, "see that the server runs and is reached: `mesh connection test NAME`"
+    ),
+    "login_refused": FaultKind(
+        502, "later", 77, "correct user and secret of the profile: `mesh connection test NAME`"
+    ),
+    "tls_failed": FaultKind(
+        502, "never", 77, "correct `tls` and `ca` of the profile: `mesh connection test NAME`"
+    ),
+    "target_timeout": FaultKind(
+        504, "later", 4, "raise timeout_s, or see what holds the server up"
+    ),
+    "target_refused": FaultKind(502, "never", 6, "correct the call as the server's words say"),
+    "target_lost": FaultKind(
+        502, "later", 7, "the connection broke in mid-call: see at the server what it has done"
+    ),
+    "statement_refused": FaultKind(
+        403, "never", 6, "send one statement that the profile allows, with parameters for values"
+    ),
+    "statement_unknown": FaultKind(404, "never", 3, "see `broker-agent profile list`"),
+    "parameter_invalid": FaultKind(400, "never", 2, "correct the parameter that the message names"),
+    "address_refused": FaultKind(
+        403, "never", 6, "the host's profile decides what may be reached: base_url, allow, networks"
+    ),
+    "path_refused": FaultKind(
+        403, "never", 6, "name a path below the base of the profile, without links"
+    ),
+    "path_unknown": FaultKind(404, "never", 3, "see `file.list`"),
+    "path_exists": FaultKind(409, "never", 6, 'choose another path, or say exists = "replace"'),
+    "script_unknown": FaultKind(404, "never", 3, "see `broker-agent profile list`"),
+    "result_too_large": FaultKind(
+        413, "never", 6, "ask for less, or raise output_bytes: `mesh connection set NAME`"
+    ),
+    "worker_lost": FaultKind(
+        500, "later", 75, "the worker process of the call ended: see the agent's log"
+    ),
     # the caller
     "forbidden": FaultKind(403, "never", 6, "ask an admin for a role or group that may do this"),
     "reply_forbidden": FaultKind(403, "never", 6, "use an inbox below _INBOX_<your name>"),

@@ -11,7 +11,7 @@ BROKER_PAYLOAD_BYTES: Final = 320 * 1024
 # Bytes of one argument or NAME=VALUE: MAX_ARG_STRLEN of Linux, 32 pages of 4 KiB, less its NUL.
 ARGUMENT_BYTES: Final = 128 * 1024 - 1
 DEPTH: Final = 16
-ITEMS: Final = 8192
+ITEMS: Final = 9216
 LIST_LEN: Final = 4096
 MAP_LEN: Final = 1024
 TEXT_LEN: Final = 4096
@@ -40,6 +40,13 @@ CHUNK_BYTES: Final = 96 * 1024
 # Items of one report; with every field set they hold fewer than ITEMS values.
 REPORT_ITEMS: Final = 200
 HELLO_TASKS: Final = 512
+# Profiles of an agent, and characters of the redacted settings of each.
+PROFILES: Final = 128
+SHAPE_LEN: Final = 500
+# Bytes of the result of an action, together with its inline output.
+RESULT_BYTES: Final = INLINE_OUTPUT_BYTES
+# Commands at once through a connection.
+AT_ONCE_MAX: Final = 10_000
 FEATURES: Final = 32
 # Actions in the announcement of an agent.
 ACTIONS: Final = 64

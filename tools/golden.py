@@ -48,6 +48,15 @@ VERSIONS: Final[dict[str, int]] = {
     "registry.AgentEntry": 2,
     "registry.CertificateEntry": 2,
     "registry.ClientEntry": 2,
+    "api.SubmitRequest": 2,
+    "facts.Accepted": 2,
+    "facts.AttemptRecord": 2,
+    "facts.Outcome": 2,
+    "liveness.Beat": 2,
+    "liveness.Echo": 2,
+    "work.AttemptReport": 2,
+    "work.Report": 2,
+    "work.Run": 2,
 }
 
 

@@ -225,6 +225,8 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
         liveness.TaskStatus,
         liveness.Welcome,
         liveness.TaskDecision,
+        liveness.Profiles,
+        liveness.ProfileStatus,
         Timers,
     ),
     "work": messages(
@@ -250,6 +252,7 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
         registry.TokenEntry,
         registry.CertificateEntry,
         registry.ClientEntry,
+        registry.ConnectionEntry,
         registry.RevocationEntry,
     ),
 }

@@ -51,7 +51,7 @@ def _literal(value: object) -> str:
     return f"`{value}`"
 
 
-def words(kind: inspect.Type) -> str:  # noqa: C901, PLR0911 - a case per type
+def words(kind: inspect.Type) -> str:  # noqa: C901, PLR0911, PLR0912 - a case per type
     for shape, word in _SHAPES:
         if kind == shape:
             return word
@@ -65,6 +65,8 @@ def words(kind: inspect.Type) -> str:  # noqa: C901, PLR0911 - a case per type
             return "boolean"
         case inspect.NoneType():
             return "nil"
+        case inspect.AnyType():
+            return "any value"
         case inspect.RawType():
             return "map, see [actions](#actions)"
         case inspect.LiteralType():

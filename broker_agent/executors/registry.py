@@ -53,8 +53,9 @@ class Executors:
 def build(ports: ExecutorPorts) -> Executors:
     """Build one executor for each family of actions, from the module of that name."""
     families: dict[str, Executor | Instant] = {}
-    for action in ACTIONS:
+    here = [name for name, action in ACTIONS.items() if not action.capability]
+    for action in here:
         family = action.partition(".")[0]
         if family not in families:
             families[family] = import_module(f"{_PACKAGE}.{family}").build(ports)
-    return Executors({action: families[action.partition(".")[0]] for action in ACTIONS})
+    return Executors({action: families[action.partition(".")[0]] for action in here})

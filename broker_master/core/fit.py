@@ -59,12 +59,13 @@ def fit_outcome(outcome: Outcome) -> Outcome:
 
 
 def bare_outcome(outcome: Outcome) -> Outcome:
-    """The same end without output, for a store that takes even less."""
+    """The same end without output and result, for a store that takes even less."""
     lost = outcome.output is not None
     return msgspec.structs.replace(
         outcome,
         reason=cut_text(outcome.reason, _SHORT_LEN),
         output=None,
+        result=b"",
         truncated=outcome.truncated or lost,
     )
 
@@ -150,6 +151,8 @@ def _longest(record: CommandRecord) -> int:
     size += _WIDE * len(record.program)
     if output is not None:
         size += len(output.stdout) + len(output.stderr)
+    if record.result is not None:
+        size += len(codec.encode(record.result))
     for label, value in record.labels.items():
         size += _WIDE * (len(label) + len(value) + 2)
     for attempt in record.attempts:
@@ -230,6 +233,11 @@ def _no_labels(record: CommandRecord) -> bool:
     return had
 
 
+def _no_result(record: CommandRecord) -> bool:
+    had, record.result = record.result is not None, None
+    return had
+
+
 def _short_words(record: CommandRecord) -> bool:
     before = (record.reason, record.next)
     record.reason = cut_text(record.reason, _SHORT_LEN)
@@ -252,6 +260,7 @@ _STEPS: Final[tuple[tuple[str, _Step], ...]] = (
     ("labels", _no_labels),
     ("arguments", _no_arguments),
     ("output", _no_output),
+    ("result", _no_result),
     ("reasons", _short_words),
     ("attempts", _one_attempt),
 )

@@ -3,7 +3,7 @@
 Each fact holds everything that the fold needs, its time included: a replay never reads a clock.
 """
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
@@ -19,7 +19,7 @@ from schemas.messages.fields import (
     Text,
     Timestamp,
 )
-from schemas.messages.work import Output
+from schemas.messages.work import Output, Result
 
 # Stored facts are read with wider limits than new ones are written with, so that the facts of
 # earlier versions stay readable.
@@ -58,6 +58,8 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     first: attempt 1, if an agent was free at once; the attempt then has no `assigned` fact.
     A label `traceparent` is a W3C trace context, and goes into the environment of the task.
+    connection: through which it works, or empty; timeout_s, output_bytes: its limits there, 0 for
+    those of the connection. key: idempotency key of its calls; empty: its id.
     """
 
     id: CommandId
@@ -73,6 +75,10 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     with_output: bool = False
     source: Label = "nats"
     first: Assigned | None = None
+    connection: Label = ""
+    timeout_s: Duration = 0.0
+    output_bytes: Count = 0
+    key: Label = ""
 
     @property
     def queue_ttl_s(self) -> float:
@@ -99,7 +105,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """End of an attempt, or (attempt 0) of a command without one.
 
     final: the command ends with it. Otherwise the command is retried, or waits for an operator's
-    decision, as its `on_lost` says.
+    decision, as its `on_lost` says. result, effect, code: as in the agent's report.
     """
 
     state: Label
@@ -117,6 +123,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     output: Output | None = None
     truncated: bool = False
     late: bool = False
+    result: Result = b""
+    effect: Label = ""
+    code: Label = ""
 
 
 class Decided(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -149,7 +158,8 @@ FACTS: Final[dict[str, type[Fact]]] = {
 class AttemptRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
     """One attempt as users see it. Times are RFC 3339 in UTC, or None while unknown.
 
-    why: reason for the choice of the agent. reason: of its end.
+    why: reason for the choice of the agent. reason: of its end. effect: on the system behind a
+    connection, `none`, `unknown` or `done`. code: of the fault that ended it.
     """
 
     attempt: int
@@ -163,6 +173,8 @@ class AttemptRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
     reason: str = ""
     why: str = ""
     late: bool = False
+    effect: str = ""
+    code: str = ""
 
 
 class ArgumentsRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=False):
@@ -185,7 +197,9 @@ class CommandRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
     since: when `state` began. next: the next step and its time, for states that wait. output: only
     if it was requested and is small. cut: parts that were too long and are shortened here:
     `output`, `reasons`, `attempts` (the first and the last ones are left), `labels`, `arguments`,
-    `accepted` (the body; the command cannot be submitted again).
+    `accepted` (the body; the command cannot be submitted again), `result`.
+
+    connection: through which it works, or None. result: of its action, if it has one.
     """
 
     id: str
@@ -209,6 +223,8 @@ class CommandRecord(msgspec.Struct, kw_only=True, omit_defaults=False):
     cut: list[str] = []
     program: str = ""
     arguments: ArgumentsRecord | None = None
+    connection: str | None = None
+    result: dict[str, Any] | None = None
 
 
 class HistoryRecord(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

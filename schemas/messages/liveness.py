@@ -14,6 +14,7 @@ from schemas.messages.fields import (
     Duration,
     Label,
     Labels,
+    Name,
     Text,
     Timestamp,
     Token,
@@ -42,6 +43,7 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     or empty. lacks: exhausted resources (spool, disk, descriptors, journal, reports), each with a
     sentence for people; slots are not among them. full: no slot is free, or a resource is
     exhausted; 0.1.0 has this field only.
+    profiles: digest of the profiles of its host, or empty for none.
     """
 
     incarnation: Token
@@ -60,18 +62,45 @@ class Beat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     at: Timestamp = 0.0
     renewal: Label = ""
     lacks: Labels = {}
+    profiles: Label = ""
 
 
 class Echo(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Echo of a heartbeat, by the master. seq: number of the newest beat seen of `incarnation`.
 
-    reconciled: false while the master needs a (new) handshake before it sends work.
+    reconciled: false while the master needs a (new) handshake before it sends work. profiles: the
+    master does not know the profiles of the beat's digest, and asks for them.
     """
 
     epoch: Count
     incarnation: Token
     seq: Count
     reconciled: bool = True
+    profiles: bool = False
+
+
+class ProfileStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A profile of a host: a way to one system, by the agent's own account.
+
+    hash: of its settings and of its references to secrets, never of their values. shape: settings
+    without secrets, for people. actions: those that it allows. problem: why it cannot be used.
+    """
+
+    name: Name
+    kind: Label = ""
+    hash: Label = ""
+    shape: Annotated[str, Meta(max_length=limits.SHAPE_LEN)] = ""
+    actions: Annotated[list[ActionName], Meta(max_length=limits.ACTIONS)] = []
+    state: Literal["ok", "problem"] = "ok"
+    problem: Text = ""
+
+
+class Profiles(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """All profiles of an agent, whose digest is in its beats. Sending it again is idempotent."""
+
+    incarnation: Token
+    digest: Label
+    items: Annotated[list[ProfileStatus], Meta(max_length=limits.PROFILES)] = []
 
 
 class Details(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

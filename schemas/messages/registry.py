@@ -130,6 +130,28 @@ class ClientEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     trust: Label = ""
 
 
+class ConnectionEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A way through a group, by the profile of the same name on its hosts.
+
+    at_once: commands through it at a time, 0 for no limit. timeout_s, output_bytes: limits of a
+    command. actions: the allowed ones; empty: all of its kind. pin: hash that a profile must have,
+    or empty.
+    """
+
+    name: Label
+    kind: Label
+    group: Label
+    enabled: bool = True
+    at_once: Count = 0
+    timeout_s: float = 60.0
+    output_bytes: Count = 100 * 1024 * 1024
+    actions: list[Label] = []
+    pin: Label = ""
+    note: Label = ""
+    created_at: Timestamp
+    created_by: Label = ""
+
+
 class RevocationEntry(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """A revoked broker key; the entry may be deleted after `not_after`."""
 

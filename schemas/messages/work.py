@@ -34,7 +34,9 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     request; the agent knows when it sent the beat, hence the greatest age of the request, without
     a wall clock. args: as the client sent them, checked by the master against the action's type.
     trace: a W3C trace context, for the task's environment. kill_after_s: silence of the master, in
-    seconds, that the task may outlive; never less than the timers say.
+    seconds, that the task may outlive; never less than the timers say. connection: name of the
+    profile that it works through, or empty. timeout_s: longest time of a call through it. key: by
+    which a server may recognize a repetition of the call.
     """
 
     command: CommandId
@@ -49,7 +51,13 @@ class Run(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     client: Label = ""
     trace: Label = ""
     kill_after_s: Duration = 0.0
+    connection: Label = ""
+    timeout_s: Duration = 0.0
+    key: Label = ""
 
+
+# A msgpack map with the names and values of the action; docs/connections.md lists them.
+Result = Annotated[bytes, Meta(max_length=limits.RESULT_BYTES)]
 
 # Number of a probe of an agent, which belongs to no command; attempts are numbered from 1.
 PROBE_ATTEMPT: Final = 0
@@ -99,7 +107,9 @@ class AttemptReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     exit_code: of the program, or 128 + number of the signal that ended it. output: only if both
     streams together are small and whole; otherwise the sizes say how much is in the log stream.
-    seq: number of this event at the agent, growing over restarts of the agent.
+    seq: number of this event at the agent, growing over restarts of the agent. result: of an action
+    through a connection, a msgpack map. effect: on the
+    system behind the connection; empty for other actions. code: of the fault that ended it.
     """
 
     command: CommandId
@@ -117,6 +127,9 @@ class AttemptReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     stderr_bytes: Count = 0
     output: Output | None = None
     truncated: bool = False
+    result: Result = b""
+    effect: Literal["", "none", "unknown", "done"] = ""
+    code: Label = ""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

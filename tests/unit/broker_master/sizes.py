@@ -205,6 +205,12 @@ BOUNDS: Final[dict[str, Bound]] = {
     "facts.AttemptRecord.ended_at": _TIME,
     # As 0.1.0 has stored them: a late word beside what was said before.
     "facts.AttemptRecord.reason": Bound(2 * limits.TEXT_LEN + 100, "two Texts and the master's"),
+    "facts.AttemptRecord.effect": _WORD,
+    "facts.AttemptRecord.code": _plain(limits.LABEL_LEN, "the agent's"),
+    "facts.CommandRecord.connection": _NAME,
+    "facts.CommandRecord.result": Bound(
+        1, "one name as large as all of it", wide=False, item=limits.RESULT_BYTES
+    ),
     "facts.AttemptRecord.why": Bound(limits.LABEL_LEN + 100, "the master's, with a label's name"),
     "facts.CommandRecord.id": _ID,
     "facts.CommandRecord.group": _NAME,
@@ -261,6 +267,7 @@ BOUNDS: Final[dict[str, Bound]] = {
         limits.MAP_LEN, "the limit of ClientCreate", item=63, wide=False
     ),
     # Narrower than the types: made by the master itself.
+    "registry.ConnectionEntry.actions": Bound(limits.ACTIONS, "the limit of the request"),
     "registry.CertificateEntry.serial": _plain(64, "hexadecimal, of our own authority"),
     "registry.CertificateEntry.fingerprint": _plain(64, "SHA-256 in hexadecimal"),
     "registry.CertificateEntry.user_nkey": _plain(56, "a public key of the broker's kind, checked"),
@@ -296,7 +303,7 @@ def largest(kind: Kind, **given: object) -> Any:  # noqa: ANN401  a message of `
     return kind(**made)
 
 
-def _largest(kind: inspect.Type, path: str) -> object:  # noqa: C901, PLR0911 - one for each kind of type
+def _largest(kind: inspect.Type, path: str) -> object:  # noqa: C901, PLR0911, PLR0912 - one for each kind of type
     bound = BOUNDS.get(path)
     match kind:
         case inspect.StrType():
@@ -317,6 +324,8 @@ def _largest(kind: inspect.Type, path: str) -> object:  # noqa: C901, PLR0911 - 
             return max((_largest(each, path) for each in kind.types), key=_size)
         case inspect.StructType():
             return largest(kind.cls)
+        case inspect.AnyType():
+            return None
         case inspect.RawType():
             return raw_of(_most(None, path, bound))
         case inspect.ListType():

@@ -115,12 +115,13 @@ BY_MASTER: Final[dict[Kind, Judged]] = {
     registry.GroupEntry: Judged(MASTER),
     registry.AgentEntry: Judged(MASTER),
     registry.ClientEntry: Judged(MASTER),
+    registry.ConnectionEntry: Judged(MASTER),
     registry.RevocationEntry: Judged(MASTER),
     FaultBody: Judged(MASTER),
 }
 JUDGED: Final = {**BY_AGENTS, **BY_MASTER}
 MADE_OF_REQUESTS: Final[frozenset[Kind]] = frozenset(
-    {work.Run, work.Report, facts.Accepted, fanouts.FanoutEntry}
+    {work.Run, work.Report, facts.Accepted, fanouts.FanoutEntry, liveness.Profiles}
 )
 # Never sent or stored by themselves: judged where they are a part.
 PARTS: Final[frozenset[Kind]] = frozenset(
@@ -142,6 +143,7 @@ PARTS: Final[frozenset[Kind]] = frozenset(
         facts.Terms,
         fanouts.FanoutMember,
         liveness.Details,
+        liveness.ProfileStatus,
         liveness.TaskDecision,
         liveness.TaskStatus,
         registry.AdminTerm,
@@ -234,7 +236,7 @@ def test_sec_s30_report_of_an_agent_fits_with_its_largest_item() -> None:
     payload = codec.encode(report)
     assert len(payload) <= AGENT
     assert codec.decode_sized(work.Report, payload) == report
-    small = largest(work.AttemptReport, output=None, reason="", state="succeeded")
+    small = largest(work.AttemptReport, output=None, reason="", state="succeeded", result=b"")
     many = work.Report(incarnation="I" * 64, items=[small] * limits.REPORT_ITEMS)
     assert codec.decode(work.Report, codec.encode(many)) == many
 

@@ -8,6 +8,8 @@ import msgspec
 
 import schemas.messages
 from schemas import faults, timers
+from schemas.messages.actions.base import Arguments
+from schemas.messages.actions.sql import SqlArgs
 from schemas.messages.api import base
 
 Kind = type[msgspec.Struct]
@@ -19,12 +21,16 @@ _ELSEWHERE: Final[dict[str, Kind]] = {
 }
 
 
+# Common fields of others; never sent.
+_BASES: Final[tuple[Kind, ...]] = (base.Request, Arguments, SqlArgs)
+
+
 def _found() -> dict[str, Kind]:
     kinds = dict(_ELSEWHERE)
     for module_info in pkgutil.walk_packages(schemas.messages.__path__, "schemas.messages."):
         module = importlib.import_module(module_info.name)
         for value in vars(module).values():
-            if _is_message(value, module.__name__) and value is not base.Request:
+            if _is_message(value, module.__name__) and value not in _BASES:
                 kinds[name_of(value)] = value
     return dict(sorted(kinds.items()))
 

@@ -4,6 +4,7 @@ The values follow from the types and the names of the fields alone: the same on 
 different from the default of the field, so that a lost field is seen.
 """
 
+import re
 from typing import Any, TypeVar
 from zlib import crc32
 
@@ -44,7 +45,7 @@ def _other_than_default(field: inspect.Field) -> object:
 
 def _value(kind: inspect.Type, name: str) -> object:  # noqa: PLR0911 - one for each kind of type
     match kind:
-        case inspect.StrType():
+        case inspect.StrType() | inspect.AnyType():
             return f"{name.replace('_', '-')}-1"
         case inspect.BytesType():
             return bytes(range(240, 256))
@@ -63,10 +64,15 @@ def _value(kind: inspect.Type, name: str) -> object:  # noqa: PLR0911 - one for 
         case inspect.ListType():
             return [_value(kind.item_type, name)]
         case inspect.DictType():
-            return {"key-1": _value(kind.value_type, name)}
+            return {_key(kind.key_type): _value(kind.value_type, name)}
         case inspect.RawType():
             return Raw(encode(ARGS))
     raise TypeError(f"no sample for {kind} of {name}")
+
+
+def _key(kind: inspect.Type) -> str:
+    pattern = kind.pattern if isinstance(kind, inspect.StrType) else None
+    return "key-1" if pattern is None or re.search(pattern, "key-1") else "key_1"
 
 
 def _number(name: str, most: float | None) -> int:

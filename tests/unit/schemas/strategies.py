@@ -81,7 +81,7 @@ def _damaged(payload: bytes) -> st.SearchStrategy[bytes]:
     return cuts.map(lambda cut: payload[: min(cut[:2])] + cut[2] + payload[max(cut[:2]) :])
 
 
-def _values(  # noqa: C901, PLR0911 - one for each kind of type
+def _values(  # noqa: C901, PLR0911, PLR0912 - one for each kind of type
     kind: inspect.Type,
 ) -> st.SearchStrategy[Any]:
     match kind:
@@ -114,6 +114,8 @@ def _values(  # noqa: C901, PLR0911 - one for each kind of type
             return st.lists(_values(kind.item_type), min_size=kind.min_length or 0, max_size=2)
         case inspect.DictType():
             return st.dictionaries(_values(kind.key_type), _values(kind.value_type), max_size=2)
+        case inspect.AnyType():
+            return SCALARS
         case inspect.RawType():
             return VALUES.map(lambda value: Raw(encode(value)))
     raise TypeError(f"no values for {kind}")

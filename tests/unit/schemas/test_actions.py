@@ -64,7 +64,9 @@ def test_least_arguments() -> None:
 
 
 def test_unknown_action_is_named_with_those_there_are() -> None:
-    with pytest.raises(Refused, match="no action 'shell'; there are: noop, process") as refusal:
+    with pytest.raises(
+        Refused, match=r"no action 'shell'; there are: .*, noop, process,"
+    ) as refusal:
         decode_args("shell", Raw(b"\x80"))
     assert refusal.value.code == "action_unknown"
 

@@ -89,7 +89,7 @@ def test_required_fields_alone_are_enough_and_each_is_needed(kind: Kind) -> None
 def test_unknown_field_is_skipped_except_where_a_typo_would_change_the_work(kind: Kind) -> None:
     newer = msgpack.packb(msgpack.unpackb(encode(full(kind))) | {"field-of-tomorrow": [{"a": 1}]})
     if kind.__struct_config__.forbid_unknown_fields:
-        assert kind.__module__ == "schemas.messages.actions"
+        assert kind.__module__.startswith("schemas.messages.actions.")
     else:
         assert decode(kind, newer) == full(kind)
 
