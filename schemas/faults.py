@@ -128,9 +128,7 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "tls_failed": FaultKind(
         502, "never", 77, "correct `tls` and `ca` of the profile: `mesh connection test NAME`"
     ),
-    "target_timeout": FaultKind(
-        504, "later", 4, "raise timeout_s, or see what holds the server up"
-    ),
+    "target_timeout": FaultKind(504, "later", 4, "raise timeout_s, or see why the server is slow"),
     "target_refused": FaultKind(502, "never", 6, "correct the call as the server's words say"),
     "target_lost": FaultKind(
         502, "later", 7, "the connection broke in mid-call: see at the server what it has done"

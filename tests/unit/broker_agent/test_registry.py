@@ -33,8 +33,9 @@ async def executors() -> Executors:
 
 
 async def test_each_action_has_its_executor(executors: Executors) -> None:
-    assert executors.actions == sorted(ACTIONS)
-    for action in ACTIONS.values():
+    here = [action for action in ACTIONS.values() if not action.capability]
+    assert executors.actions == sorted(action.name for action in here)
+    for action in here:
         executor = executors.find(action.name)
         assert isinstance(executor, Executor if action.takes_slot else Instant)
         if isinstance(executor, Instant):
