@@ -52,7 +52,6 @@ VERSIONS: Final[dict[str, int]] = {
     "facts.Accepted": 2,
     "facts.AttemptRecord": 2,
     "facts.Outcome": 2,
-    "liveness.Beat": 2,
     "liveness.Echo": 2,
     "work.AttemptReport": 2,
     "work.Report": 2,
