@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from broker_agent.core.resources import Bounds
-from broker_agent.executors.base import ExecutorPorts
 from broker_agent.executors.cells import Cells
 from broker_agent.executors.conditions import StartConditions
-from broker_agent.executors.registry import Executors
+from broker_agent.executors.registry import ExecutorPorts, Executors
 from broker_agent.services.carrier import CarrierPost
 from broker_agent.services.control import ControlHandler
 from broker_agent.services.echo_watch import EchoWatch
@@ -206,7 +205,7 @@ def build(station: Station, ports: Ports) -> Parts:
         handshake=handshake,
         room=room,
         trouble=lambda: renewer.trouble,
-        cells=ports.cells,
+        enclosure=lambda: executors.enclosure,
     )
     echo_watch = EchoWatch(station)
     post = WardenPost(
@@ -279,7 +278,7 @@ def build(station: Station, ports: Ports) -> Parts:
             runner=runner,
         ),
         leaving=leaving,
-        endpoint=_endpoint(station, ports, intake, reporter, renewer),
+        endpoint=_endpoint(station, ports, executors, intake, reporter, renewer),
         notices=Notices(ports.manager, lambda: leaving.standing),
     )
 
@@ -324,7 +323,12 @@ def _hear(
 
 
 def _endpoint(
-    station: Station, ports: Ports, intake: Intake, reporter: Reporter, renewer: Renewer
+    station: Station,
+    ports: Ports,
+    executors: Executors,
+    intake: Intake,
+    reporter: Reporter,
+    renewer: Renewer,
 ) -> list[Service]:
     port = ports.settings.metrics_port
     if not port:
@@ -337,8 +341,8 @@ def _endpoint(
         ports.line,
         intake,
         reporter,
-        ports.cells,
         version=ports.details.version,
         not_after=lambda: renewer.facts.not_after,
+        missed=lambda: executors.enclosure.missed,
     )
     return [local_endpoint(port, metrics)]

@@ -5,16 +5,12 @@ recorded. Executors are found by name: `sql.query` in `broker_agent/executors/sq
 makes one executor for all actions of that family.
 """
 
-import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from broker_agent.core.program import Ending
-from broker_agent.executors.cells import Cells
-from broker_agent.executors.conditions import StartConditions
 from broker_agent.store.folders import TaskFolder
-from broker_agent.warden.table import WardenTable
 from schemas.messages.actions import ActionArgs
 from schemas.states import State
 
@@ -34,6 +30,11 @@ class Job(NamedTuple):
     outlives_s: float = 0.0
 
 
+# Name of a running task in the journal, made and read by its executor: for a program pid and start
+# time of its first process; zeros for work that leaves nothing.
+Mark = tuple[int, int]
+
+
 class Carrying(Protocol):
     """Copies the output of tasks from their pipes into their files, also when this process dies."""
 
@@ -44,7 +45,7 @@ class Carrying(Protocol):
         """Stop copying for a task that has ended; its files are complete."""
 
 
-OnStart = Callable[[int], None]
+OnStart = Callable[[], None]
 OnEnd = Callable[[Ending], None]
 
 
@@ -53,13 +54,10 @@ class Task(Protocol):
 
     @property
     def pid(self) -> int:
-        """Pid of its first process; 0 before its start, and for work without a process."""
+        """Pid of its first process, for people; 0 before its start, and without a process."""
 
-    def identify(self) -> tuple[int, int]:
-        """Pid and start time of its first process, for the agent's next start.
-
-        Zeros for work without a process.
-        """
+    def identify(self) -> Mark:
+        """Name it for the agent's next start, whose executor may have to end what it left."""
 
     def stop(self, state: State, reason: str, grace_s: float | None = None) -> None:
         """Stop it with TERM, then KILL; its ending has `state`. The first call sets the state.
@@ -77,6 +75,21 @@ class Task(Protocol):
     def kill(self) -> None:
         """Kill it now, without grace."""
 
+    def force(self) -> None:
+        """Kill what it runs while the loop hangs; changes no state. Callable from any thread."""
+
+
+class Enclosure(NamedTuple):
+    """How far the processes of tasks are enclosed, so that none escapes its end.
+
+    is_used: tasks have control groups. missed: number of tasks that run without theirs; why: cause
+    of the newest.
+    """
+
+    is_used: bool = False
+    missed: int = 0
+    why: str = ""
+
 
 class OrphanedAttempt(NamedTuple):
     """An attempt in the journal that ran when an earlier start of the agent ended."""
@@ -84,8 +97,7 @@ class OrphanedAttempt(NamedTuple):
     command: str
     attempt: int
     incarnation: str
-    pid: int
-    pid_start: int
+    mark: Mark
 
 
 class Executor(ABC):
@@ -95,7 +107,7 @@ class Executor(ABC):
     def start(self, job: Job, on_start: OnStart, on_end: OnEnd) -> Task:
         """Start the task. The loop calls both callbacks later, each once.
 
-        on_start: with its pid, unless it never ran. on_end: last, also after a failed start: FAILED
+        on_start: unless it never ran. on_end: last, also after a failed start: FAILED
         with the exit code of a shell, or None. Raises Refused for a job of another action, and
         calls neither then.
         """
@@ -104,6 +116,11 @@ class Executor(ABC):
     def is_behind(self) -> bool:
         """Whether tasks queue for their start, so that a delayed record delays no start."""
         return False
+
+    @property
+    def enclosure(self) -> Enclosure | None:
+        """None for work without processes."""
+        return None
 
     def end_orphans(self, left: OrphanedAttempt) -> int:
         """Kill the orphans of an attempt of an earlier start; returns their number."""
@@ -129,25 +146,3 @@ class Instant(ABC):
     @abstractmethod
     def run(self, args: ActionArgs) -> Ending:
         """Return at once, and raise nothing."""
-
-
-class ExecutorPorts(NamedTuple):
-    """Resources of executors.
-
-    grace_s: returns the present grace in seconds, which a master may change. elapsed: the monotonic
-    clock. marks: added to the environment of each program, beside the id of its command;
-    `MESH_INCARNATION` tells the tasks of this start from those of other agents of the host.
-    carrier: copies output from pipes into files. table: tasks and their deadlines, for the warden.
-    others: children of this process other than tasks. conditions: for starts. cells:
-    control groups of tasks.
-    """
-
-    loop: asyncio.AbstractEventLoop
-    grace_s: Callable[[], float]
-    elapsed: Callable[[], float]
-    marks: Mapping[str, str]
-    carrier: Carrying
-    table: WardenTable
-    others: set[int]
-    conditions: StartConditions
-    cells: Cells = Cells(None, "", "")

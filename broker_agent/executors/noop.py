@@ -1,7 +1,7 @@
 """The action `noop`: succeeds at once."""
 
 from broker_agent.core.program import Ending
-from broker_agent.executors.base import ExecutorPorts, Instant
+from broker_agent.executors.base import Instant
 from schemas.messages.actions import ActionArgs
 from schemas.states import State
 
@@ -12,5 +12,5 @@ class Noop(Instant):
         return Ending(State.SUCCEEDED, 0, "")
 
 
-def build(_ports: ExecutorPorts) -> Instant:
+def build(_ports: object) -> Instant:
     return Noop()

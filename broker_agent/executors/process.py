@@ -10,20 +10,25 @@ import asyncio
 import os
 import signal
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from broker_agent.core.program import Do, Ending, Program, ProgramEffect, ProgramPhase
 from broker_agent.executors.base import (
+    Carrying,
+    Enclosure,
     Executor,
-    ExecutorPorts,
     Job,
+    Mark,
     OnEnd,
     OnStart,
     OrphanedAttempt,
 )
+from broker_agent.executors.cells import Cells
+from broker_agent.executors.conditions import StartConditions
 from broker_agent.executors.exits import Exits
 from broker_agent.executors.launching import Launchers
 from broker_agent.executors.process_groups import (
@@ -39,6 +44,7 @@ from broker_agent.executors.starter import Starter
 from broker_agent.store.folders import TaskFolder
 from broker_agent.warden import cell
 from broker_agent.warden.processes import Process, see, send
+from broker_agent.warden.table import WardenTable
 from broker_client.runtime import tracing
 from schemas.messages.actions import ProcessArgs
 from schemas.states import State
@@ -52,6 +58,29 @@ DRAIN_S: Final = 5.0
 DRAIN_POLL_S: Final = 0.005
 # Number of calls of `reap` between sweeps for cells that a daemon outlived its task in.
 SWEEP_TURNS: Final = 60
+
+
+class ProcessPorts(Protocol):
+    """The part of `ExecutorPorts` that programs need."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+    @property
+    def grace_s(self) -> Callable[[], float]: ...
+    @property
+    def elapsed(self) -> Callable[[], float]: ...
+    @property
+    def marks(self) -> Mapping[str, str]: ...
+    @property
+    def carrier(self) -> Carrying: ...
+    @property
+    def table(self) -> WardenTable: ...
+    @property
+    def others(self) -> set[int]: ...
+    @property
+    def conditions(self) -> StartConditions: ...
+    @property
+    def cells(self) -> Cells: ...
 
 
 class ProcessTask:
@@ -106,7 +135,7 @@ class ProcessTask:
         self._owner.table.note_process(self._place, started, 0)
         self._owner.leaders.add(started)
         effects = self._program.on_started(self._loop.time())
-        self._on_start(started)
+        self._on_start()
         self._perform(effects)
 
     def stop(self, state: State, reason: str, grace_s: float | None = None) -> None:
@@ -128,7 +157,12 @@ class ProcessTask:
         """Whether no stop was requested."""
         return self._program.is_wanted
 
-    def identify(self) -> tuple[int, int]:
+    def force(self) -> None:
+        # The loop hangs. It reaps no zombies meanwhile, so no pid is reused.
+        if self.pid:
+            signal_group(self.pid, signal.SIGKILL)
+
+    def identify(self) -> Mark:
         start = process_start(self.pid)
         self._owner.table.note_process(self._place, self.pid, start)
         return self.pid, start
@@ -285,7 +319,7 @@ class ProcessExecutor(Executor):
     adopts: whether this process is the subreaper of tasks.
     """
 
-    def __init__(self, ports: ExecutorPorts, *, adopts: bool = False) -> None:
+    def __init__(self, ports: ProcessPorts, *, adopts: bool = False) -> None:
         self.loop = loop = ports.loop
         self.exits = Exits(loop)
         self._is_ending = False
@@ -376,12 +410,14 @@ class ProcessExecutor(Executor):
     def is_behind(self) -> bool:
         return self._starter.is_behind
 
+    @property
+    def enclosure(self) -> Enclosure:
+        return Enclosure(self.is_enclosing, self.cells.missed, self.cells.why)
+
     def end_orphans(self, left: OrphanedAttempt) -> int:
         path = self.cells.earlier_path(left.incarnation, f"{left.command}.{left.attempt}")
         mark = _mark(left.incarnation)
-        return kill_orphans(
-            left.command, left.attempt, left.pid, left.pid_start, mark=mark, path=path
-        )
+        return kill_orphans(left.command, left.attempt, *left.mark, mark=mark, path=path)
 
     def reap(self) -> None:
         """Reap orphans of tasks, and remove empty cells."""
@@ -407,7 +443,7 @@ class ProcessExecutor(Executor):
             os.close(self._null)
 
 
-def build(ports: ExecutorPorts) -> ProcessExecutor:
+def build(ports: ProcessPorts) -> ProcessExecutor:
     return ProcessExecutor(ports, adopts=adopt_orphans())
 
 

@@ -1,14 +1,40 @@
 """Registry of executors by action."""
 
-from collections.abc import Iterator, Mapping
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
-from typing import Final
+from typing import Final, NamedTuple
 
-from broker_agent.executors.base import Executor, ExecutorPorts, Instant
+from broker_agent.executors.base import Carrying, Enclosure, Executor, Instant
+from broker_agent.executors.cells import Cells
+from broker_agent.executors.conditions import StartConditions
+from broker_agent.warden.table import WardenTable
 from schemas.faults import Refused
 from schemas.messages.actions import ACTIONS
 
 _PACKAGE: Final = __name__.rpartition(".")[0]
+
+
+class ExecutorPorts(NamedTuple):
+    """Resources of all executors; the `build` of each names those it takes.
+
+    grace_s: returns the present grace in seconds, which a master may change. elapsed: the monotonic
+    clock. marks: added to the environment of each program, beside the id of its command;
+    `MESH_INCARNATION` tells the tasks of this start from those of other agents of the host.
+    carrier: copies output from pipes into files. table: tasks and their deadlines, for the warden.
+    others: children of this process other than tasks. conditions: for starts. cells:
+    control groups of tasks.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    grace_s: Callable[[], float]
+    elapsed: Callable[[], float]
+    marks: Mapping[str, str]
+    carrier: Carrying
+    table: WardenTable
+    others: set[int]
+    conditions: StartConditions
+    cells: Cells = Cells(None, "", "")
 
 
 class Executors:
@@ -44,6 +70,11 @@ class Executors:
         """Close all executors, after `kill_all`."""
         for each in self:
             each.close()
+
+    @property
+    def enclosure(self) -> Enclosure:
+        """Of the executor that has one: all agents run programs."""
+        return next((each.enclosure for each in self if each.enclosure), Enclosure())
 
     @property
     def are_behind(self) -> bool:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from broker_agent.executors.cells import Cells
 from broker_agent.services.intake import Intake
 from broker_agent.services.reporter import Reporter
 from broker_agent.services.wire import AgentLink, Station
@@ -23,7 +22,10 @@ def local_endpoint(port: int, metrics: "LocalMetrics") -> ExpositionServer:
 
 
 class LocalMetrics:
-    """Metrics of one agent. not_after: returns the end of its certificate, in Unix seconds."""
+    """Metrics of one agent. not_after: returns the end of its certificate, in Unix seconds.
+
+    missed: returns the number of tasks without the control group intended for them.
+    """
 
     def __init__(
         self,
@@ -31,16 +33,16 @@ class LocalMetrics:
         link: AgentLink,
         intake: Intake,
         reporter: Reporter,
-        cells: Cells,
         *,
         version: str,
         not_after: Callable[[], float],
+        missed: Callable[[], int],
     ) -> None:
         self._station = station
         self._link = link
         self._intake = intake
         self._reporter = reporter
-        self._cells = cells
+        self._missed = missed
         self._version = version
         self._not_after = not_after
         self._started_at = station.clock.now()
@@ -68,7 +70,7 @@ class LocalMetrics:
         yield _one("tasks_running", "gauge", "Tasks under way", book.running)
         yield _one("task_slots", "gauge", "Tasks it takes at once", book.slots)
         meaning = "Tasks that run without the control group that they were to have"
-        yield _one("tasks_without_cell_total", "counter", meaning, self._cells.missed)
+        yield _one("tasks_without_cell_total", "counter", meaning, self._missed())
         pending = self._reporter.pending_bytes
         yield _one("log_buffer_bytes", "gauge", "Reports not yet stored by the master", pending)
         ends = self._not_after()

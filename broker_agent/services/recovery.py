@@ -35,5 +35,6 @@ class Recovery:
         """Kill the orphans of an attempt; none exist after a boot of the host."""
         if not self._journal.is_same_boot:
             return 0
-        left = OrphanedAttempt(row.command, row.attempt, row.incarnation, row.pid, row.pid_start)
+        mark = (row.pid, row.pid_start)
+        left = OrphanedAttempt(row.command, row.attempt, row.incarnation, mark)
         return sum(executor.end_orphans(left) for executor in self._executors)

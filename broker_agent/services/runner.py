@@ -123,7 +123,7 @@ class Runner:
         entry.has_folder = True
         active.task = executor.start(
             self._job(active, active.folder),
-            lambda pid: self._on_started(active, pid),
+            lambda: self._on_started(active),
             lambda ending: self._on_end(active, ending),
         )
 
@@ -133,17 +133,17 @@ class Runner:
         after_s = self._lease.timers.fence_after_s(entry.kill_after_s)
         return Job(entry.command, entry.attempt, active.args, folder, active.trace, after_s)
 
-    def _on_started(self, active: Active, pid: int) -> None:
+    def _on_started(self, active: Active) -> None:
         entry = active.entry
         entry.started_at = self._clock.now()
         entry.phase, entry.state = TaskPhase.RUNNING, State.RUNNING
-        entry.pid = pid
+        entry.pid = active.task.pid if active.task is not None else 0
         active.timer = self._loop.call_later(STARTED_AFTER_S, self._on_still_running, active)
 
     def _on_still_running(self, active: Active) -> None:
         entry = active.entry
-        pid, start = active.task.identify() if active.task is not None else (entry.pid, 0)
-        self._journal.running(entry.row, entry.started_at, pid, start)
+        mark = active.task.identify() if active.task is not None else (0, 0)
+        self._journal.running(entry.row, entry.started_at, *mark)
         self._reporter.add(
             AttemptReport(
                 command=entry.command,

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from broker_agent.core.tasks import AttemptKey, TaskEntry
+from broker_agent.core.tasks import AttemptKey, TaskEntry, TaskPhase
 from broker_agent.executors.base import Task
 from broker_agent.services.shipper import Shipment
 from broker_agent.services.wire import Station
@@ -79,6 +79,18 @@ class Running:
         for active in list(self.active.values()):
             if active.task is not None:
                 active.task.kill()
+
+    def force(self, entry: TaskEntry) -> bool:
+        """Kill what an attempt runs while the loop hangs; False if it has not started.
+
+        Callable from any thread.
+        """
+        active = self.active.get(entry.key)
+        task = active.task if active is not None else None
+        if task is None or entry.phase is not TaskPhase.RUNNING:
+            return False
+        task.force()
+        return True
 
     def _stop(self, entry: TaskEntry, state: State, reason: str) -> None:
         active = self.active.get(entry.key)

@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from broker_agent.core.lease import Lease, LeasePhase
-from broker_agent.executors.cells import Cells
+from broker_agent.executors.base import Enclosure
 from broker_agent.services.handshake import Handshake
 from broker_agent.services.resources import ResourceMonitor
 from broker_agent.services.running import Running
@@ -79,7 +79,8 @@ def refusal(lease: Lease) -> str:
 class StatusFile:
     """Writer of the file, at each change; the agent never reads it.
 
-    trouble: returns the reason of a failed renewal, or an empty text.
+    trouble: returns the reason of a failed renewal, or an empty text. enclosure: returns how far
+    tasks are enclosed.
     """
 
     def __init__(
@@ -92,10 +93,10 @@ class StatusFile:
         handshake: Handshake,
         room: ResourceMonitor,
         trouble: Callable[[], str],
-        cells: Cells,
+        enclosure: Callable[[], Enclosure],
     ) -> None:
         self._trouble = trouble
-        self._cells = cells
+        self._enclosure = enclosure
         self._path = state_dir / STATUS_FILE
         self._facts = facts
         self._station = station
@@ -117,7 +118,7 @@ class StatusFile:
             self._reason,
             lease.refused_epoch,
             tuple(self._room.lacks),
-            self._cells.missed,
+            self._enclosure().missed,
         )
 
     @property
@@ -130,7 +131,7 @@ class StatusFile:
 
     def write(self) -> None:
         lease, now_s = self._station.lease, self._station.clock.elapsed()
-        self._written = self._key()
+        self._written, enclosure = self._key(), self._enclosure()
         state = AgentState(
             pid=os.getpid(),
             incarnation=lease.incarnation,
@@ -146,9 +147,9 @@ class StatusFile:
             lease_age_s=lease.age_s(now_s),
             fence_after_s=lease.timers.unrecoverable_s,
             refused_epoch=lease.refused_epoch,
-            cells=bool(self._cells.prefix),
-            uncelled=self._cells.missed,
-            uncelled_why=self._cells.why,
+            cells=enclosure.is_used,
+            uncelled=enclosure.missed,
+            uncelled_why=enclosure.why,
         )
         try:
             write_passing(self._path, msgspec.json.encode(state))

@@ -6,7 +6,6 @@ agent that hangs or is gone.
 """
 
 import asyncio
-import signal
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,7 +15,6 @@ import structlog
 
 from broker_agent.core.lease import LeasePhase
 from broker_agent.core.tasks import AttemptKey, TaskEntry
-from broker_agent.executors.process_groups import signal_group
 from broker_agent.services.running import Running
 from broker_agent.services.wire import Station
 
@@ -134,8 +132,6 @@ class Watchdog:
         for entry in self._book.active():
             if not self._lease.has_run_out(entry.kill_after_s, now):
                 continue
-            if self._lease.has_run_out(entry.kill_after_s, now - grace_s) and entry.pid:
-                # The loop hangs. It reaps no zombies meanwhile, so no pid is reused.
-                signal_group(entry.pid, signal.SIGKILL)
-            else:
+            is_hung = self._lease.has_run_out(entry.kill_after_s, now - grace_s)
+            if not (is_hung and self._running.force(entry)):
                 self._loop.call_soon_threadsafe(self.nudge)

@@ -11,12 +11,11 @@ import msgspec
 
 from broker_agent.core.lease import Lease
 from broker_agent.core.tasks import TaskBook
-from broker_agent.executors.base import ExecutorPorts
 from broker_agent.executors.cells import Cells
 from broker_agent.executors.conditions import own_conditions
 from broker_agent.executors.noop import Noop
 from broker_agent.executors.process import ProcessExecutor
-from broker_agent.executors.registry import Executors
+from broker_agent.executors.registry import ExecutorPorts, Executors
 from broker_agent.services.wire import Address, Station
 from broker_agent.settings import AgentSettings
 from broker_agent.store.folders import Folders

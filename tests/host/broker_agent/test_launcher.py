@@ -19,10 +19,11 @@ import pytest
 from broker_agent.core.program import Ending
 from broker_agent.executors import cells as cells_of
 from broker_agent.executors.account import find_account
-from broker_agent.executors.base import ExecutorPorts, Job
+from broker_agent.executors.base import Job
 from broker_agent.executors.cells import Cells
 from broker_agent.executors.conditions import conditions_of, file_limits
 from broker_agent.executors.process import build
+from broker_agent.executors.registry import ExecutorPorts
 from broker_agent.services.carrier import CarrierPost
 from broker_agent.settings import TaskSettings
 from broker_agent.store.folders import Folders
@@ -90,7 +91,7 @@ class Stage:
         folder = self.folders.make(f"c{self.count}", 1)
         ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         job = Job(f"c{self.count}", 1, ProcessArgs(argv=list(argv), **args), folder)
-        return self.executor.start(job, lambda _: None, ended.set_result), ended, folder
+        return self.executor.start(job, lambda: None, ended.set_result), ended, folder
 
     async def run(self, *argv: str, **args: Any) -> tuple[Ending, bytes, bytes]:  # noqa: ANN401
         _, ended, folder = self.start(*argv, **args)

@@ -14,10 +14,11 @@ import pytest
 
 from broker_agent.core import program
 from broker_agent.core.program import Ending
-from broker_agent.executors.base import ExecutorPorts, Job
+from broker_agent.executors.base import Job
 from broker_agent.executors.conditions import own_conditions
 from broker_agent.executors.process import ProcessExecutor, ProcessTask
 from broker_agent.executors.process_groups import TaskProcesses, kill_orphans, process_start
+from broker_agent.executors.registry import ExecutorPorts
 from broker_agent.executors.spawn import CannotStart, SpawnOrder, find_program
 from broker_agent.executors.starter import OnSpawned, Starter
 from broker_agent.services.carrier import CarrierPost
@@ -61,7 +62,7 @@ class Bench:
         folder = self.folders.make(f"c{self.count}", 1)
         ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         job = Job(f"c{self.count}", 1, args, folder)
-        task = self.executor.start(job, self.pids.append, ended.set_result)
+        task = self.executor.start(job, lambda: self.pids.append(task.pid), ended.set_result)
         return task, ended, folder
 
     async def run(self, *argv: str, **args: object) -> tuple[Ending, bytes, bytes]:

@@ -507,7 +507,7 @@ async def test_orphaned_attempt_of_an_earlier_start_is_ended_and_reported(
     rig.folders.make("c9", 1).close()
     rig.journal.rows = [row]
     rig.parts.recovery.recover()
-    assert [left.pid for left in ended] == [4711]
+    assert [left.mark[0] for left in ended] == [4711]
     assert rig.station.book.get("c1", 1) is not None
     await eventually(lambda: not (tmp_path / "tasks" / rig.folders.name("c9", 1)).exists(), WAIT_S)
 

@@ -6,9 +6,9 @@ import time
 import pytest
 
 from broker_agent.executors import registry
-from broker_agent.executors.base import Executor, ExecutorPorts, Instant
+from broker_agent.executors.base import Executor, Instant
 from broker_agent.executors.conditions import own_conditions
-from broker_agent.executors.registry import Executors
+from broker_agent.executors.registry import ExecutorPorts, Executors
 from broker_agent.services.carrier import CarrierPost
 from broker_agent.warden.table import WardenTable
 from schemas.faults import Refused
