@@ -27,8 +27,8 @@ from broker_client.runtime.backoff import Backoff
 from broker_client.runtime.clock import Clock, SystemClock
 from broker_client.runtime.commits import (
     ENTRY_OVERHEAD_BYTES,
+    BatchEntry,
     Commit,
-    Entry,
     Group,
     WriteOutcome,
     find_writes,
@@ -45,7 +45,7 @@ from broker_client.runtime.streams import (
 )
 from schemas.faults import MeshError, Misused, Refused, Unreachable
 
-__all__ = ["BatchWriter", "Entry", "SequenceConflict", "WriterLimits"]
+__all__ = ["BatchEntry", "BatchWriter", "SequenceConflict", "WriterLimits"]
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -151,12 +151,12 @@ class BatchWriter:
         (`store_full`, `too_large`) if the broker refuses it; Unreachable only if the writer is
         stopped. The call itself raises Refused (`queue_full`, `too_large`), without effect.
         """
-        group = Group((Entry(check_subject(subject), body, expected),), is_single=True)
+        group = Group((BatchEntry(check_subject(subject), body, expected),), is_single=True)
         self._enqueue(group)
         future: asyncio.Future[Any] = group.future
         return future
 
-    def append_many(self, entries: Sequence[Entry]) -> "asyncio.Future[list[int]]":
+    def append_many(self, entries: Sequence[BatchEntry]) -> "asyncio.Future[list[int]]":
         """Append all of `entries` in one atomic batch, or none of them; else as `append`.
 
         A conditional entry must be the only one on its subject.

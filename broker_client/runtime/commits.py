@@ -16,7 +16,7 @@ WRITE_HEADER: Final = "Mesh-Write"
 ENTRY_OVERHEAD_BYTES: Final = 200
 
 
-class Entry(NamedTuple):
+class BatchEntry(NamedTuple):
     """One message to be stored.
 
     expected: the last sequence of this subject, 0 for none yet, None for any. With it the broker
@@ -38,7 +38,7 @@ class Group:
 
     __slots__ = ("entries", "future", "is_single", "since", "size_bytes", "tries")
 
-    def __init__(self, entries: tuple[Entry, ...], *, is_single: bool) -> None:
+    def __init__(self, entries: tuple[BatchEntry, ...], *, is_single: bool) -> None:
         self.entries = entries
         self.is_single = is_single
         self.size_bytes = sum(len(e.body) + len(e.subject) + ENTRY_OVERHEAD_BYTES for e in entries)

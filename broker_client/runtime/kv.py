@@ -20,7 +20,7 @@ _BUCKET: Final = re.compile(r"[a-zA-Z0-9_-]+")
 _OPERATION: Final = "KV-Operation"
 
 
-class Entry(NamedTuple):
+class BucketEntry(NamedTuple):
     """A stored value. revision: grows with every change in the bucket, for compare-and-set."""
 
     key: str
@@ -63,7 +63,7 @@ class Bucket:
             )
         )
 
-    async def get(self, key: str) -> Entry | None:
+    async def get(self, key: str) -> BucketEntry | None:
         """Return the entry, as the leader of the bucket has it; None if absent or deleted."""
         found = await self._last(key)
         return None if found is None or found[1] else found[0]
@@ -92,15 +92,15 @@ class Bucket:
             self._subject(key), b"", expected=revision, headers=headers
         )
 
-    async def items(self, keys: str = ">") -> dict[str, Entry]:
+    async def items(self, keys: str = ">") -> dict[str, BucketEntry]:
         """Return all entries below `keys`, such as `agent.>`; retries during a broker's restart."""
-        found: dict[str, Entry] = {}
+        found: dict[str, BucketEntry] = {}
         async for stored in self._streams.replay(self.stream, subject=f"{self._prefix}{keys}"):
             key = stored.subject.removeprefix(self._prefix)
             if _is_deletion(stored.headers):
                 found.pop(key, None)
             else:
-                found[key] = Entry(key, stored.data, stored.seq)
+                found[key] = BucketEntry(key, stored.data, stored.seq)
         return found
 
     async def read_all(
@@ -142,12 +142,12 @@ class Bucket:
 
         return self._streams.link.subscribe(f"{self._prefix}{keys}", heard)
 
-    async def _last(self, key: str) -> tuple[Entry, bool] | None:
+    async def _last(self, key: str) -> tuple[BucketEntry, bool] | None:
         """Return the newest entry, and whether it is a deletion."""
         found = await self._streams.get_last_agreed(self.stream, self._subject(key))
         if found is None:
             return None
-        return Entry(key, found.data, found.seq), _is_deletion(found.headers)
+        return BucketEntry(key, found.data, found.seq), _is_deletion(found.headers)
 
     def _subject(self, key: str) -> str:
         if _KEY.fullmatch(key) is None:

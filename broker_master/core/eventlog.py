@@ -33,7 +33,7 @@ _CURSOR: Final = re.compile(r"([0-9]{1,15})\.([0-9]{1,15})")
 _sequence: Final = attrgetter("seq")
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class MeshEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One event; the fields are those of `EventRecord`, `at` is unix time."""
 
     seq: int
@@ -59,12 +59,12 @@ class Gap(NamedTuple):
 class Part(NamedTuple):
     """Events that match, and the sequence to go on from; is_end: there is none after it yet."""
 
-    events: list[Event]
+    events: list[MeshEvent]
     next: int
     is_end: bool
 
 
-class Wanted(NamedTuple):
+class EventFilter(NamedTuple):
     """Events that a reader asks for and may see.
 
     may_see: whether the reader may see events of a group. since: unix time.
@@ -84,7 +84,7 @@ class _Ring:
     __slots__ = ("events", "lost_at", "lost_seq")
 
     def __init__(self) -> None:
-        self.events: list[Event] = []
+        self.events: list[MeshEvent] = []
         self.lost_seq = 0
         self.lost_at = 0.0
 
@@ -130,7 +130,7 @@ class EventLog:
         detail: str = "",
     ) -> None:
         """Note that `name`, which is of `group` or of the whole mesh (""), is now `what`."""
-        event = Event(
+        event = MeshEvent(
             seq=self.next,
             at=at,
             kind=kind,
@@ -171,7 +171,7 @@ class EventLog:
     def cursor(self, sequence: int) -> str:
         return f"{self._epoch}.{sequence}"
 
-    def start(self, cursor: str | None, wanted: Wanted) -> tuple[int, Gap | None]:
+    def start(self, cursor: str | None, wanted: EventFilter) -> tuple[int, Gap | None]:
         """The sequence that a reader goes on from, and the gap before it, if any.
 
         Raises Refused (`field_invalid`) for a cursor that no master gave.
@@ -190,7 +190,7 @@ class EventLog:
         lost = [ring.lost_at for ring in seen if ring.lost_seq >= sequence]
         return sequence, Gap("overflowed", max(lost)) if lost else None
 
-    def _gap_since(self, wanted: Wanted) -> Gap | None:
+    def _gap_since(self, wanted: EventFilter) -> Gap | None:
         # What a forgotten ring had may have been of use to anybody.
         seen = [*self._rings_of(wanted, 1), self._forgotten]
         lost = [ring.lost_at for ring in seen if ring.lost_at >= wanted.since]
@@ -198,14 +198,14 @@ class EventLog:
             return Gap("overflowed", max(lost))
         return Gap("restarted", self._began_at) if wanted.since < self._began_at else None
 
-    def read(self, start: int, wanted: Wanted, limit: int) -> Part:
+    def read(self, start: int, wanted: EventFilter, limit: int) -> Part:
         """At most `limit` matching events from sequence `start` on, of the next `SCAN` events."""
         rows, left = [], 0
         for ring in self._rings_of(wanted, start):
             first = bisect_left(ring.events, start, key=_sequence)
             rows.append(ring.events[first : first + SCAN])
             left += len(ring.events) - first
-        found: list[Event] = []
+        found: list[MeshEvent] = []
         for event in islice(merge(*rows, key=_sequence), SCAN):
             left -= 1
             start = event.seq + 1
@@ -215,7 +215,7 @@ class EventLog:
                     break
         return Part(found, start if left else self.next, not left)
 
-    def _rings_of(self, wanted: Wanted, start: int) -> list[_Ring]:
+    def _rings_of(self, wanted: EventFilter, start: int) -> list[_Ring]:
         """Rings with events from `start` on that the reader may see and asks for."""
         words = [word for word in wanted.words if word.field in ("group", "kind")]
         found = []
@@ -227,10 +227,10 @@ class EventLog:
         return found
 
 
-def _matches(event: Event, words: Sequence[Word]) -> bool:
+def _matches(event: MeshEvent, words: Sequence[Word]) -> bool:
     return holds(words, lambda field: _value(event, field))
 
 
-def _value(event: Event, field: str) -> str:
+def _value(event: MeshEvent, field: str) -> str:
     value: str = getattr(event, field)
     return value

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
-from broker_master.core.eventlog import Event, EventLog, Gap, Wanted
+from broker_master.core.eventlog import EventFilter, EventLog, Gap, MeshEvent
 from broker_master.core.rights import check_right, may_see
 from broker_master.plane import Plane
 from schemas.faults import Refused
@@ -54,7 +54,7 @@ class EventReader:
         Raises Refused: `filter_invalid`, `field_invalid` for a cursor, `rate_limited` if too many
         of the caller's requests wait already, or that its rights have ended meanwhile.
         """
-        wanted = Wanted(
+        wanted = EventFilter(
             EVENTS.parse(request.filter, self._plane.clock.now()),
             lambda group: may_see(caller, group),
             0.0 if request.cursor is not None else request.since or 0.0,
@@ -77,7 +77,9 @@ class EventReader:
         """A reader of what comes has to hold a cursor before anything happens to its connection."""
         return request.from_now and request.cursor is None
 
-    async def _scan(self, start: int, wanted: Wanted, limit: int) -> tuple[list[Event], int]:
+    async def _scan(
+        self, start: int, wanted: EventFilter, limit: int
+    ) -> tuple[list[MeshEvent], int]:
         """Look on until something matches or the end is reached; the loop serves others between."""
         while True:
             part = self._log.read(start, wanted, limit)
@@ -136,7 +138,7 @@ class EventReader:
         )
 
 
-def _record(event: Event) -> EventRecord:
+def _record(event: MeshEvent) -> EventRecord:
     return EventRecord(
         at=rfc3339(event.at),
         kind=event.kind,

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from broker_client.runtime.kv import Bucket, Entry
+from broker_client.runtime.kv import Bucket, BucketEntry
 from broker_client.runtime.streams import SequenceConflict
 from broker_client.runtime.supervise import TaskSet
 from broker_master.core.commands import Command
@@ -141,7 +141,7 @@ class Fanouts:
         found = await self._bucket.get(id) if id in self.summaries else None
         return (self._read(found) or self.summaries[id]) if found is not None else None
 
-    def _read(self, found: Entry) -> FanoutEntry | None:
+    def _read(self, found: BucketEntry) -> FanoutEntry | None:
         """None for an entry that cannot be read."""
         try:
             return _decode(found.key, found.value)

@@ -15,7 +15,7 @@ from broker_master.core.budgets import Budgets
 from broker_master.core.floods import Flood, Floods, Place, Sent
 from broker_master.plane import Plane
 from broker_master.services.system import BrokerSystem, Connection
-from broker_master.services.whereabouts import Seen, Whereabouts
+from broker_master.services.whereabouts import Sighting, Whereabouts
 from schemas.faults import MeshError
 from schemas.messages.audit import Actor
 from schemas.messages.registry import AgentEntry, ClientEntry
@@ -111,7 +111,7 @@ class FloodWatch:
             found[f"heard of {seen.name} {seen.user}", 0] = Sent(seen.user, 0, heard)
         return found
 
-    def _actor(self, seen: Seen) -> Actor:
+    def _actor(self, seen: Sighting) -> Actor:
         """The role of a connection, by its key."""
         registry = self._plane.registry
         entries: tuple[tuple[Actor, AgentEntry | ClientEntry | None], ...] = (
@@ -128,7 +128,7 @@ class FloodWatch:
     async def _cut(self, flood: Flood) -> None:
         places = self._whereabouts.places_of(flood.user)
         seen = self._whereabouts.seen_at(places[0]) if places else None
-        seen = seen or Seen(flood.user, "an unknown host")
+        seen = seen or Sighting(flood.user, "an unknown host")
         if seen.name and self._actor(seen) != "token":
             self._names[flood.user] = seen.name
             self._plane.shut_out[seen.name] = self._plane.clock.now() + flood.for_s
@@ -136,7 +136,7 @@ class FloodWatch:
         for server, cid in places:
             await self._system.kick(Connection(server, cid, flood.user, ""))
 
-    def _tell(self, flood: Flood, seen: Seen) -> None:
+    def _tell(self, flood: Flood, seen: Sighting) -> None:
         actor = self._actor(seen)
         self._plane.count("shut_out", actor)
         log.error("shut_out", name=seen.name, role=actor, address=seen.host, for_s=flood.for_s)

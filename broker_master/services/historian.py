@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import structlog
 
-from broker_client.runtime.batch import BatchWriter, Entry
+from broker_client.runtime.batch import BatchEntry, BatchWriter
 from broker_master.core.commands import Command
 from broker_master.core.fit import bare_history, fit_history
 from broker_master.core.recent import Recents
@@ -169,7 +169,7 @@ class Historian:
     async def _store(self, part: list[_Waiting]) -> list[HistoryRow]:
         sequences = await self._writer.append_many(
             [
-                Entry(subjects.history(waiting.history.record.group), waiting.payload)
+                BatchEntry(subjects.history(waiting.history.record.group), waiting.payload)
                 for waiting in part
             ]
         )

@@ -19,7 +19,7 @@ _ENDED_MAX: Final = 1000
 _HOSTS_SHOWN: Final = 4
 
 
-class Seen(msgspec.Struct, frozen=True):
+class Sighting(msgspec.Struct, frozen=True):
     """One connection. user: its public broker key. name: from its token."""
 
     user: str
@@ -34,9 +34,9 @@ class Whereabouts:
 
     def __init__(self, system: BrokerSystem) -> None:
         self._system = system
-        self._live: dict[tuple[str, int], Seen] = {}
+        self._live: dict[tuple[str, int], Sighting] = {}
         self._by_user: dict[str, set[tuple[str, int]]] = {}
-        self._ended: OrderedDict[str, Seen] = OrderedDict()
+        self._ended: OrderedDict[str, Sighting] = OrderedDict()
         self._missed = asyncio.Event()
 
     async def run(self, ready: asyncio.Event) -> None:
@@ -68,7 +68,7 @@ class Whereabouts:
         seen = self._live.get(place)
         return seen.name if seen is not None else ""
 
-    def seen_at(self, place: tuple[str, int]) -> Seen | None:
+    def seen_at(self, place: tuple[str, int]) -> Sighting | None:
         """A live connection; None if it is not known."""
         return self._live.get(place)
 
@@ -83,7 +83,7 @@ class Whereabouts:
         self._by_user.clear()
         for each in connections:
             host = each.address.rpartition(":")[0]
-            self._enter((each.server, each.cid), Seen(each.user, host, name_in(each.token)))
+            self._enter((each.server, each.cid), Sighting(each.user, host, name_in(each.token)))
 
     def on_event(self, kind: str, body: dict[str, Any]) -> None:
         client = body.get("client", {})
@@ -92,9 +92,9 @@ class Whereabouts:
             self._leave(place)
         elif client.get("user"):
             name = name_in(str(client.get("jwt", "")))
-            self._enter(place, Seen(str(client["user"]), str(client.get("host", "")), name))
+            self._enter(place, Sighting(str(client["user"]), str(client.get("host", "")), name))
 
-    def _enter(self, place: tuple[str, int], seen: Seen) -> None:
+    def _enter(self, place: tuple[str, int], seen: Sighting) -> None:
         self._live[place] = seen
         self._by_user.setdefault(seen.user, set()).add(place)
 

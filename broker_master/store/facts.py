@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import structlog
 
-from broker_client.runtime.batch import BatchWriter, Entry
+from broker_client.runtime.batch import BatchEntry, BatchWriter
 from broker_client.runtime.streams import Republish, Stored, StreamConfig, StreamInfo, Streams
 from broker_client.runtime.streams import SequenceConflict as Conflict
 from broker_master.core.strays import Strays
@@ -115,7 +115,7 @@ class FactStore:
     ) -> "asyncio.Future[list[int]]":
         """Write facts together, all or none; see `append`."""
         entries = [
-            Entry(subject, codec.encode(body), self._taken.get(subject, 0))
+            BatchEntry(subject, codec.encode(body), self._taken.get(subject, 0))
             for subject, body in ((subjects.fact(*fact), body) for fact, body in facts)
         ]
         try:

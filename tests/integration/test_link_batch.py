@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from broker_client.runtime.batch import BatchWriter, Entry, SequenceConflict, WriterLimits
+from broker_client.runtime.batch import BatchEntry, BatchWriter, SequenceConflict, WriterLimits
 from broker_client.runtime.link import Link
 from broker_client.runtime.streams import Stored, StreamConfig, Streams
 from schemas.faults import MeshError, Misused, Refused, Unreachable
@@ -120,11 +120,17 @@ async def test_many_conflicts_among_many_are_each_refused_alone(tmp_path: Path) 
 
 async def test_group_is_stored_whole_and_in_order_or_not_at_all(tmp_path: Path) -> None:
     async with facts_writer(tmp_path) as (_, streams, writer):
-        first = writer.append_many([Entry(f"fact.g1.{n}", b"x", 0) for n in range(3)])
+        first = writer.append_many([BatchEntry(f"fact.g1.{n}", b"x", 0) for n in range(3)])
         spoiled = writer.append_many(
-            [Entry("fact.g2.1", b"x", 0), Entry("fact.g1.1", b"x", 0), Entry("fact.g2.2", b"x", 0)]
+            [
+                BatchEntry("fact.g2.1", b"x", 0),
+                BatchEntry("fact.g1.1", b"x", 0),
+                BatchEntry("fact.g2.2", b"x", 0),
+            ]
         )
-        last = writer.append_many([Entry("fact.g3.1", b"x", 0), Entry("fact.g3.1", b"y", 0)][:1])
+        last = writer.append_many(
+            [BatchEntry("fact.g3.1", b"x", 0), BatchEntry("fact.g3.1", b"y", 0)][:1]
+        )
         seqs = await first
         assert seqs == [seqs[0], seqs[0] + 1, seqs[0] + 2]
         with pytest.raises(SequenceConflict):
@@ -155,10 +161,10 @@ async def test_sequences_chain_on_one_subject_in_the_order_of_appending(tmp_path
 async def test_full_stream_refuses_all_and_says_so(tmp_path: Path) -> None:
     small = StreamConfig(name="FACTS", subjects=("fact.>",), allow_atomic=True, max_msgs=3)
     async with facts_writer(tmp_path, small) as (_, streams, writer):
-        await writer.append_many([Entry(f"fact.{n}", b"x", 0) for n in range(3)])
+        await writer.append_many([BatchEntry(f"fact.{n}", b"x", 0) for n in range(3)])
         answers = await asyncio.gather(
             *(writer.append(f"fact.more{n}", b"x", 0) for n in range(50)),
-            writer.append_many([Entry("fact.a", b"x", 0), Entry("fact.b", b"x", 0)]),
+            writer.append_many([BatchEntry("fact.a", b"x", 0), BatchEntry("fact.b", b"x", 0)]),
             return_exceptions=True,
         )
         assert {getattr(a, "code", a) for a in answers} == {"store_full"}
@@ -184,10 +190,10 @@ async def test_mistakes_of_the_caller_are_refused_before_anything_is_queued(
     tmp_path: Path,
 ) -> None:
     async with facts_writer(tmp_path) as (_, _, writer):
-        twice = [Entry("fact.1", b"x", 0), Entry("fact.1", b"y", 0)]
+        twice = [BatchEntry("fact.1", b"x", 0), BatchEntry("fact.1", b"y", 0)]
         for call in (
             lambda: writer.append_many([]),
-            lambda: writer.append_many([Entry(f"fact.{n}", b"") for n in range(501)]),
+            lambda: writer.append_many([BatchEntry(f"fact.{n}", b"") for n in range(501)]),
             lambda: writer.append_many(twice),
             lambda: writer.append("fact.a\r\nPUB x 0\r\n", b""),
         ):
@@ -400,7 +406,7 @@ async def test_sec_s30_message_larger_than_the_stream_takes_is_refused_alone(
         before = [writer.append(f"fact.{n}", b"x", 0) for n in range(50)]
         large: asyncio.Future[Any]
         if is_together:
-            group = [Entry("fact.g.1", b"x"), Entry("fact.g.2", bytes(30_000))]
+            group = [BatchEntry("fact.g.1", b"x"), BatchEntry("fact.g.2", bytes(30_000))]
             large = writer.append_many(group)
         else:
             large = writer.append("fact.large", bytes(30_000), 0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from broker_client.runtime.frames import render_hpub
-from broker_client.runtime.kv import Bucket, Entry
+from broker_client.runtime.kv import Bucket, BucketEntry
 from broker_client.runtime.link import Link
 from broker_client.runtime.streams import (
     SequenceConflict,
@@ -307,7 +307,7 @@ async def test_bucket_compares_and_sets(tmp_path: Path) -> None:
         second = await bucket.update("agent.web-1", b"two", first)
         with pytest.raises(SequenceConflict):
             await bucket.update("agent.web-1", b"three", first)
-        assert await bucket.get("agent.web-1") == Entry("agent.web-1", b"two", second)
+        assert await bucket.get("agent.web-1") == BucketEntry("agent.web-1", b"two", second)
         await bucket.put("group.web", b"")
         assert await bucket.keys() == ["agent.web-1", "group.web"]
         assert await bucket.keys("agent.>") == ["agent.web-1"]

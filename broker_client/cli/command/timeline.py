@@ -15,7 +15,7 @@ _NO_TIME = " " * len("2025-01-01 00:00:00 +0000 (00:00:00 UTC)")
 _LATE, _BEFORE = "late result: ", "; before: "
 
 
-class Event(NamedTuple):
+class TimelineEvent(NamedTuple):
     """An event. at: RFC 3339, or None if the time is unknown."""
 
     at: str | None
@@ -37,9 +37,9 @@ def timeline(record: CommandRecord, width: int = PIPE_WIDTH) -> list[str]:
     return lines
 
 
-def in_order(found: list[Event]) -> list[Event]:
+def in_order(found: list[TimelineEvent]) -> list[TimelineEvent]:
     """Sort by time; an event without a time stays behind its predecessor."""
-    keyed: list[tuple[str, Event]] = []
+    keyed: list[tuple[str, TimelineEvent]] = []
     latest = ""
     for event in found:
         latest = event.at or latest
@@ -48,8 +48,8 @@ def in_order(found: list[Event]) -> list[Event]:
     return [event for _, event in sorted(keyed, key=lambda pair: pair[0])]
 
 
-def events(record: CommandRecord) -> list[Event]:
-    found = [Event(record.submitted_at, f"submitted by {record.client}")]
+def events(record: CommandRecord) -> list[TimelineEvent]:
+    found = [TimelineEvent(record.submitted_at, f"submitted by {record.client}")]
     for index, attempt in enumerate(record.attempts):
         found += _begun(attempt)
         if index == len(record.attempts) - 1 and not attempt.ended_at:
@@ -59,34 +59,40 @@ def events(record: CommandRecord) -> list[Event]:
     return found + _now(record)
 
 
-def _begun(attempt: AttemptRecord) -> list[Event]:
+def _begun(attempt: AttemptRecord) -> list[TimelineEvent]:
     head = f"attempt {attempt.attempt}"
     times = "once" if attempt.sent <= 1 else f"{attempt.sent} times"
     sent = f"{head} sent to {attempt.agent} {times}"
-    found = [Event(None, f"{sent} ({attempt.why})" if attempt.why else sent)]
+    found = [TimelineEvent(None, f"{sent} ({attempt.why})" if attempt.why else sent)]
     if attempt.accepted_at:
-        found.append(Event(attempt.accepted_at, f"{head} accepted by {attempt.agent}"))
+        found.append(TimelineEvent(attempt.accepted_at, f"{head} accepted by {attempt.agent}"))
     if attempt.started_at:
-        found.append(Event(attempt.started_at, f"{head} started"))
+        found.append(TimelineEvent(attempt.started_at, f"{head} started"))
     return found
 
 
-def _open(attempt: AttemptRecord, record: CommandRecord) -> list[Event]:
+def _open(attempt: AttemptRecord, record: CommandRecord) -> list[TimelineEvent]:
     """Return the state of the newest attempt, if the events so far do not show it."""
     head = f"attempt {attempt.attempt}"
     found = []
     if record.last_output_at:
-        found.append(Event(record.last_output_at, "the newest output that has arrived"))
+        found.append(TimelineEvent(record.last_output_at, "the newest output that has arrived"))
     if attempt.state == State.UNKNOWN:
-        found.append(Event(record.since, _with_reason(f"{head} unknown since then", record.reason)))
+        found.append(
+            TimelineEvent(record.since, _with_reason(f"{head} unknown since then", record.reason))
+        )
     elif attempt.state == State.STOPPING:
-        found.append(Event(record.since, _with_reason(f"{head} is being ended", record.reason)))
+        found.append(
+            TimelineEvent(record.since, _with_reason(f"{head} is being ended", record.reason))
+        )
     elif attempt.started_at and record.since > attempt.started_at:
-        found.append(Event(record.since, f"{head} is {attempt.state}: {attempt.agent} says so"))
+        found.append(
+            TimelineEvent(record.since, f"{head} is {attempt.state}: {attempt.agent} says so")
+        )
     return found
 
 
-def _ended(attempt: AttemptRecord, record: CommandRecord, *, is_last: bool) -> list[Event]:
+def _ended(attempt: AttemptRecord, record: CommandRecord, *, is_last: bool) -> list[TimelineEvent]:
     """Return the end of an attempt; the verdict and the late result if they differ."""
     head = f"attempt {attempt.attempt}"
     reason = attempt.reason or (record.reason if is_last else "")
@@ -95,36 +101,42 @@ def _ended(attempt: AttemptRecord, record: CommandRecord, *, is_last: bool) -> l
     if not attempt.late or not word.startswith(_LATE) or not judged:
         late = ", heard of late" if attempt.late else ""
         text = _with_reason(f"{head} {attempt.state}{code}{late}", reason)
-        return [Event(attempt.ended_at, text)]
+        return [TimelineEvent(attempt.ended_at, text)]
     if attempt.state == State.LOST:
         # The command was run again meanwhile: the late result is shown without effect.
         return [
-            Event(attempt.ended_at, f"{head} lost: {judged}"),
-            Event(None, f"{head}, beside the verdict: {word}{code}"),
+            TimelineEvent(attempt.ended_at, f"{head} lost: {judged}"),
+            TimelineEvent(None, f"{head}, beside the verdict: {word}{code}"),
         ]
     is_apart = is_last and record.ended_at and record.ended_at != attempt.ended_at
     return [
-        Event(attempt.ended_at, f"{head} {attempt.state}{code}, heard of late{_why(word)}"),
-        Event(record.ended_at if is_apart else None, f"{head} was given up before that was heard"),
-        Event(None, f"the verdict was lost: {judged}"),
+        TimelineEvent(attempt.ended_at, f"{head} {attempt.state}{code}, heard of late{_why(word)}"),
+        TimelineEvent(
+            record.ended_at if is_apart else None, f"{head} was given up before that was heard"
+        ),
+        TimelineEvent(None, f"the verdict was lost: {judged}"),
     ]
 
 
-def _now(record: CommandRecord) -> list[Event]:
+def _now(record: CommandRecord) -> list[TimelineEvent]:
     """Return the end, or the next step and its time."""
     if record.ended_at:
         has_ended = record.attempts and record.attempts[-1].state == record.state
         reason = "" if has_ended else record.reason
         amended = bool(has_ended) and record.attempts[-1].reason.startswith(_LATE)
         text = f"command {record.state}{', amended' if amended else ''}"
-        return [Event(record.since if amended else record.ended_at, _with_reason(text, reason))]
+        return [
+            TimelineEvent(record.since if amended else record.ended_at, _with_reason(text, reason))
+        ]
     found = []
     if record.state == State.UNKNOWN and record.attempts and record.attempts[-1].ended_at:
-        found.append(Event(record.since, "command waits for a word: fail or rerun"))
+        found.append(TimelineEvent(record.since, "command waits for a word: fail or rerun"))
     elif record.state == State.QUEUED and record.attempts:
-        found.append(Event(record.since, _with_reason("command queued again", record.reason)))
+        found.append(
+            TimelineEvent(record.since, _with_reason("command queued again", record.reason))
+        )
     if record.next:
-        found.append(Event(moment_in(record.next), f"next: {in_local_time(record.next)}"))
+        found.append(TimelineEvent(moment_in(record.next), f"next: {in_local_time(record.next)}"))
     return found
 
 

@@ -68,7 +68,7 @@ SHOW: Final = "mesh fanout show"
 Id = Annotated[str, Parameter(help="Id of the fan-out.")]
 
 
-class Wanted(NamedTuple):
+class FanoutOptions(NamedTuple):
     """Selected agents, and the concurrency limit."""
 
     id: str | None
@@ -84,7 +84,7 @@ class Wanted(NamedTuple):
 def run_on_many(
     common: Common,
     work: ProcessArgs,
-    wanted: Wanted,
+    wanted: FanoutOptions,
     fields: "FanoutFields",
     *,
     detach: bool,
@@ -147,7 +147,7 @@ def run_on_many(
         return call(common, submit_only if detach else follow)
 
 
-async def _meant(mesh: "MeshClient", wanted: Wanted) -> list[AgentRecord]:
+async def _meant(mesh: "MeshClient", wanted: FanoutOptions) -> list[AgentRecord]:
     """Return the agents that match all of the choices, as the master will choose them.
 
     Raises Refused (`tags_unmatched`) if there are none.
@@ -166,7 +166,7 @@ async def _meant(mesh: "MeshClient", wanted: Wanted) -> list[AgentRecord]:
     return found
 
 
-def _only_said(common: Common, wanted: Wanted) -> int:
+def _only_said(common: Common, wanted: FanoutOptions) -> int:
     """Print the agents on which it would run; nothing is submitted."""
     found = call(common, lambda mesh: _meant(mesh, wanted))
     if common.output == "json":

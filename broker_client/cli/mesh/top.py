@@ -35,7 +35,7 @@ _LEAST_ROWS: Final = 3
 _COMMANDS_ASKED: Final = 50
 
 
-class Seen(NamedTuple):
+class MeshView(NamedTuple):
     """Answers of the master at one time."""
 
     status: StatusAnswer
@@ -66,11 +66,11 @@ def top(
     """Show mesh, groups, agents and open commands, live until q or Ctrl-C."""
     wanted = joined(filters, AGENTS)
 
-    async def look(mesh: "MeshClient") -> Seen:
+    async def look(mesh: "MeshClient") -> MeshView:
         agents = await mesh.agents(filter=wanted)
         found = in_order(agents, sort or "agent", time.time())
         page = await mesh.list(CommandList(limit=_COMMANDS_ASKED))
-        return Seen(
+        return MeshView(
             status=await mesh.status(),
             groups=await mesh.groups(),
             agents=found if sort else trouble_first(found),
@@ -97,7 +97,7 @@ def trouble_first(agents: Sequence[AgentRecord]) -> list[AgentRecord]:
     )
 
 
-def frame(seen: Seen, now: float, height: int) -> Frame:
+def frame(seen: MeshView, now: float, height: int) -> Frame:
     """Return a frame of `height` lines; each table counts its hidden rows. now: unix time."""
     commands = commands_table(seen.commands, now) if seen.commands else Table([], [])
     groups, agents = groups_table(seen.groups), agents_table(seen.agents)
@@ -121,7 +121,7 @@ def shortened(table: Table, rows: int) -> Table:
     return Table(lines, table.hidden)
 
 
-def _head(seen: Seen, now: float) -> list[str]:
+def _head(seen: MeshView, now: float) -> list[str]:
     status = seen.status
     up = duration(max(0.0, now - datetime.fromisoformat(status.started_at).timestamp()))
     at = datetime.fromtimestamp(now).astimezone()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from cyclopts import Parameter
 from msgspec import structs
 
-from broker_client.cli.fanout.manage import Wanted, run_on_many
+from broker_client.cli.fanout.manage import FanoutOptions, run_on_many
 from broker_client.cli.fanout.options import MANY, Many, batch_of
 from broker_client.cli.fanout.watch import Shown
 from broker_client.cli.options import (
@@ -182,7 +182,7 @@ def run(  # noqa: PLR0913  (one option of the command line each)
     }
 
     if is_many:
-        wanted = Wanted(
+        wanted = FanoutOptions(
             id=id,
             group=group,
             agents=agents,

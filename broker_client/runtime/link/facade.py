@@ -18,14 +18,14 @@ from broker_client.runtime.link.handover import Handover, Test
 from broker_client.runtime.link.opening import LinkIdentity
 from broker_client.runtime.link.reconnect import FLUSH_S, Keeper
 from broker_client.runtime.link.requests import Requests
-from broker_client.runtime.link.standing import Standing
+from broker_client.runtime.link.standing import LinkState
 from broker_client.runtime.link.subscriptions import Callback, Subscription, Subscriptions
 from schemas.faults import MeshError, Unreachable
 
 CLOSE_FLUSH_S: Final = 1.0
 
 
-class Link(Standing):
+class Link(LinkState):
     """See the module. All methods belong to the loop that `connect` ran in."""
 
     def __init__(

@@ -10,7 +10,7 @@ from schemas.faults import MeshError
 DEFAULT_MAX_PAYLOAD: Final = 1024 * 1024
 
 
-class Standing:
+class LinkState:
     """State and counters: `reconnects`, `callback_failures`, `malformed` (messages skipped).
 
     The broker refuses a publish or a subscription asynchronously: `last_permission_error`.

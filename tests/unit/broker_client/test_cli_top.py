@@ -2,14 +2,14 @@
 
 import pytest
 
-from broker_client.cli.mesh.top import Seen, frame, shortened, trouble_first
+from broker_client.cli.mesh.top import MeshView, frame, shortened, trouble_first
 from broker_client.cli.screen.live import lines_of
 from broker_client.cli.screen.tables import Table
 from schemas.messages.api import GroupRecord, StatusAnswer
 from tests.unit.broker_client.test_cli_roster import FLEET, NOW, agent
 
 
-def seen(agents: int) -> Seen:
+def seen(agents: int) -> MeshView:
     status = StatusAnswer(
         mesh="m1",
         version="0.1",
@@ -25,7 +25,7 @@ def seen(agents: int) -> Seen:
         group="web", status="active", reason="", since=status.started_at, agents={"active": agents}
     )
     fleet = [agent(f"web-{number}") for number in range(agents)]
-    return Seen(status=status, groups=[group], agents=fleet, commands=[])
+    return MeshView(status=status, groups=[group], agents=fleet, commands=[])
 
 
 @pytest.mark.parametrize("height", [24, 40])

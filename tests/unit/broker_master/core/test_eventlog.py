@@ -5,21 +5,23 @@ from collections.abc import Callable
 import pytest
 
 from broker_master.core import eventlog
-from broker_master.core.eventlog import EventLog, Gap, Wanted
+from broker_master.core.eventlog import EventFilter, EventLog, Gap
 from schemas.faults import Refused
 from schemas.listed import EVENTS
 
 BEGAN = 1000.0
 
 
-def wanted(filter: str = "", groups: tuple[str, ...] | None = None, since: float = 0.0) -> Wanted:
+def wanted(
+    filter: str = "", groups: tuple[str, ...] | None = None, since: float = 0.0
+) -> EventFilter:
     def may_see(group: str) -> bool:
         return groups is None or group in groups
 
-    return Wanted(EVENTS.parse(filter, BEGAN), may_see, since)
+    return EventFilter(EVENTS.parse(filter, BEGAN), may_see, since)
 
 
-def names(log: EventLog, what: Wanted, start: int = 1, limit: int = 1000) -> list[str]:
+def names(log: EventLog, what: EventFilter, start: int = 1, limit: int = 1000) -> list[str]:
     """Of all events from `start` on, read as a reader does."""
     found: list[str] = []
     while True:
@@ -119,7 +121,9 @@ def test_overflow_is_a_gap_up_to_the_last_lost_event(log: EventLog) -> None:
 @pytest.mark.parametrize(
     "other", [wanted("kind:agent"), wanted("group:db"), wanted(groups=("db",))]
 )
-def test_overflow_is_no_gap_for_who_wants_or_sees_none_of_it(log: EventLog, other: Wanted) -> None:
+def test_overflow_is_no_gap_for_who_wants_or_sees_none_of_it(
+    log: EventLog, other: EventFilter
+) -> None:
     cursor = overflowed(log)
     assert log.start(cursor, other)[1] is None
 
