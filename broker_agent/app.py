@@ -74,7 +74,7 @@ async def run_agent(
     if slots.facts() is None:
         raise Refused("state_missing", f"{state_dir} holds no identity of an agent")
     with lock_directory(state_dir):
-        slots.settle()
+        slots.swap_in()
         facts = slots.facts()
         if facts is None:
             raise Refused("state_missing", f"{state_dir} holds no identity of an agent")

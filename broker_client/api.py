@@ -193,7 +193,7 @@ class MeshClient:
         try:
             yield self
             if self._renewal is not None:
-                await self._renewal.settle()
+                await self._renewal.wait_idle()
         finally:
             catch_up.cancel()
             if renewal is not None:

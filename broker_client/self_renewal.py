@@ -52,7 +52,7 @@ class SelfRenewal:
             # Files of another owner have no time stamp of the last check.
             await asyncio.sleep(every_s)
 
-    async def settle(self) -> None:
+    async def wait_idle(self) -> None:
         """Wait a short time for a renewal under way."""
         try:
             async with asyncio.timeout(SETTLE_S), self._busy:

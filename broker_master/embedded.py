@@ -112,7 +112,7 @@ class EmbeddedBroker:
         binary = find_server(self._child.binary)
         if await end_leftover(self._folder / "nats.pid", self._config_file):
             log.info("leftover_broker_ended")
-        await self._settle_port()
+        await self._choose_port()
         await self._launch(binary, ready_s)
 
     async def stop(self) -> None:
@@ -155,7 +155,7 @@ class EmbeddedBroker:
             except MeshError as error:
                 log.error("broker_not_restarted", code=error.code, reason=error.message)  # noqa: TRY400
 
-    async def _settle_port(self) -> None:
+    async def _choose_port(self) -> None:
         path = self._folder / "port"
         remembered = _read_port(path)
         port = self._port or remembered or choose_port(self._host)

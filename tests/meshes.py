@@ -28,7 +28,7 @@ PATIENCE_S: Final = 60.0
 LONG_LEASE: Final[Mapping[str, str]] = {
     "MESH_TIMERS__SUSPECT_S": "3",
     "MESH_TIMERS__RESENDS": "20",
-    "MESH_TIMERS__LOST_S": "15",
+    "MESH_TIMERS__LOST_S": "30",
     "MESH_TIMERS__ADOPT_S": "15",
 }
 

@@ -293,7 +293,7 @@ class ProcessTask:
                 self._loop.call_later(DRAIN_POLL_S, self._drain, ending, until)
                 return
             self._folder.is_cut = True
-            self._folder.settle()
+            self._folder.fix_sizes()
         self._owner.carrier.leave(self._folder)
         self._on_end(ending)
 

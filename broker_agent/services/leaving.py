@@ -75,7 +75,7 @@ class Leaving:
         self._reporter.say_last()
         with suppress(TimeoutError):
             async with asyncio.timeout(0 if stop_now.is_set() else REPORT_S):
-                await self._runner.wait_settled()
+                await self._runner.wait_released()
         self._heartbeats.send(goodbye=True)
         with suppress(MeshError):
             await self._flush(FLUSH_S)

@@ -79,7 +79,7 @@ class Runner:
         self._starting: deque[tuple[Executor, Active]] = deque()
         self._idle = asyncio.Event()
         self._told = asyncio.Event()
-        self._settled = asyncio.Event()
+        self._released = asyncio.Event()
 
     def next_seq(self) -> int:
         self._seq += 1
@@ -328,13 +328,13 @@ class Runner:
             (lambda: self._retire(paths)) if paths else None,
         )
         if not len(self._book):
-            self._settled.set()
+            self._released.set()
 
-    async def wait_settled(self) -> None:
+    async def wait_released(self) -> None:
         """Wait until every attempt is released: the master has all ends."""
         while len(self._book):
-            self._settled.clear()
-            await self._settled.wait()
+            self._released.clear()
+            await self._released.wait()
 
     def _retire(self, paths: list[tuple[str, bool]]) -> None:
         """Retire folders, in the journal's thread, which owns the list of kept folders."""

@@ -119,9 +119,9 @@ class Shipper:
             shipment.is_ready = True
             self._ready.append(shipment)
         elif not has_bytes:
-            self._settle(shipment)
+            self._complete(shipment)
 
-    def _settle(self, shipment: Shipment) -> None:
+    def _complete(self, shipment: Shipment) -> None:
         """Call `done` if the task has ended and all its output is stored."""
         done = shipment.ended
         if done is None or shipment.is_dropped or not shipment.is_finished:
@@ -139,7 +139,7 @@ class Shipper:
                 turns -= 1
                 if shipment.is_dropped or not shipment.has_bytes():
                     shipment.is_ready = False
-                    self._settle(shipment)
+                    self._complete(shipment)
                 else:
                     self._ready.append(shipment)
                 continue

@@ -84,27 +84,27 @@ class Transit:
         """Handle an acknowledgement, which may be for another start of this agent."""
         mark, _, number = msg.headers.get(CHUNK_HEADER, "").partition(".")
         if mark == self._mark:
-            self._settle(number, Fate.STORED)
+            self._resolve(number, Fate.STORED)
 
     def on_disconnected(self) -> None:
         """Report all chunks under way as lost, since their acknowledgements are."""
         for number in [*self._sent]:
-            self._settle(number, Fate.LOST)
+            self._resolve(number, Fate.LOST)
 
     def sweep(self) -> None:
         """Report chunks without an acknowledgement before the timeout."""
         late_s = self._clock.elapsed() - self._timeout_s
         for number in [number for number, sent in self._sent.items() if sent.at_s <= late_s]:
-            self._settle(number, Fate.UNANSWERED)
+            self._resolve(number, Fate.UNANSWERED)
 
     def _on_answer(self, msg: Msg) -> None:
         number = msg.subject.rpartition(".")[2]
         if not msg.data and msg.status == NO_RESPONDERS:
-            self._settle(number, Fate.LOST)  # no stream exists at the moment
+            self._resolve(number, Fate.LOST)  # no stream exists at the moment
         else:
-            self._settle(number, Fate.STORED if is_stored(msg.data) else Fate.REFUSED)
+            self._resolve(number, Fate.STORED if is_stored(msg.data) else Fate.REFUSED)
 
-    def _settle(self, number: str, fate: Fate) -> None:
+    def _resolve(self, number: str, fate: Fate) -> None:
         sent = self._sent.pop(number, None)
         if sent is not None:
             sent.tell(fate)

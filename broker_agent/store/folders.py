@@ -113,10 +113,10 @@ class TaskFolder:
         """
         if self._flows is not None and not self._flows.finish():
             return False
-        self.settle()
+        self.fix_sizes()
         return True
 
-    def settle(self) -> None:
+    def fix_sizes(self) -> None:
         """Fix the files as the task's whole output, though a process may still hold its pipes."""
         self._sizes = self.sizes()
 

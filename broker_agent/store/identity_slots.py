@@ -105,7 +105,7 @@ class IdentitySlots:
     def begin(self, keys: NewIdentity) -> None:
         """Store the keys, before the request to sign them."""
         make_private_directory(self._root)
-        self.settle()
+        self.swap_in()
         shutil.rmtree(self.next, ignore_errors=True)
         make_private_directory(self.next)
         write_private(self.next / KEY_FILE, keys.key_pem)
@@ -117,7 +117,7 @@ class IdentitySlots:
     ) -> None:
         """Make the stored keys the identity in use."""
         self._store(keys, facts, FACTS_FILE, cert_pem=cert_pem, ca_pem=ca_pem, jwt=jwt)
-        self.settle()
+        self.swap_in()
         self.drop_old()
 
     def _store(
@@ -135,7 +135,7 @@ class IdentitySlots:
         with os_errors(self.next, "write"):
             (self.next / _PENDING_FILE).unlink(missing_ok=True)
 
-    def settle(self) -> None:
+    def swap_in(self) -> None:
         """Move a complete `next` to `current`, and that to `old`; idempotent."""
         if not (self.next / FACTS_FILE).exists():
             return
@@ -171,7 +171,7 @@ class IdentitySlots:
         with os_errors(self.next, "replace"):
             (self.next / CANDIDATE_FILE).rename(self.next / FACTS_FILE)
             sync_directory(self.next)
-        self.settle()
+        self.swap_in()
 
     def restore_old(self) -> None:
         """Return to the old identity, since the one in use is refused permanently."""

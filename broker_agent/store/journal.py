@@ -247,7 +247,7 @@ class Journal:
                 batch, self._next = self._next, _Batch()
                 if not batch and self._closing:
                     return
-            self._settle(batch)
+            self._commit_batch(batch)
 
     def _gather(self) -> None:
         """Wait a moment for more writes, if the recent rate promises some."""
@@ -265,7 +265,7 @@ class Journal:
     def _is_due(self) -> bool:
         return self._next.is_urgent or self._closing
 
-    def _settle(self, batch: _Batch) -> None:
+    def _commit_batch(self, batch: _Batch) -> None:
         notify = self._notify
         known: dict[tuple[str, int], str] = {}
         answers: list[list[ReleasedAttempt]] = []

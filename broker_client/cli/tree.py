@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from broker_client.cli.table import COMMANDS, examples_of
 from broker_client.cli.words import HELP_FLAGS, NOUNS, asked_output, hoist, with_mark
-from broker_client.runtime.stdio import OutputFailed, give_up_output, settle_output
+from broker_client.runtime.stdio import OutputFailed, flush_output, give_up_output
 
 if TYPE_CHECKING:
     from cyclopts import App, CycloptsError
@@ -62,7 +62,7 @@ def run(tokens: Sequence[str]) -> int:
     """Run a command line; returns the exit code and never raises a fault."""
     code = _run(tokens)
     try:
-        settle_output()
+        flush_output()
     except (OutputFailed, BrokenPipeError):
         give_up_output()  # the exit code is already of a worse failure
     return code
@@ -74,7 +74,7 @@ def _run(tokens: Sequence[str]) -> int:
     try:
         result = _overview(ordered) or _command(ordered, output)
         _show_examples(ordered)
-        settle_output()
+        flush_output()
     except BrokenPipeError:
         return _broken_pipe()
     except OutputFailed as error:

@@ -259,7 +259,7 @@ class BatchWriter:
             outcome = await self._write_once(part)
             again = [*outcome.unsent, *outcome.unknown]
             for group, first_seq in outcome.stored:
-                self._settle(group, first_seq)
+                self._confirm(group, first_seq)
             for refused, error in outcome.refused:
                 if is_passing(error):
                     again += refused
@@ -301,7 +301,7 @@ class BatchWriter:
         if self._commit is not None:
             self._commit.lose()
 
-    def _settle(self, group: Group, first_seq: int) -> None:
+    def _confirm(self, group: Group, first_seq: int) -> None:
         self.stored += len(group.entries)
         self._last_seq = max(self._last_seq, first_seq + len(group.entries) - 1)
         group.resolve(first_seq)
@@ -354,7 +354,7 @@ class BatchWriter:
         for group in groups:
             seqs = [found[place] for place in group.tries if place in found]
             if seqs:
-                self._settle(group, min(seqs))
+                self._confirm(group, min(seqs))
 
     async def _insist(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask until there is an answer: without one the outcome of a write stays unknown."""

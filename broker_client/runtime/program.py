@@ -8,10 +8,10 @@ from typing import Final, NoReturn
 from broker_client.runtime.extras import fault_of_import
 from broker_client.runtime.stdio import (
     OutputFailed,
+    flush_output,
     give_up_output,
     guard_output,
     open_standard_streams,
-    settle_output,
     tell,
 )
 from schemas.faults import MeshError
@@ -28,7 +28,7 @@ def run_tool(name: str, command: Callable[[], object]) -> NoReturn:
     code = 0
     try:
         code = _run(name, command)
-        settle_output()
+        flush_output()
     except BrokenPipeError:
         give_up_output()
         code = BROKEN_PIPE
@@ -74,7 +74,7 @@ def _run(name: str, command: Callable[[], object]) -> int:
 
 
 def _fail(name: str, error: MeshError) -> int:
-    with contextlib.suppress(OSError):  # `settle_output` raises it again
+    with contextlib.suppress(OSError):  # `flush_output` raises it again
         sys.stdout.flush()  # the output comes before the fault
     tell(f"{name}: {error}; {error.advice}\n")
     return error.kind.exit_code

@@ -47,13 +47,13 @@ def guard_output() -> None:
     """Make failed writes of stdout raise OutputFailed, for a program that prints for its caller.
 
     Text that the stream cannot encode is escaped. End with `give_up_output` after such an error,
-    and with `settle_output` in any case.
+    and with `flush_output` in any case.
     """
     open_standard_streams(stdout_flags=os.O_RDONLY)
     sys.stdout, sys.stderr = _stream(STDOUT, sys.stdout), _stream(STDERR, sys.stderr)
 
 
-def settle_output() -> None:
+def flush_output() -> None:
     """Flush both streams. Raises OutputFailed or BrokenPipeError for stdout only."""
     try:
         sys.stderr.flush()

@@ -158,7 +158,7 @@ class Door:
         operation = self._operations.find(call.noun, call.verb)
         request = codec.decode_request(operation.verb.request, call.payload)
         if isinstance(operation, Direct):
-            reply = partial(self._settle, call)
+            reply = partial(self._answer, call)
             operation.taker(caller, request, reply, call.source, call.trace)
             return
         count = self._under_way[caller.name]
@@ -199,7 +199,7 @@ class Door:
 
     # -- outcomes
 
-    def _settle(self, call: Call, result: msgspec.Struct | MeshError) -> None:
+    def _answer(self, call: Call, result: msgspec.Struct | MeshError) -> None:
         if isinstance(result, MeshError):
             self._refuse(call, result)
         else:

@@ -60,7 +60,7 @@ async def back_up(state_dir: Path, out: Path, nats_url: str = "") -> Manifest:
     writer = ArchiveWriter(out)
     try:
         at = time.time()
-        for name, data in _settled(state_dir).items():
+        for name, data in _consistent(state_dir).items():
             writer.add_file(name, data)
         async with _connected(state_dir, nats_url) as link:
             parts = [await _add_stream(writer, link, name) for name in await _ordered(link)]
@@ -140,7 +140,7 @@ async def _add_stream(writer: ArchiveWriter, link: Link, stream: str) -> StreamP
     return StreamPart(name=stream, what=what, chunks=count, digest=digest.hexdigest())
 
 
-def _settled(state_dir: Path) -> dict[str, bytes]:
+def _consistent(state_dir: Path) -> dict[str, bytes]:
     """The files, all of one moment: a running master may be writing some of them."""
     before = _files(state_dir)
     for _ in range(_TRIES):

@@ -88,7 +88,7 @@ class Accounts:
         accounts = cls(folder)
         for name, kind in accounts._key_files().items():
             _make_key(folder / f"{name}.nk", kind)
-        accounts._settle(mesh, now)
+        accounts._complete(mesh, now)
         return accounts
 
     @classmethod
@@ -99,7 +99,7 @@ class Accounts:
         """
         accounts = cls(folder)
         read_text(folder / "account.jwt")
-        accounts._settle(mesh, now)
+        accounts._complete(mesh, now)
         return accounts
 
     @property
@@ -157,7 +157,7 @@ class Accounts:
             write_rotations(self._folder, rotations)
             failpoints.reach("master.key_stepped")
             self._rotations = rotations
-        self._settle_account(int(now))
+        self._complete_account(int(now))
         return self.account_jwt
 
     def set_revocations(self, revocations: Mapping[str, int], *, now: int) -> str:
@@ -233,16 +233,16 @@ class Accounts:
             raise Corrupt("state_corrupt", f"{path}: {told(error, wanted)}") from error
         return found
 
-    def _settle(self, mesh: str, now: int) -> None:
+    def _complete(self, mesh: str, now: int) -> None:
         """Read the tokens; make missing ones, and replace those with wrong contents."""
         self._read_keys()
         self.operator_jwt = self._token("operator", "operator", self._operator_claims(mesh), now)
         signer = "operator-signing"
         self.system_jwt = self._token("system", signer, self._system_claims(), now)
-        self._settle_account(now)
+        self._complete_account(now)
         self._let_in(now)
 
-    def _settle_account(self, now: int) -> None:
+    def _complete_account(self, now: int) -> None:
         self._read_keys()
         self.account_jwt = self._read_token("account")
         if not self.account_jwt:

@@ -34,7 +34,7 @@ class Authorities:
         self.mesh = mesh
         self.rotation = rotation
         self._loaded: dict[int, Authority] = {}
-        self._settle()
+        self._apply()
 
     @classmethod
     def create(cls, folder: Path, mesh: str, *, now: int) -> Self:
@@ -109,9 +109,9 @@ class Authorities:
             write_rotations(self._folder, {AUTHORITY: rotation})
             failpoints.reach("master.ca_stepped")
             self.rotation = rotation
-        self._settle()
+        self._apply()
 
-    def _settle(self) -> None:
+    def _apply(self) -> None:
         """Load the trusted authorities, write the broker's file, and remove the keys of others."""
         self._loaded = {each: self._load(each) for each in self.rotation.trusted}
         trusted = self.ca_pem

@@ -97,7 +97,7 @@ class Dispatcher:
         if member is None:
             member = self._members[agent] = Member(agent=agent, group=group, stamp=-1)
             pool.add(member)
-            pool.settle_lanes(member)
+            pool.sync_lanes(member)
             self._bring(agent, pool)
         elif (slots, ready, part, actions) == (
             member.slots,
@@ -113,7 +113,7 @@ class Dispatcher:
         member.actions = actions
         member.slots, member.ready, member.part, member.traits = slots, ready, part, traits
         if has_new_tags:
-            pool.settle_lanes(member)
+            pool.sync_lanes(member)
         pool.on_standing(member)
 
     def remove_member(self, agent: str) -> None:
@@ -308,11 +308,11 @@ class Dispatcher:
             if member.free > 0 and any(queue for _, queue in self._queues_of(member, pool))
         ]
 
-    def settle_sticky(self) -> None:
+    def requeue_sticky(self) -> None:
         """Move sticky commands to other queues after their agent left or returned."""
         for pool in self._pools.values():
             if pool.is_unsettled and (pool.sticky or pool.orphans):
-                for waiting, queue in pool.settle_sticky():
+                for waiting, queue in pool.requeue_sticky():
                     self._places[waiting.command] = _Place(pool, queue, waiting)
 
     def rotate_spread(self) -> None:

@@ -105,7 +105,7 @@ class Pool:
         self.spread.remove(member.agent)
         self._on_members()
 
-    def settle_lanes(self, member: Member) -> None:
+    def sync_lanes(self, member: Member) -> None:
         """Enter a member into the lanes whose tags it has, and only there."""
         for lane in self.lanes.values():
             if member.has(lane.tags):
@@ -207,7 +207,7 @@ class Pool:
             return self.orphans
         return self.sticky.setdefault(owner.agent, FairQueue(self.turns))
 
-    def settle_sticky(self) -> list[tuple[Waiting, FairQueue]]:
+    def requeue_sticky(self) -> list[tuple[Waiting, FairQueue]]:
         """Move sticky commands to the present owners of their keys; returns their new queues."""
         self.is_unsettled = False
         queues = [*self.sticky.values(), self.orphans]

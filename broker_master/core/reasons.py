@@ -52,8 +52,8 @@ def _waits(case: CommandCase) -> str:
     accepted = case.command.accepted
     if case.waits_for is not None:
         return case.waits_for(accepted)
-    whom = accepted.agent or f"an agent of {accepted.group}"
-    return f"waits for {whom} to be active with a free slot"
+    target = accepted.agent or f"an agent of {accepted.group}"
+    return f"waits for {target} to be active with a free slot"
 
 
 def _resends(case: CommandCase) -> str:

@@ -33,14 +33,14 @@ class GroupSeries:
         self._fleet = fleet
 
     def parts(self) -> Iterator[str]:
-        self._settle_names()
+        self._sync_names()
         yield from self._agents()
         yield from self._open_commands()
         yield from self._counts()
         yield from self._times()
         yield from self._programs()
 
-    def _settle_names(self) -> None:
+    def _sync_names(self) -> None:
         """The series of a deleted group end; those of a new one begin with 0."""
         measures, registry = self._plane.telemetry.measures, self._plane.registry
         for name in measures.groups.keys() - registry.groups.keys():

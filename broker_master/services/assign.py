@@ -213,7 +213,7 @@ class Assigner:
         for agent in self._holds.ended(now_s):
             dispatcher.hold(agent, held=False)
         if dispatcher.has_waiting:
-            dispatcher.settle_sticky()
+            dispatcher.requeue_sticky()
             for agent in dispatcher.idle_agents_with_work():
                 self.fill(agent)
 

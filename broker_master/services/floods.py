@@ -74,7 +74,7 @@ class FloodWatch:
             try:
                 if self._is_due():
                     await self.look()
-                await self._settle()
+                await self._apply()
             except MeshError as error:
                 log.warning("floods_unknown", code=error.code, error=str(error))
                 await asyncio.sleep(_AGAIN_S)
@@ -152,7 +152,7 @@ class FloodWatch:
             f" refused for {flood.for_s:.0f} s; permanently: mesh {noun} revoke {seen.name}",
         )
 
-    async def _settle(self) -> None:
+    async def _apply(self) -> None:
         """Make the broker refuse exactly the keys that are shut out now."""
         wanted = self._floods.shut_out(self._plane.clock.elapsed())
         if wanted == self._refused:

@@ -56,7 +56,7 @@ class Obstacles:
         return known
 
     def _waits_for(self, group: str, agent: str, tags: Tags) -> str:
-        whom = agent or f"an agent of {group}"
+        target = agent or f"an agent of {group}"
         pool = self._plane.dispatcher.pool(group)
         if pool.is_full and self.is_ready(group, agent, tags):
             return (
@@ -64,13 +64,13 @@ class Obstacles:
                 f" {pool.policy.limit} at once is reached"
             )
         if self.is_ready(group, agent, tags):
-            return f"waits for a free slot of {whom}"
+            return f"waits for a free slot of {target}"
         obstacle = self.obstacle(group, agent, tags)
         if obstacle.is_active:
-            return f"waits for {whom} to take work again: {obstacle.text}"
+            return f"waits for {target} to take work again: {obstacle.text}"
         if ACTION_TAG in dict(tags):
-            return f"waits for {whom} that can run it: {obstacle.text}"
-        return f"waits for {whom} to be active"
+            return f"waits for {target} that can run it: {obstacle.text}"
+        return f"waits for {target} to be active"
 
     def _idle(self, name: str) -> str:
         """Empty unless the agent is active, and gets no work all the same."""

@@ -84,7 +84,7 @@ def test_whole_next_slot_is_used_after_a_crash_between_the_renames(state: Path) 
     identity = state / "identity"
     (identity / "current").rename(identity / "next")
     assert IdentitySlots(state).facts() == FACTS
-    IdentitySlots(state).settle()
+    IdentitySlots(state).swap_in()
     assert names(identity) == ["current"]
 
 

@@ -69,13 +69,13 @@ def logs(
             async for part in mesh.logs(id, attempt=attempt, times=times):
                 await writer.write(part)
                 rest.go_on_behind(part)
-            await writer.settle(is_last=False)
+            await writer.flush(is_last=False)
         try:
             async for part in rest:
                 await writer.write(part)
         finally:
             await rest.aclose()
-        await writer.settle(is_last=True)
+        await writer.flush(is_last=True)
 
     call(shared, read)
     if memory is not None:
@@ -127,7 +127,7 @@ class LineWriter(Writer):
             for line in self._lines(part.stream, data, at):
                 await self._hand_on(part.stream, line)
 
-    async def settle(self, *, is_last: bool) -> None:
+    async def flush(self, *, is_last: bool) -> None:
         """Write the held lines; later ones are written as they come. is_last: nothing follows."""
         if is_last:
             for stream, line in [*self._begun.items()]:

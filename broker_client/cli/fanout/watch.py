@@ -211,7 +211,7 @@ class Watch:
                     await writer.write(part)
             finally:
                 await output.aclose()
-            await writer.settle(is_last=True)
+            await writer.flush(is_last=True)
 
 
 class _Prefixed(LineWriter):

@@ -113,7 +113,7 @@ class Writer:
     async def begin_attempt(self) -> None:
         """Handle the change of attempts; called before the first part of the next one."""
 
-    async def settle(self, *, is_last: bool) -> None:
+    async def flush(self, *, is_last: bool) -> None:
         """Handle the end of the present output. is_last: nothing will follow."""
 
     async def write_whole(self, output: Output) -> None:

@@ -42,7 +42,7 @@ async def lines_of(*parts: OutputPart, tail: int | None = None) -> Kept:
     writer = LineWriter(sink, tail=tail, since_s=None, is_stamped=False)
     for each in parts:
         await writer.write(each)
-    await writer.settle(is_last=True)
+    await writer.flush(is_last=True)
     return sink
 
 
@@ -75,7 +75,7 @@ async def test_line_has_the_time_at_which_it_began() -> None:
     sooner, later = "2026-01-01T00:00:00.000Z", "2026-01-01T00:00:05.000Z"
     await writer.write(part(0, b"one\ntw", (0, sooner)))
     await writer.write(part(6, b"o\nthree\n", (6, later)))
-    await writer.settle(is_last=True)
+    await writer.flush(is_last=True)
     said = [data.decode() for _, data in sink.written]
     assert said == [f"{sooner} one\n", f"{sooner} two\n", f"{later} three\n"]
 
@@ -85,7 +85,7 @@ async def test_lines_since_a_moment_only() -> None:
     writer = LineWriter(sink, tail=None, since_s=1767225602.0, is_stamped=False)
     marks = ((0, "2026-01-01T00:00:00.000Z"), (4, "2026-01-01T00:00:05.000Z"))
     await writer.write(part(0, b"one\ntwo\n", *marks))
-    await writer.settle(is_last=True)
+    await writer.flush(is_last=True)
     assert sink.stdout == b"two\n"
 
 

@@ -101,14 +101,14 @@ def test_waiting_sticky_commands_follow_their_key_to_another_agent() -> None:
     made.enqueue(Wish("web", sticky="x"), "c1")
     assert made.next_for(other) is None
     made.set_member("web", first.agent, slots=10, ready=False)
-    made.settle_sticky()
+    made.requeue_sticky()
     assert made.idle_agents_with_work() == [other]
     assert made.next_for(other) == "c1"
     made.set_member("web", other, slots=10, ready=False)
     made.enqueue(Wish("web", sticky="x"), "c2")
     assert made.idle_agents_with_work() == []
     made.set_member("web", other, slots=10, ready=True)
-    made.settle_sticky()
+    made.requeue_sticky()
     made.withdraw("c2")
     assert made.waiting("web") == 0
     assert made.next_for(other) is None

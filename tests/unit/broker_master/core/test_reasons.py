@@ -140,9 +140,9 @@ def test_command_that_has_ended_keeps_its_own_reason_and_waits_for_nothing(state
 
 
 def test_queued_command_says_what_it_waits_for_where_nobody_can_look() -> None:
-    for agent, whom in (("", "an agent of web"), ("web-7", "web-7")):
+    for agent, target in (("", "an agent of web"), ("web-7", "web-7")):
         case = reasons.CommandCase(command_of(accepted(agent=agent)), TIMERS)
-        assert explain(case).reason == f"waits for {whom} to be active with a free slot"
+        assert explain(case).reason == f"waits for {target} to be active with a free slot"
 
 
 # -- of groups
