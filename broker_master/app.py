@@ -225,6 +225,7 @@ class ControlPlane:
                 request_s=self._settings.broker.request_s,
             ),
             system_link=system,
+            broker=self._broker,
             earlier=earlier,
             restored=restored,
         )

@@ -72,6 +72,9 @@ class EmbeddedBroker:
         self._folder = mesh.broker_directory
         self._process: Process | None = None
         self._log_start = 0
+        self._operator_jwt = ""
+        self._is_replaced = False
+        self._up = asyncio.Event()
 
     @property
     def port(self) -> int:
@@ -89,6 +92,11 @@ class EmbeddedBroker:
         """The child's process id while it runs."""
         process = self._process
         return process.pid if process is not None and process.returncode is None else None
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether it was started with another operator token than the mesh has now."""
+        return self._operator_jwt != self._mesh.accounts.operator_jwt
 
     @property
     def log_file(self) -> Path:
@@ -133,6 +141,22 @@ class EmbeddedBroker:
                     process.kill()
                 await process.wait()
 
+    async def restart(self) -> None:
+        """End the child and start another one with the present configuration; returns when it runs.
+
+        `run` starts it. Raises Unreachable (`broker_unreachable`) if it is not ready in `READY_S`;
+        `run` goes on trying.
+        """
+        self._up.clear()
+        self._is_replaced = True
+        await self.stop()
+        try:
+            async with asyncio.timeout(READY_S):
+                await self._up.wait()
+        except TimeoutError as error:
+            message = f"the broker was not ready in {READY_S:g} s: see {self.log_file}"
+            raise Unreachable("broker_unreachable", message) from error
+
     @property
     def _config_file(self) -> Path:
         return (self._folder / "nats.conf").absolute()
@@ -145,11 +169,14 @@ class EmbeddedBroker:
             process = self._process
             if process is not None:
                 code = await process.wait()
-                log.error("broker_ended", pid=process.pid, code=code, said=self._last_words())
+                if not self._is_replaced:
+                    log.error("broker_ended", pid=process.pid, code=code, said=self._last_words())
             if clock.time() - started > STEADY_S:
                 backoff.reset()
-            await asyncio.sleep(backoff.next_s())
-            self.restarts += 1
+            if not self._is_replaced:
+                await asyncio.sleep(backoff.next_s())
+                self.restarts += 1
+            self._is_replaced = False
             try:
                 await self._launch(find_server(self._child.binary), READY_S)
             except MeshError as error:
@@ -197,6 +224,7 @@ class EmbeddedBroker:
         except BaseException:
             await self.stop()
             raise
+        self._up.set()
         log.info("broker_started", pid=process.pid, port=self._port)
 
     async def _wait_ready(self, process: Process, ready_s: float) -> None:
@@ -235,12 +263,14 @@ class EmbeddedBroker:
             pid=folder / "nats.pid",
             ports=folder,
         )
+        trust = self._mesh.broker_trust()
+        self._operator_jwt = trust.operator_jwt
         text = render_config(
             host=self._host,
             port=self._port,
             name=f"mesh-{self._mesh.id}",
             files=files,
-            trust=self._mesh.broker_trust(),
+            trust=trust,
             limit=self._limit,
         )
         write_private(self._config_file, text.encode())

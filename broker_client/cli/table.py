@@ -233,7 +233,7 @@ COMMANDS: Final = (
         mesh ca show --output json
         mesh ca show --no-color"""),
     Row("ca", "rotate", "ca.manage:rotate",
-        "Replace the authority or a signing key, step by step.", """
+        "Replace the authority or a NATS key, step by step.", """
         mesh ca rotate prepare
         mesh ca rotate activate
         mesh ca rotate revoke --output json"""),

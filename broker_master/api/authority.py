@@ -1,9 +1,13 @@
 """`certificate.*` and `ca.*`: issued certificates with their ends, and the keys behind them."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from broker_master.api.operations import Operations
+from broker_master.ca.key_files import OPERATOR
 from broker_master.core.certificates import days_left
+from broker_master.core.key_holders import AUTHORITY
 from broker_master.core.pages import Rows
 from broker_master.core.rights import check_unlimited, may_see, may_see_client
 from broker_master.core.rotation import SETTLED, Rotation
@@ -31,6 +35,15 @@ _NAMED = 50
 _EXTERNAL = (
     "this broker is not the master's own: give each node ca/trusted.pem and a server certificate"
     " of your own making, and reload it"
+)
+_NODES = (
+    "give each broker node, also one that is down, the configuration that broker-master"
+    " broker-config prints now, and restart them one after the other: they read the operator's"
+    " keys at a start alone"
+)
+_OWN_NODE = (
+    "the broker restarts, since it reads the operator's keys at a start alone; all members"
+    " reconnect by themselves, and what runs goes on"
 )
 
 
@@ -88,26 +101,29 @@ class AuthorityOperations:
         )
 
     async def show(self, caller: ClientEntry, _query: NoQuery) -> CaAnswer:
-        return self._answer(caller)
+        return await self._answer(caller)
 
     async def rotate(self, caller: ClientEntry, request: CaRotate) -> CaAnswer:
         check_unlimited(caller)
         await self._rotator.rotate(request.key, request.step, force=request.force)
-        return self._answer(caller)
+        return await self._answer(caller)
 
-    def _answer(self, caller: ClientEntry) -> CaAnswer:
+    async def _answer(self, caller: ClientEntry) -> CaAnswer:
+        rotations = [await self._rotation(caller, key) for key in KEYS]
+        return CaAnswer(rotations=rotations, note=self._note(rotations))
+
+    def _note(self, rotations: Sequence[RotationRecord]) -> str:
         external = bool(self._plane.settings.nats_url)
-        under_way = self._rotator.rotation(KEYS[0]).stage != SETTLED
-        return CaAnswer(
-            rotations=[self._rotation(caller, key) for key in KEYS],
-            note=_EXTERNAL if external and under_way else "",
-        )
+        by_key = {each.key: each for each in rotations}
+        if by_key[OPERATOR].waiting:
+            return _NODES if external else _OWN_NODE
+        return _EXTERNAL if external and by_key[AUTHORITY].stage != SETTLED else ""
 
-    def _rotation(self, caller: ClientEntry, key: str) -> RotationRecord:
+    async def _rotation(self, caller: ClientEntry, key: str) -> RotationRecord:
         rotation: Rotation = self._rotator.rotation(key)
         waiting = [
             named
-            for named in self._rotator.waiting_for(key, rotation.next_step)
+            for named in await self._rotator.waiting_for(key, rotation.next_step)
             if self._may_see(caller, *named.split(" ", 1))
         ]
         not_after = self._rotator.not_after(key)

@@ -1,14 +1,15 @@
 """The broker's view of the mesh: operator, accounts, and one signing key per role.
 
-    operator ──signs once──▶ operator token (names its signing key; root key needed no more)
+    operator ──signs once──▶ operator token (names its signing keys, and is in the configuration)
     operator signing key ──▶ account tokens (an update revokes users)
     account ── scoped key per role ──▶ users of that role, inside that role's template
             └─ master key, unscoped ─▶ masters
+    system account ── its signing key ─▶ the user that updates accounts and cuts connections
 
 The broker accepts nothing that a root key has signed directly (`strict_signing_key_usage`), and
 from a scoped key only users inside its template: a thief of the agents' key can make agents, and
-nothing else. The keys that sign users can be rotated one by one (`rotation.json`): for a while both
-sign.
+nothing else. Keys can be rotated one by one (`rotation.json`): for a while both are trusted. The
+broker takes account tokens at once, and the operator's token with its next start alone.
 """
 
 from collections.abc import Collection, Mapping
@@ -24,9 +25,19 @@ from broker_client.runtime.files import (
     read_text,
     write_private,
 )
-from broker_client.runtime.nkeys import KeyPair, Kind, check_public
+from broker_client.runtime.nkeys import KeyPair, check_public
 from broker_master.ca.claims import Claims, decode_jwt, encode_jwt
-from broker_master.ca.rotation_file import numbered, read_rotations, write_rotations
+from broker_master.ca.key_files import (
+    OPERATOR,
+    SYSTEM,
+    make_generation,
+    make_missing,
+    read_keys,
+    remove_former,
+    root_name,
+    signer_name,
+)
+from broker_master.ca.rotation_file import read_rotations, write_rotations
 from broker_master.core.rotation import Rotation, advance
 from schemas.faults import Corrupt
 from schemas.permissions import SCOPES, Scope
@@ -34,18 +45,9 @@ from schemas.wrong import told
 
 N = TypeVar("N", int, float)
 
-_KEYS: Final[dict[str, Kind]] = {
-    "operator": "operator",
-    "operator-signing": "operator",
-    "account": "account",
-    "system": "account",
-    "system-signing": "account",
-}
 _ENDS: Final = "revoked.json"
 _ENDED_S: Final = 600.0
 _SHUT_OUT: Final = "shut-out.json"
-# Roles whose signing keys can be rotated.
-ROTATED: Final = (*SCOPES, "master")
 _NO_LIMITS: Final = {
     "subs": -1,
     "data": -1,
@@ -71,8 +73,9 @@ _STREAMS: Final = {
 class Accounts:
     """Keys and tokens of one mesh, kept as files of `folder`, the keys 0600."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, mesh: str) -> None:
         self._folder = folder
+        self._mesh = mesh
         self._rotations = read_rotations(folder)
         self._keys: dict[str, KeyPair] = {}
         # Refused for a while, beside the revoked ones.
@@ -85,10 +88,10 @@ class Accounts:
     def create(cls, folder: Path, *, mesh: str, now: int) -> Self:
         """Make missing files of `folder` and keep existing ones, also after a crash half-way."""
         make_private_directory(folder)
-        accounts = cls(folder)
-        for name, kind in accounts._key_files().items():
-            _make_key(folder / f"{name}.nk", kind)
-        accounts._complete(mesh, now)
+        accounts = cls(folder, mesh)
+        make_missing(folder, accounts._rotations)
+        accounts._complete(now)
+        accounts._let_in(now)
         return accounts
 
     @classmethod
@@ -97,9 +100,10 @@ class Accounts:
 
         Tokens are brought up to date with this release's permissions.
         """
-        accounts = cls(folder)
+        accounts = cls(folder, mesh)
         read_text(folder / "account.jwt")
-        accounts._complete(mesh, now)
+        accounts._complete(now)
+        accounts._let_in(now)
         return accounts
 
     @property
@@ -122,43 +126,47 @@ class Accounts:
         """Public halves of all keys of the mesh: operator, accounts, and signing keys."""
         return {key.public for key in self._keys.values()}
 
-    def signing_key(self, role: str) -> KeyPair:
-        """The key that signs users of `role`: a scope's, `master` or `system`."""
-        if role == "system":
-            return self._keys["system-signing"]
-        return self._keys[_key_name(role, self.generation(role))]
+    @property
+    def operator_signers(self) -> set[str]:
+        """Public keys whose account tokens the broker should accept."""
+        return set(self._signing_keys(OPERATOR))
 
-    def generation(self, role: str) -> int:
-        """Generation of the key that signs users of `role` now."""
-        return self.rotation(role).active
+    def signing_key(self, key: str) -> KeyPair:
+        """The key that signs for `key`, one of ROTATED: users of that role, or account tokens."""
+        return self._keys[signer_name(key, self.generation(key))]
 
-    def rotation(self, role: str) -> Rotation:
-        return self._rotations.get(role, Rotation())
+    def generation(self, key: str) -> int:
+        """Generation of the key that signs now."""
+        return self.rotation(key).active
+
+    def rotation(self, key: str) -> Rotation:
+        return self._rotations.get(key, Rotation())
 
     def signer_of(self, role: str, public: str) -> int:
         """Generation of the key of `role` with this public half; 0 if it is unknown."""
-        keys = {self._keys[_key_name(role, n)].public: n for n in self.rotation(role).trusted}
+        keys = {self._keys[signer_name(role, n)].public: n for n in self.rotation(role).trusted}
         return keys.get(public, 0)
 
-    def rotate(self, role: str, step: str, *, now: float) -> str:
-        """Take one step with the signing key of `role`, one of ROTATED; returns the account token.
+    def rotate(self, key: str, step: str, *, now: float) -> list[str]:
+        """Take one step with `key`, one of ROTATED; returns the account tokens that it concerns.
 
-        The broker applies it once the system user publishes the token. A repeated step changes
-        nothing. Raises Refused (`step_refused`).
+        The broker applies them once the system user publishes them, in this order; a changed
+        `operator_jwt` with its next start. A repeated step changes nothing. Raises Refused
+        (`step_refused`).
         """
-        before = self.rotation(role)
+        before = self.rotation(key)
         rotation = advance(before, step, at=now)
         if rotation != before:
             if rotation.newest > before.newest:
-                name = _key_name(role, rotation.newest)
-                _make_key(self._folder / f"{name}.nk", "account")
+                make_generation(self._folder, key, rotation.newest)
                 failpoints.reach("master.key_made")
-            rotations = {**self._rotations, role: rotation}
+            rotations = {**self._rotations, key: rotation}
             write_rotations(self._folder, rotations)
             failpoints.reach("master.key_stepped")
             self._rotations = rotations
-        self._complete_account(int(now))
-        return self.account_jwt
+        self._complete(int(now))
+        tokens = [self.system_jwt] if key in (SYSTEM, OPERATOR) else []
+        return [*tokens, self.account_jwt] if key != SYSTEM else tokens
 
     def set_revocations(self, revocations: Mapping[str, int], *, now: int) -> str:
         """Make and keep an account token that refuses exactly these users; returns it.
@@ -169,12 +177,9 @@ class Accounts:
         for user in revocations:
             check_public(user, "user")
         claims = self._account_claims(revocations)
-        # The broker keeps the token issued last: each must be newer than the one before.
-        issued_at = max(now, decode_jwt(self.account_jwt)["iat"] + 1) if self.account_jwt else now
-        token = encode_jwt(claims, self._keys["operator-signing"], issued_at=issued_at)
-        write_private(self._folder / "account.jwt", token.encode())
-        self.account_jwt = token
-        return token
+        signer = self.signing_key(OPERATOR)
+        self.account_jwt = self._replace("account", self.account_jwt, claims, signer, now)
+        return self.account_jwt
 
     def revoke(self, ends: Mapping[str, float], *, now: float) -> str:
         """Refuse these users as well, and drop those whose credentials have expired.
@@ -233,51 +238,34 @@ class Accounts:
             raise Corrupt("state_corrupt", f"{path}: {told(error, wanted)}") from error
         return found
 
-    def _complete(self, mesh: str, now: int) -> None:
-        """Read the tokens; make missing ones, and replace those with wrong contents."""
-        self._read_keys()
-        self.operator_jwt = self._token("operator", "operator", self._operator_claims(mesh), now)
-        signer = "operator-signing"
-        self.system_jwt = self._token("system", signer, self._system_claims(), now)
-        self._complete_account(now)
-        self._let_in(now)
+    def _complete(self, now: int) -> None:
+        """Read the tokens; make missing ones, and replace those with wrong contents.
 
-    def _complete_account(self, now: int) -> None:
-        self._read_keys()
+        The seeds of former generations go last, when no token depends on them.
+        """
+        self._keys = read_keys(self._folder, self._rotations)
+        # Already the next one's, so that a node restarts twice in a rotation, not three times.
+        root = self._keys[root_name(self.rotation(OPERATOR).trusted[-1])]
+        self.operator_jwt = self._token("operator", root, self._operator_claims(root), now)
+        signer = self.signing_key(OPERATOR)
+        self.system_jwt = self._token("system", signer, self._system_claims(), now)
         self.account_jwt = self._read_token("account")
         if not self.account_jwt:
             self.set_revocations({}, now=now)
-        elif not self._says(self.account_jwt, self._account_claims(self.revocations)):
+        elif not self._says(self.account_jwt, signer, self._account_claims(self.revocations)):
             self.set_revocations(self.revocations, now=now)
-        for role, rotation in self._rotations.items():
-            for generation in range(1, rotation.newest):
-                if generation not in rotation.trusted:
-                    name = _key_name(role, generation)
-                    (self._folder / f"{name}.nk").unlink(missing_ok=True)
+        remove_former(self._folder, self._rotations)
 
-    def _key_files(self) -> dict[str, Kind]:
-        """The required keys, by name."""
-        rotated: dict[str, Kind] = {
-            _key_name(role, each): "account"
-            for role in ROTATED
-            for each in self.rotation(role).trusted
-        }
-        return {**_KEYS, **rotated}
-
-    def _read_keys(self) -> None:
-        keys = {}
-        for name, kind in self._key_files().items():
-            key = KeyPair.from_seed(read_text(self._folder / f"{name}.nk").strip())
-            if key.kind != kind:
-                raise Corrupt("state_corrupt", f"{self._folder / name}.nk is a key of another kind")
-            keys[name] = key
-        self._keys = keys
-
-    def _token(self, name: str, signer: str, claims: Claims, now: int) -> str:
+    def _token(self, name: str, signer: KeyPair, claims: Claims, now: int) -> str:
         token = self._read_token(name)
-        if token and self._says(token, claims):
+        if token and self._says(token, signer, claims):
             return token
-        token = encode_jwt(claims, self._keys[signer], issued_at=now)
+        return self._replace(name, token, claims, signer, now)
+
+    def _replace(self, name: str, old: str, claims: Claims, signer: KeyPair, now: int) -> str:
+        # The broker keeps the token issued last: each must be newer than the one before.
+        issued_at = max(now, decode_jwt(old)["iat"] + 1) if old else now
+        token = encode_jwt(claims, signer, issued_at=issued_at)
         write_private(self._folder / f"{name}.jwt", token.encode())
         return token
 
@@ -285,22 +273,32 @@ class Accounts:
         path = self._folder / f"{name}.jwt"
         return read_text(path).strip() if path.exists() else ""
 
-    def _says(self, token: str, wanted: Claims) -> bool:
-        """Whether a kept token has the wanted claims. Corrupt if it is for another key."""
-        claims = decode_jwt(token)
-        if claims["sub"] != wanted["sub"] or _lost_keys(claims, wanted):
-            raise Corrupt("state_corrupt", f"{self._folder}: a key is not that of its token")
-        return {key: claims.get(key) for key in wanted} == wanted
+    def _says(self, token: str, signer: KeyPair, wanted: Claims) -> bool:
+        """Whether a kept token is of `signer` and has the wanted claims.
 
-    def _operator_claims(self, mesh: str) -> Claims:
+        Raises Corrupt if it is for another key, or was signed by one that is trusted no more.
+        """
+        claims = decode_jwt(token)
+        roots = {self._keys[root_name(each)].public for each in self.rotation(OPERATOR).trusted}
+        is_root = wanted["sub"] in roots
+        is_known = claims["sub"] in (roots if is_root else {wanted["sub"]})
+        is_signed = claims["iss"] in (roots if is_root else self.operator_signers)
+        if not is_known or not is_signed or _lost_keys(claims, wanted):
+            raise Corrupt("state_corrupt", f"{self._folder}: a key is not that of its token")
+        return {key: claims.get(key) for key in (*wanted, "iss")} == {
+            **wanted,
+            "iss": signer.public,
+        }
+
+    def _operator_claims(self, root: KeyPair) -> Claims:
         return {
-            "sub": self._keys["operator"].public,
-            "name": f"mesh-{mesh}",
+            "sub": root.public,
+            "name": f"mesh-{self._mesh}",
             "nats": {
                 "type": "operator",
                 "version": 2,
                 "system_account": self.system_account,
-                "signing_keys": [self._keys["operator-signing"].public],
+                "signing_keys": self._signing_keys(OPERATOR),
                 "strict_signing_key_usage": True,
             },
         }
@@ -313,12 +311,12 @@ class Accounts:
                 "type": "account",
                 "version": 2,
                 "limits": dict(_NO_LIMITS),
-                "signing_keys": [self._keys["system-signing"].public],
+                "signing_keys": self._signing_keys(SYSTEM),
             },
         }
 
-    def _signing_keys(self, role: str) -> list[str]:
-        return [self._keys[_key_name(role, each)].public for each in self.rotation(role).trusted]
+    def _signing_keys(self, key: str) -> list[str]:
+        return [self._keys[signer_name(key, each)].public for each in self.rotation(key).trusted]
 
     def _account_claims(self, revocations: Mapping[str, int]) -> Claims:
         scoped = [
@@ -362,12 +360,3 @@ def _keys_of_roles(claims: Claims) -> dict[str, set[str]]:
         if isinstance(key, dict):
             keys.setdefault(key["role"], set()).add(key["key"])
     return keys
-
-
-def _key_name(role: str, generation: int) -> str:
-    return numbered("master" if role == "master" else f"scope-{role}", generation)
-
-
-def _make_key(path: Path, kind: Kind) -> None:
-    if not path.exists():
-        write_private(path, f"{KeyPair.create(kind).seed}\n".encode())

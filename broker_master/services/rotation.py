@@ -1,7 +1,9 @@
-"""Rotates the mesh's authority or a signing key, step by step, and notifies its holders.
+"""Rotates the mesh's authority or a NATS key, step by step, and notifies its holders.
 
 A step is taken on disk first and then carried out; repeated, it is carried out again. Slow parts
-run on by themselves: agents learn new authorities, and renew credentials of the old key.
+run on by themselves: agents learn new authorities, and renew credentials of the old key; the broker
+below this master is started again where it has to trust other keys of the operator, which it reads
+at a start alone.
 """
 
 import asyncio
@@ -10,11 +12,12 @@ from typing import Final
 import msgspec
 import structlog
 
-from broker_master.ca.accounts import ROTATED
+from broker_master.ca.key_files import OPERATOR, ROTATED
 from broker_master.ca.mesh import Mesh
 from broker_master.core import key_holders
 from broker_master.core.key_holders import AUTHORITY, Holder, Present
 from broker_master.core.rotation import STEPS, TAINTED, Rotation, advance, is_again
+from broker_master.embedded import EmbeddedBroker
 from broker_master.plane import Plane
 from broker_master.services.custody import Custody
 from broker_master.services.orders import Orders
@@ -31,25 +34,37 @@ _AT_ONCE: Final = 32
 # Interval of reminders for agents that have not renewed yet, or lack an authority.
 _REMIND_S: Final = 30.0
 _NAMED: Final = 5
+# The answer to a step and its audit entry are out before the broker restarts.
+_ANSWER_S: Final = 1.0
+# Timeout of the master's own return to the broker.
+_BACK_S: Final = 30.0
 
 
 class Rotator:
     name = "rotator"
 
     def __init__(
-        self, plane: Plane, mesh: Mesh, system: BrokerSystem, custody: Custody, orders: Orders
+        self,
+        plane: Plane,
+        mesh: Mesh,
+        system: BrokerSystem,
+        custody: Custody,
+        orders: Orders,
+        broker: EmbeddedBroker | None,
     ) -> None:
         self._plane = plane
         self._mesh = mesh
         self._system = system
         self._custody = custody
         self._orders = orders
+        self._broker = broker
         self._lock = asyncio.Lock()
         self._wake = asyncio.Event()
 
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()
         while True:
+            await self._replace_broker()
             await self._spread()
             self._wake.clear()
             try:
@@ -68,9 +83,16 @@ class Rotator:
             self._mesh.authority.rotation if key == AUTHORITY else self._mesh.accounts.rotation(key)
         )
 
-    def waiting_for(self, key: str, step: str) -> list[str]:
-        """Holders that `step` would cut off."""
+    async def waiting_for(self, key: str, step: str) -> list[str]:
+        """Holders that `step` would cut off; of the operator's key the nodes that are behind."""
+        if key == OPERATOR:
+            return [f"broker {name}" for name in await self._nodes_behind()]
         return key_holders.cut_off_by(step, self._holders(key), self._present(key))
+
+    async def _nodes_behind(self) -> list[str]:
+        """Broker nodes that trust other keys of the operator than they should."""
+        trusted, wanted = await self._system.operators(), self._mesh.accounts.operator_signers
+        return sorted(name for name, keys in trusted.items() if keys != wanted)
 
     def not_after(self, key: str) -> float | None:
         return self._mesh.authority.not_after if key == AUTHORITY else None
@@ -108,8 +130,9 @@ class Rotator:
         async with self._lock:
             rotation = self.rotation(key)
             advance(rotation, step, at=0.0)
-            waiting = [] if is_again(rotation, step) else self.waiting_for(key, step)
-            if waiting and not force:
+            waiting = [] if is_again(rotation, step) else await self.waiting_for(key, step)
+            # A node takes account tokens of a key that it does not trust, and then refuses all.
+            if waiting and (key == OPERATOR or not force):
                 raise Refused("step_refused", f"{step} would cut off {_listed(waiting)}")
             await self._take(key, step)
             log.info("key_rotated", key=key, step=step, forced=bool(waiting))
@@ -123,14 +146,18 @@ class Rotator:
             if step == STEPS[-1]:
                 await self._cut_off_old()
         else:
-            token = self._mesh.accounts.rotate(key, step, now=now)
+            tokens = self._mesh.accounts.rotate(key, step, now=now)
             if step != STEPS[-1]:
-                await self._system.update_account(token)
+                await self._publish(tokens)
                 await self._custody.renew()
             else:
                 # First the master's own, which would be dropped with the rest.
                 await self._custody.renew()
-                await self._system.update_account(token)
+                await self._publish(tokens)
+
+    async def _publish(self, tokens: list[str]) -> None:
+        for token in tokens:
+            await self._system.update_account(token)
 
     async def _cut_off_old(self) -> None:
         """Disconnect connections admitted by the old authority, which outlive it."""
@@ -140,6 +167,22 @@ class Rotator:
                 await self._system.kick(connection)
 
     # -- background work
+
+    async def _replace_broker(self) -> None:
+        """Restart the broker below this master if it does not know the operator's present keys."""
+        broker = self._broker
+        if broker is None or not broker.is_outdated:
+            return
+        await asyncio.sleep(_ANSWER_S)
+        async with self._lock:
+            self._plane.note("broker.restart", detail="with the operator's present keys")
+            try:
+                await broker.restart()
+                await self._plane.link.wait_connected(_BACK_S)
+            except MeshError as error:
+                log.warning("broker_not_replaced", code=error.code, error=str(error))
+            else:
+                log.info("broker_replaced")
 
     def note_trust(self, agent: str, digest: str) -> None:
         """Note which authorities an agent trusts."""

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -22,6 +22,7 @@ _PAGE = 1024
 _EACH_MAX = 64
 _AT_ONCE = 32
 
+A = TypeVar("A")
 # A node's id, which is new with each of its starts, and the number of a connection there.
 _Place = tuple[str, int]
 
@@ -61,6 +62,29 @@ class _Entry(msgspec.Struct):
 
 class _Server(msgspec.Struct):
     id: str = ""
+
+
+class _Node(msgspec.Struct):
+    name: str = ""
+
+
+class _Trusted(msgspec.Struct):
+    signing_keys: list[str] = []
+
+
+class _Operator(msgspec.Struct):
+    nats: _Trusted = msgspec.field(default_factory=_Trusted)
+
+
+class _Facts(msgspec.Struct):
+    trusted_operators_claim: list[_Operator] = []
+
+
+class _Varz(msgspec.Struct):
+    """The used part of a node's account of itself."""
+
+    server: _Node = msgspec.field(default_factory=_Node)
+    data: _Facts = msgspec.field(default_factory=_Facts)
 
 
 class _Entries(msgspec.Struct):
@@ -178,6 +202,15 @@ class BrokerSystem:
         answers = await self._gather("$SYS.REQ.SERVER.PING.IDZ", {})
         return {str(_json(each.data).get("id", "")) for each in answers} - {""}
 
+    async def operators(self) -> dict[str, set[str]]:
+        """The public operator keys whose account tokens each node accepts, by the node's name."""
+        found: dict[str, set[str]] = {}
+        for answer in await self._gather("$SYS.REQ.SERVER.PING.VARZ", {}):
+            node = _read(answer.data, _Varz)
+            operators = node.data.trusted_operators_claim
+            found[node.server.name] = {key for each in operators for key in each.nats.signing_keys}
+        return found
+
     async def look_up(
         self, places: list[_Place], *, is_strict: bool = True
     ) -> dict[_Place, Connection]:
@@ -266,11 +299,15 @@ def _json(data: bytes) -> dict[str, Any]:
     return body if isinstance(body, dict) else {}
 
 
-def _entries(data: bytes) -> list[tuple[str, _Entry]]:
+def _read(data: bytes, kind: type[A]) -> A:
     try:
-        body = msgspec.json.decode(data, type=_Connz)
+        return msgspec.json.decode(data, type=kind)
     except msgspec.MsgspecError as error:
         raise Corrupt("store_unavailable", "the broker's answer has an unknown form") from error
+
+
+def _entries(data: bytes) -> list[tuple[str, _Entry]]:
+    body = _read(data, _Connz)
     return [(body.server.id, entry) for entry in body.data.connections]
 
 

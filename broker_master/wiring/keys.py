@@ -43,5 +43,5 @@ def build_keys(plane: Plane, ports: Ports) -> Keys:
         revoker=revoker,
         desk=KeyDesk(plane, custody.own_keys, lambda: revoker.refused),
         orders=orders,
-        rotator=Rotator(plane, mesh, system, custody, orders),
+        rotator=Rotator(plane, mesh, system, custody, orders, ports.broker),
     )

@@ -8,6 +8,7 @@ from broker_client.runtime.link import Link
 from broker_client.runtime.streams import Streams
 from broker_master.ca.mesh import Mesh
 from broker_master.core.dispatch import Dispatcher
+from broker_master.embedded import EmbeddedBroker
 from broker_master.services.system import BrokerSystem
 from broker_master.store.facts import EVENTS
 from broker_master.store.restored import Restored
@@ -23,8 +24,9 @@ class Ports:
     """Everything a master uses of the world outside its services, beside the plane.
 
     events, history, audit: the writers of these streams. fanouts: the bucket of their entries.
-    system_link: the connection as the broker's system user, on which `system` asks. earlier: the
-    epoch before this one. restored: the note of a restore, if any.
+    system_link: the connection as the broker's system user, on which `system` asks. broker: the one
+    below this master, if any. earlier: the epoch before this one. restored: the note of a restore,
+    if any.
     """
 
     mesh: Mesh
@@ -35,6 +37,7 @@ class Ports:
     fanouts: Bucket
     system: BrokerSystem
     system_link: Link
+    broker: EmbeddedBroker | None
     earlier: int
     restored: Restored | None
 

@@ -15,7 +15,7 @@ from tests.meshes import LONG_LEASE
 pytestmark = [pytest.mark.chaos]
 
 
-@pytest.mark.parametrize("key", ["authority", "agent"])
+@pytest.mark.parametrize("key", ["authority", "agent", "system", "nats-operator"])
 async def test_f34_master_killed_within_a_step_completes_it_by_the_same_step(
     tmp_path: Path, key: str
 ) -> None:

@@ -1,15 +1,22 @@
 """F34: the authority and the signing keys are replaced under running agents, step by step."""
 
 import asyncio
+import contextlib
 import dataclasses
 import ssl
+import time
 from pathlib import Path
 
 import pytest
+from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
 from broker_client.api import MeshClient
 from broker_client.runtime.tls import client_context
+from broker_master.ca.claims import encode_jwt
+from broker_master.ca.key_files import OPERATOR
+from broker_master.ca.mesh import open_mesh
+from schemas.faults import Refused, Unreachable
 from schemas.messages.api import (
     AgentRecord,
     CaAnswer,
@@ -20,8 +27,8 @@ from schemas.messages.api import (
     NoQuery,
     RotationRecord,
 )
-from tests.harness import MeshProcesses
-from tests.meshes import client_of, issuer, mesh_fixture, refused
+from tests.harness import FAST_TIMERS, MeshProcesses
+from tests.meshes import LONG_LEASE, client_of, issuer, mesh_fixture, refused
 from tests.servers import TestCredentials, connect_raw
 from tests.waiting import eventually
 
@@ -172,6 +179,106 @@ async def test_sec_s27_signing_key_is_replaced_and_only_its_users_are_dropped(
         assert connections_of(mesh) == connected, "whoever has renewed is not cut off"
         assert {(await agent_shown(admin, name)).status for name in AGENTS} == {"active"}
     await bystander.close()
+
+
+async def running(client: MeshClient, command: str) -> None:
+    async with asyncio.timeout(STEP_S):
+        while True:
+            with contextlib.suppress(Refused):  # it is not submitted yet
+                if (await client.show(command)).state == "running":
+                    return
+            await asyncio.sleep(0.05)
+
+
+async def caught_up(client: MeshClient, key: str) -> None:
+    """Wait until no holder and no node holds the next step up."""
+    async with asyncio.timeout(STEP_S):
+        while True:
+            with contextlib.suppress(Unreachable):  # while the broker restarts
+                if not (await shown(client, key)).waiting:
+                    return
+            await asyncio.sleep(0.05)
+
+
+async def push(system: Client, token: str) -> None:
+    answer = await system.request("$SYS.REQ.CLAIMS.UPDATE", token.encode(), timeout=STEP_S)
+    assert b"jwt updated" in answer.data, answer.data
+
+
+async def comes_back(credentials: TestCredentials) -> bool:
+    try:
+        client = await connect_raw(credentials)
+    except (ssl.SSLError, OSError, NatsError):
+        return False
+    await client.close()
+    return True
+
+
+async def test_sec_s27_operator_key_is_replaced_under_a_task_and_a_wait(tmp_path: Path) -> None:
+    """Before the end both keys update accounts, afterwards the old one does not."""
+    env = {**FAST_TIMERS, **LONG_LEASE}
+    async with MeshProcesses(tmp_path / "mesh", env=env) as mesh:
+        await mesh.add_group("web")
+        await mesh.add_agent("web-1", group="web")
+        broker = issuer(mesh)
+        accounts = broker.mesh.accounts
+        old_key, done = accounts.signing_key(OPERATOR), tmp_path / "done"
+        body = f"while [ ! -e {done} ]; do sleep 0.05; done; echo same"
+        async with mesh.client() as admin:
+            wait = asyncio.ensure_future(
+                admin.run(["sh", "-c", body], agent="web-1", id="long", timeout_s=STEP_S)
+            )
+            await running(admin, "long")
+            await take(admin, "prepare", key=OPERATOR)
+            await caught_up(admin, OPERATOR)
+            await take(admin, "activate", key=OPERATOR)
+            await take(admin, "taint", key=OPERATOR)
+            await take(admin, "revoke", key=OPERATOR)
+            await caught_up(admin, OPERATOR)
+            assert not wait.done()
+            done.touch()
+            record = await wait
+            assert record.state == "succeeded"
+            assert record.output is not None
+            assert record.output.stdout == b"same\n"
+            assert [each.attempt for each in record.attempts] == [1]
+            told = await mesh.cli("events", "kind:command", "--output", "jsonl", "--since", "10m")
+            assert "unknown" not in told.out, told.out
+
+            thief = await connect_raw(broker.issue("system", "thief"))
+            victim = broker.issue("viewer", "victim")
+            claims = accounts._account_claims({victim.user: int(time.time()) + 60})
+            at = int(time.time()) + 10
+            stolen = encode_jwt(claims, old_key, issued_at=at)
+            await push(thief, stolen)
+            assert await comes_back(victim), "an account token of the old key has no effect"
+            new_key = open_mesh(mesh.state_dir, renews=False).accounts.signing_key(OPERATOR)
+            assert new_key.public != old_key.public
+            await push(thief, encode_jwt(claims, new_key, issued_at=at + 1))
+            assert not await comes_back(victim)
+            await thief.close()
+
+
+async def test_sec_s27_system_key_is_replaced_and_its_thief_is_dropped(
+    mesh: MeshProcesses,
+) -> None:
+    broker = issuer(mesh)
+    credentials = broker.issue("system", "thief")
+    thief = await connect_raw(credentials)
+    async with mesh.client() as admin:
+        for step in ("prepare", "activate", "taint"):
+            await take(admin, step, key="system")
+        assert thief.is_connected
+        before = connections_of(mesh)
+        await take(admin, "revoke", key="system")
+        await eventually(lambda: thief.is_closed)
+        assert not await comes_back(credentials)
+        # The master's own goes on: it cuts whom it revokes.
+        robbed = await client_of(mesh, "robbed", "viewer", directory=mesh.directory / "clients")
+        assert (await mesh.cli("client", "revoke", "robbed")).code == 0
+        assert (await mesh.cli("status", context=robbed)).code == 77
+        await works(admin)
+        assert connections_of(mesh) == before
 
 
 async def test_master_key_is_replaced_and_forced_revoke_cuts_off_who_has_not_renewed(

@@ -1,4 +1,4 @@
-"""`mesh ca …`: rotation of the mesh's authority, or of a signing key, in four steps."""
+"""`mesh ca …`: rotation of the mesh's authority, or of a NATS key, in four steps."""
 
 from typing import Annotated, Literal
 
@@ -12,11 +12,21 @@ from schemas.messages.api import CaAnswer, CaRotate, NoQuery, RotationRecord
 from schemas.verbs import CA_ROTATE, CA_SHOW
 
 Step = Literal["prepare", "activate", "taint", "revoke"]
-Key = Literal["authority", "agent", "enrol", "viewer", "operator", "admin", "master"]
+Key = Literal[
+    "authority",
+    "agent",
+    "enrol",
+    "viewer",
+    "operator",
+    "admin",
+    "master",
+    "system",
+    "nats-operator",
+]
 
 
 def show(*, shared: Listing = LISTING) -> None:
-    """Show the authority and the signing keys, the step that is due, and who holds it up."""
+    """Show the authority and the NATS keys, the step that is due, and who holds it up."""
     _print(shared, call(shared, lambda mesh: mesh.ask(CA_SHOW, NoQuery())))
 
 
@@ -25,14 +35,18 @@ def rotate(
     /,
     *,
     key: Annotated[
-        Key, Parameter(help="What is replaced: the authority, or the signing key of a role.")
+        Key,
+        Parameter(
+            help="What is replaced: the authority, the signing key of a role, that of the system"
+            " account, or the NATS operator's."
+        ),
     ] = "authority",
     force: Annotated[
         bool, Parameter(negative="", help="Even if agents or clients are cut off.")
     ] = False,
     shared: Shared = SHARED,
 ) -> None:
-    """Replace the mesh's authority or a signing key, step by step.
+    """Replace the mesh's authority or a NATS key, step by step.
 
     prepare: all trust the new one as well. activate: it signs from now on. taint: holders of
     certificates of the old one renew them. revoke: the old one is no longer trusted.

@@ -53,9 +53,10 @@ class CertificatesAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CaRotate(Request, frozen=True, kw_only=True):
-    """`ca.rotate`: one step of a rotation. key: `authority`, or the role of a signing key.
+    """`ca.rotate`: one step of a rotation.
 
-    force: even if agents or clients are cut off.
+    key: `authority`, the role of a signing key, `system` for that of the system account, or
+    `nats-operator`. force: even if agents or clients are cut off.
     """
 
     step: Literal["prepare", "activate", "taint", "revoke"]
@@ -68,8 +69,9 @@ class RotationRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     stage: `settled`, `prepared`, `activated` or `tainted`; since: when it began; next: the step
     that is due. active: generation that signs; other: second trusted generation, 0 for none.
-    waiting_for: agents and clients that `next` would cut off, as `agent web-1`; waiting: number of
-    all of them.
+    waiting_for: agents and clients that `next` would cut off, as `agent web-1`; of the operator's
+    key the broker nodes that do not trust the right ones yet, as `broker mesh-1`. waiting: number
+    of all of them.
     """
 
     key: str

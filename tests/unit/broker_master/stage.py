@@ -153,6 +153,9 @@ class SilentSystem:
     async def connections(self) -> list[object]:
         return []
 
+    async def operators(self) -> dict[str, set[str]]:
+        return {}
+
     async def reload(self) -> None:
         return None
 
@@ -201,6 +204,7 @@ class Stage:
             fanouts=cast("Any", MemoryBucket()),
             system=cast("Any", SilentSystem()),
             system_link=cast("Any", FakeLink()),
+            broker=None,
             earlier=0,
             restored=None,
         )

@@ -104,7 +104,7 @@ class Table(Stage):
         keys = build_keys(self.plane, self.ports)
         orders = _Orders(self.plane)
         system = self.ports.system
-        rotator = Rotator(self.plane, self.ports.mesh, system, keys.custody, orders)
+        rotator = Rotator(self.plane, self.ports.mesh, system, keys.custody, orders, None)
         return replace(keys, orders=orders, rotator=rotator)
 
     async def open(self) -> Operations:

@@ -5,10 +5,13 @@ from pathlib import Path
 import pytest
 
 from broker_client.runtime import failpoints
+from broker_client.runtime.files import write_private
 from broker_client.runtime.nkeys import KeyPair
 from broker_master.ca import accounts as module
+from broker_master.ca import key_files, rotation_file
 from broker_master.ca.accounts import Accounts
-from broker_master.ca.claims import decode_jwt
+from broker_master.ca.claims import decode_jwt, encode_jwt
+from broker_master.ca.key_files import OPERATOR, SYSTEM
 from broker_master.core.rotation import STEPS
 from schemas import limits
 from schemas.faults import Corrupt, MeshError
@@ -154,10 +157,105 @@ def test_a_cut_short_step_of_a_signing_key_is_completed(
         patch.setattr(failpoints, "reach", crash)
         accounts.rotate("master", STEPS[count], now=1002)
     again = Accounts.load(tmp_path, mesh="m", now=1003)
-    token = again.rotate("master", STEPS[count], now=1004)
+    (token,) = again.rotate("master", STEPS[count], now=1004)
     keys = decode_jwt(token)["nats"]["signing_keys"]
     assert again.signing_key("master").public in keys
     assert len([key for key in keys if isinstance(key, str)]) == (1 if count == 3 else 2)
+
+
+def operator_keys(accounts: Accounts) -> list[str]:
+    keys: list[str] = decode_jwt(accounts.operator_jwt)["nats"]["signing_keys"]
+    return keys
+
+
+def test_operator_is_replaced_identity_and_signing_key(tmp_path: Path) -> None:
+    accounts = Accounts.create(tmp_path, mesh="m", now=1000)
+    first, root = accounts.signing_key(OPERATOR).public, decode_jwt(accounts.operator_jwt)["sub"]
+    users = {role: accounts.signing_key(role).public for role in SCOPES}
+    accounts.revoke({USER: 9000.0}, now=1000)
+    system, account = accounts.rotate(OPERATOR, "prepare", now=1000)
+    prepared = accounts.operator_jwt
+    assert operator_keys(accounts) == [first, accounts._signing_keys(OPERATOR)[1]]
+    assert {decode_jwt(token)["iss"] for token in (system, account)} == {first}
+    new_system, new_account = accounts.rotate(OPERATOR, "activate", now=1000)
+    second = accounts.signing_key(OPERATOR).public
+    for old, new in ((system, new_system), (account, new_account)):
+        assert decode_jwt(new)["iss"] == second
+        assert decode_jwt(new)["iat"] > decode_jwt(old)["iat"], "the broker keeps the newest"
+        assert decode_jwt(new)["nats"] == decode_jwt(old)["nats"]
+    assert accounts.operator_jwt == prepared, "no node starts again for this step"
+    accounts.rotate(OPERATOR, "taint", now=1000)
+    accounts.rotate(OPERATOR, "revoke", now=1000)
+    assert operator_keys(accounts) == [second]
+    claims = decode_jwt(accounts.operator_jwt)
+    assert claims["sub"] == claims["iss"] != root
+    assert {role: accounts.signing_key(role).public for role in SCOPES} == users
+    assert set(accounts.revocations) == {USER}
+    again = Accounts.load(tmp_path, mesh="m", now=2000)
+    assert (again.operator_jwt, again.account_jwt) == (accounts.operator_jwt, new_account)
+    assert {path.name for path in tmp_path.glob("operator*.nk")} == {
+        "operator-2.nk",
+        "operator-signing-2.nk",
+    }
+
+
+def test_system_key_is_replaced_and_the_mesh_account_stays(tmp_path: Path) -> None:
+    accounts = Accounts.create(tmp_path, mesh="m", now=1000)
+    account, first = accounts.account_jwt, accounts.signing_key(SYSTEM).public
+    tokens = [accounts.rotate(SYSTEM, step, now=1000) for step in STEPS]
+    assert [len(each) for each in tokens] == [1, 1, 1, 1]
+    signers = [decode_jwt(each[0])["nats"]["signing_keys"] for each in tokens]
+    second = accounts.signing_key(SYSTEM).public
+    assert signers == [[first, second]] * 3 + [[second]]
+    issued = [decode_jwt(each[0])["iat"] for each in tokens]
+    assert issued[-1] > issued[0]
+    assert accounts.account_jwt == account
+
+
+@pytest.mark.parametrize("key", [SYSTEM, OPERATOR])
+@pytest.mark.parametrize("count", range(4))
+@pytest.mark.parametrize("writes", range(6))
+def test_step_of_a_nats_key_cut_short_at_any_write_is_completed_by_the_next_open(
+    tmp_path: Path, key: str, count: int, writes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Crash(Exception):
+        pass
+
+    accounts = Accounts.create(tmp_path / "a", mesh="m", now=1000)
+    whole = Accounts.create(tmp_path / "b", mesh="m", now=1000)
+    for step in STEPS[:count]:
+        accounts.rotate(key, step, now=1001)
+        whole.rotate(key, step, now=1001)
+    left = [writes]
+
+    def crash(path: Path, data: bytes) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Crash
+        write_private(path, data)
+
+    with monkeypatch.context() as patch, contextlib.suppress(Crash):
+        for place in (module, key_files, rotation_file):
+            patch.setattr(place, "write_private", crash)
+        accounts.rotate(key, STEPS[count], now=1002)
+    again = Accounts.load(tmp_path / "a", mesh="m", now=1003)
+    again.rotate(key, STEPS[count], now=1004)
+    whole.rotate(key, STEPS[count], now=1004)
+    assert again.rotation(key).stage == whole.rotation(key).stage
+    assert set(contents(tmp_path / "a")) == set(contents(tmp_path / "b"))
+    assert len(operator_keys(again)) == len(operator_keys(whole))
+    signer = again.signing_key(OPERATOR).public
+    assert {decode_jwt(each)["iss"] for each in (again.system_jwt, again.account_jwt)} == {signer}
+
+
+def test_account_token_of_an_operator_that_is_trusted_no_more_is_corrupt(tmp_path: Path) -> None:
+    accounts = Accounts.create(tmp_path, mesh="m", now=1000)
+    stranger = KeyPair.create("operator")
+    claims = accounts._account_claims({})
+    token = encode_jwt(claims, stranger, issued_at=1001)
+    (tmp_path / "account.jwt").write_text(token)
+    with pytest.raises(Corrupt):
+        Accounts.load(tmp_path, mesh="m", now=1002)
 
 
 def test_a_lost_key_is_noticed_and_the_list_of_the_refused_is_pruned(tmp_path: Path) -> None:
