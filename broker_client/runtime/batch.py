@@ -20,7 +20,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
-import msgspec
 import structlog
 
 from broker_client.runtime.backoff import Backoff
@@ -36,13 +35,9 @@ from broker_client.runtime.commits import (
 from broker_client.runtime.frames import check_subject
 from broker_client.runtime.rates import Gathering
 from broker_client.runtime.signals import Signal
-from broker_client.runtime.streams import (
-    ApiError,
-    SequenceConflict,
-    Streams,
-    is_passing,
-    store_fault,
-)
+from broker_client.runtime.stream_answers import ApiError, SequenceConflict, is_passing, store_fault
+from broker_client.runtime.streams import Streams
+from broker_client.runtime.write_queue import WriteQueue, WriterLimits, largest_of
 from schemas.faults import MeshError, Misused, Refused, Unreachable
 
 __all__ = ["BatchEntry", "BatchWriter", "SequenceConflict", "WriterLimits"]
@@ -53,30 +48,6 @@ T = TypeVar("T")
 _GATHER_STEPS = 3
 # Bytes that every usable stream and broker accepts in one message.
 _SURELY_TAKEN = 1024
-# Bytes of a group, above which it counts as heavy; no end of a command with output is so large.
-_HEAVY = 64 * 1024
-
-
-class WriterLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits of one writer.
-
-    batch_*: of one write. queue_*: of waiting entries; more are refused. answer_s: timeout of one
-    write, after which its outcome is unknown. singles: number of messages up to which they are sent
-    one by one, which is quicker for few. gather_s, patient_s: longest wait of a write for more
-    entries in a steady stream, and while `is_patient`. heavy_bytes: bytes of heavy groups (64 KiB
-    and more) in one write, so that they do not delay the others; 0: all groups are stored in the
-    order of appending.
-    """
-
-    batch_messages: int = 500
-    batch_bytes: int = 8 * 1024 * 1024
-    queue_messages: int = 100_000
-    queue_bytes: int = 128 * 1024 * 1024
-    answer_s: float = 5.0
-    singles: int = 16
-    gather_s: float = 0.008
-    patient_s: float = 0.06
-    heavy_bytes: int = 0
 
 
 class BatchWriter:
@@ -105,10 +76,7 @@ class BatchWriter:
         self._limits = limits or WriterLimits()
         self._clock = clock or SystemClock()
         self._chance = chance
-        self._queue: deque[Group] = deque()
-        self._heavy: deque[Group] = deque()
-        self._queued = 0
-        self._queued_bytes = 0
+        self._queue = WriteQueue(self._limits)
         self._wake = asyncio.Event()
         self._commit: Commit | None = None
         self._last_seq = 0
@@ -132,15 +100,12 @@ class BatchWriter:
     @property
     def queued(self) -> int:
         """Number of messages in the queue."""
-        return self._queued
+        return self._queue.messages
 
     @property
     def is_crowded(self) -> bool:
         """Whether half of the queue is full; optional writes are left out then."""
-        limits = self._limits
-        return (
-            2 * self._queued > limits.queue_messages or 2 * self._queued_bytes > limits.queue_bytes
-        )
+        return self._queue.is_crowded
 
     def append(
         self, subject: str, body: bytes, expected: int | None = None
@@ -174,19 +139,7 @@ class BatchWriter:
     def _enqueue(self, group: Group) -> None:
         if not self._is_open:
             raise Unreachable("store_unavailable", f"the {self.name} is stopped", effect="none")
-        largest = _largest(group)
-        if largest + ENTRY_OVERHEAD_BYTES > self._link.max_payload:
-            raise Refused("too_large", f"{group.entries[0].subject}: {largest} bytes")
-        count = len(group.entries)
-        if (
-            self._queued + count > self._limits.queue_messages
-            or self._queued_bytes + group.size_bytes > self._limits.queue_bytes
-        ):
-            raise Refused("queue_full", f"{self._queued} messages wait to be stored")
-        is_heavy = self._limits.heavy_bytes and group.size_bytes > _HEAVY
-        (self._heavy if is_heavy else self._queue).append(group)
-        self._queued += count
-        self._queued_bytes += group.size_bytes
+        self._queue.add(group, self._link.max_payload)
         self.appended_bytes += group.size_bytes
         self._wake.set()
 
@@ -203,26 +156,26 @@ class BatchWriter:
                 # One turn of the loop, so that the callers woken by the last write can append.
                 await asyncio.sleep(0)
                 await self._gather()
-                groups = self._take()
+                groups = self._queue.take()
                 if groups:
                     await self._write(groups)
-                elif not self._queue and not self._heavy:
+                elif self._queue.is_empty:
                     self._wake.clear()
         finally:
             self._is_open = False
-            self._abandon(groups, [*self._queue, *self._heavy])
+            self._abandon(groups, self._queue.rest())
 
     async def _gather(self) -> None:
         """Wait shortly for more entries, if the recent rate promises some."""
-        gathering, before = self._gathering, self._queued
+        gathering, before = self._gathering, self._queue.messages
         wait_s = gathering.wait_s(before, self._clock.elapsed(), patient=self._is_patient())
         if not wait_s:
             return
         for _ in range(_GATHER_STEPS):
             await asyncio.sleep(wait_s / _GATHER_STEPS)
-            if self._queued >= gathering.enough:
+            if self._queue.messages >= gathering.enough:
                 return
-        gathering.note_wait(self._queued - before, self._clock.elapsed())
+        gathering.note_wait(self._queue.messages - before, self._clock.elapsed())
 
     def _abandon(self, sent: Iterable[Group], queued: Iterable[Group]) -> None:
         why = f"the {self.name} was stopped"
@@ -230,25 +183,6 @@ class BatchWriter:
             group.refuse(Unreachable("store_unavailable", why))
         for group in queued:
             group.refuse(Unreachable("store_unavailable", why, effect="none"))
-
-    def _take(self) -> list[Group]:
-        """Return the groups of the next write, in order, without withdrawn ones."""
-        part, limits, heavy = _Part(), self._limits, self._heavy
-        # Each write takes at least one heavy group; else they would starve in a steady stream.
-        self._fill(part, self._queue, limits.batch_messages - bool(heavy), limits.batch_bytes)
-        if heavy:
-            most = part.size_bytes + max(limits.heavy_bytes, heavy[0].size_bytes)
-            self._fill(part, heavy, limits.batch_messages, most)
-        return part.groups
-
-    def _fill(self, part: "_Part", queue: deque[Group], messages: int, size_bytes: int) -> None:
-        while queue:
-            group = queue[0]
-            if not group.future.done() and not part.take(group, messages, size_bytes):
-                return
-            queue.popleft()
-            self._queued -= len(group.entries)
-            self._queued_bytes -= group.size_bytes
 
     async def _write(self, groups: list[Group]) -> None:
         """Write until each of `groups` has its answer, in order where the broker allows it."""
@@ -333,7 +267,7 @@ class BatchWriter:
         both would be retried without end.
         """
         waiting = [group for group in groups if not group.future.done()]
-        largest = max((_largest(group) for group in waiting), default=0)
+        largest = max((largest_of(group) for group in waiting), default=0)
         if largest <= _SURELY_TAKEN:
             return
         info = await self._insist(lambda: self._streams.info(self._stream))
@@ -341,8 +275,8 @@ class BatchWriter:
         if info.max_msg_size >= 0:
             most = min(most, info.max_msg_size)
         for group in waiting:
-            if _largest(group) + ENTRY_OVERHEAD_BYTES > most:
-                subject, size = group.entries[0].subject, _largest(group)
+            if largest_of(group) + ENTRY_OVERHEAD_BYTES > most:
+                subject, size = group.entries[0].subject, largest_of(group)
                 text = f"{subject}: {size} bytes, and {self._stream} takes {most}"
                 group.refuse(Refused("too_large", text))
 
@@ -376,37 +310,3 @@ class BatchWriter:
             after_s = round(self._clock.elapsed() - self.stalled_since, 3)
             log.info("writing_resumed", stream=self._stream, after_s=after_s)
             self.stalled_since = None
-
-
-def _largest(group: Group) -> int:
-    return max(len(entry.body) for entry in group.entries)
-
-
-class _Part:
-    """Groups of one write."""
-
-    def __init__(self) -> None:
-        self.groups: list[Group] = []
-        self.size_bytes = 0
-        self._count = 0
-        self._taken: dict[str, bool] = {}
-
-    def take(self, group: Group, messages: int, size_bytes: int) -> bool:
-        """Take the group if it fits into so many messages and bytes; False if not."""
-        count, size = self._count + len(group.entries), self.size_bytes + group.size_bytes
-        is_over = count > messages or size > size_bytes
-        if self.groups and (is_over or _meet(self._taken, group)):
-            return False
-        self._count, self.size_bytes = count, size
-        self.groups.append(group)
-        for entry in group.entries:
-            self._taken[entry.subject] = entry.expected is not None
-        return True
-
-
-def _meet(taken: dict[str, bool], group: Group) -> bool:
-    """Whether a conditional subject would be twice in one batch, which the broker refuses."""
-    return any(
-        entry.subject in taken and (entry.expected is not None or taken[entry.subject])
-        for entry in group.entries
-    )

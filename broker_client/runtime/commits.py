@@ -8,7 +8,8 @@ from typing import Final, NamedTuple
 
 from broker_client.runtime.frames import NO_RESPONDERS, Msg, parse_headers, render_hpub
 from broker_client.runtime.link import Link
-from broker_client.runtime.streams import ApiError, PubAck, Streams, decode_ack
+from broker_client.runtime.stream_answers import ApiError, PubAck, decode_ack
+from broker_client.runtime.streams import Streams
 from schemas.faults import MeshError
 
 # Header with the write of a single message; the broker itself stores the id of a batch.

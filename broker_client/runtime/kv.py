@@ -10,7 +10,9 @@ from typing import Final, Generic, NamedTuple, TypeVar
 
 from broker_client.runtime.frames import parse_headers
 from broker_client.runtime.link import Msg, Subscription
-from broker_client.runtime.streams import SequenceConflict, StreamConfig, StreamInfo, Streams
+from broker_client.runtime.stream_answers import SequenceConflict
+from broker_client.runtime.stream_config import StreamConfig, StreamInfo
+from broker_client.runtime.streams import Streams
 from schemas.faults import MeshError, Misused
 
 T = TypeVar("T")

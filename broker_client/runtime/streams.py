@@ -3,7 +3,7 @@
 The requests are plain NATS requests, so that every wait has our timeout and every error is ours.
 Reading uses batched Direct Get: without a consumer, which a restart of the broker could lose, and
 with retries of missing parts.
-Source: the JetStream API reference, and ADR-31 (batched direct get) of the NATS project.
+Source: the JetStream API reference of the NATS project.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import base64
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 import structlog
@@ -19,7 +19,18 @@ import structlog
 from broker_client.runtime.backoff import Backoff
 from broker_client.runtime.clock import Clock, SystemClock
 from broker_client.runtime.link import Link, Msg, NoResponders
-from schemas.faults import Corrupt, MeshError, Refused, Unreachable
+from broker_client.runtime.stream_answers import (
+    NOT_FOUND,
+    NotFound,
+    StreamMissing,
+    decode_ack,
+    decode_answer,
+    no_store,
+    store_fault,
+)
+from broker_client.runtime.stream_config import StreamConfig, StreamInfo, info_of
+from broker_client.runtime.stream_pages import Page, PageReader, Stored, stored_in
+from schemas.faults import Unreachable
 
 log = structlog.get_logger(__name__)
 
@@ -30,176 +41,8 @@ PAGE_BYTES: Final = 4 * 1024 * 1024
 # Seconds without progress after which a replay or a listing fails; more than a broker's restart.
 STALL_S: Final = 60.0
 ALL: Final = ">"
-_NS: Final = 1_000_000_000
-_END_OF_BATCH: Final = 204
-_NOT_FOUND: Final = 404
 
 T = TypeVar("T")
-
-
-class StreamMissing(Refused):
-    """The stream does not exist."""
-
-
-class SequenceConflict(Refused):
-    """The last sequence of the subject is not the expected one, as after another write."""
-
-    def __init__(self, subject: str, message: str) -> None:
-        super().__init__("id_conflict", f"{subject}: {message}")
-        self.subject = subject
-
-
-class Republish(msgspec.Struct, frozen=True, kw_only=True):
-    """Subject to which the broker republishes the headers of each stored message on `source`."""
-
-    source: str
-    destination: str
-
-    def to_api(self) -> dict[str, Any]:
-        return {"src": self.source, "dest": self.destination, "headers_only": True}
-
-
-class StreamConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """Configuration of a stream. Sizes and counts of -1 and an age of 0 are unlimited.
-
-    no_ack: publishers get no acknowledgement. The broker would send it to any reply subject that
-    they name, with its own rights, so streams that members of the mesh publish to must not have it.
-    """
-
-    name: str
-    subjects: tuple[str, ...]
-    max_bytes: int = -1
-    max_msgs: int = -1
-    max_age_s: float = 0
-    max_msgs_per_subject: int = -1
-    max_msg_size: int = -1
-    duplicate_window_s: float = 120
-    replicas: int = 1
-    discard_new: bool = True
-    allow_atomic: bool = False
-    allow_direct: bool = True
-    allow_rollup: bool = False
-    deny_delete: bool = False
-    deny_purge: bool = False
-    no_ack: bool = False
-    republish: Republish | None = None
-
-    def to_api(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "subjects": list(self.subjects),
-            "storage": "file",
-            "retention": "limits",
-            "discard": "new" if self.discard_new else "old",
-            "max_bytes": self.max_bytes,
-            "max_msgs": self.max_msgs,
-            "max_age": int(self.max_age_s * _NS),
-            "max_msgs_per_subject": self.max_msgs_per_subject,
-            "max_msg_size": self.max_msg_size,
-            "duplicate_window": int(self.duplicate_window_s * _NS),
-            "num_replicas": self.replicas,
-            "allow_atomic": self.allow_atomic,
-            "allow_direct": self.allow_direct,
-            "allow_rollup_hdrs": self.allow_rollup,
-            "deny_delete": self.deny_delete,
-            "deny_purge": self.deny_purge,
-            "no_ack": self.no_ack,
-            "republish": None if self.republish is None else self.republish.to_api(),
-        }
-
-
-class StreamInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """State of a stream. is_new: this call has created it, so its former content is lost.
-
-    created_at: in the broker's format; a change means another stream. first_seq: above last_seq
-    when the stream is empty. max_msg_size: bytes of headers and body of one message, -1 for the
-    broker's limit.
-    """
-
-    name: str
-    created_at: str
-    first_seq: int
-    last_seq: int
-    messages: int
-    size_bytes: int
-    is_new: bool = False
-    max_msg_size: int = -1
-
-
-class Stored(NamedTuple):
-    """One message of a stream; `headers` is the raw block, for `frames.parse_headers`."""
-
-    seq: int
-    subject: str
-    data: bytes
-    headers: bytes = b""
-
-
-class Page(NamedTuple):
-    """messages: in order. next_seq: of the next page. is_last: this was the end of the stream."""
-
-    messages: list[Stored]
-    next_seq: int
-    is_last: bool
-
-
-class ApiError(msgspec.Struct, frozen=True):
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
-
-
-class PubAck(msgspec.Struct, frozen=True):
-    """The broker's acknowledgement of a stored message, or its refusal."""
-
-    stream: str = ""
-    seq: int = 0
-    count: int = 0
-    duplicate: bool = False
-    error: ApiError | None = None
-
-
-_decode_ack = msgspec.json.Decoder(PubAck).decode
-_decode_map = msgspec.json.Decoder(dict[str, Any]).decode
-
-# JetStream error codes. Source: server/errors.json of the NATS server, 2.15.
-_CONFLICT: Final = frozenset({10071, 10164})
-_FULL: Final = frozenset({10023, 10047, 10077})
-_TOO_LARGE: Final = 10054
-_NO_STREAM: Final = 10059
-_NO_MESSAGE: Final = 10037
-# Too few servers of the cluster are up for all replicas of a stream.
-_NO_PEERS: Final = 10005
-# An incomplete atomic batch, and too many batches in flight.
-_PASSING: Final = frozenset({10176, 10210})
-
-
-def store_fault(error: ApiError, subject: str) -> MeshError:
-    """Return the fault of a refusal by JetStream; in each case nothing was stored."""
-    text = f"{subject}: {error.description} ({error.err_code})"
-    if error.err_code in _CONFLICT:
-        return SequenceConflict(subject, error.description)
-    if error.err_code in _FULL:
-        return Refused("store_full", text)
-    if error.err_code == _NO_STREAM:
-        return StreamMissing("store_unavailable", text)
-    if error.err_code == _TOO_LARGE:
-        return Refused("too_large", text)
-    if error.code == 503:
-        return Unreachable("store_unavailable", text, effect="none")
-    return Refused("store_unavailable", text)
-
-
-def is_passing(error: ApiError) -> bool:
-    """Whether a retry of the same write may succeed soon."""
-    return error.err_code in _PASSING or (error.code == 503 and error.err_code not in _FULL)
-
-
-def decode_ack(msg: Msg) -> PubAck:
-    try:
-        return _decode_ack(msg.data)
-    except msgspec.MsgspecError as error:
-        raise Corrupt("store_unavailable", "not an answer of JetStream") from error
 
 
 class Streams:
@@ -260,15 +103,15 @@ class Streams:
         if any((has.get(key) or 0) != (value or 0) for key, value in wanted.items()):
             found = await self._api(f"STREAM.UPDATE.{config.name}", {**has, **wanted})
         # An earlier try may have created it, and its answer was lost.
-        return _info(found, is_new=asked.was_missing)
+        return info_of(found, is_new=asked.was_missing)
 
     async def _create(self, config: StreamConfig, wanted: dict[str, Any]) -> StreamInfo:
         made = await self._api(f"STREAM.CREATE.{config.name}", wanted)
-        return _info(made, is_new=bool(made.get("did_create", True)))
+        return info_of(made, is_new=bool(made.get("did_create", True)))
 
     async def info(self, stream: str) -> StreamInfo:
         """Return the state of a stream. Raises StreamMissing if it does not exist."""
-        return _info(await self._api(f"STREAM.INFO.{stream}"))
+        return info_of(await self._api(f"STREAM.INFO.{stream}"))
 
     async def purge_up_to(self, stream: str, seq: int, subject: str | None = None) -> int:
         """Delete all messages up to `seq`, inclusive (on `subject` only); returns their number."""
@@ -298,7 +141,7 @@ class Streams:
         try:
             answer = await self.link.request(subject, data, self._timeout_s, sent or None)
         except NoResponders as error:
-            raise _no_store(subject) from error
+            raise no_store(subject) from error
         ack = decode_ack(answer)
         if ack.error is not None:
             raise store_fault(ack.error, subject)
@@ -309,9 +152,9 @@ class Streams:
     async def get_last(self, stream: str, subject: str) -> Stored | None:
         """Return the newest message on `subject`, from any replica, maybe slightly behind."""
         answer = await self._ask(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"")
-        if answer.status == _NOT_FOUND:
+        if answer.status == NOT_FOUND:
             return None
-        return _stored(answer)[0]
+        return stored_in(answer)[0]
 
     async def get_last_agreed(self, stream: str, subject: str) -> Stored | None:
         """Return the newest message on `subject`, from the stream's leader."""
@@ -330,7 +173,7 @@ class Streams:
         wanted: dict[str, Any] = {"seq": max(1, seq), "batch": batch, "max_bytes": max_bytes}
         if subject != ALL:
             wanted["next_by_subj"] = subject
-        return await _PageReader(self.link, stream, wanted).read(self._timeout_s)
+        return await PageReader(self.link, stream, wanted).read(self._timeout_s)
 
     async def replay(
         self, stream: str, from_seq: int = 1, subject: str = ALL
@@ -382,7 +225,7 @@ class Streams:
     async def _get_agreed(self, stream: str, query: Mapping[str, Any]) -> Stored | None:
         try:
             found = (await self._api(f"STREAM.MSG.GET.{stream}", query))["message"]
-        except _NotFound:
+        except NotFound:
             return None
         data = base64.b64decode(found.get("data", ""))
         headers = base64.b64decode(found.get("hdrs", ""))
@@ -391,23 +234,13 @@ class Streams:
     async def _api(self, verb: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         payload = b"" if body is None else msgspec.json.encode(body)
         answer = await self._ask(f"$JS.API.{verb}", payload)
-        try:
-            found = _decode_map(answer.data)
-        except msgspec.MsgspecError as error:
-            raise Corrupt("store_unavailable", f"{verb}: not an answer of JetStream") from error
-        if "error" in found:
-            raise _api_fault(msgspec.convert(found["error"], ApiError), verb)
-        return found
+        return decode_answer(answer, verb)
 
     async def _ask(self, subject: str, payload: bytes) -> Msg:
         try:
             return await self.link.request(subject, payload, self._timeout_s)
         except NoResponders as error:
-            raise _no_store(subject) from error
-
-
-class _NotFound(Refused):
-    pass
+            raise no_store(subject) from error
 
 
 @dataclass
@@ -416,118 +249,3 @@ class _Asked:
 
     is_late: bool = False
     was_missing: bool = False
-
-
-class _PageReader:
-    """Gathers the messages of one batched Direct Get and checks that none is missing.
-
-    Each message has the sequence of the one before it. Without this check a page with a gap after a
-    reconnect would look complete.
-    """
-
-    def __init__(self, link: Link, stream: str, wanted: Mapping[str, Any]) -> None:
-        self._link = link
-        self._stream = stream
-        self._wanted = wanted
-        self._messages: list[Stored] = []
-        self._end: asyncio.Future[tuple[int, bool]] = asyncio.get_running_loop().create_future()
-
-    async def read(self, timeout_s: float) -> Page:
-        inbox, close = self._link.open_inbox(self._take)
-        try:
-            self._link.publish_nowait(
-                f"$JS.API.DIRECT.GET.{self._stream}", msgspec.json.encode(self._wanted), inbox
-            )
-            async with asyncio.timeout(timeout_s):
-                next_seq, is_last = await self._end
-        except TimeoutError as error:
-            raise Unreachable(
-                "no_answer", f"reading {self._stream}: no whole page in {timeout_s:g} s"
-            ) from error
-        finally:
-            close()
-            self._end.cancel()
-        return Page(self._messages, next_seq, is_last)
-
-    def _take(self, msg: Msg) -> None:
-        if self._end.done():
-            return
-        try:
-            if not msg.data and msg.status:
-                self._finish(msg)
-            else:
-                stored, before = _stored(msg)
-                self._check(before)
-                self._messages.append(stored)
-        except MeshError as error:
-            self._end.set_exception(error)
-
-    def _check(self, before: int) -> None:
-        if before != (self._messages[-1].seq if self._messages else 0):
-            raise Unreachable("no_answer", f"reading {self._stream}: a message is missing")
-
-    def _finish(self, msg: Msg) -> None:
-        if msg.status == _END_OF_BATCH:
-            last = int(msg.headers.get("Nats-Last-Sequence", "0"))
-            self._check(last)
-            is_last = msg.headers.get("Nats-Num-Pending") == "0"
-            self._end.set_result((last + 1 if last else int(self._wanted["seq"]), is_last))
-        elif msg.status == _NOT_FOUND:
-            self._end.set_result((int(self._wanted["seq"]), True))
-        else:
-            raise Unreachable(
-                "store_unavailable",
-                f"reading {self._stream}: {msg.status} {msg.description}",
-                effect="none",
-            )
-
-
-def _stored(msg: Msg) -> "tuple[Stored, int]":
-    """Return the message in a Direct Get answer, and the sequence of the message before it.
-
-    The broker writes its own headers after the message's, so the last ones count: a publisher could
-    have sent headers of the same names.
-    """
-    raw = msg.raw_headers
-    try:
-        seq = int(_last_header(raw, b"\r\nNats-Sequence: "))
-        before = _last_header(raw, b"\r\nNats-Last-Sequence: ") or b"0"
-        subject = _last_header(raw, b"\r\nNats-Subject: ").decode()
-        return Stored(seq, subject, msg.data, raw), int(before)
-    except ValueError as error:
-        raise Corrupt("store_unavailable", "a stored message without its sequence") from error
-
-
-def _last_header(raw: bytes, start: bytes) -> bytes:
-    at = raw.rfind(start)
-    return b"" if at < 0 else raw[at + len(start) : raw.find(b"\r\n", at + len(start))]
-
-
-def _info(found: Mapping[str, Any], *, is_new: bool = False) -> StreamInfo:
-    state = found["state"]
-    return StreamInfo(
-        name=found["config"]["name"],
-        created_at=found["created"],
-        first_seq=state["first_seq"],
-        last_seq=state["last_seq"],
-        messages=state["messages"],
-        size_bytes=state["bytes"],
-        is_new=is_new,
-        max_msg_size=found["config"].get("max_msg_size", -1),
-    )
-
-
-def _api_fault(error: ApiError, verb: str) -> MeshError:
-    if error.err_code == _NO_MESSAGE:
-        return _NotFound("internal", error.description)
-    if error.err_code == _NO_PEERS:
-        text = f"{verb}: {error.description} ({error.err_code})"
-        return Unreachable("store_unavailable", text, effect="none")
-    if error.err_code not in _FULL and error.code == 400:
-        return Refused("settings_invalid", f"{verb}: {error.description} ({error.err_code})")
-    return store_fault(error, verb)
-
-
-def _no_store(subject: str) -> Unreachable:
-    """Return the fault of a subject without a stream: none was created, or it has no leader now."""
-    return Unreachable("store_unavailable", f"no stream answers on {subject}", effect="none")

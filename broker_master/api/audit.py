@@ -5,7 +5,8 @@ from typing import Final
 
 import msgspec
 
-from broker_client.runtime.streams import Stored, Streams
+from broker_client.runtime.stream_pages import Stored
+from broker_client.runtime.streams import Streams
 from broker_master.api.operations import Operation, Operations
 from broker_master.core.records import first_arguments
 from broker_master.core.rights import may_see_all

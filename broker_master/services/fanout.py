@@ -9,7 +9,7 @@ import msgspec
 import structlog
 
 from broker_client.runtime.kv import Bucket, BucketEntry
-from broker_client.runtime.streams import SequenceConflict
+from broker_client.runtime.stream_answers import SequenceConflict
 from broker_client.runtime.supervise import TaskSet
 from broker_master.core.commands import Command
 from broker_master.core.fanout import (

@@ -7,7 +7,7 @@ from functools import partial
 
 import structlog
 
-from broker_client.runtime.streams import SequenceConflict
+from broker_client.runtime.stream_answers import SequenceConflict
 from broker_master.core.commands import Attempt, Command
 from broker_master.core.fit import bare_outcome
 from broker_master.core.fold import fold, may_be_amended

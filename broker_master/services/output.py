@@ -11,7 +11,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 import msgspec
 
-from broker_client.runtime.streams import Stored, Streams
+from broker_client.runtime.stream_pages import Stored
+from broker_client.runtime.streams import Streams
 from broker_master.core.chunks import Chunk, ChunkIndex, splice, times_of
 from broker_master.plane import Plane
 from broker_master.services.read_ahead import Part, ReadAhead

@@ -8,8 +8,10 @@ from typing import Any, Final
 import structlog
 
 from broker_client.runtime.batch import BatchEntry, BatchWriter
-from broker_client.runtime.streams import Republish, Stored, StreamConfig, StreamInfo, Streams
-from broker_client.runtime.streams import SequenceConflict as Conflict
+from broker_client.runtime.stream_answers import SequenceConflict as Conflict
+from broker_client.runtime.stream_config import Republish, StreamConfig, StreamInfo
+from broker_client.runtime.stream_pages import Stored
+from broker_client.runtime.streams import Streams
 from broker_master.core.strays import Strays
 from broker_master.settings import MasterSettings
 from schemas import codec, limits, subjects

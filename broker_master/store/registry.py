@@ -10,7 +10,7 @@ from typing import Final, NamedTuple, TypeVar
 import msgspec
 
 from broker_client.runtime.kv import Bucket, Found
-from broker_client.runtime.streams import SequenceConflict
+from broker_client.runtime.stream_answers import SequenceConflict
 from broker_master.core.epochs import next_epoch
 from broker_master.core.strays import Strays
 from schemas import codec

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from broker_client.runtime.streams import StreamConfig, Streams
+from broker_client.runtime.stream_config import StreamConfig
+from broker_client.runtime.streams import Streams
 from tests import servers
 from tests.containers import choose, engine_answers
 from tests.links import connected

@@ -10,7 +10,9 @@ import pytest
 
 from broker_client.runtime.batch import BatchEntry, BatchWriter, SequenceConflict, WriterLimits
 from broker_client.runtime.link import Link
-from broker_client.runtime.streams import Stored, StreamConfig, Streams
+from broker_client.runtime.stream_config import StreamConfig
+from broker_client.runtime.stream_pages import Stored
+from broker_client.runtime.streams import Streams
 from schemas.faults import MeshError, Misused, Refused, Unreachable
 from tests.links import connected
 from tests.proxy import Proxy

@@ -10,13 +10,10 @@ import pytest
 from broker_client.runtime.frames import render_hpub
 from broker_client.runtime.kv import Bucket, BucketEntry
 from broker_client.runtime.link import Link
-from broker_client.runtime.streams import (
-    SequenceConflict,
-    Stored,
-    StreamConfig,
-    StreamMissing,
-    Streams,
-)
+from broker_client.runtime.stream_answers import SequenceConflict, StreamMissing
+from broker_client.runtime.stream_config import StreamConfig
+from broker_client.runtime.stream_pages import Stored
+from broker_client.runtime.streams import Streams
 from broker_master.broker_child import choose_port
 from schemas.faults import Misused, Refused, Unreachable
 from tests.links import connected

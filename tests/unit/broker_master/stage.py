@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 
 from broker_client.runtime.signals import Signal
-from broker_client.runtime.streams import SequenceConflict
+from broker_client.runtime.stream_answers import SequenceConflict
 from broker_client.runtime.supervise import TaskSet
 from broker_master.ca.mesh import Mesh
 from broker_master.core.commands import Attempt, Command

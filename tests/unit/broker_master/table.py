@@ -14,7 +14,7 @@ from typing import Any, cast
 import msgspec
 
 from broker_client.runtime.nkeys import KeyPair
-from broker_client.runtime.streams import Page, Stored
+from broker_client.runtime.stream_pages import Page, Stored
 from broker_master.api.operations import Direct, Operation, Operations
 from broker_master.ca.mesh import Mesh
 from broker_master.core.fanout import FORM, Fanout

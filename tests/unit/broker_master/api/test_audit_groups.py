@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import msgspec
 import pytest
 
-from broker_client.runtime.streams import Page, Stored
+from broker_client.runtime.stream_pages import Page, Stored
 from broker_master.api.audit import AuditOperations, AuditTrail
 from broker_master.api.operations import Operation, Operations
 from broker_master.ca.mesh import Mesh

@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from broker_client.runtime.streams import Stored
+from broker_client.runtime.stream_pages import Stored
 from broker_master.core.commands import Command
 from broker_master.core.phases import Phase
 from broker_master.core.records import history_record

@@ -6,7 +6,8 @@ from typing import Any, cast
 import pytest
 
 from broker_client.runtime.kv import Bucket
-from broker_client.runtime.streams import SequenceConflict, Stored
+from broker_client.runtime.stream_answers import SequenceConflict
+from broker_client.runtime.stream_pages import Stored
 from broker_master.core.strays import Strays
 from broker_master.store.facts import FactStore
 from broker_master.store.registry import Registry
