@@ -88,6 +88,16 @@ def private_words_of_page(text: str) -> list[str]:
     ]
 
 
+def riddles_in_items(text: str) -> list[str]:
+    """`line: word` of each item of a list whose first word is against rule (a)."""
+    found = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        item = re.match(r" *[-*] +(.*)", line)
+        if item is not None and (riddle := RIDDLES.match(item[1])) is not None:
+            found.append(f"{number}: {riddle[0]}")
+    return found
+
+
 def _found(text: str) -> list[str]:
     """Private words outside of code spans, which quote names and values."""
     return PRIVATE.findall(re.sub(r"`[^`]*`", "``", text))

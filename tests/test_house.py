@@ -313,6 +313,7 @@ def test_no_test_judges_absolute_time() -> None:
 
 # Folders and pages that keep the language of docs/contributing.md.
 SWEPT = (
+    "CHANGELOG.md",
     "README.md",
     "broker_agent",
     "broker_client",
@@ -391,9 +392,16 @@ def test_docstrings_comments_and_pages_have_no_private_words() -> None:
     found += [
         f"{path}:{each}"
         for path in swept(".md")
-        for each in language.private_words_of_page(path.read_text())
+        for each in [
+            *language.private_words_of_page(path.read_text()),
+            *language.riddles_in_items(path.read_text()),
+        ]
     ]
     assert found == []
+    assert language.riddles_in_items("- What is lost\n* Nobody\n- A fact\n") == [
+        "1: What",
+        "2: Nobody",
+    ]
 
 
 def test_commit_subjects_are_short_and_begin_with_a_noun() -> None:
