@@ -27,7 +27,8 @@ from broker_agent.store.folders import Folders
 from broker_agent.store.identity_slots import AgentFacts, IdentitySlots
 from broker_agent.store.journal import Journal, open_journal
 from broker_agent.warden.table import WardenTable
-from broker_agent.wiring import Ports, build
+from broker_agent.wiring.parts import build
+from broker_agent.wiring.ports import Ports
 from broker_client.runtime.clock import SystemClock
 from broker_client.runtime.files import lock_directory, make_private_directory, os_errors
 from broker_client.runtime.link import Link
@@ -181,9 +182,9 @@ class Agent:
                 _ = group.create_task(self._leave(ended))
                 await supervise(parts.start_order, ended, start_timeout_s=START_TIMEOUT_S)
         finally:
-            parts.executors.kill_all()
+            parts.work.executors.kill_all()
             await self.link.close()
-            parts.executors.close()
+            parts.work.executors.close()
             parts.status.remove()
             self.folders.close()
             self.table.close()

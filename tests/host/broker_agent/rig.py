@@ -22,7 +22,8 @@ from broker_agent.store.folders import Folders
 from broker_agent.store.identity_slots import AgentFacts
 from broker_agent.store.journal import open_journal
 from broker_agent.warden.table import WardenTable
-from broker_agent.wiring import Ports, build
+from broker_agent.wiring.parts import build
+from broker_agent.wiring.ports import Ports
 from broker_client.runtime.clock import Clock, SystemClock
 from broker_client.runtime.frames import Msg
 from broker_client.runtime.notify import ServiceManager
@@ -266,17 +267,17 @@ class Rig:
         )
         self.parts = parts = build(self.station, self.ports)
         self.journal.start(loop.call_soon_threadsafe, parts.is_patient)
-        self.carrier = parts.carrier
-        self.executors = parts.executors
-        self.processes = cast("ProcessExecutor", parts.executors.find("process"))
-        self.reporter = parts.reporter
-        self.shipper = parts.shipper
-        self.running = parts.running
-        self.runner = parts.runner
-        self.heartbeats = parts.heartbeats
-        self.handshake = parts.handshake
-        self.watchdog = parts.watchdog
-        self.inbox = parts.inbox
+        self.carrier = parts.work.carrier
+        self.executors = parts.work.executors
+        self.processes = cast("ProcessExecutor", parts.work.executors.find("process"))
+        self.reporter = parts.work.reporter
+        self.shipper = parts.work.shipper
+        self.running = parts.work.running
+        self.runner = parts.work.runner
+        self.heartbeats = parts.contact.heartbeats
+        self.handshake = parts.contact.handshake
+        self.watchdog = parts.work.watchdog
+        self.inbox = parts.inbound.inbox
         self._services: list[asyncio.Task[None]] = []
         self.serve(self.carrier)
 

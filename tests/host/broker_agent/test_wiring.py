@@ -19,7 +19,7 @@ from broker_agent.services.status import read_status
 from broker_agent.settings import AgentSettings
 from broker_agent.store.rows import AttemptRow
 from broker_agent.warden.table import read_table
-from broker_agent.wiring import build
+from broker_agent.wiring.parts import build
 from broker_client.cli.doctor.findings import Trouble
 from broker_client.runtime import logs
 from broker_client.runtime.exposition import ExpositionServer
@@ -63,7 +63,8 @@ def names(rig: Rig) -> list[str]:
 
 
 async def test_each_part_that_runs_is_started(rig: Rig) -> None:
-    parts = [getattr(rig.parts, name) for name in rig.parts.__dataclass_fields__]
+    held = [rig.parts, rig.parts.work, rig.parts.contact, rig.parts.inbound]
+    parts = [part for each in held for part in vars(each).values()]
     services = [part for part in parts if hasattr(part, "run") and hasattr(part, "name")]
     assert len(services) == len(rig.parts.start_order)
     assert {*map(id, services)} == {*map(id, rig.parts.start_order)}
@@ -136,7 +137,7 @@ def order(rig: Rig, kind: str, **fields: Any) -> ControlReply:  # noqa: ANN401
 
 async def test_order_to_rotate_reaches_the_renewer(rig: Rig) -> None:
     order(rig, "rotate")
-    assert rig.parts.renewer._renewal.next_at() == 0.0
+    assert rig.parts.contact.renewer._renewal.next_at() == 0.0
 
 
 async def test_order_to_trust_reaches_the_slots(rig: Rig) -> None:
@@ -194,7 +195,7 @@ async def test_epoch_of_a_new_master_retries_the_renewal(
 ) -> None:
     rig.link()
     told: list[bool] = []
-    monkeypatch.setattr(rig.parts.renewer, "on_new_master", lambda: told.append(True))
+    monkeypatch.setattr(rig.parts.contact.renewer, "on_new_master", lambda: told.append(True))
     rig.echo(7)
     assert told == [True]
 
@@ -265,7 +266,7 @@ async def test_reconnect_resets_the_echo_watch_begins_a_handshake_and_writes_the
     rig.wire.is_connected = False
     clock(rig).advance(100)
     rig.wire.come()
-    assert rig.parts.echo_watch._since == rig.clock.elapsed()
+    assert rig.parts.contact.echo_watch._since == rig.clock.elapsed()
     assert rig.handshake._wanted.is_set()
     assert status(rig).connected
 
@@ -282,9 +283,9 @@ async def test_disconnect_reaches_lease_output_and_status(
 
 
 async def test_accepted_connection_is_noted_by_the_renewer(rig: Rig) -> None:
-    rig.parts.renewer._wake.clear()
+    rig.parts.contact.renewer._wake.clear()
     rig.wire.come()
-    assert rig.parts.renewer._wake.is_set()
+    assert rig.parts.contact.renewer._wake.is_set()
 
 
 # -- changes that are sent at once
@@ -298,15 +299,15 @@ async def test_change_of_resources_is_sent_at_once(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("broker_agent.services.resources._disk_free", lambda _path: -1.0)
-    rig.parts.room.look()
+    rig.parts.work.room.look()
     heartbeats, line = said(rig)
     assert (heartbeats, "disk" in line.full) == (1, True)
     assert "disk" in str(rig.beats_sent()[-1].lacks)
 
 
 async def test_failed_renewal_is_sent_at_once(rig: Rig) -> None:
-    await rig.parts.renewer._fail(
-        cast("Any", rig.parts.renewer)._renewal.step, MeshError("no_answer", "nobody")
+    await rig.parts.contact.renewer._fail(
+        cast("Any", rig.parts.contact.renewer)._renewal.step, MeshError("no_answer", "nobody")
     )
     heartbeats, line = said(rig)
     assert heartbeats == 1
@@ -329,7 +330,7 @@ async def test_freed_slot_ends_a_fencing(rig: Rig) -> None:
 
 
 async def test_relocated_agent_reports_it(rig: Rig) -> None:
-    rig.parts.renewer._on_relocated()
+    rig.parts.contact.renewer._on_relocated()
     assert rig.relocated == 1
 
 
@@ -342,8 +343,8 @@ async def test_waiting_output_counts_as_spool(tmp_path: Path, rig: Rig) -> None:
     small = Rig(tmp_path / "small", settings=settings)
     try:
         small.shipper._followed[("c", 1)] = cast("Any", Waiting(1 << 21))
-        small.parts.room.look()
-        assert "spool" in [*small.parts.room.lacks]
+        small.parts.work.room.look()
+        assert "spool" in [*small.parts.work.room.lacks]
         small.heartbeats.send()
         assert small.beats_sent()[-1].spool_bytes == 1 << 21
     finally:
@@ -364,7 +365,7 @@ async def test_measurement_of_resources_reaps_orphans(
     turns: list[None] = []
     monkeypatch.setattr("broker_agent.services.resources.LOOK_S", 0.01)
     monkeypatch.setattr(rig.processes, "reap", lambda: turns.append(None))
-    rig.serve(rig.parts.room)
+    rig.serve(rig.parts.work.room)
     await eventually(lambda: turns, WAIT_S)
 
 
@@ -373,7 +374,9 @@ async def test_agent_with_an_expired_certificate_takes_no_work(
 ) -> None:
     rig.link()
     monkeypatch.setattr(
-        rig.parts.renewer, "facts", msgspec.structs.replace(rig.slots.facts(), not_after=1.0)
+        rig.parts.contact.renewer,
+        "facts",
+        msgspec.structs.replace(rig.slots.facts(), not_after=1.0),
     )
     rig.run("n1")
     assert (await rig.reply_to("n1")).code == "agent_expired"
@@ -383,7 +386,7 @@ async def test_agent_short_of_resources_takes_no_work(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig.link()
-    monkeypatch.setattr(rig.parts.room, "refusal", lambda: "no room at all")
+    monkeypatch.setattr(rig.parts.work.room, "refusal", lambda: "no room at all")
     rig.run("c1", ["true"])
     assert "no room at all" in (await rig.reply_to("c1")).message
 
@@ -405,7 +408,7 @@ async def test_executor_has_what_the_others_have(rig: Rig) -> None:
     assert processes.carrier is rig.carrier
     assert processes.table is rig.table
     assert processes.task_processes.others is rig.carrier.others
-    assert processes.task_processes.others is rig.parts.post.others
+    assert processes.task_processes.others is rig.parts.work.post.others
     assert processes.cells is rig.ports.cells
     assert processes._env == rig.ports.conditions.env
     assert processes.grace_s() == TIMERS.grace_s
@@ -440,7 +443,7 @@ async def test_draining_shutdown_notifies_master_and_service_manager(
     parts = build(rig.station, replace(rig.ports, manager=manager))
     assert parts.leaving.standing == "linked, 0 tasks running"
     await parts.leaving.leave(asyncio.Event())
-    assert parts.running.is_draining
+    assert parts.work.running.is_draining
     assert b"STOPPING=1" in took(heard)
     assert [(beat.goodbye, beat.empty) for beat in rig.beats_sent()[-2:]] == [
         (False, False),
@@ -536,7 +539,7 @@ async def test_status_and_doctor_report_tasks_without_a_cell(rig: Rig, tmp_path:
 
 
 async def test_warden_is_given_the_paths_of_the_cells(rig: Rig) -> None:
-    post = build(rig.station, replace(rig.ports, cells=Cells("/nowhere", "a1", "i"))).post
+    post = build(rig.station, replace(rig.ports, cells=Cells("/nowhere", "a1", "i"))).work.post
     assert post._cells == "/nowhere/mesh-a1-i-"
     assert post._table is rig.table
     assert post._log_path == rig.ports.state_dir / "warden.log"
