@@ -31,7 +31,6 @@ def build() -> "App":
         help="The process on a host that runs tasks.",
         version=product_version,
         result_action="return_value",
-        help_formatter="plain",
     )
     for command in (setup, run, status, doctor):
         app.command(command)
@@ -145,13 +144,33 @@ def status(
     if output == "json":
         print(json.dumps(facts, indent=2))
     else:
-        width = max(len(name) for name in facts)
-        for name, value in facts.items():
-            shown = "-" if value is None or value == "" else value
-            print(f"{name:<{width}}  {shown}")
+        from broker_client.cli.screen.tables import facts as lines
+
+        print("\n".join(lines([(_NAMES.get(n, n), _shown(v)) for n, v in facts.items()])))
     if check and not (facts["running"] and facts["reconciled"]):
         what = "is not linked to its master" if facts["running"] else "does not run"
         raise Refused("not_ready", f"agent {facts['agent']} {what}")
+
+
+# Names of facts for people, where those of JSON are not plain.
+_NAMES: Final = {
+    "urls": "brokers",
+    "certificate_serial": "serial",
+    "certificate_not_after": "certificate until",
+    "lease_age_s": "lease age",
+    "fence_in_s": "fenced in",
+}
+
+
+def _shown(value: object) -> str:
+    """Return a fact as `mesh` shows it: yes or no, lengths in units, times here and in UTC."""
+    from broker_client.cli.screen.tables import duration, local_and_utc
+
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return duration(max(0.0, value))
+    return "" if value is None else local_and_utc(str(value))
 
 
 def doctor(
@@ -252,8 +271,10 @@ def _tenths(seconds: float | None) -> float | None:
 def main() -> NoReturn:
     """Run the command line of this process and exit with its code."""
     from broker_client.cli.shell.tool import call_tool
+    from broker_client.cli.words import asked_output
 
-    run_tool("broker-agent", lambda: call_tool(build(), _joined(sys.argv[1:])))
+    is_json = asked_output(sys.argv[1:]) == "json"
+    run_tool("broker-agent", lambda: call_tool(build(), _joined(sys.argv[1:])), is_json=is_json)
 
 
 def _joined(tokens: Sequence[str]) -> list[str]:

@@ -35,10 +35,16 @@ def load_context(given: str | Path | None, environ: Mapping[str, str]) -> Contex
         return _check(path, read_context(path))
     except MeshError as error:
         if error.code == "state_missing":
-            raise Refused("context_invalid", f"there is no context at {path}") from error
+            raise Refused("context_invalid", _missing(given, path)) from error
         if error.code == "state_corrupt":
             raise Corrupt("context_invalid", error.message) from error
         raise
+
+
+def _missing(given: str | Path | None, path: Path) -> str:
+    is_beside = isinstance(given, str) and folder_beside(given) is not None
+    hint = f": for the folder of that name here, give ./{given}" if is_beside else ""
+    return f"there is no context at {path}{hint}"
 
 
 def find_context(given: str | Path | None, environ: Mapping[str, str]) -> Path:
@@ -71,15 +77,25 @@ def names_of(environ: Mapping[str, str]) -> list[Path]:
 def use(given: str, environ: Mapping[str, str]) -> Path:
     """Make `given`, a name or a path as in `load_context`, the default context.
 
+    A name without a context means a folder of that name here that `mesh client create` made.
     Returns its file. Raises the fault of an unusable context; nothing changes then.
     """
     path = find_context(given, environ)
+    beside = folder_beside(given)
+    if beside is not None and not path.exists():
+        path = beside
     load_context(path, environ)
     current = contexts_directory(environ).parent / CURRENT
     current.parent.mkdir(parents=True, exist_ok=True)
     is_named = path.parent == contexts_directory(environ)
     write_public(current, f"{path.stem if is_named else path.absolute()}\n".encode())
     return path
+
+
+def folder_beside(given: str) -> Path | None:
+    """Return the context in the folder here that has the name `given`, if there is one."""
+    path = Path(given) / FILE_NAME
+    return path.absolute() if is_name(given) and path.is_file() else None
 
 
 def _default(environ: Mapping[str, str]) -> Path:

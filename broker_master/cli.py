@@ -25,7 +25,6 @@ app = App(
     help="The control plane of a mesh.",
     version=VERSION,
     result_action="return_value",
-    help_formatter="plain",
 )
 
 _CHECK_S = 5.0
@@ -325,5 +324,7 @@ def check(*, http: str = "127.0.0.1:8080") -> None:
 def main() -> NoReturn:
     """Run the command line; the only place that ends the process."""
     from broker_client.cli.shell.tool import call_tool
+    from broker_client.cli.words import asked_output
 
-    run_tool("broker-master", lambda: call_tool(app, sys.argv[1:]))
+    is_json = asked_output(sys.argv[1:]) == "json"
+    run_tool("broker-master", lambda: call_tool(app, sys.argv[1:]), is_json=is_json)

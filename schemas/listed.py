@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, get_args
 
 from schemas.filters import Field, Language, Value, Word, holds
 from schemas.messages.api import AgentRecord
+from schemas.messages.api.events import EventKind
 from schemas.messages.facts import CommandRecord
-from schemas.states import AgentStatus, Liveness, State
+from schemas.states import Admin, AgentStatus, GroupStatus, Liveness, State
 
 _NUMBER: Final = Field("number")
 _SPAN: Final = Field("span")
@@ -28,7 +29,7 @@ AGENTS: Final = Language(
         "host": Field(),
         "ip": Field(),
         "user": Field(),
-        "admin": Field(),
+        "admin": Field(values=tuple(str(each) for each in Admin)),
         "liveness": Field(values=tuple(str(each) for each in Liveness)),
         "tag": Field("pairs"),
         "weight": _NUMBER,
@@ -75,14 +76,21 @@ COMMANDS: Final = Language(
     example="state:failed,lost label:deploy=42 client:ann program:apt* since:1d exit:!=0",
 )
 
-
+# Values of `was` and `what`: see `EventRecord`.
+_STATUSES: Final = (*dict.fromkeys(str(each) for each in (*AgentStatus, *GroupStatus)),)
+_HAPPENED: Final = (
+    *_STATUSES,
+    *("submitted", *(str(each) for each in State)),
+    *("warning", "issued", "renewed", "refused", "revoked"),
+    *("restarted", "overflowed"),
+)
 EVENTS: Final = Language(
     fields={
-        "kind": Field(values=("agent", "group", "command", "certificate")),
+        "kind": Field(values=get_args(EventKind)),
         "name": Field(),
         "group": Field(),
-        "what": Field(),
-        "was": Field(),
+        "what": Field(values=_HAPPENED),
+        "was": Field(values=_STATUSES),
         "agent": Field(),
         "client": Field(),
         "cause": Field(),
@@ -110,7 +118,7 @@ def agent_value(agent: AgentRecord, field: str, now: float) -> Value | None:  # 
             end = unix_of(agent.certificate.not_after) if agent.certificate else None
             return None if end is None else end - now
         case "load":
-            return agent.running / agent.slots if agent.slots else None
+            return agent.running / room_of(agent) if room_of(agent) else None
         case "uptime":
             return agent.details.uptime_s or None
         case "version" | "host" | "ip" | "user":
@@ -125,6 +133,11 @@ def agent_value(agent: AgentRecord, field: str, now: float) -> Value | None:  # 
         case _:
             plain: str = getattr(agent, field)
             return plain
+
+
+def room_of(agent: AgentRecord) -> int:
+    """Return how many commands it may run at once: its own limit if that is less than its slots."""
+    return min(agent.slots, agent.limit) if agent.limit else agent.slots
 
 
 def passes(words: Sequence[Word], agent: AgentRecord, now: float) -> bool:

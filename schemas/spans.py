@@ -29,8 +29,11 @@ def span_s(text: str) -> float:
     else:
         seconds = 0.0
     if not seconds:
+        is_less = bare.startswith("-") and bare[1:2].isdigit()
+        is_none = not is_less and (found is not None or _BARE.fullmatch(bare)) and bare
+        wrong = "is negative, " if is_less else "is zero, " if is_none else "is "
         example = "write it as 90 (seconds), 5m, 1h30m or 30d"
-        raise ValueError(f"{text[:64]!a} is no length of time: {example}")
+        raise ValueError(f"{text[:64]!a} {wrong}no length of time: {example}")
     return seconds
 
 

@@ -122,7 +122,8 @@ class Launchers:
         if stage == birth.LIMITS:
             return CannotStart(f"cannot set its limits (tasks.limits): {said(error)}")
         if stage == birth.FOLDER:
-            return CannotStart(f"cannot enter {order.cwd or order.folder}: {said(error)}")
+            code = NOT_EXECUTABLE if order.cwd else None
+            return CannotStart(f"cannot enter {order.cwd or order.folder}: {said(error)}", code)
         if stage == birth.NOT_FOUND:
             return CannotStart(f"cannot run {name}: not found in PATH", NOT_FOUND)
         if stage == birth.DENIED:

@@ -39,7 +39,7 @@ _close_from: Final = getattr(_libc, "posix_spawn_file_actions_addclosefrom_np", 
 
 
 class CannotStart(Refused):
-    """A failed start. exit_code: as of a shell; None if the program is not the cause."""
+    """A failed start. exit_code: as of a shell; None if the command is not the cause."""
 
     def __init__(self, message: str, exit_code: int | None = None) -> None:
         super().__init__("field_invalid", message)
@@ -155,7 +155,8 @@ def _check_folder(folder: str, cwd: str | None) -> None:
         finally:
             os.close(handle)
     except OSError as error:
-        raise CannotStart(f"cannot enter {cwd or folder}: {said(error)}") from error
+        code = NOT_EXECUTABLE if cwd else None
+        raise CannotStart(f"cannot enter {cwd or folder}: {said(error)}", code) from error
 
 
 def find_program(name: str, path: str, folder: str = "/") -> bytes:

@@ -19,12 +19,12 @@ EXAMPLES: Final[dict[tuple[str, str], tuple[str, str, str]]] = {
     ("broker-master", "backup"): (
         "broker-master backup --state-dir mesh --out mesh.backup",
         "broker-master backup --state-dir mesh --out /backup/mesh",
-        "broker-master backup --state-dir mesh --out mesh.backup --nats tls://broker:4222",
+        "broker-master backup --state-dir mesh --out mesh.tar --nats tls://broker:4222",
     ),
     ("broker-master", "restore"): (
         "broker-master restore --state-dir new --backup mesh.backup",
         "broker-master restore --state-dir mesh",
-        "broker-master restore --state-dir new --backup mesh.backup --nats tls://broker:4222",
+        "broker-master restore --state-dir new --backup mesh.tar --nats tls://b:4222",
     ),
     ("broker-master", "broker-config"): (
         "broker-master broker-config --state-dir mesh",
@@ -34,7 +34,7 @@ EXAMPLES: Final[dict[tuple[str, str], tuple[str, str, str]]] = {
     ("broker-master", "monitoring"): (
         "broker-master monitoring --out monitoring",
         "broker-master monitoring --out monitoring --console https://mesh.example.net",
-        "broker-master monitoring --out monitoring --grafana https://grafana.example.net",
+        "broker-master monitoring --out monitoring --grafana https://g.example.net",
     ),
     ("broker-master", "check"): (
         "broker-master check",

@@ -1,11 +1,14 @@
 """Mistakes of a command line in words: which option, what is wrong, an example."""
 
+import re
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from cyclopts import CycloptsError
 
 _SHOWN: Final = 64
+_KEY: Final = re.compile("a name in ")
 _WANTED: Final[dict[object, str]] = {
     int: "a whole number: give for example 5",
     float: "a number: give for example 1.5",
@@ -13,11 +16,64 @@ _WANTED: Final[dict[object, str]] = {
 }
 
 
+# Options by the last word of a field, where the names differ.
+_OPTIONS: Final = {
+    "at_once": "--batch",
+    "addresses": "--urls",
+    "by": "--by",
+    "new_id": "--id",
+    "sticky_label": "--balance",
+}
+_FIELD: Final = re.compile(r"[a-z][a-z0-9]*(?:[_.][a-z0-9]+)*(?:\[(?:\d+|\.\.\.)\])?")
+_UNITS: Final = ("", "_s", "_bytes", "s")
+
+
+def with_options(message: str, options: Collection[str]) -> str:
+    """Return the message of a fault with the options of a command in place of fields.
+
+    Replaced are the first word, and all that only a field can be: `for_s`, `command.hold_s`.
+    """
+    begin = _KEY.match(message)
+    start = begin.end() if begin else 0
+
+    def option(found: re.Match[str]) -> str:
+        is_first = found.start() == start
+        text = found.group()
+        if not is_first and not {"_", "."}.intersection(text):
+            return text
+        name = text.partition("[")[0].rpartition(".")[2]
+        stems = [name.removesuffix(unit) for unit in _UNITS]
+        known = [_OPTIONS.get(name, ""), *(f"--{stem.replace('_', '-')}" for stem in stems)]
+        return next((each for each in known if each in options), text)
+
+    return _FIELD.sub(option, message)
+
+
 def in_words(error: "CycloptsError") -> str:
     """One line without a full stop at its end."""
-    text = _of_a_value(error) or str(error)
+    text = _of_a_value(error) or _lacking(error) or str(error)
     message = " ".join(text.partition("Available commands:")[0].split()).rstrip(".")
     return message[:1].lower() + message[1:]
+
+
+def _lacking(error: "CycloptsError") -> str:
+    """For an option without a value, or with one that looks like an option."""
+    from cyclopts import MissingArgumentError
+
+    argument = error.argument
+    if not isinstance(error, MissingArgumentError) or argument is None:
+        return ""
+    tokens = [*(error.root_input_tokens or ())]
+    for name in argument.names:
+        given = tokens[tokens.index(name) + 1 :] if name in tokens else []
+        if given and given[0].startswith("-") and given[0] not in ("-", "--"):
+            value = given[0][:_SHOWN]
+            is_number = value[1:2].isdigit()
+            wrong = "is negative" if is_number else "looks like an option"
+            return f"{name}: {value!a} {wrong}: give a value, or {name}={value} if it is meant"
+        if name in tokens:
+            return f"{name} needs a value: give one behind it"
+    return ""
 
 
 def _of_a_value(error: "CycloptsError") -> str:

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from schemas.messages.actions import PROCESS
 from schemas.messages.facts import CommandRecord
 from schemas.states import State
 from schemas.texts import ON_STDERR
@@ -27,6 +28,8 @@ ADVICE: Final[dict[str, str]] = {
 }
 # Exit code of a fan-out without success on every agent.
 PARTIAL: Final = 5
+# As of a shell for what it cannot execute.
+NOT_STARTED: Final = 126
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
 # EX_IOERR of sysexits.h.
@@ -34,12 +37,18 @@ UNWRITABLE: Final = 74
 
 
 def exit_code(record: CommandRecord) -> int:
-    """Return 0 for success, the program's code for its failure, 120 to 126 for a verdict."""
+    """Return 0 for success, the program's code for its failure, 120 to 126 for a verdict.
+
+    A program that could not be started at all has 126, as of a shell.
+    """
     if record.state == State.SUCCEEDED:
         return 0
     if record.state in MESH_EXITS:
         return MESH_EXITS[record.state]
-    return program_code(record) or 1
+    code = program_code(record)
+    if code is None and record.action == PROCESS.name:
+        return NOT_STARTED
+    return code or 1
 
 
 def program_code(record: CommandRecord) -> int | None:

@@ -5,16 +5,17 @@ the libraries that parse and connect.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final
 
 from broker_client.cli.table import COMMANDS, examples_of
-from broker_client.cli.words import HELP_FLAGS, NOUNS, asked_output, hoist, with_mark
+from broker_client.cli.words import ALSO, HELP_FLAGS, NOUNS, asked_output, hoist, with_mark
 from broker_client.runtime.stdio import OutputFailed, flush_output, give_up_output
 
 if TYPE_CHECKING:
     from cyclopts import App, CycloptsError
 
     from broker_client.cli.words import Output
+    from schemas.faults import MeshError
 
 _PACKAGE: Final = "broker_client.cli"
 _HELP: Final = """Run programs on hosts that nobody can reach, and see what became of them.
@@ -32,19 +33,12 @@ _WHY_NOT: Final[dict[tuple[str, ...], tuple[str, str]]] = {
 
 
 def build(tokens: Sequence[str] = ("--help",)) -> "App":
-    """Return the part of the tree that `tokens` can reach; functions are imported on first use.
-
-    The formatter of the help is loaded for a request of it only: it takes 50 ms.
-    """
+    """Return the part of the tree that `tokens` can reach; functions are imported on first use."""
     from cyclopts import App
 
-    formatter: Literal["plain"] | None = "plain" if HELP_FLAGS.intersection(tokens) else None
     wanted = [tokens[0]] if tokens[:1] and tokens[0] in NOUNS else [*NOUNS]
-    app = App(name="mesh", help=_HELP, version_flags=[], help_formatter=formatter)
-    nouns = {
-        name: App(name=name, help=NOUNS[name], version_flags=[], help_formatter=formatter)
-        for name in wanted
-    }
+    app = App(name="mesh", help=_HELP, version_flags=[])
+    nouns = {name: App(name=name, help=NOUNS[name], version_flags=[]) for name in wanted}
     for noun, verb, target, text, _ in COMMANDS:
         path = f"{_PACKAGE}.{target}"
         if noun in NOUNS and noun not in nouns:
@@ -72,8 +66,7 @@ def _run(tokens: Sequence[str]) -> int:
     ordered = hoist(_spelled(tokens))
     output = asked_output(ordered)
     try:
-        result = _overview(ordered) or _command(ordered, output)
-        _show_examples(ordered)
+        result = _overview(ordered) or _manual(ordered) or _command(ordered, output)
         flush_output()
     except BrokenPipeError:
         return _broken_pipe()
@@ -82,7 +75,7 @@ def _run(tokens: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _interrupted()
     except Exception as error:  # noqa: BLE001  (faults are said, all else is raised again)
-        return _fault(error, output)
+        return _fault(error, ordered, output)
     return result if isinstance(result, int) else 0
 
 
@@ -93,39 +86,45 @@ def _spelled(tokens: Sequence[str]) -> list[str]:
     return [*tokens[1:], "--help"] if tokens[:1] == ["help"] else [*tokens]
 
 
-def _show_examples(tokens: Sequence[str]) -> None:
-    """Print the examples below the help of a command."""
+def _manual(tokens: Sequence[str]) -> str:
+    """Print the help of a command if it is asked for, with examples; returns what is printed."""
     before = [*tokens][: tokens.index("--")] if "--" in tokens else tokens
     path = _path(tokens)
     is_command = len(path) == 2 or (path and path[0] not in NOUNS)
-    if is_command and HELP_FLAGS.intersection(before):
-        examples = examples_of(path[0], path[1] if path[1:] else "")
-        print("\n".join(["", "Examples:", *(f"  {line}" for line in examples)]))
+    if not is_command or not HELP_FLAGS.intersection(before):
+        return ""
+    from broker_client.cli.shell.manual import manual
+
+    command = build(tokens)
+    for word in path:
+        command = command[word]
+    noun, verb = [*path, ""][:2]
+    about = next(row.does for row in COMMANDS if (row.noun, row.verb) == (noun, verb))
+    examples = [f"  {line}" for line in examples_of(noun, verb)]
+    text = "\n".join(
+        [manual(" ".join(["mesh", *path]), about, command), "", "Examples:", *examples]
+    )
+    print(text)
+    return text
 
 
 def _overview(tokens: Sequence[str]) -> str:
     """Print the answer without a command: the version, or the list of commands."""
+    from broker_client.cli.shell.manual import overview
+
     first, second = [*tokens[:2], "", ""][:2]
     text = ""
     if first == "--version":
         text = _version()
     elif not first or first in HELP_FLAGS:
         rows = [*((noun, line) for noun, verb, _, line, _ in COMMANDS if not verb), *NOUNS.items()]
-        text = _listed("mesh COMMAND", _HELP, rows)
+        text = overview("mesh COMMAND", _HELP, [*rows, *ALSO])
     elif first in NOUNS and (not second or second in HELP_FLAGS):
         rows = [(verb, line) for noun, verb, _, line, _ in COMMANDS if noun == first]
-        text = _listed(f"mesh {first} COMMAND", NOUNS[first], rows)
+        text = overview(f"mesh {first} COMMAND", NOUNS[first], rows)
     if text:
         print(text)
     return text
-
-
-def _listed(usage: str, about: str, rows: Sequence[tuple[str, str]]) -> str:
-    width = max(len(name) for name, _ in rows)
-    lines = [f"  {name:<{width}}  {text}" for name, text in rows]
-    name = usage.rpartition(" ")[0]
-    hint = f"`{name} NAME --help` shows the options of each."
-    return "\n".join([f"Usage: {usage}", "", about.strip(), "", *lines, "", hint])
 
 
 def _command(tokens: Sequence[str], output: "Output") -> object:
@@ -159,7 +158,7 @@ def _path(tokens: Sequence[str]) -> list[str]:
     return words[:1] if words[0] in NOUNS or (words[0], "") in known else []
 
 
-def _fault(error: Exception, output: "Output") -> int:
+def _fault(error: Exception, tokens: Sequence[str], output: "Output") -> int:
     """Print a fault of the mesh; any other error is a defect, and is shown with its traceback."""
     from broker_client.cli.screen.report import print_fault
     from broker_client.runtime.extras import fault_of_import
@@ -168,7 +167,26 @@ def _fault(error: Exception, output: "Output") -> int:
     fault = fault_of_import(error) if isinstance(error, ImportError) else error
     if not isinstance(fault, MeshError):
         raise error
-    return print_fault(fault, output)
+    return print_fault(_of_options(fault, tokens), output)
+
+
+def _of_options(fault: "MeshError", tokens: Sequence[str]) -> "MeshError":
+    """Return a fault about a field with the option that the field came from, if there is one."""
+    path = _path(tokens)
+    if fault.code != "field_invalid" or not path:
+        return fault
+    from broker_client.cli.mistakes import with_options
+    from schemas.faults import MeshError
+
+    command = build(tokens)
+    for word in path:
+        command = command[word]
+    options = {name for each in command.assemble_argument_collection() for name in each.names}
+    message = with_options(fault.message, options)
+    advice = fault.advice
+    if message != fault.message or message.startswith("--"):
+        advice = f"see `{' '.join(['mesh', *path])} --help`"
+    return MeshError(fault.code, message, effect=fault.effect, advice=advice)
 
 
 def _broken_pipe() -> int:

@@ -18,6 +18,11 @@ NOUNS: Final = {
     "certificate": "What was issued, and until when it holds.",
     "ca": "The mesh's authority and its signing keys.",
 }
+# Words that all three programs understand besides their commands.
+ALSO: Final = (
+    ("help", "Show the help of a command, as NAME --help does."),
+    ("version", "Print the version."),
+)
 HELP_FLAGS: Final = frozenset({"-h", "--help"})
 _TAKES_VALUE: Final = frozenset({"--context", "--output", "-o", "--timeout"})
 _FLAGS: Final = frozenset({"--no-color"})

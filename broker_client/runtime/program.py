@@ -1,6 +1,7 @@
-"""Exit of the programs on a mesh's hosts: each fault is one line on stderr and an exit code."""
+"""Exit of the programs on a mesh's hosts: each fault has one form and an exit code."""
 
 import contextlib
+import json
 import sys
 from collections.abc import Callable
 from typing import Final, NoReturn
@@ -15,6 +16,7 @@ from broker_client.runtime.stdio import (
     tell,
 )
 from schemas.faults import MeshError
+from schemas.texts import visible
 
 INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
@@ -22,12 +24,15 @@ BROKEN_PIPE: Final = 141
 UNWRITABLE: Final = 74
 
 
-def run_tool(name: str, command: Callable[[], object]) -> NoReturn:
-    """Run a command that prints for its caller, and exit; unwritable output is a fault."""
+def run_tool(name: str, command: Callable[[], object], *, is_json: bool = False) -> NoReturn:
+    """Run a command that prints for its caller, and exit; unwritable output is a fault.
+
+    is_json: a fault is told as JSON.
+    """
     guard_output()
     code = 0
     try:
-        code = _run(name, command)
+        code = _run(name, command, is_json=is_json)
         flush_output()
     except BrokenPipeError:
         give_up_output()
@@ -49,21 +54,21 @@ def unwritable(error: OutputFailed) -> str:
     return f"the output cannot be written: {error.strerror}"
 
 
-def _run(name: str, command: Callable[[], object]) -> int:
+def _run(name: str, command: Callable[[], object], *, is_json: bool = False) -> int:
     try:
         command()
     except MeshError as error:
-        return _fail(name, error)
+        return _fail(name, error, is_json=is_json)
     except BaseExceptionGroup as group:
         known = _first_fault(group)
         if known is None:
             raise
-        return _fail(name, known)
+        return _fail(name, known, is_json=is_json)
     except ImportError as error:
         lacking = fault_of_import(error)
         if lacking is None:
             raise
-        return _fail(name, lacking)
+        return _fail(name, lacking, is_json=is_json)
     except KeyboardInterrupt:
         return INTERRUPTED
     except SystemExit as end:
@@ -73,11 +78,23 @@ def _run(name: str, command: Callable[[], object]) -> int:
     return 0
 
 
-def _fail(name: str, error: MeshError) -> int:
+def _fail(name: str, error: MeshError, *, is_json: bool) -> int:
     with contextlib.suppress(OSError):  # `flush_output` raises it again
         sys.stdout.flush()  # the output comes before the fault
-    tell(f"{name}: {error}; {error.advice}\n")
+    tell(fault_json(error) if is_json else fault_text(name, error))
     return error.kind.exit_code
+
+
+def fault_text(name: str, error: MeshError) -> str:
+    """Return a fault as all programs tell it: what and its code, below it what to do."""
+    advice = f"  {visible(error.advice)}\n" if error.advice else ""
+    return f"{name}: {visible(str(error))}\n{advice}"
+
+
+def fault_json(error: MeshError) -> str:
+    """Return a fault as all programs tell it with `--output json`, on one line."""
+    fault = {"code": error.code, "message": error.message}
+    return json.dumps({**fault, "retry": error.retry, "advice": error.advice}) + "\n"
 
 
 def _first_fault(group: BaseExceptionGroup[BaseException]) -> MeshError | None:

@@ -186,13 +186,13 @@ class EventLog:
             return 1, Gap("restarted", self._began_at)
         if sequence > self.next:
             raise Refused("field_invalid", "cursor: not one of ours")
-        seen = [*self._rings_of(wanted, sequence), self._forgotten]
+        seen = [*self._rings_of(_with_gaps(wanted), sequence), self._forgotten]
         lost = [ring.lost_at for ring in seen if ring.lost_seq >= sequence]
         return sequence, Gap("overflowed", max(lost)) if lost else None
 
     def _gap_since(self, wanted: EventFilter) -> Gap | None:
         # What a forgotten ring had may have been of use to anybody.
-        seen = [*self._rings_of(wanted, 1), self._forgotten]
+        seen = [*self._rings_of(_with_gaps(wanted), 1), self._forgotten]
         lost = [ring.lost_at for ring in seen if ring.lost_at >= wanted.since]
         if lost:
             return Gap("overflowed", max(lost))
@@ -225,6 +225,14 @@ class EventLog:
             if wanted.may_see(group) and holds(words, {"group": group, "kind": kind}.get):
                 found.append(ring)
         return found
+
+
+def _with_gaps(wanted: EventFilter) -> EventFilter:
+    """Return the events among which gaps are looked for: of all kinds, if gaps are asked for."""
+    kinds = [word for word in wanted.words if word.field == "kind"]
+    if not kinds or not holds(kinds, {"kind": "gap"}.get):
+        return wanted
+    return wanted._replace(words=[word for word in wanted.words if word.field != "kind"])
 
 
 def _matches(event: MeshEvent, words: Sequence[Word]) -> bool:

@@ -173,7 +173,9 @@ class Crew:
 
     def _last_words(self, name: str) -> str:
         text = self._log_of(name).read_bytes()[-LOG_TAIL_BYTES:].decode(errors="replace")
-        return (text.strip().splitlines() or [""])[-1]
+        # Below a fault is what to do about it, indented.
+        said = [line for line in text.strip().splitlines() if not line.startswith(" ")]
+        return (said or [""])[-1]
 
 
 def _command(program: Sequence[str]) -> list[str]:

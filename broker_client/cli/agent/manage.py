@@ -22,6 +22,7 @@ from broker_client.cli.screen.tables import (
 from broker_client.cli.session import call
 from broker_client.cli.spans import to_seconds
 from schemas.ids import check_name
+from schemas.listed import room_of
 from schemas.messages.api import (
     AgentCreate,
     AgentRecord,
@@ -186,7 +187,7 @@ def _described(agent: AgentRecord) -> list[str]:
             ("note", agent.note),
             ("liveness", agent.liveness),
             ("last beat", local_and_utc(agent.last_beat_at)),
-            ("running", f"{agent.running} of {agent.slots} slots"),
+            ("running", _running(agent)),
             ("chosen by", _traits(agent)),
             ("actions", ", ".join(agent.actions)),
             ("certificate", _certificate(certificate) if certificate else "none"),
@@ -209,6 +210,13 @@ def _results(letters: str) -> str:
     names = {letter: state for state, letter in RESULT_LETTERS.items()}
     said = ", ".join(f"{letter} {names.get(letter, 'other')}" for letter in sorted(set(letters)))
     return f"{letters}  newest last: {said}"
+
+
+def _running(agent: AgentRecord) -> str:
+    """Return `3 of 8 slots`, or `3 of 4 by its own limit, 8 slots`."""
+    if room_of(agent) < agent.slots:
+        return f"{agent.running} of {agent.limit} by its own limit, {agent.slots} slots"
+    return f"{agent.running} of {agent.slots} slots"
 
 
 def _traits(agent: AgentRecord) -> str:

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
 
-from broker_client.cli.agent.targets import check_targets, find_agents
+from broker_client.cli.agent.targets import check_targets, find_agents, near_patterns
 from broker_client.cli.options import LISTING, Listing, check_seconds
 from broker_client.cli.outcomes import PARTIAL
-from broker_client.cli.screen.report import print_lines, print_list, say
-from broker_client.cli.screen.tables import Table
+from broker_client.cli.screen.columns import COLUMNS_HELP, Columns, Trait, print_columns, text
+from broker_client.cli.screen.report import print_lines, say
+from broker_client.cli.screen.tables import Column
 from broker_client.cli.session import call
 from broker_client.cli.spans import to_seconds
+from schemas.faults import Refused
 from schemas.messages.api import PingAnswer
 
 if TYPE_CHECKING:
@@ -32,6 +34,20 @@ def _check_wait(type_: object, value: float) -> None:
         raise ValueError(f"give at most {_LONGEST_S:.0f} seconds")
 
 
+_TRAITS: Final[dict[str, Trait[PingAnswer]]] = {
+    "agent": text("AGENT", lambda p: p.agent),
+    "status": text("STATUS", lambda p: p.status),
+    "rtt": Trait(
+        Column("RTT", right=True),
+        lambda p, _: "" if p.rtt_s is None else f"{1000 * p.rtt_s:.1f} ms",
+        lambda p, _: p.rtt_s,
+        is_span=True,
+    ),
+    "reason": text("REASON", lambda p: p.reason, least=16),
+}
+REPLIES: Final = Columns(_TRAITS, other={"name": "agent"})
+
+
 def ping(
     *targets: Annotated[
         str,
@@ -45,26 +61,31 @@ def ping(
             validator=_check_wait,
         ),
     ] = WAIT_S,
+    columns: Annotated[str | None, Parameter(help=COLUMNS_HELP, validator=REPLIES.check)] = None,
     shared: Listing = LISTING,
 ) -> int:
     """Ping agents through their master; the exit code is 5 if any does not answer."""
     check_targets(targets)
+    is_live = shared.output == "table" and columns is None
 
     async def gather(mesh: "MeshClient") -> list[PingAnswer]:
         found: list[PingAnswer] = []
         agents = [each.agent for each in await find_agents(mesh, targets)]
+        if targets and not agents:
+            near = await near_patterns(mesh, targets)
+            raise Refused("agent_unknown", f"no agent passes the filter{near}")
         async for answer in _answers(mesh, agents, wait):
             found.append(answer)
-            if shared.output == "table":
+            if is_live:
                 print_lines(shared, [_line(answer, max(map(len, agents)))], flush=True)
         return found
 
     answers = call(shared, gather)
-    if shared.output != "table":
-        print_list(shared, PingAnswer, answers, lambda: Table([], []), nothing="")
-    elif not answers:
-        say("no such agent")
-    else:
+    if not is_live:
+        print_columns(
+            shared, REPLIES, PingAnswer, answers, names=columns, nothing="no agent is asked"
+        )
+    if shared.output == "table" and answers:
         for line in told(answers):
             say(line)
     is_whole = all(each.rtt_s is not None for each in answers)

@@ -1,12 +1,12 @@
 """Table of agents: the definition of each column, for display, sorting and filters."""
 
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
+from broker_client.cli.screen.columns import Columns, Trait
 from broker_client.cli.screen.tables import Column, duration, short_time
-from schemas.listed import ago_of, unix_of, why
+from schemas.listed import ago_of, room_of, unix_of, why
 from schemas.messages.api import AgentRecord
-from schemas.near import near_names
 from schemas.spans import DAY_S
 from schemas.states import Admin
 
@@ -16,31 +16,21 @@ USUAL: Final = ("agent", "group", "status", "since", "running", "cert", "reason"
 WIDE_CELLS: Final = 120
 WIDE: Final = (*USUAL[:-1], "uptime", "recent", "reason")
 
-Value = float | str
 
-
-class Trait(NamedTuple):
-    """Column of agents. shown: text in a table at a unix time. value: for sorting and filters.
-
-    is_span: the value is a duration in seconds. None: unknown.
-    """
-
-    column: Column
-    shown: Callable[[AgentRecord, float], str]
-    value: Callable[[AgentRecord, float], Value | None]
-    is_span: bool = False
-
-
-def _text(head: str, of: Callable[[AgentRecord], str], *, rank: int = 0, least: int = 0) -> Trait:
+def _text(
+    head: str, of: Callable[[AgentRecord], str], *, rank: int = 0, least: int = 0
+) -> Trait[AgentRecord]:
     return Trait(Column(head, rank, least=least), lambda a, _: of(a), lambda a, _: of(a))
 
 
-def _count(head: str, of: Callable[[AgentRecord], int], *, rank: int = 0) -> Trait:
+def _count(head: str, of: Callable[[AgentRecord], int], *, rank: int = 0) -> Trait[AgentRecord]:
     column = Column(head, rank, right=True)
     return Trait(column, lambda a, _: str(of(a)), lambda a, _: float(of(a)))
 
 
-def _span(head: str, of: Callable[[AgentRecord, float], float | None], *, rank: int = 0) -> Trait:
+def _span(
+    head: str, of: Callable[[AgentRecord, float], float | None], *, rank: int = 0
+) -> Trait[AgentRecord]:
     def shown(agent: AgentRecord, now: float) -> str:
         seconds = of(agent, now)
         return "" if seconds is None else duration(max(0.0, seconds))
@@ -71,7 +61,7 @@ def _reason(agent: AgentRecord, now: float) -> str:
     return f"draining: {why(agent)}" if agent.admin == Admin.DRAINING else why(agent)
 
 
-TRAITS: Final[dict[str, Trait]] = {
+TRAITS: Final[dict[str, Trait[AgentRecord]]] = {
     "agent": _text("AGENT", lambda a: a.agent),
     "group": _text("GROUP", lambda a: a.group),
     "status": _text("STATUS", lambda a: a.status),
@@ -83,14 +73,14 @@ TRAITS: Final[dict[str, Trait]] = {
     ),
     "running": Trait(
         Column("RUNNING", 2, right=True),
-        lambda a, _: f"{a.running}/{a.slots}",
+        lambda a, _: f"{a.running}/{room_of(a)}",
         lambda a, _: float(a.running),
     ),
     "slots": _count("SLOTS", lambda a: a.slots, rank=6),
     "load": Trait(
         Column("LOAD", 6, right=True),
-        lambda a, _: f"{100 * a.running / a.slots:.0f}%" if a.slots else "",
-        lambda a, _: a.running / a.slots if a.slots else None,
+        lambda a, _: f"{100 * a.running / room_of(a):.0f}%" if room_of(a) else "",
+        lambda a, _: a.running / room_of(a) if room_of(a) else None,
     ),
     "cert": Trait(Column("CERT", 3, right=True), _days, _left_s, is_span=True),
     "uptime": _span("UPTIME", lambda a, _: a.details.uptime_s or None, rank=5),
@@ -126,67 +116,11 @@ OTHER_NAMES: Final = {
 }
 
 
-def trait(name: str) -> Trait | None:
-    return TRAITS.get(OTHER_NAMES.get(name, name))
-
-
-def columns_of(text: str | None, width: int = 80) -> tuple[str, ...]:
-    """Return the columns of `--columns`: names separated by commas, `all`, or None for the default.
-
-    width: cells of a line; a wide one has more default columns. Raises ValueError that lists the
-    known names.
-    """
-    if text is None:
-        return WIDE if width >= WIDE_CELLS else USUAL
-    if text == "all":
-        return tuple(TRAITS)
-    names = [OTHER_NAMES.get(name, name) for name in text.lower().split(",")]
-    for name in names:
-        if name not in TRAITS:
-            near = near_names(name, [*TRAITS, *OTHER_NAMES]) or f": use all, or {', '.join(TRAITS)}"
-            raise ValueError(f"no column {name[:64]!a}{near}")
-    return tuple(dict.fromkeys(names))
-
-
-def rows_of(
-    agents: Sequence[AgentRecord], names: Sequence[str], now: float
-) -> list[tuple[str, ...]]:
-    return [tuple(TRAITS[name].shown(agent, now) for name in names) for agent in agents]
-
-
-def check_columns(_type: object, value: str | None) -> None:
-    """Validate a parameter with columns."""
-    columns_of(value)
-
-
-def check_sort(_type: object, value: str | None) -> None:
-    """Validate a parameter with a column to sort by."""
-    if value is not None:
-        sort_key(value)
-
-
-def sort_key(text: str) -> tuple[str, bool]:
-    """Return the column, and whether the order is descending (`-uptime`); may raise ValueError."""
-    name = text.lower().removeprefix("-")
-    if trait(name) is None:
-        near = near_names(name, [*TRAITS, *OTHER_NAMES]) or f": sort by {', '.join(TRAITS)}"
-        raise ValueError(f"no column {name[:64]!a}{near}")
-    return name, text.startswith("-")
+ROSTER: Final = Columns(TRAITS, usual=USUAL, wide=WIDE, wide_cells=WIDE_CELLS, other=OTHER_NAMES)
+columns_of = ROSTER.named
+rows_of = ROSTER.rows
 
 
 def in_order(agents: Sequence[AgentRecord], by: str, now: float) -> list[AgentRecord]:
     """Sort by a column; agents without a value come last, equal ones are sorted by name."""
-    name, is_reversed = sort_key(by)
-    found = trait(name)
-    if found is None:
-        return [*agents]
-    known: list[tuple[Value, AgentRecord]] = []
-    unknown = []
-    for agent in sorted(agents, key=lambda each: each.agent):
-        value = found.value(agent, now)
-        if value is None or value == "":
-            unknown.append(agent)
-        else:
-            known.append((value, agent))
-    known.sort(key=lambda pair: pair[0], reverse=is_reversed)
-    return [*(agent for _, agent in known), *unknown]
+    return ROSTER.in_order(sorted(agents, key=lambda each: each.agent), by, now)

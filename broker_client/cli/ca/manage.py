@@ -1,12 +1,13 @@
 """`mesh ca …`: rotation of the mesh's authority, or of a NATS key, in four steps."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from cyclopts import Parameter
 
 from broker_client.cli.options import LISTING, SHARED, Listing, Shared
-from broker_client.cli.screen.report import print_json, print_list, say, screen_width
-from broker_client.cli.screen.tables import Column, fit, local_time
+from broker_client.cli.screen.columns import COLUMNS_HELP, Columns, Trait, print_columns, text
+from broker_client.cli.screen.report import print_json, say
+from broker_client.cli.screen.tables import Column, local_time
 from broker_client.cli.session import call
 from schemas.messages.api import CaAnswer, CaRotate, NoQuery, RotationRecord
 from schemas.verbs import CA_ROTATE, CA_SHOW
@@ -25,9 +26,34 @@ Key = Literal[
 ]
 
 
-def show(*, shared: Listing = LISTING) -> None:
+def _held_up(each: RotationRecord) -> str:
+    more = each.waiting - len(each.waiting_for)
+    return ", ".join(each.waiting_for) + (f" and {more} more" if more else "")
+
+
+_TRAITS: Final[dict[str, Trait[RotationRecord]]] = {
+    "key": text("KEY", lambda r: r.key),
+    "stage": text("STAGE", lambda r: r.stage),
+    "since": text("SINCE", lambda r: r.since or "", rank=2, shown=local_time),
+    "signs": Trait(Column("SIGNS"), lambda r, _: f"#{r.active}", lambda r, _: float(r.active)),
+    "beside": Trait(
+        Column("BESIDE", 1),
+        lambda r, _: f"#{r.other}" if r.other else "",
+        lambda r, _: float(r.other) if r.other else None,
+    ),
+    "next": text("NEXT STEP", lambda r: r.next),
+    "waiting": text("HELD UP BY", _held_up, least=12),
+}
+ROTATIONS: Final = Columns(_TRAITS)
+
+
+def show(
+    *,
+    columns: Annotated[str | None, Parameter(help=COLUMNS_HELP, validator=ROTATIONS.check)] = None,
+    shared: Listing = LISTING,
+) -> None:
     """Show the authority and the NATS keys, the step that is due, and who holds it up."""
-    _print(shared, call(shared, lambda mesh: mesh.ask(CA_SHOW, NoQuery())))
+    _print(shared, call(shared, lambda mesh: mesh.ask(CA_SHOW, NoQuery())), columns)
 
 
 def rotate(
@@ -55,33 +81,11 @@ def rotate(
     _print(shared, call(shared, lambda mesh: mesh.ask(CA_ROTATE, request)))
 
 
-def _print(shared: Shared, answer: CaAnswer) -> None:
+def _print(shared: Shared, answer: CaAnswer, columns: str | None = None) -> None:
     if shared.output == "json":
         print_json(answer)
         return
-    columns = (
-        Column("KEY"),
-        Column("STAGE"),
-        Column("SINCE", 2),
-        Column("SIGNS"),
-        Column("BESIDE", 1),
-        Column("NEXT STEP"),
-        Column("HELD UP BY", least=12),
-    )
-    print_list(
-        shared,
-        RotationRecord,
-        answer.rotations,
-        lambda: fit(columns, [_row(each) for each in answer.rotations], screen_width()),
-        nothing="no keys",
-    )
+    rotations = answer.rotations
+    print_columns(shared, ROTATIONS, RotationRecord, rotations, names=columns, nothing="no keys")
     if answer.note:
         say(answer.note)
-
-
-def _row(each: RotationRecord) -> tuple[str, ...]:
-    beside = f"#{each.other}" if each.other else ""
-    more = each.waiting - len(each.waiting_for)
-    held_up = ", ".join(each.waiting_for) + (f" and {more} more" if more else "")
-    since = local_time(each.since)
-    return (each.key, each.stage, since, f"#{each.active}", beside, each.next, held_up)

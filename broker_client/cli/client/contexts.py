@@ -2,15 +2,22 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from cyclopts import Parameter
 
 from broker_client.cli.options import LISTING, SHARED, Listing, Shared
-from broker_client.cli.screen.report import print_json, print_lines, print_list, screen_width
-from broker_client.cli.screen.tables import Column, fit
-from broker_client.context import contexts_directory, find_context, load_context, names_of, use
+from broker_client.cli.screen.columns import COLUMNS_HELP, Columns, Trait, print_columns, text
+from broker_client.cli.screen.report import print_json, print_lines
+from broker_client.context import (
+    contexts_directory,
+    find_context,
+    folder_beside,
+    load_context,
+    names_of,
+    use,
+)
 from schemas.faults import MeshError
 
 
@@ -26,39 +33,34 @@ class ContextRecord(msgspec.Struct, frozen=True, kw_only=True):
     fault: str = ""
 
 
-def ls(*, shared: Listing = LISTING) -> None:
+_TRAITS: Final[dict[str, Trait[ContextRecord]]] = {
+    "context": text("CONTEXT", lambda c: c.name, least=16),
+    "current": text("CURRENT", lambda c: "*" if c.current else ""),
+    "client": text("CLIENT", lambda c: c.client),
+    "role": text("ROLE", lambda c: c.role),
+    "broker": text("BROKER", lambda c: ", ".join(c.urls), least=12),
+    "file": text("FILE", lambda c: c.file, rank=2, least=12),
+    "fault": text("FAULT", lambda c: c.fault, least=12),
+}
+CONTEXTS: Final = Columns(
+    _TRAITS,
+    usual=("context", "current", "client", "role", "broker", "fault"),
+    other={"name": "context", "urls": "broker"},
+)
+
+
+def ls(
+    *,
+    columns: Annotated[str | None, Parameter(help=COLUMNS_HELP, validator=CONTEXTS.check)] = None,
+    shared: Listing = LISTING,
+) -> None:
     """List the contexts of this account; nothing is connected."""
     current = _current()
     found = [_record(path, current) for path in names_of(os.environ)]
     if current is not None and not any(each.current for each in found):
         found.append(_record(current, current))
-    columns = (
-        Column("CONTEXT"),
-        Column("CURRENT"),
-        Column("CLIENT"),
-        Column("ROLE", 2),
-        Column("BROKER", 1, least=12),
-        Column("FAULT", least=12),
-    )
-    rows = [
-        (
-            each.name,
-            "*" if each.current else "",
-            each.client,
-            each.role,
-            ", ".join(each.urls),
-            each.fault,
-        )
-        for each in found
-    ]
     nothing = f"no contexts in {contexts_directory(os.environ)}: see `mesh client create`"
-    print_list(
-        shared,
-        ContextRecord,
-        found,
-        lambda: fit(columns, rows, screen_width()),
-        nothing=nothing,
-    )
+    print_columns(shared, CONTEXTS, ContextRecord, found, names=columns, nothing=nothing)
 
 
 def _current() -> Path | None:
@@ -101,6 +103,9 @@ def use_(
         print_json(_record(path, _current()))
         return
     lines = [f"context in use: {path}"]
+    beside = folder_beside(context)
+    if beside is not None and beside != path:
+        lines.append(f"there is a folder of that name here, too: for it, give ./{context}")
     if os.environ.get("MESH_CONTEXT"):
         lines.append("MESH_CONTEXT is set, and goes before it")
     print_lines(shared, lines)

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from cyclopts import Parameter
 
 from broker_client.cli.options import LISTING, SHARED, Listing, Shared
-from broker_client.cli.screen.report import print_json, print_list, say, screen_width
-from broker_client.cli.screen.tables import Column, fit, in_local_time, local_time, utc_time
+from broker_client.cli.screen.columns import COLUMNS_HELP, Columns, Trait, print_columns, text
+from broker_client.cli.screen.report import print_json, say
+from broker_client.cli.screen.tables import in_local_time, local_time, utc_time
 from broker_client.cli.session import call, context_of
 from schemas.messages.api import (
     ClientCreate,
@@ -58,26 +59,31 @@ def create(
         print(f"client {name} ({role}) until {until}: --context {out / 'context.toml'}")
 
 
-def list_(*, shared: Listing = LISTING) -> None:
+_TRAITS: Final[dict[str, Trait[ClientRecord]]] = {
+    "client": text("CLIENT", lambda c: c.client),
+    "role": text("ROLE", lambda c: c.role),
+    "groups": text("GROUPS", lambda c: ", ".join(c.groups) or "all", least=16),
+    "until": text(
+        "UNTIL (UTC)",
+        lambda c: c.certificate.not_after if c.certificate else "",
+        rank=1,
+        shown=utc_time,
+    ),
+    "created": text("CREATED", lambda c: c.created_at, rank=2, shown=local_time),
+    "addresses": text("ADDRESSES", lambda c: c.addresses, rank=3),
+}
+CLIENTS: Final = Columns(_TRAITS, other={"name": "client", "expires": "until"})
+
+
+def list_(
+    *,
+    columns: Annotated[str | None, Parameter(help=COLUMNS_HELP, validator=CLIENTS.check)] = None,
+    shared: Listing = LISTING,
+) -> None:
     """List clients with role, groups and the end of their certificates."""
     clients = call(shared, lambda mesh: mesh.clients())
-    columns = (
-        Column("CLIENT"),
-        Column("ROLE"),
-        Column("GROUPS", least=16),
-        Column("UNTIL (UTC)", 1),
-        Column("CREATED", 2),
-        Column("ADDRESSES", 3),
-    )
     _tell_warnings(clients, is_text=shared.output == "table")
-    rows = [_row(client) for client in clients]
-    print_list(
-        shared,
-        ClientRecord,
-        clients,
-        lambda: fit(columns, rows, screen_width()),
-        nothing="no clients",
-    )
+    print_columns(shared, CLIENTS, ClientRecord, clients, names=columns, nothing="no clients")
 
 
 def revoke(name: Name, /, *, shared: Shared = SHARED) -> None:
@@ -103,16 +109,3 @@ def _tell_warnings(clients: Sequence[ClientRecord], *, is_text: bool) -> None:
     for client in clients if is_text else ():
         if client.certificate is not None and client.certificate.warning:
             say(f"{client.client}: certificate {in_local_time(client.certificate.warning)}")
-
-
-def _row(client: ClientRecord) -> tuple[str, ...]:
-    until = utc_time(client.certificate.not_after) if client.certificate else ""
-    groups = ", ".join(client.groups) or "all"
-    return (
-        client.client,
-        client.role,
-        groups,
-        until,
-        local_time(client.created_at),
-        client.addresses,
-    )

@@ -4,9 +4,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from broker_client.cli.command.ledger import LEDGER
 from broker_client.cli.command.listing import check_limit, list_commands
 from broker_client.cli.command.story import print_command
 from broker_client.cli.options import LISTING, SHARED, Listing, Shared
+from broker_client.cli.screen.columns import COLUMNS_HELP
 from broker_client.cli.screen.report import print_submitted, say
 from broker_client.cli.session import call
 from schemas.ids import check_command_id
@@ -21,6 +23,7 @@ def list_(
     group: Annotated[str | None, Parameter(help="Only those of this group.")] = None,
     agent: Annotated[str | None, Parameter(help="Only those of this agent.")] = None,
     limit: Annotated[int, Parameter(help="At most this many.", validator=check_limit)] = 50,
+    columns: Annotated[str | None, Parameter(help=COLUMNS_HELP, validator=LEDGER.check)] = None,
     shared: Listing = LISTING,
 ) -> None:
     """List commands that no agent has acknowledged, the last one first. They never ran."""
@@ -30,6 +33,7 @@ def list_(
         CommandList(group=group, agent=agent),
         limit,
         nothing="no dead letters",
+        columns=columns,
     )
 
 

@@ -1,38 +1,38 @@
 """Table of commands: the definition of each column, for display and sorting."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Final
 
 from broker_client.cli.outcomes import program_code
+from broker_client.cli.screen.columns import Columns, Trait
 from broker_client.cli.screen.tables import Column, duration, short_time
 from schemas.listed import RETRY_OF, last_agent
 from schemas.messages.facts import CommandRecord
-from schemas.near import near_names
 
 # Columns that fit into 80 cells, with ids, groups and programs of usual length.
 USUAL: Final = ("id", "state", "exit", "on", "submitted", "program", "reason")
 # Column of the program, cut to the room of the line.
 PROGRAM: Final = Column("PROGRAM", least=7, is_cut=True)
 
-Value = float | str
+
+def _text(
+    head: str, of: Callable[[CommandRecord], str], *, rank: int = 0, least: int = 0
+) -> Trait[CommandRecord]:
+    return Trait(
+        Column(head, rank, least=least), lambda record, _: of(record), lambda record, _: of(record)
+    )
 
 
-class Trait(NamedTuple):
-    """Column of commands. shown: text at a unix time. value: to sort by, None or empty last."""
-
-    column: Column
-    shown: Callable[[CommandRecord, float], str]
-    value: Callable[[CommandRecord], Value | None]
-
-
-def _text(head: str, of: Callable[[CommandRecord], str], *, rank: int = 0, least: int = 0) -> Trait:
-    return Trait(Column(head, rank, least=least), lambda record, _: of(record), of)
-
-
-def _moment(head: str, of: Callable[[CommandRecord], str | None], *, rank: int) -> Trait:
+def _moment(
+    head: str, of: Callable[[CommandRecord], str | None], *, rank: int
+) -> Trait[CommandRecord]:
     # RFC 3339 in UTC sorts as text.
-    return Trait(Column(head, rank), lambda record, now: short_time(of(record), now), of)
+    return Trait(
+        Column(head, rank),
+        lambda record, now: short_time(of(record), now),
+        lambda record, _: of(record),
+    )
 
 
 def exit_of(record: CommandRecord) -> str:
@@ -62,77 +62,28 @@ def _labels(record: CommandRecord) -> str:
     return ", ".join(f"{name}={value}" for name, value in sorted(record.labels.items()))
 
 
-TRAITS: Final[dict[str, Trait]] = {
+TRAITS: Final[dict[str, Trait[CommandRecord]]] = {
     "id": _text("ID", lambda r: r.id),
     "state": _text("STATE", lambda r: r.state),
-    "exit": Trait(Column("EXIT", 2, right=True), lambda r, _: exit_of(r), _exit),
+    "exit": Trait(Column("EXIT", 2, right=True), lambda r, _: exit_of(r), lambda r, _: _exit(r)),
     "on": _text("ON", lambda r: last_agent(r) or f"any of {r.group}"),
     "group": _text("GROUP", lambda r: r.group, rank=4),
     "submitted": _moment("SUBMITTED", lambda r: r.submitted_at, rank=1),
     "ended": _moment("ENDED", lambda r: r.ended_at, rank=5),
-    "took": Trait(Column("TOOK", 3, right=True), _took_shown, _took),
+    "took": Trait(Column("TOOK", 3, right=True), _took_shown, lambda r, _: _took(r), is_span=True),
     "client": _text("CLIENT", lambda r: r.client, rank=5),
     "attempts": Trait(
         Column("ATTEMPTS", 6, right=True),
         lambda r, _: str(len(r.attempts)),
-        lambda r: float(len(r.attempts)),
+        lambda r, _: float(len(r.attempts)),
     ),
     "labels": _text("LABELS", _labels, rank=6, least=12),
     "retry-of": _text("RETRY OF", lambda r: r.labels.get(RETRY_OF, ""), rank=7),
-    "program": Trait(PROGRAM, lambda r, _: r.program, lambda r: r.program),
+    "program": Trait(PROGRAM, lambda r, _: r.program, lambda r, _: r.program),
     "reason": _text("REASON", lambda r: r.reason, least=8),
 }
 # Names of the fields of a filter.
 OTHER_NAMES: Final = {"agent": "on", "label": "labels", "argv": "program", "by": "client"}
 
 
-def columns_of(text: str | None) -> tuple[str, ...]:
-    """Return the columns of `--columns`: names separated by commas, `all`, or None for the default.
-
-    Raises ValueError that lists the known names.
-    """
-    if text is None:
-        return USUAL
-    if text == "all":
-        return tuple(TRAITS)
-    return tuple(dict.fromkeys(_known(name) for name in text.lower().split(",")))
-
-
-def check_columns(_type: object, value: str | None) -> None:
-    """Validate a parameter with columns."""
-    columns_of(value)
-
-
-def check_sort(_type: object, value: str | None) -> None:
-    """Validate a parameter with a column to sort by; `-COLUMN` is descending."""
-    if value is not None:
-        _known(value.lower().removeprefix("-"))
-
-
-def _known(name: str) -> str:
-    found = OTHER_NAMES.get(name, name)
-    if found not in TRAITS:
-        near = near_names(name, [*TRAITS, *OTHER_NAMES]) or f": use all, or {', '.join(TRAITS)}"
-        raise ValueError(f"no column {name[:64]!a}{near}")
-    return found
-
-
-def in_order(records: Sequence[CommandRecord], by: str) -> list[CommandRecord]:
-    """Sort by a column; commands without a value come last, equal ones keep their order."""
-    value = TRAITS[_known(by.lower().removeprefix("-"))].value
-    known: list[tuple[Value, CommandRecord]] = []
-    unknown = []
-    for record in records:
-        found = value(record)
-        if found is None or found == "":
-            unknown.append(record)
-        else:
-            known.append((found, record))
-    known.sort(key=lambda pair: pair[0], reverse=by.startswith("-"))
-    return [*(record for _, record in known), *unknown]
-
-
-def rows_of(
-    records: Sequence[CommandRecord], names: Sequence[str], now: float
-) -> list[tuple[str, ...]]:
-    return [tuple(TRAITS[name].shown(record, now) for name in names) for record in records]
+LEDGER: Final = Columns(TRAITS, usual=USUAL, other=OTHER_NAMES)

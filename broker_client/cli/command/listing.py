@@ -1,15 +1,15 @@
 """Lists of commands: all pages up to a limit, as one table."""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from broker_client.cli.command.ledger import TRAITS, columns_of, in_order, rows_of
+from broker_client.cli.command.ledger import LEDGER
 from broker_client.cli.options import Listing
-from broker_client.cli.screen.report import Chosen, print_list, say, screen_width
-from broker_client.cli.screen.tables import Table, fit
+from broker_client.cli.screen.columns import print_columns
+from broker_client.cli.screen.report import say
 from broker_client.cli.session import call
 from schemas.messages.api import CommandList, CommandPage
 from schemas.messages.facts import CommandRecord
@@ -54,22 +54,16 @@ def list_commands(
         if is_more:
             say(f"sorted are the newest {most} only: there may be more")
         is_more = is_more or len(commands) > limit
-        commands = in_order(commands, sort)[:limit]
+        commands = LEDGER.in_order(commands, sort, time.time())[:limit]
 
-    def chosen() -> Chosen:
-        names = columns_of(columns)
-        return Chosen(names, [[TRAITS[name].value(each) for name in names] for each in commands])
-
-    print_list(
-        shared,
-        CommandRecord,
-        commands,
-        lambda: table_of(commands, time.time(), columns),
-        nothing=nothing,
-        chosen=chosen if columns else None,
-    )
+    print_columns(shared, LEDGER, CommandRecord, commands, names=columns, nothing=nothing)
     if is_more:
-        say(f"there may be more than these {limit}: see --limit")
+        say_more(limit)
+
+
+def say_more(limit: int) -> None:
+    these = "this one" if limit == 1 else f"these {limit}"
+    say(f"there may be more than {these}: see --limit")
 
 
 async def read_pages(
@@ -91,10 +85,3 @@ async def read_pages(
         if cursor is None:
             return [*found.values()], False
     return [*found.values()], True
-
-
-def table_of(commands: Sequence[CommandRecord], now: float, columns: str | None = None) -> Table:
-    """Return commands as a table for this screen. now: unix time. columns: value of `--columns`."""
-    names = columns_of(columns)
-    rows = rows_of(commands, names, now)
-    return fit([TRAITS[name].column for name in names], rows, screen_width())

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from broker_client.cli.command.ledger import check_columns, check_sort
+from broker_client.cli.command.ledger import LEDGER
 from broker_client.cli.command.listing import check_limit, list_commands
 from broker_client.cli.command.story import print_command
 from broker_client.cli.filters import joined
@@ -19,6 +19,7 @@ from broker_client.cli.options import (
 )
 from broker_client.cli.outcomes import exit_code
 from broker_client.cli.run.program import conclude
+from broker_client.cli.screen.columns import COLUMNS_HELP
 from broker_client.cli.screen.report import print_json, print_lines, record_json
 from broker_client.cli.session import call
 from broker_client.cli.spans import to_seconds
@@ -63,12 +64,12 @@ def list_(
         Parameter(
             help="Column to sort by; -COLUMN: the greatest first.",
             allow_leading_hyphen=True,
-            validator=check_sort,
+            validator=LEDGER.check_sort,
         ),
     ] = None,
     columns: Annotated[
         str | None,
-        Parameter(help="Columns, with commas between, or all.", validator=check_columns),
+        Parameter(help=COLUMNS_HELP, validator=LEDGER.check),
     ] = None,
     shared: Listing = LISTING,
 ) -> None:

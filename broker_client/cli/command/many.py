@@ -1,8 +1,6 @@
 """`mesh command cancel` and `retry`: of one, of several, and of all matches of a filter."""
 
-import time
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import msgspec
@@ -10,7 +8,7 @@ from cyclopts import Parameter
 
 from broker_client.cli.agent.targets import is_filter
 from broker_client.cli.bulk import Deed, DryRun, Yes, carry_out
-from broker_client.cli.command.listing import table_of
+from broker_client.cli.command.ledger import LEDGER
 from broker_client.cli.filters import joined
 from broker_client.cli.options import SHARED, Shared
 from broker_client.cli.screen.report import print_lines, print_submitted, print_usage, say
@@ -95,7 +93,7 @@ def _deed(
         find=find if is_found else None,
         show=lambda mesh, name: mesh.show(name),
         name_of=lambda record: record.id,
-        table=partial(table_of, now=time.time()),
+        table=LEDGER.table,
         one=one,
         told=told,
     )

@@ -7,7 +7,8 @@ from typing import Final
 from broker_client.cli.command.ledger import exit_of
 from broker_client.cli.command.timeline import timeline
 from broker_client.cli.options import Common
-from broker_client.cli.screen.report import print_json, print_lines, screen_width
+from broker_client.cli.screen.report import print_json, print_lines
+from broker_client.cli.screen.size import screen_width
 from broker_client.cli.screen.tables import facts, in_local_time, local_and_utc
 from broker_client.cli.screen.terminal import shown
 from schemas.listed import RETRY_OF, last_agent

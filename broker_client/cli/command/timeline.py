@@ -3,7 +3,8 @@
 import textwrap
 from typing import NamedTuple
 
-from broker_client.cli.screen.tables import GAP, PIPE_WIDTH, in_local_time, local_and_utc, moment_in
+from broker_client.cli.screen.size import PIPE_WIDTH
+from broker_client.cli.screen.tables import GAP, in_local_time, local_and_utc, moment_in
 from broker_client.cli.screen.terminal import shown
 from schemas.messages.facts import AttemptRecord, CommandRecord
 from schemas.states import State

@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 import sys
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 
@@ -11,9 +10,9 @@ from cyclopts import Parameter
 from msgspec import structs
 
 from broker_client.cli.agent.listing import table_of as agents_table
-from broker_client.cli.agent.targets import check_targets, find_agents
+from broker_client.cli.agent.targets import check_targets, find_agents, near_patterns
 from broker_client.cli.command.ledger import PROGRAM
-from broker_client.cli.command.listing import check_limit
+from broker_client.cli.command.listing import PAGE, say_more
 from broker_client.cli.fanout.options import Batch
 from broker_client.cli.fanout.watch import SKIPPED, Shown, Watch, folder_for
 from broker_client.cli.options import (
@@ -32,16 +31,24 @@ from broker_client.cli.run.attend import (
     signals_leave,
     until_submitted,
 )
+from broker_client.cli.screen.columns import (
+    COLUMNS_HELP,
+    Columns,
+    Trait,
+    count,
+    moment,
+    print_columns,
+    text,
+)
 from broker_client.cli.screen.report import (
     print_fitted,
     print_json,
     print_lines,
-    print_list,
     print_submitted,
     say,
-    screen_width,
     told_if_unwritable,
 )
+from broker_client.cli.screen.size import screen_width
 from broker_client.cli.screen.tables import (
     Column,
     Table,
@@ -49,7 +56,6 @@ from broker_client.cli.screen.tables import (
     facts,
     fit,
     local_and_utc,
-    short_time,
 )
 from broker_client.cli.session import call
 from broker_client.cli.spans import to_seconds
@@ -66,6 +72,11 @@ if TYPE_CHECKING:
 
 SHOW: Final = "mesh fanout show"
 Id = Annotated[str, Parameter(help="Id of the fan-out.")]
+
+
+def _check_limit(_type: object, value: int) -> None:
+    if not 1 <= value <= PAGE:
+        raise ValueError(f"ask for 1 to {PAGE}")
 
 
 class FanoutOptions(NamedTuple):
@@ -160,10 +171,19 @@ async def _meant(mesh: "MeshClient", wanted: FanoutOptions) -> list[AgentRecord]
         and wanted.tags.items() <= each.tags.items()
     ]
     if not found:
-        raise Refused(
-            "tags_unmatched", "no agent is in the group, passes the filter, and so tagged"
-        )
+        near = await near_patterns(mesh, wanted.words) if wanted.words else ""
+        raise Refused("tags_unmatched", f"{_choice(wanted)}{near}")
     return found
+
+
+def _choice(wanted: FanoutOptions) -> str:
+    """Return `no agent passes 'wib-*', is in group web, and has tag site=a`."""
+    parts = [
+        f"passes {' '.join(wanted.words)!a}" if wanted.words else "",
+        f"is in group {wanted.group}" if wanted.group else "",
+        f"has tag {' '.join(f'{k}={v}' for k, v in wanted.tags.items())}" if wanted.tags else "",
+    ]
+    return f"no agent {' and '.join(part for part in parts if part)}"
 
 
 def _only_said(common: Common, wanted: FanoutOptions) -> int:
@@ -212,38 +232,41 @@ def told(record: FanoutRecord) -> str:
     return f"{record.id}: {', '.join([done, *others])}{why} ({record.state})"
 
 
+def _counts(record: FanoutRecord) -> str:
+    return ", ".join(f"{count} {state}" for state, count in record.counts.items())
+
+
+_TRAITS: Final[dict[str, Trait[FanoutRecord]]] = {
+    "id": text("ID", lambda f: f.id),
+    "state": text("STATE", lambda f: f.state),
+    "agents": count("AGENTS", lambda f: f.agents),
+    "submitted": moment("SUBMITTED", lambda f: f.submitted_at, rank=1),
+    "ended": moment("ENDED", lambda f: f.ended_at, rank=5),
+    "client": text("CLIENT", lambda f: f.client, rank=5),
+    "retry-of": text("RETRY OF", lambda f: f.retry_of, rank=7),
+    "program": Trait(PROGRAM, lambda f, _: f.program, lambda f, _: f.program),
+    "counts": text("COUNTS", _counts, least=12),
+    "reason": text("REASON", lambda f: f.reason, least=10),
+}
+FANOUTS: Final = Columns(
+    _TRAITS,
+    usual=("id", "state", "agents", "submitted", "program", "counts", "reason"),
+    other={"by": "client", "argv": "program"},
+)
+
+
 def list_(
     *,
-    limit: Annotated[int, Parameter(help="At most this many.", validator=check_limit)] = 50,
+    limit: Annotated[int, Parameter(help="At most this many.", validator=_check_limit)] = 50,
+    columns: Annotated[str | None, Parameter(help=COLUMNS_HELP, validator=FANOUTS.check)] = None,
     shared: Listing = LISTING,
 ) -> None:
     """List fan-outs, newest first."""
-    found = call(shared, lambda mesh: mesh.fanouts.list(limit=min(limit, 500)))
-    columns = (
-        Column("ID"),
-        Column("STATE"),
-        Column("AGENTS", right=True),
-        Column("SUBMITTED", 1),
-        PROGRAM,
-        Column("COUNTS", least=12),
-        Column("REASON", least=10),
-    )
-    rows = [
-        (
-            each.id,
-            each.state,
-            str(each.agents),
-            short_time(each.submitted_at, time.time()),
-            each.program,
-            _counts(each),
-            each.reason,
-        )
-        for each in found
-    ]
+    found = call(shared, lambda mesh: mesh.fanouts.list(limit=limit))
     nothing = "no fan-outs: `mesh run --all --group GROUP -- PROGRAM`"
-    print_list(
-        shared, FanoutRecord, found, lambda: fit(columns, rows, screen_width()), nothing=nothing
-    )
+    print_columns(shared, FANOUTS, FanoutRecord, found, names=columns, nothing=nothing)
+    if len(found) == limit:
+        say_more(limit)
 
 
 def show(id: Id, /, *, shared: Shared = SHARED) -> None:
@@ -355,7 +378,3 @@ def _described(record: FanoutRecord) -> list[str]:
             ("ended", local_and_utc(record.ended_at)),
         ]
     )
-
-
-def _counts(record: FanoutRecord) -> str:
-    return ", ".join(f"{count} {state}" for state, count in record.counts.items())

@@ -1,15 +1,23 @@
 """`mesh group …`."""
 
-import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Final, cast, get_args
 
 from cyclopts import Parameter
 
 from broker_client.cli.agent.listing import print_agents
 from broker_client.cli.options import LISTING, SHARED, Listing, Shared
-from broker_client.cli.screen.report import print_json, print_lines, print_list, screen_width
-from broker_client.cli.screen.tables import Column, Table, facts, fit, local_and_utc, short_time
+from broker_client.cli.screen.columns import (
+    COLUMNS_HELP,
+    Columns,
+    Trait,
+    count,
+    moment,
+    print_columns,
+    text,
+)
+from broker_client.cli.screen.report import print_json, print_lines
+from broker_client.cli.screen.size import screen_width
+from broker_client.cli.screen.tables import Column, facts, fit, local_and_utc
 from broker_client.cli.session import call
 from schemas.faults import Refused
 from schemas.ids import check_name
@@ -100,37 +108,46 @@ def _change(name: str, balance: str | None, limit: int | None, queue_limit: int 
     )
 
 
-def list_(*, shared: Listing = LISTING) -> None:
+def _policy(policy: Policy) -> str:
+    """Return `sticky:customer, at most 50 at once, at most 1000 waiting`."""
+    label = f":{policy.sticky_label}" if policy.sticky_label else ""
+    limit = f", at most {policy.limit} at once" if policy.limit else ""
+    waiting = f", at most {policy.queue_limit} waiting" if policy.queue_limit else ""
+    return f"{policy.balance}{label}{limit}{waiting}"
+
+
+_TRAITS: Final[dict[str, Trait[GroupRecord]]] = {
+    "group": text("GROUP", lambda g: g.group),
+    "status": text("STATUS", lambda g: g.status),
+    "since": moment("SINCE", lambda g: g.since),
+    "queued": count("QUEUED", lambda g: g.queued, rank=3),
+    "running": count("RUNNING", lambda g: g.running, rank=3),
+    "active": Trait(
+        Column("ACTIVE", right=True),
+        lambda g, _: f"{g.agents.get('active', 0)}/{sum(g.agents.values())}",
+        lambda g, _: float(g.agents.get("active", 0)),
+    ),
+    "agents": count("AGENTS", lambda g: sum(g.agents.values()), rank=4),
+    "balance": text("BALANCE", lambda g: _policy(g.policy), rank=5, least=10),
+    "next": text("NEXT", lambda g: g.next, rank=5, least=16),
+    "reason": text("REASON", lambda g: g.reason, rank=1, least=16),
+}
+GROUPS: Final = Columns(
+    _TRAITS,
+    usual=("group", "status", "since", "queued", "running", "active", "reason"),
+    other={"name": "group"},
+)
+
+
+def list_(
+    *,
+    columns: Annotated[str | None, Parameter(help=COLUMNS_HELP, validator=GROUPS.check)] = None,
+    shared: Listing = LISTING,
+) -> None:
     """List groups with status, reason and counts."""
     groups = call(shared, lambda mesh: mesh.groups())
     nothing = "no group yet: `mesh group create NAME`"
-    print_list(shared, GroupRecord, groups, lambda: table_of(groups), nothing=nothing)
-
-
-def table_of(groups: Sequence[GroupRecord]) -> Table:
-    """Return groups as a table for this screen."""
-    columns = (
-        Column("GROUP"),
-        Column("STATUS"),
-        Column("SINCE"),
-        Column("QUEUED", 3, right=True),
-        Column("RUNNING", 3, right=True),
-        Column("ACTIVE", right=True),
-        Column("REASON", 1, least=16),
-    )
-    rows = [
-        (
-            group.group,
-            group.status,
-            short_time(group.since, time.time()),
-            str(group.queued),
-            str(group.running),
-            f"{group.agents.get('active', 0)}/{sum(group.agents.values())}",
-            group.reason,
-        )
-        for group in groups
-    ]
-    return fit(columns, rows, screen_width())
+    print_columns(shared, GROUPS, GroupRecord, groups, names=columns, nothing=nothing)
 
 
 def show(name: Name, /, *, shared: Shared = SHARED) -> None:
@@ -200,14 +217,6 @@ def _print_spread(shared: Shared, group: GroupRecord) -> None:
     ]
     if rows:
         print_lines(shared, fit(columns, rows, screen_width()).lines, heading=True)
-
-
-def _policy(policy: Policy) -> str:
-    """Return `sticky:customer, at most 50 at once, at most 1000 waiting`."""
-    label = f":{policy.sticky_label}" if policy.sticky_label else ""
-    limit = f", at most {policy.limit} at once" if policy.limit else ""
-    waiting = f", at most {policy.queue_limit} waiting" if policy.queue_limit else ""
-    return f"{policy.balance}{label}{limit}{waiting}"
 
 
 def _counted(group: GroupRecord) -> str:

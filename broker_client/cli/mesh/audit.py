@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 from cyclopts import Parameter
 
-from broker_client.cli.command.listing import check_limit
+from broker_client.cli.command.listing import check_limit, say_more
 from broker_client.cli.options import LISTING, Listing
-from broker_client.cli.screen.report import print_list, say, screen_width
-from broker_client.cli.screen.tables import Column, fit, local_time
+from broker_client.cli.screen.columns import COLUMNS_HELP, Columns, Trait, print_columns, text
+from broker_client.cli.screen.tables import local_time
 from broker_client.cli.session import call
 from broker_client.cli.spans import check_moment, moment_of
 from schemas.messages.api import AuditQuery, AuditRecord
@@ -30,6 +30,18 @@ Until = Annotated[
     Parameter(help="Not after: a date, or how long ago: 90 (seconds), 2h.", validator=check_moment),
 ]
 
+_TRAITS: Final[dict[str, Trait[AuditRecord]]] = {
+    "at": text("AT", lambda e: e.at, shown=local_time),
+    "by": text("BY", lambda e: e.by, least=8),
+    "from": text("FROM", lambda e: e.address, rank=2, least=9),
+    "action": text("ACTION", lambda e: e.action, least=12),
+    "target": text("TARGET", lambda e: e.target, rank=1, least=10),
+    "result": text("RESULT", lambda e: e.code or e.result),
+    "group": text("GROUP", lambda e: e.group, rank=4),
+    "detail": text("DETAIL", lambda e: e.detail, rank=3, least=16),
+}
+TRAIL: Final = Columns(_TRAITS, other={"address": "from", "client": "by", "code": "result"})
+
 
 def list_(  # noqa: PLR0913  (a filter per column)
     *,
@@ -45,6 +57,7 @@ def list_(  # noqa: PLR0913  (a filter per column)
     since: Since = None,
     until: Until = None,
     limit: Annotated[int, Parameter(help="At most this many.", validator=check_limit)] = 50,
+    columns: Annotated[str | None, Parameter(help=COLUMNS_HELP, validator=TRAIL.check)] = None,
     shared: Listing = LISTING,
 ) -> None:
     """List who did what to what, from where, when: the newest first."""
@@ -58,9 +71,10 @@ def list_(  # noqa: PLR0913  (a filter per column)
         until=None if until is None else moment_of(until),
     )
     entries, is_more = call(shared, lambda mesh: _read(mesh, wanted, limit))
-    _print(shared, entries)
+    nothing = "nothing in the audit trail"
+    print_columns(shared, TRAIL, AuditRecord, entries, names=columns, nothing=nothing)
     if is_more:
-        say(f"there may be more than these {limit}: see --limit")
+        say_more(limit)
 
 
 async def _read(
@@ -77,36 +91,3 @@ async def _read(
         if cursor is None:
             return found, False
     return found, True
-
-
-def _print(shared: Listing, entries: list[AuditRecord]) -> None:
-    columns = (
-        Column("AT"),
-        Column("BY", least=8),
-        Column("FROM", 2, least=9),
-        Column("ACTION", least=12),
-        Column("TARGET", 1, least=10),
-        Column("RESULT"),
-        Column("GROUP", 4),
-        Column("DETAIL", 3, least=16),
-    )
-    rows = [
-        (
-            local_time(entry.at),
-            entry.by,
-            entry.address,
-            entry.action,
-            entry.target,
-            entry.code or entry.result,
-            entry.group,
-            entry.detail,
-        )
-        for entry in entries
-    ]
-    print_list(
-        shared,
-        AuditRecord,
-        entries,
-        lambda: fit(columns, rows, screen_width()),
-        nothing="nothing in the audit trail",
-    )

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 from cyclopts import Parameter
 
 from broker_client.cli.agent.listing import table_of as agents_table
-from broker_client.cli.agent.roster import check_sort, in_order
-from broker_client.cli.command.listing import table_of as commands_table
+from broker_client.cli.agent.roster import ROSTER, in_order
+from broker_client.cli.agent.targets import check_named
+from broker_client.cli.command.ledger import LEDGER
 from broker_client.cli.filters import joined
-from broker_client.cli.group.manage import table_of as groups_table
+from broker_client.cli.group.manage import GROUPS
 from broker_client.cli.options import SHARED, Shared
 from broker_client.cli.screen.live import EVERY_S, Every, Frame, keep_showing, print_frame
-from broker_client.cli.screen.report import print_json, screen_height
+from broker_client.cli.screen.report import print_json
+from broker_client.cli.screen.size import screen_height
 from broker_client.cli.screen.tables import Table, duration
 from broker_client.cli.session import call
 from schemas.counting import counted
@@ -56,7 +58,7 @@ def top(
         Parameter(
             help="Column to sort agents by, -COLUMN: the greatest first; else trouble first.",
             allow_leading_hyphen=True,
-            validator=check_sort,
+            validator=ROSTER.check_sort,
         ),
     ] = None,
     once: Annotated[bool, Parameter(negative="", help="Show it once, and end.")] = False,
@@ -68,6 +70,8 @@ def top(
 
     async def look(mesh: "MeshClient") -> MeshView:
         agents = await mesh.agents(filter=wanted)
+        if wanted and not agents:
+            await check_named(mesh, filters)
         found = in_order(agents, sort or "agent", time.time())
         page = await mesh.list(CommandList(limit=_COMMANDS_ASKED))
         return MeshView(
@@ -99,8 +103,8 @@ def trouble_first(agents: Sequence[AgentRecord]) -> list[AgentRecord]:
 
 def frame(seen: MeshView, now: float, height: int) -> Frame:
     """Return a frame of `height` lines; each table counts its hidden rows. now: unix time."""
-    commands = commands_table(seen.commands, now) if seen.commands else Table([], [])
-    groups, agents = groups_table(seen.groups), agents_table(seen.agents)
+    commands = LEDGER.table(seen.commands, now=now) if seen.commands else Table([], [])
+    groups, agents = GROUPS.table(seen.groups, now=now), agents_table(seen.agents)
     room = max(3 * _LEAST_ROWS, height - _FRAME_LINES)
     shown = []
     for left, table in ((3, groups), (2, commands), (1, agents)):

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import secrets
-import shlex
 import sys
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -50,6 +49,7 @@ from broker_client.cli.session import call
 from broker_client.cli.spans import span_s, to_seconds
 from broker_client.cli.words import BEHIND
 from schemas import limits
+from schemas.argv import quoted_word
 from schemas.faults import Refused
 from schemas.messages.actions import ProcessArgs
 from schemas.messages.api import Loss, OnInactive, OnLost, SubmitAnswer
@@ -275,7 +275,7 @@ def shell_hint(record: CommandRecord) -> str:
     could_start = program_code(record) not in (None, 126, 127) or is_own
     if could_start or len(argv) != 1 or not _OF_A_SHELL.search(argv[0]):
         return ""
-    return f"it was taken as one program: for a shell, mesh run … -- sh -c {shlex.quote(argv[0])}"
+    return f"it was taken as one program: for a shell, mesh run … -- sh -c {quoted_word(argv[0])}"
 
 
 def _problem(

@@ -13,7 +13,8 @@ from typing import Final, NamedTuple, TypeGuard, get_args, get_origin
 import msgspec
 
 from broker_client.cli.options import Common
-from broker_client.cli.screen.tables import PIPE_WIDTH, Column, Table, fit, hung
+from broker_client.cli.screen.size import screen_width
+from broker_client.cli.screen.tables import Column, Table, fit, hung
 from broker_client.cli.screen.terminal import shown
 from broker_client.cli.words import Output as Form
 from broker_client.runtime.stdio import OutputFailed
@@ -21,8 +22,6 @@ from schemas.faults import MeshError
 from schemas.messages.facts import CommandRecord
 from schemas.messages.work import Output
 
-_LEAST_WIDTH: Final = 20
-_HEIGHT: Final = 24
 # First characters of a formula in a spreadsheet.
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 # Select Graphic Rendition of ECMA-48; a library for it would load for as long as an answer takes.
@@ -165,15 +164,26 @@ def _flat(fields: Mapping[str, object], above: str = "") -> Iterator[tuple[str, 
 
 
 def _text_of(value: object) -> str:
-    """Return a cell: `a;b` for a list, `name=value;…` for a map, empty for None."""
+    """Return a cell: `a;b` for a list, `name=value;…` for a map, empty for None.
+
+    A record in a list is `name=value name=value`, without its empty fields.
+    """
     if isinstance(value, dict):
         return _cell(";".join(f"{name}={_text_of(each)}" for name, each in sorted(value.items())))
     if isinstance(value, list):
-        texts = [each if isinstance(each, str) else json.dumps(plain(each)) for each in value]
-        return _cell(";".join(texts))
+        return _cell(";".join(map(_entry, value)))
+    if isinstance(value, bool):
+        return "true" if value else "false"
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return _cell(value) if isinstance(value, str) else "" if value is None else shown(str(value))
+
+
+def _entry(value: object) -> str:
+    if not isinstance(value, dict):
+        return value if isinstance(value, str) else _text_of(value)
+    fields = ((name, _text_of(each)) for name, each in value.items())
+    return " ".join(f"{name}={text}" for name, text in fields if text)
 
 
 def _cell(text: str) -> str:
@@ -219,30 +229,6 @@ def colour(line: str) -> str:
 
 def styled(text: str, style: int = _BOLD) -> str:
     return f"\x1b[{style}m{text}\x1b[0m"
-
-
-def screen_width() -> int:
-    """Return the cells of a line: COLUMNS, the terminal's, or 80 for a pipe or a file."""
-    given = os.environ.get("COLUMNS", "")
-    if given.isascii() and given.isdigit() and int(given):
-        return max(_LEAST_WIDTH, int(given))
-    if not sys.stdout.isatty():
-        return PIPE_WIDTH
-    # 0 means unknown: serial lines, some terminals of containers and editors.
-    return max(_LEAST_WIDTH, terminal_size().columns or PIPE_WIDTH)
-
-
-def screen_height() -> int:
-    """Return the lines of the terminal, or 24 if unknown."""
-    return terminal_size().lines or _HEIGHT
-
-
-def terminal_size() -> os.terminal_size:
-    """Return the size of the terminal at stdout; zeros if it is none."""
-    try:
-        return os.get_terminal_size(sys.stdout.fileno())
-    except OSError:
-        return os.terminal_size((0, 0))
 
 
 def say(text: str) -> None:

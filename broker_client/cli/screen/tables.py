@@ -15,7 +15,6 @@ import msgspec
 from broker_client.cli.screen.terminal import shown
 from schemas.spans import DAY_S, time_left
 
-PIPE_WIDTH: Final = 80
 GAP: Final = "  "
 # Lines of a text in a cell; `show` has the whole text.
 _LINES: Final = 4

@@ -6,9 +6,8 @@ from typing import Annotated, Final, Literal
 import msgspec
 from cyclopts import Parameter
 
-from broker_client.cli.agent import roster
-from broker_client.cli.command import ledger
 from broker_client.cli.options import SHARED, Shared
+from broker_client.cli.screen.columns import Columns
 from broker_client.cli.screen.report import print_json
 from broker_client.cli.table import COMMANDS
 from broker_client.cli.tree import build
@@ -41,11 +40,6 @@ FILTERED: Final[Mapping[tuple[str, str], Language]] = {
     ("ping", ""): listed.AGENTS,
     ("run", ""): listed.AGENTS,
     **{("agent", verb): listed.AGENTS for verb in _TO_AGENTS},
-}
-COLUMNS: Final[Mapping[tuple[str, str], tuple[str, ...]]] = {
-    ("agent", "list"): (*roster.TRAITS,),
-    ("top", ""): (*roster.TRAITS,),
-    ("command", "list"): (*ledger.TRAITS,),
 }
 _ASK_S: Final = 2
 # Output formats of commands that print no list; lists have more.
@@ -165,12 +159,20 @@ def values() -> dict[tuple[str, str, str], list[str]]:
         command = app[noun][verb] if verb else app[noun]
         for each in command.assemble_argument_collection():
             choices = each.get_choices() or (_FORMS if "--output" in each.names else ())
-            if {"--sort", "--columns"}.intersection(each.names):
-                choices = COLUMNS.get((noun, verb), ())
+            choices = choices or _columns_of(each.parameter.validator)
             flags = [name for name in each.names if name.startswith("-")]
             for name in (flags or [""]) if choices else []:
                 found[noun, verb, name] = [*choices]
     return found
+
+
+def _columns_of(validators: object) -> tuple[str, ...]:
+    """Return the names of the columns that a parameter is checked for."""
+    for each in validators if isinstance(validators, tuple) else (validators,):
+        columns = getattr(each, "__self__", None)
+        if isinstance(columns, Columns):
+            return (*columns.traits,)
+    return ()
 
 
 def first_words() -> list[str]:

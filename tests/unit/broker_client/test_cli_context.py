@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from broker_client.cli.client.contexts import CONTEXTS, ContextRecord
 from broker_client.context import Context, find_context, load_context, names_of, use
 from broker_client.runtime.context import write_context_urls
 from schemas.faults import MeshError
@@ -174,3 +175,37 @@ def test_context_that_cannot_be_used_leaves_the_one_in_use(tmp_path: Path) -> No
     (tmp_path / "mesh" / "contexts" / "ops.toml").unlink()
     with pytest.raises(MeshError, match="there is no context at"):
         load_context(None, environ)
+
+
+def test_folder_of_the_name_is_used_where_no_context_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    environ = {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+    folder = written(tmp_path / "ann" / "context.toml")
+    assert use("ann", environ) == folder
+    assert find_context(None, environ) == folder
+    with pytest.raises(MeshError, match=r"for the folder of that name here, give \./ann"):
+        load_context("ann", environ)
+    named = written(tmp_path / "config" / "mesh" / "contexts" / "ann.toml")
+    assert use("ann", environ) == named, "a context of the name goes before a folder"
+    assert use("./ann", environ) == Path("ann/context.toml")
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_list_of_contexts_leaves_nothing_out(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    records = [
+        ContextRecord(
+            name="/srv/ann/a-folder/of-a-rather-long-name/context.toml",
+            current=True,
+            client="deploy-robot",
+            role="operator",
+            urls=["tls://broker-1.example.net:4222", "tls://broker-2.example.net:4222"],
+        ),
+        ContextRecord(name="old", current=False, fault="there is no context at /srv/ann/old.toml"),
+    ]
+    table = CONTEXTS.table(records)
+    assert table.hidden == []
+    assert max(map(len, table.lines)) <= width
+    assert "operator" in table.lines[1]

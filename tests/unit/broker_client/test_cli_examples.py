@@ -1,5 +1,6 @@
 """Help of the three programs: examples that parse, `help` and `version`, one look."""
 
+import re
 import shlex
 from collections.abc import Callable
 
@@ -92,6 +93,49 @@ def test_programs_have_one_look(program: str, capfd: pytest.CaptureFixture[str])
     assert said.err == (
         f'{program}: unknown command "frobnicate" (usage)\n  see `{program} --help`\n'
     )
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("program", ["mesh", *TOOLS])
+def test_help_fits_the_screen_and_names_no_types(
+    program: str, width: int, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    own = [
+        (noun, verb)
+        for noun, verb in EXAMPLES
+        if noun == program or (program == "mesh" and noun not in TOOLS)
+    ]
+    paths = [[verb] if program in TOOLS else [noun, *verb.split()] for noun, verb in own]
+    for path in [[], *paths]:
+        assert tool(program)([*path, "--help"]) == 0
+        text = capfd.readouterr().out
+        assert max(map(len, text.splitlines())) <= width, (path, text)
+        assert not re.search(r"\b(FLOAT|STR|INT|BOOL|CHOICE|PATH)\b(?! is)", _without_out(text)), (
+            text
+        )
+        assert "\n\n\n" not in text
+        assert "--no-" not in text.replace("--no-color", "").replace("--no-wait", ""), text
+    assert tool(program)(["help"]) == 0
+    text = capfd.readouterr().out
+    assert re.search(r"^  help +\S", text, re.MULTILINE)
+    assert re.search(r"^  version +\S", text, re.MULTILINE)
+
+
+def _without_out(text: str) -> str:
+    """Without the one option that is a file or a folder."""
+    return text.replace("--out PATH", "")
+
+
+def test_lengths_of_time_are_shown_as_such(capfd: pytest.CaptureFixture[str]) -> None:
+    for words, option in (
+        (["run"], "--queue-ttl TIME "),
+        (["agent", "pause"], "--for TIME "),
+        (["command", "wait"], "--timeout TIME "),
+        (["agent", "forget"], "--silent-for TIME "),
+    ):
+        assert tree.run([*words, "--help"]) == 0
+        assert option in capfd.readouterr().out
 
 
 @pytest.mark.parametrize("program", TOOLS)

@@ -55,7 +55,7 @@ def record(state: str, code: int | None = None, reason: str = "") -> CommandReco
         ("failed", 137, 137),
         ("failed", -1, 255),
         ("failed", 256, 1),
-        ("failed", None, 1),
+        ("failed", None, 126),
         ("lost", None, 120),
         ("undeliverable", None, 121),
         ("expired", None, 122),
@@ -67,6 +67,10 @@ def record(state: str, code: int | None = None, reason: str = "") -> CommandReco
 )
 def test_exit_code_says_how_the_command_ended(state: str, code: int | None, exits: int) -> None:
     assert exit_code(record(state, code)) == exits
+
+
+def test_failure_of_another_action_has_no_code_of_a_shell() -> None:
+    assert exit_code(structs.replace(record("failed"), action="sql")) == 1
 
 
 def test_every_terminal_state_has_an_exit_code() -> None:

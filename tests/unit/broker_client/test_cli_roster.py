@@ -14,7 +14,8 @@ import pytest
 from broker_client.cli.agent.listing import print_agents
 from broker_client.cli.agent.roster import TRAITS, USUAL, columns_of, in_order, rows_of
 from broker_client.cli.options import Listing
-from broker_client.cli.screen.report import print_csv, screen_height, screen_width
+from broker_client.cli.screen.report import print_csv
+from broker_client.cli.screen.size import screen_height, screen_width
 from broker_client.cli.screen.tables import fit
 from schemas.faults import Refused
 from schemas.listed import AGENTS, passes
@@ -159,6 +160,18 @@ class Outer(msgspec.Struct, kw_only=True):
     a: str | None = None
     b: Inner | None = None
     e: dict[str, str] = {}
+
+
+class Row(msgspec.Struct, kw_only=True):
+    yes: bool
+    many: list[Inner] = []
+    size: float = 2.0
+
+
+def test_cells_of_csv_are_plain(capsys: pytest.CaptureFixture[str]) -> None:
+    """No cell is in a notation of Python or JSON."""
+    print_csv(Row, [Row(yes=True, many=[Inner(c=1), Inner(d=["p", "q"])]), Row(yes=False)])
+    assert capsys.readouterr().out == "yes,many,size\ntrue,c=1;c=0 d=p;q,2\nfalse,,2\n"
 
 
 def test_csv_has_the_fields_of_json_with_nothing_that_breaks_a_line(

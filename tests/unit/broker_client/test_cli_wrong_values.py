@@ -4,14 +4,16 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from cyclopts import CycloptsError
 
 import broker_agent.cli
 import broker_master.cli
-from broker_client.cli.mistakes import in_words
+from broker_client.cli.mistakes import in_words, with_options
 from broker_client.cli.table import COMMANDS
-from broker_client.cli.tree import build
+from broker_client.cli.tree import build, run
+from schemas.verbs import VERBS
 from tests.unit.raw_texts import raw_in
 
 if TYPE_CHECKING:
@@ -77,3 +79,57 @@ def test_wrong_value_of_each_option_is_explained_in_words(tool: str) -> None:
             assert option in said, (path, option, said)
             assert EXAMPLE.search(said), (path, option, said)
     assert told > (10 if tool == "mesh" else 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--for", "-5m"], "--for: '-5m' is negative: give a value, or --for=-5m if it is meant"),
+        (["--for=-5m"], "'-5m' is negative, no length of time: write it as 90 (seconds)"),
+        (["--for", "0"], "'0' is zero, no length of time: write it as 90 (seconds)"),
+        (["--for", "--now"], "--for: '--now' looks like an option: give a value"),
+        (["--for"], "--for needs a value: give one behind it"),
+    ],
+    ids=str,
+)
+def test_value_that_is_missing_or_negative_is_told(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["agent", "pause", "web-1", *words]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("for_s is more than 31536000; give for example 1", "--for is more than 31536000; give"),
+        ("args.timeout_s is not a number", "--timeout is not a number"),
+        ("command.queue_ttl_s is more than 5", "--queue-ttl is more than 5"),
+        ("max_failures is less than 0", "--max-failures is less than 0"),
+        ("a name in tags is not a name", "a name in --tag is not a name"),
+        ("labels[...] has more than 9 characters", "--label has more than 9 characters"),
+        (
+            "batch_sleep_s is between batches: say at_once",
+            "--batch-sleep is between batches: say --batch",
+        ),
+        ("no group has the timeout", "no group has the timeout"),
+        ("argv is missing", "argv is missing"),
+    ],
+)
+def test_fault_of_a_field_names_the_option(fault: str, said: str) -> None:
+    options = {f"--{name}" for name in ("timeout", "queue-ttl", "max-failures", "tag", "label")}
+    assert with_options(fault, {*options, "--batch", "--batch-sleep", "--for"}).startswith(said)
+
+
+def test_every_field_of_a_request_with_an_option_of_its_own_is_named_by_it() -> None:
+    """No command leaves the name of a field where its option is meant."""
+    app = build(())
+    for verb in VERBS.values():
+        if (verb.noun, verb.verb) not in {(noun, name) for noun, name, _, _, _ in COMMANDS}:
+            continue
+        command = app[verb.noun][verb.verb]
+        names = {name for each in command.assemble_argument_collection() for name in each.names}
+        for field in msgspec.structs.fields(verb.request):
+            option = "--" + field.name.removesuffix("_s").removesuffix("_").replace("_", "-")
+            if option in names:
+                assert with_options(f"{field.name} is wrong", names) == f"{option} is wrong"

@@ -32,7 +32,8 @@ def test_line_gives_the_arguments_back_unless_it_is_cut(argv: list[str]) -> None
 
 def test_line_quotes_and_spells_out() -> None:
     assert quoted(["sh", "-c", "echo $HOME"]) == "sh -c 'echo $HOME'"
-    assert quoted(["echo", "a\nb\x1b[2J\u202e"]) == r"echo 'a\nb\x1b[2J\u202e'"
+    assert quoted(["echo", "a\nb\x1b[2J\u202e"]) == r"echo $'a\nb\e[2J\u202e'"
+    assert quoted(["printf", "a\tb", "grün's"]) == """printf $'a\\tb' 'grün'"'"'s'"""
     assert quoted(["x" * 600]).endswith(MARK)
     assert quoted(["a", *["b" * 90] * 4000]).endswith(MARK)
 
