@@ -197,17 +197,24 @@ def doctor(
 
     from broker_agent.services.doctor import examine
     from broker_agent.settings import load_agent_settings
-    from broker_client.cli.doctor.findings import lines_of
+    from broker_client.cli.doctor.findings import Finding, Findings, lines_of
     from broker_client.runtime.logs import configure_logs
 
     configure_logs("error")
     settings = load_agent_settings(os.environ, {}, config).value
-    findings = examine(state_dir.absolute(), settings, _span_s("--timeout", timeout))
+
+    def show(finding: Finding) -> None:
+        if output == "table":
+            print("\n".join(lines_of(finding)), flush=True)
+
+    def say(text: str) -> None:
+        print(f"broker-agent: {text}", file=sys.stderr, flush=True)
+
+    wait_s = _span_s("--timeout", timeout)
+    findings = examine(state_dir.absolute(), settings, wait_s, Findings(show, say))
     if output == "json":
         told = [msgspec.to_builtins(finding) for finding in findings]
         print(json.dumps({"ok": not findings.is_failed, "findings": told}, indent=2))
-    else:
-        print("\n".join(line for finding in findings for line in lines_of(finding)))
     if findings.is_failed:
         sys.exit(1)
 

@@ -11,7 +11,6 @@ can help, `effect` whether the request may have had its effect nevertheless.
 import asyncio
 import contextlib
 import os
-import random
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -20,19 +19,19 @@ from typing import Final, Literal, Self, TypedDict, TypeVar, Unpack, overload
 
 import msgspec
 
-from broker_client.asking import ANSWER_S, RETRY_CAP_S, RETRY_FIRST_S, Asker, is_passing
+from broker_client.asking import ANSWER_S, Asker
 from broker_client.context import Context, load_context
 from broker_client.fanouts import Fanouts
+from broker_client.notices import Notices
 from broker_client.output import Output, OutputPart
 from broker_client.results import Reader, Results, Waiter
-from broker_client.runtime.backoff import Backoff
 from broker_client.runtime.context_files import ContextFiles
 from broker_client.runtime.link import Link, LinkIdentity
 from broker_client.runtime.logs import keep_out_of_the_way
 from broker_client.runtime.supervise import TaskSet
 from broker_client.self_renewal import SelfRenewal
 from schemas import codec
-from schemas.faults import Expired, MeshError, Misused, Refused
+from schemas.faults import Expired, Misused, Refused
 from schemas.ids import check_command_id
 from schemas.listed import AGENTS, passes
 from schemas.messages.actions import ActionArgs, ProcessArgs, action_of
@@ -134,6 +133,8 @@ class SubmitFields(TypedDict, total=False):
 class MeshClient:
     """One client of the mesh on one connection. Belongs to the loop that it was connected in.
 
+    notices: of a broker or master that does not answer; without `say` there are none.
+
     Any number of calls may be in flight at once; all results share one subscription. The client
     reconnects by itself, and then requests the results that it missed.
     """
@@ -142,6 +143,7 @@ class MeshClient:
         """Use a connected link. `connect` is the usual way to a client."""
         self._link = link
         self._asker = Asker(link, name, role, answer_s=answer_s)
+        self.notices = Notices(link, self._asker)
         self._results = Results(self._asker)
         self.fanouts = Fanouts(self._asker)
         self._tasks = TaskSet(f"mesh client {name}", limit=READERS)
@@ -153,14 +155,19 @@ class MeshClient:
     @classmethod
     @contextlib.asynccontextmanager
     async def connect(
-        cls, context: Context | Path | str | None = None, *, timeout_s: float = ANSWER_S
+        cls,
+        context: Context | Path | str | None = None,
+        *,
+        timeout_s: float = ANSWER_S,
+        say: Callable[[str], None] | None = None,
     ) -> AsyncIterator[Self]:
         """Connect a client for the length of an `async with`.
 
         context: a `Context` of `load_context`, a file, a name, or None for `MESH_CONTEXT` or the
-        default. timeout_s: of connecting, and of each answer of the master. Raises
-        `context_invalid`, `state_unreadable` or another fault of the files before anything is
-        sent, `credentials_rejected`, or `broker_unreachable` after `timeout_s`.
+        default. timeout_s: of connecting, and of each answer of the master. say: gets a line
+        when broker or master have not answered for some seconds, and when they answer again; see
+        `notices`. Raises `context_invalid`, `state_unreadable` or another fault of the files
+        before anything is sent, `credentials_rejected`, or `broker_unreachable` after `timeout_s`.
         """
         keep_out_of_the_way()
         if not isinstance(context, Context):
@@ -168,19 +175,22 @@ class MeshClient:
         identity = _identity_of(context)
         # Unreadable files raise their own fault here, before the broker counts as unreachable.
         first = [identity()]
-        link = await Link.connect(
+        link = Link(
             context.urls,
             lambda: first.pop() if first else identity(),
             f"client {context.name}",
             inbox_prefix(context.name),
-            wait_s=timeout_s,
         )
         try:
             client = cls(link, name=context.name, role=context.role, answer_s=timeout_s)
             client._renewal = SelfRenewal(context, link, client._asker)
-            # No flush: requests follow the subscriptions on the same connection.
-            async with client.running():
-                yield client
+            client.notices.say = say
+            async with client.notices.told():
+                link.start()
+                await client.notices.connecting(timeout_s)
+                # No flush: requests follow the subscriptions on the same connection.
+                async with client.running():
+                    yield client
         finally:
             # Each request has been answered or given up: nothing waits to be sent.
             await link.close(0)
@@ -508,6 +518,13 @@ class MeshClient:
             return await self._asker.ask_named(noun, verb, request, kind)
         raise TypeError("ask(VERB, request) or ask(noun, verb, request, kind)")
 
+    async def ask_until_answered(self, verb: Verb[Q, A], request: Q) -> A:
+        """As `ask`, for reads and other idempotent requests: retried without an answer.
+
+        Raises Unreachable after a minute without an answer.
+        """
+        return await self._asker.ask_until_answered(verb, request)
+
     # below
 
     def _request(self, work: Work, fields: SubmitFields) -> SubmitRequest:
@@ -521,23 +538,11 @@ class MeshClient:
     async def _submit(
         self, request: SubmitRequest, timeout_s: float, *, is_own_id: bool
     ) -> SubmitAnswer:
-        # A short bound: a broker without a master refuses at once, and each refusal doubles it.
-        backoff = Backoff(random.random, first_s=RETRY_FIRST_S, cap_s=RETRY_CAP_S)
-        give_up_at = asyncio.get_running_loop().time() + timeout_s
-        tries = 0
-        while True:
-            tries += 1
-            try:
-                answer = await self.ask(COMMAND_SUBMIT, request)
-            except MeshError as error:
-                if not is_passing(error) or asyncio.get_running_loop().time() >= give_up_at:
-                    raise
-            else:
-                # The id is new, so a duplicate is the earlier try of this very submission.
-                if tries > 1 and is_own_id and answer.duplicate:
-                    answer = msgspec.structs.replace(answer, duplicate=False)
-                return answer
-            await asyncio.sleep(backoff.next_s())
+        answer = await self._asker.ask_for(timeout_s, COMMAND_SUBMIT, request)
+        # The id is new, so a duplicate is an earlier try of this very submission.
+        if is_own_id and answer.duplicate:
+            return msgspec.structs.replace(answer, duplicate=False)
+        return answer
 
     async def _wait_once(self, query: CommandQuery) -> CommandRecord | None:
         """Return the record once it is terminal; None after the master's timeout."""

@@ -182,7 +182,7 @@ FAULTS: Final[dict[str, FaultKind]] = {
     # limits and states of the mesh
     "queue_full": FaultKind(429, "later", 75, "wait until commands have ended, or raise the limit"),
     "wait_timeout": FaultKind(408, "later", 4, "ask again: the command goes on"),
-    "no_answer": FaultKind(504, "later", 4, "ask again with the same id"),
+    "no_answer": FaultKind(504, "later", 4, "ask again; a change may have been done: look before"),
     "master_starting": FaultKind(503, "later", 75, "try again in a few seconds"),
     "master_lagging": FaultKind(503, "later", 75, "history is behind: try again in a minute"),
     "store_unavailable": FaultKind(

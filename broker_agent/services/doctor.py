@@ -35,9 +35,10 @@ _OTHERS: Final = 0o066
 _PAGE: Final = b"\0" * 4096
 
 
-def examine(state_dir: Path, settings: AgentSettings, timeout_s: float) -> Findings:
+def examine(
+    state_dir: Path, settings: AgentSettings, timeout_s: float, findings: Findings
+) -> Findings:
     """Run all checks in order. Checks that depend on a failed one are reported as skipped."""
-    findings = Findings()
     folder = findings.look("state directory", _folder, state_dir)
     findings.look("mode", _mode, folder)
     findings.look("processes of tasks", _processes, folder)

@@ -5,11 +5,14 @@ import contextlib
 import importlib
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from broker_client.cli.options import TIMEOUT_S, Common, Shared
+from broker_client.cli.screen.report import say
+from broker_client.cli.screen.tables import in_local_time
 from broker_client.context import Context, load_context
 
 if TYPE_CHECKING:
@@ -42,11 +45,16 @@ def call(common: Common, work: Callable[["MeshClient"], Awaitable[T]]) -> T:
     configure_logs("error")
 
     async def connected() -> T:
-        async with MeshClient.connect(context, timeout_s=timeout_s) as mesh:
+        async with MeshClient.connect(context, timeout_s=timeout_s, say=say_notice) as mesh:
             with tracing.use(os.environ.get(tracing.VARIABLE, "")):
                 return await work(mesh)
 
     return asyncio.run(connected())
+
+
+def say_notice(line: str) -> None:
+    """Print a notice of the client on stderr, with times as people here read them."""
+    say(in_local_time(line, time.time()))
 
 
 # Modules that libraries import and a command line never uses: colours for tracebacks, the client

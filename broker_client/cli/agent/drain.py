@@ -124,7 +124,7 @@ async def _wait_there(mesh: "MeshClient", name: str, group: str, limit_s: float 
 
 
 async def _shown(mesh: "MeshClient", name: str) -> AgentRecord:
-    return await mesh.ask(AGENT_SHOW, NameQuery(name=name))
+    return await mesh.ask_until_answered(AGENT_SHOW, NameQuery(name=name))
 
 
 async def _drain(

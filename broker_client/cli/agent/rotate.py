@@ -183,7 +183,7 @@ def print_renewed(common: Common, renewed: Sequence[Renewed]) -> int:
 
 
 async def _show(mesh: "MeshClient", agent: str) -> AgentRecord:
-    return await mesh.ask(AGENT_SHOW, NameQuery(name=agent))
+    return await mesh.ask_until_answered(AGENT_SHOW, NameQuery(name=agent))
 
 
 def _serial(record: AgentRecord) -> str:

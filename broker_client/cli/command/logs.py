@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final, NamedTuple
 from cyclopts import Parameter
 
 from broker_client.cli.options import SHARED, Shared, check_positive
+from broker_client.cli.run.waits import goes_on
 from broker_client.cli.screen.report import output_json, print_json
 from broker_client.cli.screen.sinks import Memory, Screen, Sink, Writer
 from broker_client.cli.session import call
@@ -63,6 +64,8 @@ def logs(
         writer = LineWriter(sink, tail=tail, since_s=since_s, is_stamped=timestamps)
 
     async def read(mesh: "MeshClient") -> None:
+        if follow:
+            mesh.notices.goes_on = goes_on(id)
         rest = mesh.logs(id, attempt=attempt, follow=follow, times=times)
         if follow and tail is not None:
             # The present output first, to find its last lines.

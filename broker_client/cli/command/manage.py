@@ -1,6 +1,6 @@
 """`mesh command …`."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -19,12 +19,17 @@ from broker_client.cli.options import (
 )
 from broker_client.cli.outcomes import exit_code
 from broker_client.cli.run.program import conclude
+from broker_client.cli.run.waits import goes_on
 from broker_client.cli.screen.columns import COLUMNS_HELP
 from broker_client.cli.screen.report import print_json, print_lines, record_json
 from broker_client.cli.session import call
 from broker_client.cli.spans import to_seconds
 from schemas.listed import COMMANDS
 from schemas.messages.api import CommandList
+from schemas.messages.facts import CommandRecord
+
+if TYPE_CHECKING:
+    from broker_client.api import MeshClient
 
 Id = Annotated[str, Parameter(help="Id of the command.")]
 State = Literal[
@@ -107,7 +112,12 @@ def wait(
     common: Common = COMMON,
 ) -> int:
     """Wait until a command has ended; the exit code is that of `mesh run`."""
-    record = call(common, lambda mesh: mesh.wait(id, timeout_s=timeout, with_output=True))
+
+    async def ended(mesh: "MeshClient") -> CommandRecord:
+        mesh.notices.goes_on = goes_on(id)
+        return await mesh.wait(id, timeout_s=timeout, with_output=True)
+
+    record = call(common, ended)
     if common.output == "json":
         print_json(record_json(record))
         return exit_code(record)

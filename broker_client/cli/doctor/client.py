@@ -9,9 +9,9 @@ from typing import Final
 from broker_client.api import MeshClient
 from broker_client.asking import fault_of
 from broker_client.cli.doctor import way
-from broker_client.cli.doctor.findings import Findings, Trouble, lines_of
+from broker_client.cli.doctor.findings import Finding, Findings, Trouble, lines_of
 from broker_client.cli.options import SHARED, Shared
-from broker_client.cli.screen.report import print_json, print_lines
+from broker_client.cli.screen.report import print_json, print_lines, say
 from broker_client.context import Context, context_identity, load_context
 from broker_client.runtime.files import read_bytes
 from broker_client.runtime.identity import Identity
@@ -30,17 +30,19 @@ _ASK_ADMIN: Final = "ask an admin for new credentials: `mesh client create`"
 def doctor(*, shared: Shared = SHARED) -> int:
     """Check the way from here to the master; exit code 1 if a check fails."""
     configure_logs("error")
-    findings = examine(shared.context, shared.timeout)
+
+    def show(finding: Finding) -> None:
+        if shared.output != "json":
+            print_lines(shared, lines_of(finding), flush=True)
+
+    findings = examine(shared.context, shared.timeout, Findings(show, say))
     if shared.output == "json":
         print_json({"ok": not findings.is_failed, "findings": [*findings]})
-    else:
-        print_lines(shared, [line for finding in findings for line in lines_of(finding)])
     return 1 if findings.is_failed else 0
 
 
-def examine(given: str | None, timeout_s: float) -> Findings:
+def examine(given: str | None, timeout_s: float, findings: Findings) -> Findings:
     """Run all checks in order; checks that depend on a failed one are reported as skipped."""
-    findings = Findings()
     context = findings.look("context", _context, given or "")
     identity = findings.look("credentials", _identity, context)
     findings.look("certificate and clock", _certificate, context if identity else None)

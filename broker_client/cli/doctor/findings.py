@@ -1,5 +1,6 @@
 """Numbered findings: check, result, and for a failure its cause and cure."""
 
+import threading
 from collections.abc import Callable
 from typing import Final, Literal, TypeVar
 
@@ -12,6 +13,8 @@ A = TypeVar("A")
 T = TypeVar("T")
 State = Literal["ok", "warning", "failed", "skipped"]
 
+# Seconds after which a check is said to be under way.
+SLOW_S: Final = 2.0
 SKIPPED: Final = "a check before it failed"
 
 
@@ -45,7 +48,18 @@ class Trouble(Exception):
 
 
 class Findings(list[Finding]):
-    """Findings so far, in order."""
+    """Findings so far, in order.
+
+    show: called with each finding at once. say: called with a line about a check that takes long.
+    """
+
+    def __init__(
+        self,
+        show: Callable[[Finding], object] = lambda _: None,
+        say: Callable[[str], object] = lambda _: None,
+    ) -> None:
+        super().__init__()
+        self._show, self._say = show, say
 
     def look(self, check: str, how: Callable[[A], tuple[str, T]], needed: A | None) -> T | None:
         """Note the finding of `how` and return its value; None if it failed or warned.
@@ -55,6 +69,8 @@ class Findings(list[Finding]):
         if needed is None:
             self.note(check, "skipped", SKIPPED)
             return None
+        slow = threading.Timer(SLOW_S, self._say, [f"{check}: no answer yet, waiting for it"])
+        slow.start()
         try:
             found, value = how(needed)
         except MeshError as error:
@@ -64,13 +80,17 @@ class Findings(list[Finding]):
         else:
             self.note(check, "ok", found)
             return value
+        finally:
+            slow.cancel()
         return None
 
     def note(self, check: str, state: State, found: str, cause: str = "", cure: str = "") -> None:
         number = len(self) + 1
-        self.append(
-            Finding(number=number, check=check, state=state, found=found, cause=cause, cure=cure)
+        finding = Finding(
+            number=number, check=check, state=state, found=found, cause=cause, cure=cure
         )
+        self.append(finding)
+        self._show(finding)
 
     @property
     def is_failed(self) -> bool:

@@ -10,6 +10,10 @@ from urllib.parse import urlsplit
 from broker_client.cli.doctor.findings import Trouble
 
 DEFAULT_PORT: Final = 4222
+START: Final = (
+    "start the master, which starts its broker: broker-master serve --state-dir D; an external"
+    " broker is started by itself; else correct the address in the context"
+)
 INFO_BYTES: Final = 32 * 1024
 
 
@@ -33,6 +37,12 @@ def reach(url: str, timeout_s: float) -> tuple[str, str]:
     host, port = _target(url)
     with _connected(host, port, timeout_s) as plain:
         greeting = _greeting(plain)
+    if not greeting:
+        raise Trouble(
+            f"port {port} is open, and nothing came in {timeout_s:g} s",
+            "the broker is stopped or overloaded, or another service has the port",
+            f"see the host's load and the master's log; {START}",
+        )
     if not greeting.startswith(b"INFO "):
         raise Trouble(
             f"port {port} is open, but no broker speaks there",
@@ -82,13 +92,13 @@ def _connected(host: str, port: int, timeout_s: float) -> Iterator[socket.socket
         raise Trouble(
             f"port {port} of {host} does not answer in {timeout_s:g} s",
             "a firewall drops the packets, or the host is down",
-            "let outbound connections to that port through",
+            "let outbound connections to that port through, or start the host",
         ) from error
     except OSError as error:
         raise Trouble(
             f"port {port} of {host} cannot be reached: {(error.strerror or str(error)).lower()}",
             "no broker runs there, or the way is blocked",
-            "start the broker, or correct the address in the context",
+            START,
         ) from error
     with plain:
         yield plain

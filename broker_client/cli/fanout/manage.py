@@ -295,7 +295,12 @@ def wait(
     common: Common = COMMON,
 ) -> int:
     """Wait until a fan-out has ended; the exit code is that of `mesh run --all`."""
-    record = call(common, lambda mesh: mesh.fanouts.wait(id, timeout_s=timeout))
+
+    async def ended(mesh: "MeshClient") -> FanoutRecord:
+        mesh.notices.goes_on = f"{id} goes on"
+        return await mesh.fanouts.wait(id, timeout_s=timeout)
+
+    record = call(common, ended)
     if common.output == "table":
         print_lines(common, [record.state])
     return _conclude(record, common)

@@ -11,6 +11,7 @@ from broker_client.cli.command.logs import Line, LineWriter
 from broker_client.cli.fanout.progress import ENDED, Progress, ended_of, print_output
 from broker_client.cli.screen.report import say
 from broker_client.cli.screen.sinks import Screen
+from broker_client.cli.session import say_notice
 from schemas.faults import MeshError, Refused
 from schemas.ids import check_name
 from schemas.messages.facts import CommandRecord
@@ -62,6 +63,7 @@ class Watch:
         self, record: FanoutRecord, results: "Reader", interrupted: asyncio.Event
     ) -> FanoutRecord | None:
         """Follow until all agents have ended; None if the person left. interrupted: by Ctrl-C."""
+        self._mesh.notices.say, self._mesh.notices.goes_on = self._note, f"{record.id} goes on"
         showing = asyncio.ensure_future(self._show_results(results))
         leaving = asyncio.ensure_future(self._obey(interrupted))
         try:
@@ -90,6 +92,11 @@ class Watch:
         finally:
             await self._end(showing, leaving)
         return ended
+
+    def _note(self, line: str) -> None:
+        """Say a notice of the client, not in the middle of the progress line."""
+        self._progress.clear()
+        say_notice(line)
 
     async def _unless(self, leaving: "asyncio.Task[None]", work: Awaitable[None]) -> bool:
         """Do `work`; returns False if the person left before its end."""

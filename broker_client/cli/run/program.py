@@ -226,6 +226,9 @@ def run(  # noqa: PLR0913  (one option of the command line each)
             if started is None:
                 return INTERRUPTED
             answer, waiter = started
+            mesh.notices.goes_on = (
+                f"{answer.id} goes on on its agent, as --loss {fields['loss']} says"
+            )
             memory = Memory() if common.output == "json" else None
             if memory is None:
                 _say_inactive(answer)

@@ -9,6 +9,11 @@ from schemas.states import State
 _WAITS: Final = frozenset({State.QUEUED, State.UNKNOWN, State.STOPPING})
 
 
+def goes_on(id: str) -> str:
+    """Return what an outage does to a command whose terms are not known here."""
+    return f"{id} goes on on its agent, as its --loss says"
+
+
 def told(record: CommandRecord, now: float | None = None) -> str:
     """Return one line with the reason of a wait and the next step; empty without a wait.
 

@@ -17,7 +17,16 @@ from broker_client.runtime.frames import Msg
 from broker_client.runtime.link.facade import Link
 from broker_client.runtime.link.opening import Endpoint, LinkIdentity
 from broker_client.runtime.link.overlap import Trial
-from broker_client.runtime.link.requests import NoResponders
+from broker_client.runtime.link.requests import NoResponders, Unanswered
 from broker_client.runtime.link.subscriptions import Subscription
 
-__all__ = ["Endpoint", "Link", "LinkIdentity", "Msg", "NoResponders", "Subscription", "Trial"]
+__all__ = [
+    "Endpoint",
+    "Link",
+    "LinkIdentity",
+    "Msg",
+    "NoResponders",
+    "Subscription",
+    "Trial",
+    "Unanswered",
+]

@@ -216,6 +216,10 @@ class Link(LinkState):
 
         return await self._requests.ask(send, subject, timeout_s)
 
+    def fail_requests(self, reason: str) -> None:
+        """Fail all requests in flight with `no_answer`: their receiver has gone."""
+        self._requests.fail_all(reason)
+
     def open_inbox(self, callback: Callback) -> tuple[str, Callable[[], None]]:
         """Return a subject for answers on it and below it, and a function to close it.
 

@@ -93,6 +93,10 @@ class Keeper:
         self._note_change()
         return client
 
+    @property
+    def addresses(self) -> list[str]:
+        return [endpoint.url for endpoint in self._dialer.endpoints]
+
     # waiting
 
     async def wait_up(self, wait_s: float | None) -> None:
@@ -228,7 +232,7 @@ class Keeper:
         self.is_up = False
         self.connected_at = None
         self.reconnects += not self._is_closed
-        self._requests.fail_all(reason)
+        self._requests.fail_all(f"the connection was lost: {reason.message}")
         self._tell([functools.partial(each, reason) for each in self.on_disconnected])
 
     def _tell(self, listeners: Sequence[Callable[[], object]]) -> None:

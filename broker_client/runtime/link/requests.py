@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from broker_client.runtime.frames import NO_RESPONDERS, Msg, check_subject
-from schemas.faults import MeshError, Unreachable
+from schemas.faults import Unreachable
 
 Callback = Callable[[Msg], object]
 _LOOPBACK: Final = "loop"
@@ -17,6 +17,10 @@ class NoResponders(Unreachable):
     """No subscriber: the broker answers 503 at once, so the request had no effect."""
 
     effect = "none"
+
+
+class Unanswered(Unreachable):
+    """A request had no answer within its timeout."""
 
 
 class Requests:
@@ -38,8 +42,9 @@ class Requests:
     async def ask(self, send: Callable[[str], None], subject: str, timeout_s: float) -> Msg:
         """Call `send` with the reply subject, and return the first answer.
 
-        Raises NoResponders at once if there is no subscriber; Unreachable (`no_answer`, effect
-        unknown) after `timeout_s`, or when the connection is lost meanwhile; and faults of `send`.
+        Raises NoResponders at once if there is no subscriber; Unanswered (`no_answer`, effect
+        unknown) after `timeout_s`; Unreachable (`no_answer`, effect unknown) when the connection is
+        lost meanwhile; and faults of `send`.
         """
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Msg] = loop.create_future()
@@ -80,14 +85,13 @@ class Requests:
         if callback is not None:
             callback(msg)
 
-    def fail_all(self, reason: MeshError) -> None:
-        """Fail all requests in flight, after a loss of the connection."""
+    def fail_all(self, reason: str) -> None:
+        """Fail all requests in flight with `no_answer`: nothing will answer them any more."""
         for answer in self._waiting.values():
             if not answer.done():
-                lost = Unreachable("no_answer", f"the connection was lost: {reason.message}")
-                answer.set_exception(lost)
+                answer.set_exception(Unreachable("no_answer", reason))
 
 
 def _time_out(answer: "asyncio.Future[Msg]", subject: str, timeout_s: float) -> None:
     if not answer.done():
-        answer.set_exception(Unreachable("no_answer", f"no answer on {subject} in {timeout_s:g} s"))
+        answer.set_exception(Unanswered("no_answer", f"no answer on {subject} in {timeout_s:g} s"))

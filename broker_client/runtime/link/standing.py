@@ -21,6 +21,11 @@ class LinkState:
         self._complaints = complaints
 
     @property
+    def addresses(self) -> str:
+        """Addresses of the broker, for people."""
+        return ", ".join(self._keeper.addresses)
+
+    @property
     def is_connected(self) -> bool:
         return self._keeper.is_up
 
