@@ -37,13 +37,15 @@ class TaskPhase(StrEnum):
 class TaskEntry:
     """One attempt. Times are Unix seconds, for people; `stop` is the state after a requested stop.
 
-    kill_after_s: seconds of the master's silence that it may outlive; 0: the default.
+    kill_after_s: seconds of the master's silence that it may outlive; 0: the default. ending: how
+    it has ended, from that moment on; `state` follows with its report.
     """
 
     __slots__ = (
         "accepted_at",
         "attempt",
         "command",
+        "ending",
         "has_folder",
         "has_output",
         "holds_slot",
@@ -74,6 +76,7 @@ class TaskEntry:
         self.pid = 0
         self.phase = TaskPhase.ACCEPTING
         self.state = State.ACCEPTED
+        self.ending: State | None = None
         self.holds_slot = False
         self.has_folder = False
         self.has_output = False

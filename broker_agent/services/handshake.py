@@ -261,6 +261,6 @@ class Handshake:
 
 
 def _status(entry: TaskEntry) -> TaskStatus:
-    return TaskStatus(
-        command=entry.command, attempt=entry.attempt, state=entry.state, pid=entry.pid
-    )
+    """A task that has ended is named so also while its last output is under way."""
+    state = entry.ending or entry.state
+    return TaskStatus(command=entry.command, attempt=entry.attempt, state=state, pid=entry.pid)

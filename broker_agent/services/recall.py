@@ -67,7 +67,8 @@ class Recall:
 
 
 def _status(entry: TaskEntry) -> TaskStatus:
-    return TaskStatus(command=entry.command, attempt=entry.attempt, state=entry.state)
+    state = entry.ending or entry.state
+    return TaskStatus(command=entry.command, attempt=entry.attempt, state=state)
 
 
 def _unknown(command: str) -> TaskStatus:

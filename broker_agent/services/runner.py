@@ -181,7 +181,7 @@ class Runner:
             active.timer.cancel()
             active.timer = None
         active.task = None
-        entry.phase = TaskPhase.CLOSING
+        entry.phase, entry.ending = TaskPhase.CLOSING, ending.state
         self._book.free(entry)
         self.note_idle()
         ended_at = self._clock.now()
@@ -391,6 +391,7 @@ class Runner:
     ) -> None:
         """Send its output before its end is reported; storing output twice is idempotent."""
         entry.phase = TaskPhase.CLOSING
+        entry.ending = State.LOST if report is None else State(report.state)
         active = Active(entry, None, row.output_limit)
         active.folder = self._folders.reopen(row.command, row.attempt)
         entry.has_folder = active.folder is not None

@@ -22,7 +22,7 @@ from broker_master.core.effects import (
 from broker_master.core.phases import HELD, Event, Phase
 from schemas.messages.facts import Started
 from schemas.messages.work import AttemptReport
-from schemas.states import State
+from schemas.states import AGENT_ENDS, State
 
 # -- sending
 
@@ -106,6 +106,12 @@ def on_kept(command: Command, attempt: Attempt, now: float, *, is_running: bool)
     _find(attempt)
 
 
+def on_named_ended(command: Command, attempt: Attempt, state: State | None) -> None:
+    """The agent's handshake lists the attempt as ended; only its report ends it here."""
+    if attempt is command.open_attempt and state in AGENT_ENDS:
+        attempt.ended_as = state
+
+
 def on_recalled(command: Command, attempt: Attempt, now: float) -> bool:
     """The agent has an attempt named by a restored master, and will report its end."""
     if not command.has_open(attempt, Event.ACKNOWLEDGED):
@@ -131,9 +137,10 @@ def on_returned(
 ) -> Sequence[Effect]:
     """The agent's handshake is complete: the attempt goes on from before the silence.
 
-    is_doubtful: the attempt may have ended since the backup, so it is never sent again.
+    is_doubtful: the attempt may have ended since the backup, so it is never sent again. One that
+    has ended on the agent does not go on: it stays as it is until its report.
     """
-    if command.phase not in HELD or attempt.elsewhere_s:
+    if command.phase not in HELD or attempt.elsewhere_s or attempt.ended_as:
         return ()
     if command.enter(Event.RETURNED, now):
         attempt.hidden = None
@@ -209,5 +216,5 @@ def _taken_on(attempt: Attempt, now: float) -> Started:
 
 def _find(attempt: Attempt) -> None:
     """The agent has the attempt, so no other process does."""
-    attempt.hidden = None
+    attempt.hidden = attempt.ended_as = None
     attempt.elsewhere_s = attempt.elsewhere_at = 0.0

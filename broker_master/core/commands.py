@@ -16,7 +16,8 @@ class Attempt(msgspec.Struct, kw_only=True):
 
     hidden: the state before the agent fell silent. token: of the newest transmission. elsewhere_s:
     until then an earlier process of the agent may still run it, unknown to the present one; a
-    reading of the monotonic clock. elsewhere_at: the same as unix time, for people.
+    reading of the monotonic clock. elsewhere_at: the same as unix time, for people. ended_as: its
+    end as the agent's handshake names it, while its report is awaited.
     """
 
     number: int
@@ -36,6 +37,7 @@ class Attempt(msgspec.Struct, kw_only=True):
     token: str = ""
     elsewhere_s: float = 0.0
     elsewhere_at: float = 0.0
+    ended_as: State | None = None
 
     @property
     def is_open(self) -> bool:

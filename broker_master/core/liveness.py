@@ -74,7 +74,9 @@ class Presence(msgspec.Struct, kw_only=True):
     that it can run. addresses: digest of the addresses under which it looks for brokers, empty if
     it does not report them. is_moving: it joins another group, its handshake is no flapping.
     is_closed: its last connection has ended, and no beat or handshake has come since. left_empty:
-    at its goodbye, after a handshake, it had no attempt left to run or to report.
+    at its goodbye, after a handshake, it had no attempt left to run or to report. spoke_s: its last
+    message, which no outage of the master itself moves; `heard_s` is what it is judged by. resumes:
+    a live agent repeats its handshake: it has not been away. resumes_s: since then.
     """
 
     agent: str
@@ -91,6 +93,7 @@ class Presence(msgspec.Struct, kw_only=True):
     draining: bool = False
     lacks: dict[str, str] = {}
     heard_s: float = 0.0
+    spoke_s: float = 0.0
     heard_at: float = 0.0
     beat_seq: int = 0
     started_at: float = 0.0
@@ -119,6 +122,8 @@ class Presence(msgspec.Struct, kw_only=True):
     is_moving: bool = False
     is_closed: bool = False
     left_empty: bool = False
+    resumes: bool = False
+    resumes_s: float = 0.0
     obeys: int = 0
     actions: frozenset[str] = COMMON
     addresses: str = ""
@@ -160,11 +165,13 @@ class Roster:
         self.timers = timers
         self._presences: dict[str, Presence] = {}
         self._judge_from_s = now_s + timers.adopt_s
+        # Beats sent while the master was away report that they heard nothing of it.
+        self._echoes_from_s = float("-inf")
         self._cut_off = False
 
     def add(self, group: str, agent: str, *, connected: bool, at: float, now_s: float) -> Presence:
         """Enter an agent. One that connected in the past counts as silent until its first beat."""
-        presence = Presence(agent=agent, group=group, since=at, heard_s=now_s)
+        presence = Presence(agent=agent, group=group, since=at, heard_s=now_s, spoke_s=now_s)
         if connected:
             # Beats that reached the previous master, and their times, are not known.
             presence.predecessor_s = now_s
@@ -203,6 +210,7 @@ class Roster:
         changes = self._adopt(presence, beat.incarnation)
         presence.beat_seq = beat.seq
         presence.heard_s, presence.heard_at = now_s, at
+        presence.spoke_s = now_s
         presence.uptime_s, presence.running = beat.uptime_s, beat.running
         presence.slots, presence.spool_bytes = beat.slots, beat.spool_bytes
         presence.draining, presence.lacks = beat.draining, _lacks(beat)
@@ -213,7 +221,7 @@ class Roster:
         if presence.is_closed:
             presence.is_closed = False
             changes = [*changes, Change(agent, "takes")]
-        return [*changes, *self._on_lease_age(presence, beat.lease_age_s)]
+        return [*changes, *self._on_lease_age(presence, beat.lease_age_s, now_s)]
 
     def on_closed(self, agent: str) -> list[Change]:
         """The last connection of the agent has ended: no new work until its next beat or its loss.
@@ -248,7 +256,7 @@ class Roster:
         }
         presence.beat_seq = 0
         presence.started_at = 0.0
-        presence.reconciled = presence.greeted = False
+        presence.reconciled = presence.greeted = presence.resumes = False
         return [] if first else [Change(presence.agent, "incarnation")]
 
     def _on_rival(self, presence: Presence, at: float) -> list[Change]:
@@ -269,11 +277,12 @@ class Roster:
         presence.liveness, presence.since = Liveness.SILENT, at
         presence.silence = Silence.SHUT_DOWN
         presence.draining = False
-        presence.reconciled = presence.greeted = False
+        presence.reconciled = presence.greeted = presence.resumes = False
         return [Change(presence.agent, "goodbye")]
 
-    def _on_lease_age(self, presence: Presence, lease_age_s: float) -> list[Change]:
-        deaf = lease_age_s > self.timers.suspect_s
+    def _on_lease_age(self, presence: Presence, lease_age_s: float, now_s: float) -> list[Change]:
+        heard_s = min(lease_age_s, now_s - self._echoes_from_s)
+        deaf = heard_s > self.timers.suspect_s
         if deaf == presence.deaf:
             return []
         presence.deaf = deaf
@@ -287,10 +296,14 @@ class Roster:
         self._readmit(presence, hello.incarnation)
         if hello.incarnation in presence.older:
             return []
+        is_live = presence.liveness is Liveness.LIVE and presence.incarnation == hello.incarnation
+        if is_live and presence.reconciled:
+            presence.resumes, presence.resumes_s = True, now_s
         changes = self._adopt(presence, hello.incarnation)
         presence.greeted, presence.reconciled = True, False
         presence.is_closed = False
         presence.heard_s, presence.heard_at = now_s, at
+        presence.spoke_s = now_s
         presence.details, presence.uptime_s = hello.details, hello.uptime_s
         presence.hosts[hello.incarnation] = hello.details.host
         presence.started_at = hello.started_at
@@ -308,11 +321,13 @@ class Roster:
             return []
         presence.reconciled, presence.given_up, presence.deaf = True, False, False
         presence.heard_s, presence.heard_at = now_s, at
-        presence.liveness, presence.since, presence.silence = Liveness.LIVE, at, Silence.NONE
+        presence.spoke_s = now_s
         presence.stuck, presence.took_s = False, now_s
-        if not presence.is_moving:
-            presence.note_change(at)
-        presence.is_moving = False
+        if not presence.resumes:
+            presence.liveness, presence.since, presence.silence = Liveness.LIVE, at, Silence.NONE
+            if not presence.is_moving:
+                presence.note_change(at)
+        presence.is_moving = presence.resumes = False
         return [Change(agent, "returned")]
 
     def on_took(self, agent: str, *, now_s: float, at: float) -> list[Change]:
@@ -349,6 +364,8 @@ class Roster:
             if presence.liveness is Liveness.LIVE and silence >= self.timers.suspect_s:
                 _fall_silent(presence, Silence.NO_BEAT, self.timers.suspect_s, at)
                 changes.append(Change(presence.agent, "suspected"))
+            if presence.resumes and now_s - presence.resumes_s >= self.timers.suspect_s:
+                presence.resumes = False
             if self._is_given_up(presence, silence, now_s):
                 presence.given_up = True
                 if presence.silence is not Silence.SHUT_DOWN:
@@ -393,8 +410,18 @@ class Roster:
         """The master has reconnected: silence counts from now, with at least adopt_s to go."""
         self._cut_off = False
         self._judge_from_s = now_s + self.timers.adopt_s
+        self._echoes_from_s = now_s
         for presence in self._presences.values():
             presence.heard_s = now_s
+
+    def on_slept(self, for_s: float, *, now_s: float) -> None:
+        """The master itself stood still: that time is no silence of the agents.
+
+        What they have sent meanwhile is read first, before anything is concluded from it.
+        """
+        self._echoes_from_s = now_s
+        for presence in self._presences.values():
+            presence.heard_s = min(now_s, presence.heard_s + for_s)
 
     def next_expiry(self) -> float:
         """The next end of a live agent's certificate; wall time, infinite if none is known."""
@@ -421,4 +448,4 @@ def _fall_silent(presence: Presence, why: Silence, for_s: float, at: float) -> N
     presence.liveness, presence.since = Liveness.SILENT, at
     presence.silence, presence.silent_for_s = why, for_s
     presence.note_change(at)
-    presence.reconciled = presence.greeted = False
+    presence.reconciled = presence.greeted = presence.resumes = False

@@ -7,6 +7,7 @@ import msgspec
 
 from schemas.counting import counted
 from schemas.messages.liveness import TaskDecision, TaskStatus
+from schemas.states import State
 
 # States of tasks that have not ended, as agents report them.
 OPEN: Final = frozenset({"accepted", "running", "stopping"})
@@ -15,7 +16,7 @@ OPEN: Final = frozenset({"accepted", "running", "stopping"})
 class Meeting(msgspec.Struct):
     """Facts of the first step of a handshake. silence_s: before it. The rest are counts.
 
-    spool_bytes: output that waits at the agent.
+    spool_bytes: output that waits at the agent. lost: of those that ended, by a restart.
     """
 
     silence_s: float
@@ -23,6 +24,7 @@ class Meeting(msgspec.Struct):
     going_on: int = 0
     given_up: int = 0
     ended: int = 0
+    lost: int = 0
 
     def judge(self, tasks: Sequence[TaskStatus], decisions: Sequence[TaskDecision]) -> None:
         """Count the tasks that go on, were given up in the meantime, and have ended."""
@@ -31,10 +33,12 @@ class Meeting(msgspec.Struct):
         self.going_on = sum(kept)
         self.given_up = sum(is_open) - self.going_on
         self.ended = len(is_open) - sum(is_open)
+        self.lost = sum(task.state == State.LOST for task in tasks)
 
     def told(self) -> str:
         parts = [f"returned after {self.silence_s:.0f} s"]
-        parts.append(f"{counted(self.going_on, 'task')} went on, {self.ended} ended")
+        lost = f" ({self.lost} lost)" if self.lost else ""
+        parts.append(f"{counted(self.going_on, 'task')} went on, {self.ended} ended{lost}")
         if self.given_up:
             parts.append(f"{self.given_up} had been given up, ended now")
         if self.spool_bytes:

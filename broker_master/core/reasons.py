@@ -119,6 +119,11 @@ TABLE: Final = MappingProxyType(
                 lambda c: f"given up at {rfc3339(c.attempt.elsewhere_at)}: by then it runs nowhere",
             ),
             ReasonRow(
+                lambda c: c.attempt.ended_as is not None,
+                lambda c: f"{c.attempt.agent} is back, where it has ended: {c.attempt.ended_as}",
+                lambda _: "ends here with its report, which follows its output",
+            ),
+            ReasonRow(
                 _always,
                 lambda c: (
                     f"{c.attempt.agent} does not respond;"

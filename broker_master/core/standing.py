@@ -54,6 +54,7 @@ class Cause(StrEnum):
     NO_BEAT = "no_beat"
     DISCONNECTED = "disconnected"
     STOPPING = "stopping"
+    RESUMING = "resuming"
     MOVING = "moving"
     NO_ROOM = "no_room"
     BUSY = "busy"
@@ -141,6 +142,11 @@ class Standing(NamedTuple):
     def takes_work(self) -> bool:
         """Whether new commands may be given to it, now or when a task of it ends."""
         return self.row.cause in _TAKE_WORK
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether it is active, and takes no work just for a moment."""
+        return self.row.cause in _PASSING
 
 
 def _says(text: str) -> Words:
@@ -280,7 +286,7 @@ _NO_RESPONSE: Final = (
     ),
     StatusRow(
         Cause.HANDSHAKE,
-        lambda c: c.is_live and not c.seen.reconciled,
+        lambda c: c.is_live and not c.seen.reconciled and not c.seen.resumes,
         _says("the handshake is not complete"),
         _says("active again after the handshake"),
     ),
@@ -325,6 +331,13 @@ _ACTIVE: Final = (
         _says("not connected"),
     ),
     StatusRow(
+        Cause.RESUMING,
+        lambda c: not c.seen.reconciled,
+        lambda c: f"its handshake is being repeated: takes no new work{_left(c)}",
+        _says("takes work again after the handshake; no_response if that does not end"),
+        _says("in its handshake"),
+    ),
+    StatusRow(
         Cause.STOPPING,
         lambda c: c.seen.draining,
         lambda c: f"stopping: takes no new work{_left(c)}",
@@ -363,6 +376,8 @@ TABLE: Final = MappingProxyType(
     }
 )
 _TAKE_WORK: Final = frozenset({Cause.BUSY, Cause.READY})
+# A connection or a handshake of a moment, which work waits for.
+_PASSING: Final = frozenset({Cause.DISCONNECTED, Cause.RESUMING})
 _UNSEEN: Final = Presence(agent="", group="")
 
 

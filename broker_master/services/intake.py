@@ -241,7 +241,7 @@ class Intake:
         if request.on_inactive == "refuse":
             target = (group, request.agent or "", needs_of(request.tags, request.action))
             obstacles = Obstacles(self._plane)
-            if not obstacles.is_ready(*target):
+            if not (obstacles.is_ready(*target) or obstacles.is_passing(*target)):
                 raise Refused("group_inactive", obstacles.obstacle(*target).text)
         return group
 

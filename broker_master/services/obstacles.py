@@ -32,10 +32,21 @@ class Obstacles:
         dispatcher = self._plane.dispatcher
         return dispatcher.is_ready(agent) if agent else dispatcher.has_ready(group, tags)
 
+    def is_passing(self, group: str, agent: str = "", tags: Tags = ()) -> bool:
+        """Whether an active agent of the target takes no work just for a moment."""
+        return any(
+            entry is not None and self._plane.judge(entry).is_passing
+            for entry in map(self._plane.registry.agents.get, self._names(group, agent, tags))
+        )
+
+    def _names(self, group: str, agent: str, tags: Tags) -> list[str]:
+        members = self._plane.dispatcher.pool(group).members
+        return [agent] if agent else [name for name, each in members.items() if each.has(tags)]
+
     def obstacle(self, group: str, agent: str = "", tags: Tags = ()) -> Obstacle:
         """The reason why a target without a ready agent takes no work."""
         members = self._plane.dispatcher.pool(group).members
-        names = [agent] if agent else [name for name, each in members.items() if each.has(tags)]
+        names = self._names(group, agent, tags)
         idle = Counter(words for name in names if (words := self._idle(name)))
         missing = [value for name, value in tags if name == ACTION_TAG]
         if missing and not any(each.has(tags) for name, each in members.items() if name in names):

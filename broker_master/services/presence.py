@@ -9,7 +9,7 @@ import structlog
 
 from broker_master.core import admin, attempts, ends
 from broker_master.core.commands import Attempt, Command
-from broker_master.core.liveness import Change, Presence
+from broker_master.core.liveness import Change, Presence, Silence
 from broker_master.core.measures import missed_beats
 from broker_master.core.meetings import OPEN, Meeting
 from broker_master.core.phases import Phase
@@ -35,7 +35,7 @@ from schemas.messages.liveness import (
     Welcome,
 )
 from schemas.messages.registry import AgentEntry
-from schemas.states import BARRED, Liveness, State
+from schemas.states import BARRED, STATES, Liveness, State
 
 log = structlog.get_logger()
 
@@ -141,9 +141,9 @@ class PresenceService:
         missed = 0
         if presence is not None and presence.liveness is Liveness.LIVE:
             missed = missed_beats(now_s - presence.heard_s, plane.timers.beat_s)
-        elif presence is not None and presence.incarnation:
-            silence_s = now_s - presence.heard_s
-            self._silences[up.agent] = max(silence_s, self._silences.get(up.agent, 0.0))
+        elif presence is not None:
+            away_s = _away_s(presence, now_s, plane.clock.now())
+            self._silences[up.agent] = max(away_s, self._silences.get(up.agent, 0.0))
         plane.telemetry.measures.on_beat(up.group, missed, beat.rtt_s)
 
     def on_hello(self, up: subjects.Up, payload: bytes) -> None:
@@ -174,10 +174,7 @@ class PresenceService:
         now_s, at = plane.clock.elapsed(), plane.clock.now()
         before = plane.roster.get(up.agent)
         if before is not None and not before.greeted:
-            silence_s = now_s - before.heard_s if before.incarnation else 0.0
-            self._meetings[up.agent] = Meeting(
-                max(silence_s, self._silences.pop(up.agent, 0.0)), before.spool_bytes
-            )
+            self._meet(before, now_s, at)
         self._apply(plane.roster.on_hello(up.agent, hello, now_s=now_s, at=at))
         presence = plane.roster.get(up.agent)
         if presence is None or presence.incarnation != hello.incarnation:
@@ -200,6 +197,13 @@ class PresenceService:
         asked = self._recall.still_asked(up.agent)
         self._forgotten.judge(presence, hello, self._open_attempts(up.agent), asked)
         self._publish(up, "welcome", codec.encode(welcome))
+
+    def _meet(self, before: Presence, now_s: float, at: float) -> None:
+        """Note the return of an agent, unless only the master has been away."""
+        earlier_s = self._silences.pop(before.agent, 0.0)
+        if before.silence is not Silence.UNHEARD:
+            away_s = max(earlier_s, _away_s(before, now_s, at))
+            self._meetings[before.agent] = Meeting(away_s, before.spool_bytes)
 
     def _on_done(self, up: subjects.Up, hello: Hello) -> None:
         plane = self._plane
@@ -315,6 +319,7 @@ class PresenceService:
             self._tell_move(command, before)
         else:
             verdict = "report"
+            attempts.on_named_ended(command, attempt, STATES.get(task.state))
         return TaskDecision(command=task.command, attempt=task.attempt, verdict=verdict)
 
     # -- effects of changes
@@ -473,6 +478,16 @@ class PresenceService:
 
     # -- time
 
+    def _note_own_pause(self, since_look_s: float, now_s: float) -> None:
+        """Whether this process was stopped, or its host suspended: the silence is its own then."""
+        timers, roster = self._plane.timers, self._plane.roster
+        if since_look_s < timers.beat_s or roster.is_cut_off:
+            return
+        roster.on_slept(since_look_s, now_s=now_s)
+        if since_look_s >= timers.suspect_s:
+            log.warning("master_slept", for_s=round(since_look_s, 1))
+            roster.on_rejoined(now_s=now_s)
+
     async def run(self, ready: asyncio.Event) -> None:
         ready.set()
         clock, roster, timers = self._plane.clock, self._plane.roster, self._plane.timers
@@ -482,10 +497,7 @@ class PresenceService:
             ends_s = max(_SOON_S, roster.next_expiry() - clock.now())
             await asyncio.sleep(min(timers.beat_s / _TICKS_PER_BEAT, ends_s))
             now_s = clock.elapsed()
-            if now_s - looked_s >= timers.suspect_s and not roster.is_cut_off:
-                # This process was stopped, or its host suspended: the silence is its own.
-                log.warning("master_slept", for_s=round(now_s - looked_s, 1))
-                roster.on_rejoined(now_s=now_s)
+            self._note_own_pause(now_s - looked_s, now_s)
             looked_s = now_s
             self._apply(roster.tick(now_s=now_s, at=clock.now()))
             self._forgotten.tick()
@@ -496,3 +508,10 @@ class PresenceService:
                     self._held.discard(agent)
                 elif not roster.is_cut_off:
                     self._give_up_due(presence)
+
+
+def _away_s(presence: Presence, now_s: float, at: float) -> float:
+    """Seconds since the last message of an agent; before a start of the master by wall time."""
+    if presence.incarnation:
+        return now_s - presence.spoke_s
+    return max(0.0, at - presence.heard_at) if presence.heard_at else 0.0

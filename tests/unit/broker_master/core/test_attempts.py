@@ -387,6 +387,25 @@ def test_forgotten_attempt_is_remembered_once_and_does_not_come_back_by_itself()
     assert command.phase is Phase.UNKNOWN
 
 
+@pytest.mark.parametrize("phase", [Phase.SENT, Phase.ACCEPTED, Phase.RUNNING])
+def test_attempt_that_the_agent_names_as_ended_does_not_go_on_with_its_return(phase: Phase) -> None:
+    command = held(phase)
+    attempt = open_of(command)
+    attempts.on_silent(command, attempt, NOW)
+    attempts.on_named_ended(command, attempt, State.LOST)
+    assert attempts.on_returned(command, attempt, NOW + 1, is_doubtful=False) == ()
+    assert (command.state, attempt.ended_as) == (State.UNKNOWN, State.LOST)
+    attempts.on_kept(command, attempt, NOW + 2, is_running=True)
+    assert (command.state, attempt.ended_as) == (State.RUNNING, None)
+
+
+@pytest.mark.parametrize("said", [None, State.RUNNING, State.EXPIRED])
+def test_only_ends_that_an_agent_may_report_are_believed(said: State | None) -> None:
+    command = held(Phase.ACCEPTED)
+    attempts.on_named_ended(command, open_of(command), said)
+    assert open_of(command).ended_as is None
+
+
 @pytest.mark.parametrize(("doubtful", "sent"), [(True, []), (False, [Send])])
 def test_unacknowledged_attempt_is_redelivered_unless_it_may_have_ended(
     doubtful: bool, sent: list[type]

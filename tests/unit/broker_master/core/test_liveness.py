@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from broker_master.core.liveness import Change, Presence, Roster, Silence
-from broker_master.core.standing import classify
+from broker_master.core.standing import Cause, classify
 from schemas.messages.liveness import Beat, Details, Hello
 from schemas.messages.registry import AgentEntry
-from schemas.states import Liveness
+from schemas.states import AgentStatus, Liveness
 from schemas.timers import Timers
 from tests.fake_clock import FakeClock
 
@@ -266,6 +266,63 @@ def test_agent_that_cannot_hear_the_master_gets_no_work_until_it_does() -> None:
     assert (watch.agent.liveness, watch.takes_work) == (Liveness.LIVE, False)
     assert watch.beat(lease_age_s=0.5) == ["hears"]
     assert watch.takes_work
+
+
+def test_live_agent_that_repeats_its_handshake_has_not_been_away() -> None:
+    watch = Watch()
+    watch.handshake()
+    since, changes = watch.agent.since, watch.agent.changes
+    watch.live_for(20)
+    assert watch.hello() == []
+    standing = classify(ENTRY, watch.agent, watch.clock.now())
+    assert (standing.status, standing.cause) == (AgentStatus.ACTIVE, Cause.RESUMING)
+    assert not watch.takes_work
+    assert watch.hello() == [], "the answer was lost"
+    assert watch.done() == ["returned"]
+    assert watch.takes_work
+    assert (watch.agent.since, watch.agent.changes) == (since, changes)
+
+
+def test_handshake_that_a_live_agent_does_not_end_is_a_silence_in_the_end() -> None:
+    watch = Watch()
+    watch.handshake()
+    watch.hello()
+    for _ in range(int(TIMERS.suspect_s / TIMERS.beat_s)):
+        assert classify(ENTRY, watch.agent, 0).cause is Cause.RESUMING
+        watch.clock.advance(TIMERS.beat_s)
+        watch.beat()
+        watch.tick()
+    assert classify(ENTRY, watch.agent, 0).cause is Cause.HANDSHAKE
+
+
+def test_pause_of_the_master_is_no_silence_of_its_agents() -> None:
+    watch = Watch()
+    watch.handshake()
+    watch.live_for(20)
+    pause_s = TIMERS.suspect_s - 1
+    watch.clock.advance(TIMERS.beat_s + pause_s)
+    watch.roster.on_slept(pause_s, now_s=watch.clock.elapsed())
+    assert watch.tick() == []
+    assert watch.beat(lease_age_s=TIMERS.suspect_s + 2) == [], "it heard no master that stood still"
+    assert watch.later(TIMERS.suspect_s) == ["suspected"], "from now on it counts"
+
+
+def test_deafness_counts_again_once_the_master_has_answered_for_long_enough() -> None:
+    watch = Watch()
+    watch.handshake()
+    watch.roster.on_rejoined(now_s=watch.clock.elapsed())
+    assert watch.beat(lease_age_s=TIMERS.suspect_s + 2) == []
+    watch.live_for(TIMERS.suspect_s + TIMERS.beat_s)
+    assert watch.beat(lease_age_s=TIMERS.suspect_s + 2) == ["deaf"]
+
+
+def test_last_message_of_an_agent_is_not_moved_by_pauses_of_the_master() -> None:
+    watch = Watch()
+    watch.handshake()
+    spoke_s = watch.clock.elapsed()
+    watch.clock.advance(30)
+    watch.roster.on_rejoined(now_s=watch.clock.elapsed())
+    assert (watch.agent.spoke_s, watch.agent.heard_s) == (spoke_s, spoke_s + 30)
 
 
 @pytest.mark.parametrize("said", [{"draining": True}, {"lacks": {"disk": "none is left"}}])

@@ -17,6 +17,10 @@ Said = list[tuple[str, Verdict]]
             "returned after 55 s: 0 tasks went on, 0 ended, 1 had been given up, ended now",
         ),
         ([("succeeded", "report")], "returned after 55 s: 0 tasks went on, 1 ended"),
+        (
+            [("lost", "report"), ("failed", "report"), ("running", "keep")],
+            "returned after 55 s: 1 task went on, 2 ended (1 lost)",
+        ),
         ([], "returned after 55 s: 0 tasks went on, 0 ended"),
     ],
 )

@@ -54,6 +54,12 @@ def silent(command: Command) -> Command:
     return command
 
 
+def ended_elsewhere() -> Command:
+    command = silent(command_of(accepted(), assigned(), began()))
+    attempts.on_named_ended(command, command.attempts[-1], State.LOST)
+    return command
+
+
 def forgotten() -> Command:
     command = command_of(accepted(), assigned(), began())
     attempts.on_forgotten(
@@ -106,11 +112,18 @@ CASES: Final = [
         "web-1 came back without any memory of it; it may still run elsewhere",
         f"given up at {rfc3339(EPOCH + 40)}: by then it runs nowhere",
     ),
-    Case(silent(sent(1)), State.UNKNOWN, 2, "web-1 does not respond; it was sent before", UNLESS),
+    Case(
+        ended_elsewhere(),
+        State.UNKNOWN,
+        2,
+        "web-1 is back, where it has ended: lost",
+        "ends here with its report, which follows its output",
+    ),
+    Case(silent(sent(1)), State.UNKNOWN, 3, "web-1 does not respond; it was sent before", UNLESS),
     Case(
         silent(command_of(accepted(), assigned(), began())),
         State.UNKNOWN,
-        2,
+        3,
         "web-1 does not respond; it was running before",
         UNLESS,
     ),

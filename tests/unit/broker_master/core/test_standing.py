@@ -302,6 +302,14 @@ ACTIVE = [
         )
         for left, said in ((0, ""), (2, ", 2 tasks left"))
     ),
+    Case(
+        ENTRY,
+        presence(reconciled=False, resumes=True),
+        Cause.RESUMING,
+        "its handshake is being repeated: takes no new work",
+        "takes work again after the handshake; no_response if that does not end",
+        brief="in its handshake",
+    ),
     *(
         Case(
             ENTRY,
@@ -438,8 +446,9 @@ def test_first_row_that_holds_decides_of_a_live_agent() -> None:
             (Cause.DUPLICATE, {}, {"frozen": False}),
             (Cause.STUCK, {}, {"stuck": False}),
             (Cause.DEAF, {}, {"deaf": False}),
-            (Cause.HANDSHAKE, {}, {"reconciled": True}),
+            (Cause.HANDSHAKE, {}, {"resumes": True}),
             (Cause.DISCONNECTED, {}, {"is_closed": False}),
+            (Cause.RESUMING, {}, {"reconciled": True}),
             (Cause.STOPPING, {}, {"draining": False}),
             (Cause.MOVING, {"moving_to": ""}, {}),
             (Cause.NO_ROOM, {}, {"lacks": {}}),
