@@ -24,7 +24,7 @@ GRACE_TURNS: Final = 6
 
 
 class Outage(msgspec.Struct, frozen=True):
-    """What does not answer, since when (unix time), and the reason if one is known."""
+    """An outage of `what`. since: unix time. reason: empty if none is known."""
 
     what: What
     since: float
