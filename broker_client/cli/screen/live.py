@@ -14,10 +14,9 @@ from broker_client.cli.screen.report import (
     colour,
     has_colours,
     print_lines,
-    screen_height,
-    screen_width,
     styled,
 )
+from broker_client.cli.screen.size import screen_height, screen_width
 from broker_client.cli.screen.tables import Table, hung, in_local_time
 from broker_client.cli.screen.terminal import shown
 from broker_client.cli.session import call
