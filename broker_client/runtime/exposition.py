@@ -2,6 +2,9 @@
 
 The format is version 0.0.4 of the text exposition format. Source: the Prometheus documentation,
 "Exposition formats".
+
+The server is not the web framework: an agent serves its metrics with the base install, which has
+none, in a few hundred KiB; and a master's port for metrics alone answers nothing else.
 """
 
 import asyncio

@@ -168,7 +168,7 @@ Verdict = Literal["keep", "kill", "release", "report"]
 class TaskDecision(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """keep: leave it running. kill: end it. release: delete it, the master has stored its end.
 
-    report: send its end.
+    report: send its end. release is reserved: every agent obeys it, no master sends it so far.
     """
 
     command: CommandId

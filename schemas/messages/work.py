@@ -80,7 +80,7 @@ class Control(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Order to an agent. cancel: end one attempt. drain: take no new work. resume: take work again.
 
     rotate: renew the certificate now. trust: trust the authorities of `ca_pem` and no others. ping:
-    answer.
+    answer. drain and resume are reserved: every agent obeys them, no master sends them so far.
     """
 
     kind: Label
