@@ -1,6 +1,9 @@
 """Writes YAML for people: blocks, plain scalars where they are safe, `|` for long text.
 
 Only maps, lists, texts and numbers, as the rules need no others; raises for other values.
+
+PyYAML, with which the tests read them, does not write them: it quotes and folds expressions, so
+that a change of one rule is hard to read.
 """
 
 import json
