@@ -48,8 +48,9 @@ class Command(msgspec.Struct, kw_only=True):
     """A command with its attempts. facts: stream sequence of each of its facts, by subject.
 
     order: place in the queue. expires_at: unix time after which it no longer waits for an agent.
-    expires_s: the same as a reading of the monotonic clock, once it began to wait. before: the
-    phase to go back to if its end cannot be stored.
+    expires_s: the same as a reading of the monotonic clock, once it began to wait. rerun_by: the
+    operator who has queued it again, until its next attempt. before: the phase to go back to if its
+    end cannot be stored.
     """
 
     accepted: Accepted
@@ -62,6 +63,7 @@ class Command(msgspec.Struct, kw_only=True):
     since: float = 0.0
     reason: str = ""
     cancel_by: str = ""
+    rerun_by: str = ""
     outcome: Outcome | None = None
     late: Outcome | None = None
     phase: Phase = Phase.WAITING

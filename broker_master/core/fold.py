@@ -60,7 +60,7 @@ def _fold_assigned(command: Command, number: int, body: Assigned) -> bool:
     command.attempts.append(
         Attempt(number=number, agent=body.agent, assigned_at=body.at, since=body.at, why=body.why)
     )
-    command.reason = ""
+    command.reason = command.rerun_by = ""
     return command.enter(Event.ASSIGNED, body.at)
 
 
@@ -86,7 +86,7 @@ def _fold_cancel(command: Command, body: CancelAsked) -> bool:
 def _fold_decided(command: Command, body: Decided) -> bool:
     if body.what != "rerun" or not command.enter(Event.RERUN, body.at):
         return False
-    command.reason = f"run again by {body.by}"
+    command.rerun_by, command.reason = body.by, f"run again by {body.by}"
     return True
 
 

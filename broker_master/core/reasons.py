@@ -159,7 +159,7 @@ def _whole(case: CommandCase, row: ReasonRow) -> str:
     kept = case.command.reason
     if not kept:
         return row.reason(case)
-    attempts = case.command.attempts
-    if case.command.state is State.QUEUED and attempts and attempts[-1].reason == kept:
+    command = case.command
+    if command.state is State.QUEUED and command.attempts and not command.rerun_by:
         return f"{row.reason(case)}; before: {kept}"
     return kept

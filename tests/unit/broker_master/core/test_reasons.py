@@ -13,7 +13,14 @@ from schemas.moments import rfc3339
 from schemas.states import TERMINAL, AgentStatus, GroupStatus, State
 from schemas.timers import Timers
 from tests.fake_clock import EPOCH
-from tests.unit.broker_master.deeds import accepted, assigned, cancel_asked, command_of, ended
+from tests.unit.broker_master.deeds import (
+    accepted,
+    assigned,
+    cancel_asked,
+    command_of,
+    decided,
+    ended,
+)
 from tests.unit.broker_master.deeds import started as began
 
 TIMERS: Final = Timers()
@@ -78,6 +85,12 @@ def again() -> Command:
     return command_of(accepted(on_lost="rerun"), assigned(), lost)
 
 
+def ordered() -> Command:
+    """Queued again by an operator, whose word is the same text as the reason of the loss."""
+    lost = ended(state=State.LOST, reason="run again by ops", final=False)
+    return command_of(accepted(on_lost="wait"), assigned(), lost, decided())
+
+
 def doubted() -> Command:
     command = command_of(accepted())
     attempts.on_doubted(command, "open in the backup: it may have run since")
@@ -89,6 +102,7 @@ UNLESS: Final = f"given up at {rfc3339(EPOCH + 60)} unless the agent returns"
 CASES: Final = [
     Case(command_of(accepted()), State.QUEUED, 0, "waits for group web", EXPIRES),
     Case(again(), State.QUEUED, 0, "waits for group web; before: web-1 fell silent", EXPIRES),
+    Case(ordered(), State.QUEUED, 0, "run again by ops", EXPIRES),
     Case(doubted(), State.QUEUED, 0, "open in the backup: it may have run since", EXPIRES),
     Case(sent(2), State.SENT, 0, "web-1 has acknowledged none of 2 transmissions", SENT_AGAIN),
     Case(sent(0), State.SENT, 1, "", SENT_AGAIN),
