@@ -7,13 +7,13 @@ another host and installs are done by the test; all else is a command line in a 
 import asyncio
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from broker_master.broker_child import choose_port
 from tests.children import Child
 from tests.harness import clean_environment, program
 from tests.waiting import eventually
@@ -57,7 +57,7 @@ class Hosts:
 
     def __init__(self, folder: Path, env: Mapping[str, str]) -> None:
         self._folder = folder
-        self._port = _free_port()
+        self._port = choose_port("127.0.0.1")
         self._env = {
             **clean_environment(),
             "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
@@ -142,10 +142,3 @@ def _shell(host: Host, command: str) -> tuple[int, str]:
         check=False,
     )
     return done.returncode, done.stdout
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port

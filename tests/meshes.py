@@ -74,21 +74,22 @@ def mesh_fixture(
     absent: Mapping[str, str] = MappingProxyType({}),
     slots: int = 8,
     env: Mapping[str, str] | None = None,
-    master_env: Mapping[str, str] | None = None,
+    master_env: Mapping[str, str] | Callable[[], Mapping[str, str]] | None = None,
     scope: Literal["module", "function"] = "module",
     prepare: Prepare | None = None,
     name: str = "mesh",
 ) -> Callable[..., Iterator[MeshProcesses]]:
     """The fixture `mesh` of a module, or of each test.
 
-    agents: by group. absent: groups of agents that are not started. prepare: awaited once the mesh
-    runs, on a loop of its own.
+    agents: by group. absent: groups of agents that are not started. master_env: or a function that
+    makes it when the mesh starts. prepare: awaited once the mesh runs, on a loop of its own.
     """
 
     @pytest.fixture(scope=scope, name=name)
     def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
         directory = tmp_path_factory.mktemp(name)
-        with shared_mesh(directory, agents, slots=slots, env=env, master_env=master_env) as running:
+        own = master_env() if callable(master_env) else master_env
+        with shared_mesh(directory, agents, slots=slots, env=env, master_env=own) as running:
             for agent, group in absent.items():
                 asyncio.run(running.add_agent(agent, group=group, start=False))
             if prepare is not None:

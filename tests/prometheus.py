@@ -21,12 +21,12 @@ from urllib.parse import urlencode
 from urllib.request import urlopen
 
 from broker_master import monitoring
-from broker_master.broker_child import choose_port
 from broker_master.settings import ConsoleSettings
 from grafana import rules
 from grafana.plain_yaml import render
 from tests.children import Child
 from tests.requirements_policy import require
+from tests.servers import choose_ports
 
 INSTALL: Final = "apt install prometheus prometheus-alertmanager"
 READY_S: Final = 60.0
@@ -116,7 +116,7 @@ class Watchers:
         self.directory = directory
         self.receiver = Receiver()
         self._targets = list(targets)
-        ports = _free_ports(2)
+        ports = choose_ports(2)
         self.url = f"http://127.0.0.1:{ports[0]}"
         self.alertmanager_url = f"http://127.0.0.1:{ports[1]}"
         self._prometheus = Child(
@@ -288,12 +288,3 @@ async def wait_for(look: Callable[[], Awaitable[Any]], within_s: float, what: st
         if time.monotonic() > give_up_at:
             raise AssertionError(f"not within {within_s:g} s: {what}")
         await asyncio.sleep(STEP_S)
-
-
-def _free_ports(count: int) -> list[int]:
-    ports: list[int] = []
-    while len(ports) < count:
-        port = choose_port("127.0.0.1")
-        if port not in ports:
-            ports.append(port)
-    return ports

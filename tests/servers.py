@@ -196,6 +196,14 @@ class NatsServer:
         )
 
 
+def choose_ports(count: int, host: str = "127.0.0.1") -> list[int]:
+    """So many free ports, no two of them equal."""
+    ports: set[int] = set()
+    while len(ports) < count:
+        ports.add(choose_port(host))
+    return list(ports)
+
+
 async def greets(port: int, host: str = "127.0.0.1") -> bool:
     """Whether a NATS server at this port says INFO to a new connection."""
     try:

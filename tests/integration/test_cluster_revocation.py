@@ -13,12 +13,11 @@ from nats.errors import Error as NatsError
 
 from broker_client.runtime.creds import decode_creds
 from broker_client.runtime.identity import CREDS_FILE, read_identity
-from broker_master.broker_child import choose_port
 from broker_master.broker_config import render_config
 from broker_master.ca.mesh import Mesh, open_mesh
 from schemas.messages.api import Done, NameQuery
 from tests.harness import FAST_TIMERS, MeshProcesses
-from tests.servers import TestCredentials, connect_raw, greets, server_binary
+from tests.servers import TestCredentials, choose_ports, connect_raw, greets, server_binary
 from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-cluster")]
@@ -81,7 +80,7 @@ class Node:
 
 @pytest.fixture
 async def cluster(tmp_path: Path) -> AsyncIterator[tuple[MeshProcesses, list[Node]]]:
-    ports = [choose_port("127.0.0.1") for _ in range(2 * NODES)]
+    ports = choose_ports(2 * NODES)
     url = f"tls://127.0.0.1:{ports[0]}"
     replicas = {"MESH_BROKER__REPLICAS": f"{NODES}"}
     mesh = MeshProcesses(tmp_path, env=FAST_TIMERS, master_env=replicas, nats_url=url)

@@ -14,11 +14,10 @@ from broker_client.runtime.stream_answers import SequenceConflict, StreamMissing
 from broker_client.runtime.stream_config import StreamConfig
 from broker_client.runtime.stream_pages import Stored
 from broker_client.runtime.streams import Streams
-from broker_master.broker_child import choose_port
 from schemas.faults import Misused, Refused, Unreachable
 from tests.links import connected
 from tests.proxy import Proxy
-from tests.servers import NatsServer, plain_server
+from tests.servers import NatsServer, choose_ports, plain_server
 from tests.waiting import eventually
 
 pytestmark = pytest.mark.integration
@@ -67,7 +66,7 @@ async def test_stream_is_made_once_and_a_lost_one_is_not_hidden(tmp_path: Path) 
 
 def pair(directory: Path) -> tuple[NatsServer, NatsServer]:
     """Two servers of one cluster, not started: neither has a leader of JetStream alone."""
-    routes = [choose_port("127.0.0.1") for _ in range(2)]
+    routes = choose_ports(2)
     listed = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
     one, two = (
         NatsServer(

@@ -1,6 +1,7 @@
 """The metrics of a real master and a real agent, and a trace from a client to a task."""
 
 import asyncio
+import functools
 import gzip
 import subprocess
 from urllib.error import HTTPError
@@ -25,17 +26,25 @@ pytestmark = [
 ]
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-METRICS_PORT = choose_port("127.0.0.1")
-AGENT_PORT = choose_port("127.0.0.1")
+
+
+@functools.cache
+def port_of(process: str) -> int:
+    """Chosen at the first use: until then another program may take a free port."""
+    return choose_port("127.0.0.1")
+
+
+def master_env() -> dict[str, str]:
+    return {"MESH_METRICS_HTTP": f"127.0.0.1:{port_of('master')}"}
 
 
 async def add_agent(mesh: MeshProcesses) -> None:
-    await mesh.add_agent("web-1", group="web", env={"MESH_METRICS_PORT": str(AGENT_PORT)})
+    await mesh.add_agent("web-1", group="web", env={"MESH_METRICS_PORT": str(port_of("agent"))})
 
 
 mesh = mesh_fixture(
     {"web": ()},
-    master_env={"MESH_METRICS_HTTP": f"127.0.0.1:{METRICS_PORT}"},
+    master_env=master_env,
     prepare=add_agent,
 )
 
@@ -48,8 +57,8 @@ async def fetch(url: str, **headers: str) -> tuple[bytes, dict[str, str]]:
     return await asyncio.to_thread(get)
 
 
-async def scraped(port: int = METRICS_PORT) -> Samples:
-    body, _ = await fetch(f"http://127.0.0.1:{port}/metrics")
+async def scraped() -> Samples:
+    body, _ = await fetch(f"http://127.0.0.1:{port_of('master')}/metrics")
     return samples_of(body)
 
 
@@ -65,13 +74,13 @@ def checked_by_promtool(page: bytes) -> None:
 async def test_page_passes_the_check_of_prometheus_itself(mesh: MeshProcesses) -> None:
     async with mesh.client() as client:
         await client.run(["true"], group="web")
-    page, headers = await fetch(f"http://127.0.0.1:{METRICS_PORT}/metrics")
+    page, headers = await fetch(f"http://127.0.0.1:{port_of('master')}/metrics")
     checked_by_promtool(page)
     assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
 
 
 async def test_page_is_packed_for_whoever_takes_gzip(mesh: MeshProcesses) -> None:
-    url = f"http://127.0.0.1:{METRICS_PORT}/metrics"
+    url = f"http://127.0.0.1:{port_of('master')}/metrics"
     page, headers = await fetch(url, **{"Accept-Encoding": "deflate, gzip;q=0.5"})
     assert headers["Content-Encoding"] == "gzip"
     assert b"mesh_build_info" in gzip.decompress(page)
@@ -83,7 +92,7 @@ async def test_metrics_with_a_port_of_their_own_are_nowhere_else(mesh: MeshProce
     assert refused.value.code == 404
     refused.value.close()
     with pytest.raises(HTTPError) as missing:
-        await fetch(f"http://127.0.0.1:{METRICS_PORT}/")
+        await fetch(f"http://127.0.0.1:{port_of('master')}/")
     assert missing.value.code == 404
     missing.value.close()
 
@@ -124,7 +133,7 @@ async def test_commands_are_counted_where_they_belong(mesh: MeshProcesses) -> No
 
 
 async def test_agent_exports_local_metrics_under_a_prefix_of_its_own(mesh: MeshProcesses) -> None:
-    page, _ = await fetch(f"http://127.0.0.1:{AGENT_PORT}/metrics")
+    page, _ = await fetch(f"http://127.0.0.1:{port_of('agent')}/metrics")
     checked_by_promtool(page)
     names = {name for name, _ in samples_of(page)}
     assert names
