@@ -176,6 +176,7 @@ class Agent:
         parts.recovery.recover()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+        loop.add_signal_handler(signal.SIGHUP, parts.work.profiles.look_soon)
         self.link.start()
         try:
             async with asyncio.TaskGroup() as group:

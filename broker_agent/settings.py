@@ -42,6 +42,28 @@ class TaskSettings(msgspec.Struct, frozen=True, kw_only=True):
     env: tuple[str, ...] = ()
 
 
+class VaultSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Access of connections to a Vault server.
+
+    address: `https://HOST:PORT`. ca: file of its authorities; empty: the host's. token_file: of a
+    token that is renewed by others; without it role_id and secret_id_file are exchanged for one.
+    """
+
+    address: str = ""
+    namespace: str = ""
+    ca: str = ""
+    token_file: str = ""
+    role_id: str = ""
+    secret_id_file: str = ""
+
+
+class ConnectorSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of connections. plugins: names of connectors that other packages bring."""
+
+    plugins: tuple[str, ...] = ()
+    vault: VaultSettings = msgspec.field(default_factory=VaultSettings)
+
+
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     """All of an agent's settings.
 
@@ -51,6 +73,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     output that may wait for the broker before new tasks are refused. disk_free: free share of the
     state directory's disk, 0 to 0.9, below which tasks are refused. urls: addresses of brokers
     that replace the enrolment's. metrics_port: of `/metrics` on the loopback address; 0: none.
+    profiles_dir: folder with profiles of connections, beside `profiles.d` in the state directory;
+    empty: none. profiles_s: longest time until a change of a profile is seen.
     """
 
     slots: Annotated[int, Meta(ge=0, le=100_000)] = 0
@@ -62,8 +86,11 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True):
     log_level: str = "info"
     metrics_port: Annotated[int, Meta(ge=0, le=65535)] = 0
     urls: tuple[str, ...] = ()
+    profiles_dir: str = "/etc/mesh/profiles.d"
+    profiles_s: Seconds = 5.0
     timers: Timers = msgspec.field(default_factory=Timers)
     tasks: TaskSettings = msgspec.field(default_factory=TaskSettings)
+    connectors: ConnectorSettings = msgspec.field(default_factory=ConnectorSettings)
 
     @property
     def task_slots(self) -> int:

@@ -11,6 +11,23 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import msgspec
 
+from broker_agent.core.references import Secret
+
+__all__ = [
+    "ENTRY_POINTS",
+    "ActionSpec",
+    "Call",
+    "CallFailed",
+    "Connector",
+    "Effect",
+    "Out",
+    "Profile",
+    "Result",
+    "Secret",
+    "Secrets",
+    "Session",
+]
+
 ENTRY_POINTS: Final = "agent_mesh.connectors"
 # On the system behind the connection, when a call has ended.
 Effect: TypeAlias = Literal["none", "unknown", "done"]
@@ -25,24 +42,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """
 
 
-class Secret(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A reference to a secret; exactly one of its fields is set.
-
-    credential: of the service manager. file: a path. env: a variable of the agent. command: an argv
-    that prints it, within 10 s; ttl_s: for how long its answer is used. vault: `PATH#KEY`. plain:
-    the value itself, in a file that nobody else may read.
-    """
-
-    credential: str | None = None
-    file: str | None = None
-    env: str | None = None
-    command: list[str] | None = None
-    ttl_s: float = 0.0
-    vault: str | None = None
-    plain: str | None = None
-
-
-# Values of secrets by the name of their field, such as `password`.
+# Values of secrets by the dotted name of their field: `password`, `auth.token`.
 Secrets: TypeAlias = Mapping[str, str]
 
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from typing import Final, NamedTuple
 
+from broker_agent.core.profile_book import ProfileBook
+from broker_agent.core.profiles import UsableProfile
 from broker_agent.executors.base import Carrying, Enclosure, Executor, Instant
 from broker_agent.executors.cells import Cells
 from broker_agent.executors.conditions import StartConditions
@@ -23,7 +25,8 @@ class ExecutorPorts(NamedTuple):
     `MESH_INCARNATION` tells the tasks of this start from those of other agents of the host.
     carrier: copies output from pipes into files. table: tasks and their deadlines, for the warden.
     others: children of this process other than tasks. conditions: for starts. cells:
-    control groups of tasks.
+    control groups of tasks. find_profile: returns a profile of a connection that is in use; raises
+    Refused (`profile_unknown`, `profile_problem`).
     """
 
     loop: asyncio.AbstractEventLoop
@@ -35,6 +38,7 @@ class ExecutorPorts(NamedTuple):
     others: set[int]
     conditions: StartConditions
     cells: Cells = Cells(None, "", "")
+    find_profile: Callable[[str], UsableProfile] = ProfileBook().find
 
 
 class Executors:

@@ -21,6 +21,7 @@ class Heartbeats:
     """Sends heartbeats. A heartbeat that cannot be sent now is dropped, never sent late.
 
     renewal: returns the reason why the certificate could not be renewed, or an empty text.
+    profiles: returns the digest of the profiles of this host.
     """
 
     name = "heartbeats"
@@ -35,8 +36,10 @@ class Heartbeats:
         chance: Callable[[], float],
         room: ResourceMonitor,
         renewal: Callable[[], str],
+        profiles: Callable[[], str],
     ) -> None:
         self._renewal = renewal
+        self._profiles = profiles
         self._wire = station.wire
         self._address = station.address
         self._lease = station.lease
@@ -95,6 +98,7 @@ class Heartbeats:
             at=self._clock.now(),
             renewal=self._renewal(),
             lacks=lacks,
+            profiles=self._profiles(),
         )
         try:
             self._wire.publish_nowait(self._address.beat, codec.encode(beat))

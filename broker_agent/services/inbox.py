@@ -69,7 +69,7 @@ class Echoes:
 
     on_unagreed: called with the number of the heartbeat, after an echo that asks for a handshake.
     on_epoch: called with a new master's epoch. on_renewed: called after each renewal of the lease,
-    before the others.
+    before the others. on_profiles: called when the master asks for the profiles of this host.
     """
 
     def __init__(
@@ -80,8 +80,10 @@ class Echoes:
         on_unagreed: Callable[[int], None],
         on_epoch: Callable[[int], None],
         on_renewed: Callable[[], None],
+        on_profiles: Callable[[], None],
     ) -> None:
         self._on_renewed = on_renewed
+        self._on_profiles = on_profiles
         self._lease = station.lease
         self._clock = station.clock
         self._on_linked = on_linked
@@ -98,6 +100,8 @@ class Echoes:
         if heard is not EchoEffect.RENEWED:
             return
         self._on_renewed()
+        if echo.profiles:
+            self._on_profiles()
         if self._lease.epoch != epoch:
             self._on_epoch(self._lease.epoch)
         if not self._lease.reconciled:

@@ -57,6 +57,7 @@ class Address:
         self.beat = subjects.up(group, agent, "beat")
         self.hello = subjects.up(group, agent, "hello")
         self.report = subjects.up(group, agent, "report")
+        self.profiles = subjects.up(group, agent, "profiles")
         self.down = subjects.down_all(group, agent)
         self.down_prefix = self.down.removesuffix(">")
 

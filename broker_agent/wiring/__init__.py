@@ -1,4 +1,4 @@
 """Connects the parts of an agent, each of which gets its connections at construction.
 
-ports ─▶ work ─▶ contact ─▶ inbound ─▶ parts: each module needs those before it.
+ports ─▶ profiles ─▶ work ─▶ contact ─▶ inbound ─▶ parts: each module needs those before it.
 """

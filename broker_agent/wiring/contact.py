@@ -44,6 +44,7 @@ def build_contact(station: Station, ports: Ports, work: Work) -> Contact:
         chance=ports.chance,
         room=work.room,
         renewal=lambda: renewer.failed,
+        profiles=lambda: work.profiles.digest,
     )
 
     def note_epoch(epoch: int) -> None:

@@ -41,6 +41,7 @@ def build_inbound(
         on_unagreed=handshake.on_unagreed,
         on_epoch=contact.note_epoch,
         on_renewed=work.post.tell,
+        on_profiles=work.profiles.tell,
     )
     controls = ControlHandler(station, work.running, rotate=renewer.order, trust=ports.slots.trust)
     inbox = Inbox(

@@ -42,6 +42,8 @@ class Parts:
             work.carrier,
             # Before the first heartbeat, which names the resources that are short.
             work.room,
+            # As well: it has their digest.
+            work.profiles,
             # Before the handshake, after which both send.
             work.reporter,
             work.shipper,

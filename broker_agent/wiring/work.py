@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from broker_agent.core.resources import Bounds
 from broker_agent.executors.registry import ExecutorPorts, Executors
 from broker_agent.services.carrier import CarrierPost
+from broker_agent.services.profiles import Profiles
 from broker_agent.services.reporter import Reporter
 from broker_agent.services.resources import ResourceMonitor
 from broker_agent.services.runner import Runner
@@ -15,6 +16,7 @@ from broker_agent.services.warden import WardenPost
 from broker_agent.services.watchdog import Watchdog
 from broker_agent.services.wire import Station
 from broker_agent.wiring.ports import Ports
+from broker_agent.wiring.profiles import build_profiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,12 +32,14 @@ class Work:
     watchdog: Watchdog
     runner: Runner
     room: ResourceMonitor
+    profiles: Profiles
 
 
 def build_work(station: Station, ports: Ports) -> Work:
     others: set[int] = set()
     carrier = CarrierPost(others)
-    executors = _executors(station, ports, carrier, others)
+    profiles = build_profiles(station, ports.state_dir, ports.settings, others)
+    executors = _executors(station, ports, carrier, others, profiles)
     reporter = Reporter(station)
     shipper = Shipper(station)
     running = Running(station)
@@ -69,10 +73,17 @@ def build_work(station: Station, ports: Ports) -> Work:
             on_change=station.fitness,
             every_look=executors.reap,
         ),
+        profiles=profiles,
     )
 
 
-def _executors(station: Station, ports: Ports, carrier: CarrierPost, others: set[int]) -> Executors:
+def _executors(
+    station: Station,
+    ports: Ports,
+    carrier: CarrierPost,
+    others: set[int],
+    profiles: Profiles,
+) -> Executors:
     return ports.make_executors(
         ExecutorPorts(
             loop=asyncio.get_running_loop(),
@@ -88,5 +99,6 @@ def _executors(station: Station, ports: Ports, carrier: CarrierPost, others: set
             others=others,
             conditions=ports.conditions,
             cells=ports.cells,
+            find_profile=profiles.find,
         )
     )

@@ -132,7 +132,7 @@ def group_badges(
         marks.append(f"{active} of {total} active")
     versions = {each.details.version for each in presences}
     if len(versions) > 1:
-        marks.append(f"profile drift: {len(versions)} versions")
+        marks.append(f"version skew: {len(versions)} versions")
     if ends_at and max(ends_at) - at <= _GROUP_WARNING_S:
         marks.append(f"certificates ending: the last one in {time_left(max(ends_at) - at)}")
     return marks

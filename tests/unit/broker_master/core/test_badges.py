@@ -139,7 +139,7 @@ def test_badges_of_a_group_name_what_its_status_does_not_say() -> None:
     soon, later = EPOCH + 5 * DAY_S, EPOCH + 20 * DAY_S
     assert group_badges(counts, both, [soon, later], at=EPOCH) == [
         "2 of 3 active",
-        "profile drift: 2 versions",
+        "version skew: 2 versions",
         "certificates ending: the last one in 20 days",
     ]
     alone = group_badges({"active": 1}, [presence()], [EPOCH + 90 * DAY_S], at=EPOCH)

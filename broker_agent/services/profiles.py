@@ -1,0 +1,114 @@
+"""Keeps the profiles of this host: looks for changes, and tells the master."""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from broker_agent.core.profile_book import ProfileBook, message
+from broker_agent.core.profiles import UsableProfile
+from broker_agent.services.profile_files import ProfileFiles
+from broker_agent.services.wire import Station
+from schemas.faults import MeshError, Unreachable
+
+log = structlog.get_logger(__name__)
+
+
+class Profiles:
+    """Profiles in use. looks: number of completed looks, for whoever has asked for one.
+
+    look_s: returns the seconds between two looks.
+    """
+
+    name = "profiles"
+
+    def __init__(
+        self, station: Station, files: ProfileFiles, *, look_s: Callable[[], float]
+    ) -> None:
+        self._wire = station.wire
+        self._subject = station.address.profiles
+        self._lease = station.lease
+        self._fitness = station.fitness
+        self._standing = station.standing
+        self._files = files
+        self._look_s = look_s
+        self._wake = asyncio.Event()
+        self._strays: list[str] = []
+        self.book = ProfileBook()
+        self.looks = 0
+
+    @property
+    def digest(self) -> str:
+        return self.book.digest
+
+    @property
+    def strays(self) -> list[str]:
+        """Files in the folders that are no profiles, each with its cause."""
+        return self._strays
+
+    def find(self, name: str) -> UsableProfile:
+        """Return a profile in use. Raises Refused: `profile_unknown` or `profile_problem`."""
+        return self.book.find(name)
+
+    def look_soon(self) -> None:
+        """Read all files again now, whether they have changed or not."""
+        self._wake.set()
+
+    async def run(self, ready: asyncio.Event) -> None:
+        await self._look(again=True)
+        ready.set()
+        while True:
+            try:
+                async with asyncio.timeout(self._look_s()):
+                    await self._wake.wait()
+            except TimeoutError:
+                await self._look(again=False)
+            else:
+                self._wake.clear()
+                await self._look(again=True)
+                self._standing()
+
+    async def _look(self, *, again: bool) -> None:
+        # In a thread: a file system that hangs must not hold up the heartbeats.
+        found = await asyncio.to_thread(self._files.read, again=again)
+        before, self.book = self.book, self.book.merge(found)
+        self.looks += 1
+        self._say(before)
+        if self.book.digest != before.digest:
+            self._fitness()
+
+    def _say(self, before: ProfileBook) -> None:
+        """Log what has changed."""
+        known = {each.name: each for each in before}
+        for each in self.book:
+            old = known.pop(each.name, None)
+            if each.problem and (old is None or old.problem != each.problem):
+                log.error(
+                    "profile_problem",
+                    profile=each.name,
+                    problem=each.problem,
+                    in_use=each.profile.hash if each.profile else None,
+                )
+            elif each.profile and (old is None or old.profile != each.profile or old.problem):
+                log.info(
+                    "profile_in_use",
+                    profile=each.name,
+                    kind=each.profile.kind,
+                    hash=each.profile.hash,
+                    file=each.path,
+                )
+        for name in known:
+            log.info("profile_removed", profile=name)
+        if self._files.strays != self._strays:
+            self._strays = self._files.strays
+            for stray in self._strays:
+                log.warning("profile_file_not_used", file=stray)
+
+    def tell(self) -> None:
+        """Send all profiles to the master, which has asked for them."""
+        try:
+            self._wire.publish_nowait(self._subject, message(self.book, self._lease.incarnation))
+        except Unreachable:
+            return  # the next echo asks again
+        except MeshError as error:
+            log.error("profiles_not_told", error=error.message)  # noqa: TRY400  (its cause is known)
