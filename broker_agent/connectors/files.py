@@ -1,4 +1,4 @@
-"""What the kinds `directory` and `sftp` share: their actions, and the rules of their paths."""
+"""Actions and rules of paths, shared by the kinds `directory` and `sftp`."""
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase

@@ -15,6 +15,7 @@ from broker_agent.connectors.http.profile import HttpProfile
 from broker_agent.connectors.http.session import HttpSession
 from schemas.messages.actions.http import HttpRequestArgs, Method
 from tests.connectors import Buffer, Handler, HttpService, a_call, failing, failure, run, serving
+from tests.waiting import PATIENCE_S
 
 pytestmark = pytest.mark.integration
 
@@ -173,15 +174,25 @@ def test_idle_connection_that_the_server_closed_costs_nothing() -> None:
 
 
 def test_cancel_ends_a_call_that_waits() -> None:
-    with serving(Strange) as service:
+    asked, over = threading.Event(), threading.Event()
+
+    class Silent(Handler):
+        def answer(self, body: bytes) -> None:
+            asked.set()
+            over.wait(PATIENCE_S)
+            self.close_connection = True
+
+    with serving(Silent) as service:
         its = session(service)
-        timer = threading.Timer(0.2, its.cancel)
-        timer.start()
-        began = time.monotonic()
-        with failing("target_lost", "unknown"):
-            run(its, "http.request", get("/slow", "POST"))
-        assert time.monotonic() - began < 1.4
-        timer.join()
+        canceller = threading.Thread(target=lambda: asked.wait(PATIENCE_S) and its.cancel())
+        canceller.start()
+        try:
+            with failing("target_lost", "unknown"):
+                run(its, "http.request", get("/", "POST"), call=a_call(2 * PATIENCE_S))
+            assert not over.is_set()
+        finally:
+            over.set()
+            canceller.join()
         assert its.is_broken
 
 
