@@ -184,7 +184,12 @@ def test_cancel_ends_a_call_that_waits() -> None:
 
     with serving(Silent) as service:
         its = session(service)
-        canceller = threading.Thread(target=lambda: asked.wait(PATIENCE_S) and its.cancel())
+
+        def cancel() -> None:
+            asked.wait(PATIENCE_S)
+            its.cancel()
+
+        canceller = threading.Thread(target=cancel)
         canceller.start()
         try:
             with failing("target_lost", "unknown"):
