@@ -36,7 +36,12 @@ mesh = mesh_fixture({"web": ()}, env=TIMERS, scope="function")
 # Its tasks go on while the master is away for as long as a restore takes.
 patient_mesh = mesh_fixture(
     {"web": ()},
-    env={**LONG_LEASE, "MESH_TIMERS__LOST_S": "60", "MESH_TIMERS__ADOPT_S": "5"},
+    env={
+        **LONG_LEASE,
+        "MESH_TIMERS__ACK_S": "2.5",
+        "MESH_TIMERS__LOST_S": "60",
+        "MESH_TIMERS__ADOPT_S": "5",
+    },
     scope="function",
     name="patient_mesh",
 )
