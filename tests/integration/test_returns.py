@@ -19,13 +19,13 @@ pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
 TIMERS = {
     "MESH_TIMERS__BEAT_S": "0.3",
-    "MESH_TIMERS__SUSPECT_S": "2",
+    "MESH_TIMERS__SUSPECT_S": "3",
     "MESH_TIMERS__RESENDS": "20",
     "MESH_TIMERS__LOST_S": "25",
     "MESH_TIMERS__ADOPT_S": "5",
 }
 # The agents' own deadline comes first; the master stands still for less than that.
-PAUSE_S = 3.5
+PAUSE_S = 4.5
 
 
 @pytest.fixture(scope="module")
