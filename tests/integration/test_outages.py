@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from tests.harness import MeshProcesses, program
-from tests.meshes import shared_mesh
+from tests.meshes import mesh_fixture
 from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
@@ -31,11 +31,7 @@ LOST = "no connection to the broker since"
 BUSY = ("--", "sh", "-c", "echo begun; exec sleep 600")
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    groups = {"web": ("web-1", "web-2")}
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), groups, env=TIMERS) as made:
-        yield made
+mesh = mesh_fixture({"web": ("web-1", "web-2")}, env=TIMERS)
 
 
 class Shown:

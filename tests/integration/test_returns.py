@@ -1,9 +1,8 @@
-"""What is told of agents that are back, and of those that were never away, follows from facts."""
+"""The account of agents that are back, or were never away, follows from facts."""
 
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,7 +11,7 @@ from schemas.messages.actions import NoopArgs
 from schemas.messages.api import AgentRecord, EventRecord, NameQuery
 from schemas.verbs import AGENT_SHOW
 from tests.harness import MeshProcesses
-from tests.meshes import refused, shared_mesh, state_reached
+from tests.meshes import mesh_fixture, refused, state_reached
 from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
@@ -28,11 +27,7 @@ TIMERS = {
 PAUSE_S = 4.5
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    groups = {"web": ("web-1", "web-2"), "db": ("db-1",)}
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), groups, env=TIMERS) as made:
-        yield made
+mesh = mesh_fixture({"web": ("web-1", "web-2"), "db": ("db-1",)}, env=TIMERS)
 
 
 async def shown(client: MeshClient, agent: str) -> AgentRecord:

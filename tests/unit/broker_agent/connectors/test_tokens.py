@@ -49,7 +49,7 @@ def test_percent_signs_are_doubled_where_the_driver_reads_them() -> None:
         (MYSQL, "select @a := 1"),
     ],
 )
-def test_what_is_no_parameter_stays(dialect: Dialect, sql: str) -> None:
+def test_text_without_parameters_stays(dialect: Dialect, sql: str) -> None:
     assert parse(sql, dialect).texts == (sql,)
 
 
