@@ -63,10 +63,7 @@ def main(argv: list[str]) -> int:
         secrets = msgspec.msgpack.decode(file.read(), type=dict[str, str])
     program = argv[argv.index("--") + 1 :]
     if any(len(value) < SHORT for value in secrets.values()):
-        print(
-            f"a secret has fewer than {SHORT} characters: no output could hide it", file=sys.stderr
-        )
-        return _REFUSED
+        return _say(f"a secret has fewer than {SHORT} characters: none can be hidden", _REFUSED)
     masked = [form.encode() for value in secrets.values() for form in forms(value)]
     try:
         child = subprocess.Popen(
