@@ -51,7 +51,6 @@ class Work:
 
 
 def build_work(plane: Plane, ports: Ports, keys: Keys) -> Work:
-    events, folder = ports.events, ports.mesh.directory
     historian = Historian(plane, ports.history)
     results = ResultPublisher(plane.link, plane.clock)
     plane.link.on_disconnected(lambda _reason: results.on_disconnected())
@@ -62,7 +61,7 @@ def build_work(plane: Plane, ports: Ports, keys: Keys) -> Work:
     assigner = Assigner(plane, settler, transmitter)
     canceller = Canceller(plane, settler, transmitter)
     room = StoreRoom(plane.settings.limits.event_bytes, lambda: plane.facts.appended_bytes)
-    survey = Survey(plane, ports.streams, folder, room)
+    survey = Survey(plane, ports.streams, ports.mesh.directory, room)
     views = Views(
         plane,
         historian.recents.of,
@@ -74,7 +73,7 @@ def build_work(plane: Plane, ports: Ports, keys: Keys) -> Work:
         plane,
         settler,
         assigner,
-        Aftermath(plane, settler, folder, earlier=ports.earlier, restored=ports.restored),
+        _aftermath(plane, ports, settler),
         Listeners(
             want_address=addresses.want,
             on_change=views.note_group,
@@ -91,14 +90,7 @@ def build_work(plane: Plane, ports: Ports, keys: Keys) -> Work:
         on_order_reply=keys.orders.on_reply,
         on_took=presence.on_took,
     )
-    intake = Intake(
-        plane,
-        assigner,
-        room,
-        history_lag_s=historian.lag_s,
-        stalled_since=lambda: events.stalled_since,
-        is_crowded=lambda: events.is_crowded,
-    )
+    intake = _intake(plane, ports, assigner, room, historian)
     _follow(plane, ports, intake, transmitter, presence)
     keys.gate.on_gone.listen(presence.on_closed)
     return Work(
@@ -117,14 +109,39 @@ def build_work(plane: Plane, ports: Ports, keys: Keys) -> Work:
         reports=reports,
         intake=intake,
         fanouts=Fanouts(plane, ports.fanouts, intake, views, ports.restored),
-        transitions=AdminTransitions(
-            plane,
-            presence,
-            keys.revoker,
-            keys.orders,
-            on_change=views.note_group,
-            on_gone=historian.recents.forget,
-        ),
+        transitions=_transitions(plane, keys, presence, views, historian),
+    )
+
+
+def _aftermath(plane: Plane, ports: Ports, settler: Settler) -> Aftermath:
+    folder = ports.mesh.directory
+    return Aftermath(plane, settler, folder, earlier=ports.earlier, restored=ports.restored)
+
+
+def _intake(
+    plane: Plane, ports: Ports, assigner: Assigner, room: StoreRoom, historian: Historian
+) -> Intake:
+    events = ports.events
+    return Intake(
+        plane,
+        assigner,
+        room,
+        history_lag_s=historian.lag_s,
+        stalled_since=lambda: events.stalled_since,
+        is_crowded=lambda: events.is_crowded,
+    )
+
+
+def _transitions(
+    plane: Plane, keys: Keys, presence: PresenceService, views: Views, historian: Historian
+) -> AdminTransitions:
+    return AdminTransitions(
+        plane,
+        presence,
+        keys.revoker,
+        keys.orders,
+        on_change=views.note_group,
+        on_gone=historian.recents.forget,
     )
 
 
