@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from broker_master.core.budgets import Budgets
+from broker_master.core.liveness import Presence
 from broker_master.core.room import StoreRoom
 from broker_master.metrics.survey import Survey
 from broker_master.plane import Plane
@@ -10,6 +11,7 @@ from broker_master.services.addresses import Addresses
 from broker_master.services.aftermath import Aftermath
 from broker_master.services.assign import Assigner
 from broker_master.services.cancel import Canceller
+from broker_master.services.connection_views import ConnectionViews
 from broker_master.services.fanout import Fanouts
 from broker_master.services.historian import Historian
 from broker_master.services.intake import Intake
@@ -17,6 +19,7 @@ from broker_master.services.lastlines import LastLines
 from broker_master.services.late_results import LateResults
 from broker_master.services.notes import notes
 from broker_master.services.presence import Listeners, PresenceService
+from broker_master.services.profiles import ProfileReceiver
 from broker_master.services.receipts import Receipts
 from broker_master.services.reports import Reports
 from broker_master.services.results import ResultPublisher
@@ -42,6 +45,8 @@ class Work:
     receipts: Receipts
     survey: Survey
     views: Views
+    connections: ConnectionViews
+    profiles: ProfileReceiver
     presence: PresenceService
     late: LateResults
     reports: Reports
@@ -67,6 +72,7 @@ def build_work(plane: Plane, ports: Ports, keys: Keys) -> Work:
         historian.recents.of,
         lambda caller: notes(plane, caller, survey.findings, historian.lag_s()),
     )
+    connections = ConnectionViews(plane, views)
     addresses = Addresses(plane, ports.system)
     receipts = Receipts(plane, ports.streams)
     presence = PresenceService(
@@ -76,7 +82,7 @@ def build_work(plane: Plane, ports: Ports, keys: Keys) -> Work:
         _aftermath(plane, ports, settler),
         Listeners(
             want_address=addresses.want,
-            on_change=views.note_group,
+            on_change=connections.note_group,
             on_trust=keys.rotator.note_trust,
             on_greeted=receipts.note_hello,
         ),
@@ -104,12 +110,14 @@ def build_work(plane: Plane, ports: Ports, keys: Keys) -> Work:
         receipts=receipts,
         survey=survey,
         views=views,
+        connections=connections,
+        profiles=_profiles(plane, presence, connections),
         presence=presence,
         late=late,
         reports=reports,
         intake=intake,
         fanouts=Fanouts(plane, ports.fanouts, intake, views, ports.restored),
-        transitions=_transitions(plane, keys, presence, views, historian),
+        transitions=_transitions(plane, keys, presence, connections, historian),
     )
 
 
@@ -132,16 +140,34 @@ def _intake(
     )
 
 
+def _profiles(
+    plane: Plane, presence: PresenceService, connections: ConnectionViews
+) -> ProfileReceiver:
+    def on_change(changed: Presence) -> None:
+        presence.sync_member(changed)
+        connections.note_group(changed.group)
+
+    return ProfileReceiver(plane, on_change)
+
+
 def _transitions(
-    plane: Plane, keys: Keys, presence: PresenceService, views: Views, historian: Historian
+    plane: Plane,
+    keys: Keys,
+    presence: PresenceService,
+    connections: ConnectionViews,
+    historian: Historian,
 ) -> AdminTransitions:
+    def on_gone(agent: str) -> None:
+        historian.recents.forget(agent)
+        plane.profiles.forget(agent)
+
     return AdminTransitions(
         plane,
         presence,
         keys.revoker,
         keys.orders,
-        on_change=views.note_group,
-        on_gone=historian.recents.forget,
+        on_change=connections.note_group,
+        on_gone=on_gone,
     )
 
 
