@@ -17,8 +17,9 @@ signals, and performs the effects of each event in order. Times are readings of 
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
+from schemas.faults import Effect
 from schemas.states import State
 
 # Interval of looks at a process group that outlived its first process.
@@ -29,11 +30,18 @@ GIVE_UP_S: Final = 5.0
 
 
 class Ending(NamedTuple):
-    """End of a task. exit_code: None if its program never ran."""
+    """End of a task. exit_code: None if its program never ran.
+
+    result: of a call through a connection, a msgpack map. effect: of the call on the system; empty
+    for other work. code: of the fault that ended it, or empty.
+    """
 
     state: State
     exit_code: int | None
     reason: str
+    result: bytes = b""
+    effect: Effect | Literal[""] = ""
+    code: str = ""
 
 
 class ProgramPhase(StrEnum):

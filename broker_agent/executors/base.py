@@ -7,19 +7,35 @@ makes one executor for all actions of that family.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from broker_agent.core.program import Ending
 from broker_agent.store.folders import TaskFolder
+from schemas import limits
 from schemas.messages.actions import ActionArgs
 from schemas.states import State
+
+
+class Way(NamedTuple):
+    """The way of a call. connection: name of the profile, or empty. timeout_s: longest time.
+
+    key: by which a server may recognize a repetition of the call.
+    """
+
+    connection: str = ""
+    timeout_s: float = 0.0
+    key: str = ""
+
+
+NO_WAY: Final = Way()
 
 
 class Job(NamedTuple):
     """One attempt for an executor. The caller owns the folder.
 
     trace: trace context to pass on, or empty. outlives_s: seconds of the master's silence after
-    which no process of the task may be left, even if this process hangs or is gone.
+    which no process of the task may be left, even if this process hangs or is gone. way: of work
+    through a connection. output_bytes: limit of its output.
     """
 
     command: str
@@ -28,6 +44,8 @@ class Job(NamedTuple):
     folder: TaskFolder
     trace: str = ""
     outlives_s: float = 0.0
+    way: Way = NO_WAY
+    output_bytes: int = limits.OUTPUT_LIMIT_BYTES
 
 
 # Name of a running task in the journal, made and read by its executor: for a program pid and start
@@ -111,6 +129,9 @@ class Executor(ABC):
         with the exit code of a shell, or None. Raises Refused for a job of another action, and
         calls neither then.
         """
+
+    def admit(self, args: ActionArgs, way: Way) -> None:  # noqa: B027  (for work without needs)
+        """Raise Refused for work that cannot run here; called before it is recorded."""
 
     @property
     def is_behind(self) -> bool:

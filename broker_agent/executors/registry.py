@@ -12,7 +12,7 @@ from broker_agent.executors.cells import Cells
 from broker_agent.executors.conditions import StartConditions
 from broker_agent.warden.table import WardenTable
 from schemas.faults import Refused
-from schemas.messages.actions import ACTIONS
+from schemas.messages.actions import ACTIONS, AnyAction
 
 _PACKAGE: Final = __name__.rpartition(".")[0]
 
@@ -26,7 +26,8 @@ class ExecutorPorts(NamedTuple):
     carrier: copies output from pipes into files. table: tasks and their deadlines, for the warden.
     others: children of this process other than tasks. conditions: for starts. cells:
     control groups of tasks. find_profile: returns a profile of a connection that is in use; raises
-    Refused (`profile_unknown`, `profile_problem`).
+    Refused (`profile_unknown`, `profile_problem`). is_spool_high: whether so much output waits for
+    the broker that calls through connections write no more.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -39,6 +40,7 @@ class ExecutorPorts(NamedTuple):
     conditions: StartConditions
     cells: Cells = Cells(None, "", "")
     find_profile: Callable[[str], UsableProfile] = ProfileBook().find
+    is_spool_high: Callable[[], bool] = lambda: False
 
 
 class Executors:
@@ -86,11 +88,17 @@ class Executors:
 
 
 def build(ports: ExecutorPorts) -> Executors:
-    """Build one executor for each family of actions, from the module of that name."""
+    """Build one executor for each family of actions, and one for all calls to systems."""
     families: dict[str, Executor | Instant] = {}
-    here = [name for name, action in ACTIONS.items() if not action.capability]
-    for action in here:
-        family = action.partition(".")[0]
-        if family not in families:
-            families[family] = import_module(f"{_PACKAGE}.{family}").build(ports)
-    return Executors({action: families[action.partition(".")[0]] for action in here})
+    modules = {name: _module(action) for name, action in ACTIONS.items()}
+    for module in modules.values():
+        if module and module not in families:
+            families[module] = import_module(f"{_PACKAGE}.{module}").build(ports)
+    return Executors({name: families[module] for name, module in modules.items() if module})
+
+
+def _module(action: AnyAction) -> str:
+    """Name of the module of its executor, or empty: the agent does not have it."""
+    if not action.capability:
+        return action.name.partition(".")[0]
+    return "" if action.capability == "script" else "connection"

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from broker_agent.core.admission import Admission, AdmissionState, is_foreign, judge
 from broker_agent.core.program import Ending
 from broker_agent.core.tasks import Refusal, TaskEntry, TaskPhase
-from broker_agent.executors.base import Executor, Instant
+from broker_agent.executors.base import NO_WAY, Executor, Instant, Way
 from broker_agent.services.reporter import Reporter
 from broker_agent.services.resources import ResourceMonitor
 from broker_agent.services.runner import Runner
@@ -82,6 +82,8 @@ class Intake:
         try:
             args = decode_args(run.action, run.args)
             executor = self._executors.find(run.action)
+            if isinstance(executor, Executor):
+                executor.admit(args, _way(run))
         except Refused as fault:
             self._answer(reply_to, run, _rejection(fault))
             return
@@ -137,7 +139,9 @@ class Intake:
             entry,
             run,
             reply_to,
-            lambda: self._runner.begin(executor, entry, args, run.output_limit_bytes, run.trace),
+            lambda: self._runner.begin(
+                executor, entry, args, run.output_limit_bytes, run.trace, _way(run)
+            ),
         )
 
     def _accept_ended(self, run: Run, ending: Ending, reply_to: str) -> None:
@@ -217,6 +221,10 @@ class Intake:
             self._wire.publish_nowait(reply_to, codec.encode(reply))
         except Unreachable:
             return  # the master retries and gets the same answer
+
+
+def _way(run: Run) -> Way:
+    return Way(run.connection, run.timeout_s, run.key) if run.connection else NO_WAY
 
 
 def _rejection(fault: MeshError) -> Admission:

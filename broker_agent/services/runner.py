@@ -14,7 +14,7 @@ import structlog
 
 from broker_agent.core.program import Ending
 from broker_agent.core.tasks import TaskEntry, TaskPhase
-from broker_agent.executors.base import Executor, Job
+from broker_agent.executors.base import NO_WAY, Executor, Job, Way
 from broker_agent.executors.registry import Executors
 from broker_agent.executors.spawn import CannotStart
 from broker_agent.services.reporter import Reporter
@@ -94,9 +94,10 @@ class Runner:
         args: ActionArgs,
         limit_bytes: int,
         trace: str = "",
+        way: Way = NO_WAY,
     ) -> None:
         """Start a recorded attempt in a later turn of the loop, since a start blocks the loop."""
-        active = Active(entry, args, limit_bytes, trace)
+        active = Active(entry, args, limit_bytes, trace, way)
         self._running.active[entry.key] = active
         if not self._starting:
             self._loop.call_soon(self._start_next)
@@ -115,7 +116,9 @@ class Runner:
         except CannotStart as fault:
             self._on_end(active, Ending(State.FAILED, fault.exit_code, fault.message))
         except MeshError as fault:
-            self._on_end(active, Ending(State.FAILED, None, fault.message))
+            effect = fault.effect if active.way.connection else ""
+            ending = Ending(State.FAILED, None, fault.message, effect=effect, code=fault.code)
+            self._on_end(active, ending)
 
     def _start(self, executor: Executor, active: Active) -> None:
         entry = active.entry
@@ -131,7 +134,16 @@ class Runner:
         assert active.args is not None  # noqa: S101  (only recovered attempts have none)
         entry = active.entry
         after_s = self._lease.timers.fence_after_s(entry.kill_after_s)
-        return Job(entry.command, entry.attempt, active.args, folder, active.trace, after_s)
+        return Job(
+            entry.command,
+            entry.attempt,
+            active.args,
+            folder,
+            active.trace,
+            after_s,
+            active.way,
+            active.limit_bytes,
+        )
 
     def _on_started(self, active: Active) -> None:
         entry = active.entry
@@ -188,7 +200,7 @@ class Runner:
         sizes = active.folder.sizes() if active.folder is not None else (0, 0)
         shipment = active.shipment
         is_untouched = shipment is None or shipment.is_untouched
-        if is_untouched and sum(sizes) <= _inline_limit(active) and not _has_lost(active):
+        if is_untouched and sum(sizes) <= _inline_limit(active, ending) and not _has_lost(active):
             self._shipper.drop(entry.key)
             self._close(active, ending, ended_at, sizes)
             return
@@ -212,7 +224,7 @@ class Runner:
         output = None
         if folder is not None:
             is_whole = not (active.shipment and active.shipment.truncated) and not _has_lost(active)
-            if is_whole and 0 < sum(sizes) <= _inline_limit(active):
+            if is_whole and 0 < sum(sizes) <= _inline_limit(active, ending):
                 output = Output(
                     stdout=folder.read(0, sizes[0], 0), stderr=folder.read(1, sizes[1], 0)
                 )
@@ -268,6 +280,9 @@ class Runner:
             stderr_bytes=sizes[1],
             output=output,
             truncated=(shipment is not None and shipment.truncated) or _has_lost(active),
+            result=ending.result,
+            effect=ending.effect,
+            code=ending.code,
         )
 
     def note_idle(self) -> None:
@@ -417,10 +432,17 @@ class Runner:
             ending = Ending(State.LOST, None, f"{restarted} restarted")
             ended_at = self._clock.now()
         else:
-            ending = Ending(State(report.state), report.exit_code, report.reason)
+            ending = Ending(
+                State(report.state),
+                report.exit_code,
+                report.reason,
+                report.result,
+                report.effect,
+                report.code,
+            )
             ended_at = report.ended_at
         sizes = active.folder.sizes() if active.folder is not None else (0, 0)
-        if sum(sizes) <= _inline_limit(active) and not _has_lost(active):
+        if sum(sizes) <= _inline_limit(active, ending) and not _has_lost(active):
             self._close(active, ending, ended_at, sizes)
         else:
             self._ship_rest(active, ending, ended_at, sizes)
@@ -430,8 +452,9 @@ def _has_lost(active: Active) -> bool:
     return active.folder is not None and active.folder.has_lost
 
 
-def _inline_limit(active: Active) -> int:
-    return min(limits.INLINE_OUTPUT_BYTES, active.limit_bytes)
+def _inline_limit(active: Active, ending: Ending) -> int:
+    """Bytes of output that a report may hold beside the result."""
+    return min(limits.INLINE_OUTPUT_BYTES - len(ending.result), active.limit_bytes)
 
 
 def _ignore(outcome: WriteResult) -> None:

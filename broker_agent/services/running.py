@@ -3,7 +3,7 @@
 import asyncio
 
 from broker_agent.core.tasks import AttemptKey, TaskEntry, TaskPhase
-from broker_agent.executors.base import Task
+from broker_agent.executors.base import NO_WAY, Task, Way
 from broker_agent.services.shipper import Shipment
 from broker_agent.services.wire import Station
 from broker_agent.store.folders import TaskFolder
@@ -14,18 +14,34 @@ from schemas.states import State
 class Active:
     """Resources of a running or closing attempt, beside its entry in the book.
 
-    args: None for an attempt of an earlier start of the agent.
+    args: None for an attempt of an earlier start of the agent. way: of a call to a system.
     """
 
-    __slots__ = ("args", "entry", "folder", "limit_bytes", "shipment", "task", "timer", "trace")
+    __slots__ = (
+        "args",
+        "entry",
+        "folder",
+        "limit_bytes",
+        "shipment",
+        "task",
+        "timer",
+        "trace",
+        "way",
+    )
 
     def __init__(
-        self, entry: TaskEntry, args: ActionArgs | None, limit_bytes: int, trace: str = ""
+        self,
+        entry: TaskEntry,
+        args: ActionArgs | None,
+        limit_bytes: int,
+        trace: str = "",
+        way: Way = NO_WAY,
     ) -> None:
         self.entry = entry
         self.args = args
         self.limit_bytes = limit_bytes
         self.trace = trace
+        self.way = way
         self.folder: TaskFolder | None = None
         self.task: Task | None = None
         self.shipment: Shipment | None = None

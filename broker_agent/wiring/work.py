@@ -3,7 +3,7 @@
 import asyncio
 from dataclasses import dataclass
 
-from broker_agent.core.resources import Bounds
+from broker_agent.core.resources import WARN_SHARE, Bounds
 from broker_agent.executors.registry import ExecutorPorts, Executors
 from broker_agent.services.carrier import CarrierPost
 from broker_agent.services.profiles import Profiles
@@ -39,9 +39,9 @@ def build_work(station: Station, ports: Ports) -> Work:
     others: set[int] = set()
     carrier = CarrierPost(others)
     profiles = build_profiles(station, ports.state_dir, ports.settings, others)
-    executors = _executors(station, ports, carrier, others, profiles)
     reporter = Reporter(station)
     shipper = Shipper(station)
+    executors = _executors(station, ports, carrier, others, profiles, shipper)
     running = Running(station)
     watchdog = Watchdog(station, running)
     runner = Runner(
@@ -83,7 +83,9 @@ def _executors(
     carrier: CarrierPost,
     others: set[int],
     profiles: Profiles,
+    shipper: Shipper,
 ) -> Executors:
+    high_bytes = WARN_SHARE * ports.settings.spool_bytes
     return ports.make_executors(
         ExecutorPorts(
             loop=asyncio.get_running_loop(),
@@ -100,5 +102,6 @@ def _executors(
             conditions=ports.conditions,
             cells=ports.cells,
             find_profile=profiles.find,
+            is_spool_high=lambda: shipper.waiting_bytes >= high_bytes,
         )
     )

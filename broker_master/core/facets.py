@@ -22,7 +22,6 @@ class Facets(NamedTuple):
     agent: str
     client: str
     action: str
-    connection: str
     program: str
     argv: str
     exit: float | None
@@ -48,7 +47,6 @@ def facets_of(history: HistoryRecord) -> Facets:
         agent=last.agent if last is not None else record.agent or "",
         client=record.client,
         action=record.action,
-        connection=record.connection or "",
         program=base_name(given),
         argv=record.program or (quoted(given) if given else ""),
         exit=float(codes[-1]) if codes else None,
@@ -64,7 +62,7 @@ def open_value(command: Command, field: str) -> Value | None:  # noqa: PLR0911  
     """One facet of a command in the book, without computing the others."""
     accepted, attempt = command.accepted, command.attempt
     match field:
-        case "id" | "group" | "client" | "action" | "connection":
+        case "id" | "group" | "client" | "action":
             text: str = getattr(accepted, field)
             return text
         case "state":

@@ -14,12 +14,7 @@ def group_now(plane: Plane, accepted: Accepted) -> str:
 
 
 def check_run(plane: Plane, accepted: Accepted) -> None:
-    """Raise Refused if it may not run.
-
-    Codes: `forbidden`, `client_disabled`, `group_unknown`, `connection_unknown`.
-    """
-    if accepted.connection:
-        _ = plane.registry.connection(accepted.connection)
+    """Raise Refused (`forbidden`, `client_disabled`, `group_unknown`) if it may not run."""
     group = group_now(plane, accepted)
     rights.check_use(plane.registry.clients.get(accepted.client), accepted.client, group)
     _ = plane.registry.group(group)

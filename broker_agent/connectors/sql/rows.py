@@ -22,6 +22,8 @@ Format = Literal["jsonl", "csv"]
 Row = Sequence[Any]
 # Rows that a connector fetches and hands over at a time.
 BATCH: Final = 500
+# Bytes of output that a batch has about, so that rows of any size take bounded memory.
+BATCH_BYTES: Final = 256 * 1024
 # Bytes of the first row, and of the names of columns, within a result.
 FIRST_BYTES: Final = 8 * 1024
 COLUMNS_BYTES: Final = 16 * 1024
@@ -61,6 +63,12 @@ class Rows:
             self._first = dict(zip(self._columns, map(plain, rows[0]), strict=True))
         self.count(len(rows))
         self._write(rows)
+
+    def batch(self) -> int:
+        """Number of rows to fetch next: fewer of large ones."""
+        if not self.rows:
+            return 1
+        return max(1, min(BATCH, BATCH_BYTES * self.rows // max(1, self._out.written)))
 
     def count(self, rows: int) -> None:
         """Count rows that the connector writes itself, before it does."""

@@ -59,18 +59,6 @@ from schemas.messages.api.commands import (
     SubmitAnswer,
     SubmitRequest,
 )
-from schemas.messages.api.connections import (
-    ConnectionCreate,
-    ConnectionList,
-    ConnectionMember,
-    ConnectionPin,
-    ConnectionRecord,
-    ConnectionsAnswer,
-    ConnectionSet,
-    ConnectionTest,
-    ConnectionTestAnswer,
-    ConnectionTested,
-)
 from schemas.messages.api.events import EventKind, EventList, EventRecord, EventsAnswer
 from schemas.messages.api.groups import (
     GroupCreate,
@@ -110,16 +98,6 @@ __all__ = [
     "CommandList",
     "CommandPage",
     "CommandQuery",
-    "ConnectionCreate",
-    "ConnectionList",
-    "ConnectionMember",
-    "ConnectionPin",
-    "ConnectionRecord",
-    "ConnectionSet",
-    "ConnectionTest",
-    "ConnectionTestAnswer",
-    "ConnectionTested",
-    "ConnectionsAnswer",
     "DecideRequest",
     "DetailsRecord",
     "Done",

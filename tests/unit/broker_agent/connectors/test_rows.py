@@ -58,7 +58,11 @@ VALUES: list[tuple[Any, Any, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("value", "shown", "field"), VALUES, ids=lambda each: repr(each)[:30])
+@pytest.mark.parametrize(
+    ("value", "shown", "field"),
+    VALUES,
+    ids=[f"{number}-{type(row[0]).__name__}" for number, row in enumerate(VALUES)],
+)
 def test_value_in_each_format(value: Any, shown: Any, field: str) -> None:  # noqa: ANN401
     out = Kept()
     rows = Rows(out, "jsonl", ["a", "b"])

@@ -1,0 +1,1 @@
+"""Worker processes of connections, beside the agent: started on demand, pooled, killable."""
