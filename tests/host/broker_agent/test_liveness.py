@@ -19,7 +19,8 @@ from tests.fake_clock import FakeClock
 from tests.host.broker_agent.rig import WAIT_S, Rig
 from tests.waiting import eventually
 
-SLEEP = ["sleep", "60"]
+# Longer than any wait of a test: it ends because something ends it.
+SLEEP = ["sleep", "600"]
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from schemas.messages.work import Output
 from tests.host.broker_agent.rig import WAIT_S, Rig
 from tests.waiting import eventually
 
-SLEEP = ["sleep", "60"]
+# Longer than any wait of a test: it ends because something ends it.
+SLEEP = ["sleep", "600"]
 
 
 @pytest.fixture

@@ -214,7 +214,7 @@ async def post(tmp_path: Path) -> AsyncIterator[Post]:
     await rig.close()
 
 
-SLEEP = "import time; time.sleep(60)"
+SLEEP = "import time; time.sleep(600)"
 STUBBORN = f"import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(1); {SLEEP}"
 
 
