@@ -12,16 +12,17 @@ import asyncio
 import contextlib
 import os
 import secrets
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Literal, Self, TypedDict, TypeVar, Unpack, overload
+from typing import Final, Self, TypedDict, Unpack
 
 import msgspec
 
 from broker_client.asking import ANSWER_S, Asker
+from broker_client.commands import CommandCalls, not_yet
 from broker_client.context import Context, load_context
 from broker_client.fanouts import Fanouts
+from broker_client.fleet import FleetCalls
 from broker_client.notices import Notices
 from broker_client.output import Output, OutputPart
 from broker_client.results import Reader, Results, Waiter
@@ -31,75 +32,22 @@ from broker_client.runtime.logs import keep_out_of_the_way
 from broker_client.runtime.supervise import TaskSet
 from broker_client.self_renewal import SelfRenewal
 from schemas import codec
-from schemas.faults import Expired, Misused, Refused
+from schemas.faults import Misused
 from schemas.ids import check_command_id
-from schemas.listed import AGENTS, passes
 from schemas.messages.actions import ActionArgs, ProcessArgs, action_of
-from schemas.messages.api import (
-    AgentList,
-    AgentPing,
-    AgentRecord,
-    ClientList,
-    ClientRecord,
-    CommandList,
-    CommandPage,
-    CommandQuery,
-    DecideRequest,
-    EventList,
-    EventRecord,
-    GroupList,
-    GroupRecord,
-    Loss,
-    NoQuery,
-    OnInactive,
-    OnLost,
-    PingAnswer,
-    RetryRequest,
-    StatusAnswer,
-    SubmitAnswer,
-    SubmitRequest,
-)
+from schemas.messages.api import Loss, OnInactive, OnLost, SubmitAnswer, SubmitRequest
 from schemas.messages.facts import CommandRecord
-from schemas.states import TERMINAL
 from schemas.subjects import inbox_prefix
-from schemas.verbs import (
-    AGENT_LIST,
-    AGENT_PING,
-    CLIENT_LIST,
-    COMMAND_CANCEL,
-    COMMAND_DECIDE,
-    COMMAND_LIST,
-    COMMAND_RETRY,
-    COMMAND_SHOW,
-    COMMAND_SUBMIT,
-    COMMAND_WAIT,
-    DEADLETTER_LIST,
-    DEADLETTER_RETRY,
-    EVENTS_LIST,
-    GROUP_LIST,
-    MESH_STATUS,
-    AnyVerb,
-    Verb,
-)
+from schemas.verbs import COMMAND_SUBMIT
 
 __all__ = ["MeshClient", "Output", "OutputPart", "SubmitFields", "Work"]
 
 # Seconds of retries of a submission, with the same id.
 SUBMIT_S: Final = 30.0
-# Seconds that the master holds a `command.wait` before it answers "not yet"; it allows 60.
-WAIT_HOLD_S: Final = 30.0
-# Seconds that the master holds a request of a reader of events; it does not answer these at its
-# end, so that a reader takes so much longer to notice.
-EVENTS_HOLD_S: Final = 5.0
-# Greatest page of commands that the master gives.
-PAGE: Final = 500
 RESULTS_UNREAD: Final = 10_000
 # Each reader of output has one request in flight; the broker allows a client more than this.
 READERS: Final = 512
 
-M = TypeVar("M")
-Q = TypeVar("Q", bound=msgspec.Struct)
-A = TypeVar("A", bound=msgspec.Struct)
 Work = ActionArgs | Sequence[str]
 
 
@@ -130,7 +78,7 @@ class SubmitFields(TypedDict, total=False):
     tags: dict[str, str]
 
 
-class MeshClient:
+class MeshClient(CommandCalls, FleetCalls):
     """One client of the mesh on one connection. Belongs to the loop that it was connected in.
 
     notices: of a broker or master that does not answer; without `say` there are none.
@@ -141,12 +89,14 @@ class MeshClient:
 
     def __init__(self, link: Link, *, name: str, role: str, answer_s: float = ANSWER_S) -> None:
         """Use a connected link. `connect` is the usual way to a client."""
+        super().__init__(
+            Asker(link, name, role, answer_s=answer_s),
+            TaskSet(f"mesh client {name}", limit=READERS),
+        )
         self._link = link
-        self._asker = Asker(link, name, role, answer_s=answer_s)
         self.notices = Notices(link, self._asker)
         self._results = Results(self._asker)
         self.fanouts = Fanouts(self._asker)
-        self._tasks = TaskSet(f"mesh client {name}", limit=READERS)
         self._renewal: SelfRenewal | None = None
         # Ids must be unique, not secret: one random part per client, then a count.
         self._id_prefix = secrets.token_hex(8)
@@ -265,7 +215,7 @@ class MeshClient:
                     await self._results.look_up(answer.id)
                 return await waiter.record()
         except TimeoutError as error:
-            raise _not_yet(_id_of(request), timeout_s) from error
+            raise not_yet(_id_of(request), timeout_s) from error
         finally:
             self._results.forget(waiter)
 
@@ -288,121 +238,6 @@ class MeshClient:
         finally:
             self._results.forget(waiter)
 
-    async def wait(
-        self, id: str, *, timeout_s: float | None = None, with_output: bool = False
-    ) -> CommandRecord:
-        """Wait for the end of command `id` of any client, and return its record.
-
-        timeout_s: None for no limit. Raises `command_unknown`; Expired (`wait_timeout`), the
-        command continues then; or Unreachable after a minute without an answer.
-        """
-        query = CommandQuery(
-            id=check_command_id(id), with_output=with_output, timeout_s=WAIT_HOLD_S
-        )
-        try:
-            async with asyncio.timeout(timeout_s):
-                while True:
-                    record = await self._wait_once(query)
-                    if record is not None:
-                        return record
-        except TimeoutError as error:
-            raise _not_yet(id, timeout_s) from error
-
-    async def show(self, id: str, *, with_output: bool = False) -> CommandRecord:
-        """Return the present record of command `id`; `with_output` adds small output."""
-        query = CommandQuery(id=check_command_id(id), with_output=with_output)
-        return await self.ask(COMMAND_SHOW, query)
-
-    async def list(self, query: CommandList | None = None) -> CommandPage:
-        """Return a page of commands, newest first; `page.cursor` is the cursor of the next one.
-
-        `query.filter`: words such as `state:failed,lost label:deploy=42 program:apt* since:1d`.
-        Raises `filter_invalid`, or `filter_unsupported` if the master is too old for filters.
-        """
-        query = query or CommandList()
-        page = await self.ask(COMMAND_LIST, query)
-        _check_filtered(query.filter, page.filter)
-        return page
-
-    async def find(self, filter: str, *, limit: int = 1000) -> "Sequence[CommandRecord]":
-        """Return the first `limit` commands that match all words of `filter`, as with `list`."""
-        found: dict[str, CommandRecord] = {}
-        query = CommandList(filter=filter, limit=min(limit, PAGE))
-        while True:
-            page = await self.list(query)
-            for record in page.commands:
-                # A command that ends between two pages may come twice.
-                found.setdefault(record.id, record)
-            if page.cursor is None or len(found) >= limit:
-                return [*found.values()][:limit]
-            query = msgspec.structs.replace(query, cursor=page.cursor)
-
-    async def cancel(self, id: str) -> CommandRecord:
-        """Request the end of command `id`; `wait` returns once it has ended.
-
-        Raises `command_unknown`, or `command_ended` if it has ended already.
-        """
-        query = CommandQuery(id=check_command_id(id))
-        return await self.ask(COMMAND_CANCEL, query)
-
-    async def retry(self, id: str, *, new_id: str | None = None) -> SubmitAnswer:
-        """Submit the ended command `id` again: the same body, an id of its own.
-
-        The new command belongs to this client and has the label `retry-of`. Without an answer the
-        request is retried with the same new id (idempotent). Raises `command_unknown`,
-        `command_open`, `body_not_kept`, `id_conflict`, or a fault of `submit`.
-        """
-        chosen = check_command_id(new_id or secrets.token_hex(12))
-        request = RetryRequest(id=check_command_id(id), new_id=chosen)
-        answer = await self._asker.ask_until_answered(COMMAND_RETRY, request)
-        # As with `submit`: an id of our own was not known before our first try.
-        return answer if new_id else msgspec.structs.replace(answer, duplicate=False)
-
-    async def decide(self, id: str, decision: Literal["fail", "rerun"]) -> CommandRecord:
-        """Decide about command `id`, which waits since the loss of its attempt.
-
-        `fail` ends it as lost, `rerun` queues it for a new attempt. Raises `command_unknown`, or
-        `not_undecided` if it does not wait for a decision.
-        """
-        request = DecideRequest(id=check_command_id(id), decision=decision)
-        return await self.ask(COMMAND_DECIDE, request)
-
-    async def dead_letters(self, query: CommandList | None = None) -> CommandPage:
-        """Return a page of commands that no agent has acknowledged, as with `list`."""
-        return await self.ask(DEADLETTER_LIST, query or CommandList())
-
-    async def retry_dead_letter(self, id: str, *, new_id: str | None = None) -> SubmitAnswer:
-        """Submit a dead letter again, as a command of this client with an id of its own.
-
-        Without an answer the request is retried with the same new id (idempotent). Raises
-        `command_unknown` if there is no such dead letter, or `id_conflict`.
-        """
-        chosen = check_command_id(new_id or secrets.token_hex(12))
-        request = RetryRequest(id=check_command_id(id), new_id=chosen)
-        answer = await self._asker.ask_until_answered(DEADLETTER_RETRY, request)
-        # As with `submit`: an id of our own was not known before our first try.
-        return answer if new_id else msgspec.structs.replace(answer, duplicate=False)
-
-    def logs(
-        self, id: str, *, attempt: int | None = None, follow: bool = False, times: bool = False
-    ) -> Output:
-        """Return the output of command `id` from its first byte on, to be read with `async for`.
-
-        attempt: its number; None: the newest, and with `follow` the later ones as well. follow:
-        continue until the command has ended, across reconnects. Raises `command_unknown`,
-        `attempt_unknown`, or Unreachable after a minute without an answer. times: parts have the
-        times at which they were printed, unless the master is of 0.1.0. Call `aclose` when reading
-        ends early.
-        """
-        return Output(
-            self._asker,
-            self._tasks,
-            check_command_id(id),
-            attempt=attempt,
-            follow=follow,
-            times=times,
-        )
-
     @contextlib.contextmanager
     def results(self, *, unread: int = RESULTS_UNREAD) -> Iterator[Reader]:
         """Receive each result of this client's commands during the block, for `async for`.
@@ -415,115 +250,6 @@ class MeshClient:
             yield reader
         finally:
             self._results.close_reader(reader)
-
-    # the mesh
-
-    async def agents(
-        self, *, group: str | None = None, status: str | None = None, filter: str = ""
-    ) -> Sequence[AgentRecord]:
-        """Return all agents by name, of all pages.
-
-        filter: words such as `web-* status:no_response expires:<14d tag:site=a`; raises as `list`.
-        """
-        request = AgentList(group=group, status=status, filter=filter)
-        found: list[AgentRecord] = []
-        while True:
-            page = await self.ask(AGENT_LIST, request)
-            found += page.agents
-            if page.cursor is None:
-                # A master of 0.1.0 has answered with all agents.
-                return found if page.filter == filter else _passing(found, filter)
-            request = msgspec.structs.replace(request, cursor=page.cursor)
-
-    async def ping(self, agent: str, *, timeout_s: float = 5.0) -> PingAnswer:
-        """Measure the round trip from the master to an agent; `rtt_s` is None after the timeout.
-
-        Raises `agent_unknown`, or Unreachable if the master does not answer.
-        """
-        request = AgentPing(name=agent, timeout_s=timeout_s)
-        return await self._asker.ask(AGENT_PING, request, wait_s=timeout_s)
-
-    async def events(
-        self, filter: str = "", *, since: float | None = None, follow: bool = False
-    ) -> AsyncIterator[EventRecord]:
-        """Yield events of agents, groups, commands and certificates, the oldest first.
-
-        filter: words such as `kind:command what:failed,lost group:web`. since: unix time; without
-        it all stored events, or with `follow` new events only. follow: continue without an end,
-        also across outages of the master. An event of kind `gap` marks a place at which matching
-        events may be missing. Raises `filter_invalid`, `rate_limited` if too many requests of this
-        client wait for events, or Unreachable after a minute without an answer.
-        """
-        hold_s = EVENTS_HOLD_S if follow else 0.0
-        request = EventList(
-            filter=filter, since=since, from_now=follow and since is None, wait_s=hold_s
-        )
-        while True:
-            answer = await self._asker.ask_until_answered(EVENTS_LIST, request, wait_s=hold_s)
-            for event in answer.events:
-                yield event
-            if not answer.events and not follow:
-                return
-            request = msgspec.structs.replace(
-                request, cursor=answer.cursor, since=None, from_now=False
-            )
-
-    async def groups(self) -> Sequence[GroupRecord]:
-        """Return all groups by name, of all pages."""
-        request = GroupList()
-        found: list[GroupRecord] = []
-        while True:
-            page = await self.ask(GROUP_LIST, request)
-            found += page.groups
-            if page.cursor is None:
-                return found
-            request = msgspec.structs.replace(request, cursor=page.cursor)
-
-    async def clients(self) -> Sequence[ClientRecord]:
-        """Return all clients by name, of all pages."""
-        request = ClientList()
-        found: list[ClientRecord] = []
-        while True:
-            page = await self.ask(CLIENT_LIST, request)
-            found += page.clients
-            if page.cursor is None:
-                return found
-            request = msgspec.structs.replace(request, cursor=page.cursor)
-
-    async def status(self) -> StatusAnswer:
-        return await self.ask(MESH_STATUS, NoQuery())
-
-    @overload
-    async def ask(self, noun: Verb[Q, A], verb: Q) -> A: ...
-
-    @overload
-    async def ask(self, noun: str, verb: str, request: msgspec.Struct, kind: type[M]) -> M: ...
-
-    async def ask(
-        self,
-        noun: AnyVerb | str,
-        verb: msgspec.Struct | str,
-        request: msgspec.Struct | None = None,
-        kind: type[object] = object,
-    ) -> object:
-        """Call any verb of docs/protocol.md: `ask(AGENT_SHOW, NameQuery(name="web-1"))`.
-
-        The verbs are in `schemas.verbs`, each with the types of its request and its answer. A verb
-        of a newer mesh is called by its names, `ask("agent", "show", request, kind)`. There is no
-        retry: after Unreachable with effect `unknown`, check the state before calling again.
-        """
-        if isinstance(noun, AnyVerb) and isinstance(verb, msgspec.Struct):
-            return await self._asker.ask_named(noun.noun, noun.verb, verb, noun.answer)
-        if isinstance(noun, str) and isinstance(verb, str) and request is not None:
-            return await self._asker.ask_named(noun, verb, request, kind)
-        raise TypeError("ask(VERB, request) or ask(noun, verb, request, kind)")
-
-    async def ask_until_answered(self, verb: Verb[Q, A], request: Q) -> A:
-        """As `ask`, for reads and other idempotent requests: retried without an answer.
-
-        Raises Unreachable after a minute without an answer.
-        """
-        return await self._asker.ask_until_answered(verb, request)
 
     # below
 
@@ -544,18 +270,6 @@ class MeshClient:
             return msgspec.structs.replace(answer, duplicate=False)
         return answer
 
-    async def _wait_once(self, query: CommandQuery) -> CommandRecord | None:
-        """Return the record once it is terminal; None after the master's timeout."""
-        try:
-            record = await self._asker.ask_until_answered(
-                COMMAND_WAIT, query, wait_s=query.timeout_s
-            )
-        except Expired as error:
-            if error.code == "wait_timeout":
-                return None
-            raise
-        return record if record.state in TERMINAL else None
-
 
 def _arguments_of(work: Work) -> ActionArgs:
     if isinstance(work, ActionArgs):
@@ -569,22 +283,6 @@ def _id_of(request: SubmitRequest) -> str:
     if request.id is None:
         raise Misused("id_invalid", "a submission without an id")
     return check_command_id(request.id)
-
-
-def _passing(agents: Sequence[AgentRecord], filter: str) -> Sequence[AgentRecord]:
-    now = time.time()
-    words = AGENTS.parse(filter, now)
-    return [agent for agent in agents if passes(words, agent, now)]
-
-
-def _check_filtered(wanted: str, obeyed: str) -> None:
-    """Refuse an answer to which the master has not applied the filter."""
-    if wanted != obeyed:
-        raise Refused("filter_unsupported", "the master has not filtered what it answered")
-
-
-def _not_yet(command: str, timeout_s: float | None) -> Expired:
-    return Expired("wait_timeout", f"command {command} has not ended within {timeout_s or 0:g} s")
 
 
 def _identity_of(context: Context) -> Callable[[], LinkIdentity]:

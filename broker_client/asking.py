@@ -39,8 +39,8 @@ _UNPROVED_TRIES: Final = 5
 
 # Advice if the broker answers, but no master does.
 NO_MASTER: Final = (
-    "start the master: broker-master serve --state-dir D; if it runs, see its log and whether"
-    " its /readyz answers 200"
+    "start the master: broker-master serve --state-dir D; if it runs, see `mesh doctor`, its log"
+    " and whether its /readyz answers 200"
 )
 # Where to look if a master is there, and does not answer.
 _LOOK: Final = "see `mesh doctor`, and the master's log and /readyz"

@@ -118,4 +118,4 @@ class Notices:
     def _on_absent(self) -> None:
         """Requests that an ended master has held are answered by nobody: ask the next one."""
         if self._outages.on_absent(time.time()):
-            self._link.fail_requests("the master has ended")
+            self._link.fail_requests("the master has lost its connection, or has ended")

@@ -19,6 +19,7 @@ from broker_master.core.commands import Command
 from broker_master.core.dispatch import Dispatcher
 from broker_master.core.fanout_table import FanoutTable
 from broker_master.core.liveness import Roster
+from broker_master.core.profiles import ProfileTable
 from broker_master.core.standing import Standing
 from broker_master.core.statuses import Statuses
 from broker_master.core.tallies import Tally
@@ -86,10 +87,15 @@ class Plane:
     waiters: dict[str, list["asyncio.Future[None]"]] = field(default_factory=dict)
     doubtful: set[str] = field(default_factory=set)
     shut_out: dict[str, float] = field(default_factory=dict)
+    profiles: ProfileTable = field(default_factory=ProfileTable)
     statuses: Statuses = field(init=False)
 
     def __post_init__(self) -> None:
-        self.statuses = Statuses(self.telemetry.on_status, self.telemetry.on_group_status)
+        self.statuses = Statuses(
+            self.telemetry.on_status,
+            self.telemetry.on_group_status,
+            self.telemetry.on_connection_status,
+        )
 
     @property
     def timers(self) -> Timers:

@@ -7,7 +7,7 @@ import structlog
 from broker_client.runtime.signals import Signal
 from broker_master.core.eventlog import EventLog
 from broker_master.core.measures import Measures
-from broker_master.core.statuses import GroupChange, StatusChange
+from broker_master.core.statuses import ConnectionChange, GroupChange, StatusChange
 from broker_master.core.strays import Strays
 from broker_master.core.tallies import Tally
 from schemas.messages.audit import AuditEntry
@@ -63,5 +63,16 @@ class Telemetry:
             str(change.new),
             at=change.at,
             was=str(change.old),
+            detail=change.reason,
+        )
+
+    def on_connection_status(self, change: ConnectionChange) -> None:
+        self.eventlog.add(
+            "connection",
+            change.connection,
+            change.group,
+            change.new,
+            at=change.at,
+            was=change.old,
             detail=change.reason,
         )

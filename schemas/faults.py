@@ -100,6 +100,12 @@ FAULTS: Final[dict[str, FaultKind]] = {
     "connection_disabled": FaultKind(
         409, "later", 6, "enable it with `mesh connection enable NAME`"
     ),
+    "connection_busy": FaultKind(
+        409,
+        "later",
+        6,
+        "disable it, and wait for its commands: `mesh command list connection:NAME`",
+    ),
     "connection_needed": FaultKind(
         400, "never", 2, "name the connection: `mesh do CONNECTION ACTION`"
     ),

@@ -61,6 +61,7 @@ COMMANDS: Final = Language(
         "agent": Field(),
         "client": Field(),
         "action": Field(),
+        "connection": Field(),
         "program": Field(),
         "argv": Field(),
         "exit": _NUMBER,

@@ -21,6 +21,7 @@ from schemas.messages.api import (
     certificates,
     clients,
     commands,
+    connections,
     events,
     groups,
     mesh,
@@ -152,6 +153,30 @@ GROUP_ROTATE: Final = Verb("group", "rotate", base.NameQuery, groups.RotateAnswe
     role="admin", changes=True, does="make all of its agents renew their certificates")
 GROUP_DELETE: Final = Verb("group", "delete", base.NameQuery, base.Done,
     role="admin", changes=True, does="delete an empty group")
+
+CONNECTION_CREATE: Final = Verb("connection", "create",
+    connections.ConnectionCreate, connections.ConnectionRecord,
+    role="admin", changes=True, does="make a connection through a group")
+CONNECTION_SET: Final = Verb("connection", "set",
+    connections.ConnectionSet, connections.ConnectionRecord,
+    role="admin", changes=True, does="change its limits, actions or note")
+CONNECTION_SHOW: Final = Verb("connection", "show", base.NameQuery, connections.ConnectionRecord,
+    role="viewer", changes=False, does="one connection, with the profile of each host")
+CONNECTION_LIST: Final = Verb("connection", "list",
+    connections.ConnectionList, connections.ConnectionsAnswer,
+    role="viewer", changes=False, does="connections by name")
+CONNECTION_PIN: Final = Verb("connection", "pin",
+    connections.ConnectionPin, connections.ConnectionRecord,
+    role="admin", changes=True, does="use only profiles of one hash")
+CONNECTION_ENABLE: Final = Verb("connection", "enable", base.NameQuery, base.Done,
+    role="operator", changes=True, does="take commands through it again")
+CONNECTION_DISABLE: Final = Verb("connection", "disable", base.NameQuery, base.Done,
+    role="operator", changes=True, does="start no more commands through it")
+CONNECTION_TEST: Final = Verb("connection", "test",
+    connections.ConnectionTest, connections.ConnectionTestAnswer,
+    role="operator", changes=True, does="try the way to the system from each active host")
+CONNECTION_DELETE: Final = Verb("connection", "delete", base.NameQuery, base.Done,
+    role="admin", changes=True, does="delete a connection without open commands")
 
 CLIENT_CREATE: Final = Verb("client", "create", clients.ClientCreate, clients.IdentityAnswer,
     role="admin", changes=True, does="sign keys for a new client")

@@ -1,9 +1,10 @@
 """Calls of connectors without an agent, and the servers that they reach."""
 
+import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from msgspec import Struct
 
 from broker_agent.connectors.api import Call, CallFailed, Session
+from tests.proxy import Proxy
+from tests.waiting import PATIENCE_S
 
 CALL_S = 30.0
 
@@ -121,3 +124,27 @@ def serving(
         service.shutdown()
         service.server_close()
         thread.join()
+
+
+@contextlib.contextmanager
+def proxied(port: int) -> Iterator[tuple[int, Callable[[], None]]]:
+    """A port before `port`, and a function that freezes all connections through it."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    proxy = Proxy(port)
+
+    def do(work: Coroutine[Any, Any, object]) -> None:
+        asyncio.run_coroutine_threadsafe(work, loop).result(PATIENCE_S)
+
+    async def freeze() -> None:
+        proxy.freeze()
+
+    do(proxy.__aenter__())
+    try:
+        yield proxy.port, lambda: do(freeze())
+    finally:
+        do(proxy.__aexit__(None, None, None))
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

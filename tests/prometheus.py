@@ -230,7 +230,7 @@ class Watchers:
         give_up_at = time.monotonic() + READY_S
         while True:
             try:
-                await asyncio.to_thread(lambda: urlopen(url, timeout=10).close())
+                await asyncio.to_thread(lambda: urlopen(url, timeout=60).close())
             except (URLError, ConnectionError):
                 if not child.is_running or time.monotonic() > give_up_at:
                     raise RuntimeError(f"{child.name}: {child.last_words()}") from None

@@ -311,6 +311,47 @@ def test_no_test_judges_absolute_time() -> None:
     assert JUDGES_TIME.search("assert time.monotonic() " + "- began < 3")
 
 
+# A wait for what must come about, of less than half a minute; waits below a second are for what
+# must not come.
+SHORT_WAIT = re.compile(
+    r"(?:within_s=|(?<!\{waiting\}, )\btimeout=|asyncio\.timeout\(|eventually\(lambda: [^,()]*, )"
+    r"(?:[1-9]|[12][0-9])(?:\.[0-9]+)?[,)]"
+)
+TRUE_TIME = ("tests/chaos", "tests/bench", "tests/test_house.py", "tests/conftest.py")
+
+
+def test_waits_of_tests_are_long_enough_for_a_slow_machine() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in swept(".py")
+        if path.is_relative_to(ROOT / "tests")
+        and not any(path.is_relative_to(ROOT / part) for part in TRUE_TIME)
+        for line in path.read_text().splitlines()
+        if SHORT_WAIT.search(line)
+    ]
+    assert found == []
+    assert SHORT_WAIT.search("wait(within_s=" + "5.0)")
+    assert SHORT_WAIT.search("await eventually(lambda: x, " + "5)")
+    assert not SHORT_WAIT.search("next_msg(timeout=" + "0.2)")
+
+
+# The factory, and two modules that need another release or a folder of their own.
+MESH_MAKERS = {
+    "tests/integration/test_old_release.py",
+    "tests/integration/test_sec_tasks.py",
+    "tests/unit/broker_master/conftest.py",
+}
+
+
+def test_modules_make_their_mesh_by_one_factory() -> None:
+    found = {
+        str(path.relative_to(ROOT))
+        for path in swept(".py")
+        if re.search(r"^(?:async )?def mesh\(", path.read_text(), re.MULTILINE)
+    }
+    assert found == MESH_MAKERS
+
+
 # Folders and pages that keep the language of docs/contributing.md.
 SWEPT = (
     "CHANGELOG.md",

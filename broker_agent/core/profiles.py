@@ -108,7 +108,7 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
         settings = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         fault, line = parser_line(str(error))
-        raise ProfileProblem(f"not TOML: {fault}", line or text.count("\n") + 1) from None
+        raise ProfileProblem(f"not TOML: {fault}", line or len(text.splitlines())) from None
     kind = settings.pop("kind", None)
     if not isinstance(kind, str):
         line = line_of(text, ["kind"])
@@ -147,7 +147,7 @@ def _typed(settings: Settings, connector: Checker, text: str) -> Any:  # noqa: A
         said = str(error)
         path = path_of(said)
         words = in_words(said, connector.profile)
-        if is_secret(connector.profile, path) and "`object`, got" in said:
+        if is_secret(connector.profile, path) and "object" in said and "got `str`" in said:
             words = f'{".".join(path)} is no reference to a secret, such as {{ file = "/PATH" }}'
         raise ProfileProblem(words, line_of(text, path)) from None
 

@@ -79,6 +79,19 @@ def references(settings: Any) -> dict[str, Secret]:  # noqa: ANN401  (any part o
     return dict(_walk(settings, ""))
 
 
+def references_in(settings: object, path: str = "") -> dict[str, Secret]:
+    """As `references`, of a file whose kind has no type here: each table that is a reference."""
+    if isinstance(settings, Mapping) and set(settings) & set(SOURCES):
+        try:
+            return {path: msgspec.convert(settings, Secret)}
+        except msgspec.ValidationError:
+            pass
+    found: dict[str, Secret] = {}
+    for name, inner in _parts(settings):
+        found |= references_in(inner, f"{path}.{name}" if path else name)
+    return found
+
+
 def _walk(value: object, path: str) -> Iterator[tuple[str, Secret]]:
     if isinstance(value, Secret):
         yield path, value

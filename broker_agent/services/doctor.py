@@ -56,6 +56,7 @@ def examine(
     seen = findings.look("login at the broker", _log_in, visit)
     findings.look("permissions", _permissions, seen)
     findings.look("round trip", _round_trip, seen)
+    findings.look("profiles", lambda path: _profiles(path, settings), folder)
     findings.look("agent process", _process, folder)
     return findings
 
@@ -245,6 +246,22 @@ def _round_trip(seen: _Seen) -> tuple[str, float]:
             state="warning",
         )
     return said, seen.round_trip_s
+
+
+def _profiles(path: Path, settings: AgentSettings) -> tuple[str, int]:
+    """Check the files of all profiles as they are now."""
+    from broker_agent.services.profile_desk import rows  # beside plug-ins, only looked at here
+
+    found, strays = rows(path, settings)
+    wrong = [each.problem for each in found if each.problem] + strays
+    if wrong:
+        raise Trouble(
+            f"{len(wrong)} of {len(found) + len(strays)} cannot be used: {wrong[0]}",
+            "connections of their names do not choose this agent, or an earlier version is in use",
+            f"broker-agent profile check --state-dir {path}",
+            state="warning",
+        )
+    return f"{len(found)} can be used" if found else "none: no connection goes through here", 0
 
 
 def _process(path: Path) -> tuple[str, AgentState]:

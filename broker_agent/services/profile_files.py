@@ -14,6 +14,7 @@ from typing import Any, Final
 from msgspec import structs
 
 from broker_agent.connectors import kinds
+from broker_agent.core.lines import line_of
 from broker_agent.core.profile_book import Found
 from broker_agent.core.profiles import (
     FILE_BYTES,
@@ -26,7 +27,7 @@ from broker_agent.core.profiles import (
     parse,
 )
 from broker_agent.core.references import Vault
-from broker_agent.settings import ConnectorSettings
+from broker_agent.settings import AgentSettings, ConnectorSettings
 from broker_client.runtime.files import open_regular
 from schemas import limits
 
@@ -116,7 +117,7 @@ class ProfileFiles:
             if has_plain(settings) and (fault := _trust_fault(facts, has_plain=True)):
                 raise ProfileProblem(fault)
             if fault := kinds.kind_fault(kind, self._plugins):
-                raise ProfileProblem(fault)
+                raise ProfileProblem(fault, line_of(text, ["kind"]))
             is_plugin = kind not in kinds.KINDS
             checker = self._check_plugin if is_plugin else kinds.check_settings
             checked = checker(kind, settings, text)
@@ -135,6 +136,12 @@ class ProfileFiles:
             vault=self._vault,
         )
         return Found(name=name, path=str(path), kind=kind, profile=profile, checked=checked), True
+
+
+def folders_of(state_dir: Path, settings: AgentSettings) -> list[Path]:
+    """Folders with profiles of this host."""
+    shared = [Path(settings.profiles_dir)] if settings.profiles_dir else []
+    return [*shared, state_dir / "profiles.d"]
 
 
 def _trust_fault(facts: os.stat_result, *, has_plain: bool = False) -> str:

@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 
 
 class Profiles:
-    """Profiles in use. looks: number of completed looks, for whoever has asked for one.
+    """Profiles in use. looks: number of all looks; readings: of those that read all files.
 
     look_s: returns the seconds between two looks.
     """
@@ -36,10 +36,21 @@ class Profiles:
         self._strays: list[str] = []
         self.book = ProfileBook()
         self.looks = 0
+        self.readings = 0
 
     @property
     def digest(self) -> str:
         return self.book.digest
+
+    @property
+    def in_use(self) -> dict[str, str]:
+        """Hash of each profile in use, by name."""
+        return {each.name: each.profile.hash for each in self.book if each.profile}
+
+    @property
+    def problems(self) -> dict[str, str]:
+        """Why files are not in use, by name."""
+        return {each.name: each.problem for each in self.book if each.problem}
 
     @property
     def strays(self) -> list[str]:
@@ -73,6 +84,7 @@ class Profiles:
         found = await asyncio.to_thread(self._files.read, again=again)
         before, self.book = self.book, self.book.merge(found)
         self.looks += 1
+        self.readings += again
         self._say(before)
         if self.book.digest != before.digest:
             self._fitness()

@@ -11,10 +11,10 @@ import structlog
 from broker_agent.core.lease import Lease, LeasePhase
 from broker_agent.executors.base import Enclosure
 from broker_agent.services.handshake import Handshake
+from broker_agent.services.profiles import Profiles
 from broker_agent.services.resources import ResourceMonitor
 from broker_agent.services.running import Running
 from broker_agent.services.wire import Station
-from broker_agent.store.identity_slots import AgentFacts
 from broker_client.runtime.files import read_bytes, write_passing
 from schemas.faults import MeshError
 from schemas.moments import rfc3339
@@ -32,7 +32,9 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     lease_age_s: age of the lease in seconds at `read_s`, a reading of the monotonic clock.
     fence_after_s: age at which tasks without a deadline of their own are ended. cells: whether
     tasks start in control groups; None: unknown. uncelled: number of tasks that started without;
-    uncelled_why: cause of the newest.
+    uncelled_why: cause of the newest. profiles: hash of each in use, by name; profile_problems:
+    of files that are not in use. profiles_read: number of readings of all files; None: an agent of
+    a release without profiles.
     """
 
     pid: int
@@ -52,6 +54,9 @@ class AgentState(msgspec.Struct, frozen=True, kw_only=True):
     cells: bool | None = None
     uncelled: int = 0
     uncelled_why: str = ""
+    profiles: dict[str, str] = {}
+    profile_problems: dict[str, str] = {}
+    profiles_read: int | None = None
 
     def lease_age_at(self, now_s: float) -> float | None:
         """Age of the lease in seconds; None while linked, since renewals are not written."""
@@ -86,7 +91,6 @@ class StatusFile:
     def __init__(
         self,
         state_dir: Path,
-        facts: AgentFacts,
         station: Station,
         *,
         running: Running,
@@ -94,11 +98,12 @@ class StatusFile:
         room: ResourceMonitor,
         trouble: Callable[[], str],
         enclosure: Callable[[], Enclosure],
+        profiles: Profiles,
     ) -> None:
+        self._profiles = profiles
         self._trouble = trouble
         self._enclosure = enclosure
         self._path = state_dir / STATUS_FILE
-        self._facts = facts
         self._station = station
         self._running = running
         self._handshake = handshake
@@ -150,6 +155,9 @@ class StatusFile:
             cells=enclosure.is_used,
             uncelled=enclosure.missed,
             uncelled_why=enclosure.why,
+            profiles=self._profiles.in_use,
+            profile_problems=self._profiles.problems,
+            profiles_read=self._profiles.readings,
         )
         try:
             write_passing(self._path, msgspec.json.encode(state))

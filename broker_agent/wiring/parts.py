@@ -72,13 +72,13 @@ def build(station: Station, ports: Ports) -> Parts:
     renewer = contact.renewer
     status = StatusFile(
         ports.state_dir,
-        ports.facts,
         station,
         running=work.running,
         handshake=contact.handshake,
         room=work.room,
         trouble=lambda: renewer.trouble,
         enclosure=lambda: work.executors.enclosure,
+        profiles=work.profiles,
     )
     inbound = build_inbound(station, ports, work, contact, status)
     listen(station, ports.line, inbound.inbox, contact, work.shipper, status)

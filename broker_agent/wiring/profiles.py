@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from broker_agent.core.profiles import Checked
-from broker_agent.services.profile_files import ProfileFiles
+from broker_agent.services.profile_files import ProfileFiles, folders_of
 from broker_agent.services.profiles import Profiles
 from broker_agent.services.wire import Station
 from broker_agent.settings import AgentSettings
@@ -24,9 +24,3 @@ def build_profiles(
 
     files = ProfileFiles(folders_of(state_dir, settings), settings.connectors, check_plugin)
     return Profiles(station, files, look_s=lambda: settings.profiles_s)
-
-
-def folders_of(state_dir: Path, settings: AgentSettings) -> list[Path]:
-    """Folders with profiles of this host."""
-    shared = [Path(settings.profiles_dir)] if settings.profiles_dir else []
-    return [*shared, state_dir / "profiles.d"]

@@ -61,6 +61,11 @@ EXAMPLES: Final[dict[tuple[str, str], tuple[str, str, str]]] = {
         "broker-agent doctor --state-dir web-1 --timeout 3",
         "broker-agent doctor --state-dir web-1 --output json",
     ),
+    ("broker-agent", "profile"): (
+        "broker-agent profile list --state-dir web-1",
+        "broker-agent profile check erp-db --state-dir web-1",
+        "broker-agent profile test erp-db --state-dir web-1 --timeout 10",
+    ),
 }
 
 

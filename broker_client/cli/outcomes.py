@@ -30,7 +30,6 @@ ADVICE: Final[dict[str, str]] = {
 PARTIAL: Final = 5
 # As of a shell for what it cannot execute.
 NOT_STARTED: Final = 126
-INTERRUPTED: Final = 130
 BROKEN_PIPE: Final = 141
 # EX_IOERR of sysexits.h.
 UNWRITABLE: Final = 74

@@ -4,11 +4,21 @@ Commands are named in the table and imported on use: `mesh --help` must not wait
 the libraries that parse and connect.
 """
 
+import contextlib
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from broker_client.cli.table import COMMANDS, examples_of
-from broker_client.cli.words import ALSO, HELP_FLAGS, NOUNS, asked_output, hoist, with_mark
+from broker_client.cli.words import (
+    ALSO,
+    HELP_FLAGS,
+    INTERRUPTED,
+    NOUNS,
+    asked_output,
+    hoist,
+    with_mark,
+)
 from broker_client.runtime.stdio import OutputFailed, flush_output, give_up_output
 
 if TYPE_CHECKING:
@@ -208,10 +218,9 @@ def _unwritable(error: OutputFailed) -> int:
 
 
 def _interrupted() -> int:
-    from broker_client.cli.outcomes import INTERRUPTED
-    from broker_client.cli.screen.report import say
-
-    say("interrupted")
+    """Say so without an import: the interrupt may have left any module half imported."""
+    with contextlib.suppress(OSError, ValueError):
+        print("mesh: interrupted", file=sys.stderr, flush=True)
     return INTERRUPTED
 
 

@@ -23,6 +23,8 @@ ALSO: Final = (
     ("help", "Show the help of a command, as NAME --help does."),
     ("version", "Print the version."),
 )
+# Exit code after Ctrl-C, as of a shell.
+INTERRUPTED: Final = 130
 HELP_FLAGS: Final = frozenset({"-h", "--help"})
 _TAKES_VALUE: Final = frozenset({"--context", "--output", "-o", "--timeout"})
 _FLAGS: Final = frozenset({"--no-color"})

@@ -16,7 +16,7 @@ from schemas.states import State
 
 # As in the texts of the registry and the operations.
 _NO_SUCH: Final = re.compile(
-    r"no (agent|group|client|command|dead letter|fan-out) ([A-Za-z0-9_-]{1,64})"
+    r"no (agent|group|client|connection|command|dead letter|fan-out) ([A-Za-z0-9_-]{1,64})"
 )
 # Names to compare with at most: each costs microseconds.
 _MOST: Final = 1000
@@ -36,6 +36,7 @@ class NearNames:
             "agent": self._agents,
             "group": self._groups,
             "client": self._clients,
+            "connection": self._connections,
             "command": self._commands,
             "dead letter": self._dead_letters,
             "fan-out": self._fanouts,
@@ -67,6 +68,10 @@ class NearNames:
             return ()
         clients = self._plane.registry.clients.values()
         return (each.name for each in clients if may_see_client(caller, each))
+
+    def _connections(self, caller: ClientEntry, _name: str) -> Iterable[str]:
+        connections = self._plane.registry.connections.values()
+        return (each.name for each in connections if may_see(caller, each.group))
 
     def _commands(self, caller: ClientEntry, name: str) -> Iterable[str]:
         book = ((each.id, each.accepted.group) for each in reversed([*self._plane.book][-_LATELY:]))

@@ -13,6 +13,8 @@ from schemas.messages.registry import DEFAULT_TRAITS, Balance, Policy, Traits
 _POINTS: Final = 40
 # An action that some agents lack is required like a tag; no tag can have this name.
 ACTION_TAG: Final = "action:"
+# Likewise a usable profile of a connection.
+PROFILE_TAG: Final = "profile:"
 
 
 class Member(msgspec.Struct, kw_only=True, eq=False):
@@ -21,8 +23,8 @@ class Member(msgspec.Struct, kw_only=True, eq=False):
     load: attempts sent, accepted or running on it. part: 1, or less for a flapping agent. held: it
     has just refused for want of room. spent: turns it had, each counted as the inverse of its
     share. stamp: grows with each change, so that heap entries of before are known as stale.
-    actions: those that it can run beyond the common ones. counted: whether its pool counts it among
-    those with a free slot.
+    actions: those that it can run beyond the common ones. profiles: values of the implicit tag of
+    its usable profiles. counted: whether its pool counts it among those with a free slot.
     """
 
     agent: str
@@ -36,6 +38,7 @@ class Member(msgspec.Struct, kw_only=True, eq=False):
     spent: float = 0.0
     stamp: int = 0
     actions: frozenset[str] = frozenset()
+    profiles: frozenset[str] = frozenset()
     counted: bool = False
 
     @property
@@ -48,11 +51,14 @@ class Member(msgspec.Struct, kw_only=True, eq=False):
         return self.room - self.load if self.ready and not self.held else 0
 
     def has(self, tags: Iterable[tuple[str, str]]) -> bool:
-        own = self.traits.tags
-        return all(
-            value in self.actions if name == ACTION_TAG else own.get(name) == value
-            for name, value in tags
-        )
+        return all(self._has(name, value) for name, value in tags)
+
+    def _has(self, name: str, value: str) -> bool:
+        if name == ACTION_TAG:
+            return value in self.actions
+        if name == PROFILE_TAG:
+            return value in self.profiles
+        return self.traits.tags.get(name) == value
 
 
 def share(member: Member, balance: Balance) -> float:

@@ -17,7 +17,8 @@ class Attempt(msgspec.Struct, kw_only=True):
     hidden: the state before the agent fell silent. token: of the newest transmission. elsewhere_s:
     until then an earlier process of the agent may still run it, unknown to the present one; a
     reading of the monotonic clock. elsewhere_at: the same as unix time, for people. ended_as: its
-    end as the agent's handshake names it, while its report is awaited.
+    end as the agent's handshake names it, while its report is awaited. code: of the fault or the
+    refusal that it ended with.
     """
 
     number: int
@@ -32,6 +33,8 @@ class Attempt(msgspec.Struct, kw_only=True):
     exit_code: int | None = None
     reason: str = ""
     why: str = ""
+    effect: str = ""
+    code: str = ""
     late: bool = False
     hidden: State | None = None
     token: str = ""

@@ -12,6 +12,7 @@ import msgspec
 from broker_master.core.balance import ACTION_TAG, Member, reason
 from broker_master.core.fairness import FairQueue, Turns, Waiting
 from broker_master.core.pool import Pool, Tags
+from broker_master.core.ways import Ways
 from schemas.messages.actions import COMMON
 from schemas.messages.facts import DEFAULT_TERMS, Accepted
 from schemas.messages.registry import DEFAULT_TRAITS, Policy, Traits
@@ -23,7 +24,8 @@ LANES_MAX: Final = 256
 class Wish(NamedTuple):
     """Requirements of a command. agent: the only one that may run it, or empty.
 
-    sticky: the key that keeps it with others of its kind, or empty.
+    sticky: the key that keeps it with others of its kind, or empty. connection: that it works
+    through, or empty.
     """
 
     group: str
@@ -32,6 +34,7 @@ class Wish(NamedTuple):
     priority: int = DEFAULT_TERMS.priority
     tags: Tags = ()
     sticky: str = ""
+    connection: str = ""
 
 
 def tags_of(tags: dict[str, str]) -> Tags:
@@ -67,6 +70,7 @@ class Dispatcher:
         self._pools: dict[str, Pool] = {}
         self._own: dict[str, FairQueue] = {}
         self._places: dict[str, _Place] = {}
+        self.ways = Ways()
 
     # -- members
 
@@ -83,11 +87,12 @@ class Dispatcher:
         traits: Traits = DEFAULT_TRAITS,
         part: float = 1.0,
         actions: frozenset[str] = frozenset(),
+        profiles: frozenset[str] = frozenset(),
     ) -> None:
         """Enter an agent or update it; its load stays.
 
         part: of its share, less than 1 for a flapping agent. actions: those it can run beyond the
-        common ones.
+        common ones. profiles: values of the implicit tag of its usable profiles.
         """
         member = self._members.get(agent)
         if member is not None and member.group != group:
@@ -99,18 +104,23 @@ class Dispatcher:
             pool.add(member)
             pool.sync_lanes(member)
             self._bring(agent, pool)
-        elif (slots, ready, part, actions) == (
+        elif (slots, ready, part, actions, profiles) == (
             member.slots,
             member.ready,
             member.part,
             member.actions,
+            member.profiles,
         ) and (traits is member.traits or traits == member.traits):
             return
         if ready != member.ready:
             pool.ready += 1 if ready else -1
             pool.is_unsettled = True
-        has_new_tags = (traits.tags, actions) != (member.traits.tags, member.actions)
-        member.actions = actions
+        has_new_tags = (traits.tags, actions, profiles) != (
+            member.traits.tags,
+            member.actions,
+            member.profiles,
+        )
+        member.actions, member.profiles = actions, profiles
         member.slots, member.ready, member.part, member.traits = slots, ready, part, traits
         if has_new_tags:
             pool.sync_lanes(member)
@@ -163,8 +173,13 @@ class Dispatcher:
     def group_load(self, group: str) -> int:
         return self.pool(group).load
 
-    def take(self, agent: str, *, shared: bool = False) -> None:
-        """Count one more attempt on `agent`; every `take` is followed by one `give_back`."""
+    def take(self, agent: str, connection: str = "", *, shared: bool = False) -> None:
+        """Count one more attempt on `agent`, through a connection unless that is empty.
+
+        Every `take` is followed by one `give_back`.
+        """
+        if connection:
+            self.ways.take(connection)
         member = self._members.get(agent)
         if member is not None:
             pool = self._pools[member.group]
@@ -172,7 +187,9 @@ class Dispatcher:
             if shared:
                 pool.spread.note(agent)
 
-    def give_back(self, agent: str) -> None:
+    def give_back(self, agent: str, connection: str = "") -> None:
+        if connection:
+            self.ways.give_back(connection)
         member = self._members.get(agent)
         if member is not None and member.load > 0:
             self._pools[member.group].give_back(member)
@@ -192,6 +209,11 @@ class Dispatcher:
             if member is None or member.free <= 0 or wish.agent in avoid:
                 return None
             return Choice(wish.agent, "the only target")
+        if self.ways.is_full(wish.connection):
+            return None
+        return self._choose_shared(pool, wish, avoid)
+
+    def _choose_shared(self, pool: Pool, wish: Wish, avoid: Collection[str]) -> Choice | None:
         if wish.sticky and pool.policy.balance == "sticky":
             member = pool.owner(wish.sticky, wish.tags, avoid)
             if member is None or member.free <= 0:
@@ -202,7 +224,7 @@ class Dispatcher:
             return None
         why = reason(member, pool.policy)
         if wish.tags:
-            what = "its action" if wish.tags[0][0] == ACTION_TAG else "the tags that are asked for"
+            what = _what_it_has(wish)
             return Choice(member.agent, f"{why}; has {what}")
         return Choice(member.agent, why, shared=True)
 
@@ -215,9 +237,15 @@ class Dispatcher:
             accepted.agent,
             accepted.client,
             terms.priority,
-            needs_of(terms.tags, accepted.action),
+            self.needs(accepted),
             accepted.labels.get(label, "") if label else "",
+            accepted.connection,
         )
+
+    def needs(self, accepted: Accepted) -> Tags:
+        """Tags required of an agent for a command: its own, its action, and its profile."""
+        needed = needs_of(accepted.terms.tags, accepted.action)
+        return (*needed, *self.ways.needs(accepted.connection)) if accepted.connection else needed
 
     def enqueue(self, wish: Wish, command_id: str, *, first: bool = False) -> None:
         """Add a command to its queue; `first` for one that waited before and lost its agent."""
@@ -229,6 +257,9 @@ class Dispatcher:
         )
         pool.waiting += 1
         self._places[command_id] = _Place(pool, queue, waiting)
+
+    def is_queued(self, command_id: str) -> bool:
+        return command_id in self._places
 
     @property
     def has_waiting(self) -> bool:
@@ -273,14 +304,19 @@ class Dispatcher:
     def next_beside(self, agent: str) -> tuple[str, Choice] | None:
         """Take a command for another member, after an attempt on `agent` has ended.
 
-        Only a group with a limit of its own has such commands; otherwise no command waits while a
-        member is free.
+        Only a group or a connection with a limit has such commands; otherwise no command waits
+        while a member is free.
         """
         member = self._members.get(agent)
         pool = self._pools[member.group] if member is not None else None
-        if pool is None or not pool.policy.limit or not pool.waiting or pool.is_full:
+        has_limit = pool is not None and (pool.policy.limit or self.ways.limited)
+        if pool is None or not has_limit or not pool.waiting or pool.is_full:
             return None
-        heads = [(head, lane) for lane in pool.lanes.values() if (head := lane.queue.head())]
+        heads = [
+            (head, lane)
+            for lane in pool.lanes.values()
+            if (head := lane.queue.head()) and not self.ways.is_full(lane.connection)
+        ]
         for _, lane in sorted(heads, key=lambda each: each[0]):
             member = lane.best()
             if member is not None:
@@ -322,7 +358,7 @@ class Dispatcher:
     def pool(self, group: str) -> Pool:
         pool = self._pools.get(group)
         if pool is None:
-            pool = self._pools[group] = Pool(group)
+            pool = self._pools[group] = Pool(group, self.ways)
         return pool
 
     def _home(self, wish: Wish) -> Pool:
@@ -350,12 +386,10 @@ class Dispatcher:
 
     def _queues_of(self, member: Member, pool: Pool) -> list[tuple[int, FairQueue]]:
         """Queues that a member may take from: 0 for its own commands, 1 for shared ones."""
-        queues = [(1, each.queue) for each in pool.lanes.values() if member.agent in each.members]
-        own, sticky = self._own.get(member.agent), pool.sticky.get(member.agent)
+        queues = [(1, each) for each in pool.shared_queues(member.agent)]
+        own = self._own.get(member.agent)
         if own is not None:
             queues.append((0, own))
-        if sticky is not None:
-            queues.append((1, sticky))
         return queues
 
     def _taken(self, queue: FairQueue) -> str:
@@ -368,6 +402,12 @@ class Dispatcher:
         pool.waiting -= 1
         if not pool.waiting:
             pool.turns.forget()
+
+
+def _what_it_has(wish: Wish) -> str:
+    if wish.connection:
+        return f"profile {wish.connection}"
+    return "its action" if wish.tags[0][0] == ACTION_TAG else "the tags that are asked for"
 
 
 def _sticky_reason(pool: Pool) -> str:

@@ -20,7 +20,8 @@ from schemas.texts import cut_text
 # Agents that may refuse a command permanently before the command is rejected.
 _REFUSALS_MAX = 3
 _ENOUGH = f"; not tried again after {limits.ATTEMPTS} attempts"
-_LEFT = "agent_draining: shut down before it had the attempt"
+_DRAINING = "agent_draining"
+_LEFT = f"{_DRAINING}: shut down before it had the attempt"
 # Refusals of the only target after which the command is sent again.
 _WAITED_FOR = ("agent_full", "agent_unleased")
 
@@ -44,7 +45,7 @@ def on_rejected(
         outcome = bare(command, State.CANCELLED, reason, now)
     else:
         final = _is_refused_for_good(command, code, has_other)
-        outcome = bare(command, State.REJECTED, reason, now, final=final)
+        outcome = bare(command, State.REJECTED, reason, now, final=final, code=code)
     return (Declined(attempt.agent, code), *settle(command, Event.ENDED, outcome))
 
 
@@ -57,7 +58,7 @@ def on_left(command: Command, attempt: Attempt, now: float) -> Sequence[Settle]:
         return settle(command, Event.ENDED, outcome)
     is_last = len(command.attempts) >= limits.ATTEMPTS
     reason = _LEFT + (_ENOUGH if is_last else "")
-    outcome = bare(command, State.REJECTED, reason, now, final=is_last)
+    outcome = bare(command, State.REJECTED, reason, now, final=is_last, code=_DRAINING)
     return settle(command, Event.ENDED, outcome)
 
 
@@ -162,7 +163,15 @@ def settle(command: Command, event: Event, outcome: Outcome) -> Sequence[Settle]
     return (Settle(attempt.number if attempt is not None else 0, outcome),)
 
 
-def bare(command: Command, state: State, reason: str, at: float, *, final: bool = True) -> Outcome:
+def bare(
+    command: Command,
+    state: State,
+    reason: str,
+    at: float,
+    *,
+    final: bool = True,
+    code: str = "",
+) -> Outcome:
     """An outcome without the agent's report: of the open attempt, if there is one."""
     attempt = command.open_attempt
     return Outcome(
@@ -172,6 +181,7 @@ def bare(command: Command, state: State, reason: str, at: float, *, final: bool 
         sent=attempt.sent if attempt is not None else 0,
         reason=reason,
         final=final,
+        code=code,
     )
 
 

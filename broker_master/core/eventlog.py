@@ -20,7 +20,7 @@ from broker_client.runtime.signals import Signal
 from schemas.faults import Refused
 from schemas.filters import Word, holds
 
-Kind = Literal["agent", "group", "command", "certificate"]
+Kind = Literal["agent", "group", "connection", "command", "certificate"]
 
 # Events that all rings keep at least, once they are full; they hold up to twice as many.
 TOTAL: Final = 20_000

@@ -22,6 +22,7 @@ class Facets(NamedTuple):
     agent: str
     client: str
     action: str
+    connection: str
     program: str
     argv: str
     exit: float | None
@@ -47,6 +48,7 @@ def facets_of(history: HistoryRecord) -> Facets:
         agent=last.agent if last is not None else record.agent or "",
         client=record.client,
         action=record.action,
+        connection=record.connection or "",
         program=base_name(given),
         argv=record.program or (quoted(given) if given else ""),
         exit=float(codes[-1]) if codes else None,
@@ -62,7 +64,7 @@ def open_value(command: Command, field: str) -> Value | None:  # noqa: PLR0911  
     """One facet of a command in the book, without computing the others."""
     accepted, attempt = command.accepted, command.attempt
     match field:
-        case "id" | "group" | "client" | "action":
+        case "id" | "group" | "client" | "action" | "connection":
             text: str = getattr(accepted, field)
             return text
         case "state":

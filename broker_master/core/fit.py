@@ -47,7 +47,7 @@ def cut_output(output: Output | None, most: int = limits.INLINE_OUTPUT_BYTES) ->
 
 def fit_outcome(outcome: Outcome) -> Outcome:
     """Cut an outcome to the limits of what agents may add: reason and output."""
-    output = cut_output(outcome.output)
+    output = cut_output(outcome.output, limits.INLINE_OUTPUT_BYTES - len(outcome.result))
     if output is outcome.output and len(outcome.reason) <= limits.REASON_LEN:
         return outcome
     return msgspec.structs.replace(

@@ -101,6 +101,9 @@ def _fold_outcome(command: Command, number: int, body: Outcome) -> bool:
         return False
     if attempt is not None:
         _end(attempt, body, state)
+        if state is State.REJECTED and not body.code:
+            # In facts of 0.1.0 the code stands before the reason.
+            attempt.code = body.reason.partition(":")[0]
     command.reason = body.reason
     if body.final:
         command.outcome = body
@@ -130,6 +133,7 @@ def _fold_late(command: Command, number: int, body: Outcome) -> bool:
         command.reason = attempt.reason = late_reason(body, judged)
     else:
         attempt.exit_code = body.exit_code
+        attempt.effect, attempt.code = body.effect, body.code
         attempt.reason = late_reason(body, judged)
     attempt.late, command.late = True, body
     return True
@@ -151,5 +155,6 @@ def _end(attempt: Attempt, body: Outcome, state: State) -> None:
     attempt.started_at = body.started_at or attempt.started_at
     attempt.ended_at = body.ended_at or body.at
     attempt.exit_code, attempt.reason = body.exit_code, body.reason
+    attempt.effect, attempt.code = body.effect, body.code
     attempt.sent = max(attempt.sent, body.sent)
     attempt.late, attempt.hidden = body.late, None

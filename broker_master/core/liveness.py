@@ -76,7 +76,8 @@ class Presence(msgspec.Struct, kw_only=True):
     is_closed: its last connection has ended, and no beat or handshake has come since. left_empty:
     at its goodbye, after a handshake, it had no attempt left to run or to report. spoke_s: its last
     message, which no outage of the master itself moves; `heard_s` is what it is judged by. resumes:
-    a live agent repeats its handshake: it has not been away. resumes_s: since then.
+    a live agent repeats its handshake: it has not been away. resumes_s: since then. profiles:
+    digest of the profiles of its host, by its newest beat.
     """
 
     agent: str
@@ -127,6 +128,7 @@ class Presence(msgspec.Struct, kw_only=True):
     obeys: int = 0
     actions: frozenset[str] = COMMON
     addresses: str = ""
+    profiles: str = ""
 
     @property
     def has_left(self) -> bool:
@@ -214,7 +216,7 @@ class Roster:
         presence.uptime_s, presence.running = beat.uptime_s, beat.running
         presence.slots, presence.spool_bytes = beat.slots, beat.spool_bytes
         presence.draining, presence.lacks = beat.draining, _lacks(beat)
-        presence.renewal = beat.renewal
+        presence.renewal, presence.profiles = beat.renewal, beat.profiles
         presence.rtt_s, presence.clock_skew_s = beat.rtt_s, beat.at - at if beat.at else 0.0
         if beat.goodbye:
             return [*changes, *self._on_goodbye(presence, at, beat)]

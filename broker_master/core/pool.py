@@ -7,12 +7,13 @@ steps of a heap, however many members and waiting commands there are.
 """
 
 import heapq
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from broker_master.core.balance import Member, Ring, rank, share, tier
 from broker_master.core.fairness import FairQueue, Turns, Waiting
 from broker_master.core.spread import Spread
+from broker_master.core.ways import Ways, connection_of
 from schemas.messages.registry import DEFAULT_POLICY, Policy
 
 Tags = tuple[tuple[str, str], ...]
@@ -27,6 +28,7 @@ _LANES_KEPT: Final = 64
 class Lane:
     def __init__(self, tags: Tags, turns: Turns) -> None:
         self.tags = tags
+        self.connection = connection_of(tags)
         self.members: dict[str, Member] = {}
         self.queue = FairQueue(turns)
         self._heap: list[_Entry] = []
@@ -62,8 +64,9 @@ class Pool:
     free slot.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, ways: Ways) -> None:
         self.name = name
+        self._ways = ways
         self.policy: Policy = DEFAULT_POLICY
         self.members: dict[str, Member] = {}
         self.turns = Turns()
@@ -74,8 +77,9 @@ class Pool:
         self.ready = 0
         self.waiting = 0
         self.free = 0
-        # Sticky commands: by the agent of their key, and those without an agent.
-        self.sticky: dict[str, FairQueue] = {}
+        # Sticky commands: by the agent of their key and their connection, as one that is full must
+        # not hold up others; and those without an agent.
+        self.sticky: dict[str, dict[str, FairQueue]] = {}
         self.orphans = FairQueue(self.turns)
         self.is_unsettled = False
         self._ring: Ring | None = None
@@ -184,6 +188,16 @@ class Pool:
                     lane.offer((rank(member, self.policy.balance), member.stamp, member))
         return lane
 
+    def shared_queues(self, agent: str) -> Iterator[FairQueue]:
+        """Queues of the whole group that an agent may take from now."""
+        is_full = self._ways.is_full
+        for lane in self.lanes.values():
+            if agent in lane.members and not (lane.connection and is_full(lane.connection)):
+                yield lane.queue
+        for connection, queue in self.sticky.get(agent, {}).items():
+            if not is_full(connection):
+                yield queue
+
     def lanes_waiting(self) -> int:
         return sum(bool(lane.queue) for lane in self.lanes.values())
 
@@ -205,12 +219,14 @@ class Pool:
         owner = self.owner(key, tags)
         if owner is None:
             return self.orphans
-        return self.sticky.setdefault(owner.agent, FairQueue(self.turns))
+        queues = self.sticky.setdefault(owner.agent, {})
+        return queues.setdefault(connection_of(tags), FairQueue(self.turns))
 
     def requeue_sticky(self) -> list[tuple[Waiting, FairQueue]]:
         """Move sticky commands to the present owners of their keys; returns their new queues."""
         self.is_unsettled = False
-        queues = [*self.sticky.values(), self.orphans]
+        queues = [queue for each in self.sticky.values() for queue in each.values()]
+        queues.append(self.orphans)
         moved = []
         for waiting in [each for queue in queues for each in queue.drain()]:
             is_sticky = self.policy.balance == "sticky"

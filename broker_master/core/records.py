@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from broker_master.core import results
 from broker_master.core.commands import Attempt, Command
 from broker_master.core.fit import fit_record
 from broker_master.core.fold import late_reason
@@ -65,6 +66,8 @@ def command_record(
         stderr_bytes=outcome.stderr_bytes if outcome else 0,
         truncated=outcome.truncated if outcome else False,
         output=output,
+        connection=accepted.connection or None,
+        result=results.read(outcome.result) if outcome else None,
     )
     _put_program(record, accepted, whole=with_arguments)
     return fit_record(record)
@@ -113,6 +116,8 @@ def attempt_record(attempt: Attempt) -> AttemptRecord:
         reason=attempt.reason,
         why=attempt.why,
         late=attempt.late,
+        effect=attempt.effect,
+        code=attempt.code,
     )
 
 
@@ -133,6 +138,7 @@ def amend_record(history: HistoryRecord, number: int, body: Outcome) -> HistoryR
         return None
     attempt = found[0]
     attempt.late, attempt.exit_code = True, body.exit_code
+    attempt.effect, attempt.code = body.effect, body.code
     attempt.reason = late_reason(body, attempt.reason)
     if record.state == State.LOST and attempt is record.attempts[-1]:
         attempt.state = record.state = body.state
@@ -141,6 +147,7 @@ def amend_record(history: HistoryRecord, number: int, body: Outcome) -> HistoryR
         record.reason, record.output = attempt.reason, body.output
         record.stdout_bytes, record.stderr_bytes = body.stdout_bytes, body.stderr_bytes
         record.truncated = body.truncated
+        record.result = results.read(body.result)
     return msgspec.structs.replace(history, record=record, amended=True)
 
 

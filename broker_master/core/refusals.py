@@ -10,7 +10,7 @@ def refusers(command: Command) -> set[str]:
     return {
         attempt.agent
         for attempt in command.attempts
-        if attempt.state is State.REJECTED and not is_passing(attempt.reason.partition(":")[0])
+        if attempt.state is State.REJECTED and not is_passing(attempt.code)
     }
 
 

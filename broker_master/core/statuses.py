@@ -1,9 +1,10 @@
-"""Start times of the statuses of agents and groups, kept across restarts.
+"""Start times of the statuses of agents, groups and connections, kept across restarts.
 
 A status is derived, so nothing announces its change: `judge` compares it with the last one.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -59,6 +60,20 @@ class GroupChange(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class ConnectionChange(msgspec.Struct, frozen=True):
+    """A change of a connection's status.
+
+    group: that it goes through. reason: of the new status, for people.
+    """
+
+    connection: str
+    group: str
+    new: str
+    at: float
+    reason: str = ""
+    old: str = ""
+
+
 class _Kept(msgspec.Struct):
     """is_past: from the previous master; this one has not received a beat of the agent yet."""
 
@@ -69,19 +84,29 @@ class _Kept(msgspec.Struct):
     is_past: bool = False
 
 
+NO_CONNECTIONS: Final[Mapping[str, tuple[str, float]]] = MappingProxyType({})
+
 Tell = Callable[[StatusChange], None]
 TellGroup = Callable[[GroupChange], None]
+TellConnection = Callable[[ConnectionChange], None]
 
 
 class Statuses:
-    """Present statuses of all agents and groups, with their start times.
+    """Present statuses of all agents, groups and connections, with their start times.
 
-    tell, tell_group: called with each change of the status of an agent, or of a group.
+    tell, tell_group, tell_connection: called with each change of a status.
     """
 
-    def __init__(self, tell: Tell, tell_group: TellGroup = lambda _: None) -> None:
+    def __init__(
+        self,
+        tell: Tell,
+        tell_group: TellGroup = lambda _: None,
+        tell_connection: TellConnection = lambda _: None,
+    ) -> None:
         self._tell: Final = tell
         self._tell_group: Final = tell_group
+        self._tell_connection: Final = tell_connection
+        self._connections: dict[str, tuple[str, float]] = {}
         self._agents: dict[str, _Kept] = {}
         self._groups: dict[str, tuple[GroupStatus, float]] = {}
         # Unix time until which the previous master is known to have run; 0 if that is not known.
@@ -147,6 +172,31 @@ class Statuses:
         kept = self._groups.get(name)
         return kept[0] if kept is not None else None
 
+    def judge_connection(self, change: ConnectionChange, *, unheard_since: float = 0.0) -> float:
+        """Wall time since when the connection has the new status of `change`.
+
+        unheard_since: as in `judge_group`.
+        """
+        name, status, at = change.connection, change.new, change.at
+        kept = self._connections.get(name)
+        if kept is not None and kept[0] == status:
+            return kept[1]
+        if kept is not None and unheard_since:
+            return unheard_since
+        self._connections[name] = (status, at)
+        self.changes += 1
+        if kept is not None:
+            self._tell_connection(msgspec.structs.replace(change, old=kept[0]))
+        return at
+
+    def connection(self, name: str) -> str | None:
+        """The status that a connection had when it was last judged."""
+        kept = self._connections.get(name)
+        return kept[0] if kept is not None else None
+
+    def forget_connection(self, name: str) -> None:
+        self._connections.pop(name, None)
+
     def _enter(self, standing: Standing) -> None:
         entry, seen = standing.case.entry, standing.case.seen
         self._agents[entry.name] = _Kept(
@@ -191,10 +241,14 @@ class Statuses:
     def groups(self) -> dict[str, tuple[GroupStatus, float]]:
         return dict(self._groups)
 
+    def connections(self) -> dict[str, tuple[str, float]]:
+        return dict(self._connections)
+
     def recall(
         self,
         agents: Mapping[str, Past],
         groups: Mapping[str, tuple[GroupStatus, float]],
+        connections: Mapping[str, tuple[str, float]] = NO_CONNECTIONS,
     ) -> None:
         """Take in the data of the previous master."""
         for name, past in agents.items():
@@ -202,6 +256,7 @@ class Statuses:
                 past.status, past.since, past.created_at, past.incarnation, is_past=True
             )
         self._groups.update(groups)
+        self._connections.update(connections)
 
 
 def _began(standing: Standing) -> float:

@@ -199,7 +199,7 @@ class Aftermath:
         facts: list[tuple[subjects.Fact, Fact]] = []
         open_ = command.open_attempt
         if open_ is not None:
-            plane.dispatcher.give_back(open_.agent)
+            plane.dispatcher.give_back(open_.agent, command.accepted.connection)
             facts.append(self._lost(command, open_.number, open_.agent, at))
         for each in range(len(command.attempts) + 1, number):
             assigned = Assigned(agent=agent, at=at, epoch=plane.master.epoch, why=OPEN_IN_BACKUP)
@@ -207,7 +207,7 @@ class Aftermath:
             facts.append(self._lost(command, each, agent, at))
         assigned = Assigned(agent=agent, at=at, epoch=plane.master.epoch, why=_FOUND)
         facts.append((subjects.Fact(command.id, number, "assigned"), assigned))
-        plane.dispatcher.take(agent)
+        plane.dispatcher.take(agent, command.accepted.connection)
         self._append(command, facts)
         plane.doubtful.discard(command.id)
         plane.count("restored", "adopted")

@@ -60,7 +60,7 @@ class Assigner:
             return None
         choice = dispatcher.choose(wish)
         if choice is not None:
-            dispatcher.take(choice.agent, shared=choice.shared)
+            dispatcher.take(choice.agent, wish.connection, shared=choice.shared)
         return choice
 
     def assigned(self, choice: Choice) -> Assigned:
@@ -99,7 +99,7 @@ class Assigner:
             elif command is not None:
                 wish = dispatcher.wish(command.accepted)
                 shared = not (wish.agent or wish.tags)
-                dispatcher.take(agent, shared=shared)
+                dispatcher.take(agent, wish.connection, shared=shared)
                 self._assign(command, Choice(agent, "its slot became free", shared))
         for command in skipped:
             dispatcher.enqueue(dispatcher.wish(command.accepted), command.id, first=True)
@@ -116,7 +116,7 @@ class Assigner:
             if choice.agent in refusers(command):
                 dispatcher.enqueue(dispatcher.wish(command.accepted), command_id, first=True)
                 return
-            dispatcher.take(choice.agent, shared=choice.shared)
+            dispatcher.take(choice.agent, command.accepted.connection, shared=choice.shared)
             self._assign(command, choice)
 
     def _waiting(self, command_id: str) -> Command | None:
@@ -145,7 +145,7 @@ class Assigner:
         # Folded before it is durable, so that no other agent gets the command meanwhile; it is sent
         # only afterwards.
         if not fold(command, fact, body):
-            self._plane.dispatcher.give_back(choice.agent)
+            self._plane.dispatcher.give_back(choice.agent, command.accepted.connection)
             return
         stored = self._plane.facts.append(fact, body)
         stored.add_done_callback(partial(self._on_stored, command, fact))
@@ -172,7 +172,7 @@ class Assigner:
         if attempt is None:
             return
         dispatcher = self._plane.dispatcher
-        dispatcher.give_back(attempt.agent)
+        dispatcher.give_back(attempt.agent, command.accepted.connection)
         dispatcher.enqueue(dispatcher.wish(command.accepted), command.id, first=True)
 
     def perform(self, command: Command, effects: Iterable[Effect]) -> None:
@@ -185,7 +185,7 @@ class Assigner:
         wish = dispatcher.wish(command.accepted)
         choice = dispatcher.choose(wish, avoid={avoid, *refusers(command)})
         if choice is not None:
-            dispatcher.take(choice.agent, shared=choice.shared)
+            dispatcher.take(choice.agent, wish.connection, shared=choice.shared)
             self._assign(command, choice)
         else:
             dispatcher.enqueue(wish, command.id, first=True)

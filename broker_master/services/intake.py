@@ -20,6 +20,7 @@ from broker_master.core.phases import Phase
 from broker_master.core.rights import check_group
 from broker_master.core.room import StoreRoom
 from broker_master.plane import Plane
+from broker_master.services import calls
 from broker_master.services.assign import Assigner
 from broker_master.services.obstacles import Obstacles
 from broker_master.store.facts import Conflict
@@ -27,7 +28,6 @@ from broker_master.store.readmodel import KnownCommand
 from schemas import subjects
 from schemas.faults import MeshError, Refused, Unreachable
 from schemas.ids import is_reserved, refuse_reserved
-from schemas.messages.actions import decode_args
 from schemas.messages.api import SubmitAnswer, SubmitRequest
 from schemas.messages.facts import DEFAULT_TERMS, Accepted, Terms
 from schemas.messages.fanouts import LABEL
@@ -106,6 +106,7 @@ class Intake:
             group=group,
             submitted_at=self._plane.clock.now(),
             first=None,
+            key=(before.key or before.id) if before.connection else "",
             labels={**labels, "retry-of": before.id},
             source="nats",
         )
@@ -132,8 +133,8 @@ class Intake:
     ) -> Accepted:
         if source != FANOUT:
             self._check_id(request.id)
+        args = self._args(request)
         group = self._group_of(caller, request)
-        args = msgspec.Raw(_deterministic.encode(decode_args(request.action, request.args)))
         return Accepted(
             id=request.id or secrets.token_hex(12),
             client=caller.name,
@@ -147,7 +148,14 @@ class Intake:
             labels={**request.labels, tracing.HEADER: trace} if trace else request.labels,
             with_output=request.with_output,
             source=source,
+            connection=request.connection or "",
+            timeout_s=request.timeout_s or 0.0,
+            output_bytes=request.output_bytes or 0,
         )
+
+    def _args(self, request: SubmitRequest) -> msgspec.Raw:
+        """Its arguments in canonical form."""
+        return msgspec.Raw(_deterministic.encode(calls.checked_args(self._plane, request)))
 
     def _group_of(
         self, caller: ClientEntry, request: SubmitRequest, digest: bytes | None = None
@@ -173,10 +181,10 @@ class Intake:
             return False
         if digest is None:
             try:
-                args = decode_args(request.action, request.args)
+                args = self._args(request)
             except Refused:
                 return False
-            digest = _digest(request, msgspec.Raw(_deterministic.encode(args)))
+            digest = _digest(request, args)
         return before.digest == digest
 
     def _before(self, command_id: str) -> KnownCommand | None:
@@ -223,8 +231,11 @@ class Intake:
 
     def _target_group(self, caller: ClientEntry, request: SubmitRequest) -> str:
         registry = self._plane.registry
-        if (request.group is None) == (request.agent is None):
-            raise Refused("field_invalid", "name either a group or an agent")
+        named = (request.group, request.agent, request.connection)
+        if sum(each is not None for each in named) != 1:
+            raise Refused("field_invalid", "name one of group, agent and connection")
+        if request.connection is not None:
+            return calls.target_of(self._plane, caller, request).group
         if request.agent is not None:
             agent = registry.agent(request.agent)
             group = agent.group
@@ -357,8 +368,7 @@ class Intake:
         if choice is not None:
             return SubmitAnswer(id=command.id, state=State.QUEUED, duplicate=False)
         accepted, obstacles = command.accepted, Obstacles(self._plane)
-        needs = needs_of(accepted.terms.tags, accepted.action)
-        target = (accepted.group, accepted.agent, needs)
+        target = (accepted.group, accepted.agent, self._plane.dispatcher.needs(accepted))
         if obstacles.is_ready(*target):
             return SubmitAnswer(id=command.id, state=State.QUEUED, duplicate=False)
         return SubmitAnswer(
@@ -374,7 +384,7 @@ class Intake:
     ) -> None:
         self._plane.book.forget(command.id)
         if choice is not None:
-            self._plane.dispatcher.give_back(choice.agent)
+            self._plane.dispatcher.give_back(choice.agent, command.accepted.connection)
             self._assigner.fill(choice.agent)
         if isinstance(error, Conflict):
             fault: MeshError = Refused("id_conflict", f"id {command.id} is in use already")
@@ -397,6 +407,8 @@ def _digest(request: SubmitRequest, args: msgspec.Raw) -> bytes:
     limits = (request.on_lost, request.loss, request.hold_s, request.queue_ttl_s)
     body: tuple[object, ...] = (request.group, request.agent, request.action, args, *limits)
     body = (*body, request.labels)
+    if request.connection is not None:
+        body = (*body, request.connection, request.timeout_s, request.output_bytes)
     if request.tags or request.priority != DEFAULT_TERMS.priority:
         body = (*body, request.priority, request.tags)
     return blake2b(_deterministic.encode(body), digest_size=16).digest()
@@ -406,7 +418,11 @@ def _asked_again(before: Accepted, new_id: str | None) -> SubmitRequest:
     """The request of a command again, with the target that its client named."""
     return SubmitRequest(
         id=new_id,
-        group=None if before.agent else before.group,
-        agent=before.agent or None,
+        group=None if before.agent or before.connection else before.group,
+        agent=None if before.connection else before.agent or None,
+        connection=before.connection or None,
+        action=before.action,
+        timeout_s=before.timeout_s or None,
+        output_bytes=before.output_bytes or None,
         tags=before.terms.tags,
     )

@@ -3,11 +3,11 @@
 from collections import Counter
 from typing import NamedTuple
 
-from broker_master.core.balance import ACTION_TAG
-from broker_master.core.dispatch import needs_of
+from broker_master.core.balance import ACTION_TAG, PROFILE_TAG
 from broker_master.core.pool import Tags
 from broker_master.plane import Plane
 from schemas.messages.facts import Accepted
+from schemas.states import AgentStatus
 
 
 class Obstacle(NamedTuple):
@@ -45,12 +45,10 @@ class Obstacles:
 
     def obstacle(self, group: str, agent: str = "", tags: Tags = ()) -> Obstacle:
         """The reason why a target without a ready agent takes no work."""
-        members = self._plane.dispatcher.pool(group).members
         names = self._names(group, agent, tags)
         idle = Counter(words for name in names if (words := self._idle(name)))
-        missing = [value for name, value in tags if name == ACTION_TAG]
-        if missing and not any(each.has(tags) for name, each in members.items() if name in names):
-            return Obstacle(False, f"no agent of {agent or group} has the action {missing[0]}")
+        if missing := self._missing(group, agent, tags):
+            return Obstacle(False, missing)
         if not idle:
             return Obstacle(False, f"no agent of {agent or group} is active")
         if agent:
@@ -60,7 +58,10 @@ class Obstacles:
 
     def waits_for(self, accepted: Accepted) -> str:
         """The reason why a queued command waits."""
-        target = (accepted.group, accepted.agent, needs_of(accepted.terms.tags, accepted.action))
+        dispatcher = self._plane.dispatcher
+        if held := self._held(accepted):
+            return held
+        target = (accepted.group, accepted.agent, dispatcher.needs(accepted))
         known = self._known.get(target)
         if known is None:
             known = self._known[target] = self._waits_for(*target)
@@ -79,11 +80,50 @@ class Obstacles:
         obstacle = self.obstacle(group, agent, tags)
         if obstacle.is_active:
             return f"waits for {target} to take work again: {obstacle.text}"
-        if ACTION_TAG in dict(tags):
+        if ACTION_TAG in dict(tags) or PROFILE_TAG in dict(tags):
             return f"waits for {target} that can run it: {obstacle.text}"
         return f"waits for {target} to be active"
+
+    def _held(self, accepted: Accepted) -> str:
+        """The reason why its connection starts nothing now, or empty."""
+        ways, name = self._plane.dispatcher.ways, accepted.connection
+        way = ways.get(name)
+        if way is None or accepted.agent or not ways.is_full(name):
+            return ""
+        if not way.is_open:
+            return f"waits for connection {name} to be enabled: mesh connection enable {name}"
+        return (
+            f"waits for a command through connection {name} to end: its limit of {way.at_once} at"
+            " once is reached"
+        )
+
+    def _missing(self, group: str, agent: str, tags: Tags) -> str:
+        """The action that none of the target has, or the profile that no active one has."""
+        members = self._plane.dispatcher.pool(group).members
+        target = [each for name, each in members.items() if name == agent or not agent]
+        active = [each for each in target if self._is_active(each.agent)]
+        for kind, value in tags:
+            have = active if kind == PROFILE_TAG else target
+            is_needed = kind in (ACTION_TAG, PROFILE_TAG) and (have or kind == ACTION_TAG)
+            if is_needed and not any(each.has([(kind, value)]) for each in have):
+                what = "active agent" if kind == PROFILE_TAG else "agent"
+                return f"no {what} of {agent or group} has {_named(kind, value)}"
+        return ""
+
+    def _is_active(self, name: str) -> bool:
+        entry = self._plane.registry.agents.get(name)
+        return entry is not None and self._plane.judge(entry).status is AgentStatus.ACTIVE
 
     def _idle(self, name: str) -> str:
         """Empty unless the agent is active, and gets no work all the same."""
         entry = self._plane.registry.agents.get(name)
         return self._plane.judge(entry).brief if entry is not None else ""
+
+
+def _named(kind: str, value: str) -> str:
+    """A required action or profile, for people."""
+    if kind == ACTION_TAG:
+        return f"the action {value}"
+    name, _, rest = value.partition(" ")
+    pin = rest.partition(" ")[2]
+    return f"profile {name} with the pinned hash {pin}" if pin else f"profile {name}"

@@ -14,7 +14,12 @@ def group_now(plane: Plane, accepted: Accepted) -> str:
 
 
 def check_run(plane: Plane, accepted: Accepted) -> None:
-    """Raise Refused (`forbidden`, `client_disabled`, `group_unknown`) if it may not run."""
+    """Raise Refused if it may not run.
+
+    Codes: `forbidden`, `client_disabled`, `group_unknown`, `connection_unknown`.
+    """
+    if accepted.connection:
+        _ = plane.registry.connection(accepted.connection)
     group = group_now(plane, accepted)
     rights.check_use(plane.registry.clients.get(accepted.client), accepted.client, group)
     _ = plane.registry.group(group)

@@ -131,6 +131,7 @@ class PresenceService:
             incarnation=presence.incarnation,
             seq=presence.beat_seq,
             reconciled=presence.reconciled,
+            profiles=self._plane.profiles.wants(presence),
         )
         self._publish(up, "echo", codec.encode(echo))
 
@@ -388,6 +389,7 @@ class PresenceService:
             traits=entry.traits,
             part=_UNSTABLE_PART if unstable else 1.0,
             actions=presence.actions - COMMON,
+            profiles=self._plane.profiles.usable(presence),
         )
 
     def on_took(self, agent: str) -> None:

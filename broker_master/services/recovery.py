@@ -18,6 +18,7 @@ from broker_master.core.commands import Attempt, Command
 from broker_master.core.phases import Phase
 from broker_master.core.records import command_record
 from broker_master.core.statuses import restore
+from broker_master.core.ways import way_of
 from broker_master.plane import OPEN_IN_BACKUP, Plane
 from broker_master.services.cancel import Canceller
 from broker_master.services.historian import Historian
@@ -151,10 +152,12 @@ def enter_agents(plane: Plane, pasts: Pasts = NO_PASTS) -> None:
     pasts: their statuses under the previous master, with start times.
     """
     clock = plane.clock
-    plane.statuses.recall(pasts.agents, pasts.groups)
+    plane.statuses.recall(pasts.agents, pasts.groups, pasts.connections)
     plane.statuses.left_at = pasts.at
     for group in plane.registry.groups.values():
         plane.dispatcher.set_policy(group.name, group.policy)
+    for connection in plane.registry.connections.values():
+        plane.dispatcher.ways.put(connection.name, way_of(connection))
     for entry in plane.registry.agents.values():
         presence = plane.roster.add(
             entry.group,
@@ -189,7 +192,7 @@ def resume(plane: Plane) -> list[Command]:
         elif command.phase is Phase.WAITING:
             plane.dispatcher.enqueue(plane.dispatcher.wish(command.accepted), command.id)
         elif attempt is not None and plane.roster.get(attempt.agent) is not None:
-            plane.dispatcher.take(attempt.agent)
+            plane.dispatcher.take(attempt.agent, command.accepted.connection)
     return cancelled
 
 

@@ -10,9 +10,8 @@ from collections.abc import Callable, Collection
 import structlog
 
 from broker_client.runtime import failpoints
-from broker_master.core import attempts, ends
+from broker_master.core import attempts, ends, results
 from broker_master.core.commands import Attempt, Command
-from broker_master.core.dispatch import needs_of
 from broker_master.core.fit import fit_outcome
 from broker_master.core.lastline import explained
 from broker_master.core.phases import HELD, Event
@@ -90,9 +89,9 @@ class Reports:
 
     def _on_rejected(self, command: Command, attempt: Attempt, reply: RunReply) -> None:
         def has_other(agents: Collection[str]) -> bool:
-            accepted = command.accepted
-            needs = needs_of(accepted.terms.tags, accepted.action)
-            return self._plane.dispatcher.has_ready(accepted.group, needs, avoid=agents)
+            dispatcher, accepted = self._plane.dispatcher, command.accepted
+            needs = dispatcher.needs(accepted)
+            return dispatcher.has_ready(accepted.group, needs, avoid=agents)
 
         now = self._plane.clock.now()
         effects = ends.on_rejected(command, attempt, reply.code, reply.message, has_other, now)
@@ -205,9 +204,20 @@ class Reports:
                 output=item.output,
                 truncated=item.truncated,
                 late=self._is_late(up.agent, item.ended_at),
+                result=self._result(up, item),
+                effect=item.effect,
+                code=item.code,
             )
         )
         return fit_outcome(outcome)
+
+    def _result(self, up: subjects.Up, item: AttemptReport) -> bytes:
+        """The result of an action, unless it is no map of plain values."""
+        if item.result and results.read(item.result) is None:
+            self._plane.count("malformed", "result")
+            log.warning("result_refused", agent=up.agent, command_id=item.command)
+            return b""
+        return item.result
 
     def _is_late(self, agent: str, ended_at: float) -> bool:
         """Whether it came later than a silence is detected; by the agent's clock, corrected."""

@@ -61,7 +61,7 @@ class Settler:
         self._plane.doubtful.discard(command.id)
         attempt = command.find(effect.number)
         if attempt is not None:
-            self._plane.dispatcher.give_back(attempt.agent)
+            self._plane.dispatcher.give_back(attempt.agent, command.accepted.connection)
             self.on_slot_free(attempt.agent)
         else:
             self._plane.dispatcher.withdraw(command.id)
@@ -104,7 +104,7 @@ class Settler:
             # again.
             attempt = ends.on_not_stored(command)
             if attempt is not None:
-                self._plane.dispatcher.take(attempt.agent)
+                self._plane.dispatcher.take(attempt.agent, command.accepted.connection)
             log.error("outcome_refused", command_id=command.id, error=str(error))
             return
         self._apply(command, fact, outcome, stored.result(), done)

@@ -42,10 +42,14 @@ class StatusKeeper:
         """Write the file; a fault is logged, and the next look retries."""
         plane = self._plane
         statuses, groups = plane.statuses, plane.registry.groups
+        connections = plane.registry.connections
         pasts = Pasts(
             at=plane.clock.now(),
             agents=statuses.pasts(plane.registry.agents.values(), plane.roster),
             groups={name: kept for name, kept in statuses.groups().items() if name in groups},
+            connections={
+                name: kept for name, kept in statuses.connections().items() if name in connections
+            },
         )
         try:
             write_pasts(self._state_dir, pasts)

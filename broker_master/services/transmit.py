@@ -11,6 +11,7 @@ from broker_client.runtime.signals import Signal
 from broker_master.core import attempts, ends
 from broker_master.core.budgets import Budgets
 from broker_master.core.commands import Attempt, Command
+from broker_master.core.connections import call_limits
 from broker_master.core.effects import (
     Acknowledged,
     Cancel,
@@ -108,6 +109,7 @@ class Transmitter:
 
     def _run(self, command: Command, attempt: Attempt, presence: Presence) -> Run:
         accepted = command.accepted
+        call = call_limits(accepted, self._plane.registry.connections.get(accepted.connection))
         return Run(
             command=command.id,
             attempt=attempt.number,
@@ -117,10 +119,15 @@ class Transmitter:
             token=attempt.token,
             action=accepted.action,
             args=accepted.args,
-            output_limit_bytes=self._plane.settings.limits.output_bytes_per_attempt,
+            output_limit_bytes=(
+                call.output_bytes or self._plane.settings.limits.output_bytes_per_attempt
+            ),
             client=accepted.client,
             trace=tracing.checked(accepted.labels.get(tracing.HEADER, "")),
             kill_after_s=accepted.kill_after_s,
+            connection=accepted.connection,
+            timeout_s=call.timeout_s,
+            key=(accepted.key or accepted.id) if accepted.connection else "",
         )
 
     def _cancel(self, command: Command, attempt: Attempt) -> None:

@@ -12,6 +12,7 @@ from broker_master.core.budgets import Budgets, DroppedMessages, Kind
 from broker_master.plane import Plane
 from broker_master.services.gate import Gate
 from broker_master.services.presence import PresenceService
+from broker_master.services.profiles import ProfileReceiver
 from broker_master.services.reports import Reports
 from schemas import subjects
 from schemas.faults import MeshError, Refused
@@ -27,6 +28,7 @@ _BUDGETS: Final[dict[str, Kind]] = {
     "hello": "hello",
     "report": "work",
     "reply.*": "work",
+    "profiles": "rest",
 }
 
 Handler = Callable[[subjects.Up, bytes], None]
@@ -43,6 +45,7 @@ class Upstream:
         gate: Gate,
         presence: PresenceService,
         reports: Reports,
+        profiles: ProfileReceiver,
         budgets: Budgets,
     ) -> None:
         self._plane = plane
@@ -53,6 +56,7 @@ class Upstream:
             "hello": presence.on_hello,
             "report": reports.on_report,
             "reply.*": reports.on_reply,
+            "profiles": profiles.on_profiles,
         }
 
     async def run(self, ready: asyncio.Event) -> None:

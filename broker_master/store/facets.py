@@ -22,6 +22,7 @@ def facet_row(seq: int, facets: Facets) -> tuple[object, ...]:
         _fold_known(facets.agent),
         _fold_known(facets.client),
         _fold_known(facets.action),
+        _fold_known(facets.connection),
         _fold_known(facets.program),
         fold(facets.argv),
         facets.exit,

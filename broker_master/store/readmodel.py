@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-_VERSION = 3
+_VERSION = 4
 _IDS_MIN = 1_000_000
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _SCHEMA = """
@@ -50,6 +50,7 @@ CREATE TABLE facets (
     agent TEXT NOT NULL,
     client TEXT NOT NULL,
     action TEXT NOT NULL,
+    connection TEXT NOT NULL,
     program TEXT NOT NULL,
     argv TEXT NOT NULL,
     exit REAL,
@@ -205,7 +206,7 @@ class ReadModel:
     def _add_facets(self, rows: Sequence[HistoryRow]) -> None:
         # Facets of replaced rows stay behind, found by nothing, until they are trimmed.
         self._write.executemany(
-            f"INSERT OR REPLACE INTO facets VALUES ({', '.join('?' * 14)})",  # noqa: S608 - marks
+            f"INSERT OR REPLACE INTO facets VALUES ({', '.join('?' * 15)})",  # noqa: S608 - marks
             [facet_row(row.seq, facets_of(row.history)) for row in rows],
         )
         self._write.executemany(

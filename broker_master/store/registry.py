@@ -1,11 +1,11 @@
-"""Groups, agents and clients: a key-value bucket, held in memory as well.
+"""Groups, agents, clients and connections: a key-value bucket, held in memory as well.
 
 One master writes, but the revision of each entry is checked all the same, so that of two concurrent
 changes one wins and the other is decided again.
 """
 
 from collections.abc import Callable
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 
@@ -15,17 +15,25 @@ from broker_master.core.epochs import next_epoch
 from broker_master.core.strays import Strays
 from schemas import codec
 from schemas.faults import MeshError, Refused
-from schemas.messages.registry import AgentEntry, ClientEntry, GroupEntry, MeshEntry
+from schemas.messages.registry import (
+    AgentEntry,
+    ClientEntry,
+    ConnectionEntry,
+    GroupEntry,
+    MeshEntry,
+)
 from schemas.states import Admin
 
-E = TypeVar("E", AgentEntry, ClientEntry, GroupEntry)
+Entry: TypeAlias = GroupEntry | AgentEntry | ClientEntry | ConnectionEntry
+E = TypeVar("E", AgentEntry, ClientEntry, GroupEntry, ConnectionEntry)
 
 _TRIES = 5
 _MESH_KEY = "mesh"
-_KINDS: Final[dict[str, type[GroupEntry | AgentEntry | ClientEntry]]] = {
+_KINDS: Final[dict[str, type[Entry]]] = {
     "group": GroupEntry,
     "agent": AgentEntry,
     "client": ClientEntry,
+    "connection": ConnectionEntry,
 }
 
 
@@ -51,6 +59,7 @@ class Registry:
         self.groups: dict[str, GroupEntry] = {}
         self.agents: dict[str, AgentEntry] = {}
         self.clients: dict[str, ClientEntry] = {}
+        self.connections: dict[str, ConnectionEntry] = {}
         self._agents_of: dict[str, int] = {}
 
     async def load(self) -> None:
@@ -58,14 +67,10 @@ class Registry:
         found = await self._bucket.read_all(_decode, self._skip)
         for key, (entry, revision) in found.items():
             self._revisions[key] = revision
-            if isinstance(entry, GroupEntry):
-                self.groups[entry.name] = entry
-            elif isinstance(entry, AgentEntry):
-                self._put_agent(entry)
-            elif isinstance(entry, ClientEntry):
-                self.clients[entry.name] = entry
-            elif entry is None:
+            if entry is None:
                 self._unreadable.add(key)
+            elif not isinstance(entry, MeshEntry):
+                self._put(entry)
 
     async def begin_epoch(
         self, mesh: str, now_s: float, *, above: int = 0, is_restored: bool = False
@@ -132,6 +137,12 @@ class Registry:
             raise Refused("client_unknown", f"no client {name}")
         return entry
 
+    def connection(self, name: str) -> ConnectionEntry:
+        entry = self.connections.get(name)
+        if entry is None:
+            raise Refused("connection_unknown", f"no connection {name}")
+        return entry
+
     def has_agents(self, group: str) -> bool:
         return self._agents_of.get(group, 0) > 0
 
@@ -195,7 +206,34 @@ class Registry:
         self.clients[name] = changed
         return changed
 
+    async def create_connection(self, entry: ConnectionEntry) -> None:
+        await self._create(f"connection.{entry.name}", entry, "connection_exists")
+        self.connections[entry.name] = entry
+
+    async def change_connection(
+        self, name: str, change: Callable[[ConnectionEntry], ConnectionEntry]
+    ) -> ConnectionEntry:
+        changed = await self._change(f"connection.{name}", self.connection, name, change)
+        self.connections[name] = changed
+        return changed
+
+    async def delete_connection(self, name: str) -> None:
+        await self._delete(f"connection.{name}")
+        self.connections.pop(name, None)
+
     # -- the bucket
+
+    def _put(self, entry: Entry) -> None:
+        """Take a stored entry into the memory."""
+        match entry:
+            case GroupEntry():
+                self.groups[entry.name] = entry
+            case AgentEntry():
+                self._put_agent(entry)
+            case ClientEntry():
+                self.clients[entry.name] = entry
+            case ConnectionEntry():
+                self.connections[entry.name] = entry
 
     def _put_agent(self, entry: AgentEntry) -> None:
         before = self.agents.get(entry.name)
@@ -244,22 +282,19 @@ class Registry:
     async def _refresh(self, key: str) -> None:
         entry = await self._bucket.get(key)
         if entry is None:
-            raise Refused("agent_unknown", f"{key} was deleted meanwhile")
+            kind = key.partition(".")[0]
+            raise Refused(f"{kind}_unknown", f"{key} was deleted meanwhile")
         self._revisions[key] = entry.revision
         try:
             current = _decode(key, entry.value)
         except MeshError as error:
             self._skip(key, entry.revision, error)
             return  # the memory has the newest readable one
-        if isinstance(current, AgentEntry):
-            self._put_agent(current)
-        elif isinstance(current, ClientEntry):
-            self.clients[current.name] = current
-        elif isinstance(current, GroupEntry):
-            self.groups[current.name] = current
+        if not isinstance(current, MeshEntry):
+            self._put(current)
 
 
-def _decode(key: str, value: bytes) -> GroupEntry | AgentEntry | ClientEntry | MeshEntry:
+def _decode(key: str, value: bytes) -> Entry | MeshEntry:
     """Raises MeshError for a value that no master would have written at this key."""
     kind, _, name = key.partition(".")
     if key == _MESH_KEY:

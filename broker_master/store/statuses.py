@@ -22,7 +22,7 @@ STATUSES_FILE: Final = "statuses.bin"
 
 
 class Pasts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """By name: agents, and groups with the wall time since when they have their status.
+    """By name: agents; and groups and connections, with the time since when they have their status.
 
     at: wall time of the writing; 0 in files of earlier releases.
     """
@@ -30,6 +30,7 @@ class Pasts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     at: float = 0.0
     agents: dict[str, Past] = {}
     groups: dict[str, tuple[GroupStatus, float]] = {}
+    connections: dict[str, tuple[str, float]] = {}
 
 
 NO_PASTS: Final = Pasts()

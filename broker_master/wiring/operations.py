@@ -5,6 +5,7 @@ from broker_master.api.audit import AuditOperations
 from broker_master.api.authority import AuthorityOperations
 from broker_master.api.clients import ClientOperations
 from broker_master.api.commands import CommandOperations
+from broker_master.api.connections import ConnectionOperations
 from broker_master.api.deadletters import DeadLetterOperations
 from broker_master.api.events import EventOperations
 from broker_master.api.fanouts import FanoutOperations
@@ -13,6 +14,7 @@ from broker_master.api.operations import Operations
 from broker_master.api.renewal_orders import RenewalOrderOperations
 from broker_master.api.retries import RetryOperations
 from broker_master.plane import Plane
+from broker_master.services.connection_tests import ConnectionTests
 from broker_master.services.eventreader import EventReader
 from broker_master.services.output import OutputReader
 from broker_master.services.retries import Retries
@@ -39,6 +41,11 @@ def build_operations(plane: Plane, ports: Ports, keys: Keys, work: Work) -> Oper
             RetryOperations(retries),
             FanoutOperations(plane, work.fanouts, canceller),
             GroupOperations(plane, views),
+            ConnectionOperations(
+                plane,
+                work.connections,
+                ConnectionTests(plane, work.intake, work.connections),
+            ),
             AgentOperations(
                 plane,
                 views,

@@ -111,13 +111,14 @@ def _commands(plane: Plane, ports: Ports, work: Work) -> list[Service]:
         Prober(plane, work.presence.on_untaken),
         work.transitions,
         work.receipts,
+        work.connections,
     ]
 
 
 def _agents(plane: Plane, ports: Ports, keys: Keys, work: Work) -> list[Service]:
     issuer = ports.mesh.issuer
     return [
-        Upstream(plane, keys.gate, work.presence, work.reports, work.budgets),
+        Upstream(plane, keys.gate, work.presence, work.reports, work.profiles, work.budgets),
         work.fanouts,
         work.addresses,
         Enrolment(plane, issuer, keys.desk),

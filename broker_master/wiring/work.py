@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from broker_master.core.budgets import Budgets
+from broker_master.core.liveness import Presence
 from broker_master.core.room import StoreRoom
 from broker_master.metrics.survey import Survey
 from broker_master.plane import Plane
@@ -10,6 +11,7 @@ from broker_master.services.addresses import Addresses
 from broker_master.services.aftermath import Aftermath
 from broker_master.services.assign import Assigner
 from broker_master.services.cancel import Canceller
+from broker_master.services.connection_views import ConnectionViews
 from broker_master.services.fanout import Fanouts
 from broker_master.services.historian import Historian
 from broker_master.services.intake import Intake
@@ -17,6 +19,7 @@ from broker_master.services.lastlines import LastLines
 from broker_master.services.late_results import LateResults
 from broker_master.services.notes import notes
 from broker_master.services.presence import Listeners, PresenceService
+from broker_master.services.profiles import ProfileReceiver
 from broker_master.services.receipts import Receipts
 from broker_master.services.reports import Reports
 from broker_master.services.results import ResultPublisher
@@ -42,6 +45,8 @@ class Work:
     receipts: Receipts
     survey: Survey
     views: Views
+    connections: ConnectionViews
+    profiles: ProfileReceiver
     presence: PresenceService
     late: LateResults
     reports: Reports
@@ -51,7 +56,6 @@ class Work:
 
 
 def build_work(plane: Plane, ports: Ports, keys: Keys) -> Work:
-    events, folder = ports.events, ports.mesh.directory
     historian = Historian(plane, ports.history)
     results = ResultPublisher(plane.link, plane.clock)
     plane.link.on_disconnected(lambda _reason: results.on_disconnected())
@@ -62,22 +66,23 @@ def build_work(plane: Plane, ports: Ports, keys: Keys) -> Work:
     assigner = Assigner(plane, settler, transmitter)
     canceller = Canceller(plane, settler, transmitter)
     room = StoreRoom(plane.settings.limits.event_bytes, lambda: plane.facts.appended_bytes)
-    survey = Survey(plane, ports.streams, folder, room)
+    survey = Survey(plane, ports.streams, ports.mesh.directory, room)
     views = Views(
         plane,
         historian.recents.of,
         lambda caller: notes(plane, caller, survey.findings, historian.lag_s()),
     )
+    connections = ConnectionViews(plane, views)
     addresses = Addresses(plane, ports.system)
     receipts = Receipts(plane, ports.streams)
     presence = PresenceService(
         plane,
         settler,
         assigner,
-        Aftermath(plane, settler, folder, earlier=ports.earlier, restored=ports.restored),
+        _aftermath(plane, ports, settler),
         Listeners(
             want_address=addresses.want,
-            on_change=views.note_group,
+            on_change=connections.note_group,
             on_trust=keys.rotator.note_trust,
             on_greeted=receipts.note_hello,
         ),
@@ -91,14 +96,7 @@ def build_work(plane: Plane, ports: Ports, keys: Keys) -> Work:
         on_order_reply=keys.orders.on_reply,
         on_took=presence.on_took,
     )
-    intake = Intake(
-        plane,
-        assigner,
-        room,
-        history_lag_s=historian.lag_s,
-        stalled_since=lambda: events.stalled_since,
-        is_crowded=lambda: events.is_crowded,
-    )
+    intake = _intake(plane, ports, assigner, room, historian)
     _follow(plane, ports, intake, transmitter, presence)
     keys.gate.on_gone.listen(presence.on_closed)
     return Work(
@@ -112,19 +110,64 @@ def build_work(plane: Plane, ports: Ports, keys: Keys) -> Work:
         receipts=receipts,
         survey=survey,
         views=views,
+        connections=connections,
+        profiles=_profiles(plane, presence, connections),
         presence=presence,
         late=late,
         reports=reports,
         intake=intake,
         fanouts=Fanouts(plane, ports.fanouts, intake, views, ports.restored),
-        transitions=AdminTransitions(
-            plane,
-            presence,
-            keys.revoker,
-            keys.orders,
-            on_change=views.note_group,
-            on_gone=historian.recents.forget,
-        ),
+        transitions=_transitions(plane, keys, presence, connections, historian),
+    )
+
+
+def _aftermath(plane: Plane, ports: Ports, settler: Settler) -> Aftermath:
+    folder = ports.mesh.directory
+    return Aftermath(plane, settler, folder, earlier=ports.earlier, restored=ports.restored)
+
+
+def _intake(
+    plane: Plane, ports: Ports, assigner: Assigner, room: StoreRoom, historian: Historian
+) -> Intake:
+    events = ports.events
+    return Intake(
+        plane,
+        assigner,
+        room,
+        history_lag_s=historian.lag_s,
+        stalled_since=lambda: events.stalled_since,
+        is_crowded=lambda: events.is_crowded,
+    )
+
+
+def _profiles(
+    plane: Plane, presence: PresenceService, connections: ConnectionViews
+) -> ProfileReceiver:
+    def on_change(changed: Presence) -> None:
+        presence.sync_member(changed)
+        connections.note_group(changed.group)
+
+    return ProfileReceiver(plane, on_change)
+
+
+def _transitions(
+    plane: Plane,
+    keys: Keys,
+    presence: PresenceService,
+    connections: ConnectionViews,
+    historian: Historian,
+) -> AdminTransitions:
+    def on_gone(agent: str) -> None:
+        historian.recents.forget(agent)
+        plane.profiles.forget(agent)
+
+    return AdminTransitions(
+        plane,
+        presence,
+        keys.revoker,
+        keys.orders,
+        on_change=connections.note_group,
+        on_gone=on_gone,
     )
 
 

@@ -55,13 +55,13 @@ GROUP: Final = "web"
 AGENTS: Final = ("a1", "a2", "a3")
 STEP_S: Final = 0.02
 POLL_S: Final = 0.15
-READY_S: Final = 20.0
+READY_S: Final = 60.0
 SETTLE_S: Final = 25.0
 # Reports on their way are released within this time.
 CLOSED_S: Final = 5.0
-GONE_S: Final = 8.0
+GONE_S: Final = 30.0
 ASK_S: Final = 2.0
-ANSWER_S: Final = 8.0
+ANSWER_S: Final = 30.0
 
 # A tenth of production: 5 s become 0.5. Unrecoverable after 3.5 s, given up after 5.
 FAST: Final[Mapping[str, float]] = {

@@ -273,7 +273,7 @@ async def test_sec_s27_system_key_is_replaced_and_its_thief_is_dropped(
         await take(admin, "revoke", key="system")
         await eventually(lambda: thief.is_closed)
         assert not await comes_back(credentials)
-        # The master's own goes on: it cuts whom it revokes.
+        # The master's own goes on: it cuts the connections that it revokes.
         robbed = await client_of(mesh, "robbed", "viewer", directory=mesh.directory / "clients")
         assert (await mesh.cli("client", "revoke", "robbed")).code == 0
         assert (await mesh.cli("status", context=robbed)).code == 77

@@ -132,6 +132,34 @@ async def test_unknown_state_is_shown_and_the_return_too(mesh: MeshProcesses) ->
         assert (await client.wait("quiet")).state == "cancelled"
 
 
+async def test_task_that_its_agent_has_ended_during_the_silence_never_went_on(
+    mesh: MeshProcesses,
+) -> None:
+    agent = mesh.agents["web-1"]
+    run = ("run", "--detach", "--id", "fenced", "--group", "web", "--")
+    # Its last output is under way when its agent is back.
+    script = "trap 'head -c 300000 /dev/zero; exit' TERM; echo begun; sleep 600 & wait"
+    assert (await mesh.cli(*run, "sh", "-c", script)).code == 0
+    async with mesh.client() as client:
+        async for _ in client.logs("fenced", follow=True):
+            break
+        agent.signal(signal.SIGSTOP)
+        try:
+            await state_reached(client, "fenced", "unknown")
+            # Beyond the agent's own deadline. If also beyond the master's, it is lost: as true.
+            await asyncio.sleep(4.6)
+        finally:
+            agent.signal(signal.SIGCONT)
+        assert (await client.wait("fenced")).state in ("killed_fenced", "lost")
+        await mesh.wait_status("web-1", "active")
+        events = [event.what async for event in client.events("kind:command fenced", since=1.0)]
+        assert "running" not in events
+        agents = await mesh.cli("agent", "show", "web-1")
+        assert re.search(
+            r"^returned +after \d+ s: 0 tasks went on, [01] ended", agents.out, re.MULTILINE
+        )
+
+
 async def test_command_that_waits_for_a_word_is_decided(
     mesh: MeshProcesses, tmp_path: Path
 ) -> None:

@@ -18,7 +18,7 @@ from tests.old_release import programs_of, unpacked
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-restore")]
 
-SOON_S: Final = 60.0
+SOON_S: Final = 120.0
 AGENTS: Final = ("web-1", "web-2", "web-3")
 FAN: Final = [f"__fan_{agent}" for agent in AGENTS]
 
@@ -36,7 +36,12 @@ mesh = mesh_fixture({"web": ()}, env=TIMERS, scope="function")
 # Its tasks go on while the master is away for as long as a restore takes.
 patient_mesh = mesh_fixture(
     {"web": ()},
-    env={**LONG_LEASE, "MESH_TIMERS__LOST_S": "60", "MESH_TIMERS__ADOPT_S": "5"},
+    env={
+        **LONG_LEASE,
+        "MESH_TIMERS__ACK_S": "2.5",
+        "MESH_TIMERS__LOST_S": "60",
+        "MESH_TIMERS__ADOPT_S": "5",
+    },
     scope="function",
     name="patient_mesh",
 )
@@ -57,13 +62,15 @@ async def restarts(mesh: MeshProcesses, times: int) -> None:
 async def agent_says(mesh: MeshProcesses, name: str, words: str) -> str:
     """The reason in the agent's own status, once it has these words in it."""
     where = ("--state-dir", str(mesh.agent_dir(name)))
-    async with asyncio.timeout(SOON_S):
-        while True:
-            said = await mesh._run("broker-agent", "status", *where, "--output", "json")
-            reason: str = json.loads(said.out)["reason"] or ""
-            if words in reason:
-                return reason
-            await asyncio.sleep(0.2)
+    reason = ""
+    try:
+        async with asyncio.timeout(SOON_S):
+            while words not in reason:
+                said = await mesh._run("broker-agent", "status", *where, "--output", "json")
+                reason = json.loads(said.out)["reason"] or ""
+    except TimeoutError:
+        pytest.fail(f"{name} says {reason!r}, without {words!r}")
+    return reason
 
 
 async def audited(client: MeshClient, action: str) -> list[AuditRecord]:

@@ -15,7 +15,7 @@ from schemas import codec, subjects
 from schemas.messages.api import AgentRecord, AuditPage, AuditQuery, CommandList, NameQuery
 from schemas.messages.liveness import Details, Hello
 from tests.harness import MeshProcesses
-from tests.meshes import client_of, mesh_fixture
+from tests.meshes import LONG_LEASE, client_of, mesh_fixture
 from tests.rawlink import RawLink, pub
 from tests.waiting import eventually
 
@@ -28,7 +28,8 @@ PATIENCE_S = 60.0
 SELDOM = {"MESH_CERTIFICATES__COMPARE_S": "600"}
 
 
-mesh = mesh_fixture({"web": ("web-1", "web-2")}, master_env=SELDOM)
+# A broker may be away for longer than a fast lease lasts.
+mesh = mesh_fixture({"web": ("web-1", "web-2")}, env=LONG_LEASE, master_env=SELDOM)
 
 
 async def alarms(admin: MeshClient) -> list[str]:

@@ -263,7 +263,7 @@ async def test_sec_s12_flood_of_bad_handshakes_loses_no_agent(
 
 
 def _knock(address: tuple[str, int], tls: ssl.SSLContext | None) -> None:
-    with contextlib.suppress(OSError), socket.create_connection(address, timeout=2) as knocking:
+    with contextlib.suppress(OSError), socket.create_connection(address, timeout=60) as knocking:
         knocking.recv(4096)
         if tls is None:
             knocking.sendall(b"\x16\x03\x01" + b"\xff" * 200)

@@ -3,23 +3,18 @@
 import asyncio
 import csv
 import json
-from collections.abc import Iterator
 
 import pytest
 
 from broker_client.cli.shell.completion import values
 from tests.harness import MeshProcesses
 from tests.integration.test_cli import in_terminal, lists
-from tests.meshes import shared_mesh
+from tests.meshes import mesh_fixture
 
 pytestmark = [pytest.mark.integration, pytest.mark.asyncio(loop_scope="module")]
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    groups = {"web": ("web-1", "web-2"), "db": ("db-1",)}
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), groups, slots=4) as made:
-        yield made
+mesh = mesh_fixture({"web": ("web-1", "web-2"), "db": ("db-1",)}, slots=4)
 
 
 # -- lists

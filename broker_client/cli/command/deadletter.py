@@ -9,7 +9,7 @@ from broker_client.cli.command.listing import check_limit, list_commands
 from broker_client.cli.command.story import print_command
 from broker_client.cli.options import LISTING, SHARED, Listing, Shared
 from broker_client.cli.screen.columns import COLUMNS_HELP
-from broker_client.cli.screen.report import print_submitted, say
+from broker_client.cli.screen.report import print_retried
 from broker_client.cli.session import call
 from schemas.ids import check_command_id
 from schemas.messages.api import CommandList, CommandQuery
@@ -56,6 +56,4 @@ def retry(
     """Submit a dead letter again as a new command, and print its id."""
     answer = call(shared, lambda mesh: mesh.retry_dead_letter(id, new_id=new))
     # Only the id goes to stdout, as with `mesh run --detach`.
-    print_submitted(answer.id, answer, shared.output)
-    if answer.duplicate and shared.output != "json":
-        say(f"{answer.id} was submitted before and is {answer.state}")
+    print_retried(answer, shared.output)

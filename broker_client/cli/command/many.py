@@ -11,7 +11,7 @@ from broker_client.cli.bulk import Deed, DryRun, Yes, carry_out
 from broker_client.cli.command.ledger import LEDGER
 from broker_client.cli.filters import joined
 from broker_client.cli.options import SHARED, Shared
-from broker_client.cli.screen.report import print_lines, print_submitted, print_usage, say
+from broker_client.cli.screen.report import print_lines, print_retried, print_usage
 from schemas.ids import check_command_id
 from schemas.listed import COMMANDS
 from schemas.messages.api import SubmitAnswer
@@ -64,12 +64,7 @@ def retry(
     async def one(mesh: "MeshClient", old: str) -> SubmitAnswer:
         return await mesh.retry(old, new_id=id)
 
-    def told(answer: SubmitAnswer) -> None:
-        print_submitted(answer.id, answer, "table")
-        if answer.duplicate:
-            say(f"{answer.id} was submitted before and is {answer.state}")
-
-    deed = _deed("retry", targets, _ENDED, one, told)
+    deed = _deed("retry", targets, _ENDED, one, lambda answer: print_retried(answer, "table"))
     return carry_out(shared, deed, yes=yes, dry_run=dry_run)
 
 

@@ -24,7 +24,7 @@ from broker_client.cli.options import (
     Shared,
     check_seconds,
 )
-from broker_client.cli.outcomes import INTERRUPTED, MESH_EXITS, PARTIAL
+from broker_client.cli.outcomes import MESH_EXITS, PARTIAL
 from broker_client.cli.run.attend import (
     interrupts,
     leave_now,
@@ -59,6 +59,7 @@ from broker_client.cli.screen.tables import (
 )
 from broker_client.cli.session import call
 from broker_client.cli.spans import to_seconds
+from broker_client.cli.words import INTERRUPTED
 from schemas.counting import counted
 from schemas.faults import Refused
 from schemas.messages.actions import ProcessArgs

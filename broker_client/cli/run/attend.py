@@ -10,10 +10,10 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from broker_client.asking import is_passing
-from broker_client.cli.outcomes import INTERRUPTED
 from broker_client.cli.run.waits import told
 from broker_client.cli.screen.report import say
 from broker_client.cli.screen.sinks import Sink, Writer
+from broker_client.cli.words import INTERRUPTED
 from schemas.faults import MeshError
 from schemas.messages.facts import CommandRecord
 from schemas.states import TERMINAL

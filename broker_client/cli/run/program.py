@@ -22,7 +22,6 @@ from broker_client.cli.options import (
 )
 from broker_client.cli.outcomes import (
     ADVICE,
-    INTERRUPTED,
     exit_code,
     is_verdict,
     program_code,
@@ -47,7 +46,7 @@ from broker_client.cli.screen.sinks import Memory, Screen
 from broker_client.cli.screen.tables import in_local_time
 from broker_client.cli.session import call
 from broker_client.cli.spans import span_s, to_seconds
-from broker_client.cli.words import BEHIND
+from broker_client.cli.words import BEHIND, INTERRUPTED
 from schemas import limits
 from schemas.argv import quoted_word
 from schemas.faults import Refused

@@ -19,6 +19,7 @@ from broker_client.cli.screen.terminal import shown
 from broker_client.cli.words import Output as Form
 from broker_client.runtime.stdio import OutputFailed
 from schemas.faults import MeshError
+from schemas.messages.api.commands import SubmitAnswer
 from schemas.messages.facts import CommandRecord
 from schemas.messages.work import Output
 
@@ -269,6 +270,13 @@ def print_submitted(id: str, answer: msgspec.Struct, output: Form) -> None:
     except BrokenPipeError:
         say(f"{id} was submitted")
         raise
+
+
+def print_retried(answer: SubmitAnswer, output: Form) -> None:
+    """Print the id of a command that was submitted again, and whether it was so before."""
+    print_submitted(answer.id, answer, output)
+    if answer.duplicate and output != "json":
+        say(f"{answer.id} was submitted before and is {answer.state}")
 
 
 def print_fault(error: MeshError, output: Form) -> int:

@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from schemas.faults import Refused
-from schemas.messages.actions import file, http, script, sql
+from schemas.messages.actions import connection, file, http, script, sql
 from schemas.messages.actions.base import Action, Arguments
 from schemas.messages.actions.process import NOOP, PROCESS, NoopArgs, ProcessArgs
 
@@ -30,6 +30,7 @@ AnyAction = (
     | Action[file.FileMoveArgs]
     | Action[file.FileDeleteArgs]
     | Action[script.ScriptRunArgs]
+    | Action[connection.ConnectionTestArgs]
 )
 _TABLE: Final[tuple[AnyAction, ...]] = (
     PROCESS,
@@ -44,6 +45,7 @@ _TABLE: Final[tuple[AnyAction, ...]] = (
     file.FILE_MOVE,
     file.FILE_DELETE,
     script.SCRIPT_RUN,
+    connection.CONNECTION_TEST,
 )
 ACTIONS: Final[dict[str, AnyAction]] = {action.name: action for action in _TABLE}
 

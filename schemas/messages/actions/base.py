@@ -32,7 +32,7 @@ class Action(Generic[Args]):
     against the slots of the agent; an action without a slot has ended as soon as it is recorded.
     effect: possible effect of a lost attempt. from_start: agents of the first release have it, and
     so does an agent whose `Hello` lists no actions. capability: of the kinds of connections that
-    it works through (`sql`, `http`, `file`, `script`); empty: it needs no connection.
+    it works through (`sql`, `http`, `file`, `script`, `any`); empty: it needs no connection.
     """
 
     name: str

@@ -59,6 +59,18 @@ from schemas.messages.api.commands import (
     SubmitAnswer,
     SubmitRequest,
 )
+from schemas.messages.api.connections import (
+    ConnectionCreate,
+    ConnectionList,
+    ConnectionMember,
+    ConnectionPin,
+    ConnectionRecord,
+    ConnectionsAnswer,
+    ConnectionSet,
+    ConnectionTest,
+    ConnectionTestAnswer,
+    ConnectionTested,
+)
 from schemas.messages.api.events import EventKind, EventList, EventRecord, EventsAnswer
 from schemas.messages.api.groups import (
     GroupCreate,
@@ -98,6 +110,16 @@ __all__ = [
     "CommandList",
     "CommandPage",
     "CommandQuery",
+    "ConnectionCreate",
+    "ConnectionList",
+    "ConnectionMember",
+    "ConnectionPin",
+    "ConnectionRecord",
+    "ConnectionSet",
+    "ConnectionTest",
+    "ConnectionTestAnswer",
+    "ConnectionTested",
+    "ConnectionsAnswer",
     "DecideRequest",
     "DetailsRecord",
     "Done",

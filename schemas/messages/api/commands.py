@@ -34,9 +34,10 @@ class SubmitRequest(Request, frozen=True, kw_only=True):
     id: for deduplication; the master makes one if it is absent. deadline: unix time after which the
     master refuses the request, as a client's buffer may deliver late. loss, hold_s: policy and
     seconds for the task while its master is silent. with_output: small output comes with the
-    result. on_inactive: while no agent of the target is active, wait or be refused. priority: among
-    waiting commands the greater one goes first. tags: required of an agent of the group.
-    connection: through which an action with a capability works. timeout_s, output_bytes: limits of
+    result. on_inactive: while no agent of the target is active, wait or be refused; None: `refuse`
+    through a connection, else `queue`. priority: among waiting commands the greater one goes first.
+    tags: required of an agent of the group. connection: through which an action with a capability
+    works. timeout_s, output_bytes: limits of
     a command through a connection, not above the connection's own.
     """
 
@@ -52,7 +53,7 @@ class SubmitRequest(Request, frozen=True, kw_only=True):
     hold_s: Annotated[float, Meta(gt=0, le=limits.TIMEOUT_MAX_S)] | None = None
     labels: Labels = {}
     with_output: bool = False
-    on_inactive: OnInactive = "queue"
+    on_inactive: OnInactive | None = None
     priority: Priority = 2
     tags: Tags = {}
     connection: Name | None = None

@@ -10,7 +10,7 @@ from schemas.messages.api.base import Request
 from schemas.messages.fields import Label, Timestamp
 
 # gap: in the place of events that are not known any more.
-EventKind = Literal["agent", "group", "command", "certificate", "gap"]
+EventKind = Literal["agent", "group", "connection", "command", "certificate", "gap"]
 
 # Longest detail of an event, in characters.
 EVENT_DETAIL_LEN: Final = 300
@@ -35,9 +35,9 @@ class EventList(Request, frozen=True, kw_only=True):
 class EventRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One event: `name` is now `what`.
 
-    what: of agents and groups the new status; of commands `submitted`, or the new state; of
-    certificates `warning`, `expired`, `issued`, `renewed`, `refused` or `revoked`; of a gap
-    `restarted` or `overflowed`. was: the status before. agent, client: of commands. cause: the
+    what: of agents, groups and connections the new status; of commands `submitted`, or the new
+    state; of certificates `warning`, `expired`, `issued`, `renewed`, `refused` or `revoked`; of a
+    gap `restarted` or `overflowed`. was: the status before. agent, client: of commands. cause: the
     stable name of a status' reason. detail: for people.
     """
 

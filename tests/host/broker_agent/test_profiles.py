@@ -49,7 +49,7 @@ class Host:
 
     @property
     def told(self) -> dict[str, ProfileStatus]:
-        """What the master is told when it asks."""
+        """Answer of the agent to the master's request."""
         self.rig.send("echo", Echo(epoch=1, incarnation=self.rig.lease.incarnation, seq=1))
         before = len(self.rig.wire.sent(Profiles, PROFILES))
         self.rig.heartbeats.send()

@@ -6,11 +6,11 @@ import msgspec
 import pytest
 
 from broker_client.api import MeshClient
-from broker_client.asking import Asker
-from broker_client.runtime.link import NoResponders
+from broker_client.asking import Asker, advice_without_answer
+from broker_client.runtime.link import NoResponders, Unanswered
 from schemas.faults import Unreachable
 from schemas.messages.api import AgentRecord, Done, NameQuery, SubmitAnswer, SubmitRequest
-from schemas.verbs import AGENT_ENABLE, AGENT_SHOW
+from schemas.verbs import AGENT_ENABLE, AGENT_SHOW, VERBS
 
 
 class Asked:
@@ -94,3 +94,60 @@ async def test_retry_of_a_submission_comes_soon_however_often_no_master_has_answ
     assert answer.id == "c1"
     assert len(waited) == 20
     assert max(waited) <= 2.0
+
+
+class Silent:
+    """A link on which nobody answers in time."""
+
+    last_permission_error = None
+
+    def __init__(self) -> None:
+        self.timeouts: list[float] = []
+
+    async def request(self, subject: str, _payload: bytes, timeout_s: float, *_: object) -> None:
+        self.timeouts.append(timeout_s)
+        raise Unanswered("no_answer", f"no answer on {subject} in {timeout_s} s")
+
+
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [
+        ("mesh.status", "ask again; if"),
+        ("command.wait", "ask again; if"),
+        ("agent.create", "look before you ask again"),
+        ("command.submit", "with the same id"),
+        ("fanout.retry", "with the same id"),
+        ("verb.of-a-newer-mesh", "with the same id"),
+    ],
+)
+async def test_request_without_an_answer_has_the_advice_of_its_verb(verb: str, said: str) -> None:
+    asker = Asker(cast("Any", Silent()), "ann", "admin")
+    noun, name = verb.split(".")
+    with pytest.raises(Unreachable) as caught:
+        await asker.send(noun, name, b"", 10.0)
+    assert caught.value.message == f"no answer to {verb.replace('.', ' ')} in 10 s"
+    for word in (said, "`mesh doctor`", "log", "/readyz"):
+        assert word in caught.value.advice
+
+
+def test_change_is_asked_for_again_at_once_only_under_an_id_of_its_own() -> None:
+    advices = {name: advice_without_answer(name) for name in VERBS}
+    same_id = {name for name, advice in advices.items() if "with the same id" in advice}
+    assert same_id == {
+        "command.submit",
+        "command.retry",
+        "deadletter.retry",
+        "fanout.submit",
+        "fanout.retry",
+    }
+    for name in VERBS.keys() - same_id:
+        assert ("look before" in advices[name]) is VERBS[name].changes
+
+
+async def test_last_try_of_a_request_ends_with_all_tries() -> None:
+    link = Silent()
+    asker = Asker(cast("Any", link), "ann", "admin", answer_s=60.0)
+    with pytest.raises(Unreachable), asker.trying(0.0) as end_s:
+        await asker.ask(AGENT_SHOW, NameQuery(name="web-1"), end_s=end_s)
+    assert link.timeouts[0] < 1.0
+    assert asker.until_s is None, "nothing is awaited any more"

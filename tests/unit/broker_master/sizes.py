@@ -15,7 +15,7 @@ from broker_master.api import groups as group_api
 from broker_master.api import renewal_orders as rotation_api
 from broker_master.core import recent
 from broker_master.core.certificates import KEPT_MAX
-from broker_master.services import output
+from broker_master.services import connection_tests, connection_views, output
 from schemas import ids, limits
 from schemas.argv import PROGRAM_LEN
 from schemas.codec import encode
@@ -139,6 +139,39 @@ BOUNDS: Final[dict[str, Bound]] = {
     "api.RotateAnswer.passed": Bound(rotation_api._PASSED_NAMED, "cut by group.rotate"),
     "api.Passed.agent": _NAME,
     "api.Passed.reason": Bound(rotation_api._REASON_SHOWN, "cut by group.rotate"),
+    # connections
+    "api.ConnectionRecord.connection": _NAME,
+    "api.ConnectionRecord.kind": _NAME,
+    "api.ConnectionRecord.group": _NAME,
+    "api.ConnectionRecord.status": _STATE,
+    "api.ConnectionRecord.reason": _LINE,
+    "api.ConnectionRecord.since": _TIME,
+    "api.ConnectionRecord.next": _LINE,
+    "api.ConnectionRecord.actions": Bound(limits.ACTIONS, "ActionNames", item=32, wide=False),
+    "api.ConnectionRecord.pin": _plain(64, "the limit of ConnectionPin"),
+    "api.ConnectionRecord.note": Bound(limits.LABEL_LEN, "a Label of the request"),
+    "api.ConnectionRecord.badges": Bound(4, "one of each kind at most", item=64),
+    "api.ConnectionRecord.created_at": _TIME,
+    "api.ConnectionRecord.created_by": _NAME,
+    "api.ConnectionRecord.members": Bound(connection_views.MEMBERS_MAX, "cut by connection.show"),
+    "api.ConnectionMember.agent": _NAME,
+    "api.ConnectionMember.status": _STATE,
+    "api.ConnectionMember.state": _WORD,
+    "api.ConnectionMember.hash": _plain(64, "cut when it comes"),
+    "api.ConnectionMember.problem": Bound(connection_views.TEXT_SHOWN, "cut by connection.show"),
+    "api.ConnectionMember.shape": Bound(connection_views.TEXT_SHOWN, "cut by connection.show"),
+    "api.ConnectionTestAnswer.connection": _NAME,
+    "api.ConnectionTestAnswer.members": Bound(
+        connection_tests.HOSTS_MAX, "as many as one test asks"
+    ),
+    "api.ConnectionTested.agent": _NAME,
+    "api.ConnectionTested.result": _WORD,
+    "api.ConnectionTested.steps": Bound(5, "the five names of a step", item=7, wide=False),
+    "api.ConnectionTested.server": Bound(connection_tests.SERVER_LEN, "cut by connection.test"),
+    "api.ConnectionTested.profile": _plain(64, "cut by connection.test"),
+    "api.ConnectionTested.code": _plain(64, "cut by connection.test"),
+    "api.ConnectionTested.reason": Bound(connection_tests.REASON_LEN, "cut by connection.test"),
+    "api.ConnectionTested.command": _ID,
     "api.ClientRecord.client": _NAME,
     "api.ClientRecord.role": _WORD,
     "api.ClientRecord.groups": Bound(

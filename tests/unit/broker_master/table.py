@@ -1,7 +1,7 @@
 """Every operation of a master, with its real handler, over a plane of two groups: `web` and `db`.
 
-Both hold the same: an agent, a client, a command, a dead letter and a fan-out, named after them.
-Real is everything but the broker, the clock and the disk.
+Both hold the same: an agent, a client, a connection, a command, a dead letter and a fan-out, named
+after them. Real is everything but the broker, the clock and the disk.
 """
 
 import asyncio
@@ -33,6 +33,7 @@ from schemas.messages.work import ControlReply
 from schemas.states import State
 from tests.planes import DAY_S, add_agent, add_client, add_group
 from tests.unit.broker_master.stage import MemoryBucket, Stage
+from tests.unit.broker_master.ways import connection
 
 GROUPS = ("web", "db")
 
@@ -124,6 +125,7 @@ class Table(Stage):
         plane.registry.clients[made.name] = msgspec.structs.replace(
             made, certificates=[self._certificate(made.name)]
         )
+        connection(self, f"{group}-way", group=group)
         await self.submit(f"{group}-open", group=group)
         dead = await self.submit(f"{group}-dead", group=group)
         plane.dispatcher.withdraw(dead.id)
@@ -181,4 +183,4 @@ class _Orders(Orders):
 
 def named(prefix: str) -> Iterator[str]:
     """Texts about group `prefix` that a caller without rights on it must not read."""
-    yield from (f"{prefix}-{what}" for what in ("1", "client", "open", "dead", "fan"))
+    yield from (f"{prefix}-{what}" for what in ("1", "client", "way", "open", "dead", "fan"))

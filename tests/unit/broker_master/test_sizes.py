@@ -17,6 +17,7 @@ from broker_master.api.agents import AgentOperations
 from broker_master.api.clients import ClientOperations
 from broker_master.api.commands import CommandOperations, _Row
 from broker_master.api.commands import _page as command_page
+from broker_master.api.connections import ConnectionOperations
 from broker_master.api.discovery import Discovery
 from broker_master.api.door import Door
 from broker_master.api.fanouts import FanoutOperations
@@ -25,6 +26,7 @@ from broker_master.api.nats import NatsApi
 from broker_master.core.certificates import KEPT_MAX, with_candidate
 from broker_master.core.fit import fit_entry, fit_history, fit_outcome, fit_record
 from broker_master.core.pages import Rows
+from broker_master.services.connection_views import ConnectionViews
 from broker_master.services.turns import Turns
 from broker_master.services.views import Views
 from broker_master.store.readmodel import Filter
@@ -92,6 +94,7 @@ PAGES: Final[dict[Kind, tuple[Kind, int]]] = {
     api.AuditPage: (api.AuditRecord, 500),
     api.GroupsAnswer: (api.GroupRecord, 5000),
     api.ClientsAnswer: (api.ClientRecord, 5000),
+    api.ConnectionsAnswer: (api.ConnectionRecord, 500),
     api.CommandPage: (facts.CommandRecord, 500),
     fanouts.FanoutsAnswer: (fanouts.FanoutRecord, 500),
 }
@@ -137,6 +140,8 @@ PARTS: Final[frozenset[Kind]] = frozenset(
         api.SpreadRecord,
         api.HoldingRecord,
         api.ClientRecord,
+        api.ConnectionMember,
+        api.ConnectionTested,
         api.AuditRecord,
         facts.ArgumentsRecord,
         facts.AttemptRecord,
@@ -256,6 +261,9 @@ def largest_request(args_bytes: int) -> api.SubmitRequest:
             queue_ttl_s=60.0,
             deadline=None,
             tags={},
+            connection=None,
+            timeout_s=None,
+            output_bytes=None,
         ),
     )
 
@@ -415,7 +423,12 @@ def fanout_of(command: api.SubmitRequest, agents: list[str]) -> fanouts.FanoutEn
 @pytest.mark.parametrize("kind", PAGES, ids=name_of)
 def test_sec_s30_page_of_the_largest_rows_fits(kind: Kind) -> None:
     row_kind, limit = PAGES[kind]
-    row = largest(row_kind, **({"spread": []} if row_kind is api.GroupRecord else {}))
+    # Only `show` has these.
+    whole: dict[Kind, dict[str, object]] = {
+        api.GroupRecord: {"spread": []},
+        api.ConnectionRecord: {"members": []},
+    }
+    row = largest(row_kind, **whole.get(row_kind, {}))
     if row_kind is facts.CommandRecord:
         row = fit_record(row)
     rows = Rows[Any](limit, limits.WHOLE_LIST_BYTES)
@@ -432,6 +445,11 @@ async def test_sec_s30_lists_end_where_the_next_row_would_not_fit_and_go_on_from
     groups = [f"g{number:04}-{'x' * 50}" for number in range(1000)]
     for name in groups:
         add_group(plane, name)
+    ways = [f"w{number:04}" for number in range(400)]
+    for name in ways:
+        plane.registry.connections[name] = registry.ConnectionEntry(
+            name=name, kind="sqlite", group=groups[1], note=wide, created_at=1.0
+        )
     said = registry.AdminTerm(note=wide)
     agents = [f"a{number:04}" for number in range(120)]
     for name in agents:
@@ -455,6 +473,13 @@ async def test_sec_s30_lists_end_where_the_next_row_would_not_fit_and_go_on_from
     pages = [
         (agent_list, api.AgentList(), "agents", "agent", agents),
         (GroupOperations(plane, views).list, api.GroupList(), "groups", "group", groups),
+        (
+            ConnectionOperations(plane, ConnectionViews(plane, views), nothing).list,
+            api.ConnectionList(),
+            "connections",
+            "connection",
+            ways,
+        ),
         (
             ClientOperations(plane, views, nothing, nothing, nothing, {}).list,
             api.ClientList(),

@@ -50,7 +50,7 @@ async def test_services_are_these_in_groups(parts: Parts) -> None:
         *("writer", "writer", "writer"),
         *("whereabouts", "audit", "strays", "gate"),
         *("historian", "checkpoint", "statuses"),
-        *("transmit", "assign", "presence", "probe", "terms", "receipts"),
+        *("transmit", "assign", "presence", "probe", "terms", "receipts", "connections"),
         *("upstream", "fanouts", "addresses", "enrolment", "renewals"),
         *("custody", "rotator", "comparison", "survey"),
         *("door", "api", "quotas", "floods", "pulse", "http"),
@@ -246,7 +246,7 @@ async def test_certificate_in_the_audit_trail_becomes_an_event(parts: Parts, tab
 
 
 async def test_changes_of_agents_and_terms_reach_the_status_of_their_group(parts: Parts) -> None:
-    note_group = parts.work.views.note_group
+    note_group = parts.work.connections.note_group
     assert cast("Any", parts.work.presence)._on_change == note_group
     assert cast("Any", parts.work.transitions)._on_change == note_group
 

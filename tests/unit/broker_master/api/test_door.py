@@ -209,9 +209,9 @@ async def test_name_that_there_is_not_gets_near_ones_that_the_caller_may_see(
 
 
 NEAR = {"command": "web-opem", "deadletter": "web-deae", "fanout": "web-fam", "agent": "web-3"}
-NEAR |= {"group": "webb", "client": "web-clent"}
+NEAR |= {"group": "webb", "client": "web-clent", "connection": "web-wai"}
 MEANT = {"command": "web-open", "deadletter": "web-dead", "fanout": "web-fan", "agent": "web-1"}
-MEANT |= {"group": "web", "client": "web-client"}
+MEANT |= {"group": "web", "client": "web-client", "connection": "web-way"}
 # What else a request must have.
 BESIDE: dict[str, dict[str, object]] = {
     "command.decide": {"decision": "fail"},

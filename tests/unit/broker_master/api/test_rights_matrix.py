@@ -25,7 +25,7 @@ from tests.unit.broker_master.table import GROUPS, Table, call, named
 
 INSIDE, OUTSIDE, NOTHING = (*GROUPS, "none")
 UNKNOWN = frozenset({"forbidden"}) | {
-    f"{what}_unknown" for what in ("group", "agent", "client", "command", "fanout")
+    f"{what}_unknown" for what in ("group", "agent", "client", "connection", "command", "fanout")
 }
 Make = Callable[[str], msgspec.Struct]
 
@@ -42,7 +42,7 @@ class Row(NamedTuple):
 
 
 # How what belongs to a group is called, by noun; see `Table`.
-NAMES = {"agent": "{}-1", "client": "{}-client", "group": "{}"}
+NAMES = {"agent": "{}-1", "client": "{}-client", "connection": "{}-way", "group": "{}"}
 IDS = {"command": "{}-open", "deadletter": "{}-dead", "fanout": "{}-fan"}
 
 
@@ -94,6 +94,9 @@ SPECIAL: dict[str, Row] = {
     "agent.move": row_of(AGENT_MOVE, group=INSIDE),
     "agent.forget": Row(
         "target", lambda group: api.AgentForget(silent_for_s=1e6, group=group, apply=True)
+    ),
+    "connection.create": Row(
+        "target", lambda group: api.ConnectionCreate(name="fresh", kind="sqlite", group=group)
     ),
     "client.create": Row("target", new_client),
     "client.renew": Row("self", renewal),

@@ -24,6 +24,7 @@ def build() -> "App":
     """Build the command line, imported late: a running agent does not load it."""
     from cyclopts import App
 
+    from broker_agent.cli.profile import profile
     from broker_agent.services.enrolment import product_version
 
     app = App(
@@ -32,7 +33,7 @@ def build() -> "App":
         version=product_version,
         result_action="return_value",
     )
-    for command in (setup, run, status, doctor):
+    for command in (setup, run, status, doctor, profile):
         app.command(command)
     return app
 
@@ -159,6 +160,7 @@ _NAMES: Final = {
     "certificate_not_after": "certificate until",
     "lease_age_s": "lease age",
     "fence_in_s": "fenced in",
+    "profile_problems": "profile problems",
 }
 
 
@@ -268,6 +270,8 @@ def _describe(state_dir: Path) -> dict[str, Any]:
         "since": state.since if state else None,
         "lease_age_s": _tenths(state.lease_age_at(now_s)) if state else None,
         "fence_in_s": _tenths(state.fence_in(now_s)) if state else None,
+        "profiles": ", ".join(state.profiles) if state else None,
+        "profile_problems": "; ".join(state.profile_problems.values()) if state else None,
     }
 
 
