@@ -103,7 +103,10 @@ class MysqlSession:
             yield cursor
         except BaseException:
             self.is_broken = True
-            cursor.connection = None  # else its end would read all the rest
+            # Else its end would read all the rest.
+            cursor.connection = None
+            if cursor._result is not None:
+                cursor._result.unbuffered_active = False
             self._db._force_close()
             raise
         cursor.close()
@@ -199,7 +202,7 @@ class MysqlSession:
         except pymysql.MySQLError as error:
             raise told(error, self._profile) from error
         step("query")
-        # MariaDB puts a version before its own, for replicas of old.
+        # MariaDB puts a version before its own, for replicas of 2012.
         info = self._db.get_server_info().removeprefix("5.5.5-")
         return f"MariaDB {info.partition('-')[0]}" if self._is_mariadb else f"MySQL {info}"
 
