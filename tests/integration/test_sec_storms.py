@@ -13,6 +13,7 @@ from tests.harness import MeshProcesses
 from tests.meshes import client_of, mesh_fixture
 from tests.storms import LOUD, LOUD_GROUP, STORMS, entries, fare, harmed, raging, series
 from tests.torrents import CLIENT, CONNECTIONS, pouring
+from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-storms")]
 
@@ -61,23 +62,29 @@ async def test_sec_s11_client_that_sends_as_fast_as_it_can_is_shut_out(
         # What was asked before may be lost with the master's link, and is asked again.
         await admin.run(NoopArgs(), agent="web-1", timeout_s=60)
         fared = await fare(admin, STORM_S, agent="web-1")
-        with pytest.raises(MeshError) as refused:
-            async with mesh.client(loud):
-                pass
-    assert refused.value.code == "credentials_rejected"
+        # On a slow machine the first time is over by now, and the next has yet to begin.
+        async with asyncio.timeout(PATIENCE_S):
+            while await _refusal(mesh, loud) != "credentials_rejected":
+                await asyncio.sleep(0.05)
+            while not await _is_noted(admin):
+                await asyncio.sleep(0.05)
     assert torrent.cuts >= CONNECTIONS
     assert fared.latencies
-    assert await entries(admin, "client.shut_out") == [CLIENT]
-    status = await admin.ask("mesh", "status", NoQuery(), StatusAnswer)
-    assert any(note.startswith(f"{CLIENT} is shut out until") for note in status.notes)
-    async with asyncio.timeout(60):
-        while not await _gets_in(mesh, loud):
+    assert set(await entries(admin, "client.shut_out")) == {CLIENT}
+    async with asyncio.timeout(2 * PATIENCE_S):
+        while await _refusal(mesh, loud):
             await asyncio.sleep(0.2)
 
 
-async def _gets_in(mesh: MeshProcesses, context: Path) -> bool:
+async def _refusal(mesh: MeshProcesses, context: Path) -> str:
+    """The code of the fault of a new connection, or empty."""
     try:
         async with mesh.client(context):
-            return True
-    except MeshError:
-        return False
+            return ""
+    except MeshError as fault:
+        return fault.code
+
+
+async def _is_noted(admin: MeshClient) -> bool:
+    status = await admin.ask("mesh", "status", NoQuery(), StatusAnswer)
+    return any(note.startswith(f"{CLIENT} is shut out until") for note in status.notes)
