@@ -91,7 +91,8 @@ async def test_running_program_is_shown_without_values_of_variables(mesh: MeshPr
         shown = await mesh.cli(*words)
         assert SECRET not in shown.out
     story = (await mesh.cli("command", "show", "good-1")).out
-    assert r"program    true 'a b' 'c\nd'" in story
+    assert r"program    true 'a b' $'c\nd'" in story
+    assert "\narguments " not in story
     trail = await mesh.cli("audit", "list", "--action", "command", "--output", "json")
     assert "600" not in "".join(each["detail"] for each in trail.json)
 

@@ -11,6 +11,7 @@ from broker_client.cli.screen.report import print_json, print_lines
 from broker_client.cli.screen.size import screen_width
 from broker_client.cli.screen.tables import facts, in_local_time, local_and_utc
 from broker_client.cli.screen.terminal import shown
+from schemas.argv import quoted
 from schemas.listed import RETRY_OF, last_agent
 from schemas.messages.facts import CommandRecord
 from schemas.subjects import STDERR, STDOUT
@@ -72,9 +73,11 @@ def _arguments(record: CommandRecord) -> list[tuple[str, str]]:
     given = record.arguments
     if given is None:
         return []
-    whole = visible(shlex.join(given.argv))
+    whole = visible(quoted(given.argv))
+    # Programs of masters before the quotes of `$'…'`.
+    is_shown = record.program in (whole, visible(shlex.join(given.argv)))
     return [
-        ("arguments", "" if whole == record.program else whole),
+        ("arguments", "" if is_shown else whole),
         ("directory", given.cwd or ""),
         ("environment", ", ".join(given.env)),
         ("input", f"{given.stdin_bytes} bytes" if given.stdin_bytes else ""),
