@@ -4,6 +4,7 @@ import asyncio
 import random
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from typing import Final
 
@@ -11,6 +12,7 @@ from tests.harness import MeshProcesses, program
 
 # One Ctrl-C ends each command within a second; the rest is for a host that is busy.
 END_S: Final = 60.0
+SITE: Final = b"Failed to import the site module"
 # From the start of the interpreter to well into the work of the command.
 MOMENTS_S: Final = (0.05, 2.5)
 LONG: Final[dict[str, tuple[str, ...]]] = {
@@ -30,16 +32,19 @@ async def interrupted(mesh: MeshProcesses, arguments: Sequence[str], after_s: fl
         program("mesh", "--context", str(mesh.admin_context), *arguments),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         env=mesh.env,
     )
     try:
         await asyncio.sleep(after_s)  # not to wait for anything: the moment is what is tried
         process.send_signal(signal.SIGINT)
-        return await asyncio.to_thread(process.wait, END_S)
+        _, said = await asyncio.to_thread(process.communicate, None, END_S)
     finally:
         process.kill()
         process.wait()
+    sys.stderr.write(said.decode(errors="replace"))
+    # The interpreter ends with 1 if it is interrupted before it has read its site packages.
+    return -signal.SIGINT if SITE in said else process.returncode
 
 
 async def storm(mesh: MeshProcesses, name: str, rounds: int, seed: int) -> None:
