@@ -61,7 +61,10 @@ class SelfRenewal:
             log.warning("client_renewal_cut_short", client=self._name)
 
     async def look(self) -> None:
-        """Request the trusted authorities, and renew if due; a failure is only logged."""
+        """Request the trusted authorities, and renew if due.
+
+        A failure is logged, and kept for `mesh doctor` until a renewal succeeds.
+        """
         try:
             if self._files.note_look():
                 await self.renew(now=False)
@@ -69,6 +72,7 @@ class SelfRenewal:
             log.warning(
                 "client_renewal_failed", client=self._name, code=error.code, error=str(error)
             )
+            await asyncio.to_thread(self._files.note_failure, str(error))
 
     async def renew(self, *, now: bool) -> str:
         """Renew if due, or `now`. Returns the end of the new credentials (RFC 3339), or "".
@@ -78,7 +82,9 @@ class SelfRenewal:
         async with self._busy:
             lock = await asyncio.to_thread(self._files.lock)
             try:
-                return await self._renew(now=now)
+                until = await self._renew(now=now)
+                self._files.note_failure("")
+                return until
             finally:
                 lock.release()
                 self._files.clear()

@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from broker_client.runtime import failpoints
 from broker_client.runtime.context import Context, context_identity
 from broker_client.runtime.creds import decode_creds
@@ -41,6 +43,9 @@ from schemas.faults import MeshError
 
 # Part of the life of credentials after which clients renew them.
 _DUE: Final = 2 / 3
+_FAILURE_CHARS: Final = 500
+
+log = structlog.get_logger(__name__)
 
 
 class ContextFiles:
@@ -50,6 +55,7 @@ class ContextFiles:
         self._context = context
         self._creds = Path(context.creds)
         self._stage = self._creds.with_name(f"{self._creds.name}.new")
+        self._failed = self._creds.with_name(f"{self._creds.name}.not-renewed")
 
     def identity(self) -> Identity:
         """Load the identity, again during a replacement. Raises as `identity.read_identity`."""
@@ -126,6 +132,26 @@ class ContextFiles:
         """Delete the empty folder; call it after the release of the lock."""
         if not (self._stage / CREDS_FILE).exists():
             shutil.rmtree(self._stage, ignore_errors=True)
+
+    # -- the last renewal, if it failed
+
+    @property
+    def failure(self) -> str:
+        """Why the last renewal failed; empty if it did not."""
+        try:
+            return self._failed.read_text(errors="replace").strip()[:_FAILURE_CHARS]
+        except OSError:
+            return ""
+
+    def note_failure(self, reason: str) -> None:
+        """Keep the reason for `mesh doctor`; an empty one is that of a success."""
+        try:
+            if reason:
+                write_private(self._failed, f"{reason}\n".encode())
+            else:
+                self._failed.unlink(missing_ok=True)
+        except (MeshError, OSError):
+            log.info("renewal_not_noted", file=str(self._failed))
 
     # -- time of the last check for a renewal
 

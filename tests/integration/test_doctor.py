@@ -4,10 +4,14 @@ import asyncio
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from broker_client.context import load_context
+from broker_client.runtime.context_files import ContextFiles
+from schemas.faults import Unreachable
 from schemas.messages.api import Done, NameQuery
 from tests.harness import MeshProcesses, Ran
 from tests.meshes import client_of, mesh_fixture
@@ -165,6 +169,31 @@ async def test_clients_doctor_tries_each_permission_of_its_role_and_changes_noth
     assert finding(ran, "clock")["found"].endswith("off the master's")
     after = await mesh.cli("audit", "list", "--by", name, "--output", "json")
     assert before.json == after.json == []
+
+
+async def test_clients_doctor_shows_a_renewal_that_failed_until_one_succeeds(
+    mesh: MeshProcesses, tmp_path: Path
+) -> None:
+    path = await client_of(mesh, "late", "viewer", directory=tmp_path / "clients")
+    context = load_context(str(path), {})
+    async with mesh.client(path) as client:
+        renewal = client._renewal
+        assert renewal is not None
+        ask, fault = renewal._asker, Unreachable("no_answer", "the master said nothing")
+
+        async def fails(*_: object, **__: object) -> None:
+            raise fault
+
+        renewal._asker = cast("Any", SimpleNamespace(ask=fails))
+        await renewal.look()
+        renewal._asker = ask
+    shown = await mesh.cli("doctor", context=path)
+    assert (shown.code, "warning  renewal: the last one failed" in shown.out) == (0, True), shown
+    assert "the master said nothing" in shown.out
+    assert (await mesh.cli("client", "renew", context=path)).code == 0
+    shown = await mesh.cli("doctor", context=path)
+    assert "renewal:" not in shown.out
+    assert ContextFiles(context).failure == ""
 
 
 async def test_clients_doctor_says_what_is_wrong_with_the_mesh(mesh: MeshProcesses) -> None:

@@ -13,6 +13,7 @@ from broker_client.cli.doctor.findings import Finding, Findings, Trouble, lines_
 from broker_client.cli.options import SHARED, Shared
 from broker_client.cli.screen.report import print_json, print_lines, say
 from broker_client.context import Context, context_identity, load_context
+from broker_client.runtime.context_files import ContextFiles
 from broker_client.runtime.files import read_bytes
 from broker_client.runtime.identity import Identity
 from broker_client.runtime.logs import configure_logs
@@ -24,6 +25,7 @@ from schemas.permissions import SCOPES
 SLOW_S: Final = 1.0
 # The only byte that msgpack leaves unused.
 _NONSENSE: Final = b"\xc1"
+_RENEW: Final = "try it: `mesh client renew`; at the end of the certificate an admin has to help"
 _ASK_ADMIN: Final = "ask an admin for new credentials: `mesh client create`"
 
 
@@ -46,6 +48,8 @@ def examine(given: str | None, timeout_s: float, findings: Findings) -> Findings
     context = findings.look("context", _context, given or "")
     identity = findings.look("credentials", _identity, context)
     findings.look("certificate and clock", _certificate, context if identity else None)
+    if context and (failure := ContextFiles(context).failure):
+        findings.note("renewal", "warning", "the last one failed", failure, _RENEW)
     # One reachable broker is enough to continue, but each broker is checked.
     urls = context.urls if context else ()
     reached = way.reached(findings, urls, identity, timeout_s)
