@@ -49,6 +49,27 @@ class Namespace:
     def inside(self, argv: list[str]) -> list[str]:
         return ["ip", "netns", "exec", self.name, *argv]
 
+    async def spoil(self, *, loss: float, bits_per_s: int) -> None:
+        """Lose this share of all packets, each way, and narrow the cable.
+
+        The kernel sends the lost ones again, as on a real line. Raises RuntimeError where packet
+        filters or queues cannot be set.
+        """
+        lose = ("-m", "statistic", "--mode", "random", "--probability", f"{loss}", "-j", "DROP")
+        width = ("root", "tbf", "rate", f"{bits_per_s}bit", "burst", "4kb", "latency", "500ms")
+        for name in ("iptables", "tc"):
+            if shutil.which(name) is None:
+                raise RuntimeError(f"{name} is missing")
+        for chain in ("INPUT", "OUTPUT"):
+            await _do(*self.inside(["iptables", "-A", chain, *lose]))
+        await _do("tc", "qdisc", "add", "dev", self._here, *width)
+        await _do(*self.inside(["tc", "qdisc", "add", "dev", self._there, *width]))
+
+    async def dropped(self) -> int:
+        """Number of packets lost so far."""
+        told = await _do(*self.inside(["iptables", "-L", "-v", "-n", "-x"]))
+        return sum(int(line.split()[0]) for line in told.splitlines() if " DROP " in line)
+
     async def unplug(self) -> None:
         await _ip("link", "set", self._here, "down")
 
@@ -57,10 +78,15 @@ class Namespace:
 
 
 async def _ip(*arguments: str) -> None:
+    await _do("ip", *arguments)
+
+
+async def _do(*argv: str) -> str:
     process = await asyncio.create_subprocess_exec(
-        "ip", *arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        *argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     async with asyncio.timeout(_STEP_S):
-        _, said = await process.communicate()
+        told, said = await process.communicate()
     if process.returncode:
-        raise RuntimeError(f"ip {' '.join(arguments)}: {said.decode(errors='replace').strip()}")
+        raise RuntimeError(f"{' '.join(argv)}: {said.decode(errors='replace').strip()}")
+    return told.decode(errors="replace")
