@@ -19,7 +19,7 @@ LINES = 20_000
 async def test_f23_half_open_connection_is_left_for_a_second_node(
     cluster: tuple[MeshProcesses, list[Node]],
 ) -> None:
-    """Output is under way and unsent when the first node's line goes dead for good."""
+    """Output is under way and unsent when the first node's line goes dead."""
     mesh, nodes = cluster
     agent, flag = mesh.agents["web-1"], mesh.directory / "line-is-dead"
     async with Proxy(nodes[0].port) as proxy:
