@@ -2,6 +2,7 @@
 # make test       lint, types, fences and all tests
 # make demo       a broker, a master and three agents at work; ONCE=1 ends by itself
 # make demo-loss  cuts an agent's link while a task prints, and heals it
+# make week       plays an operator's week with the real programs, and prints its transcript
 # make chaos      breaks every part on purpose, three times over, and judges what came of it
 # make bench      the benchmarks, as ratios to what the machine can do
 # make docs       writes the generated pages and files anew; RECORD=1 also runs a mesh for them
@@ -17,7 +18,7 @@ CODE := schemas broker_client broker_agent broker_master tests tools
 PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help .venv test lint format docs demo demo-loss bench chaos lock clean
+.PHONY: help .venv test lint format docs demo demo-loss bench week chaos lock clean
 
 help:
 	@sed -n 's/^# make/  make/p' Makefile
@@ -82,6 +83,10 @@ demo-loss: $(RUNS)
 
 bench: $(STAMP)
 	@$(BIN)/python -m tests.bench
+
+# An operator's week with the real programs on a terminal of 80 and of 120 columns: its transcript.
+week: $(STAMP)
+	@$(BIN)/python -m tests.week
 
 # Every fault with three seeds (MESH_CHAOS_SEEDS), the properties with many examples, then the table of what was found: also below
 # build/chaos, with the history of each run that broke a promise.

@@ -41,10 +41,7 @@ _NODES = (
     " broker-config prints now, and restart them one after the other: they read the operator's"
     " keys at a start alone"
 )
-_OWN_NODE = (
-    "the broker restarts, since it reads the operator's keys at a start alone; all members"
-    " reconnect by themselves, and what runs goes on"
-)
+_OWN_NODE = "the broker restarts to read the operator's keys; what runs goes on"
 
 
 class AuthorityOperations:
