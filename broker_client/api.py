@@ -12,14 +12,16 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Final, Self, TypedDict, Unpack
+from typing import Any, Final, Self, TypedDict, Unpack, cast
 
 import msgspec
 
+from broker_client.acts import Act, Work, encoded
 from broker_client.asking import ANSWER_S, Asker
 from broker_client.commands import CommandCalls, not_yet
+from broker_client.connections import Connection, Doors
 from broker_client.context import Context, load_context
 from broker_client.fanouts import Fanouts
 from broker_client.fleet import FleetCalls
@@ -31,16 +33,14 @@ from broker_client.runtime.link import Link, LinkIdentity
 from broker_client.runtime.logs import keep_out_of_the_way
 from broker_client.runtime.supervise import TaskSet
 from broker_client.self_renewal import SelfRenewal
-from schemas import codec
 from schemas.faults import Misused
 from schemas.ids import check_command_id
-from schemas.messages.actions import ActionArgs, ProcessArgs, action_of
 from schemas.messages.api import Loss, OnInactive, OnLost, SubmitAnswer, SubmitRequest
 from schemas.messages.facts import CommandRecord
 from schemas.subjects import inbox_prefix
 from schemas.verbs import COMMAND_SUBMIT
 
-__all__ = ["MeshClient", "Output", "OutputPart", "SubmitFields", "Work"]
+__all__ = ["Act", "MeshClient", "Output", "OutputPart", "SubmitFields", "Work"]
 
 # Seconds of retries of a submission, with the same id.
 SUBMIT_S: Final = 30.0
@@ -48,11 +48,9 @@ RESULTS_UNREAD: Final = 10_000
 # Each reader of output has one request in flight; the broker allows a client more than this.
 READERS: Final = 512
 
-Work = ActionArgs | Sequence[str]
-
 
 class SubmitFields(TypedDict, total=False):
-    """Target and terms of a command. Exactly one of `group` and `agent`.
+    """Target and terms of a command. Exactly one of `group`, `agent` and `connection`.
 
     id: for deduplication; the same id and body again is the same command. queue_ttl_s: longest
     wait for an agent. deadline: unix time after which the master refuses it. loss: policy of its
@@ -60,7 +58,8 @@ class SubmitFields(TypedDict, total=False):
     after the loss of its attempt `error`, `rerun` (for idempotent commands) or `wait` for a
     decision (`MeshClient.decide`). with_output: small output comes with the result. on_inactive:
     `queue`, or `refuse` while no agent of the target is active. priority: 0 to 4, a greater one
-    goes first. tags: required of an agent of the group.
+    goes first. tags: required of an agent of the group. call_timeout_s, output_bytes: limits of a
+    command through a connection, not above the connection's own.
     """
 
     id: str | None
@@ -73,9 +72,12 @@ class SubmitFields(TypedDict, total=False):
     on_lost: OnLost
     labels: dict[str, str]
     with_output: bool
-    on_inactive: OnInactive
+    on_inactive: OnInactive | None
     priority: int
     tags: dict[str, str]
+    connection: str | None
+    call_timeout_s: float | None
+    output_bytes: int | None
 
 
 class MeshClient(CommandCalls, FleetCalls):
@@ -251,15 +253,21 @@ class MeshClient(CommandCalls, FleetCalls):
         finally:
             self._results.close_reader(reader)
 
+    def connection(self, name: str) -> Connection:
+        """Return the connection `name`, for calls through it; nothing is requested yet."""
+        return Connection(name, Doors(self.start, self.logs, self.cancel))
+
     # below
 
     def _request(self, work: Work, fields: SubmitFields) -> SubmitRequest:
         if not fields.get("id"):
             self._submitted += 1
             fields["id"] = f"{self._id_prefix}-{self._submitted}"
-        args = _arguments_of(work)
-        raw = msgspec.Raw(codec.encode_request(args))
-        return SubmitRequest(action=action_of(args).name, args=raw, **fields)
+        action, args = encoded(work)
+        limit_s = fields.get("call_timeout_s")
+        named = {name: value for name, value in fields.items() if name != "call_timeout_s"}
+        request = SubmitRequest(action=action, args=args, **cast("Any", named))
+        return msgspec.structs.replace(request, timeout_s=limit_s)
 
     async def _submit(
         self, request: SubmitRequest, timeout_s: float, *, is_own_id: bool
@@ -269,14 +277,6 @@ class MeshClient(CommandCalls, FleetCalls):
         if is_own_id and answer.duplicate:
             return msgspec.structs.replace(answer, duplicate=False)
         return answer
-
-
-def _arguments_of(work: Work) -> ActionArgs:
-    if isinstance(work, ActionArgs):
-        return work
-    if isinstance(work, str):
-        raise Misused("field_invalid", "a list of arguments is needed, not one text: no shell runs")
-    return ProcessArgs(argv=[*work])
 
 
 def _id_of(request: SubmitRequest) -> str:

@@ -14,6 +14,10 @@ from schemas.messages.api import (
     AgentRecord,
     ClientList,
     ClientRecord,
+    ConnectionList,
+    ConnectionRecord,
+    ConnectionTest,
+    ConnectionTestAnswer,
     EventList,
     EventRecord,
     GroupList,
@@ -22,11 +26,22 @@ from schemas.messages.api import (
     PingAnswer,
     StatusAnswer,
 )
-from schemas.verbs import AGENT_LIST, AGENT_PING, CLIENT_LIST, EVENTS_LIST, GROUP_LIST, MESH_STATUS
+from schemas.verbs import (
+    AGENT_LIST,
+    AGENT_PING,
+    CLIENT_LIST,
+    CONNECTION_LIST,
+    CONNECTION_TEST,
+    EVENTS_LIST,
+    GROUP_LIST,
+    MESH_STATUS,
+)
 
 # Seconds that the master holds a request of a reader of events; it does not answer these at its
 # end, so that a reader takes so much longer to notice.
 EVENTS_HOLD_S: Final = 5.0
+# Seconds that the master adds to the time of a try, for the way to the agent and back.
+TEST_AROUND_S: Final = 5.0
 
 
 class FleetCalls(Calls):
@@ -92,6 +107,25 @@ class FleetCalls(Calls):
             if page.cursor is None:
                 return found
             request = msgspec.structs.replace(request, cursor=page.cursor)
+
+    async def connections(self, *, group: str | None = None) -> Sequence[ConnectionRecord]:
+        """Return all connections by name, of all pages."""
+        request = ConnectionList(group=group)
+        found: list[ConnectionRecord] = []
+        while True:
+            page = await self.ask_until_answered(CONNECTION_LIST, request)
+            found += page.connections
+            if page.cursor is None:
+                return found
+            request = msgspec.structs.replace(request, cursor=page.cursor)
+
+    async def test_connection(self, request: ConnectionTest) -> ConnectionTestAnswer:
+        """Try the way to the system from each active host; a failure is a row of the answer.
+
+        Raises `connection_unknown`, `group_inactive` if no host is active, or Unreachable.
+        """
+        wait_s = request.timeout_s + TEST_AROUND_S
+        return await self._asker.ask(CONNECTION_TEST, request, wait_s=wait_s)
 
     async def clients(self) -> Sequence[ClientRecord]:
         """Return all clients by name, of all pages."""

@@ -32,6 +32,12 @@ COMMANDS: Final = (
         mesh run --agent web-1 --timeout 60 -- sh -c 'df -h | tail -3'
         mesh run --all 'web-*' tag:site=a --batch 25% -- systemctl restart nginx"""),
 
+    Row("do", "", "connection.do:do",
+        "Carry out one action: a query, a request, a file, a script.", """
+        mesh do erp-db sql.query --arg sql='select * from item' --arg format=csv
+        mesh do crm http.request --arg method=POST --arg path=/v1/note --body a.json
+        mesh do inbox file.list --arg pattern='*.csv' --timeout 30"""),
+
     Row("top", "", "mesh.top:top", "Show mesh, groups, agents and open commands, live.", """
         mesh top
         mesh top --once
@@ -159,6 +165,51 @@ COMMANDS: Final = (
         mesh group delete web
         mesh group delete web --output json
         mesh group delete web --context ops"""),
+
+    Row("connection", "create", "connection.manage:create",
+        "Make a connection through a group.", """
+        mesh connection create erp-db --group db --kind postgresql
+        mesh connection create inbox --group files --kind directory --action file.list
+        mesh connection create crm --group web --kind http --at-once 4 --call-timeout 20"""),
+    Row("connection", "set", "connection.manage:set_",
+        "Change a connection's limits, actions or note.", """
+        mesh connection set erp-db --at-once 10
+        mesh connection set erp-db --action sql.query --note 'reads only'
+        mesh connection set erp-db --all-actions"""),
+    Row("connection", "list", "connection.manage:list_", "List connections.", """
+        mesh connection list
+        mesh connection list --group db --columns connection,status,next
+        mesh connection list --output json"""),
+    Row("connection", "show", "connection.manage:show",
+        "Show one connection, and the profile of each host.", """
+        mesh connection show erp-db
+        mesh connection show erp-db --output json
+        mesh connection show erp-db --no-color"""),
+    Row("connection", "pin", "connection.manage:pin",
+        "Use only hosts whose profile has this hash.", """
+        mesh connection pin erp-db 9f3c21ab00112233
+        mesh connection pin erp-db --none
+        mesh connection pin erp-db 9f3c21ab00112233 --output json"""),
+    Row("connection", "enable", "connection.manage:enable",
+        "Take commands through a connection again.", """
+        mesh connection enable erp-db
+        mesh connection enable erp-db --output json
+        mesh connection enable erp-db --context ops"""),
+    Row("connection", "disable", "connection.manage:disable",
+        "Start no more commands through a connection.", """
+        mesh connection disable erp-db
+        mesh connection disable erp-db --output json
+        mesh connection disable erp-db --context ops"""),
+    Row("connection", "test", "connection.manage:try_",
+        "Try the way to the system from each active host.", """
+        mesh connection test erp-db
+        mesh connection test erp-db --agent db-1 --try-for 3
+        mesh connection test erp-db --output json"""),
+    Row("connection", "delete", "connection.manage:delete",
+        "Delete a connection without open commands.", """
+        mesh connection delete erp-db
+        mesh connection delete erp-db --output json
+        mesh connection delete erp-db --context ops"""),
 
     Row("agent", "create", "agent.manage:create",
         "Create an agent and print its activation token.", """

@@ -11,6 +11,7 @@ NOUNS: Final = {
     "fanout": "One command for many agents, and what became of it on each.",
     "deadletter": "Commands that no agent has acknowledged.",
     "group": "Named sets of agents that share work.",
+    "connection": "Ways through groups to databases, files, HTTP services and scripts.",
     "agent": "The processes that run programs on hosts.",
     "audit": "Who did what, from where, when.",
     "client": "Who may submit commands.",

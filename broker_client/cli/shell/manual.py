@@ -20,9 +20,13 @@ _LEFT: Final = 26
 _CHOICES: Final = 50
 # Words for values, by option, where neither its type nor its own name says it.
 _WORDS: Final[Mapping[str, str]] = {
+    "--arg": "NAME=TEXT",
+    "--args": "FILE",
     "--batch": "N|N%",
     "--batch-sleep": "TIME",
+    "--body": "FILE",
     "--by": "NAME",
+    "--call-timeout": "TIME",
     "--columns": "NAMES",
     "--console": "URL",
     "--context": "FILE|NAME",
@@ -51,6 +55,7 @@ _WORDS: Final[Mapping[str, str]] = {
     "--tail": "N",
     "--timeout": "TIME",
     "--until": "WHEN",
+    "--try-for": "TIME",
     "--untag": "NAME",
     "--urls": "URL",
     "--within": "TIME",

@@ -1,0 +1,1 @@
+"""`mesh connection …` and `mesh do`."""
