@@ -46,7 +46,12 @@ _CODE: Final = '''
             self.link, self.secrets = link, secrets
 
         def call(self, action, args, out, call):
-            out.write(self.ask())
+            answer = self.ask()
+            if answer.startswith(b"crash"):
+                raise RuntimeError(f"{answer!r} from {self.secrets}")
+            if not answer.startswith(b"ok"):
+                raise CallFailed("target_refused", answer.decode(), effect="none")
+            out.write(answer)
             return {"unit": args.unit}
 
         def ask(self):
@@ -55,6 +60,8 @@ _CODE: Final = '''
 
         def test(self, step):
             answer = self.ask().decode()
+            if answer.startswith("crash"):
+                raise RuntimeError(f"{answer} from {self.secrets}")
             if not answer.startswith("ok"):
                 raise CallFailed("login_refused", f"refused: {answer.strip()}", effect="none")
             step("login")

@@ -10,6 +10,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from broker_agent.connectors.kinds import KINDS
 from broker_client.runtime.extras import EXTRAS, fault_of_import
 from broker_master.monitoring import monitoring_files
 from broker_master.settings import ConsoleSettings
@@ -94,6 +95,32 @@ def test_programs_of_a_plain_install_answer(plain: Path, program: str) -> None:
         ran = run(plain, program, option)
         assert ran.returncode == 0, ran.stderr
         assert ran.stdout
+
+
+DRIVERS = ("psycopg", "pymysql", "urllib3", "asyncssh")
+# Prints the drivers and connectors that this process has imported.
+SAY_IMPORTS = f"""
+import sys
+print(*sorted(name for name in sys.modules
+              if name in {DRIVERS!r} or name.startswith("broker_agent.connectors.")))
+"""
+
+
+def test_connections_f20_plain_install_asks_for_nine_packages() -> None:
+    wanted = [Requirement(text) for text in requires(NAME) or ()]
+    plainly = [each.name for each in wanted if each.marker is None]
+    assert len(plainly) == 9, plainly
+    extras = {str(each.marker) for each in wanted if each.marker is not None}
+    for kind in KINDS.values():
+        assert not kind.extra or any(f'"{kind.extra}"' in extra for extra in extras), kind
+
+
+def test_connections_f20_agent_imports_no_connector_without_profiles(plain: Path) -> None:
+    script = f"import broker_agent.app{SAY_IMPORTS}"
+    ran = run(plain, "python", "-c", script)
+    assert ran.stdout.split() == ["broker_agent.connectors.api", "broker_agent.connectors.kinds"], (
+        ran
+    )
 
 
 def test_plain_install_reaches_as_far_as_the_broker(plain: Path, state: Path) -> None:

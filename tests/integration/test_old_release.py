@@ -12,7 +12,9 @@ import pytest
 
 from broker_client.api import MeshClient
 from schemas.messages.actions import NoopArgs
+from schemas.messages.actions.sql import SqlQueryArgs
 from schemas.messages.api import AgentRecord, NameQuery
+from schemas.messages.api.connections import ConnectionCreate, ConnectionRecord
 from tests.harness import FAST_TIMERS, MeshProcesses
 from tests.meshes import LONG_LEASE, client_of, shared_mesh, state_reached
 from tests.old_release import OldRelease, is_old, programs_of, switch, unpacked
@@ -103,6 +105,51 @@ async def test_agent_of_now_works_with_an_old_master(
     with programs_of(old_mesh, None):
         async with old_mesh.client() as client:
             await works(old_mesh, client, "now-1")
+
+
+def put_profile(mesh: MeshProcesses, agent: str) -> None:
+    """Give a host a profile of a database; an agent of 0.1.0 knows nothing of it."""
+    path = mesh.directory / "erp.sqlite"
+    with closing(sqlite3.connect(path)) as made:
+        made.executescript("create table if not exists place (name)")
+    folder = mesh.agent_dir(agent) / "profiles.d"
+    folder.mkdir(mode=0o700)
+    (folder / "erp.toml").write_text(f'kind = "sqlite"\nfile = "{path}"\n')
+
+
+async def test_connections_f20_old_agent_is_chosen_by_no_connection(mesh: MeshProcesses) -> None:
+    for agent in ("now-1", "old-1"):
+        put_profile(mesh, agent)
+    way: Any = {"connection": "erp"}
+    async with mesh.client() as client:
+        create = ConnectionCreate(name="erp", kind="sqlite", group="web")
+        await client.ask("connection", "create", create, ConnectionRecord)
+        async with asyncio.timeout(SOON_S):
+            while True:
+                query = NameQuery(name="erp")
+                record = await client.ask("connection", "show", query, ConnectionRecord)
+                if record.usable:
+                    break
+                await asyncio.sleep(0.05)
+        assert (record.agents, record.usable) == (2, 1)
+        for _ in range(6):
+            ended = await client.run(SqlQueryArgs(sql="select 1"), **way)
+            assert (ended.state, ended.attempts[0].agent) == ("succeeded", "now-1")
+        assert (await client.run(["true"], agent="old-1")).state == "succeeded"
+
+
+async def test_connections_f20_agent_with_profiles_works_with_an_old_master(
+    old_mesh: MeshProcesses,
+) -> None:
+    put_profile(old_mesh, "now-1")
+    where = ("--state-dir", str(old_mesh.agent_dir("now-1")))
+    with programs_of(old_mesh, None):
+        ran = await old_mesh._run("broker-agent", "profile", "reload", *where, "--output", "json")
+        assert [row["in_use"] != "" for row in ran.json] == [True]
+        async with old_mesh.client() as client:
+            assert (await client.run(["true"], agent="now-1")).state == "succeeded"
+            record = await client.ask("agent", "show", NameQuery(name="now-1"), AgentRecord)
+            assert record.status == "active"
 
 
 async def test_old_agent_goes_on_over_a_restart_of_the_master(mesh: MeshProcesses) -> None:

@@ -157,7 +157,7 @@ async def test_change_is_told_with_the_next_beat_at_once(host: Host) -> None:
     ("mode", "said"),
     [(0o644, "others can read it (mode 644)"), (0o662, "others can write it (mode 662)")],
 )
-async def test_sec_s37_file_that_others_may_touch_is_not_used(
+async def test_sec_s38_file_that_others_may_touch_is_not_used(
     host: Host, mode: int, said: str
 ) -> None:
     host.put("scale", GOOD, mode=mode)
@@ -167,7 +167,7 @@ async def test_sec_s37_file_that_others_may_touch_is_not_used(
     assert host.told["scale"].state == "problem"
 
 
-async def test_sec_s37_folder_that_others_may_write_is_not_used(host: Host) -> None:
+async def test_sec_s38_folder_that_others_may_write_is_not_used(host: Host) -> None:
     host.put("scale", GOOD, own=False)
     host.etc.chmod(0o777)
     host.rig.serve(host.profiles)
@@ -177,7 +177,7 @@ async def test_sec_s37_folder_that_others_may_write_is_not_used(host: Host) -> N
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-async def test_sec_s37_file_of_another_user_is_not_used(host: Host) -> None:
+async def test_sec_s38_file_of_another_user_is_not_used(host: Host) -> None:
     os.chown(host.put("scale", GOOD), 65_534, 65_534)
     host.rig.serve(host.profiles)
     await eventually(lambda: bool(host.profiles.digest))

@@ -5,12 +5,9 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 import psutil
@@ -23,6 +20,7 @@ from broker_agent.connectors.api import CallFailed
 from broker_agent.connectors.scrub import SHORT, Scrubber
 from broker_agent.connectors.secrets import SecretBox
 from broker_agent.core.references import Secret, Vault
+from tests.vault import VaultServer, vault_server
 
 ROOT = Path(__file__).resolve().parents[3]
 NOBODY = 65_534
@@ -119,61 +117,10 @@ def test_value_is_read_again_after_its_time_only(held: Path) -> None:
     assert "next-value" not in box.scrub(f"old {VALUE} and next-value")
 
 
-class VaultServer(ThreadingHTTPServer):
-    """The HTTP interface of a Vault: login by role, and secrets of KV versions 1 and 2."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), VaultHandler)
-        self.calls: list[tuple[str, str]] = []
-        self.secrets: dict[str, Any] = {
-            "/v1/kv/data/erp": {"data": {"data": {"password": VALUE}, "metadata": {}}},
-            "/v1/old/erp": {"data": {"password": VALUE}},
-        }
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class VaultHandler(BaseHTTPRequestHandler):
-    server: VaultServer
-
-    def do_GET(self) -> None:
-        self.server.calls.append(("GET", self.path))
-        if self.headers.get("X-Vault-Token") != "token-of-the-role":
-            self._say(403, {"errors": ["permission denied"]})
-        elif self.path in self.server.secrets:
-            self._say(200, self.server.secrets[self.path])
-        else:
-            self._say(404, {"errors": []})
-
-    def do_POST(self) -> None:
-        self.server.calls.append(("POST", self.path))
-        order = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if order == {"role_id": "role-1", "secret_id": "secret-id-1"}:
-            self._say(200, {"auth": {"client_token": "token-of-the-role"}})
-        else:
-            self._say(400, {"errors": ["invalid role or secret ID"]})
-
-    def _say(self, status: int, body: object) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def vault() -> Iterator[VaultServer]:
-    with VaultServer() as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
+    with vault_server(VALUE) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def test_vault_is_asked_by_two_calls(vault: VaultServer, tmp_path: Path) -> None:
@@ -202,7 +149,7 @@ def test_refusals_of_a_vault_name_their_cause(vault: VaultServer, tmp_path: Path
 
 
 @given(st.text(min_size=SHORT, max_size=80), st.binary(max_size=9), st.binary(max_size=9))
-def test_sec_s37_no_form_of_a_value_is_left(value: str, before: bytes, after: bytes) -> None:
+def test_sec_s38_no_form_of_a_value_is_left(value: str, before: bytes, after: bytes) -> None:
     encoded = value.encode("utf-8", "surrogatepass")
     if encoded != value.encode(errors="ignore"):
         return
@@ -218,20 +165,20 @@ def test_sec_s37_no_form_of_a_value_is_left(value: str, before: bytes, after: by
         assert sure[first:last] not in left
 
 
-def test_sec_s37_very_short_value_withholds_the_text() -> None:
+def test_sec_s38_very_short_value_withholds_the_text() -> None:
     scrub = Scrubber(["ab", ""]).scrub
     assert scrub("no match here") == "no match here"
     assert "withheld" in scrub("cab")
 
 
-def test_sec_s37_line_of_a_key_is_cut_out_alone() -> None:
+def test_sec_s38_line_of_a_key_is_cut_out_alone() -> None:
     key = "-----BEGIN KEY-----\nQUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo=\n-----END KEY-----"
     assert "QUJDREVG" not in Scrubber([key]).scrub("bad line QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVo=!")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can begin a process of another user")
 @pytest.mark.parametrize("is_shut", [True, False])
-def test_sec_s37_tasks_of_the_same_user_cannot_look_into_a_worker(is_shut: bool) -> None:
+def test_sec_s38_tasks_of_the_same_user_cannot_look_into_a_worker(is_shut: bool) -> None:
     # An ordinary process of another user; its interpreter is one that only root may start here.
     script = (
         "from broker_agent.connectors.secrets import shut_process;"

@@ -117,7 +117,7 @@ def test_hash_is_of_settings_and_not_of_their_writing() -> None:
         assert checked(other).hash != checked(GOOD).hash
 
 
-def test_sec_s37_hash_and_shape_have_no_value_of_a_secret() -> None:
+def test_sec_s38_hash_and_shape_have_no_value_of_a_secret() -> None:
     other = GOOD.replace("hunter-the-second", "another-value")
     assert checked(GOOD).hash == checked(other).hash
     shape = checked(GOOD + 'statements.top = "select 1"\nallow = ["a", "b"]\n').shape
@@ -151,7 +151,7 @@ def test_references_are_found_at_any_depth() -> None:
         (0o600, 1001, False, "neither root nor the agent's user"),
     ],
 )
-def test_sec_s37_owner_and_mode_decide(mode: int, uid: int, plain: bool, said: str) -> None:
+def test_sec_s38_owner_and_mode_decide(mode: int, uid: int, plain: bool, said: str) -> None:
     found = file_fault(0o100000 | mode, uid, 1000, has_plain=plain)
     assert said in found
     assert bool(found) == bool(said)
