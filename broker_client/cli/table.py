@@ -170,7 +170,7 @@ COMMANDS: Final = (
         "Make a connection through a group.", """
         mesh connection create erp-db --group db --kind postgresql
         mesh connection create inbox --group files --kind directory --action file.list
-        mesh connection create crm --group web --kind http --at-once 4 --call-timeout 20"""),
+        mesh connection create crm --group web --kind http --at-once 4"""),
     Row("connection", "set", "connection.manage:set_",
         "Change a connection's limits, actions or note.", """
         mesh connection set erp-db --at-once 10

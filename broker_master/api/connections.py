@@ -13,6 +13,7 @@ from broker_master.plane import Plane
 from broker_master.services.connection_tests import ConnectionTests
 from broker_master.services.connection_views import ConnectionViews
 from schemas import limits
+from schemas.counting import counted
 from schemas.faults import Refused
 from schemas.ids import check_name
 from schemas.messages.api import (
@@ -139,9 +140,13 @@ class ConnectionOperations:
 
     async def delete(self, caller: ClientEntry, query: NameQuery) -> Done:
         entry, plane = self._entry(caller, query.name), self._plane
-        open_ = sum(command.accepted.connection == entry.name for command in plane.book)
+        open_ = sum(
+            command.accepted.connection == entry.name and not command.is_terminal
+            for command in plane.book
+        )
         if open_:
-            raise Refused("connection_busy", f"{open_} commands through {entry.name} are open")
+            what = counted(open_, "open command")
+            raise Refused("connection_busy", f"connection {entry.name} has {what}")
         await plane.registry.delete_connection(entry.name)
         plane.dispatcher.ways.remove(entry.name)
         plane.statuses.forget_connection(entry.name)

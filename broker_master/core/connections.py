@@ -199,7 +199,8 @@ def badges(entry: ConnectionEntry, hosts: Sequence[Host]) -> list[str]:
     hashes = Counter(each.hash for each in profiles if each.state == "ok")
     if len(hashes) > 1:
         marks.append(f"profile drift: {len(hashes)} hashes")
-    broken = sum(each.state != "ok" for each in profiles)
+    # One that is `ok` with a problem is the last good version of a broken file.
+    broken = sum(each.state != "ok" or bool(each.problem) for each in profiles)
     if broken:
         marks.append(f"{broken} with a problem")
     without = sum(host.is_active and host.profile is None for host in hosts)

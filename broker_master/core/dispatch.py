@@ -245,7 +245,9 @@ class Dispatcher:
     def needs(self, accepted: Accepted) -> Tags:
         """Tags required of an agent for a command: its own, its action, and its profile."""
         needed = needs_of(accepted.terms.tags, accepted.action)
-        return (*needed, *self.ways.needs(accepted.connection)) if accepted.connection else needed
+        if not accepted.connection:
+            return needed
+        return (*needed, *self.ways.needs(accepted.connection, accepted.action))
 
     def enqueue(self, wish: Wish, command_id: str, *, first: bool = False) -> None:
         """Add a command to its queue; `first` for one that waited before and lost its agent."""

@@ -1,15 +1,21 @@
 """Connections as the dispatcher sees them: required profiles, and limits of commands at once.
 
-A usable profile is an implicit tag: its name and kind, and its hash where the connection is pinned.
+A usable profile is an implicit tag for each action that it allows: its name, its kind and the
+action, and its hash where the connection is pinned. Actions of plug-ins are left to their hosts.
 """
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from broker_master.core.balance import PROFILE_TAG
+from schemas.kinds import KINDS, actions_of
+from schemas.messages.actions.connection import CONNECTION_TEST
 from schemas.messages.liveness import ProfileStatus
 from schemas.messages.registry import ConnectionEntry
+
+# Spaces in a tag with a hash.
+_PINNED: Final = 3
 
 
 class Way(NamedTuple):
@@ -33,8 +39,12 @@ def usable_tags(profiles: Iterable[ProfileStatus]) -> frozenset[str]:
     """The values of the implicit tag that these profiles give their agent."""
     found: set[str] = set()
     for each in profiles:
-        if each.state == "ok":
-            found.update((_tag(each.name, each.kind), _tag(each.name, each.kind, each.hash)))
+        if each.state != "ok":
+            continue
+        allowed = each.actions or actions_of(each.kind)
+        for action in (*allowed, CONNECTION_TEST.name) if each.kind in KINDS else ("",):
+            found.add(_tag(each.name, each.kind, action))
+            found.add(_tag(each.name, each.kind, action, each.hash))
     return frozenset(found)
 
 
@@ -60,14 +70,18 @@ class Ways:
         before = self._ways.pop(name, None)
         self.limited -= before is not None and before.has_limit
 
-    def needs(self, connection: str) -> tuple[tuple[str, str], ...]:
-        """Tags required for a command through a connection; none without one."""
+    def needs(self, connection: str, action: str = "") -> tuple[tuple[str, str], ...]:
+        """Tags required for an action through a connection; none without one.
+
+        action: empty: any that leaves the system alone, for the status of the connection.
+        """
         if not connection:
             return ()
         way = self._ways.get(connection)
         if way is None:
-            return ((PROFILE_TAG, _tag(connection, "")),)
-        return ((PROFILE_TAG, _tag(connection, way.kind, way.pin)),)
+            return ((PROFILE_TAG, f"{connection} ?"),)
+        wanted = (action or CONNECTION_TEST.name) if way.kind in KINDS else ""
+        return ((PROFILE_TAG, _tag(connection, way.kind, wanted, way.pin)),)
 
     def is_full(self, connection: str) -> bool:
         """Whether no more commands may start through it just now."""
@@ -91,5 +105,10 @@ class Ways:
             del self._loads[connection]
 
 
-def _tag(name: str, kind: str, hash: str = "") -> str:
-    return f"{name} {kind} {hash}" if hash else f"{name} {kind}"
+def pin_of(tag: str) -> str:
+    """The pinned hash that a value of the implicit tag has, or empty."""
+    return tag.split(" ")[3] if tag.count(" ") == _PINNED else ""
+
+
+def _tag(name: str, kind: str, action: str, hash: str = "") -> str:
+    return f"{name} {kind} {action} {hash}" if hash else f"{name} {kind} {action}"

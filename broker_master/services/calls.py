@@ -3,14 +3,17 @@
 import msgspec
 
 from broker_master.core import connections
+from broker_master.core.connections import ProfileState
 from broker_master.core.dispatch import LANES_MAX, needs_of
 from broker_master.core.rights import check_group
 from broker_master.plane import Plane
 from broker_master.services.obstacles import Obstacles
 from schemas import codec
 from schemas.faults import Refused
+from schemas.kinds import KINDS
 from schemas.messages.actions import decode_args, find_action
 from schemas.messages.api import SubmitRequest
+from schemas.messages.liveness import ProfileStatus
 from schemas.messages.registry import ClientEntry, ConnectionEntry
 
 
@@ -30,6 +33,7 @@ def target_of(plane: Plane, caller: ClientEntry, request: SubmitRequest) -> Conn
     entry = plane.registry.connection(request.connection or "")
     check_group(caller, entry.group)
     connections.check_call(entry, request.action, request.timeout_s, request.output_bytes)
+    _check_hosts_allow(plane, entry, request.action)
     needs = needs_for(plane, entry, request)
     if plane.dispatcher.is_crowded(entry.group, needs):
         raise Refused(
@@ -44,9 +48,28 @@ def target_of(plane: Plane, caller: ClientEntry, request: SubmitRequest) -> Conn
     return entry
 
 
+def _check_hosts_allow(plane: Plane, entry: ConnectionEntry, action: str) -> None:
+    """Refuse an action that the profile of every host refuses; unknown hosts may allow it."""
+    if entry.kind not in KINDS:
+        return
+    refusing: list[ProfileStatus] = []
+    for agent in plane.dispatcher.pool(entry.group).members:
+        found = plane.profiles.find(plane.roster.get(agent), entry.name)
+        if found is None or connections.profile_state(entry, found) != ProfileState.OK:
+            continue
+        if not found.actions or action in found.actions:
+            return
+        refusing.append(found)
+    if refusing:
+        allowed = ", ".join(refusing[0].actions)
+        raise Refused(
+            "action_refused", f"profile {entry.name} of its hosts allows {allowed}, not {action}"
+        )
+
+
 def needs_for(
     plane: Plane, entry: ConnectionEntry, request: SubmitRequest
 ) -> tuple[tuple[str, str], ...]:
     """Tags required of the agent that carries a request out."""
     needed = needs_of(request.tags, request.action)
-    return (*needed, *plane.dispatcher.ways.needs(entry.name))
+    return (*needed, *plane.dispatcher.ways.needs(entry.name, request.action))

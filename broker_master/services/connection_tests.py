@@ -30,6 +30,8 @@ REASON_LEN: Final = 300
 _WORD_LEN: Final = 64
 # Seconds beside a try's own time: for the way to the agent and back.
 AROUND_S: Final = 5.0
+# Longest believable time of a step.
+_STEP_MOST_S: Final = 3600.0
 _STEPS: Final = ("resolve", "connect", "tls", "login", "query")
 
 
@@ -164,12 +166,12 @@ def _tested(agent: str, digest: str, record: CommandRecord) -> ConnectionTested:
         agent=agent,
         result="ok" if is_ok else "failed",
         steps={
-            name: float(steps[name])
+            name: round(1000 * steps[name], 3)
             for name in _STEPS
-            if isinstance(steps.get(name), int | float) and not isinstance(steps[name], bool)
+            if isinstance(steps.get(name), float | int) and 0 <= steps[name] <= _STEP_MOST_S
         },
         server=cut_text(str(result.get("server", "")), SERVER_LEN),
-        profile=str(result.get("profile") or digest)[:_WORD_LEN],
+        profile=digest,
         code="" if is_ok else (code or record.state)[:_WORD_LEN],
         reason="" if is_ok else cut_text(record.reason or f"it is {record.state}", REASON_LEN),
         command=record.id,

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from broker_master.core.balance import ACTION_TAG, PROFILE_TAG
 from broker_master.core.pool import Tags
+from broker_master.core.ways import pin_of
 from broker_master.plane import Plane
 from schemas.messages.facts import Accepted
 from schemas.states import AgentStatus
@@ -124,6 +125,5 @@ def _named(kind: str, value: str) -> str:
     """A required action or profile, for people."""
     if kind == ACTION_TAG:
         return f"the action {value}"
-    name, _, rest = value.partition(" ")
-    pin = rest.partition(" ")[2]
+    name, pin = value.partition(" ")[0], pin_of(value)
     return f"profile {name} with the pinned hash {pin}" if pin else f"profile {name}"

@@ -9,8 +9,7 @@ class ConnectionTestArgs(Arguments, frozen=True, kw_only=True):
     """Try the way to the system step by step.
 
     The result of its attempt has `steps`, a map from `resolve`, `connect`, `tls`, `login` and
-    `query`, as far as it came, to milliseconds; `server`, name and version of the system; and
-    `profile`, the hash of the profile in use.
+    `query`, as far as it came, to seconds; and `server`, name and version of the system.
     """
 
 

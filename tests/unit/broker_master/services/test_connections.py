@@ -286,3 +286,21 @@ async def test_limits_are_released_by_every_end() -> None:
     assert stage.plane.dispatcher.ways.load("erp-db") == 1
     await stage.report("web-1", "last", "succeeded")
     assert stage.plane.dispatcher.ways.load("erp-db") == 0
+
+
+async def test_action_that_no_profile_allows_is_refused_at_the_door() -> None:
+    stage = Stage("web-1", "web-2")
+    connection(stage)
+    for name in ("web-1", "web-2"):
+        await stage.hello(name, actions=ACTIONS)
+        await tell_profiles(stage, name, profile(actions=["sql.query", "connection.test"]))
+    error = await refused(stage, id="c1", action="sql.execute")
+    assert error.code == "action_refused"
+    assert "allows sql.query, connection.test, not sql.execute" in error.message
+    _ = await taken(stage, id="c2")
+    writes = profile(actions=["sql.query", "sql.execute"])
+    await tell_profiles(stage, "web-2", writes, digest="d2", seq=60)
+    for number in range(4):
+        _ = await taken(stage, id=f"w{number}", action="sql.execute")
+    sent = [run.command for run in stage.runs("web-2")]
+    assert {f"w{number}" for number in range(4)} <= {*sent}, "only the host that allows it is asked"
