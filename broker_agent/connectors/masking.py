@@ -1,9 +1,10 @@
 """Runs one program with secrets in its environment, and removes their values from its output.
 
-  python -I -m broker_agent.connectors.masking FD -- PROGRAM ARG…
+  python -I -m broker_agent.connectors.masking -- PROGRAM ARG…
 
-FD: an open file with the secrets, a map from variables to values in msgpack. The agent never reads
-it. Signals go to the whole process group, so none is passed on.
+stdin: a file with the length of the secrets in four bytes, the secrets as a map from variables to
+values in msgpack, then the program's own input. Signals go to the whole process group, so none is
+passed on.
 """
 
 import os
@@ -59,8 +60,7 @@ class Masker:
 
 def main(argv: list[str]) -> int:
     """Run it; returns its exit code, or 128 and the number of the signal that ended it."""
-    with os.fdopen(int(argv[0]), "rb") as file:
-        secrets = msgspec.msgpack.decode(file.read(), type=dict[str, str])
+    secrets = msgspec.msgpack.decode(_read(int.from_bytes(_read(4), "big")), type=dict[str, str])
     program = argv[argv.index("--") + 1 :]
     if any(len(value) < SHORT for value in secrets.values()):
         return _say(f"a secret has fewer than {SHORT} characters: none can be hidden", _REFUSED)
@@ -89,6 +89,17 @@ def main(argv: list[str]) -> int:
     for thread in threads:
         thread.join()
     return code if code >= 0 else 128 - code
+
+
+def _read(size: int) -> bytes:
+    """Read just so many bytes, so that the program finds its input behind them."""
+    data = b""
+    while len(data) < size:
+        chunk = os.read(0, size - len(data))
+        if not chunk:
+            raise EOFError
+        data += chunk
+    return data
 
 
 def _say(text: str, code: int) -> int:

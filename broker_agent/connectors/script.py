@@ -30,6 +30,8 @@ _SHELLS: Final = re.compile(r"(?:ba|da|z|k|a|c|tc|fi)?sh|busybox")
 _INTERPRETERS: Final = re.compile(r"python[\d.]*|perl[\d.]*|ruby[\d.]*|node|php[\d.]*|lua[\d.]*")
 _SHELL_CODE: Final = re.compile(r"-[a-zA-Z]*c|--command")
 _CODE: Final = re.compile(r"-[a-zA-Z]*[ceEr]|--eval|--print|-p|--run")
+# The order to a worker to write the secrets of a script into its output; no client can give it.
+SECRETS: Final = "script.secrets"
 # Characters of a value that a pattern is tried on.
 _PATTERN_LEN: Final = 4096
 
@@ -241,8 +243,13 @@ class ScriptConnector:
     capability = "script"
     profile = ScriptProfile
     actions: Mapping[str, ActionSpec] = {
-        "script.run": ActionSpec(args=ScriptRunArgs, effect="writes")
+        "script.run": ActionSpec(args=ScriptRunArgs, effect="writes"),
+        SECRETS: ActionSpec(args=ScriptRunArgs, effect="reads"),
     }
+
+    def allowed(self, profile: ScriptProfile) -> Sequence[str]:
+        del profile
+        return ["script.run"]
 
     def check(self, profile: ScriptProfile) -> Sequence[str]:
         return list(problems(profile))

@@ -1,11 +1,13 @@
-"""Test of a profile of scripts: each program is there and may be run."""
+"""Work of a worker for scripts: reads their secrets, and tries a profile."""
 
 import os
 from collections.abc import Callable
-from typing import Any, Never
 
-from broker_agent.connectors.api import Call, CallFailed, Out, Secrets
-from broker_agent.connectors.script import ScriptProfile
+import msgspec
+
+from broker_agent.connectors.api import Call, CallFailed, Out, Result, Secrets
+from broker_agent.connectors.script import SECRETS, ScriptProfile, find_script
+from schemas.messages.actions.script import ScriptRunArgs
 
 
 class ScriptSession:
@@ -16,9 +18,19 @@ class ScriptSession:
         self._profile = profile
         self._secrets = secrets
 
-    def call(self, action: str, args: Any, out: Out, call: Call) -> Never:  # noqa: ANN401
-        """The agent runs scripts as programs, never in a worker."""
-        raise CallFailed("internal", f"{action} is no work of a worker", effect="none")
+    def call(self, action: str, args: ScriptRunArgs, out: Out, call: Call) -> Result:
+        """Write the secrets of a script: their length in four bytes, then a map in msgpack."""
+        del call
+        if action != SECRETS:
+            raise CallFailed("internal", f"{action} is no work of a worker", effect="none")
+        script = find_script(self._profile, args.script)
+        values = {each: self._secret(args.script, each) for each in script.secrets}
+        data = msgspec.msgpack.encode(values)
+        out.write(len(data).to_bytes(4, "big") + data)
+        return {}
+
+    def _secret(self, script: str, variable: str) -> str:
+        return self._secrets[f"scripts.{script}.secrets.{variable}"]
 
     def test(self, step: Callable[[str], None]) -> str:
         for name, script in self._profile.scripts.items():
@@ -27,7 +39,7 @@ class ScriptSession:
                 raise CallFailed("script_unknown", f"{name}: cannot run {program}", effect="none")
             for variable in script.secrets:
                 # Raises for a value that cannot be read.
-                self._secrets[f"scripts.{name}.secrets.{variable}"]
+                self._secret(name, variable)
         step("query")
         return f"{len(self._profile.scripts)} scripts"
 

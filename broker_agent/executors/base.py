@@ -35,7 +35,8 @@ class Job(NamedTuple):
 
     trace: trace context to pass on, or empty. outlives_s: seconds of the master's silence after
     which no process of the task may be left, even if this process hangs or is gone. way: of work
-    through a connection. output_bytes: limit of its output.
+    through a connection. output_bytes: limit of its output. stdin: descriptor of its input, which
+    the executor closes; -1: its arguments have it.
     """
 
     command: str
@@ -46,6 +47,7 @@ class Job(NamedTuple):
     outlives_s: float = 0.0
     way: Way = NO_WAY
     output_bytes: int = limits.OUTPUT_LIMIT_BYTES
+    stdin: int = -1
 
 
 # Name of a running task in the journal, made and read by its executor: for a program pid and start

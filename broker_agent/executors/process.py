@@ -348,7 +348,9 @@ class ProcessExecutor(Executor):
             raise CannotStart("not the arguments of a process")
         if self._is_ending:
             raise CannotStart("the agent is ending")
-        stdin = self._stdin(args.stdin) if args.stdin else self._null
+        stdin = self._null if job.stdin < 0 else job.stdin
+        if args.stdin:
+            stdin = self._stdin(args.stdin)
         files = Files(stdin, self._null, self._null)
         given = () if stdin == self._null else (stdin,)
         # In the warden's table before its start; the warden could find it by its marks.

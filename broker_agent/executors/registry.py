@@ -12,7 +12,7 @@ from broker_agent.executors.cells import Cells
 from broker_agent.executors.conditions import StartConditions
 from broker_agent.warden.table import WardenTable
 from schemas.faults import Refused
-from schemas.messages.actions import ACTIONS, AnyAction
+from schemas.messages.actions import ACTIONS, PROCESS, AnyAction
 
 _PACKAGE: Final = __name__.rpartition(".")[0]
 
@@ -27,7 +27,8 @@ class ExecutorPorts(NamedTuple):
     others: children of this process other than tasks. conditions: for starts. cells:
     control groups of tasks. find_profile: returns a profile of a connection that is in use; raises
     Refused (`profile_unknown`, `profile_problem`). is_spool_high: whether so much output waits for
-    the broker that calls through connections write no more.
+    the broker that calls through connections write no more. programs: the executor of programs,
+    for those that are built after it.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -40,6 +41,7 @@ class ExecutorPorts(NamedTuple):
     conditions: StartConditions
     cells: Cells = Cells(None, "", "")
     find_profile: Callable[[str], UsableProfile] = ProfileBook().find
+    programs: Executor | None = None
     is_spool_high: Callable[[], bool] = lambda: False
 
 
@@ -92,13 +94,16 @@ def build(ports: ExecutorPorts) -> Executors:
     families: dict[str, Executor | Instant] = {}
     modules = {name: _module(action) for name, action in ACTIONS.items()}
     for module in modules.values():
-        if module and module not in families:
+        if module not in families:
             families[module] = import_module(f"{_PACKAGE}.{module}").build(ports)
-    return Executors({name: families[module] for name, module in modules.items() if module})
+        # One executor looks after all processes of tasks, whatever has started them.
+        programs = families.get(PROCESS.name)
+        if isinstance(programs, Executor):
+            ports = ports._replace(programs=programs)
+    return Executors({name: families[module] for name, module in modules.items()})
 
 
 def _module(action: AnyAction) -> str:
-    """Name of the module of its executor, or empty: the agent does not have it."""
-    if not action.capability:
-        return action.name.partition(".")[0]
-    return "" if action.capability == "script" else "connection"
+    """Name of the module of its executor."""
+    runs_here = action.capability in ("", "script")
+    return action.name.partition(".")[0] if runs_here else "connection"
