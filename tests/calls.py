@@ -12,15 +12,16 @@ import msgspec
 
 from broker_agent.core.profiles import UsableProfile
 from broker_agent.core.program import Ending
-from broker_agent.executors.base import Job, Way
+from broker_agent.executors import registry
+from broker_agent.executors.base import Executor, Job, Task, Way
 from broker_agent.executors.conditions import own_conditions
-from broker_agent.executors.connection import ConnectionExecutor, ConnectionTask
+from broker_agent.executors.connection import ConnectionExecutor
 from broker_agent.executors.registry import ExecutorPorts
 from broker_agent.services.carrier import CarrierPost
 from broker_agent.store.folders import Folders, TaskFolder
 from broker_agent.warden.table import WardenTable
 from schemas.faults import Refused
-from schemas.messages.actions import ActionArgs
+from schemas.messages.actions import ActionArgs, action_of
 from schemas.messages.actions.sql import SqlExecuteArgs, SqlQueryArgs
 
 WAIT_S = 60.0
@@ -42,9 +43,7 @@ class Called(NamedTuple):
 class Under:
     """A call under way."""
 
-    def __init__(
-        self, task: ConnectionTask, ended: "asyncio.Future[Ending]", folder: TaskFolder
-    ) -> None:
+    def __init__(self, task: Task, ended: "asyncio.Future[Ending]", folder: TaskFolder) -> None:
         self.task = task
         self._ended = ended
         self.folder = folder
@@ -71,7 +70,7 @@ class CallBench:
         self._count = 0
         self.is_spool_high = False
         others: set[int] = set()
-        self.executor = ConnectionExecutor(
+        self._executors = registry.build(
             ExecutorPorts(
                 loop=asyncio.get_running_loop(),
                 grace_s=lambda: grace_s,
@@ -85,6 +84,9 @@ class CallBench:
                 is_spool_high=lambda: self.is_spool_high,
             )
         )
+        executor = self._executors.find("sql.query")
+        assert isinstance(executor, ConnectionExecutor)
+        self.executor = executor
 
     def put(self, name: str, kind: str, *, is_plugin: bool = False, **settings: object) -> None:
         hash_ = hashlib.blake2b(repr(sorted(settings.items())).encode()).hexdigest()[:16]
@@ -111,8 +113,10 @@ class CallBench:
         ended: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         way = Way(name, timeout_s, key or f"k{self._count}")
         job = Job(f"c{self._count}", 1, args, folder, "", 600.0, way, output_bytes)
-        self.executor.admit(args, way)
-        task = self.executor.start(job, lambda: None, ended.set_result)
+        executor = self._executors.find(action_of(args).name)
+        assert isinstance(executor, Executor)
+        executor.admit(args, way)
+        task = executor.start(job, lambda: None, ended.set_result)
         return Under(task, ended, folder)
 
     async def call(self, name: str, args: ActionArgs, **options: Any) -> Called:  # noqa: ANN401
@@ -130,6 +134,6 @@ class CallBench:
         return [worker.pid for worker in self.executor.pool.workers]
 
     def close(self) -> None:
-        self.executor.kill_all()
-        self.executor.close()
+        self._executors.kill_all()
+        self._executors.close()
         self.folders.close()

@@ -220,15 +220,22 @@ class ScriptExecutor(Executor):
         )
         key = (job.way.connection, args.script)
 
+        has_started = False
+
+        def started() -> None:
+            nonlocal has_started
+            has_started = True
+            on_start()
+
         def ended(ending: Ending) -> None:
             self._running[key] -= 1
-            on_end(_with_effect(ending))
+            on_end(_with_effect(ending, has_started=has_started))
 
         if not script.secrets:
-            task: Task = self.programs.start(job._replace(args=program), on_start, ended)
+            task: Task = self.programs.start(job._replace(args=program), started, ended)
             self._running[key] += 1
             return task
-        waiting = ScriptTask(self, job, program, on_start, ended)
+        waiting = ScriptTask(self, job, program, started, ended)
         self._running[key] += 1
         profile = self._find_profile(job.way.connection)
         self.loop.call_soon(
@@ -279,13 +286,13 @@ def _refused(work: Callable[[], T]) -> T:
         raise Refused(fault.code, fault.message) from fault
 
 
-def _with_effect(ending: Ending) -> Ending:
+def _with_effect(ending: Ending, *, has_started: bool) -> Ending:
     """A script that ended well has had its effect; of others it is not known."""
     if ending.effect:
         return ending
     if ending.state is State.SUCCEEDED:
         return ending._replace(effect="done")
-    return ending._replace(effect="unknown" if ending.exit_code is not None else "none")
+    return ending._replace(effect="unknown" if has_started else "none")
 
 
 def build(ports: ScriptPorts) -> ScriptExecutor:
