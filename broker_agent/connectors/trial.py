@@ -16,6 +16,7 @@ import msgspec
 
 from broker_agent.connectors import kinds
 from broker_agent.connectors.api import CallFailed
+from broker_agent.connectors.confine import confine, die_with_agent
 from broker_agent.connectors.ready import Ready, take_up
 from broker_agent.core.profiles import Checked, ProfileProblem, WorkerOrder
 
@@ -50,6 +51,8 @@ Say: TypeAlias = Callable[[TrialStep | TrialEnd], None]
 
 def main() -> None:
     """Carry out one order; the exit code is 0 whenever there is an answer."""
+    confine("")
+    die_with_agent(at_once=True)
     answers = os.fdopen(os.dup(1), "wb")
     with open(os.devnull, "wb") as nothing:  # noqa: PTH123
         for number in (1, 2):

@@ -1,15 +1,23 @@
 """Keeps the profiles of this host: looks for changes, and tells the master."""
 
 import asyncio
+import threading
 from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
 
 import structlog
 
-from broker_agent.core.profile_book import ProfileBook, message
+from broker_agent.core.profile_book import Found, ProfileBook, message
 from broker_agent.core.profiles import UsableProfile
 from broker_agent.services.profile_files import ProfileFiles
 from broker_agent.services.wire import Station
 from schemas.faults import MeshError, Unreachable
+
+# Longest time that the start of the agent waits for the first reading.
+FIRST_S: Final = 3.0
+# A reading that takes so long is logged, each time.
+SLOW_S: Final = 60.0
 
 log = structlog.get_logger(__name__)
 
@@ -66,8 +74,15 @@ class Profiles:
         self._wake.set()
 
     async def run(self, ready: asyncio.Event) -> None:
-        await self._look(again=True)
-        ready.set()
+        async with asyncio.TaskGroup() as group:
+            first = group.create_task(self._look(again=True))
+            # No longer: a plug-in or a file system that hangs holds up its profiles alone.
+            await asyncio.wait({first}, timeout=FIRST_S)
+            ready.set()
+            await first
+            await self._watch()
+
+    async def _watch(self) -> None:
         while True:
             try:
                 async with asyncio.timeout(self._look_s()):
@@ -80,14 +95,44 @@ class Profiles:
                 self._standing()
 
     async def _look(self, *, again: bool) -> None:
-        # In a thread: a file system that hangs must not hold up the heartbeats.
-        found = await asyncio.to_thread(self._files.read, again=again)
+        found = await self._read(again=again)
         before, self.book = self.book, self.book.merge(found)
         self.looks += 1
         self.readings += again
         self._say(before)
         if self.book.digest != before.digest:
             self._fitness()
+
+    async def _read(self, *, again: bool) -> list[Found]:
+        """Read files in a thread of their own.
+
+        A file system that hangs holds up neither the heartbeats nor the end of this process.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[list[Found]] = loop.create_future()
+
+        def settle(found: list[Found] | BaseException) -> None:
+            if done.cancelled():
+                return
+            if isinstance(found, BaseException):
+                done.set_exception(found)
+            else:
+                done.set_result(found)
+
+        def read() -> None:
+            try:
+                found: list[Found] | BaseException = self._files.read(again=again)
+            except BaseException as error:  # noqa: BLE001  (for the service that awaits it)
+                found = error
+            with suppress(RuntimeError):  # the loop has ended meanwhile
+                loop.call_soon_threadsafe(settle, found)
+
+        threading.Thread(target=read, name="profiles", daemon=True).start()
+        while not done.done():
+            await asyncio.wait({done}, timeout=SLOW_S)
+            if not done.done():
+                log.warning("profiles_read_slowly", folders=[*map(str, self._files.folders)])
+        return done.result()
 
     def _say(self, before: ProfileBook) -> None:
         """Log what has changed."""

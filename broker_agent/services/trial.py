@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Final, Literal
@@ -16,6 +17,7 @@ from broker_agent.core.profiles import Checked, ProfileProblem, UsableProfile
 
 CHECK_S: Final = 10.0
 ANSWER_BYTES: Final = 1024 * 1024
+ANSWERS: Final = 100
 # Variables of the agent that a trial gets, beside those that the profile refers to.
 _PASSED: Final = ("PATH", "HOME", "LANG", "TZ", "PYTHONPATH", "VIRTUAL_ENV", CREDENTIALS)
 
@@ -58,15 +60,41 @@ def run_trial(
         start_new_session=True,
     )
     others.add(process.pid)
+    alarm = threading.Timer(timeout_s, _kill, (process.pid,))
+    alarm.daemon = True
+    alarm.start()
     try:
-        said, _ = process.communicate(msgspec.msgpack.encode(order), timeout_s)
-    except subprocess.TimeoutExpired as late:
-        said = late.stdout or b""
+        yield from _answers(process, msgspec.msgpack.encode(order))
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        alarm.cancel()
+        _kill(process.pid)
+        process.wait()
+        for pipe in filter(None, (process.stdin, process.stdout)):
+            with suppress(OSError):
+                pipe.close()
         others.discard(process.pid)
-    for line in said[:ANSWER_BYTES].splitlines():
-        with suppress(msgspec.MsgspecError):
-            yield msgspec.json.decode(line, type=TrialStep | TrialEnd)
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _answers(process: "subprocess.Popen[bytes]", order: bytes) -> Iterator[TrialStep | TrialEnd]:
+    """Yield up to the end, whatever processes of its own a plug-in leaves behind."""
+    assert process.stdin  # noqa: S101  (they are pipes)
+    assert process.stdout  # noqa: S101
+    with suppress(BrokenPipeError):
+        process.stdin.write(order)
+        process.stdin.close()
+    for _ in range(ANSWERS):
+        line = process.stdout.readline(ANSWER_BYTES)
+        if not line:
+            return
+        try:
+            answer = msgspec.json.decode(line, type=TrialStep | TrialEnd)
+        except msgspec.MsgspecError:
+            return
+        yield answer
+        if isinstance(answer, TrialEnd):
+            return

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
@@ -21,8 +21,8 @@ from schemas.messages.api.connections import (
     ConnectionRecord,
 )
 from schemas.states import State
-from tests.harness import FAST_TIMERS, MeshProcesses, Ran
-from tests.meshes import shared_mesh
+from tests.harness import MeshProcesses, Ran
+from tests.meshes import mesh_fixture
 from tests.waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-profiles")]
@@ -33,12 +33,8 @@ ASK: Final = SqlQueryArgs(sql="select name from place")
 PACE_S: Final = 0.02
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    """Two hosts that look for changes of their profiles five times a second."""
-    env = {**FAST_TIMERS, "MESH_PROFILES_S": "0.2", "MESH_PROFILES_DIR": ""}
-    with shared_mesh(tmp_path_factory.mktemp("mesh"), {"db": AGENTS}, env=env) as running:
-        yield running
+# Hosts that look for changes of their profiles five times a second.
+mesh = mesh_fixture({"db": AGENTS}, env={"MESH_PROFILES_S": "0.2", "MESH_PROFILES_DIR": ""})
 
 
 def database(mesh: MeshProcesses, name: str) -> Path:

@@ -181,7 +181,7 @@ def workers_of(mesh: MeshProcesses) -> list[psutil.Process]:
 
 
 def arguments() -> str:
-    """All that `ps` shows."""
+    """Command lines of all processes, as `ps` shows them."""
     said = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
@@ -236,7 +236,7 @@ async def look_around(client: MeshClient) -> bytes:
 
 
 async def tell_on_host(mesh: MeshProcesses) -> str:
-    """All that the commands of the host say."""
+    """Output of the commands of the host."""
     said, where = "", ("--state-dir", str(mesh.agent_dir("db-1")))
     for words in (("profile", "list"), ("profile", "check"), ("doctor",), ("status",)):
         ran = await mesh._run("broker-agent", *words, *where)

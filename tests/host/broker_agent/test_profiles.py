@@ -1,11 +1,14 @@
 """Profiles of a host: read from files, kept while a file is broken, told to the master."""
 
 import asyncio
+import contextlib
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 
+from broker_agent.services import profiles, trial
 from broker_agent.settings import AgentSettings, ConnectorSettings
 from schemas.faults import Refused
 from schemas.messages.liveness import Beat, Echo, Profiles, ProfileStatus
@@ -182,3 +185,32 @@ async def test_sec_s38_file_of_another_user_is_not_used(host: Host) -> None:
     host.rig.serve(host.profiles)
     await eventually(lambda: bool(host.profiles.digest))
     assert "neither root nor the agent's user" in host.problem("scale")
+
+
+async def test_plug_in_that_hangs_or_forks_holds_up_its_own_profile_alone(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trial, "CHECK_S", 1.0)
+    monkeypatch.setattr(profiles, "FIRST_S", 0.05)
+    host.put("hangs", GOOD.replace("127.0.0.1", "loops"))
+    host.put("forks", GOOD.replace("127.0.0.1", "forks"))
+    host.put("scale", GOOD)
+    ready = asyncio.Event()
+    service = asyncio.ensure_future(host.profiles.run(ready))
+    await ready.wait()
+    assert not host.profiles.looks, "the start of the agent does not wait"
+    await eventually(lambda: bool(host.profiles.looks))
+    assert "has not answered" in host.problem("hangs")
+    assert {*host.profiles.in_use} == {"forks", "scale"}
+    assert not host.rig.parts.work.profiles.problems.keys() - {"hangs"}
+    left = [each for each in psutil.Process().children(recursive=True) if is_trial(each)]
+    assert not left
+    service.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await service
+
+
+def is_trial(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "broker_agent.connectors.trial" in process.cmdline()
+    return False
