@@ -32,9 +32,13 @@ _Word = Annotated[str, Meta(max_length=limits.LABEL_LEN)]
 
 
 class Setup(msgspec.Struct, frozen=True, kw_only=True, tag="setup"):
-    """order: of the profile, for `ready.take_up`. cell: control group to enter, or empty."""
+    """order: of the profile, for `ready.take_up`. profile: its hash.
+
+    cell: control group to enter, or empty.
+    """
 
     order: bytes
+    profile: _Word = ""
     cell: str = ""
 
 

@@ -56,6 +56,7 @@ class Worker:
         self._goes_on = threading.Event()
         self._goes_on.set()
         self._ready: Ready | CallFailed = CallFailed("worker_lost", "no setup", effect="none")
+        self._profile = ""
         self._session: Session | None = None
         self._is_called = False
         self._is_cancelled = False
@@ -112,6 +113,7 @@ class Worker:
     # Calls.
 
     def _set_up(self, order: Setup) -> None:
+        self._profile = order.profile
         try:
             confine(order.cell)
             self._ready = take_up(order.order)
@@ -200,14 +202,15 @@ class Worker:
         return {}
 
     def _test(self, ready: Ready) -> Answered:
-        """Open a session of its own, as a first call would. The result tells the steps' times."""
-        seconds: dict[str, float] = {}
+        """Open a session of its own, as a first call would. The result has the steps' times."""
+        steps: dict[str, float] = {}
+        told = {"steps": steps, "profile": self._profile}
         began = time.monotonic()
 
         def step(name: str) -> None:
             nonlocal began
             now = time.monotonic()
-            seconds[name] = round(now - began, 6)
+            steps[name] = round(1000 * (now - began), 3)
             began = now
 
         def act() -> Mapping[str, Any]:
@@ -217,13 +220,13 @@ class Worker:
             self._close()
             self._session = session = ready.connector.open(ready.profile, values)
             say(self._agent, Opened(server_id=session.server_id))
-            return {"steps": seconds, "server": ready.secrets.scrub(session.test(step))}
+            return {**told, "server": ready.secrets.scrub(session.test(step))}
 
         answer = self._guard(act, reads=True, ready=ready)
         self._close()
         if not answer.code:
             return answer
-        return msgspec.structs.replace(answer, result=msgspec.msgpack.encode({"steps": seconds}))
+        return msgspec.structs.replace(answer, result=msgspec.msgpack.encode(told))
 
     def _tidy(self) -> None:
         """Reset the session for the next call, perhaps another client's; close it if broken."""

@@ -218,7 +218,7 @@ class WorkerPool:
                 worker.reap()
                 failed(f"the worker cannot be watched: {error.strerror}")
                 return
-            worker.order(Setup(order=profile.order(), cell=cell))
+            worker.order(Setup(order=profile.order(), profile=profile.hash, cell=cell))
             taken(worker)
 
         self._starter.start(order, done)
