@@ -12,6 +12,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from broker_agent.connectors.api import ENTRY_POINTS, CallFailed, Connector
+from broker_agent.core.lines import Place
 from broker_agent.core.profiles import Checked, ProfileProblem, check
 from schemas.near import near_names
 
@@ -86,19 +87,19 @@ def kind_fault(kind: str, plugins: Iterable[str]) -> str:
     return f"no kind {kind[:64]!a}{near_names(kind, known)}; there are {', '.join(known)}"
 
 
-def check_settings(kind: str, settings: Mapping[str, Any], text: str = "") -> Checked:
+def check_settings(kind: str, settings: Mapping[str, Any], places: Sequence[Place] = ()) -> Checked:
     """Check the settings of a built-in kind. Raises ProfileProblem."""
     try:
         connector = find_builtin(kind)
     except ImportError as error:
         raise ProfileProblem(f"the connector of {kind} cannot be loaded: {error}") from error
-    return check(settings, connector, text, kind=kind)
+    return check(settings, connector, places, kind=kind)
 
 
-def check_plugin(kind: str, settings: Mapping[str, Any], text: str = "") -> Checked:
+def check_plugin(kind: str, settings: Mapping[str, Any], places: Sequence[Place] = ()) -> Checked:
     """As `check_settings`, of a plug-in, in a worker process."""
     try:
-        return check(settings, find_connector(kind, is_plugin=True), text, kind=kind)
+        return check(settings, find_connector(kind, is_plugin=True), places, kind=kind)
     except CallFailed as error:
         raise ProfileProblem(f"{error.code}: {error.message}") from error
 

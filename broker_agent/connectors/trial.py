@@ -18,17 +18,18 @@ from broker_agent.connectors import kinds
 from broker_agent.connectors.api import CallFailed
 from broker_agent.connectors.confine import confine, die_with_agent
 from broker_agent.connectors.ready import Ready, take_up
+from broker_agent.core.lines import Place
 from broker_agent.core.profiles import Checked, ProfileProblem, WorkerOrder
 
 ORDER_BYTES: Final = 1024 * 1024
 
 
 class TrialOrder(msgspec.Struct, frozen=True, kw_only=True):
-    """order: a `WorkerOrder` in msgpack. text: of the file, for lines of its faults."""
+    """order: a `WorkerOrder` in msgpack. places: of its file, for lines of faults."""
 
     what: Literal["check", "test"]
     order: bytes
-    text: str = ""
+    places: list[Place] = []
 
 
 class TrialStep(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
@@ -69,7 +70,7 @@ def main() -> None:
 def _check(trial: TrialOrder) -> TrialEnd:
     order = msgspec.msgpack.decode(trial.order, type=WorkerOrder)
     try:
-        return TrialEnd(checked=kinds.check_plugin(order.kind, order.settings, trial.text))
+        return TrialEnd(checked=kinds.check_plugin(order.kind, order.settings, trial.places))
     except ProfileProblem as problem:
         return TrialEnd(code="profile_problem", message=problem.text, line=problem.line)
     except Exception as error:  # noqa: BLE001  (of the plug-in)

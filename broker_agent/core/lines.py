@@ -1,8 +1,14 @@
-"""Lines of a TOML file, by the path of a value: its parser does not tell them."""
+"""Lines of a TOML file, by the path of a value: its parser does not tell them.
+
+Where a file is checked elsewhere, the places of its names travel, and none of its values.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, TypeAlias
+
+# A line, and the full name of the table or key in it.
+Place: TypeAlias = tuple[int, list[str]]
 
 ANY: Final = "*"
 _TABLE: Final = re.compile(r"\s*\[\[?([^\[\]]+)\]\]?\s*(?:#.*)?")
@@ -16,13 +22,13 @@ _WHERE: Final = re.compile(r" - at `(?:key` in `)?\$([^`]*)`")
 _LOST: Final = re.compile(r"unknown field `([^`]*)`")
 
 
-def line_of(text: str, path: Sequence[str]) -> int:
+def line_of(places: Sequence[Place], path: Sequence[str]) -> int:
     """Return the line of the value at `path`, or of the innermost table that holds it; 0: unknown.
 
     `ANY` as a step stands for each name. If several lines fit equally well, none is returned.
     """
     best, lines = 0, set[int]()
-    for number, name in _names(text):
+    for number, name in places:
         depth = len(name)
         if depth > len(path) or any(
             want not in {ANY, has} for want, has in zip(path, name, strict=False)
@@ -48,8 +54,12 @@ def path_of(said: str) -> list[str]:
     return [name or ANY for name, _ in steps] + ([lost[1]] if lost else [])
 
 
-def _names(text: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield each table and key, by its full name, with the number of its line."""
+def places_in(text: str) -> list[Place]:
+    """Return each table and key of a file."""
+    return list(_places(text))
+
+
+def _places(text: str) -> Iterator[Place]:
     table: list[str] = []
     fence = ""
     for number, line in enumerate(text.splitlines(), 1):

@@ -5,6 +5,7 @@ stays in use until the file is mended or removed.
 """
 
 import hashlib
+import math
 import stat
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +14,8 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import msgspec
 
-from broker_agent.core.lines import line_of, parser_line, path_of
-from broker_agent.core.references import Secret, Vault, reference_fault, references
+from broker_agent.core.lines import Place, line_of, parser_line, path_of, places_in
+from broker_agent.core.references import Secret, Vault, parts_of, reference_fault, references
 from schemas import limits
 from schemas.ids import is_name
 
@@ -22,6 +23,8 @@ HASH_BYTES: Final = 16
 # Bytes of a file.
 FILE_BYTES: Final = 64 * 1024
 ACTIONS_MAX: Final = 32
+# Whole numbers of a message are below it.
+WHOLE_MAX: Final = 2**63
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _OTHERS_ALL: Final = stat.S_IRWXG | stat.S_IRWXO
 _WORD: Final = 120
@@ -109,22 +112,40 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     except tomllib.TOMLDecodeError as error:
         fault, line = parser_line(str(error))
         raise ProfileProblem(f"not TOML: {fault}", line or len(text.splitlines())) from None
+    except (ValueError, RecursionError):
+        raise ProfileProblem("not TOML: a number is too long, or it is nested too deep") from None
+    if path := _wild(settings, []):
+        raise ProfileProblem(
+            f"{'.'.join(path)} is too large, or not a number", line_of(places_in(text), path)
+        )
     kind = settings.pop("kind", None)
     if not isinstance(kind, str):
-        line = line_of(text, ["kind"])
+        line = line_of(places_in(text), ["kind"])
         raise ProfileProblem('kind is missing; give for example kind = "postgresql"', line)
     return kind, settings
 
 
-def check(settings: Settings, connector: Checker, text: str = "", *, kind: str = "") -> Checked:
-    """Check settings against their kind. text: of the file, for lines. Raises ProfileProblem."""
-    typed = _typed(settings, connector, text)
+def _wild(value: object, path: list[str]) -> list[str]:
+    """Return the path of a number that no message can carry; empty: there is none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return path
+    if isinstance(value, int) and abs(value) >= WHOLE_MAX:
+        return path
+    found = (_wild(inner, [*path, name]) for name, inner in parts_of(value))
+    return next(filter(None, found), [])
+
+
+def check(
+    settings: Settings, connector: Checker, places: Sequence[Place] = (), *, kind: str = ""
+) -> Checked:
+    """Check settings against their kind. places: of the file, for lines. Raises ProfileProblem."""
+    typed = _typed(settings, connector, places)
     found = references(typed)
     for name, secret in found.items():
         if fault := reference_fault(secret):
-            raise ProfileProblem(f"{name} {fault}", line_of(text, name.split(".")))
+            raise ProfileProblem(f"{name} {fault}", line_of(places, name.split(".")))
     if wrong := connector.check(typed):
-        raise ProfileProblem("; ".join(wrong)[: limits.REASON_LEN], _named_line(text, wrong[0]))
+        raise ProfileProblem("; ".join(wrong)[: limits.REASON_LEN], _named_line(places, wrong[0]))
     allowed: Callable[[Any], Sequence[str]] = getattr(
         connector, "allowed", lambda _typed: list(connector.actions)
     )
@@ -138,7 +159,7 @@ def check(settings: Settings, connector: Checker, text: str = "", *, kind: str =
     )
 
 
-def _typed(settings: Settings, connector: Checker, text: str) -> Any:  # noqa: ANN401
+def _typed(settings: Settings, connector: Checker, places: Sequence[Place]) -> Any:  # noqa: ANN401
     try:
         return msgspec.convert(dict(settings), connector.profile)
     except msgspec.ValidationError as error:
@@ -149,7 +170,7 @@ def _typed(settings: Settings, connector: Checker, text: str) -> Any:  # noqa: A
         words = in_words(said, connector.profile)
         if is_secret(connector.profile, path) and "object" in said and "got `str`" in said:
             words = f'{".".join(path)} is no reference to a secret, such as {{ file = "/PATH" }}'
-        raise ProfileProblem(words, line_of(text, path)) from None
+        raise ProfileProblem(words, line_of(places, path)) from None
 
 
 def is_secret(kind: Any, path: Sequence[str]) -> bool:  # noqa: ANN401  (type of a profile)
@@ -160,10 +181,10 @@ def is_secret(kind: Any, path: Sequence[str]) -> bool:  # noqa: ANN401  (type of
     return "Secret" in repr(types.get(path[0], ""))
 
 
-def _named_line(text: str, sentence: str) -> int:
+def _named_line(places: Sequence[Place], sentence: str) -> int:
     """Return the line of the setting that a sentence begins with, if it does."""
     first = sentence.partition(" ")[0].rstrip(":")
-    return line_of(text, first.split(".")) if first else 0
+    return line_of(places, first.split(".")) if first else 0
 
 
 def file_fault(mode: int, uid: int, own_uid: int, *, has_plain: bool) -> str:

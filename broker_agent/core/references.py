@@ -87,20 +87,31 @@ def references_in(settings: object, path: str = "") -> dict[str, Secret]:
         except msgspec.ValidationError:
             pass
     found: dict[str, Secret] = {}
-    for name, inner in _parts(settings):
+    for name, inner in parts_of(settings):
         found |= references_in(inner, f"{path}.{name}" if path else name)
     return found
+
+
+def without_values(settings: object) -> Any:  # noqa: ANN401
+    """Return settings without the values of secrets that are in them, for a check elsewhere."""
+    if isinstance(settings, Mapping):
+        return {
+            name: "-" if name == "plain" and isinstance(inner, str) else without_values(inner)
+            for name, inner in settings.items()
+        }
+    return [*map(without_values, settings)] if isinstance(settings, list) else settings
 
 
 def _walk(value: object, path: str) -> Iterator[tuple[str, Secret]]:
     if isinstance(value, Secret):
         yield path, value
         return
-    for name, inner in _parts(value):
+    for name, inner in parts_of(value):
         yield from _walk(inner, f"{path}.{name}" if path else name)
 
 
-def _parts(value: object) -> Iterator[tuple[str, object]]:
+def parts_of(value: object) -> Iterator[tuple[str, object]]:
+    """Yield the named parts of a struct, a map or a list; nothing of another value."""
     if isinstance(value, msgspec.Struct):
         yield from ((name, getattr(value, name)) for name in value.__struct_fields__)
     elif isinstance(value, Mapping):

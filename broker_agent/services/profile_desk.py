@@ -94,7 +94,7 @@ def _book(state_dir: Path, settings: AgentSettings) -> tuple[ProfileBook, list[s
     files = ProfileFiles(
         folders_of(state_dir, settings),
         settings.connectors,
-        lambda kind, given, text: trial.check_plugin(others, kind, given, text),
+        lambda kind, given, places: trial.check_plugin(others, kind, given, places),
     )
     return ProfileBook().merge(files.read()), files.strays
 

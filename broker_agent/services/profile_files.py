@@ -6,7 +6,7 @@ A file is read again after a change, and while it has a problem that may lie els
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,7 @@ from typing import Any, Final
 from msgspec import structs
 
 from broker_agent.connectors import kinds
-from broker_agent.core.lines import line_of
+from broker_agent.core.lines import Place, line_of, places_in
 from broker_agent.core.profile_book import Found
 from broker_agent.core.profiles import (
     FILE_BYTES,
@@ -33,10 +33,10 @@ from schemas import limits
 
 SUFFIX: Final = ".toml"
 # Files that are looked at, of both folders.
-FILES_MAX: Final = 4 * limits.PROFILES
+FILES_MAX: Final = limits.PROFILES
 
 # Checks settings of a plug-in in a process of its own. Raises ProfileProblem.
-CheckPlugin = Callable[[str, Mapping[str, Any], str], Checked]
+CheckPlugin = Callable[[str, Mapping[str, Any], Sequence[Place]], Checked]
 Mark = tuple[int, ...]
 
 
@@ -67,30 +67,32 @@ class ProfileFiles:
         self.strays = []
         before = {} if again else self._seen
         seen: dict[str, _Seen] = {}
-        for path in self._paths():
-            fault = name_fault(path.stem)
+        for folder in self.folders:
+            fault = _folder_fault(folder)
             if fault:
-                self.strays.append(f"{path}: {fault}")
-            elif len(seen) >= FILES_MAX:
-                self.strays.append(f"{path}: more than {FILES_MAX} files")
-            else:
-                seen[str(path)] = self._look(path, before.get(str(path)))
+                self.strays.append(f"{folder}: its files are not used: {fault}")
+                seen |= self._kept(folder, fault)
+                continue
+            for path in _files_in(folder):
+                if fault := name_fault(path.stem):
+                    self.strays.append(f"{path}: {fault}")
+                elif len(seen) >= FILES_MAX:
+                    self.strays.append(f"{path}: more than {FILES_MAX} files")
+                else:
+                    seen[str(path)] = self._look(path, before.get(str(path)))
         self._seen = seen
         return [each.found for each in seen.values()]
 
-    def _paths(self) -> Iterator[Path]:
-        for folder in self.folders:
-            try:
-                names = sorted(name for name in os.listdir(folder) if name.endswith(SUFFIX))  # noqa: PTH208  (names)
-                facts = folder.stat()
-            except OSError as error:
-                if error.errno != errno.ENOENT:
-                    self.strays.append(f"{folder}: {error.strerror}")
-                continue
-            if fault := file_fault(facts.st_mode, facts.st_uid, os.geteuid(), has_plain=False):
-                self.strays.append(f"{folder}: its files are not used: {fault}")
-                continue
-            yield from (folder / name for name in names if not name.startswith("."))
+    def _kept(self, folder: Path, fault: str) -> dict[str, _Seen]:
+        """Return the earlier files of a folder that is not used, each with this problem."""
+        known = [Path(path) for path in self._seen if Path(path).parent == folder]
+        problem = f"{folder}: {fault}"
+        return {
+            str(path): _Seen(
+                mark=None, found=Found(name=path.stem, path=str(path), problem=problem)
+            )
+            for path in known
+        }
 
     def _look(self, path: Path, seen: _Seen | None) -> _Seen:
         try:
@@ -114,13 +116,14 @@ class ProfileFiles:
             if fault := _trust_fault(facts):
                 raise ProfileProblem(fault)
             kind, settings = parse(text)
+            places = places_in(text)
             if has_plain(settings) and (fault := _trust_fault(facts, has_plain=True)):
                 raise ProfileProblem(fault)
             if fault := kinds.kind_fault(kind, self._plugins):
-                raise ProfileProblem(fault, line_of(text, ["kind"]))
+                raise ProfileProblem(fault, line_of(places, ["kind"]))
             is_plugin = kind not in kinds.KINDS
             checker = self._check_plugin if is_plugin else kinds.check_settings
-            checked = checker(kind, settings, text)
+            checked = checker(kind, settings, places)
         except ProfileProblem as problem:
             where = f"{path}:{problem.line}" if problem.line else str(path)
             told = Found(name=name, path=str(path), kind=kind, problem=f"{where}: {problem.text}")
@@ -142,6 +145,27 @@ def folders_of(state_dir: Path, settings: AgentSettings) -> list[Path]:
     """Folders with profiles of this host."""
     shared = [Path(settings.profiles_dir)] if settings.profiles_dir else []
     return [*shared, state_dir / "profiles.d"]
+
+
+def _folder_fault(folder: Path) -> str:
+    """Return why the files of a folder are not used; empty also for one that is missing."""
+    try:
+        facts = folder.stat()
+        os.scandir(folder).close()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return (error.strerror or "cannot be read").lower()
+    return file_fault(facts.st_mode, facts.st_uid, os.geteuid(), has_plain=False)
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """Return the files of a folder by name; none of one that is gone meanwhile."""
+    try:
+        found = [path for path in folder.iterdir() if path.suffix == SUFFIX]
+    except OSError:
+        return []
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def _trust_fault(facts: os.stat_result, *, has_plain: bool = False) -> str:

@@ -154,6 +154,8 @@ class Profiles:
                     hash=each.profile.hash,
                     file=each.path,
                 )
+                for warning in each.checked.warnings if each.checked else ():
+                    log.warning("profile_warning", profile=each.name, warning=warning)
         for name in known:
             log.info("profile_removed", profile=name)
         if self._files.strays != self._strays:

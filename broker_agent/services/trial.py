@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Literal
 
@@ -13,7 +13,9 @@ import msgspec
 
 from broker_agent.connectors.secrets import CREDENTIALS
 from broker_agent.connectors.trial import TrialEnd, TrialOrder, TrialStep
+from broker_agent.core.lines import Place
 from broker_agent.core.profiles import Checked, ProfileProblem, UsableProfile
+from broker_agent.core.references import without_values
 
 CHECK_S: Final = 10.0
 ANSWER_BYTES: Final = 1024 * 1024
@@ -22,16 +24,18 @@ ANSWERS: Final = 100
 _PASSED: Final = ("PATH", "HOME", "LANG", "TZ", "PYTHONPATH", "VIRTUAL_ENV", CREDENTIALS)
 
 
-def check_plugin(others: set[int], kind: str, settings: Mapping[str, Any], text: str) -> Checked:
+def check_plugin(
+    others: set[int], kind: str, settings: Mapping[str, Any], places: Sequence[Place]
+) -> Checked:
     """Check settings in a process that imports the plug-in. Raises ProfileProblem.
 
     others: pids of children of this process that are no tasks. A value in the file itself (`plain`)
     does not travel.
     """
     profile = UsableProfile(
-        name="check", kind=kind, hash="", settings=settings, path="", is_plugin=True
+        name="check", kind=kind, hash="", settings=without_values(settings), path="", is_plugin=True
     )
-    said = [*run_trial("check", profile, others=others, timeout_s=CHECK_S, text=text)]
+    said = [*run_trial("check", profile, others=others, timeout_s=CHECK_S, places=places)]
     last = said[-1] if said else None
     if not isinstance(last, TrialEnd):
         raise ProfileProblem(f"the plug-in of {kind} has not answered within {CHECK_S:g} s")
@@ -46,11 +50,11 @@ def run_trial(
     *,
     others: set[int],
     timeout_s: float,
-    text: str = "",
+    places: Sequence[Place] = (),
 ) -> Iterator[TrialStep | TrialEnd]:
     """Yield what the process says; without a `TrialEnd` it was killed after `timeout_s` or died."""
     names = {*_PASSED, *profile.variables}
-    order = TrialOrder(what=what, order=profile.order(), text=text)
+    order = TrialOrder(what=what, order=profile.order(), places=list(places))
     process = subprocess.Popen(
         [sys.executable, "-m", "broker_agent.connectors.trial"],
         stdin=subprocess.PIPE,

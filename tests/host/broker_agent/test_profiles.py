@@ -179,6 +179,23 @@ async def test_sec_s38_folder_that_others_may_write_is_not_used(host: Host) -> N
     assert any("others can write it" in stray for stray in host.profiles.strays)
 
 
+async def test_folder_that_is_opened_to_others_leaves_the_last_good_one_in_use(host: Host) -> None:
+    host.put("scale", GOOD, own=False)
+    host.rig.serve(host.profiles)
+    await eventually(lambda: bool(host.profiles.digest))
+    before = host.profiles.find("scale")
+    host.etc.chmod(0o777)
+    await eventually(lambda: bool(host.problem("scale")))
+    assert host.profiles.find("scale") == before
+    host.put("scale", GOOD.replace("127.0.0.1", "127.0.0.9"), own=False)
+    looks = host.profiles.looks
+    await eventually(lambda: host.profiles.looks > looks + 1)
+    assert host.profiles.find("scale") == before, "what others may have written is not used"
+    host.etc.chmod(0o755)
+    await eventually(lambda: not host.problem("scale"))
+    assert host.profiles.find("scale").hash != before.hash
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
 async def test_sec_s38_file_of_another_user_is_not_used(host: Host) -> None:
     os.chown(host.put("scale", GOOD), 65_534, 65_534)

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from broker_agent.connectors.api import ActionSpec, Profile, Secret
-from broker_agent.core.lines import line_of
+from broker_agent.core.lines import line_of, places_in
 from broker_agent.core.profile_book import MESSAGE_BYTES, Found, ProfileBook, message
 from broker_agent.core.profiles import (
     Checked,
@@ -18,7 +18,12 @@ from broker_agent.core.profiles import (
     has_plain,
     parse,
 )
-from broker_agent.core.references import reference_fault, references, references_in
+from broker_agent.core.references import (
+    reference_fault,
+    references,
+    references_in,
+    without_values,
+)
 from schemas import codec, limits
 from schemas.messages.liveness import Profiles
 
@@ -48,7 +53,7 @@ class Tanks:
 
 def checked(text: str) -> Checked:
     kind, settings = parse(text)
-    return check(settings, Tanks(), text, kind=kind)
+    return check(settings, Tanks(), places_in(text), kind=kind)
 
 
 def problem(text: str) -> tuple[int, str]:
@@ -77,6 +82,10 @@ GOOD = 'kind = "tank"\nhost = "db.int"\npassword = { plain = "hunter-the-second"
         ('kind = "tank"\nhost = "a"\nport = 1\n', 3, "port: 1 is for tests"),
         ('kind = "tank"\nhost = "a"\npassword = "x"\n', 3, "no reference to a secret"),
         ('kind = "tank"\nhost = "a"\npassword = {}\n', 3, "names no source"),
+        ('kind = "tank"\nhost = "a"\nport = nan\n', 3, "port is too large, or not a number"),
+        ('kind = "tank"\nport = 99999999999999999999\n', 2, "port is too large"),
+        (f'kind = "tank"\nport = {"9" * 5000}\n', 0, "a number is too long"),
+        (f'kind = "tank"\nport = {"[" * 20_000}\n', 0, "nested too deep"),
         (
             'kind = "tank"\nhost = "a"\npassword = { env = "A", file = "/a" }\n',
             3,
@@ -99,10 +108,10 @@ def test_problem_names_its_line_and_its_setting(text: str, line: int, words: str
 
 
 def test_line_is_none_where_several_fit() -> None:
-    text = "[a.x]\nsql = 1\n[a.y]\nsql = 2\n"
-    assert line_of(text, ["a", "*", "sql"]) == 0
-    assert line_of(text, ["a", "y", "sql"]) == 4
-    assert line_of('a = """\nb = 1\n"""\nb = 2\n', ["b"]) == 4
+    places = places_in("[a.x]\nsql = 1\n[a.y]\nsql = 2\n")
+    assert line_of(places, ["a", "*", "sql"]) == 0
+    assert line_of(places, ["a", "y", "sql"]) == 4
+    assert line_of(places_in('a = """\nb = 1\n"""\nb = 2\n'), ["b"]) == 4
 
 
 def test_hash_is_of_settings_and_not_of_their_writing() -> None:
@@ -210,3 +219,10 @@ def _with(found: Found, checked: Checked) -> Found:
     return Found(
         name=found.name, path=found.path, kind="tank", profile=found.profile, checked=checked
     )
+
+
+def test_sec_s38_settings_for_a_check_elsewhere_have_no_value() -> None:
+    _, settings = parse(GOOD + 'auth = { token = { plain = "another-value" } }\n')
+    told = without_values(settings)
+    assert told == {"host": "db.int", "password": {"plain": "-"}, "auth": {"token": {"plain": "-"}}}
+    assert check(told, Tanks(), kind="tank") == check(settings, Tanks(), kind="tank")
