@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, Self, TypedDict, Unpack, cast
 
@@ -35,18 +35,21 @@ from broker_client.runtime.supervise import TaskSet
 from broker_client.self_renewal import SelfRenewal
 from schemas.faults import Misused
 from schemas.ids import check_command_id
+from schemas.messages.actions import ProcessArgs
 from schemas.messages.api import Loss, OnInactive, OnLost, SubmitAnswer, SubmitRequest
 from schemas.messages.facts import CommandRecord
 from schemas.subjects import inbox_prefix
 from schemas.verbs import COMMAND_SUBMIT
 
-__all__ = ["Act", "MeshClient", "Output", "OutputPart", "SubmitFields", "Work"]
+__all__ = ["Act", "MeshClient", "Output", "OutputPart", "Stdin", "SubmitFields", "Work"]
 
 # Seconds of retries of a submission, with the same id.
 SUBMIT_S: Final = 30.0
 RESULTS_UNREAD: Final = 10_000
 # Each reader of output has one request in flight; the broker allows a client more than this.
 READERS: Final = 512
+
+Stdin = bytes | Path | AsyncIterable[bytes]
 
 
 class SubmitFields(TypedDict, total=False):
@@ -185,29 +188,43 @@ class MeshClient(CommandCalls, FleetCalls):
     # commands
 
     async def submit(
-        self, work: Work, *, timeout_s: float = SUBMIT_S, **fields: Unpack[SubmitFields]
+        self,
+        work: Work,
+        *,
+        timeout_s: float = SUBMIT_S,
+        stdin: Stdin | None = None,
+        **fields: Unpack[SubmitFields],
     ) -> SubmitAnswer:
         """Submit a command that runs `work`. The command is durable when this returns.
 
         work: an argument list, which runs a program without a shell, or the arguments of an
-        action. Without an answer it is retried with the same id (idempotent) for up to `timeout_s`
-        seconds. Raises the master's refusal, in which case nothing was stored; or Unreachable, in
-        which case it may have been accepted: `show` its id.
+        action. stdin: of the program: bytes, a file, or an async iterable of bytes, of any size up
+        to the master's limit; a large one is stored at the master before. Without an answer it is
+        retried with the same id (idempotent) for up to `timeout_s` seconds. Raises the master's
+        refusal, in which case nothing was stored; or Unreachable, in which case it may have been
+        accepted: `show` its id.
         """
         is_own_id = not fields.get("id")
+        work = await self._with_stdin(work, stdin)
         return await self._submit(self._request(work, fields), timeout_s, is_own_id=is_own_id)
 
     async def run(
-        self, work: Work, *, timeout_s: float | None = None, **fields: Unpack[SubmitFields]
+        self,
+        work: Work,
+        *,
+        timeout_s: float | None = None,
+        stdin: Stdin | None = None,
+        **fields: Unpack[SubmitFields],
     ) -> CommandRecord:
         """Submit `work` and return its record after its end, whatever the result.
 
         Small output is in `record.output`; for larger output use `logs`. timeout_s: of this wait,
-        None for no limit; it does not end the command. Raises as `submit`, or Expired
-        (`wait_timeout`); the command continues then.
+        None for no limit; it does not end the command. stdin: as in `submit`. Raises as `submit`,
+        or Expired (`wait_timeout`); the command continues then.
         """
         is_own_id = not fields.get("id")
         fields.setdefault("with_output", True)
+        work = await self._with_stdin(work, stdin)
         request = self._request(work, fields)
         waiter = self._results.expect(_id_of(request))
         try:
@@ -223,13 +240,14 @@ class MeshClient(CommandCalls, FleetCalls):
 
     @contextlib.asynccontextmanager
     async def start(
-        self, work: Work, **fields: Unpack[SubmitFields]
+        self, work: Work, *, stdin: Stdin | None = None, **fields: Unpack[SubmitFields]
     ) -> AsyncIterator[tuple[SubmitAnswer, Waiter]]:
         """As `submit`, together with a waiter for the end: for callers with other work meanwhile.
 
         `await waiter.record()` gives the record; one task at a time may await it.
         """
         is_own_id = not fields.get("id")
+        work = await self._with_stdin(work, stdin)
         request = self._request(work, fields)
         waiter = self._results.expect(_id_of(request))
         try:
@@ -277,6 +295,23 @@ class MeshClient(CommandCalls, FleetCalls):
         if is_own_id and answer.duplicate:
             return msgspec.structs.replace(answer, duplicate=False)
         return answer
+
+    async def _with_stdin(self, work: Work, stdin: Stdin | None) -> Work:
+        """Return `work` with its input, which is stored at the master if it is large."""
+        if stdin is None:
+            return work
+        if isinstance(work, str | Act) or (
+            isinstance(work, msgspec.Struct) and not isinstance(work, ProcessArgs)
+        ):
+            raise Misused("field_invalid", "stdin is for a program, as a list of its arguments")
+        args = work if isinstance(work, ProcessArgs) else ProcessArgs(argv=[*work])
+        # Imported on demand: few calls have an input.
+        from broker_client.inputs import stage
+
+        found = await stage(self._asker, stdin)
+        if isinstance(found, bytes):
+            return msgspec.structs.replace(args, stdin=found)
+        return msgspec.structs.replace(args, input=found)
 
 
 def _id_of(request: SubmitRequest) -> str:

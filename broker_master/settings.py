@@ -33,7 +33,9 @@ class BrokerSettings(msgspec.Struct, frozen=True, kw_only=True):
 class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Limits; each gives a fault with its name when it is reached.
 
-    open_argument_bytes: of open commands, arguments above 4 KiB; one client gets a quarter of it.
+    input_bytes_per_command, input_bytes: of staged input, of one command and of all; one client
+    gets a quarter of all. open_argument_bytes: of open commands, arguments above 4 KiB; one client
+    gets a quarter of it.
     log_bytes_per_agent: of stored output, the quota of one agent; 0 for a tenth of log_bytes.
     log_look_s: period of the check of quotas. messages_per_s, bytes_per_s: rate limit of one
     identity in the long run, above which it is shut out for a while; 0 for no limit. An agent's
@@ -42,6 +44,8 @@ class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     open_commands_per_group: Positive = 100_000
     output_bytes_per_attempt: Positive = limits.OUTPUT_LIMIT_BYTES
+    input_bytes_per_command: Annotated[int, Meta(gt=0, le=limits.INPUT_BYTES)] = 100 * 1024**2
+    input_bytes: Positive = 2 * 1024**3
     open_argument_bytes: Positive = 128 * 1024**2
     event_bytes: Positive = 8 * 1024**3
     log_bytes: Positive = 10 * 1024**3
@@ -53,8 +57,12 @@ class LimitSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RetentionSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Retention times. facts_s: of ended commands in the event stream."""
+    """Retention times. facts_s: of ended commands in the event stream.
 
+    input_s: of the staged input of a command that does not end before.
+    """
+
+    input_s: Annotated[float, Meta(gt=0)] = 86_400.0
     facts_s: Annotated[float, Meta(gt=0)] = 3600.0
     checkpoint_s: Annotated[float, Meta(gt=0)] = 60.0
     history_days: Annotated[float, Meta(gt=0)] = 90.0

@@ -44,6 +44,10 @@ FAULTS: Final[dict[str, FaultKind]] = {
         400, "never", 2, "choose an id that does not begin with two underscores"
     ),
     "too_large": FaultKind(413, "never", 2, "send less, or pass a file on the host by its path"),
+    "input_unsupported": FaultKind(
+        501, "never", 6, "upgrade the agent, or let the program read a file of its host"
+    ),
+    "input_missing": FaultKind(410, "never", 6, "submit it again with its input"),
     "too_deep": FaultKind(400, "never", 2, "nest at most 16 levels"),
     "action_unknown": FaultKind(400, "never", 2, "use one of the actions the message names"),
     "verb_unknown": FaultKind(404, "never", 2, "see docs/protocol.md for the verbs"),

@@ -50,6 +50,11 @@ AT_ONCE_MAX: Final = 10_000
 FEATURES: Final = 32
 # Actions in the announcement of an agent.
 ACTIONS: Final = 64
+# Bytes of one part of a staged input; only the last one may be shorter.
+INPUT_PART_BYTES: Final = CHUNK_BYTES
+# Bytes of the input of one command, and its parts.
+INPUT_BYTES: Final = 1024**3
+INPUT_PARTS: Final = -(-INPUT_BYTES // INPUT_PART_BYTES)
 OUTPUT_LIMIT_BYTES: Final = 100 * 1024 * 1024
 QUEUE_TTL_MAX_S: Final = 30 * spans.DAY_S
 PAUSE_MAX_S: Final = 90 * spans.DAY_S

@@ -45,7 +45,7 @@ def arguments_of(action: str, raw: msgspec.Raw) -> ArgumentsRecord | None:
         argv=args.argv,
         env=sorted(args.env),
         cwd=args.cwd,
-        stdin_bytes=len(args.stdin),
+        stdin_bytes=args.input.size if args.input is not None else len(args.stdin),
         timeout_s=args.timeout_s,
     )
 

@@ -23,6 +23,8 @@ STORED_OF_LOG: Final = (
 )
 # Header of a chunk, chosen by its sender; `stored` repeats it.
 CHUNK_HEADER: Final = "Mesh-Chunk"
+# Staged inputs of commands: client, input, number of the part. Only masters publish there.
+INPUT_ALL: Final = f"{PREFIX}.input.*.*.*"
 HISTORY_ALL: Final = f"{PREFIX}.history.*"
 AUDIT_ALL: Final = f"{PREFIX}.audit.*"
 
@@ -91,6 +93,11 @@ def stored_of(group: str, agent: str) -> str:
 def stored_of_attempt(group: str, agent: str, command: str, attempt: int) -> str:
     """Wildcard over the broker's `stored` messages about one attempt."""
     return f"{PREFIX}.down.{group}.{agent}.{STORED}.{command}.{attempt}.*"
+
+
+def input_part(client: str, input: str, part: int | str) -> str:
+    """Subject of a part of a staged input; `part` may be `*`."""
+    return f"{PREFIX}.input.{client}.{input}.{part}"
 
 
 def fact(command: str, attempt: int, kind: str) -> str:

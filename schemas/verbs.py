@@ -77,6 +77,9 @@ class Verb(AnyVerb, Generic[Request, Answer]):
 # fmt: off
 COMMAND_SUBMIT: Final = Verb("command", "submit", commands.SubmitRequest, commands.SubmitAnswer,
     role="operator", changes=True, is_recorded=True, does="take a command in")
+COMMAND_INPUT: Final = Verb("command", "input", commands.InputPart, commands.InputAnswer,
+    role="operator", changes=True, is_recorded=True,
+    does="store a part of the input of a command to come")
 COMMAND_SHOW: Final = Verb("command", "show", commands.CommandQuery, facts.CommandRecord,
     role="viewer", changes=False, does="one command as it stands")
 COMMAND_LIST: Final = Verb("command", "list", commands.CommandList, commands.CommandPage,

@@ -56,6 +56,7 @@ VERSIONS: Final[dict[str, int]] = {
     "work.AttemptReport": 2,
     "work.Report": 2,
     "work.Run": 2,
+    "actions.ProcessArgs": 2,
 }
 
 

@@ -17,7 +17,7 @@ from schemas.messages import (
     renewal,
     work,
 )
-from schemas.messages.actions import ACTIONS
+from schemas.messages.actions import ACTIONS, StagedInput
 from schemas.messages.facts import FACTS
 from schemas.permissions import CLIENT_ROLES, SCOPES
 from schemas.states import MOVES, TERMINAL, State
@@ -174,6 +174,7 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
     ),
     "answers": messages(
         api.SubmitAnswer,
+        api.InputAnswer,
         facts.CommandRecord,
         facts.ArgumentsRecord,
         facts.AttemptRecord,
@@ -216,7 +217,7 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
         api.RotationRecord,
     ),
     "action-table": actions,
-    "actions": messages(*(action.args for action in ACTIONS.values())),
+    "actions": messages(*(action.args for action in ACTIONS.values()), StagedInput),
     "states": states,
     "fault-body": messages(FaultBody),
     "faults": faults,
@@ -243,6 +244,8 @@ SECTIONS: Final[dict[str, Callable[[], str]]] = {
         work.AttemptReport,
         work.Release,
         work.Released,
+        work.InputRequest,
+        work.InputReply,
         work.LogChunk,
     ),
     "fact-kinds": fact_kinds,

@@ -25,6 +25,7 @@ from broker_agent.services.wire import Station
 from schemas import codec, limits
 from schemas.faults import Refused, Unreachable
 from schemas.messages.liveness import (
+    FETCHES_INPUT,
     HEARS_STORED,
     RECALLS,
     Details,
@@ -242,7 +243,7 @@ class Handshake:
             tasks=tasks,
             complete=len(tasks) == len(self._book),
             trust=self._introduction.trust(),
-            features=[HEARS_STORED, RECALLS],
+            features=[HEARS_STORED, RECALLS, FETCHES_INPUT],
             actions=self._runner.executors.actions,
         )
 

@@ -17,6 +17,7 @@ from broker_agent.core.tasks import TaskEntry, TaskPhase
 from broker_agent.executors.base import NO_WAY, Executor, Job, Way
 from broker_agent.executors.registry import Executors
 from broker_agent.executors.spawn import CannotStart
+from broker_agent.services.inputs import InputFetcher
 from broker_agent.services.reporter import Reporter
 from broker_agent.services.running import Active, Running
 from broker_agent.services.shipper import Shipment, Shipper
@@ -28,7 +29,7 @@ from broker_agent.store.rows import AttemptRow, ReleasedAttempt, end_row
 from broker_client.runtime import failpoints
 from schemas import codec, limits
 from schemas.faults import MeshError, Refused
-from schemas.messages.actions import ActionArgs
+from schemas.messages.actions import ActionArgs, ProcessArgs
 from schemas.messages.work import AttemptReport, Output, Release
 from schemas.states import State
 from schemas.texts import cut_text
@@ -52,7 +53,7 @@ class Runner:
     running: shared with services that stop tasks. watchdog: checked before each end.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (one part of the agent each)
         self,
         station: Station,
         *,
@@ -63,6 +64,7 @@ class Runner:
         shipper: Shipper,
         folders: Folders,
         executors: Executors,
+        inputs: InputFetcher,
     ) -> None:
         self._lease = station.lease
         self._clock = station.clock
@@ -74,6 +76,7 @@ class Runner:
         self._shipper = shipper
         self._folders = folders
         self.executors = executors
+        self._inputs = inputs
         self._loop = asyncio.get_running_loop()
         self._seq = journal.first_seq
         self._starting: deque[tuple[Executor, Active]] = deque()
@@ -107,15 +110,38 @@ class Runner:
         executor, active = self._starting.popleft()
         if self._starting:
             self._loop.call_soon(self._start_next)
+        entry, args = active.entry, active.args
+        if entry.stop is None and isinstance(args, ProcessArgs) and args.input is not None:
+            self._inputs.fetch(
+                entry, args.input, lambda found: self._on_fetched(executor, active, found)
+            )
+            return
+        self._start_now(executor, active)
+
+    def _on_fetched(
+        self, executor: Executor, active: Active, found: int | CannotStart | None
+    ) -> None:
+        """Start an attempt whose input has come; end it if there is none."""
+        if isinstance(found, CannotStart) and active.entry.stop is None:
+            self._on_end(active, Ending(State.FAILED, found.exit_code, found.message))
+            return
+        if isinstance(found, int):
+            active.stdin = found
+        self._start_now(executor, active)
+
+    def _start_now(self, executor: Executor, active: Active) -> None:
         entry = active.entry
         if entry.stop is not None:
+            active.close_stdin()
             self._on_end(active, Ending(entry.stop, None, entry.stop_reason))
             return
         try:
             self._start(executor, active)
         except CannotStart as fault:
+            active.close_stdin()
             self._on_end(active, Ending(State.FAILED, fault.exit_code, fault.message))
         except MeshError as fault:
+            active.close_stdin()
             effect = fault.effect if active.way.connection else ""
             ending = Ending(State.FAILED, None, fault.message, effect=effect, code=fault.code)
             self._on_end(active, ending)
@@ -129,6 +155,7 @@ class Runner:
             lambda: self._on_started(active),
             lambda ending: self._on_end(active, ending),
         )
+        active.stdin = -1  # the executor closes it
 
     def _job(self, active: Active, folder: TaskFolder) -> Job:
         assert active.args is not None  # noqa: S101  (only recovered attempts have none)
@@ -143,6 +170,7 @@ class Runner:
             after_s,
             active.way,
             active.limit_bytes,
+            active.stdin,
         )
 
     def _on_started(self, active: Active) -> None:

@@ -1,6 +1,7 @@
 """Running attempts, and their stops."""
 
 import asyncio
+import os
 
 from broker_agent.core.tasks import AttemptKey, TaskEntry, TaskPhase
 from broker_agent.executors.base import NO_WAY, Task, Way
@@ -14,7 +15,8 @@ from schemas.states import State
 class Active:
     """Resources of a running or closing attempt, beside its entry in the book.
 
-    args: None for an attempt of an earlier start of the agent. way: of a call to a system.
+    args: None for an attempt of an earlier start of the agent. way: of a call to a system. stdin:
+    descriptor of a fetched input, or -1.
     """
 
     __slots__ = (
@@ -23,6 +25,7 @@ class Active:
         "folder",
         "limit_bytes",
         "shipment",
+        "stdin",
         "task",
         "timer",
         "trace",
@@ -46,6 +49,13 @@ class Active:
         self.task: Task | None = None
         self.shipment: Shipment | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.stdin = -1
+
+    def close_stdin(self) -> None:
+        """Close a fetched input that no program gets."""
+        if self.stdin >= 0:
+            os.close(self.stdin)
+            self.stdin = -1
 
 
 class Running:

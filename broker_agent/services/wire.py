@@ -58,6 +58,7 @@ class Address:
         self.hello = subjects.up(group, agent, "hello")
         self.report = subjects.up(group, agent, "report")
         self.profiles = subjects.up(group, agent, "profiles")
+        self.input = subjects.up(group, agent, "input")
         self.down = subjects.down_all(group, agent)
         self.down_prefix = self.down.removesuffix(">")
 

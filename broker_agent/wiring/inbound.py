@@ -52,6 +52,7 @@ def build_inbound(
             "echo": echoes.on_echo,
             "welcome": handshake.on_welcome,
             "control": controls.on_control,
+            "input": work.inputs.on_input,
             # Only for a connection under trial, which subscribes by itself.
             "selftest": lambda _payload: None,
         },

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from broker_agent.core.resources import WARN_SHARE, Bounds
 from broker_agent.executors.registry import ExecutorPorts, Executors
 from broker_agent.services.carrier import CarrierPost
+from broker_agent.services.inputs import InputFetcher
 from broker_agent.services.profiles import Profiles
 from broker_agent.services.reporter import Reporter
 from broker_agent.services.resources import ResourceMonitor
@@ -31,6 +32,7 @@ class Work:
     running: Running
     watchdog: Watchdog
     runner: Runner
+    inputs: InputFetcher
     room: ResourceMonitor
     profiles: Profiles
 
@@ -44,6 +46,7 @@ def build_work(station: Station, ports: Ports) -> Work:
     executors = _executors(station, ports, carrier, others, profiles, shipper)
     running = Running(station)
     watchdog = Watchdog(station, running)
+    inputs = InputFetcher(station, ports.state_dir)
     runner = Runner(
         station,
         running=running,
@@ -53,6 +56,7 @@ def build_work(station: Station, ports: Ports) -> Work:
         shipper=shipper,
         folders=ports.folders,
         executors=executors,
+        inputs=inputs,
     )
     return Work(
         carrier=carrier,
@@ -65,6 +69,7 @@ def build_work(station: Station, ports: Ports) -> Work:
         running=running,
         watchdog=watchdog,
         runner=runner,
+        inputs=inputs,
         room=ResourceMonitor(
             ports.state_dir,
             Bounds(ports.settings.spool_bytes, ports.settings.disk_free),

@@ -120,6 +120,21 @@ class Streams:
             wanted["filter"] = subject
         return int((await self._api(f"STREAM.PURGE.{stream}", wanted))["purged"])
 
+    async def purge(self, stream: str, subject: str) -> int:
+        """Delete all messages on `subject`, which may be a wildcard; returns their number."""
+        return int((await self._api(f"STREAM.PURGE.{stream}", {"filter": subject}))["purged"])
+
+    async def subjects(self, stream: str, filter: str) -> list[str]:
+        """Return the subjects with messages that match `filter`, of all pages."""
+        found: list[str] = []
+        while True:
+            wanted = {"subjects_filter": filter, "offset": len(found)}
+            answer = await self._api(f"STREAM.INFO.{stream}", wanted)
+            page = answer["state"].get("subjects") or {}
+            found += page
+            if not page or len(found) >= int(answer.get("total", 0)):
+                return found
+
     # writing
 
     async def store(

@@ -25,12 +25,13 @@ from broker_master.core.rights import check_group, may_see
 from broker_master.plane import Plane
 from broker_master.services.cancel import Canceller
 from broker_master.services.fanout import Fanouts, is_own
+from broker_master.services.intake import INPUT_FOR_ONE
 from broker_master.services.obstacles import Obstacles
 from schemas import codec, limits
 from schemas.faults import Refused
 from schemas.ids import is_reserved, refuse_reserved
 from schemas.listed import RETRY_OF
-from schemas.messages.actions import decode_args
+from schemas.messages.actions import ProcessArgs, decode_args
 from schemas.messages.fanouts import (
     FanoutEntry,
     FanoutList,
@@ -140,7 +141,9 @@ class FanoutOperations:
         command, registry = request.command, self._plane.registry
         if command.id or command.group or command.agent or command.tags:
             raise Refused("field_invalid", "command: the fan-out names its agents, not the command")
-        decode_args(command.action, command.args)
+        args = decode_args(command.action, command.args)
+        if isinstance(args, ProcessArgs) and args.input is not None:
+            raise Refused("field_invalid", INPUT_FOR_ONE)
         if request.batch_sleep_s and not request.at_once:
             raise Refused("field_invalid", "batch_sleep_s is between batches: say at_once as well")
         if request.group is None and not request.agents and not request.tags:

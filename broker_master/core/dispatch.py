@@ -244,7 +244,7 @@ class Dispatcher:
 
     def needs(self, accepted: Accepted) -> Tags:
         """Tags required of an agent for a command: its own, its action, and its profile."""
-        needed = needs_of(accepted.terms.tags, accepted.action)
+        needed = needs_of(accepted.terms.tags, accepted.needs)
         if not accepted.connection:
             return needed
         return (*needed, *self.ways.needs(accepted.connection, accepted.action))

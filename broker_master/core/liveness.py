@@ -16,7 +16,8 @@ import msgspec
 
 from broker_master.core.meetings import Meeting
 from schemas.messages.actions import COMMON
-from schemas.messages.liveness import Beat, Details, Hello
+from schemas.messages.liveness import FETCHES_INPUT, Beat, Details, Hello
+from schemas.messages.work import INPUT_ABILITY
 from schemas.states import Lack, Liveness
 from schemas.timers import Timers
 
@@ -311,6 +312,8 @@ class Roster:
         presence.started_at = hello.started_at
         presence.slots, presence.certificate_serial = hello.slots, hello.certificate_serial
         presence.actions = frozenset(hello.actions) or COMMON
+        if FETCHES_INPUT in hello.features:
+            presence.actions |= {INPUT_ABILITY}
         presence.addresses = hello.details.addresses
         return changes
 

@@ -1,6 +1,7 @@
 """Accepts commands: checked, made durable, then answered."""
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Callable
 from functools import partial
@@ -22,16 +23,19 @@ from broker_master.core.room import StoreRoom
 from broker_master.plane import Plane
 from broker_master.services import calls
 from broker_master.services.assign import Assigner
+from broker_master.services.inputs import Inputs
 from broker_master.services.obstacles import Obstacles
 from broker_master.store.facts import Conflict
 from broker_master.store.readmodel import KnownCommand
 from schemas import subjects
 from schemas.faults import MeshError, Refused, Unreachable
 from schemas.ids import is_reserved, refuse_reserved
+from schemas.messages.actions import ProcessArgs, decode_args
 from schemas.messages.api import SubmitAnswer, SubmitRequest
 from schemas.messages.facts import DEFAULT_TERMS, Accepted, Terms
 from schemas.messages.fanouts import LABEL
 from schemas.messages.registry import ClientEntry
+from schemas.messages.work import INPUT_ABILITY
 from schemas.moments import rfc3339
 from schemas.states import BARRED, State
 
@@ -41,6 +45,7 @@ Answer = Callable[[SubmitAnswer | MeshError], None]
 
 # Source of commands that a fan-out submits in the name of its client.
 FANOUT: Final = "fanout"
+INPUT_FOR_ONE: Final = "args.input is for one command: many agents take what args.stdin holds"
 
 # History may lag by at most this part of the time for which the stream itself refuses a reused id.
 _LAG_PART = 0.1
@@ -52,7 +57,8 @@ class Intake:
     """`command.submit`. Nothing is stored for a refused request.
 
     stalled_since: monotonic clock reading since when the broker has answered no write, if so.
-    is_crowded: the rest of the queue to the store is reserved for ends and cancels.
+    is_crowded: the rest of the queue to the store is reserved for ends and cancels. inputs: staged
+    before; that of a refused or a known command is removed.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class Intake:
         history_lag_s: Callable[[], float],
         stalled_since: Callable[[], float | None],
         is_crowded: Callable[[], bool],
+        inputs: Inputs,
     ) -> None:
         self._plane = plane
         self._room = room
@@ -71,6 +78,7 @@ class Intake:
         self._history_lag_s = history_lag_s
         self._stalled_since = stalled_since
         self._is_crowded = is_crowded
+        self._inputs = inputs
         self._storing: dict[str, list[Answer]] = {}
 
     def submit(
@@ -86,7 +94,18 @@ class Intake:
         source: the transport, such as `nats`. trace: a checked trace context. Raises Refused for an
         invalid request; later faults go to `answer`.
         """
-        self.take_in(self._accepted(caller, request, source, trace), answer)
+        try:
+            self.take_in(self._accepted(caller, request, source, trace), answer)
+        except Refused:
+            self._drop_staged(caller, request)
+            raise
+
+    def _drop_staged(self, caller: ClientEntry, request: SubmitRequest) -> None:
+        """Remove the input of a refused request."""
+        with contextlib.suppress(Refused):
+            args = decode_args(request.action, request.args)
+            if isinstance(args, ProcessArgs) and args.input is not None:
+                self._inputs.drop(caller.name, args.input.id)
 
     def take(self, caller: ClientEntry, request: SubmitRequest, answer: Answer) -> None:
         """As `submit`, for a request of the master itself in the name of `caller`."""
@@ -116,6 +135,7 @@ class Intake:
         """As `submit`, for a command that has been checked before."""
         known = self._known(accepted)
         if known is not None:
+            self._inputs.drop(accepted.client, accepted.input)  # of an earlier try it is claimed
             if accepted.id in self._storing:
                 if self._stalled_since() is not None:
                     raise _unsure(accepted.id)
@@ -124,6 +144,8 @@ class Intake:
                 answer(SubmitAnswer(id=accepted.id, state=known, duplicate=True))
             return
         self._check_room(accepted)
+        if accepted.input:
+            self._check_staged(accepted)
         self._store(accepted, answer)
 
     # -- checks
@@ -133,8 +155,14 @@ class Intake:
     ) -> Accepted:
         if source != FANOUT:
             self._check_id(request.id)
-        args = self._args(request)
+        typed = calls.checked_args(self._plane, request)
+        args = msgspec.Raw(_deterministic.encode(typed))
+        staged = typed.input if isinstance(typed, ProcessArgs) else None
+        if staged is not None and source == FANOUT:
+            raise Refused("field_invalid", INPUT_FOR_ONE)
         group = self._group_of(caller, request)
+        if staged is not None:
+            self._check_able(request.agent)
         return Accepted(
             id=request.id or secrets.token_hex(12),
             client=caller.name,
@@ -142,7 +170,8 @@ class Intake:
             agent=request.agent or "",
             action=request.action,
             args=args,
-            digest=_digest(request, args),
+            digest=_digest(request, _content(typed)),
+            input="" if staged is None else staged.id,
             submitted_at=self._plane.clock.now(),
             terms=self._terms(request),
             labels={**request.labels, tracing.HEADER: trace} if trace else request.labels,
@@ -154,8 +183,8 @@ class Intake:
         )
 
     def _args(self, request: SubmitRequest) -> msgspec.Raw:
-        """Its arguments in canonical form."""
-        return msgspec.Raw(_deterministic.encode(calls.checked_args(self._plane, request)))
+        """Its arguments in canonical form, as its digest has them."""
+        return _content(calls.checked_args(self._plane, request))
 
     def _group_of(
         self, caller: ClientEntry, request: SubmitRequest, digest: bytes | None = None
@@ -274,6 +303,24 @@ class Intake:
         self._plane.count("duplicate", "master", "suppressed" if is_open else "replayed")
         return before.state
 
+    def _check_able(self, agent: str | None) -> None:
+        """Refuse a staged input for one agent that is known to be unable to fetch it.
+
+        One of a group that cannot is never chosen; one that has not been heard of refuses it.
+        """
+        presence = self._plane.roster.get(agent) if agent else None
+        if presence is not None and presence.greeted and INPUT_ABILITY not in presence.actions:
+            raise Refused(
+                "input_unsupported",
+                f"agent {agent} of release {presence.details.version or 'unknown'} cannot fetch"
+                " input of this size",
+            )
+
+    def _check_staged(self, accepted: Accepted) -> None:
+        args = decode_args(accepted.action, accepted.args)
+        if isinstance(args, ProcessArgs) and args.input is not None:
+            self._inputs.check(accepted.client, args.input)
+
     def _check_room(self, accepted: Accepted) -> None:
         group = accepted.group
         stalled_since = self._stalled_since()
@@ -335,6 +382,7 @@ class Intake:
             # One fact and one flush to disk instead of two.
             first = self._assigner.assigned(choice)
             accepted = msgspec.structs.replace(accepted, first=first)
+        self._inputs.claim(accepted)
         command = self._plane.book.open(accepted)
         fact = subjects.Fact(accepted.id, 0, "accepted")
         fold(command, fact, accepted)
@@ -383,6 +431,7 @@ class Intake:
         self, command: Command, choice: Choice | None, error: BaseException, answers: list[Answer]
     ) -> None:
         self._plane.book.forget(command.id)
+        self._inputs.release(command.accepted)
         if choice is not None:
             self._plane.dispatcher.give_back(choice.agent, command.accepted.connection)
             self._assigner.fill(choice.agent)
@@ -400,6 +449,14 @@ class Intake:
 def _unsure(command_id: str) -> Unreachable:
     message = f"command {command_id} may be stored or not: the broker does not answer"
     return Unreachable("store_unavailable", message)
+
+
+def _content(typed: msgspec.Struct | dict[str, object]) -> msgspec.Raw:
+    """Arguments without the id of a staged input, which is another one in each try."""
+    if isinstance(typed, ProcessArgs) and typed.input is not None:
+        staged = msgspec.structs.replace(typed.input, id="-")
+        typed = msgspec.structs.replace(typed, input=staged)
+    return msgspec.Raw(_deterministic.encode(typed))
 
 
 def _digest(request: SubmitRequest, args: msgspec.Raw) -> bytes:

@@ -8,6 +8,7 @@ from broker_master.core.pool import Tags
 from broker_master.core.ways import pin_of
 from broker_master.plane import Plane
 from schemas.messages.facts import Accepted
+from schemas.messages.work import INPUT_ABILITY
 from schemas.states import AgentStatus
 
 
@@ -123,6 +124,8 @@ class Obstacles:
 
 def _named(kind: str, value: str) -> str:
     """A required action or profile, for people."""
+    if (kind, value) == (ACTION_TAG, INPUT_ABILITY):
+        return "the ability to fetch that much stdin"
     if kind == ACTION_TAG:
         return f"the action {value}"
     name, pin = value.partition(" ")[0], pin_of(value)

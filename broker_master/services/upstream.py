@@ -11,6 +11,7 @@ from broker_client.runtime.frames import Msg
 from broker_master.core.budgets import Budgets, DroppedMessages, Kind
 from broker_master.plane import Plane
 from broker_master.services.gate import Gate
+from broker_master.services.inputs import Inputs
 from broker_master.services.presence import PresenceService
 from broker_master.services.profiles import ProfileReceiver
 from broker_master.services.reports import Reports
@@ -29,6 +30,7 @@ _BUDGETS: Final[dict[str, Kind]] = {
     "report": "work",
     "reply.*": "work",
     "profiles": "rest",
+    "input": "work",
 }
 
 Handler = Callable[[subjects.Up, bytes], None]
@@ -47,6 +49,7 @@ class Upstream:
         reports: Reports,
         profiles: ProfileReceiver,
         budgets: Budgets,
+        inputs: Inputs,
     ) -> None:
         self._plane = plane
         self._budgets = budgets
@@ -57,6 +60,7 @@ class Upstream:
             "report": reports.on_report,
             "reply.*": reports.on_reply,
             "profiles": profiles.on_profiles,
+            "input": inputs.on_wanted,
         }
 
     async def run(self, ready: asyncio.Event) -> None:

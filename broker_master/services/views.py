@@ -29,6 +29,7 @@ from schemas.messages.api import (
     StatusAnswer,
 )
 from schemas.messages.registry import AgentEntry, CertificateEntry, ClientEntry
+from schemas.messages.work import INPUT_ABILITY
 from schemas.moments import rfc3339, rfc3339_or_none
 from schemas.states import AgentStatus, GroupStatus, Liveness, State
 
@@ -93,7 +94,7 @@ class Views:
             weight=entry.traits.weight,
             priority=entry.traits.priority,
             limit=entry.traits.limit,
-            actions=sorted(presence.actions if presence else COMMON),
+            actions=sorted((presence.actions if presence else COMMON) - {INPUT_ABILITY}),
             joined=rfc3339(entry.joined_at or entry.created_at) if entry.connected else None,
             recent=self._recent(entry.name),
             addresses=plane.addresses_of(presence.addresses if presence else ""),

@@ -25,6 +25,7 @@ __all__ = [
     "EVENTS",
     "FANOUTS",
     "HISTORY",
+    "INPUT",
     "LOGS",
     "REGISTRY",
     "Conflict",
@@ -38,6 +39,7 @@ EVENTS: Final = "MESH_EVENTS"
 HISTORY: Final = "MESH_HISTORY"
 LOGS: Final = "MESH_LOGS"
 AUDIT: Final = "MESH_AUDIT"
+INPUT: Final = "MESH_INPUT"
 REGISTRY: Final = "mesh_registry"
 FANOUTS: Final = "mesh_fanouts"
 
@@ -76,6 +78,16 @@ def stream_configs(settings: MasterSettings) -> list[StreamConfig]:
             # subject that is fixed here, so that no publisher can steer them.
             no_ack=True,
             republish=Republish(source=subjects.LOG_ALL, destination=subjects.STORED_OF_LOG),
+        ),
+        # Staged inputs, until their commands have ended; refuses when full.
+        StreamConfig(
+            name=INPUT,
+            subjects=(subjects.INPUT_ALL,),
+            max_bytes=settings.limits.input_bytes,
+            max_age_s=retention.input_s,
+            max_msgs_per_subject=1,
+            max_msg_size=limits.PAYLOAD_BYTES,
+            replicas=replicas,
         ),
         # Written once: nothing in it can be deleted or purged before its time.
         StreamConfig(

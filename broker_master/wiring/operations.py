@@ -21,7 +21,7 @@ from broker_master.services.retries import Retries
 from broker_master.wiring.keys import Keys
 from broker_master.wiring.ports import Ports
 from broker_master.wiring.work import Work
-from schemas.verbs import COMMAND_SUBMIT
+from schemas.verbs import COMMAND_INPUT, COMMAND_SUBMIT
 
 
 def build_operations(plane: Plane, ports: Ports, keys: Keys, work: Work) -> Operations:
@@ -32,6 +32,7 @@ def build_operations(plane: Plane, ports: Ports, keys: Keys, work: Work) -> Oper
     addresses: dict[str, str] = {}
     operations = Operations()
     operations.add_direct(COMMAND_SUBMIT, work.intake.submit)
+    operations.add(COMMAND_INPUT, work.inputs.take)
     operations.fill(
         [
             AuditOperations(ports.streams, plane.telemetry.strays),

@@ -118,7 +118,16 @@ def _commands(plane: Plane, ports: Ports, work: Work) -> list[Service]:
 def _agents(plane: Plane, ports: Ports, keys: Keys, work: Work) -> list[Service]:
     issuer = ports.mesh.issuer
     return [
-        Upstream(plane, keys.gate, work.presence, work.reports, work.profiles, work.budgets),
+        work.inputs,
+        Upstream(
+            plane,
+            keys.gate,
+            work.presence,
+            work.reports,
+            work.profiles,
+            work.budgets,
+            work.inputs,
+        ),
         work.fanouts,
         work.addresses,
         Enrolment(plane, issuer, keys.desk),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from broker_master.core.budgets import Budgets
+from broker_master.core.commands import Command
 from broker_master.core.liveness import Presence
 from broker_master.core.room import StoreRoom
 from broker_master.metrics.survey import Survey
@@ -14,6 +15,7 @@ from broker_master.services.cancel import Canceller
 from broker_master.services.connection_views import ConnectionViews
 from broker_master.services.fanout import Fanouts
 from broker_master.services.historian import Historian
+from broker_master.services.inputs import Inputs
 from broker_master.services.intake import Intake
 from broker_master.services.lastlines import LastLines
 from broker_master.services.late_results import LateResults
@@ -29,6 +31,7 @@ from broker_master.services.transmit import Transmitter
 from broker_master.services.views import Views
 from broker_master.wiring.keys import Keys
 from broker_master.wiring.ports import Ports
+from schemas.messages.facts import CommandRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,7 @@ class Work:
     late: LateResults
     reports: Reports
     intake: Intake
+    inputs: Inputs
     fanouts: Fanouts
     transitions: AdminTransitions
 
@@ -60,7 +64,13 @@ def build_work(plane: Plane, ports: Ports, keys: Keys) -> Work:
     results = ResultPublisher(plane.link, plane.clock)
     plane.link.on_disconnected(lambda _reason: results.on_disconnected())
     plane.link.on_connected(results.on_connected)
-    settler = Settler(plane, results, historian.add)
+    inputs = Inputs(plane, ports.streams)
+
+    def on_ended(command: Command, record: CommandRecord) -> None:
+        historian.add(command, record)
+        inputs.release(command.accepted)
+
+    settler = Settler(plane, results, on_ended)
     budgets = Budgets(plane.timers, lambda agent: agent in plane.registry.agents)
     transmitter = Transmitter(plane, settler, budgets)
     assigner = Assigner(plane, settler, transmitter)
@@ -96,7 +106,7 @@ def build_work(plane: Plane, ports: Ports, keys: Keys) -> Work:
         on_order_reply=keys.orders.on_reply,
         on_took=presence.on_took,
     )
-    intake = _intake(plane, ports, assigner, room, historian)
+    intake = _intake(plane, ports, assigner, room, historian, inputs)
     _follow(plane, ports, intake, transmitter, presence)
     keys.gate.on_gone.listen(presence.on_closed)
     return Work(
@@ -116,6 +126,7 @@ def build_work(plane: Plane, ports: Ports, keys: Keys) -> Work:
         late=late,
         reports=reports,
         intake=intake,
+        inputs=inputs,
         fanouts=Fanouts(plane, ports.fanouts, intake, views, ports.restored),
         transitions=_transitions(plane, keys, presence, connections, historian),
     )
@@ -127,7 +138,12 @@ def _aftermath(plane: Plane, ports: Ports, settler: Settler) -> Aftermath:
 
 
 def _intake(
-    plane: Plane, ports: Ports, assigner: Assigner, room: StoreRoom, historian: Historian
+    plane: Plane,
+    ports: Ports,
+    assigner: Assigner,
+    room: StoreRoom,
+    historian: Historian,
+    inputs: Inputs,
 ) -> Intake:
     events = ports.events
     return Intake(
@@ -137,6 +153,7 @@ def _intake(
         history_lag_s=historian.lag_s,
         stalled_since=lambda: events.stalled_since,
         is_crowded=lambda: events.is_crowded,
+        inputs=inputs,
     )
 
 

@@ -19,7 +19,7 @@ from schemas.messages.fields import (
     Text,
     Timestamp,
 )
-from schemas.messages.work import Output, Result
+from schemas.messages.work import INPUT_ABILITY, Output, Result
 
 # Stored facts are read with wider limits than new ones are written with, so that the facts of
 # earlier versions stay readable.
@@ -59,7 +59,8 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     first: attempt 1, if an agent was free at once; the attempt then has no `assigned` fact.
     A label `traceparent` is a W3C trace context, and goes into the environment of the task.
     connection: through which it works, or empty; timeout_s, output_bytes: its limits there, 0 for
-    those of the connection. key: idempotency key of its calls; empty: its id.
+    those of the connection. key: idempotency key of its calls; empty: its id. input: id of its
+    staged input, or empty.
     """
 
     id: CommandId
@@ -79,6 +80,12 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     timeout_s: Duration = 0.0
     output_bytes: Count = 0
     key: Label = ""
+    input: Label = ""
+
+    @property
+    def needs(self) -> str:
+        """The action, or another ability, that its agent needs."""
+        return INPUT_ABILITY if self.input else self.action
 
     @property
     def queue_ttl_s(self) -> float:

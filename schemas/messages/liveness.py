@@ -27,6 +27,8 @@ PROTOCOL: Final = 1
 HEARS_STORED: Final = "stored"
 # Feature of an agent: it answers the `recall` of a welcome.
 RECALLS: Final = "recall"
+# Feature of an agent: it fetches the staged input of a process.
+FETCHES_INPUT: Final = "input"
 # Attempt and state in its answer for a recalled command that it does not know.
 NO_ATTEMPT: Final = 0
 UNKNOWN_TO_AGENT: Final = "unknown"

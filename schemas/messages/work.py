@@ -152,6 +152,32 @@ class Release(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     items: Annotated[list[Released], Meta(max_length=limits.REPORT_ITEMS)]
 
 
+# What an agent must be able to do for a process with a staged input, in place of its action.
+INPUT_ABILITY: Final = "process+input"
+
+
+class InputRequest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Request of an agent for one part of the staged input of an attempt that it has accepted.
+
+    Answered at `down.<group>.<agent>.input`; without an answer it is sent again.
+    """
+
+    command: CommandId
+    attempt: AttemptNumber
+    part: Annotated[int, Meta(ge=0, le=limits.INPUT_PARTS - 1)] = 0
+
+
+class InputReply(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One part of a staged input. code, message: of a fault, if it is not stored any more."""
+
+    command: CommandId
+    attempt: AttemptNumber
+    part: Annotated[int, Meta(ge=0, le=limits.INPUT_PARTS - 1)] = 0
+    data: Annotated[bytes, Meta(max_length=limits.INPUT_PART_BYTES)] = b""
+    code: Label = ""
+    message: Text = ""
+
+
 class LogChunk(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Bytes of one stream of one attempt, from `offset` on.
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 
 from broker_client.api import MeshClient
+from schemas.faults import MeshError
 from schemas.messages.actions import NoopArgs
 from schemas.messages.actions.sql import SqlQueryArgs
 from schemas.messages.api import AgentRecord, NameQuery
@@ -266,3 +267,12 @@ async def test_old_state_opens_and_shows_what_it_showed(tmp_path: Path, old: Old
                 assert record.output.stdout == b"kept\n"
                 assert (await client.submit(["false"], group="web", id="failed")).duplicate
                 assert (await client.run(["true"], group="web")).state == "succeeded"
+
+
+async def test_large_stdin_is_given_to_agents_of_now_alone(mesh: MeshProcesses) -> None:
+    async with mesh.client() as client:
+        with pytest.raises(MeshError) as caught:
+            await client.submit(["cat"], stdin=bytes(MIB), agent="old-1")
+        assert caught.value.code == "input_unsupported"
+        ended = await client.run(["true"], stdin=bytes(MIB), group="web")
+        assert [each.agent for each in ended.attempts] == ["now-1"], ended.reason

@@ -4,7 +4,6 @@ import contextlib
 import os
 import re
 import secrets
-import sys
 from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
@@ -33,6 +32,7 @@ from broker_client.cli.run.attend import (
     signals_leave,
     until_submitted,
 )
+from broker_client.cli.run.stdin import read_first, whole_stdin
 from broker_client.cli.screen.report import (
     print_json,
     print_problem,
@@ -56,7 +56,7 @@ from schemas.messages.facts import DEFAULT_TERMS, CommandRecord
 from schemas.texts import ON_STDERR
 
 if TYPE_CHECKING:
-    from broker_client.api import MeshClient, SubmitFields
+    from broker_client.api import MeshClient, Stdin, SubmitFields
     from broker_client.fanouts import FanoutFields
 
 _OF_A_SHELL: Final = re.compile(r"[\s|&;<>$*`]")
@@ -157,13 +157,16 @@ def run(  # noqa: PLR0913  (one option of the command line each)
     )
     if problem:
         return print_usage(problem, "see `mesh run --help`", common.output)
+    first = read_first(STDIN_BYTES + 1) if stdin else None
     work = ProcessArgs(
         argv=[*program],
         env=environment(env, os.environ),
         cwd=cwd,
-        stdin=_read_stdin() if stdin else b"",
+        stdin=b"" if first is None else first,
         timeout_s=timeout,
     )
+    source = _large(first, is_many=is_many)
+    work = work if source is None else structs.replace(work, stdin=b"")
     command = id or secrets.token_hex(8)
     fields: SubmitFields = {
         "id": command,
@@ -207,7 +210,7 @@ def run(  # noqa: PLR0913  (one option of the command line each)
 
     async def submit_only(mesh: "MeshClient") -> int:
         with interrupts() as interrupted:
-            submitting = mesh.submit(work, **fields)
+            submitting = mesh.submit(work, stdin=source, **fields)
             answer = await until_submitted(submitting, command, interrupted, see=SHOW)
         if answer is None:
             return INTERRUPTED
@@ -220,7 +223,7 @@ def run(  # noqa: PLR0913  (one option of the command line each)
     async def follow(mesh: "MeshClient") -> int:
         async with contextlib.AsyncExitStack() as stack:
             interrupted = stack.enter_context(interrupts())
-            starting = stack.enter_async_context(mesh.start(work, **fields))
+            starting = stack.enter_async_context(mesh.start(work, stdin=source, **fields))
             started = await until_submitted(starting, command, interrupted, see=SHOW)
             if started is None:
                 return INTERRUPTED
@@ -313,11 +316,16 @@ def _loss_problem(loss: Loss | None, hold_s: float | None) -> str:
     return ""
 
 
-def _read_stdin() -> bytes:
-    data = sys.stdin.buffer.read(STDIN_BYTES + 1)
-    if len(data) > STDIN_BYTES:
-        raise Refused("too_large", f"more than {STDIN_BYTES} bytes on stdin")
-    return data
+def _large(first: bytes | None, *, is_many: bool) -> "Stdin | None":
+    """Return the whole of stdin if it is too large to travel in a command, else None.
+
+    first: what was read of it. Raises Refused (`too_large`) for many agents.
+    """
+    if first is None or len(first) <= STDIN_BYTES:
+        return None
+    if is_many:
+        raise Refused("too_large", f"more than {STDIN_BYTES} bytes on stdin for many agents")
+    return whole_stdin(first)
 
 
 def _left(command: str) -> int:

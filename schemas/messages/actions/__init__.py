@@ -12,9 +12,9 @@ import msgspec
 from schemas.faults import Refused
 from schemas.messages.actions import connection, file, http, script, sql
 from schemas.messages.actions.base import Action, Arguments
-from schemas.messages.actions.process import NOOP, PROCESS, NoopArgs, ProcessArgs
+from schemas.messages.actions.process import NOOP, PROCESS, NoopArgs, ProcessArgs, StagedInput
 
-__all__ = ["NOOP", "PROCESS", "Action", "NoopArgs", "ProcessArgs"]
+__all__ = ["NOOP", "PROCESS", "Action", "NoopArgs", "ProcessArgs", "StagedInput"]
 
 ActionArgs = Arguments
 AnyAction = (

@@ -7,23 +7,41 @@ from msgspec import Meta
 from schemas import limits
 from schemas.argv import quoted
 from schemas.messages.actions.base import Action, Arguments, Environment, invalid
-from schemas.messages.fields import Text
+from schemas.messages.fields import CommandId, Text
 
 # A character of UTF-8 has at most so many bytes.
 _UTF8_MOST: Final = 4
 ProgramArgument = Annotated[str, Meta(max_length=128 * 1024)]
 
 
+class StagedInput(Arguments, frozen=True, kw_only=True):
+    """Input that `command.input` has stored before. id: as in its parts, chosen by the client.
+
+    size: bytes. sha256: of all bytes; the agent starts nothing if it differs.
+    """
+
+    id: CommandId
+    size: Annotated[int, Meta(ge=1, le=limits.INPUT_BYTES)]
+    sha256: Annotated[bytes, Meta(min_length=32, max_length=32)]
+
+    @property
+    def parts(self) -> int:
+        """Number of its parts."""
+        return -(-self.size // limits.INPUT_PART_BYTES)
+
+
 class ProcessArgs(Arguments, frozen=True, kw_only=True):
     """Run a program without a shell. env is added to the agent's own environment for tasks.
 
     cwd None: a fresh folder of the task's own. timeout_s None: no limit but the agent's life.
+    stdin: small input; input: a larger one, stored before, for agents with the feature `input`.
     """
 
     argv: Annotated[list[ProgramArgument], Meta(min_length=1, max_length=limits.LIST_LEN)]
     env: Environment = {}
     cwd: Text | None = None
     stdin: bytes = b""
+    input: StagedInput | None = None
     timeout_s: Annotated[float, Meta(gt=0, le=limits.TIMEOUT_MAX_S)] | None = None
 
 
@@ -59,6 +77,8 @@ def _check_process(args: ProcessArgs) -> None:
     if any("\0" in text for text in texts):
         raise invalid("process", "a NUL byte in argv, env or cwd")
     _check_lengths(args)
+    if args.input is not None and args.stdin:
+        raise invalid("process", "stdin and input: give one of them")
     if any("=" in name or not name for name in args.env):
         raise invalid("process", "a name in env is empty or has '='")
 

@@ -76,6 +76,25 @@ class SubmitAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     next: str = ""
 
 
+class InputPart(Request, frozen=True, kw_only=True):
+    """`command.input`: one part of the input of a command that is submitted afterwards.
+
+    input: its id, chosen by the client, unique among its own. part: number, from 0; each but the
+    last has 96 KiB. The same part again replaces it (idempotent).
+    """
+
+    input: CommandId
+    part: Annotated[int, Meta(ge=0, le=limits.INPUT_PARTS - 1)] = 0
+    data: Annotated[bytes, Meta(min_length=1, max_length=limits.INPUT_PART_BYTES)]
+
+
+class InputAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The part is durable when this arrives. parts: number of stored parts of this input."""
+
+    input: CommandId
+    parts: Count
+
+
 class CommandQuery(Request, frozen=True, kw_only=True):
     """`command.show`, `command.wait` (until terminal, at most `timeout_s`) and `command.cancel`."""
 

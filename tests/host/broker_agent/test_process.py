@@ -164,7 +164,7 @@ async def test_program_that_cannot_start_gets_the_code_of_a_shell(
 async def test_working_directory_that_cannot_be_entered_is_reported(bench: Bench) -> None:
     for cwd in ("/no/such/place", "no/such/place", "/etc/passwd"):
         ending = (await bench.run("true", cwd=cwd))[0]
-        assert (ending.state, ending.exit_code) == (State.FAILED, None)
+        assert (ending.state, ending.exit_code) == (State.FAILED, 126)
         assert f"cannot enter {cwd}" in ending.reason
 
 

@@ -81,6 +81,9 @@ class Trail:
     async def last(self, *_: object) -> None:
         return None
 
+    async def store(self, *_: object) -> int:
+        return len(self._stored)
+
 
 class Table(Stage):
     """Call `open` before use, and `aclose` after."""

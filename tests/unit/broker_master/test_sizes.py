@@ -82,6 +82,7 @@ BY_AGENTS: Final[dict[Kind, Judged]] = {
     work.RunReply: Judged(AGENT, codec.decode_sized),
     work.ControlReply: Judged(AGENT, codec.decode_sized),
     work.LogChunk: Judged(AGENT),
+    work.InputRequest: Judged(AGENT, codec.decode),
     enrol.EnrolRequest: Judged(AGENT, codec.decode),
     renewal.RenewalRequest: Judged(AGENT, codec.decode),
     renewal.SelfTest: Judged(AGENT, codec.decode),
@@ -105,6 +106,7 @@ BY_MASTER: Final[dict[Kind, Judged]] = {
     liveness.Welcome: Judged(MASTER, codec.decode),
     work.Control: Judged(MASTER, codec.decode),
     work.Release: Judged(MASTER, codec.decode_sized),
+    work.InputReply: Judged(limits.PAYLOAD_BYTES, codec.decode_sized),
     enrol.EnrolAnswer: Judged(MASTER, codec.decode),
     facts.Assigned: Judged(MASTER),
     facts.Started: Judged(MASTER),
@@ -129,6 +131,7 @@ MADE_OF_REQUESTS: Final[frozenset[Kind]] = frozenset(
 # Never sent or stored by themselves: judged where they are a part.
 PARTS: Final[frozenset[Kind]] = frozenset(
     {
+        actions.StagedInput,
         api.CertificateRecord,
         api.DetailsRecord,
         api.EventRecord,

@@ -51,7 +51,7 @@ async def test_services_are_these_in_groups(parts: Parts) -> None:
         *("whereabouts", "audit", "strays", "gate"),
         *("historian", "checkpoint", "statuses"),
         *("transmit", "assign", "presence", "probe", "terms", "receipts", "connections"),
-        *("upstream", "fanouts", "addresses", "enrolment", "renewals"),
+        *("inputs", "upstream", "fanouts", "addresses", "enrolment", "renewals"),
         *("custody", "rotator", "comparison", "survey"),
         *("door", "api", "quotas", "floods", "pulse", "http"),
     ]

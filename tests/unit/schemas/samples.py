@@ -48,7 +48,7 @@ def _value(kind: inspect.Type, name: str) -> object:  # noqa: PLR0911 - one for 
         case inspect.StrType() | inspect.AnyType():
             return f"{name.replace('_', '-')}-1"
         case inspect.BytesType():
-            return bytes(range(240, 256))
+            return bytes(range(240, 256)).ljust(kind.min_length or 0, b"\0")
         case inspect.BoolType():
             return True
         case inspect.IntType():

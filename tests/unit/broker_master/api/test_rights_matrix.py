@@ -86,6 +86,7 @@ def many(group: str) -> fanouts.FanoutSubmit:
 # All whose request does not say by its shape how it is asked about a group.
 SPECIAL: dict[str, Row] = {
     "command.submit": Row("target", lambda group: api.SubmitRequest(group=group, action="noop")),
+    "command.input": Row("self", lambda _group: api.InputPart(input="in-1", data=b"part")),
     "command.decide": row_of(COMMAND_DECIDE, decision="rerun"),
     "fanout.submit": Row("target", many),
     "agent.create": Row("target", lambda group: api.AgentCreate(name="fresh", group=group)),
