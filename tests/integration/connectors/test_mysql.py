@@ -3,10 +3,13 @@
 import csv
 import io
 import json
+import os
+import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,10 +19,12 @@ from broker_agent.connectors.api import Call, CallFailed
 from broker_agent.connectors.sql.mysql import CONNECTOR, MysqlProfile
 from broker_agent.connectors.sql.mysql_session import MysqlSession
 from schemas.messages.actions.sql import Parameters, SqlExecuteArgs, SqlQueryArgs
+from schemas.states import State
+from tests.calls import CallBench
 from tests.connectors import Buffer, a_call, failing, proxied, run
 from tests.mariadb import PASSWORD, MariaDb, mariadb
 from tests.requirements_policy import require
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mariadb")]
 
@@ -292,6 +297,49 @@ def _ignored(its: MysqlSession) -> None:
         its.call("sql.query", SqlQueryArgs(sql=SLOW), Buffer(), a_call(PATIENCE_S))
     except CallFailed:
         return
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, server: MariaDb) -> AsyncIterator[CallBench]:
+    secret = tmp_path / "password"
+    secret.write_text(PASSWORD)
+    secret.chmod(0o600)
+    made = CallBench(tmp_path / "tasks", grace_s=2.0)
+    settings = server.settings(password={"file": str(secret)}, access="write")
+    made.put("shop", "mysql", **settings)
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("end", ["cancel", "time-out", "fence", "stopped worker", "killed worker"])
+async def test_connections_f09_statement_ends_here_and_at_mariadb(
+    bench: CallBench, server: MariaDb, end: str
+) -> None:
+    """The join would run for hours, and MariaDB does not notice a client that is gone."""
+    timeout_s = 3.0 if end == "time-out" else 600.0
+    under = bench.start("shop", SqlQueryArgs(sql=SLOW), timeout_s=timeout_s)
+    if end != "time-out":
+        await eventually(lambda: running(server))
+    state = State.CANCELLED
+    match end:
+        case "cancel":
+            under.task.stop(state, "asked")
+        case "fence":
+            state = State.KILLED_FENCED
+            under.task.fence("lease expired", 1.0)
+        case "stopped worker":
+            os.kill(under.task.pid, signal.SIGSTOP)
+            under.task.stop(state, "asked")
+        case "killed worker":
+            state = State.FAILED
+            os.kill(under.task.pid, signal.SIGKILL)
+        case _:
+            state = State.TIMED_OUT
+    pid = under.task.pid
+    called = await under.end()
+    assert (called.ending.state, called.ending.effect) == (state, "none")
+    await eventually(lambda: not running(server))
+    await eventually(lambda: pid not in bench.pids)
 
 
 def test_connections_f10_line_that_freezes_ends_the_call_at_its_time(server: MariaDb) -> None:
