@@ -139,7 +139,7 @@ async def test_input_above_the_limits_is_refused_and_takes_nothing_from_others(
     assert (many.code, "for many agents" in many.err) == (2, True), many.err
 
 
-async def test_sec_s38_input_of_another_client_and_a_false_hash_start_nothing(
+async def test_sec_s39_input_of_another_client_and_a_false_hash_start_nothing(
     mesh: MeshProcesses,
 ) -> None:
     folder = mesh.directory / "eve"

@@ -47,7 +47,7 @@ class Service(Handler):
 
 
 class TestHttp(ConnectorContract):
-    """A service is connected to by its first call, so that one which is away fails no open."""
+    """A service is connected to by its first call: an absent one fails no open."""
 
     connector = http.CONNECTOR
     running: HttpService
