@@ -118,6 +118,14 @@ def test_overflow_is_a_gap_up_to_the_last_lost_event(log: EventLog) -> None:
     assert log.start(log.cursor(first.seq), wanted())[1] is None
 
 
+def test_filter_for_gaps_finds_those_of_every_kind_in_its_groups(log: EventLog) -> None:
+    cursor = overflowed(log)
+    assert log.start(cursor, wanted("kind:gap"))[1] == log.start(cursor, wanted())[1]
+    assert log.start(cursor, wanted("kind:agent,gap"))[1] is not None
+    assert log.start(cursor, wanted("kind:gap group:db"))[1] is None
+    assert names(log, wanted("kind:gap")) == []
+
+
 @pytest.mark.parametrize(
     "other", [wanted("kind:agent"), wanted("group:db"), wanted(groups=("db",))]
 )
