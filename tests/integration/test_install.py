@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 from zipfile import ZipFile
@@ -121,6 +122,34 @@ def test_connections_f20_agent_imports_no_connector_without_profiles(plain: Path
     assert ran.stdout.split() == ["broker_agent.connectors.api", "broker_agent.connectors.kinds"], (
         ran
     )
+
+
+def test_connections_f20_agent_imports_no_driver_for_any_profile(
+    plain: Path, tmp_path: Path
+) -> None:
+    """Of each kind the agent imports what checks its settings, and says which extra is missing."""
+    for name, kind in KINDS.items():
+        (tmp_path / f"{name}.toml").write_text(f'kind = "{kind.name}"\n')
+    script = f"""
+from pathlib import Path
+from broker_agent.connectors import kinds
+from broker_agent.services.profile_files import ProfileFiles
+from broker_agent.settings import ConnectorSettings
+for each in ProfileFiles([Path({str(tmp_path)!r})], ConnectorSettings(), None).read():
+    print(each.problem)
+for kind in kinds.KINDS:
+    kinds.find_builtin(kind)
+{SAY_IMPORTS}"""
+    for programs in (plain, Path(sys.executable).parent):
+        ran = run(programs, "python", "-c", script)
+        assert ran.returncode == 0, ran.stderr
+        *problems, imported = ran.stdout.splitlines()
+        assert not {*imported.split()} & {*DRIVERS}, imported
+        assert len(problems) == len(KINDS)
+        for kind in KINDS.values():
+            said = next(each for each in problems if f"/{kind.name}.toml" in each)
+            is_missing = kind.extra and programs == plain
+            assert (f"agent-mesh[{kind.extra}]" in said) is bool(is_missing), said
 
 
 def test_plain_install_reaches_as_far_as_the_broker(plain: Path, state: Path) -> None:
