@@ -18,6 +18,7 @@ from typing import Final
 
 import msgspec
 
+from broker_agent.connectors.confine import shut_process
 from broker_agent.connectors.scrub import SHORT, forms
 
 _CHUNK: Final = 64 * 1024
@@ -60,6 +61,7 @@ class Masker:
 
 def main(argv: list[str]) -> int:
     """Run it; returns its exit code, or 128 and the number of the signal that ended it."""
+    shut_process()
     secrets = msgspec.msgpack.decode(_read(int.from_bytes(_read(4), "big")), type=dict[str, str])
     program = argv[argv.index("--") + 1 :]
     if any(len(value) < SHORT for value in secrets.values()):

@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 
 from broker_agent.connectors.api import Connector
+from broker_agent.connectors.confine import shut_process
 from broker_agent.connectors.kinds import find_connector, typed
-from broker_agent.connectors.secrets import SecretBox, shut_process
+from broker_agent.connectors.secrets import SecretBox
 from broker_agent.core.profiles import WorkerOrder
 from broker_agent.core.references import references
 

@@ -4,9 +4,7 @@ No value leaves the worker: `Secrets` in the settings of a profile are reference
 faults pass through a `Scrubber`.
 """
 
-import ctypes
 import os
-import resource
 import signal
 import stat
 import subprocess
@@ -27,18 +25,6 @@ COMMAND_S: Final = 10.0
 CREDENTIALS: Final = "CREDENTIALS_DIRECTORY"
 # Variables that a command gets, beside none of the agent's own.
 COMMAND_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# Source: prctl(2).
-_PR_SET_DUMPABLE: Final = 4
-
-
-def shut_process() -> None:
-    """Keep the memory and the environment of this process from others of its user.
-
-    No debugger can attach, /proc shows neither, and no crash file is written.
-    """
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "prctl")
 
 
 class SecretBox:

@@ -19,6 +19,7 @@ from nats.aio.msg import Msg
 
 from broker_client.api import MeshClient
 from schemas.messages.actions.http import HttpRequestArgs
+from schemas.messages.actions.script import ScriptRunArgs
 from schemas.messages.api import NameQuery
 from schemas.messages.api.connections import (
     ConnectionCreate,
@@ -36,7 +37,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-secrets")]
 
 KINDS: Final = (
     *("plain", "file", "env", "command", "credential", "vault", "secret-id", "token"),
-    *("crash", "basic", "bearer", "header", "sftp", "mysql", "broken", "open"),
+    *("crash", "basic", "bearer", "header", "sftp", "mysql", "broken", "open", "script"),
 )
 
 
@@ -137,6 +138,8 @@ class Host:
             f'known_hosts = "{hosts}"\npassword = {{ file = "{files["sftp"]}" }}\n',
             "m-mysql": f'kind = "mysql"\nhost = "127.0.0.1"\nport = {refuses}\nuser = "mesh"\n'
             f'database = "erp"\npassword = {{ plain = "{known["mysql"]}" }}\n',
+            "p-script": f'kind = "script"\n[scripts.leak]\nargv = ["/usr/bin/env"]\n'
+            f'secrets.ERP_KEY = {{ file = "{self.keep("script")}" }}\n',
             "x-broken": f'{gauge}7000\npassword = {{ plain = "{known["broken"]}" }}\nmode = fast\n',
             "x-open": f'{gauge}7000\npassword = {{ plain = "{known["open"]}" }}\n',
         }
@@ -152,11 +155,16 @@ async def put(mesh: MeshProcesses, agent: str, profiles: Mapping[str, str]) -> N
         path.rename(folder / f"{name}.toml")
 
 
+def group_of(name: str) -> str:
+    """The group of a connection; scripts run where tasks may start Python, which root may own."""
+    return "ops" if name.startswith("p-") else "db"
+
+
 async def connect(client: MeshClient, name: str, text: str) -> ConnectionRecord:
     kind = text.partition('"')[2].partition('"')[0]
     while True:
         with contextlib.suppress(Exception):
-            request = ConnectionCreate(name=name, kind=kind, group="db")
+            request = ConnectionCreate(name=name, kind=kind, group=group_of(name))
             return await client.ask("connection", "create", request, ConnectionRecord)
         await asyncio.sleep(0.1)
 
@@ -168,6 +176,11 @@ async def fail(client: MeshClient, name: str) -> ConnectionTestAnswer:
         way: Any = {"connection": name}
         ended = await client.run(HttpRequestArgs(path="/"), **way)
         assert ended.state == "failed", ended
+    if name.startswith("p-"):
+        script: Any = {"connection": name, "with_output": True}
+        ended = await client.run(ScriptRunArgs(script="leak"), **script)
+        assert ended.output is not None, ended
+        assert b"ERP_KEY=***\n" in ended.output.stdout, ended
     return await client.ask("connection", "test", request, ConnectionTestAnswer)
 
 
@@ -198,12 +211,12 @@ def kinds_in(data: bytes, known: Mapping[str, str]) -> list[str]:
     return [kind for kind, value in known.items() if any(form in data for form in forms_of(value))]
 
 
-def hits_below(folder: Path, known: Mapping[str, str], source: Path) -> list[str]:
+def hits_below(folder: Path, known: Mapping[str, str]) -> list[str]:
     """Files of the whole mesh that hold a canary, but for the profiles themselves."""
     return [
         f"{kind} in {path}"
         for path in folder.rglob("*")
-        if path.is_file() and not path.is_symlink() and not path.is_relative_to(source)
+        if path.is_file() and not path.is_symlink() and path.parent.name != "profiles.d"
         for kind in kinds_in(path.read_bytes(), known)
     ]
 
@@ -216,7 +229,8 @@ async def fail_all(client: MeshClient, profiles: Mapping[str, str]) -> str:
             await connect(client, name, text)
         if not name.startswith("x-"):
             answer = await fail(client, name)
-            assert [each.result for each in answer.members] == ["failed"], answer
+            is_ok = name.startswith("p-")
+            assert [each.result == "ok" for each in answer.members] == [is_ok], answer
             said += answer.members[0].reason
         shown = await client.ask("connection", "show", NameQuery(name=name), ConnectionRecord)
         assert [bool(each.problem) for each in shown.members] == [name.startswith("x-")], shown
@@ -269,15 +283,19 @@ async def test_connections_f15_no_canary_leaves_its_host(tmp_path: Path) -> None
     with vault as safe, echoes("no") as refuses, echoes("crash") as crashes:
         env = {**FAST_TIMERS, **host.environment(safe.address)}
         async with MeshProcesses(tmp_path / "mesh", env=env) as mesh:
-            await mesh.add_group("db")
-            await mesh.add_agent("db-1", group="db", slots=8)
+            envs = {"ops": {"MESH_TASKS__USER": str(os.geteuid())}}
+            for group in ("db", "ops"):
+                await mesh.add_group(group)
+                await mesh.add_agent(f"{group}-1", group=group, slots=8, env=envs.get(group))
             for kind, canary in known.items():
                 mesh.canaries.note(kind, canary)
             async with raw(issuer(mesh).issue("master", "probe")) as probe, mesh.client() as client:
                 await probe.subscribe(">", cb=hear)
                 await probe.flush()
                 profiles = host.profiles(refuses.port, crashes.port)
-                await put(mesh, "db-1", profiles)
+                for group in ("db", "ops"):
+                    own = {name: profiles[name] for name in profiles if group_of(name) == group}
+                    await put(mesh, f"{group}-1", own)
                 said = await fail_all(client, profiles)
                 assert "[secret]" in said, "a system has told the password, and it was cut out"
                 task = await look_around(client)
@@ -295,6 +313,6 @@ async def test_connections_f15_no_canary_leaves_its_host(tmp_path: Path) -> None
                 for place, data in texts.items()
                 for kind in kinds_in(data, known)
             ]
-            own = mesh.agent_dir("db-1") / "profiles.d"
-            assert not hits + hits_below(mesh.directory, known, own)
+            hits += hits_below(mesh.directory, known)
+            assert not hits
             assert wire

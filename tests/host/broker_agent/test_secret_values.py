@@ -181,7 +181,7 @@ def test_sec_s38_line_of_a_key_is_cut_out_alone() -> None:
 def test_sec_s38_tasks_of_the_same_user_cannot_look_into_a_worker(is_shut: bool) -> None:
     # An ordinary process of another user; its interpreter is one that only root may start here.
     script = (
-        "from broker_agent.connectors.secrets import shut_process;"
+        "from broker_agent.connectors.confine import shut_process;"
         " import ctypes, os, resource, sys;"
         f" os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY});"
         " ctypes.CDLL(None).prctl(4, 1, 0, 0, 0);"
