@@ -107,7 +107,7 @@ def test_place_without_an_agent_ends_with_78_and_stays_as_it_was(
         path.write_text("mine")
     done = broker_agent(command, "--state-dir", str(path))
     assert (done.returncode, done.stdout) == (78, "")
-    assert done.stderr.count("\n") == 1
+    assert [line[:2] == "  " for line in done.stderr.splitlines()] == [False, True]
     assert str(path) in done.stderr
     assert names(tmp_path) == ([] if place == "missing" else [place])
     assert place != "empty" or names(path) == []
@@ -120,7 +120,7 @@ def test_state_of_a_running_agent_is_locked(state: Path) -> None:
         shown = broker_agent("status", "--state-dir", str(state), "--output", "json")
     assert done.returncode == 75
     assert "state_locked" in done.stderr
-    assert done.stderr.count("\n") == 1
+    assert [line[:2] == "  " for line in done.stderr.splitlines()] == [False, True]
     assert json.loads(shown.stdout)["running"] is True
 
 
@@ -151,7 +151,7 @@ def test_journal_of_something_else_is_refused_and_kept(state: Path) -> None:
 def test_bad_token_ends_with_77_and_leaves_nothing(tmp_path: Path, token: str) -> None:
     done = broker_agent("setup", "--state-dir", str(tmp_path / "new"), "--token", "-", stdin=token)
     assert (done.returncode, done.stdout) == (77, "")
-    assert done.stderr.count("\n") == 1
+    assert [line[:2] == "  " for line in done.stderr.splitlines()] == [False, True]
     assert token == "" or token not in done.stderr
     assert names(tmp_path) == []
 
@@ -160,7 +160,7 @@ def test_bad_settings_are_all_named_in_one_line(state: Path) -> None:
     env = {"MESH_TIMERS__BEAT_S": "x", "MESH_TIMERS__LOST_S": "1"}
     done = broker_agent("run", "--state-dir", str(state), "--slots", "-1", env=env)
     assert done.returncode == 78
-    assert done.stderr.count("\n") == 1
+    assert [line[:2] == "  " for line in done.stderr.splitlines()] == [False, True]
     assert "slots" in done.stderr
     assert "beat_s" in done.stderr
 
