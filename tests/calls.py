@@ -48,9 +48,13 @@ class Under:
         self._ended = ended
         self.folder = folder
 
-    async def end(self) -> Called:
+    async def end_only(self) -> Ending:
+        """Wait for its end, without its output."""
         async with asyncio.timeout(WAIT_S):
-            ending = await asyncio.shield(self._ended)
+            return await asyncio.shield(self._ended)
+
+    async def end(self) -> Called:
+        ending = await self.end_only()
         result = msgspec.msgpack.decode(ending.result) if ending.result else {}
         size = self.folder.sizes()[0]
         return Called(ending, result, self.folder.read(0, size, 0))

@@ -1,6 +1,7 @@
 """`make bench`: every number as a ratio to its floor or peer of the same run, and one table.
 
-    python -m tests.bench [--quick] [noop process output memory idle demo scrape scale shell]
+    python -m tests.bench [--quick] [noop process output memory idle demo scrape scale
+        shell connections]
     python -m tests.bench --profile master|agent|client [--load noop|process|copy]
 
 A target that is missed is said, and fails nothing: how fast a machine is, is no bug. An error is.
@@ -20,7 +21,19 @@ from typing import Final
 import uvloop
 
 from broker_client.runtime.logs import configure_logs
-from tests.bench import demo, hotspots, idle, memory, noop, output, process, scale, scrape, shell
+from tests.bench import (
+    connections,
+    demo,
+    hotspots,
+    idle,
+    memory,
+    noop,
+    output,
+    process,
+    scale,
+    scrape,
+    shell,
+)
 from tests.bench.table import Row, render
 
 ROUNDS: Final = 3
@@ -34,6 +47,7 @@ BENCHMARKS: Final[Mapping[str, Callable[[Path, int], Awaitable[list[Row]]]]] = {
     "scrape": scrape.measure,
     "scale": scale.measure,
     "shell": shell.measure,
+    "connections": connections.measure,
 }
 
 

@@ -5,7 +5,7 @@ import secrets as chance
 import select
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,8 +30,13 @@ _OPTIONS: Final = (
     " -c bytea_output=hex -c extra_float_digits=1 -c xmlbinary=base64"
 )
 # Interval at which the server looks whether this process is still there, from version 14 on.
-_WATCH: Final = "set client_connection_check_interval = 2000"
+_WATCH: Final = "set local client_connection_check_interval = 2000"
 _WATCHES: Final = 140000
+# All that `discard all` does, which cannot follow other statements in one message.
+_TIDY: Final = (
+    "close all; set session authorization default; reset all; deallocate all;"
+    " unlisten *; select pg_advisory_unlock_all(); discard plans; discard temp; discard sequences"
+)
 CANCEL_S: Final = 2.0
 # Rows of one piece of the server's answer: so many are in memory at a time.
 PIECE: Final = 64
@@ -64,7 +69,7 @@ class PostgresqlSession:
             )
         except psycopg.Error as error:
             raise refused_login(error) from error
-        self._watch()
+        self._watch = self._found_watch()
         info = self._db.info
         self.server_id = f"{info.backend_pid} {info.get_parameters()['application_name']}"
 
@@ -72,10 +77,16 @@ class PostgresqlSession:
     def is_broken(self) -> bool:
         return self._db.broken or self._db.closed
 
-    def _watch(self) -> None:
-        if self._db.info.server_version >= _WATCHES:
-            with suppress(psycopg.Error):  # systems other than Linux have no such watch
-                self._db.execute(_WATCH)
+    def _found_watch(self) -> str:
+        """Return the setting that makes the server look for this process, if it has such."""
+        if self._db.info.server_version < _WATCHES:
+            return ""
+        try:
+            self._db.execute(f"begin; {_WATCH}; rollback")
+        except psycopg.Error:  # servers on systems other than Linux have no such watch
+            self._roll_back()
+            return ""
+        return f"; {_WATCH}"
 
     def call(self, action: str, args: Any, out: Out, call: Call) -> Mapping[str, Any]:  # noqa: ANN401
         statement = choose(self._profile, action, args, POSTGRESQL)
@@ -85,13 +96,19 @@ class PostgresqlSession:
                 return self._query(statement, args, out)
             return self._execute(statement, args, call)
         except psycopg.Error as error:
-            raise self._fault(error) from error
-        finally:
+            fault = self._fault(error)
             self._roll_back()
+            raise fault from error
+        except BaseException:
+            self._roll_back()
+            raise
 
     def _begin(self, mode: str) -> None:
+        """Begin a transaction. That of a query is ended by `tidy`, when its answer is out."""
+        if self._db.info.transaction_status != pq.TransactionStatus.IDLE:
+            self._roll_back()
         left_ms = max(1, int((self._deadline - time.monotonic()) * 1000))
-        self._db.execute(f"begin {mode}; set local statement_timeout = {left_ms}")
+        self._db.execute(f"begin {mode}; set local statement_timeout = {left_ms}{self._watch}")
 
     # Queries.
 
@@ -120,19 +137,44 @@ class PostgresqlSession:
         values = values_of(names, args.params)
         columns = self._described(sql)
         rows = Rows(_Nothing(), "csv", columns, args.max_rows)
-        lines = self._copied(statement, args.params if values else {})
-        out.write(next(lines))
-        gathered = bytearray()
-        for line in lines:
-            if not rows.rows:
-                rows.note_first(fields_of(line))
+        self._start_copy(statement, args.params if values else {})
+        link = self._db.pgconn
+        out.write(self._line(link))
+        first = self._line(link)
+        if first:
+            rows.note_first(fields_of(first))
             rows.count(1)
-            gathered += line
-            if len(gathered) >= COPY_BYTES:
-                out.write(gathered)
-                gathered = bytearray()
-        out.write(gathered)
+            out.write(first)
+            self._copy_rest(link, rows, out)
+        while (result := self._next(link)) is not None:
+            self._checked(result)
         return {**rows.result(), "bytes": out.written}
+
+    def _copy_rest(self, link: Any, rows: Rows, out: Out) -> None:  # noqa: ANN401
+        """Write all lines that come. The loop is short, since it runs for each row."""
+        take, gathered, count = link.get_copy_data, bytearray(), 0
+        while True:
+            size, line = take(1)
+            if size > 0:
+                gathered += line
+                count += 1
+                if len(gathered) < COPY_BYTES:
+                    continue
+            rows.count(count)
+            out.write(gathered)
+            gathered, count = bytearray(), 0
+            if size < 0:
+                return
+            if not size:
+                self._wait(link)
+
+    def _line(self, link: Any) -> bytes:  # noqa: ANN401
+        """Wait for one line of `copy`; empty at its end."""
+        while True:
+            size, line = link.get_copy_data(1)
+            if size:
+                return bytes(line) if size > 0 else b""
+            self._wait(link)
 
     def _described(self, sql: str) -> list[str]:
         link, encoding = self._db.pgconn, "utf-8"
@@ -140,8 +182,7 @@ class PostgresqlSession:
         told = self._checked(link.describe_prepared(b""))
         return [(told.fname(number) or b"").decode(encoding) for number in range(told.nfields)]
 
-    def _copied(self, statement: Statement, params: Mapping[str, Any]) -> Iterator[bytes]:
-        """Lines of `copy`, the header first. Raises psycopg.Error."""
+    def _start_copy(self, statement: Statement, params: Mapping[str, Any]) -> None:
         if params:
             text, names = statement.percent()
             with psycopg.ClientCursor(self._db) as client:
@@ -153,13 +194,6 @@ class PostgresqlSession:
         link.send_query(f"copy ({text}\n) to stdout with (format csv, header)".encode())
         self._await(link)
         self._checked(link.get_result(), pq.ExecStatus.COPY_OUT)
-        while (size := (found := link.get_copy_data(1))[0]) >= 0:
-            if size:
-                yield bytes(found[1])
-            else:
-                self._wait(link)
-        while (result := self._next(link)) is not None:
-            self._checked(result)
 
     def _next(self, link: Any) -> Any:  # noqa: ANN401  (of the driver)
         self._await(link)
@@ -251,8 +285,8 @@ class PostgresqlSession:
 
     def tidy(self) -> None:
         """Forget all that a call may have left in the session."""
-        self._db.execute("discard all")
-        self._watch()
+        is_open = self._db.info.transaction_status != pq.TransactionStatus.IDLE
+        self._db.execute(f"rollback; {_TIDY}" if is_open else _TIDY)
 
     def cancel(self) -> None:
         self._is_cancelled = True
