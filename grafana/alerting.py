@@ -62,6 +62,7 @@ JOB: Final = 'job="mesh-master",instance="m:8080"'
 _BASE: Final = {"job": "mesh-master", "instance": "m:8080"}
 _AGENT: Final = {**_BASE, "agent": "web-1", "group": "web"}
 _GROUP: Final = {**_BASE, "group": "web"}
+_CONNECTION: Final = {**_BASE, "connection": "erp-db", "group": "db", "kind": "postgresql"}
 _UP: Final = gauge(f"up{{{JOB}}}", 1, 1)
 
 
@@ -75,6 +76,10 @@ def _group(metric: str, more: str = "") -> str:
 
 def _status(status: str, healthy: float, faulty: float | list[float]) -> Series:
     return gauge(_agent("mesh_agent_status", f',status="{status}"'), healthy, faulty)
+
+
+def _connection(metric: str, more: str = "") -> str:
+    return f'{metric}{{{JOB},connection="erp-db",group="db",kind="postgresql"{more}}}'
 
 
 def _members(status: str, healthy: float, faulty: float) -> Series:
@@ -650,6 +655,101 @@ ALERTS: Final[tuple[Alert, ...]] = (
         labels={"job": "mesh-master", "stream": "KV_mesh_registry"},
         fault_s=16 * MINUTE,
         settle_s=16 * MINUTE,
+    ),
+    Alert(
+        name="MeshConnectionInactive",
+        expr="mesh_connection_active == 0\nunless on (job, group) mesh_group_active == 0",
+        for_s=5 * MINUTE,
+        severity="warning",
+        summary="Connection {{ $labels.connection }} is inactive",
+        description=(
+            "Group {{ $labels.group }} is active, but none of its active hosts has a usable profile"
+            " {{ $labels.connection }}: commands through it are refused."
+        ),
+        board="mesh-connections",
+        variables=_THIS_GROUP,
+        story=(
+            gauge(_connection("mesh_connection_active"), 1, 0),
+            gauge(f'mesh_group_active{{{JOB},group="db"}}', 1, 1),
+            _UP,
+        ),
+        labels=_CONNECTION,
+    ),
+    Alert(
+        name="MeshConnectionFaults",
+        expr=(
+            "increase(mesh_connection_faults_total"
+            '{code=~"login_refused|target_lost|target_timeout|target_unreachable|tls_failed"}[15m])'
+            " > 5"
+        ),
+        severity="warning",
+        summary="Connection {{ $labels.connection }} fails: {{ $labels.code }}",
+        description=(
+            "More than five calls through {{ $labels.connection }} have ended with"
+            " {{ $labels.code }} in a quarter of an hour: its system, or the way to it, is in"
+            " trouble."
+        ),
+        board="mesh-connections",
+        variables=_THIS_GROUP,
+        story=(
+            counter(_connection("mesh_connection_faults_total", ',code="login_refused"'), 0, 2),
+            _UP,
+        ),
+        labels={**_CONNECTION, "code": "login_refused"},
+        fault_s=16 * MINUTE,
+        settle_s=16 * MINUTE,
+    ),
+    Alert(
+        name="MeshConnectionWorkersLost",
+        expr='increase(mesh_connection_faults_total{code="worker_lost"}[15m]) > 3',
+        severity="warning",
+        summary="Workers of connection {{ $labels.connection }} end in mid-call",
+        description=(
+            "More than three worker processes have ended during calls through"
+            " {{ $labels.connection }} in a quarter of an hour: they ran out of memory, or a driver"
+            " crashed."
+        ),
+        board="mesh-connections",
+        variables=_THIS_GROUP,
+        story=(
+            counter(_connection("mesh_connection_faults_total", ',code="worker_lost"'), 0, 1),
+            _UP,
+        ),
+        labels={**_CONNECTION, "code": "worker_lost"},
+        fault_s=16 * MINUTE,
+        settle_s=16 * MINUTE,
+    ),
+    Alert(
+        name="MeshProfileProblem",
+        expr="mesh_connection_profile_problems > 0",
+        for_s=15 * MINUTE,
+        severity="warning",
+        summary="Profile {{ $labels.connection }} is broken on a host",
+        description=(
+            "The file of profile {{ $labels.connection }} has a problem on {{ $value }} hosts of"
+            " group {{ $labels.group }}. The last good one stays in use until the agent restarts."
+        ),
+        board="mesh-connections",
+        variables=_THIS_GROUP,
+        story=(gauge(_connection("mesh_connection_profile_problems"), 0, 1), _UP),
+        labels=_CONNECTION,
+        value="1",
+    ),
+    Alert(
+        name="MeshProfileDrift",
+        expr="mesh_connection_profile_hashes > 1",
+        for_s=1 * HOUR,
+        severity="info",
+        summary="Hosts have different profiles {{ $labels.connection }}",
+        description=(
+            "Group {{ $labels.group }} has {{ $value }} different profiles"
+            " {{ $labels.connection }}: what a command finds depends on its host."
+        ),
+        board="mesh-connections",
+        variables=_THIS_GROUP,
+        story=(gauge(_connection("mesh_connection_profile_hashes"), 1, 2), _UP),
+        labels=_CONNECTION,
+        value="2",
     ),
     Alert(
         name="MeshEventLoopLag",

@@ -10,13 +10,16 @@ there is without waiting for hours. Needs no pytest.
 import asyncio
 import contextlib
 import signal
+import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from schemas.messages.actions import ProcessArgs
-from schemas.messages.api import AgentDisable, Done
+from schemas.messages.actions.sql import SqlQueryArgs
+from schemas.messages.api import AgentDisable, ConnectionCreate, Done
+from schemas.verbs import CONNECTION_CREATE
 from tests import dashboards
 from tests.harness import FAST_TIMERS, MeshProcesses
 from tests.prometheus import Watchers, wait_for
@@ -30,7 +33,13 @@ STATUSES: Final = {
     "off-1": "disabled",
     "cert-1": "active",
 }
-_ENV: Final = {**FAST_TIMERS, "MESH_TIMERS__ADOPT_S": "0.5"}
+_ENV: Final = {
+    **FAST_TIMERS,
+    "MESH_TIMERS__ADOPT_S": "0.5",
+    "MESH_PROFILES_DIR": "",
+    "MESH_PROFILES_S": "0.2",
+}
+_QUERY: Final = SqlQueryArgs(sql="select name from sqlite_master")
 _AGENT_DAYS: Final = "MESH_CERTIFICATES__AGENT_DAYS"
 DATA_S: Final = 60.0
 
@@ -51,11 +60,13 @@ class World:
         async def measured() -> object:
             return await self.watchers.query(
                 "mesh_store_rows and on () mesh_command_queue_seconds_count"
+                " and on () mesh_connection_call_duration_seconds_count"
             )
 
         # A histogram is there from its first value on, and a rate wants to have seen it before.
         async with self.mesh.client() as client:
             await client.run(["true"], group="web")
+        await _connect(self.mesh)
         await wait_for(measured, 15, "a scrape with a command in it")
         await _work(self.mesh)
         await _renew(self.mesh)
@@ -112,6 +123,24 @@ async def _work(mesh: MeshProcesses) -> None:
         await client.cancel(cancelled.id)
         await client.wait(cancelled.id, timeout_s=60)
         await client.submit(["true"], group="off", id="waits")
+        await client.run(_QUERY, connection="books")
+        await client.run(_QUERY, connection="gone")
+
+
+async def _connect(mesh: MeshProcesses) -> None:
+    """Two ways to databases in files of one host: `books` is there, the file of `gone` is not."""
+    folder = mesh.agent_dir("db-1") / "profiles.d"
+    folder.mkdir(mode=0o755)
+    with contextlib.closing(sqlite3.connect(mesh.directory / "books.db")) as database, database:
+        database.execute("create table book (title text)")
+    async with mesh.client() as client:
+        for name in ("books", "gone"):
+            path = folder / f"{name}.toml"
+            path.write_text(f'kind = "sqlite"\nfile = "{mesh.directory / name}.db"\n')
+            path.chmod(0o644)
+            request = ConnectionCreate(name=name, kind="sqlite", group="db")
+            await client.ask(CONNECTION_CREATE, request)
+        await client.run(_QUERY, connection="books", on_inactive="queue")
 
 
 async def _renew(mesh: MeshProcesses) -> None:

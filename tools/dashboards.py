@@ -15,7 +15,7 @@ from tests.watched import Results, watched_world
 
 _HEAD: Final = """# Dashboards
 
-Seven dashboards for Grafana 10 and later, made from code (`grafana/boards/`, with Grafana's own
+Eight dashboards for Grafana 10 and later, made from code (`grafana/boards/`, with Grafana's own
 SDK) by `python -m grafana.build`. Import the files of `grafana/dashboards/`, or mount them with the
 provisioning beside them. They need Prometheus as a data source, the rules of
 `grafana/prometheus/rules.yaml`, and a scrape job called `mesh-master`.

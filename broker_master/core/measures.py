@@ -4,12 +4,14 @@ Nothing here allocates per command, and no label comes from a message: groups ar
 registry, actions, states and codes are closed sets. The number of programs with a label is limited.
 """
 
-from bisect import bisect_left
 from collections.abc import Mapping
 from typing import Final, NamedTuple
 
+from broker_master.core.call_measures import CallMeasures
 from broker_master.core.commands import Attempt, Command
+from broker_master.core.histograms import Histogram
 from broker_master.core.liveness import Change, Presence
+from schemas.messages.actions import ACTIONS
 from schemas.messages.facts import Accepted, Outcome
 from schemas.states import AgentStatus, State
 from schemas.timers import Timers
@@ -30,6 +32,8 @@ KILLS: Final[Mapping[str, str]] = {
 }
 # The label of all programs beyond those with labels of their own.
 OTHERS: Final = "(others)"
+# The label of all actions of plug-ins.
+PLUGGED: Final = "(plug-in)"
 RECOVERED: Final = 0
 UNRECOVERABLE: Final = 1
 # Reasons for refusing a message, by the counter of the services.
@@ -51,23 +55,6 @@ AUTH_REASONS: Final[Mapping[tuple[str, ...], str]] = {
     ("enrolment", "token_used"): "token",
     ("enrolment", "rate_limited"): "token",
 }
-
-
-class Histogram:
-    """Counts per bucket, not cumulative; the last one is for values above all bounds."""
-
-    __slots__ = ("bounds", "counts", "total")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
-
-    def observe(self, value: float) -> None:
-        """Count a value. Negative times, after a clock was set back, count as 0."""
-        seconds = value if value > 0 else 0.0
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.total += seconds
 
 
 class ProgramMeasures:
@@ -133,6 +120,7 @@ class Measures:
         self._programs_max = programs
         self._programs: set[str] = set()
         self.groups: dict[str, GroupMeasures] = {}
+        self.connections: dict[str, CallMeasures] = {}
         self.losses: dict[str, list[int]] = {}
         self.store_writes = {name: Histogram(WRITE) for name in ("accept", "history", "readmodel")}
         self.requests: dict[tuple[str, str], Histogram] = {}
@@ -145,12 +133,18 @@ class Measures:
             found = self.groups[name] = GroupMeasures()
         return found
 
+    def connection(self, name: str) -> CallMeasures:
+        found = self.connections.get(name)
+        if found is None:
+            found = self.connections[name] = CallMeasures()
+        return found
+
     # -- commands
 
     def on_submitted(self, accepted: Accepted, now: float) -> None:
         """A new command is durable."""
         submitted = self.group(accepted.group).submitted
-        key = (accepted.action, accepted.source)
+        key = (known_action(accepted.action), accepted.source)
         submitted[key] = submitted.get(key, 0) + 1
         self.store_writes["accept"].observe(now - accepted.submitted_at)
 
@@ -161,7 +155,9 @@ class Measures:
         number = attempt.sent
         group.sends[number] = group.sends.get(number, 0) + 1
         if number == 1 and attempt.number == 1:
-            _of_action(group.queue, accepted.action, QUEUE).observe(now - accepted.submitted_at)
+            _of_action(group.queue, known_action(accepted.action), QUEUE).observe(
+                now - accepted.submitted_at
+            )
 
     def on_acknowledged(self, command: Command, attempt: Attempt, now: float) -> None:
         """Observe the time to the first acknowledgement of an attempt."""
@@ -171,15 +167,17 @@ class Measures:
         """Count the final end of an attempt, and of its command if that ends too."""
         accepted = command.accepted
         group = self.group(accepted.group)
+        if accepted.connection:
+            self.connection(accepted.connection).on_outcome(outcome)
         if outcome.started_at:
             ended_at = outcome.ended_at or outcome.at
-            duration = _of_action(group.duration, accepted.action, DURATION)
+            duration = _of_action(group.duration, known_action(accepted.action), DURATION)
             duration.observe(ended_at - outcome.started_at)
             reason = KILLS.get(outcome.state)
             if reason is not None:
                 group.killed[reason] = group.killed.get(reason, 0) + 1
         if outcome.final:
-            key = (accepted.action, str(outcome.state))
+            key = (known_action(accepted.action), str(outcome.state))
             group.finished[key] = group.finished.get(key, 0) + 1
 
     def on_finished(self, command: Command, program: str) -> None:
@@ -255,6 +253,11 @@ class Measures:
         if histogram is None:
             histogram = self.requests[route, method] = Histogram(REQUEST)
         histogram.observe(spent_s)
+
+
+def known_action(name: str) -> str:
+    """The label of an action; those of plug-ins, whose names clients choose, share one."""
+    return name if name in ACTIONS else PLUGGED
 
 
 def missed_beats(silence_s: float, beat_s: float) -> int:

@@ -343,6 +343,54 @@ CONFIG_OPEN = Family(
     "mesh_config_open_commands_limit", "gauge", (), "limits.open_commands_per_group"
 )
 
+_CONNECTION: Final = ("connection", "group", "kind")
+CONNECTION_ACTIVE = Family(
+    "mesh_connection_active",
+    "gauge",
+    _CONNECTION,
+    "1 while its group is active and an active host has a usable profile; absent if disabled",
+)
+CONNECTION_HOSTS = Family(
+    "mesh_connection_hosts",
+    "gauge",
+    (*_CONNECTION, "profile"),
+    "Agents of its group by the state of their profile: ok, problem, missing, other_kind,"
+    " not_pinned",
+)
+CONNECTION_BROKEN = Family(
+    "mesh_connection_profile_problems",
+    "gauge",
+    _CONNECTION,
+    "Hosts whose profile has a problem; the last good one may still be in use",
+)
+CONNECTION_HASHES = Family(
+    "mesh_connection_profile_hashes",
+    "gauge",
+    _CONNECTION,
+    "Different usable profiles of its hosts; more than 1: drift",
+)
+CONNECTION_RUNNING = Family(
+    "mesh_connection_commands_running", "gauge", _CONNECTION, "Commands that agents have through it"
+)
+CONNECTION_FINISHED = Family(
+    "mesh_connection_calls_total",
+    "counter",
+    (*_CONNECTION, "outcome"),
+    "Commands through it by the terminal state that they reached",
+)
+CONNECTION_FAULTS = Family(
+    "mesh_connection_faults_total",
+    "counter",
+    (*_CONNECTION, "code"),
+    "Calls that ended with this fault; worker_lost: a worker process that ended in mid-call",
+)
+CONNECTION_BYTES = Family(
+    "mesh_connection_output_bytes_total", "counter", _CONNECTION, "Output of its calls, in bytes"
+)
+CONNECTION_SECONDS = Family(
+    "mesh_connection_call_duration_seconds", "histogram", _CONNECTION, "Run time of its calls"
+)
+
 FAMILIES: Final[dict[str, Family]] = {
     value.name: value for value in list(globals().values()) if isinstance(value, Family)
 }

@@ -10,7 +10,7 @@ from broker_master.metrics import catalogue as c
 from broker_master.metrics.fleet import Fleet
 from broker_master.metrics.text import family, histograms, lines
 from broker_master.plane import Plane
-from schemas.messages.actions import ACTIONS
+from schemas.messages.actions import COMMON
 from schemas.states import TERMINAL, AgentStatus, State
 
 COMMANDS_PER_SLICE: Final = 2000
@@ -109,7 +109,8 @@ class GroupSeries:
                     measures.finished.get((action, outcome), 0),
                 )
                 for group, measures in self._measures()
-                for action in ACTIONS
+                # Others begin with the first command: their groups are few.
+                for action in sorted({*COMMON, *(action for action, _ in measures.submitted)})
                 for outcome in _OUTCOMES
             ),
         )

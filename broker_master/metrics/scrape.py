@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, 
 from broker_client.runtime.exposition import Page
 from broker_master import VERSION
 from broker_master.metrics import catalogue as c
+from broker_master.metrics.connections import ConnectionSeries
 from broker_master.metrics.fleet import Fleet
 from broker_master.metrics.groups import GroupSeries
 from broker_master.metrics.system import MasterSeries, Surroundings
@@ -34,6 +35,7 @@ class Scraper:
         self._plane = plane
         self._fleet = Fleet(plane)
         self._groups = GroupSeries(plane, self._fleet)
+        self._connections = ConnectionSeries(plane)
         self._system = MasterSeries(plane, around)
         self._own = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._own)
@@ -85,5 +87,6 @@ class Scraper:
         if self._plane.settings.per_agent_metrics:
             yield from self._fleet.families()
         yield from self._groups.parts()
+        yield from self._connections.parts()
         yield from self._system.parts()
         yield generate_latest(self._own).decode()

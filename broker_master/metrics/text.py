@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from itertools import accumulate
 
 from broker_client.runtime.exposition import labels, number
-from broker_master.core.measures import Histogram
+from broker_master.core.histograms import Histogram
 from broker_master.metrics.catalogue import Family
 
 Values = Mapping[str, str]

@@ -6,6 +6,7 @@ from grafana.boards import (
     broker,
     certificates,
     commands,
+    connections,
     fleet,
     internals,
 )
@@ -15,6 +16,7 @@ BOARDS: tuple[Board, ...] = (
     fleet.BOARD,
     agent.BOARD,
     commands.BOARD,
+    connections.BOARD,
     certificates.BOARD,
     broker.BOARD,
     internals.BOARD,

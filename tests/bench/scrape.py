@@ -14,7 +14,8 @@ from urllib.request import urlopen
 
 from broker_client.runtime.clock import SystemClock
 from broker_client.runtime.exposition import Page
-from broker_master.core.measures import DURATION, QUEUE, GroupMeasures, Histogram
+from broker_master.core.histograms import Histogram
+from broker_master.core.measures import DURATION, QUEUE, GroupMeasures
 from broker_master.settings import MasterSettings
 from tests.bench.stage import Mesh, mesh_processes
 from tests.bench.table import Row, compared

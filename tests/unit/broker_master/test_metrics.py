@@ -8,8 +8,9 @@ import pytest
 from broker_agent.core.renewal_steps import RenewalSteps
 from broker_master.core.certificates import with_candidate, with_confirmed
 from broker_master.core.fanout import Fanout
+from broker_master.core.histograms import Histogram
 from broker_master.core.liveness import Change, Presence
-from broker_master.core.measures import Histogram, Measures, missed_beats
+from broker_master.core.measures import Measures, missed_beats
 from broker_master.metrics.catalogue import FAMILIES, FANOUTS_FINISHED, PER_AGENT
 from broker_master.metrics.http import Metered
 from broker_master.plane import Plane

@@ -47,7 +47,7 @@ def test_links_of_alerts_are_absolute_and_lead_to_their_own_places() -> None:
 def test_dashboards_open_the_console_that_is_set() -> None:
     files = monitoring_files(WHERE)
     boards = [json.loads(text) for name, text in files.items() if name.startswith("dashboards/")]
-    assert len(boards) == 7
+    assert len(boards) == 8
     for board in boards:
         variables = {each["name"]: each for each in board["templating"]["list"]}
         assert variables["console"]["query"] == WHERE.public_url

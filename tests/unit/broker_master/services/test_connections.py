@@ -10,7 +10,7 @@ from broker_master.services.obstacles import Obstacles
 from schemas.faults import Refused
 from schemas.messages.registry import ConnectionEntry, Policy
 from schemas.states import State
-from tests.planes import add_client
+from tests.planes import add_client, scrape
 from tests.unit.broker_master.stage import Stage, states
 from tests.unit.broker_master.ways import (
     ACTIONS,
@@ -304,3 +304,44 @@ async def test_action_that_no_profile_allows_is_refused_at_the_door() -> None:
         _ = await taken(stage, id=f"w{number}", action="sql.execute")
     sent = [run.command for run in stage.runs("web-2")]
     assert {f"w{number}" for number in range(4)} <= {*sent}, "only the host that allows it is asked"
+
+
+async def test_connections_have_series_of_status_profiles_and_calls() -> None:
+    stage = await make("aa", "bb", "")
+    for entry in stage.plane.registry.connections.values():
+        stage.work.connections.note(entry)
+    _ = await taken(stage, id="c1")
+    agent = next(name for name in ("web-1", "web-2") if stage.runs(name))
+    at = stage.clock.now()
+    await stage.report(
+        agent,
+        "c1",
+        "failed",
+        code="login_refused",
+        effect="none",
+        stdout_bytes=100,
+        started_at=at,
+        ended_at=at + 2.0,
+    )
+    _ = await taken(stage, id="c2")
+    samples = await scrape(stage.plane)
+    names = {"connection": "erp-db", "group": "web", "kind": "postgresql"}
+
+    def value(metric: str, **more: str) -> float | None:
+        return samples.get((f"mesh_connection_{metric}", frozenset({**names, **more}.items())))
+
+    assert value("active") == 1
+    assert value("hosts", profile="ok") == 2
+    assert value("hosts", profile="missing") == 1
+    assert value("profile_hashes") == 2
+    assert value("profile_problems") == 0
+    assert value("calls_total", outcome="failed") == 1
+    assert value("calls_total", outcome="succeeded") == 0
+    assert value("faults_total", code="login_refused") == 1
+    assert value("faults_total", code="worker_lost") == 0, "there from the start"
+    assert value("output_bytes_total") == 100
+    assert value("call_duration_seconds_sum") == 2
+    assert value("commands_running") == 1
+    change(stage, enabled=False)
+    del stage.plane.registry.connections["erp-db"]
+    assert not [name for name, _ in await scrape(stage.plane) if name.startswith("mesh_connection")]
