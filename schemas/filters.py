@@ -29,6 +29,8 @@ WORDS: Final = 32
 _ALTERNATIVES: Final = 50
 _SHOWN: Final = 64
 _COMPARISON: Final = re.compile(r"(<=|>=|!=|<|>|=)(.*)", re.DOTALL)
+# A comparison without the colon; names and ids have none of these signs.
+_UNMARKED: Final = re.compile(r"([^<>=!]*)(<=|>=|!=|<|>|=)(.*)", re.DOTALL)
 _WORD: Final = re.compile(r"\S+")
 _ORDERS: Final[Mapping[str, Callable[[float, float], bool]]] = {
     "<": operator.lt,
@@ -97,6 +99,7 @@ class Language(NamedTuple):
         is_not = text.startswith("!")
         name, colon, value = text.removeprefix("!").partition(":")
         if not colon:
+            self._check_bare(name)
             name, value = self.bare, name
         if not value:
             raise ValueError("nothing behind it" if colon else "nothing but a sign")
@@ -121,6 +124,18 @@ class Language(NamedTuple):
         if not comparison[2]:
             raise ValueError("nothing behind the comparison")
         return _compared(word, name, found, comparison[1], comparison[2])
+
+    def _check_bare(self, text: str) -> None:
+        """Refuse a comparison without a colon, which no name can be."""
+        found = _UNMARKED.fullmatch(text)
+        if found is None:
+            return
+        name, sign, value = found.groups()
+        if name.lower() in (*self.fields, *self.other):
+            raise ValueError(f"a colon is missing: {name}:{'' if sign == '=' else sign}{value}")
+        pairs = next((each for each, field in self.fields.items() if field.kind == "pairs"), "")
+        like = f"{pairs}:{name}={value}" if pairs else "FIELD:VALUE"
+        raise ValueError(f"no name has a {sign}: did you mean {like}?")
 
 
 def _patterned(word: Word, name: str, field: Field, value: str) -> Word:

@@ -424,7 +424,7 @@ class Intake:
             state=State.QUEUED,
             duplicate=False,
             target="active" if obstacles.obstacle(*target).is_active else "inactive",
-            next=f"{obstacles.waits_for(accepted)}, until {rfc3339(command.expires_at)}",
+            next=f"{obstacles.waits_for(accepted)}; expires at {rfc3339(command.expires_at)}",
         )
 
     def _on_refused(

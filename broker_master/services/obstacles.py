@@ -3,6 +3,7 @@
 from collections import Counter
 from typing import NamedTuple
 
+from broker_master.core.badges import group_status
 from broker_master.core.balance import ACTION_TAG, PROFILE_TAG
 from broker_master.core.pool import Tags
 from broker_master.core.ways import pin_of
@@ -84,7 +85,21 @@ class Obstacles:
             return f"waits for {target} to take work again: {obstacle.text}"
         if ACTION_TAG in dict(tags) or PROFILE_TAG in dict(tags):
             return f"waits for {target} that can run it: {obstacle.text}"
-        return f"waits for {target} to be active"
+        return f"waits for {target} to be active{self._why_inactive(group, agent, tags)}"
+
+    def _why_inactive(self, group: str, agent: str, tags: Tags) -> str:
+        """Return `: disabled by ann, live; mesh agent enable web-1`; empty if not known."""
+        entries = self._plane.registry.agents
+        names = self._names(group, agent, tags) if agent or tags else [*entries]
+        members = [entries[name] for name in names if name in entries]
+        standings = [self._plane.judge(each) for each in members if each.group == group]
+        is_unsure = any(each.status is AgentStatus.ACTIVE for each in standings)
+        if is_unsure or (tags and not standings):
+            return ""
+        if agent and standings:
+            return f": {standings[0].reason}; {standings[0].next}"
+        verdict = group_status(Counter(str(each.status) for each in standings))
+        return f": {verdict.reason}; {verdict.next}"
 
     def _held(self, accepted: Accepted) -> str:
         """The reason why its connection starts nothing now, or empty."""

@@ -153,7 +153,8 @@ async def test_inactive_target_queues_or_refuses_and_the_answer_says_which(
     await mesh.add_agent("idle-1", group="idle", start=False)
     answer = await admin.submit(NoopArgs(), group="idle", queue_ttl_s=60)
     assert (answer.state, answer.target) == ("queued", "inactive")
-    assert answer.next.startswith("waits for an agent of idle to be active, until ")
+    why = "no agent is set up yet; set one up: broker-agent setup"
+    assert answer.next.startswith(f"waits for an agent of idle to be active: {why}; expires at ")
     with refused("group_inactive"):
         await admin.submit(NoopArgs(), group="idle", on_inactive="refuse")
     group = await admin.ask("group", "show", NameQuery(name="idle"), GroupRecord)

@@ -170,15 +170,39 @@ async def test_terminal_gets_control_sequences_spelled_out(mesh: MeshProcesses) 
         os.close(theirs)
 
 
-async def test_reader_that_goes_away_ends_the_command_line_quietly(mesh: MeshProcesses) -> None:
-    process = started(mesh, "run", "--group", "web", "--", "sh", "-c", "seq 200000")
+GOES_ON = (
+    "mesh: {id} goes on without a reader of its output; to end it: `mesh command cancel {id}`\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("seq 200000", ""),
+        (
+            "seq 200000; exec sleep 600",
+            GOES_ON,
+        ),
+    ],
+    ids=["ended", "open"],
+)
+async def test_reader_that_goes_away_is_told_of_what_goes_on_without_it(
+    mesh: MeshProcesses, program: str, said: str
+) -> None:
+    name = "unread-open" if said else "unread-ended"
+    process = started(mesh, "run", "--group", "web", "--id", name, "--", "sh", "-c", program)
     assert process.stdout is not None
     assert await first_line(process) == b"1\n"
+    if not said:
+        assert (await mesh.cli("command", "wait", name)).out == "succeeded\n"
     process.stdout.close()
     assert process.stderr is not None
     with process.stderr:
-        said = await asyncio.to_thread(process.stderr.read)
-    assert (await asyncio.to_thread(process.wait, 20), said) == (141, b"")
+        heard = await asyncio.to_thread(process.stderr.read)
+    assert await asyncio.to_thread(process.wait, PATIENCE_S) == 141
+    assert heard.decode() == said.format(id=name)
+    if said:
+        assert (await mesh.cli("command", "cancel", name)).code == 0
 
 
 async def test_detached_command_is_waited_for_shown_and_listed(mesh: MeshProcesses) -> None:

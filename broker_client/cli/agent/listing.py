@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 
 from broker_client.cli.agent.roster import ROSTER, in_order
-from broker_client.cli.filters import joined
+from broker_client.cli.filters import joined, unmatched
 from broker_client.cli.options import LISTING, Common, Listing
 from broker_client.cli.screen.columns import COLUMNS_HELP, print_columns
 from broker_client.cli.screen.live import EVERY_S, Every, Frame, keep_showing
@@ -60,7 +60,7 @@ def list_(
     if watch and shared.output == "table":
         keep_showing(shared, lambda mesh: _frame(mesh, ask, columns), every)
     else:
-        print_agents(shared, call(shared, ask), columns, is_filtered=bool(filters))
+        print_agents(shared, call(shared, ask), columns, words=filters)
 
 
 async def _frame(
@@ -82,7 +82,7 @@ def print_agents(
     agents: Sequence[AgentRecord],
     columns: str | None = None,
     *,
-    is_filtered: bool = False,
+    words: Sequence[str] = (),
 ) -> None:
     nothing = "no agents: `mesh agent create NAME --group GROUP`"
     print_columns(
@@ -91,5 +91,5 @@ def print_agents(
         AgentRecord,
         agents,
         names=columns,
-        nothing="no agent passes the filter" if is_filtered else nothing,
+        nothing=f"no agent passes the filter{unmatched(words, AGENTS)}" if words else nothing,
     )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from cyclopts import Parameter
 
 from broker_client.cli.agent.targets import check_targets, find_agents, near_patterns
+from broker_client.cli.filters import unmatched
 from broker_client.cli.options import LISTING, Listing, check_seconds
 from broker_client.cli.outcomes import PARTIAL
 from broker_client.cli.screen.columns import COLUMNS_HELP, Columns, Trait, print_columns, text
@@ -16,6 +17,7 @@ from broker_client.cli.screen.tables import Column
 from broker_client.cli.session import call
 from broker_client.cli.spans import to_seconds
 from schemas.faults import Refused
+from schemas.listed import AGENTS
 from schemas.messages.api import PingAnswer
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ def ping(
         found: list[PingAnswer] = []
         agents = [each.agent for each in await find_agents(mesh, targets)]
         if targets and not agents:
-            near = await near_patterns(mesh, targets)
+            near = unmatched(targets, AGENTS) or await near_patterns(mesh, targets)
             raise Refused("agent_unknown", f"no agent passes the filter{near}")
         async for answer in _answers(mesh, agents, wait):
             found.append(answer)

@@ -14,6 +14,7 @@ from broker_client.cli.filters import joined
 from broker_client.cli.options import Shared
 from broker_client.cli.screen.report import print_lines
 from schemas.faults import Refused
+from schemas.filters import fold, matches
 from schemas.ids import check_name, is_name
 from schemas.listed import AGENTS
 from schemas.messages.api import AgentRecord, NameQuery
@@ -78,6 +79,8 @@ async def near_patterns(mesh: "MeshClient", words: Sequence[str]) -> str:
     agents = [each.agent for each in await mesh.agents()]
     for word in AGENTS.parse(" ".join(words), time.time()):
         for pattern in word.patterns if word.field == "agent" and not word.is_not else ():
+            if any(matches(fold(name), pattern) for name in agents):
+                continue
             stem = pattern.rstrip("*")
             begins = {f"{name[: len(stem)]}{pattern[len(stem) :]}" for name in agents}
             if near := near_names(pattern, sorted(begins), _ALIKE):

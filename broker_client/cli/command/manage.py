@@ -7,7 +7,7 @@ from cyclopts import Parameter
 from broker_client.cli.command.ledger import LEDGER
 from broker_client.cli.command.listing import check_limit, list_commands
 from broker_client.cli.command.story import print_command
-from broker_client.cli.filters import joined
+from broker_client.cli.filters import joined, unmatched
 from broker_client.cli.options import (
     COMMON,
     LISTING,
@@ -85,7 +85,9 @@ def list_(
         lambda mesh, query: mesh.list(query),
         CommandList(group=group, agent=agent, state=state, filter=wanted),
         limit,
-        nothing="no command passes the filter" if wanted else "no commands",
+        nothing=f"no command passes the filter{unmatched(filters, COMMANDS)}"
+        if wanted
+        else "no commands",
         sort=sort,
         columns=columns,
     )

@@ -15,6 +15,7 @@ from broker_client.cli.command.ledger import PROGRAM
 from broker_client.cli.command.listing import PAGE, say_more
 from broker_client.cli.fanout.options import Batch
 from broker_client.cli.fanout.watch import SKIPPED, Shown, Watch, folder_for
+from broker_client.cli.filters import unmatched
 from broker_client.cli.options import (
     COMMON,
     LISTING,
@@ -29,6 +30,7 @@ from broker_client.cli.run.attend import (
     interrupts,
     leave_now,
     signals_leave,
+    told_if_left,
     until_submitted,
 )
 from broker_client.cli.screen.columns import (
@@ -62,6 +64,7 @@ from broker_client.cli.spans import to_seconds
 from broker_client.cli.words import INTERRUPTED
 from schemas.counting import counted
 from schemas.faults import Refused
+from schemas.listed import AGENTS
 from schemas.messages.actions import ProcessArgs
 from schemas.messages.api import AgentRecord
 from schemas.messages.fanouts import FanoutMember, FanoutRecord
@@ -147,8 +150,11 @@ def run_on_many(
             if record is None:
                 return INTERRUPTED
             goes_on = f"see `mesh fanout show {record.id}`, which goes on unless it has ended"
+            left = told_if_left(mesh.fanouts.show, record.id, "mesh fanout cancel")
             with told_if_unwritable(goes_on):
-                ended = await Watch(mesh, record.id, shown).attend(record, results, interrupted)
+                async with left:
+                    watch = Watch(mesh, record.id, shown)
+                    ended = await watch.attend(record, results, interrupted)
         if ended is None:
             say(f"left: {record.id} goes on; see `mesh fanout show {record.id}`")
             leave_now(INTERRUPTED)
@@ -157,6 +163,10 @@ def run_on_many(
 
     with signals_leave(chosen, see=SHOW):
         return call(common, submit_only if detach else follow)
+
+
+async def _meant_instead(mesh: "MeshClient", words: Sequence[str]) -> str:
+    return unmatched(words, AGENTS) or await near_patterns(mesh, words)
 
 
 async def _meant(mesh: "MeshClient", wanted: FanoutOptions) -> list[AgentRecord]:
@@ -172,7 +182,7 @@ async def _meant(mesh: "MeshClient", wanted: FanoutOptions) -> list[AgentRecord]
         and wanted.tags.items() <= each.tags.items()
     ]
     if not found:
-        near = await near_patterns(mesh, wanted.words) if wanted.words else ""
+        near = await _meant_instead(mesh, wanted.words) if wanted.words else ""
         raise Refused("tags_unmatched", f"{_choice(wanted)}{near}")
     return found
 

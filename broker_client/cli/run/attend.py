@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from broker_client.asking import is_passing
@@ -16,6 +16,7 @@ from broker_client.cli.screen.sinks import Sink, Writer
 from broker_client.cli.words import INTERRUPTED
 from schemas.faults import MeshError
 from schemas.messages.facts import CommandRecord
+from schemas.messages.fanouts import FanoutRecord
 from schemas.states import TERMINAL
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from broker_client.results import Waiter
 
 T = TypeVar("T")
+Show = Callable[[str], Awaitable[CommandRecord | FanoutRecord]]
 
 # Seconds within which a command's end is shown from its result, without a further request.
 QUICK_S: Final = 0.15
@@ -30,23 +32,31 @@ QUICK_S: Final = 0.15
 PUSH_S: Final = 1.0
 # Seconds between checks whether the command waits.
 PATIENCE_S: Final = 2.0
+# States of a command or a fan-out that runs no more.
+_ENDED: Final = frozenset({*TERMINAL, "partial"})
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 async def attend(
-    mesh: "MeshClient", command: str, waiter: "Waiter", sink: Sink, interrupted: asyncio.Event
+    mesh: "MeshClient",
+    command: str,
+    waiter: "Waiter",
+    sink: Sink,
+    interrupted: asyncio.Event,
+    *,
+    said: str = "",
 ) -> CommandRecord | None:
     """Show the output of `command` until it has ended; None if the person left before.
 
     interrupted: event of `interrupts`. The first time cancels the command, while its output is
-    still shown; the second time leaves.
+    still shown; the second time leaves. said: the state that a person was told the reason of.
     """
     try:
         async with asyncio.TaskGroup() as group:
             showing = group.create_task(_show(mesh, command, waiter, sink))
             others = (
                 group.create_task(_obey(interrupted, mesh, command, showing.cancel)),
-                group.create_task(_tell_why_it_waits(mesh, command)),
+                group.create_task(_tell_why_it_waits(mesh, command, said)),
             )
             await asyncio.wait({showing})
             for other in others:
@@ -142,14 +152,13 @@ async def _cancel(mesh: "MeshClient", command: str) -> None:
             say(f"cannot end {command}: {error}")
 
 
-async def _tell_why_it_waits(mesh: "MeshClient", command: str) -> None:
+async def _tell_why_it_waits(mesh: "MeshClient", command: str, said: str) -> None:
     """Print each new reason for which the command waits, and when it continues.
 
     Prints nothing without a terminal: a script has the exit code.
     """
     if not sys.stderr.isatty():
         return
-    said = ""
     while True:
         await asyncio.sleep(PATIENCE_S)
         with contextlib.suppress(MeshError):
@@ -162,6 +171,23 @@ async def _tell_why_it_waits(mesh: "MeshClient", command: str) -> None:
             elif said and not kind:
                 say(f"{command} is {record.state}")
             said = kind
+
+
+@contextlib.asynccontextmanager
+async def told_if_left(
+    show: Callable[[str], Awaitable[CommandRecord | FanoutRecord]], id: str, cancel: str
+) -> AsyncIterator[None]:
+    """Say that what `id` names goes on, if it does, when the reader of its output has gone.
+
+    show: returns its record. cancel: the command line that ends it.
+    """
+    try:
+        yield
+    except BrokenPipeError:
+        with contextlib.suppress(MeshError):
+            if (await show(id)).state not in _ENDED:
+                say(f"{id} goes on without a reader of its output; to end it: `{cancel} {id}`")
+        raise
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ from broker_client.cli.run.attend import (
     interrupts,
     leave_now,
     signals_leave,
+    told_if_left,
     until_submitted,
 )
 from broker_client.cli.run.stdin import read_first, whole_stdin
@@ -235,10 +236,12 @@ def run(  # noqa: PLR0913  (one option of the command line each)
             if memory is None:
                 _say_inactive(answer)
             goes_on = f"see `mesh command show {answer.id}`, which goes on unless it has ended"
+            left = told_if_left(mesh.show, answer.id, "mesh command cancel")
+            said = answer.state if memory is None and answer.next else ""
             with told_if_unwritable(goes_on):
-                record = await attend(
-                    mesh, answer.id, waiter, memory or Screen(is_raw=raw), interrupted
-                )
+                async with left:
+                    sink = memory or Screen(is_raw=raw)
+                    record = await attend(mesh, answer.id, waiter, sink, interrupted, said=said)
             if record is None:
                 return _left(answer.id)
             if memory is not None:

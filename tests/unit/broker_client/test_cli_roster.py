@@ -13,6 +13,7 @@ import pytest
 
 from broker_client.cli.agent.listing import print_agents
 from broker_client.cli.agent.roster import TRAITS, USUAL, columns_of, in_order, rows_of
+from broker_client.cli.filters import unmatched
 from broker_client.cli.options import Listing
 from broker_client.cli.screen.report import print_csv
 from broker_client.cli.screen.size import screen_height, screen_width
@@ -214,3 +215,17 @@ def test_terminal_that_does_not_know_its_size_is_80_by_24(
         monkeypatch.setattr(sys, "stdout", screen)
         assert (screen_height(), screen_width()) == (rows or 24, columns or 80)
     os.close(theirs)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["web-1", "db-1"], ": all words have to hold; for any of these names: web-1,db-1"),
+        (["active"], ": active is taken as a name; did you mean status:active?"),
+        (["web-9"], ""),
+        (["web-*", "!group:db"], ""),
+        (["web-*", "status:active", "tag:site=a"], ""),
+    ],
+)
+def test_filter_without_a_match_says_what_it_may_have_meant(words: list[str], said: str) -> None:
+    assert unmatched(words, AGENTS) == said

@@ -47,6 +47,17 @@ def test_texts_are_broken_into_lines_before_columns_are_left_out() -> None:
     ]
 
 
+def test_reason_keeps_readable_lines_beside_a_long_text_that_is_cut() -> None:
+    columns = (Column("ID"), Column("PROGRAM", least=7, is_cut=True), Column("REASON", least=8))
+    why = "ended by signal SIGKILL"
+    table = fit(columns, [("a9", "sh -c 'echo one; echo two; kill -9 $$'", why)], 40)
+    assert table.lines == [
+        "ID  PROGRAM             REASON",
+        "a9  sh -c 'echo one; …  ended by signal",
+        "                        SIGKILL",
+    ]
+
+
 def test_text_takes_four_lines_at_most() -> None:
     lines = fit((Column("A"), Column("WHY", least=4)), [("a", "one two six ten and more")], 7).lines
     assert lines == ["A  WHY", "a  one", "   two", "   six", "   ten…"]

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.faults import Refused
-from schemas.filters import Value, fold, holds, matches
-from schemas.listed import AGENTS, COMMANDS
+from schemas.filters import Language, Value, fold, holds, matches
+from schemas.listed import AGENTS, COMMANDS, EVENTS
 from tests.unit.schemas.strategies import quick
 
 NOW = 1_763_755_200.0
@@ -181,3 +181,22 @@ def test_sec_s11_no_pattern_is_slow() -> None:
 
 def test_fold_makes_ascii_letters_small_and_spells_out() -> None:
     assert fold("ÄbC\n\x00") == r"Äbc\n\x00"
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "said"),
+    [
+        (COMMANDS, "state=failed", "a colon is missing: state:failed"),
+        (COMMANDS, "!exit!=0", "a colon is missing: exit:!=0"),
+        (COMMANDS, "took>5m", "a colon is missing: took:>5m"),
+        (COMMANDS, "deploy=42", "no name has a =: did you mean label:deploy=42?"),
+        (AGENTS, "site=a", "no name has a =: did you mean tag:site=a?"),
+        (AGENTS, "expires<14d", "a colon is missing: expires:<14d"),
+        (EVENTS, "site=a", "no name has a =: did you mean FIELD:VALUE?"),
+    ],
+)
+def test_comparison_without_a_colon_is_refused_rather_than_never_found(
+    language: Language, text: str, said: str
+) -> None:
+    with pytest.raises(Refused, match=re.escape(said)):
+        language.parse(text, NOW)
