@@ -18,6 +18,8 @@ from schemas.spans import DAY_S, time_left
 GAP: Final = "  "
 # Lines of a text in a cell; `show` has the whole text.
 _LINES: Final = 4
+# Lines that are readable, in shortest ones.
+_READABLE: Final = 2
 # A name and the following gap.
 _LABEL: Final = re.compile(r" *\S+(?: \S+)* {2,}")
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
@@ -104,12 +106,13 @@ def _total(widths: Sequence[int], kept: Sequence[int]) -> int:
 
 
 def _shorten(columns: Sequence[Column], widths: list[int], kept: Sequence[int], width: int) -> None:
-    # Breaking a text loses nothing, so it comes before cuts.
-    for index in sorted(kept, key=lambda each: columns[each].is_cut):
-        excess = _total(widths, kept) - width
-        least = max(columns[index].least, cells_of(columns[index].head))
-        if excess > 0 and columns[index].least:
-            widths[index] = max(min(least, widths[index]), widths[index] - excess)
+    # Breaking a text loses nothing, so it comes before cuts, but short lines are hard to read.
+    for is_cut, times in ((False, _READABLE), (True, 1), (False, 1)):
+        for index in (each for each in kept if columns[each].is_cut is is_cut):
+            excess = _total(widths, kept) - width
+            least = times * max(columns[index].least, cells_of(columns[index].head))
+            if excess > 0 and columns[index].least:
+                widths[index] = max(min(least, widths[index]), widths[index] - excess)
 
 
 def _narrow(widths: list[int], kept: Sequence[int], width: int) -> None:
