@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from grafana import build
-from tools import cli, dashboards, metrics, protocol, session
+from tools import cli, connections, dashboards, metrics, protocol, session
 from tools.sections import rewritten
 
 ROOT: Final = Path(__file__).resolve().parents[1]
@@ -24,6 +24,7 @@ SECTIONS: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
     "docs/cli.md": cli.SECTIONS,
     "docs/metrics.md": metrics.SECTIONS,
     "docs/protocol.md": protocol.SECTIONS,
+    **connections.SECTIONS,
 }
 README: Final = "README.md"
 DASHBOARDS: Final = "docs/dashboards.md"

@@ -169,8 +169,6 @@ def _show_test(
     end: "TrialEnd | None",
     output: str,
 ) -> None:
-    from broker_client.cli.screen.tables import duration
-
     result = "ok" if end is not None and not end.code else "failed"
     reason = end.message if end is not None else "no answer in time"
     if output == "json":
@@ -180,5 +178,11 @@ def _show_test(
         return
     known = [*STEPS, *(step for step in steps if step not in STEPS)]
     head = ("RESULT", *(step.upper() for step in known), "SERVER", "PROFILE", "REASON")
-    times = [duration(steps[step]) if step in steps else "" for step in known]
+    times = [_milliseconds(steps[step]) if step in steps else "" for step in known]
     _table(head, [(result, *times, end.server if end else "", hash[:HASH_LEN], reason)])
+
+
+def _milliseconds(seconds: float) -> str:
+    """Time of a step, as `mesh connection test` shows it."""
+    value = seconds * 1000
+    return f"{value:.1f} ms" if value < 10 else f"{value:.0f} ms"

@@ -221,7 +221,7 @@ class DirectorySession:
             step("connect")
             os.listdir(folder)
             step("query")
-            if self._profile.write and not os.access(folder, os.W_OK, effective_ids=False):
+            if self._profile.write and not _may_write(folder):
                 raise CallFailed("path_refused", "base: no permission to write", effect="none")
         return f"directory {self._profile.base}"
 
@@ -230,6 +230,10 @@ class DirectorySession:
 
     def close(self) -> None:
         """Nothing is kept open between calls."""
+
+
+def _may_write(folder: int) -> bool:
+    return os.access(".", os.W_OK | os.X_OK, dir_fd=folder, effective_ids=True)
 
 
 @contextmanager

@@ -167,7 +167,7 @@ def _typed(settings: Settings, connector: Checker, places: Sequence[Place]) -> A
 
         said = str(error)
         path = path_of(said)
-        words = in_words(said, connector.profile)
+        words = in_words(said, connector.profile).replace("the message has", "the kind has", 1)
         if is_secret(connector.profile, path) and "object" in said and "got `str`" in said:
             words = f'{".".join(path)} is no reference to a secret, such as {{ file = "/PATH" }}'
         raise ProfileProblem(words, line_of(places, path)) from None

@@ -19,8 +19,8 @@ Seconds = Annotated[float, Meta(gt=0, le=300)]
 class SftpProfile(Profile, frozen=True, kw_only=True):
     """An SFTP server. base: absolute path on the server.
 
-    password or key: how to log in; key is a private key in OpenSSH's or PEM form, passphrase
-    decrypts it. known_hosts: file with the server's keys; host_key: such a line without the host,
+    password, key: how to log in; the key is in OpenSSH's or PEM form, and passphrase decrypts it.
+    known_hosts: file with the server's keys; host_key: such a line without the host,
     `ssh-ed25519 AAAA…`; one of the two. write, patterns: as of a directory.
     """
 

@@ -195,7 +195,8 @@ def _fault_of(record: CommandRecord) -> str:
 def _print_result(record: CommandRecord) -> None:
     """Print the result: a line for each name, or one line on stderr beside the output."""
     result = plain(record.result or {})
-    pairs = [(str(name), _text(value)) for name, value in dict(result).items()]  # type: ignore[call-overload]
+    found = [(str(name), value) for name, value in dict(result).items()]  # type: ignore[call-overload]
+    pairs = [(name, _text(value)) for name, value in found if value is not None]
     if record.action not in _WITH_BODY:
         for line in facts(pairs):
             print(line)

@@ -104,6 +104,12 @@ def test_profile_that_reads_changes_nothing(base: Path) -> None:
     assert (base / "in" / "a.csv").exists()
 
 
+def test_writable_directory_passes_the_test_of_its_connection(base: Path) -> None:
+    steps: list[str] = []
+    assert session(base).test(steps.append) == f"directory {base}"
+    assert steps == ["connect", "query"]
+
+
 def test_patterns_of_the_profile_bind_names(base: Path) -> None:
     its = session(base, patterns=["*.csv"])
     (base / "in" / "key.pem").write_text("x")
