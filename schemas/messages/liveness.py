@@ -85,7 +85,8 @@ class ProfileStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     """A profile of a host: a way to one system, by the agent's own account.
 
     hash: of its settings and of its references to secrets, never of their values. shape: settings
-    without secrets, for people. actions: those that it allows. problem: why it cannot be used.
+    without secrets, for people. actions: those that it allows. problem: why it cannot be used; with
+    the state `ok`: why its file as it is now is not in use, but an earlier version.
     """
 
     name: Name

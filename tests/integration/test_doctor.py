@@ -72,7 +72,7 @@ async def test_agents_doctor_finds_nothing_wrong_beside_a_running_agent(
             *("state directory", "mode", "processes of tasks", "identity", "disk"),
             *("journal", "credentials"),
             *("certificate and clock", "address", "port", "TLS", "login at the broker"),
-            *("permissions", "round trip", "agent process"),
+            *("permissions", "round trip", "profiles", "agent process"),
         ),
         "ok",
     )
