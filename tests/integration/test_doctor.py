@@ -76,7 +76,7 @@ async def test_agents_doctor_finds_nothing_wrong_beside_a_running_agent(
         ),
         "ok",
     )
-    assert [each["number"] for each in ran.json["findings"]] == [*range(1, 18)]
+    assert [each["number"] for each in ran.json["findings"]] == [*range(1, 19)]
     record = await mesh.wait_status("web-1", "active")
     assert record.badges == []
     text = await agent_doctor(mesh, mesh.agent_dir("web-1"), output="table")
