@@ -72,6 +72,7 @@ TRAITS: Final[dict[str, Trait[CommandRecord]]] = {
     "ended": _moment("ENDED", lambda r: r.ended_at, rank=5),
     "took": Trait(Column("TOOK", 3, right=True), _took_shown, lambda r, _: _took(r), is_span=True),
     "client": _text("CLIENT", lambda r: r.client, rank=5),
+    "connection": _text("CONNECTION", lambda r: r.connection or "", rank=5),
     "attempts": Trait(
         Column("ATTEMPTS", 6, right=True),
         lambda r, _: str(len(r.attempts)),

@@ -7,7 +7,7 @@ from typing import Final
 from broker_client.cli.command.ledger import exit_of
 from broker_client.cli.command.timeline import timeline
 from broker_client.cli.options import Common
-from broker_client.cli.screen.report import print_json, print_lines
+from broker_client.cli.screen.report import plain, print_json, print_lines
 from broker_client.cli.screen.size import screen_width
 from broker_client.cli.screen.tables import facts, in_local_time, local_and_utc
 from broker_client.cli.screen.terminal import shown
@@ -55,12 +55,16 @@ def described(record: CommandRecord, now: float) -> list[str]:
             ("exit code", exit_of(record)),
             ("group", record.group),
             ("agent", last_agent(record)),
+            ("connection", record.connection or ""),
             ("action", record.action),
             ("program", record.program),
             *_arguments(record),
             ("client", record.client),
             ("retry of", record.labels.get(RETRY_OF, "")),
             ("labels", ", ".join(f"{name}={value}" for name, value in record.labels.items())),
+            ("effect", _last(record, "effect")),
+            ("code", _last(record, "code")),
+            ("result", result_text(record)),
             ("output", _sizes(record)),
             ("last output", local_and_utc(record.last_output_at)),
             ("not whole", _cut(record)),
@@ -83,6 +87,33 @@ def _arguments(record: CommandRecord) -> list[tuple[str, str]]:
         ("input", f"{given.stdin_bytes} bytes" if given.stdin_bytes else ""),
         ("time limit", f"{given.timeout_s:g} s" if given.timeout_s else ""),
     ]
+
+
+def _last(record: CommandRecord, name: str) -> str:
+    """Return a field of the last attempt."""
+    return str(getattr(record.attempts[-1], name)) if record.attempts else ""
+
+
+def result_text(record: CommandRecord) -> str:
+    """Return the result of an action on one line: `rows 3, columns id name`; empty without one."""
+    return ", ".join(f"{name} {text}" for name, text in result_pairs(record))
+
+
+def result_pairs(record: CommandRecord) -> list[tuple[str, str]]:
+    """Return names and values of the result of an action, as texts."""
+    found = plain(record.result or {})
+    pairs = found.items() if isinstance(found, dict) else ()
+    return [(str(name), _told(value)) for name, value in pairs if value is not None]
+
+
+def _told(value: object) -> str:
+    if isinstance(value, list):
+        return " ".join(_told(each) for each in value)
+    if isinstance(value, dict):
+        return " ".join(f"{name}={_told(each)}" for name, each in value.items())
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
 
 
 def _since(record: CommandRecord) -> str:

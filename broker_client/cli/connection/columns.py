@@ -97,7 +97,7 @@ def members_table(record: ConnectionRecord) -> Table:
     return fit(columns, rows, screen_width())
 
 
-def tests_table(answer: ConnectionTestAnswer) -> Table:
+def trials_table(answer: ConnectionTestAnswer) -> Table:
     """Return one line for each host; steps that no host has are left out."""
     steps = [step for step in _STEPS if any(step in each.steps for each in answer.members)]
     columns = (

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 from cyclopts import Parameter
 from msgspec import structs
 
+from broker_client.cli.command.story import result_pairs, result_text
 from broker_client.cli.connection.arguments import act_of
 from broker_client.cli.options import COMMON, Common, check_seconds, pairs
 from broker_client.cli.outcomes import ADVICE, exit_code
@@ -19,7 +20,6 @@ from broker_client.cli.run.attend import (
 )
 from broker_client.cli.run.program import SHOW
 from broker_client.cli.screen.report import (
-    plain,
     print_json,
     print_problem,
     print_submitted,
@@ -194,24 +194,11 @@ def _fault_of(record: CommandRecord) -> str:
 
 def _print_result(record: CommandRecord) -> None:
     """Print the result: a line for each name, or one line on stderr beside the output."""
-    result = plain(record.result or {})
-    found = [(str(name), value) for name, value in dict(result).items()]  # type: ignore[call-overload]
-    pairs = [(name, _text(value)) for name, value in found if value is not None]
     if record.action not in _WITH_BODY:
-        for line in facts(pairs):
+        for line in facts(result_pairs(record)):
             print(line)
-    elif pairs:
-        say(", ".join(f"{name} {value}" for name, value in pairs))
-
-
-def _text(value: object) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        return " ".join(_text(each) for each in value)
-    if isinstance(value, dict):
-        return " ".join(f"{name}={_text(each)}" for name, each in value.items())
-    return "yes" if value is True else "no" if value is False else str(value)
+    elif text := result_text(record):
+        say(text)
 
 
 def _say_inactive(answer: SubmitAnswer) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Final
 
 from cyclopts import Parameter
 
-from broker_client.cli.connection.columns import CONNECTIONS, described, members_table, tests_table
+from broker_client.cli.connection.columns import CONNECTIONS, described, members_table, trials_table
 from broker_client.cli.options import LISTING, SHARED, Listing, Shared, check_seconds
 from broker_client.cli.screen.columns import COLUMNS_HELP, print_columns
 from broker_client.cli.screen.report import print_fitted, print_json, print_lines, print_usage, say
@@ -201,7 +201,7 @@ def try_(
     if shared.output == "json":
         print_json(answer)
     else:
-        print_fitted(shared, tests_table(answer))
+        print_fitted(shared, trials_table(answer))
         if answer.left_out:
             say(f"{answer.left_out} more hosts were not asked; name one with --agent")
     return FAILED if any(each.result != "ok" for each in answer.members) else 0
