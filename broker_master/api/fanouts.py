@@ -31,7 +31,7 @@ from schemas import codec, limits
 from schemas.faults import Refused
 from schemas.ids import is_reserved, refuse_reserved
 from schemas.listed import RETRY_OF
-from schemas.messages.actions import ProcessArgs, decode_args
+from schemas.messages.actions import ProcessArgs, decode_args, find_action
 from schemas.messages.fanouts import (
     FanoutEntry,
     FanoutList,
@@ -141,6 +141,10 @@ class FanoutOperations:
         command, registry = request.command, self._plane.registry
         if command.id or command.group or command.agent or command.tags:
             raise Refused("field_invalid", "command: the fan-out names its agents, not the command")
+        if command.connection is not None:
+            raise Refused("field_invalid", "command: a connection chooses its agent by itself")
+        if find_action(command.action).capability:
+            raise Refused("connection_needed", f"{command.action} works through a connection")
         args = decode_args(command.action, command.args)
         if isinstance(args, ProcessArgs) and args.input is not None:
             raise Refused("field_invalid", INPUT_FOR_ONE)

@@ -14,8 +14,8 @@ from schemas.messages.actions.connection import CONNECTION_TEST
 from schemas.messages.liveness import ProfileStatus
 from schemas.messages.registry import ConnectionEntry
 
-# Spaces in a tag with a hash.
-_PINNED: Final = 3
+# Place of the hash in a tag that has one.
+_PIN_AT: Final = 3
 
 
 class Way(NamedTuple):
@@ -107,7 +107,7 @@ class Ways:
 
 def pin_of(tag: str) -> str:
     """The pinned hash that a value of the implicit tag has, or empty."""
-    return tag.split(" ")[3] if tag.count(" ") == _PINNED else ""
+    return next(iter(tag.split(" ")[_PIN_AT:]), "")
 
 
 def _tag(name: str, kind: str, action: str, hash: str = "") -> str:

@@ -62,6 +62,8 @@ def test_record_of_a_success_has_every_field() -> None:
                 "reason": "",
                 "why": "least loaded",
                 "late": False,
+                "effect": "",
+                "code": "",
             }
         ],
         "submitted_at": rfc3339(EPOCH),
@@ -79,6 +81,8 @@ def test_record_of_a_success_has_every_field() -> None:
         "last_output_at": None,
         "output": None,
         "cut": [],
+        "connection": None,
+        "result": None,
     }
 
 

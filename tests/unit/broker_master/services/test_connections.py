@@ -5,15 +5,19 @@ from typing import Any
 import msgspec
 import pytest
 
+from broker_master.api.fanouts import FanoutOperations
 from broker_master.core.ways import way_of
 from broker_master.services.obstacles import Obstacles
 from schemas.faults import Refused
+from schemas.messages.api import SubmitRequest
+from schemas.messages.fanouts import FanoutSubmit
 from schemas.messages.registry import ConnectionEntry, Policy
 from schemas.states import State
 from tests.planes import add_client, scrape
 from tests.unit.broker_master.stage import Stage, states
 from tests.unit.broker_master.ways import (
     ACTIONS,
+    QUERY,
     ask,
     connection,
     profile,
@@ -345,3 +349,19 @@ async def test_connections_have_series_of_status_profiles_and_calls() -> None:
     change(stage, enabled=False)
     del stage.plane.registry.connections["erp-db"]
     assert not [name for name, _ in await scrape(stage.plane) if name.startswith("mesh_connection")]
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        (SubmitRequest(action="sql.query", args=QUERY), "connection_needed"),
+        (SubmitRequest(action="sql.query", args=QUERY, connection="erp-db"), "field_invalid"),
+    ],
+)
+async def test_fan_out_of_calls_is_refused(command: SubmitRequest, code: str) -> None:
+    stage = await make("aa")
+    operations = FanoutOperations(stage.plane, stage.fanouts, stage.canceller)
+    caller = stage.plane.registry.clients["ops"]
+    with pytest.raises(Refused) as error:
+        await operations.submit(caller, FanoutSubmit(group="web", command=command))
+    assert error.value.code == code
