@@ -118,6 +118,9 @@ class WorkerPool:
         """Keep a worker for the next call."""
         if worker.is_gone or worker.is_retired:
             return
+        if worker.is_on_hold:
+            # Of the call that has ended; the next one is held up only if the spool is still high.
+            worker.is_on_hold = not worker.order(Hold(False))
         now = time.monotonic()
         worker.idle_since = now
         if self._is_ending or now - worker.born_at > LIFE_S:
