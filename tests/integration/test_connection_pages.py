@@ -4,7 +4,7 @@ import asyncio
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +13,7 @@ import pytest
 from tests.harness import MeshProcesses
 from tests.hosts import steps_of
 from tests.integration.test_readme import blocks_of, check_shown
-from tests.meshes import PATIENCE_S, shared_mesh
+from tests.meshes import PATIENCE_S, mesh_fixture
 from tests.postgres import postgres_server
 
 pytestmark = [pytest.mark.integration, pytest.mark.xdist_group("mesh-connection-pages")]
@@ -33,25 +33,21 @@ VARYING: Final = (
 PROFILE: Final = re.compile(r"# (/etc/mesh/profiles\.d/[a-z-]+\.toml)")
 
 
-@pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MeshProcesses]:
-    folder = tmp_path_factory.mktemp("pages")
-    for name in ("etc/mesh/profiles.d", "srv"):
-        (folder / name).mkdir(parents=True)
-    env = {"MESH_PROFILES_DIR": str(folder / "etc" / "mesh" / "profiles.d")}
-    with shared_mesh(folder / "mesh", {"db": (AGENT,)}, env=env) as running:
-        yield running
+mesh = mesh_fixture({"db": (AGENT,)})
 
 
 class Player:
     """Types the commands of a page. places: of what the page names, on this machine."""
 
     def __init__(self, mesh: MeshProcesses, places: Mapping[str, str]) -> None:
-        root = mesh.directory.parent
+        root = mesh.directory / "host"
+        for folder in (root / "srv", root / "etc", mesh.agent_dir(AGENT) / "profiles.d"):
+            folder.mkdir(parents=True, exist_ok=True)
         self._mesh = mesh
         self._places = {
             **places,
-            "/etc/mesh": str(root / "etc" / "mesh"),
+            "/etc/mesh/profiles.d": str(mesh.agent_dir(AGENT) / "profiles.d"),
+            "/etc/mesh": str(root / "etc"),
             "/srv": str(root / "srv"),
             "/var/lib/mesh-agent": str(mesh.agent_dir(AGENT)),
         }
@@ -158,10 +154,11 @@ async def test_page_of_postgresql_is_played_with_its_roles(mesh: MeshProcesses) 
         assert len(granted) == 2
         for block in granted:
             server.psql("\n".join(block.lines))
-        secret = mesh.directory.parent / "etc" / "mesh" / "erp-db.password"
+        secret = mesh.directory / "erp-db.password"
         secret.write_text("a long random one\n")
         secret.chmod(0o600)
-        player = Player(mesh, {"/etc/mesh/db-ca.pem": server.ca, "5432": str(server.port)})
+        places = {"/etc/mesh/db-ca.pem": server.ca, "/etc/mesh/erp-db.password": str(secret)}
+        player = Player(mesh, {**places, "5432": str(server.port)})
         assert await player.play("postgresql") >= 8
     await _forgotten(mesh)
 
@@ -172,7 +169,7 @@ async def _forgotten(mesh: MeshProcesses) -> None:
     for each in listed.json["connections"] if isinstance(listed.json, dict) else listed.json:
         ran = await mesh.cli("connection", "delete", each["connection"])
         assert ran.code == 0, ran.err
-    for path in (mesh.directory.parent / "etc" / "mesh" / "profiles.d").iterdir():
+    for path in (mesh.agent_dir(AGENT) / "profiles.d").iterdir():
         path.unlink()
 
 

@@ -20,7 +20,7 @@ from tests.waiting import PATIENCE_S, eventually
 
 pytestmark = pytest.mark.integration
 
-ONCE_S = 60.0
+ONCE_S = 120.0
 LOSS_S = 90.0
 STOP_S = 60.0
 DEMO = [sys.executable, "-m", "broker_master.demo"]
