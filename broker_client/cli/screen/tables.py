@@ -160,8 +160,11 @@ def _padded(text: str, width: int, right: bool) -> str:  # noqa: FBT001  (a colu
 
 
 def facts(pairs: Sequence[tuple[str, str]]) -> list[str]:
-    """Return named values, one per line; empty ones are left out."""
-    filled = [(name, value) for name, value in pairs if value]
+    """Return named values, one per line; empty ones are left out.
+
+    Escapes names too: those of a result are of an agent.
+    """
+    filled = [(shown(name), value) for name, value in pairs if value]
     width = max((len(name) for name, _ in filled), default=0)
     return [f"{name:<{width}}{GAP}{shown(value)}" for name, value in filled]
 

@@ -5,11 +5,13 @@ import sys
 
 import pytest
 
+from broker_client.cli.connection.do import conclude
 from broker_client.cli.options import Common
 from broker_client.cli.screen.report import plain, print_lines
 from broker_client.cli.screen.sinks import Memory, Screen, Writer
 from broker_client.cli.screen.terminal import TerminalText, shown, shown_lines
 from broker_client.output import OutputPart
+from schemas.messages.facts import CommandRecord
 from schemas.messages.work import Output
 
 ESC = "\x1b"
@@ -187,3 +189,29 @@ def test_words_that_matter_are_coloured_on_a_terminal_only(
         if is_coloured
         else lines
     )
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+@pytest.mark.parametrize("action", ["sql.execute", "sql.query"])
+def test_sec_s40_result_of_an_agent_steers_nothing(
+    capsys: pytest.CaptureFixture[str], action: str, text: str
+) -> None:
+    """An agent chooses the names in a result as well as the values."""
+    at = "2025-11-21T20:00:00.000Z"
+    record = CommandRecord(
+        id="c1",
+        group="db",
+        agent=None,
+        action=action,
+        state="succeeded",
+        attempts=[],
+        submitted_at=at,
+        client="ann",
+        reason="",
+        ended_at=at,
+        result={f"x{text}": {text: [text]}},
+    )
+    assert conclude(record, Common()) == 0
+    printed = capsys.readouterr()
+    assert (printed.out + printed.err).startswith(("x", "mesh: x"))
+    assert STEERING.isdisjoint((printed.out + printed.err).replace("\n", ""))
