@@ -36,9 +36,15 @@ def _reason(path: str) -> str:
         return "it has an empty segment"
     if any(ord(character) < 0x20 or ord(character) == 0x7F for character in path):
         return "it has a control character"
-    if any(segment in (".", "..") for segment in path.split("/")):
+    # Some servers cut parameters such as `;x` off before they follow a `..`.
+    if any(segment.partition(";")[0] in (".", "..") for segment in path.split("/")):
         return "it has a segment '.' or '..'"
     return ""
+
+
+def is_below(path: str, prefix: str) -> bool:
+    """Whether `path` is that of a base URL, without its final `/`, or below it."""
+    return path == prefix or path.startswith(f"{prefix}/")
 
 
 def encoded(path: str) -> str:

@@ -17,7 +17,7 @@ from urllib3.response import HTTPResponse
 from broker_agent.connectors.api import Call, CallFailed, Out, Result
 from broker_agent.connectors.http.addresses import networks_of, resolve
 from broker_agent.connectors.http.bodies import Body, result_headers
-from broker_agent.connectors.http.paths import encoded, is_allowed, why_refused
+from broker_agent.connectors.http.paths import encoded, is_allowed, is_below, why_refused
 from broker_agent.connectors.http.profile import HttpProfile, origin_of
 from schemas.messages.actions.http import READING, HttpRequestArgs
 
@@ -25,6 +25,11 @@ from schemas.messages.actions.http import READING, HttpRequestArgs
 _OWN_HEADERS: Final = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer",
      "expect", "accept-encoding", "proxy-authorization", "idempotency-key"}
+)  # fmt: skip
+# By these, servers and proxies take another method or path than the one that was checked.
+_STEERING: Final = frozenset(
+    {"x-http-method", "x-http-method-override", "x-method-override", "x-original-url",
+     "x-rewrite-url", "x-original-uri"}
 )  # fmt: skip
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _TEST_S: Final = 10.0
@@ -79,7 +84,7 @@ class HttpSession:
     def _request(self, args: HttpRequestArgs, call: Call) -> tuple[dict[str, str], bytes | None]:
         headers = {"User-Agent": "agent-mesh", "Accept": "*/*", **args.headers}
         for name, value in args.headers.items():
-            if name.lower() in _OWN_HEADERS:
+            if _plain(name) in _OWN_HEADERS | _STEERING:
                 raise CallFailed("parameter_invalid", f"headers.{name} is set here", effect="none")
             if not (value.isascii() and value.isprintable()):
                 raise CallFailed("parameter_invalid", f"headers.{name} is no ASCII", effect="none")
@@ -92,8 +97,8 @@ class HttpSession:
             headers.setdefault("Content-Type", "text/plain; charset=utf-8")
         if args.method not in READING:
             headers["Idempotency-Key"] = call.key
-        fixed = {name.lower() for name in self._headers}
-        headers = {name: value for name, value in headers.items() if name.lower() not in fixed}
+        fixed = {_plain(name) for name in self._headers}
+        headers = {name: value for name, value in headers.items() if _plain(name) not in fixed}
         return {**headers, **self._headers, "Accept-Encoding": "gzip"}, body
 
     def _exchange(
@@ -101,15 +106,17 @@ class HttpSession:
     ) -> HTTPResponse:
         """Send one request, and return its answer with the body unread."""
         was_kept = self._connection is not None
-        connection = self._connected(call.deadline)
-        try:
-            return self._send(connection, method, url, headers, body, call)
-        except _BROKEN as error:
-            self._drop()
-            if was_kept and method in READING and _was_closed(error) and not self._is_cancelled:
+        while True:
+            connection = self._connected(call.deadline)
+            try:
+                return self._send(connection, method, url, headers, body, call)
+            except _BROKEN as error:
+                self._drop()
+                may_repeat = was_kept and method in READING and not self._is_cancelled
+                if not (may_repeat and _was_closed(error)):
+                    raise self._broken(error, call) from error
                 # The server has closed an idle connection, and has never seen the request.
-                return self._send(self._connected(call.deadline), method, url, headers, body, call)
-            raise self._broken(error, call) from error
+                was_kept = False
 
     def _send(
         self,
@@ -143,7 +150,11 @@ class HttpSession:
         parts = urlsplit(urljoin(f"{base}{url}", where))
         if f"{parts.scheme}://{parts.netloc}" != base:
             raise CallFailed("address_refused", "a redirect to another origin", effect="done")
-        if why_refused(parts.path) or not is_allowed(method, parts.path, self._profile.allow):
+        if (
+            not is_below(parts.path, self._origin.prefix)
+            or why_refused(parts.path)
+            or not is_allowed(method, parts.path, self._profile.allow)
+        ):
             raise CallFailed("address_refused", "a redirect that is not allowed", effect="done")
         return f"{parts.path}?{parts.query}" if parts.query else parts.path
 
@@ -275,6 +286,11 @@ class HttpSession:
     def close(self) -> None:
         with suppress(OSError):
             self._drop()
+
+
+def _plain(name: str) -> str:
+    """A header's name as servers read it that take `_` for `-`."""
+    return name.lower().replace("_", "-")
 
 
 def _was_closed(error: Exception) -> bool:

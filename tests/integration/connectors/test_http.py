@@ -5,6 +5,7 @@ import ipaddress
 import socket
 import threading
 import time
+from urllib.parse import unquote
 
 import msgspec
 import pytest
@@ -231,6 +232,7 @@ PATHS = (
     "/v1/%2e%2e/admin", "/v1/%2E%2e/admin", "/v1/..%2fadmin", "/v1/%252e%252e/admin",
     "/@evil.example/",
     "/v1//x", "/%5c%5cevil", "/v1/x%0d%0aHost: evil", "/v1/x\r\nX: y", "/%00", "/v1/%2f%2fevil",
+    "/v1/..;/admin", "/v1/%2e%2e;x=1/admin", "/v1/.;/x",
     "http://evil.example/", "evil.example/", "", "/v2/x", "/v1/%25252525252e/",
 )  # fmt: skip
 
@@ -304,3 +306,71 @@ def test_private_ranges_are_the_business_of_the_hosts_owner() -> None:
 def test_base_url_that_cannot_be_is_told_at_check(base_url: str, problem: str) -> None:
     found = CONNECTOR.check(HttpProfile(base_url=base_url))
     assert any(problem in each for each in found), found
+
+
+STEERING = (
+    "X-HTTP-Method-Override", "x_http_method_override", "X-HTTP-Method", "X-Method-Override",
+    "X-Original-URL", "X-Rewrite-Url", "X_Original_URI", "Idempotency_Key", "Content_Length",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STEERING)
+def test_sec_s40_header_that_names_another_method_or_path_is_refused(name: str) -> None:
+    """Else a server does what `allow` was never asked about."""
+    with serving(Handler) as canary:
+        profile = HttpProfile(base_url=canary.url, networks=LOOPBACK, allow=["GET /v1/*"])
+        args = HttpRequestArgs(path="/v1/x", headers={name: "DELETE"})
+        assert failure(session(canary, profile), "http.request", args) == "parameter_invalid"
+        assert canary.seen == []
+
+
+def test_sec_s40_header_of_the_profile_has_one_spelling() -> None:
+    """Behind a gateway, `X_Key` and `X-Key` are one variable."""
+    with serving(Handler) as service:
+        settings = HttpProfile(
+            base_url=service.url, networks=LOOPBACK, secret_headers={"X-Key": Secret(plain="-")}
+        )
+        its = CONNECTOR.open(settings, {"secret_headers.X-Key": "k3y"})
+        run(its, "http.request", HttpRequestArgs(path="/", headers={"X_Key": "mine"}))
+    assert "mine" not in service.seen[0][2].values()
+
+
+def test_sec_s40_redirect_leads_nowhere_outside_the_base_url() -> None:
+    class Leads(Handler):
+        def answer(self, body: bytes) -> None:
+            del body
+            if self.path.startswith("/api/to"):
+                self.reply(302, b"", {"Location": unquote(self.path.partition("=")[2])})
+            else:
+                self.reply(200, self.path.encode())
+
+    with serving(Leads) as service:
+        its = session(
+            service, HttpProfile(base_url=f"{service.url}/api", networks=LOOPBACK, redirects=1)
+        )
+        for where in ("/admin", "/apiary", "/api/..;/admin", "/"):
+            args = HttpRequestArgs(path="/to", query={"a": where})
+            service.seen.clear()
+            with failing("address_refused", "done"):
+                run(its, "http.request", args)
+            assert len(service.seen) == 1
+        assert run(its, "http.request", HttpRequestArgs(path="/to", query={"a": "/api/v1"}))[1]
+
+
+def test_request_that_is_repeated_fails_as_any_other() -> None:
+    """The server closes the kept connection, and then answers with noise."""
+
+    class Noisy(Handler):
+        def answer(self, body: bytes) -> None:
+            del body
+            if len(self.server.seen) == 1:  # type: ignore[attr-defined]
+                self.reply(200, b"ok")
+            else:
+                self.wfile.write(b"no http at all\r\n\r\n")
+            self.close_connection = True
+
+    with serving(Noisy) as service:
+        its = session(service)
+        assert run(its, "http.request", get("/"))[1] == b"ok"
+        with failing("target_lost", "unknown"):
+            run(its, "http.request", get("/"))
