@@ -36,7 +36,8 @@ _HAS_ONCE: Final = (
 )
 _ONCE: Final = (
     "create table if not exists mesh_once"
-    " (`key` varchar(64) character set ascii primary key, at timestamp default current_timestamp)"
+    " (`key` varchar(64) character set ascii collate ascii_bin primary key,"
+    " at timestamp default current_timestamp)"
 )
 
 

@@ -241,6 +241,18 @@ def test_user_without_the_right_to_create_uses_the_table_of_keys_that_is_there(
     narrow.close()
 
 
+def test_sec_s40_key_of_another_client_that_differs_in_case_suppresses_nothing(
+    server: MariaDb, its: MysqlSession
+) -> None:
+    """Ids of commands differ by case, so keys do as well."""
+    server.root("drop table if exists shop.k, shop.mesh_once", "create table shop.k (n int)")
+    args = SqlExecuteArgs(sql="insert into k values (1)", once=True)
+    for key in ("nightly-a", "Nightly-A", "NIGHTLY-A"):
+        result, _ = run(its, "sql.execute", args, call=a_call(id_=key))
+        assert not result["skipped"]
+    assert server.root("select count(*) from shop.k") == [(3,)]
+
+
 def test_session_of_a_call_leaves_nothing_to_the_next(its: MysqlSession) -> None:
     rows(its, "select @secret := 42 as s")
     assert rows(its, "select @secret as s") == [{"s": None}]
