@@ -5,7 +5,10 @@ program; one with secrets runs below `masking`, which removes their values from 
 """
 
 import re
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -34,6 +37,8 @@ _CODE: Final = re.compile(r"-[a-zA-Z]*[ceEr]|--eval|--print|-p|--run")
 SECRETS: Final = "script.secrets"
 # Characters of a value that a pattern is tried on.
 _PATTERN_LEN: Final = 4096
+# Processor time for one pattern: `(a+)+b` would take years, and the agent's heartbeats wait for it.
+PATTERN_S: Final = 0.1
 
 Word = Annotated[str, Meta(max_length=128 * 1024)]
 
@@ -124,11 +129,39 @@ def _fault(parameter: Parameter, value: Any) -> str:  # noqa: ANN401
         return "it begins with '-', as an option does"
     if parameter.choices and text not in parameter.choices:
         return f"it is none of {', '.join(parameter.choices)}"
-    if parameter.pattern and not (
-        len(text) <= _PATTERN_LEN and re.fullmatch(parameter.pattern, text)
-    ):
-        return f"it does not match {parameter.pattern}"
-    return ""
+    return _pattern_fault(parameter.pattern, text) if parameter.pattern else ""
+
+
+def _pattern_fault(pattern: str, text: str) -> str:
+    try:
+        with _bounded():
+            is_match = len(text) <= _PATTERN_LEN and re.fullmatch(pattern, text)
+    except _TooLong:
+        return f"it takes too long to compare with {pattern}"
+    return "" if is_match else f"it does not match {pattern}"
+
+
+class _TooLong(Exception):
+    """The time for a pattern is over."""
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Raise _TooLong in the block after `PATTERN_S`. Signals reach the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(_signal: int, _frame: object) -> None:
+        raise _TooLong
+
+    before = signal.signal(signal.SIGVTALRM, late)
+    try:
+        signal.setitimer(signal.ITIMER_VIRTUAL, PATTERN_S)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
 
 
 def _number_fault(parameter: Parameter, value: str | float) -> str:

@@ -147,3 +147,12 @@ def test_example_of_the_design_renders(tmp_path: Path) -> None:
     )
     assert problems(made) == []
     assert argv_of("copy", made, {"day": "2026-11-28"}) == [str(program), "--day=2026-11-28"]
+
+
+def test_sec_s40_pattern_that_takes_years_is_given_up() -> None:
+    """The agent compares values itself, and its heartbeats wait meanwhile."""
+    made = script(ECHO, "{to}", to=Parameter(pattern=r"([a-z0-9]+-?)+"))
+    with pytest.raises(CallFailed, match="too long") as caught:
+        argv_of("it", made, {"to": f"{'a' * 26}!"})
+    assert (caught.value.code, caught.value.effect) == ("parameter_invalid", "none")
+    assert argv_of("it", made, {"to": "web-1"}) == [ECHO, "web-1"]
