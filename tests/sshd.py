@@ -27,7 +27,7 @@ StrictModes no
 PasswordAuthentication yes
 KbdInteractiveAuthentication no
 PermitRootLogin prohibit-password
-Subsystem sftp internal-sftp
+{subsystem}
 LogLevel ERROR
 """
 
@@ -43,7 +43,9 @@ class SshServer(NamedTuple):
 
 
 @contextlib.contextmanager
-def ssh_server(folder: Path) -> Iterator[SshServer]:
+def ssh_server(
+    folder: Path, subsystem: str = "Subsystem sftp internal-sftp"
+) -> Iterator[SshServer]:
     """Run one below `folder`; skips the test where sshd is not installed."""
     # sshd wants to be started by its whole path, which a user's PATH may lack.
     program = shutil.which("sshd", path="/usr/sbin") or require(
@@ -57,7 +59,7 @@ def ssh_server(folder: Path) -> Iterator[SshServer]:
     with contextlib.suppress(PermissionError):
         Path("/run/sshd").mkdir(exist_ok=True)  # where it gives up its rights
     port = choose_port("127.0.0.1")
-    (folder / "config").write_text(_CONFIG.format(port=port, folder=folder))
+    (folder / "config").write_text(_CONFIG.format(port=port, folder=folder, subsystem=subsystem))
     with (folder / "log").open("wb") as log:
         server = subprocess.Popen(
             [program, "-D", "-e", "-f", folder / "config"], stdout=log, stderr=log

@@ -23,12 +23,12 @@ from broker_agent.connectors.files import (
     check_name,
     check_writable,
     exists,
+    moment,
     refused,
     segments,
     unknown,
 )
 from schemas.messages.actions import file
-from schemas.moments import rfc3339
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -118,7 +118,7 @@ class DirectorySession:
         return {
             "path": args.path,
             "bytes": out.written,
-            "mtime": rfc3339(found.st_mtime),
+            "mtime": moment(found.st_mtime),
             "sha256": digest.hexdigest(),
         }
 
@@ -151,7 +151,7 @@ class DirectorySession:
                 with suppress(FileNotFoundError):
                     os.unlink(made.name, dir_fd=made.folder)
         digest = hashlib.sha256(body).hexdigest()
-        return {"path": args.path, "bytes": len(body), "mtime": rfc3339(mtime), "sha256": digest}
+        return {"path": args.path, "bytes": len(body), "mtime": moment(mtime), "sha256": digest}
 
     def _move(self, args: file.FileMoveArgs, out: Out, call: Call) -> Result:
         del out, call
@@ -163,7 +163,7 @@ class DirectorySession:
             if args.exists == "fail":
                 os.unlink(source.name, dir_fd=source.folder)
             os.fsync(source.folder)
-        return {"path": args.to, "bytes": found.st_size, "mtime": rfc3339(found.st_mtime)}
+        return {"path": args.to, "bytes": found.st_size, "mtime": moment(found.st_mtime)}
 
     def _delete(self, args: file.FileDeleteArgs, out: Out, call: Call) -> Result:
         del out, call
@@ -311,7 +311,7 @@ def _is_listed(name: str, pattern: str, patterns: list[str]) -> bool:
 
 def _facts(found: os.stat_result) -> dict[str, Any]:
     kind = next((word for check, word in _TYPES if check(found.st_mode)), "other")
-    return {"type": kind, "bytes": found.st_size, "mtime": rfc3339(found.st_mtime)}
+    return {"type": kind, "bytes": found.st_size, "mtime": moment(found.st_mtime)}
 
 
 def _line(name: str, found: os.stat_result) -> bytes:

@@ -6,8 +6,13 @@ from typing import Final
 
 from broker_agent.connectors.api import ActionSpec, CallFailed
 from schemas.messages.actions import file
+from schemas.moments import rfc3339
 
 CHUNK_BYTES: Final = 256 * 1024
+
+# The years 1000 and 9999: a file may have any time, and one strange file must not hide the others.
+_FIRST_S: Final = -30_610_224_000.0
+_LAST_S: Final = 253_402_300_799.0
 
 ACTIONS: Final[Mapping[str, ActionSpec]] = {
     "file.list": ActionSpec(args=file.FileListArgs, effect="reads"),
@@ -17,6 +22,11 @@ ACTIONS: Final[Mapping[str, ActionSpec]] = {
     "file.move": ActionSpec(args=file.FileMoveArgs, effect="writes"),
     "file.delete": ActionSpec(args=file.FileDeleteArgs, effect="writes"),
 }
+
+
+def moment(unix_s: float) -> str:
+    """Time of a file, as in RFC 3339; the nearest one that has such a text."""
+    return rfc3339(min(max(unix_s, _FIRST_S), _LAST_S))
 
 
 def segments(path: str) -> list[str]:

@@ -39,7 +39,7 @@ class SftpSession:
             self._connection, self._client = self._wait(
                 self._connect(secrets), profile.connect_s, "connect"
             )
-        except CallFailed:
+        except BaseException:
             self._loop.close()
             raise
 
@@ -117,7 +117,16 @@ class SftpSession:
         except (OSError, asyncssh.Error) as error:
             why = f"{profile.host} port {profile.port}: {error}"
             raise CallFailed("target_unreachable", why, effect="none") from error
-        return connection, await connection.start_sftp_client()
+        try:
+            return connection, await connection.start_sftp_client()
+        except BaseException as error:
+            # Else each try would leave a connection behind.
+            connection.abort()
+            await asyncio.wait_for(connection.wait_closed(), _CLOSE_S)
+            if not isinstance(error, asyncssh.Error):
+                raise
+            why = f"{profile.host}: it starts no SFTP: {error.reason}"
+            raise CallFailed("target_unreachable", why, effect="none") from error
 
     def test(self, step: Callable[[str], None]) -> str:
         step("login")  # the driver connects and logs in at one go

@@ -23,13 +23,13 @@ from broker_agent.connectors.files import (
     check_name,
     check_writable,
     exists,
+    moment,
     refused,
     segments,
     unknown,
 )
 from broker_agent.connectors.sftp.connector import SftpProfile
 from schemas.messages.actions import file
-from schemas.moments import rfc3339
 
 _MODE: Final = 0o640
 _WORDS: Final = {
@@ -37,6 +37,9 @@ _WORDS: Final = {
     asyncssh.FILEXFER_TYPE_DIRECTORY: "directory",
     asyncssh.FILEXFER_TYPE_SYMLINK: "link",
 }
+# A new file is compared with itself if a link is swapped in between two requests of one look, and
+# out again before the next: each further look makes such luck some ten times as rare.
+_LOOKS: Final = 6
 # A new file only, never one that is there.
 _NEW: Final = asyncssh.FXF_WRITE | asyncssh.FXF_CREAT | asyncssh.FXF_EXCL
 
@@ -71,14 +74,20 @@ class Folder:
             raise refused(path, "it is the base itself")
         return f"{await self.inside(path, names[:-1])}/{names[-1]}"
 
-    async def verify(self, path: str, opened: asyncssh.SFTPClientFile) -> asyncssh.SFTPAttrs:
-        """Compare an open file with what its path names now; returns its attributes."""
+    async def verify(
+        self, path: str, opened: asyncssh.SFTPClientFile, looks: int = 1
+    ) -> asyncssh.SFTPAttrs:
+        """Compare an open file with what its path names now, `looks` times.
+
+        Returns its attributes.
+        """
         mine = await opened.stat()
-        theirs = await self.client.lstat(await self.place(path))
-        if theirs.type != asyncssh.FILEXFER_TYPE_REGULAR:
-            raise refused(path, "it is no regular file")
-        if _traits(mine) != _traits(theirs):
-            raise refused(path, "it was replaced while it was opened")
+        for _ in range(looks):
+            theirs = await self.client.lstat(await self.place(path))
+            if theirs.type != asyncssh.FILEXFER_TYPE_REGULAR:
+                raise refused(path, "it is no regular file")
+            if _traits(mine) != _traits(theirs):
+                raise refused(path, "it was replaced while it was opened")
         return mine
 
 
@@ -163,7 +172,7 @@ class Work:
         return {
             "path": args.path,
             "bytes": self._out.written,
-            "mtime": rfc3339(float(found.mtime or 0)),
+            "mtime": moment(float(found.mtime or 0)),
             "sha256": digest.hexdigest(),
         }
 
@@ -205,8 +214,8 @@ class Work:
             await opened.write(body)
             with suppress(asyncssh.SFTPOpUnsupported):
                 await opened.fsync()
-            found = await self._folder.verify(names, opened)
-        return rfc3339(float(found.mtime or 0))
+            found = await self._folder.verify(names, opened, _LOOKS)
+        return moment(float(found.mtime or 0))
 
     async def _target(self, path: str, what_if: file.Exists) -> str:
         """The path of a file to be; raises CallFailed if it is there and may not be replaced."""
@@ -234,7 +243,7 @@ class Work:
         found = await self._look(args.path)
         source = await self._folder.place(args.path)
         await self._rename(source, await self._target(args.to, args.exists), args.exists)
-        return {"path": args.to, "bytes": found.size, "mtime": rfc3339(float(found.mtime or 0))}
+        return {"path": args.to, "bytes": found.size, "mtime": moment(float(found.mtime or 0))}
 
     async def _delete(self, args: file.FileDeleteArgs) -> Result:
         try:
@@ -258,5 +267,5 @@ def _facts(found: asyncssh.SFTPAttrs) -> dict[str, Any]:
     return {
         "type": _WORDS.get(found.type, "other"),
         "bytes": found.size or 0,
-        "mtime": rfc3339(float(found.mtime or 0)),
+        "mtime": moment(float(found.mtime or 0)),
     }

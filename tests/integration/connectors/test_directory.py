@@ -6,10 +6,12 @@ import os
 import threading
 from pathlib import Path
 
+import asyncssh
 import pytest
 from msgspec import Struct
 
-from broker_agent.connectors.directory import CONNECTOR, DirectoryProfile, DirectorySession
+from broker_agent.connectors.directory import CONNECTOR, DirectoryProfile, DirectorySession, _line
+from broker_agent.connectors.sftp.work import _facts
 from schemas.messages.actions import file
 from tests.connectors import Buffer, failing, failure, run
 
@@ -215,3 +217,12 @@ def test_connections_f13_link_that_is_swapped_in_leads_nowhere(base: Path, tmp_p
         swapping.join()
     assert read > 0
     assert sorted(each.name for each in (tmp_path / "outside").iterdir()) == ["a.csv"]
+
+
+@pytest.mark.parametrize("mtime", [2**40, 2**62, -(2**40)])
+def test_sec_s40_file_of_a_time_beyond_all_years_hides_no_other(mtime: int) -> None:
+    """A file system may keep times that no calendar has; whoever may write a file sets them."""
+    line = _line("a.csv", os.stat_result((0o100644, 0, 0, 0, 0, 0, 5, 0, mtime, 0)))
+    assert json.loads(line)["mtime"][:5] == ("9999-" if mtime > 0 else "1000-")
+    facts = _facts(asyncssh.SFTPAttrs(size=5, mtime=mtime))
+    assert facts["mtime"] == json.loads(line)["mtime"]

@@ -186,3 +186,14 @@ def test_cancel_from_another_thread_ends_the_call(server: SshServer, base: Path)
             run(its, "file.stat", file.FileStatArgs(path="in/a.csv"))
         timer.join()
         its.close()
+
+
+def test_sec_s40_server_without_sftp_keeps_no_connection_for_each_try(
+    tmp_path: Path, base: Path
+) -> None:
+    with ssh_server(tmp_path, subsystem="") as shut:
+        before = len([*Path("/proc/self/fd").iterdir()])
+        for _ in range(5):
+            with failing("target_unreachable", "none"):
+                CONNECTOR.open(profile(shut, base), {"key": shut.key})
+        assert len([*Path("/proc/self/fd").iterdir()]) == before
