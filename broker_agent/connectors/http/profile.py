@@ -22,7 +22,7 @@ class HttpProfile(Profile, frozen=True, kw_only=True):
     `Authorization: Bearer`. headers, secret_headers: sent with each request. ca: file of the
     authorities, None for those of the system. allow: patterns `METHOD[|METHOD] PATH`; empty: all.
     networks: address ranges beyond the usual ones, such as 127.0.0.0/8. redirects: number of
-    redirects within the same origin that are followed.
+    redirects below `base_url` that are followed.
     """
 
     base_url: str
