@@ -11,19 +11,10 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable
-from typing import Final, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
 
 from broker_agent.connectors.api import CallFailed
 from broker_agent.connectors.frames import Answered, CallOrder
-from broker_agent.connectors.kinds import find_builtin, typed
-from broker_agent.connectors.script import (
-    CONNECTOR,
-    SECRETS,
-    Script,
-    ScriptProfile,
-    argv_of,
-    find_script,
-)
 from broker_agent.core.profiles import UsableProfile
 from broker_agent.core.program import Ending
 from broker_agent.executors.base import Executor, Job, Mark, OnEnd, OnStart, Task, Way
@@ -36,11 +27,18 @@ from schemas.messages.actions import ActionArgs, ProcessArgs
 from schemas.messages.actions.script import ScriptRunArgs
 from schemas.states import State
 
+if TYPE_CHECKING:
+    from broker_agent.connectors.script import Script, ScriptProfile
+
+# The kind `script` is imported for the first script alone: agents are small.
 T = TypeVar("T")
 
 # Longest time in which a worker reads the secrets of a script, and their size.
 SECRETS_S: Final = 30.0
 SECRETS_BYTES: Final = 1024 * 1024
+# As `connectors.script.SECRETS`.
+SECRETS_ACTION: Final = "script.secrets"
+_KIND: Final = "script"
 _MASKING: Final = "broker_agent.connectors.masking"
 
 
@@ -82,7 +80,7 @@ class ScriptTask:
         order = CallOrder(
             id=self._job.command,
             key=self._job.command,
-            action=SECRETS,
+            action=SECRETS_ACTION,
             args=codec.encode(ScriptRunArgs(script=script)),
             timeout_s=SECRETS_S,
             output_bytes=SECRETS_BYTES,
@@ -246,17 +244,21 @@ class ScriptExecutor(Executor):
         )
         return waiting
 
-    def _find(self, args: ScriptRunArgs, way: Way) -> Script:
+    def _find(self, args: ScriptRunArgs, way: Way) -> "Script":
         if not way.connection:
             raise Refused("connection_needed", "script.run works through a connection")
         found = self._find_profile(way.connection)
-        if found.kind != CONNECTOR.kind:
+        if found.kind != _KIND:
             raise Refused("profile_problem", f"profile {found.name} is of kind {found.kind}")
-        profile = cast("ScriptProfile", typed(find_builtin(CONNECTOR.kind), found.settings))
-        return _refused(lambda: find_script(profile, args.script))
+        from broker_agent.connectors import kinds, script
+
+        profile = cast("ScriptProfile", kinds.typed(kinds.find_builtin(_KIND), found.settings))
+        return _refused(lambda: script.find_script(profile, args.script))
 
     @staticmethod
-    def _argv(args: ScriptRunArgs, script: Script) -> list[str]:
+    def _argv(args: ScriptRunArgs, script: "Script") -> list[str]:
+        from broker_agent.connectors.script import argv_of
+
         return _refused(lambda: argv_of(args.script, script, args.params))
 
     def reap(self) -> None:

@@ -33,6 +33,7 @@ def test_valid_arguments_can_be_passed_to_an_operating_system(args: ProcessArgs)
         args.argv[0] != ""
         and not any("\0" in text for text in texts)
         and not any(name == "" or "=" in name for name in args.env)
+        and not (args.stdin and args.input)
     )
     if startable:
         assert decode_args("process", Raw(encode(args))) == args
