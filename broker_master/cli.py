@@ -313,7 +313,8 @@ def check(*, http: str = "127.0.0.1:8080") -> None:
         answer = connection.getresponse()
         said = answer.read(200).decode(errors="replace").strip()
     except (OSError, HTTPException) as error:
-        raise Refused("not_ready", f"no master answers at {http}: {error}") from error
+        why = (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+        raise Refused("not_ready", f"no master answers at {http}: {why}") from error
     finally:
         connection.close()
     if answer.status != HTTPStatus.OK:

@@ -1,7 +1,7 @@
 """Mistakes of a command line in words: which option, what is wrong, an example."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ _OPTIONS: Final = {
     "new_id": "--id",
     "sticky_label": "--balance",
 }
+_UNKNOWN: Final = re.compile(r"unknown option: --([a-z]+)")
 _FIELD: Final = re.compile(r"[a-z][a-z0-9]*(?:[_.][a-z0-9]+)*(?:\[(?:\d+|\.\.\.)\])?")
 _UNITS: Final = ("", "_s", "_bytes", "s")
 
@@ -47,6 +48,30 @@ def with_options(message: str, options: Collection[str]) -> str:
         return next((each for each in known if each in options), text)
 
     return _FIELD.sub(option, message)
+
+
+def as_filter(message: str, tokens: Sequence[str]) -> str:
+    """Return advice if an unknown option of a list is a field of its filter; or nothing."""
+    from schemas.listed import AGENTS, COMMANDS, EVENTS
+
+    filtered = {
+        "command list": COMMANDS,
+        "agent list": AGENTS,
+        "events": EVENTS,
+        "top": AGENTS,
+        "ping": AGENTS,
+    }
+    words = (" ".join(tokens[:2]), *tokens[:1])
+    language = next((filtered[each] for each in words if each in filtered), None)
+    option = _UNKNOWN.match(message)
+    if language is None or option is None:
+        return ""
+    name = option[1]
+    field = language.fields.get(language.other.get(name, name))
+    if field is None:
+        return ""
+    value = "NAME=VALUE" if field.kind == "pairs" else "VALUE"
+    return f"it is a word of the filter, {name}:{value}; "
 
 
 def in_words(error: "CycloptsError") -> str:

@@ -149,14 +149,15 @@ def _command(tokens: Sequence[str], output: "Output") -> object:
 
 
 def _usage(error: "CycloptsError", tokens: Sequence[str], output: "Output") -> int:
-    from broker_client.cli.mistakes import in_words
+    from broker_client.cli.mistakes import as_filter, in_words
     from broker_client.cli.screen.report import print_usage
 
     why_not = _WHY_NOT.get((*tokens[:2],))
     if why_not:
         return print_usage(*why_not, output)
     words = " ".join(["mesh", *_path(tokens)])
-    return print_usage(in_words(error), f"see `{words} --help`", output)
+    message = in_words(error)
+    return print_usage(message, f"{as_filter(message, tokens)}see `{words} --help`", output)
 
 
 def _path(tokens: Sequence[str]) -> list[str]:

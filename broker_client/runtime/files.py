@@ -107,7 +107,10 @@ def _fault(error: OSError, path: Path, verb: str) -> MeshError:
     if error.errno in _FULL:
         return Refused("disk_full", f"cannot {verb} {path}: {reason.lower()}")
     if error.errno == errno.ENOENT:
-        return Refused("state_missing", f"cannot {verb} {path}: it does not exist")
+        is_new = verb in ("make", "write")
+        what = f"there is no {path.parent}" if is_new else "it does not exist"
+        advice = "name a folder that is there, or can be made" if is_new else ""
+        return Refused("state_missing", f"cannot {verb} {path}: {what}", advice=advice)
     return Refused("state_unreadable", f"cannot {verb} {path}: {reason.lower()}")
 
 

@@ -123,7 +123,7 @@ class FanoutOperations:
             if is_repeated(state, failed=request.failed, silent=request.silent):
                 chosen.append(agent)
         if not chosen:
-            raise Refused("nothing_to_retry", f"fan-out {entry.id} has no such agent any more")
+            raise Refused("nothing_to_retry", _nothing_to_retry(request))
         labels = {**entry.command.labels, RETRY_OF: entry.id}
         if len(labels) > limits.LABELS:
             raise Refused("field_invalid", f"its {limits.LABELS} labels leave no room for retry-of")
@@ -281,6 +281,17 @@ def _body(request: FanoutSubmit) -> bytes:
     """Content by which two requests are equal, whatever their id."""
     plain = msgspec.structs.replace(request, id=None, agents=sorted(set(request.agents)))
     return _deterministic.encode(plain)
+
+
+def _nothing_to_retry(request: FanoutRetry) -> str:
+    """Say of which agents there is none; those that were deleted since are left out."""
+    asked = {
+        (True, False): "on which it did not succeed",
+        (False, True): "that was not asked",
+        (True, True): "on which it did not succeed, or that was not asked",
+        (False, False): "that is left",
+    }
+    return f"fan-out {request.id} has no agent {asked[request.failed, request.silent]}"
 
 
 def _check_size(entry: FanoutEntry) -> None:

@@ -109,6 +109,11 @@ def chunk_name(stream: str, number: int) -> str:
     return f"streams/{stream}/{number:05d}"
 
 
+def _not_a_backup(path: Path) -> Corrupt:
+    advice = "name a file that `broker-master backup` wrote"
+    return Corrupt("state_corrupt", f"{path} is not a backup", advice=advice)
+
+
 @contextlib.contextmanager
 def open_archive(path: Path) -> Iterator[Archive]:
     """Raises Corrupt (`state_corrupt`) for an incomplete backup; `state_missing` without one."""
@@ -118,12 +123,12 @@ def open_archive(path: Path) -> Iterator[Archive]:
         try:
             tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115  closed just below
         except tarfile.TarError as error:
-            raise Corrupt("state_corrupt", f"{path} is not a backup") from error
+            raise _not_a_backup(path) from error
         with tar:
             try:
                 manifest = msgspec.json.decode(_read(tar, MANIFEST, _FILE_MAX), type=Manifest)
             except msgspec.MsgspecError as error:
-                raise Corrupt("state_corrupt", f"{path} is not a backup") from error
+                raise _not_a_backup(path) from error
             if manifest.format != FORMAT:
                 raise Refused("state_foreign", f"{path} is a backup of format {manifest.format}")
             archive = Archive(tar, manifest)

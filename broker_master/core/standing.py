@@ -169,6 +169,12 @@ def _by(case: AgentCase) -> str:
     return f" by {case.entry.admin_by}" if case.entry.admin_by else ""
 
 
+def _held(case: AgentCase) -> str:
+    """Return `; disabled by ann` for an agent that is held before it is set up; else nothing."""
+    is_held = case.entry.admin in (Admin.DISABLED, Admin.PAUSED)
+    return f"; {case.entry.admin}{_by(case)}" if is_held else ""
+
+
 def _drains(case: AgentCase) -> str:
     """The operator's note, and the number of remaining tasks."""
     note = case.entry.admin_term.note
@@ -213,22 +219,22 @@ _AWAITING: Final = (
     StatusRow(
         Cause.NOT_STARTED,
         lambda c: bool(c.entry.certificates) and not is_shut_out(c.entry.certificates),
-        _says("enrolled, not connected yet"),
+        lambda c: f"enrolled, not connected yet{_held(c)}",
         _says("start it: broker-agent run"),
     ),
     StatusRow(
         Cause.TOKEN_OPEN,
         lambda c: c.has_open_token,
-        lambda c: f"its activation token is open until {rfc3339(c.token_ends_at)}",
+        lambda c: f"its activation token is open until {rfc3339(c.token_ends_at)}{_held(c)}",
         _says("use it: broker-agent setup"),
     ),
     StatusRow(
         Cause.TOKEN_EXPIRED,
         lambda c: c.token_ends_at > 0,
-        _says("its activation token has expired"),
+        lambda c: f"its activation token has expired{_held(c)}",
         _token,
     ),
-    StatusRow(Cause.NO_TOKEN, _always, _says("no activation token is open"), _token),
+    StatusRow(Cause.NO_TOKEN, _always, lambda c: f"no activation token is open{_held(c)}", _token),
 )
 
 _DISABLED: Final = (

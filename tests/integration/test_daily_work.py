@@ -211,6 +211,9 @@ async def test_run_takes_the_words_of_a_filter_as_targets(mesh: MeshProcesses) -
     assert dry.code == 0, dry.err
     assert [line.split()[0] for line in dry.out.splitlines()[1:]] == ["web-1", "web-2"]
     assert "2 agents, 1 at the same time: nothing is done" in dry.err
+    alone = await mesh.cli(*words, "--dry-run")
+    assert (alone.code, alone.out) == (0, dry.out)
+    assert "2 agents: nothing is done" in alone.err
     before = (await mesh.cli("fanout", "list", "-o", "json")).json
     ran = await mesh.cli(
         *words, "--id", "chosen", "--batch", "50%", "--", "echo", "tag:x", "--", "y"

@@ -32,7 +32,7 @@ from schemas.messages.api import (
     NameQuery,
     TokenAnswer,
 )
-from schemas.states import RESULT_LETTERS
+from schemas.states import RESULT_LETTERS, Liveness
 from schemas.verbs import (
     AGENT_CREATE,
     AGENT_DELETE,
@@ -198,9 +198,16 @@ def _described(agent: AgentRecord) -> list[str]:
             ("joined", local_and_utc(agent.joined)),
             ("last results", _results(agent.recent)),
             ("version", details.version),
-            ("addresses", _ADDRESSES.get(agent.addresses, agent.addresses)),
+            ("addresses", _addresses(agent)),
         ]
     )
+
+
+def _addresses(agent: AgentRecord) -> str:
+    """Where it looks for brokers, which an agent that is not heard has not said."""
+    if agent.addresses == "unknown" and agent.liveness != Liveness.LIVE:
+        return "not known until it is heard"
+    return _ADDRESSES.get(agent.addresses, agent.addresses)
 
 
 def _results(letters: str) -> str:
@@ -214,6 +221,8 @@ def _results(letters: str) -> str:
 
 def _running(agent: AgentRecord) -> str:
     """Return `3 of 8 slots`, or `3 of 4 by its own limit, 8 slots`."""
+    if not agent.slots:
+        return f"{agent.running}, slots not known until it is heard"
     if room_of(agent) < agent.slots:
         return f"{agent.running} of {agent.limit} by its own limit, {agent.slots} slots"
     return f"{agent.running} of {agent.slots} slots"

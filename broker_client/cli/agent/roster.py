@@ -73,7 +73,7 @@ TRAITS: Final[dict[str, Trait[AgentRecord]]] = {
     ),
     "running": Trait(
         Column("RUNNING", 2, right=True),
-        lambda a, _: f"{a.running}/{room_of(a)}",
+        lambda a, _: f"{a.running}/{room_of(a) if a.slots else '?'}",
         lambda a, _: float(a.running),
     ),
     "slots": _count("SLOTS", lambda a: a.slots, rank=6),

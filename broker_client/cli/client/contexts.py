@@ -33,9 +33,13 @@ class ContextRecord(msgspec.Struct, frozen=True, kw_only=True):
     fault: str = ""
 
 
+def _mark(current: str) -> str:
+    return "*" if current == "true" else ""
+
+
 _TRAITS: Final[dict[str, Trait[ContextRecord]]] = {
     "context": text("CONTEXT", lambda c: c.name, least=16),
-    "current": text("CURRENT", lambda c: "*" if c.current else ""),
+    "current": text("CURRENT", lambda c: "true" if c.current else "false", shown=_mark),
     "client": text("CLIENT", lambda c: c.client),
     "role": text("ROLE", lambda c: c.role),
     "broker": text("BROKER", lambda c: ", ".join(c.urls), least=12),

@@ -54,6 +54,7 @@ from schemas.faults import Refused
 from schemas.messages.actions import ProcessArgs
 from schemas.messages.api import Loss, OnInactive, OnLost, SubmitAnswer
 from schemas.messages.facts import DEFAULT_TERMS, CommandRecord
+from schemas.states import State
 from schemas.texts import ON_STDERR
 
 if TYPE_CHECKING:
@@ -149,9 +150,17 @@ def run(  # noqa: PLR0913  (one option of the command line each)
 ) -> int:
     """Run a program on an agent, show its output as it comes, end with its exit code."""
     agents, is_many = agent or [], all or len(agent or []) > 1
-    words, program = divided(program, is_all=all)
+    is_choice = many.dry_run and not (group or tag)
+    words, program = divided(program, is_all=all, is_choice=is_choice)
+    chosen = words if is_choice else ()
     problem = (
-        _problem(program, group, agents, [*(tag or ()), *words], is_all=all)
+        _problem(
+            program or chosen,
+            group,
+            agents,
+            [*(tag or ()), *words],
+            is_all=all,
+        )
         or _loss_problem(loss, hold)
         or many.problem(is_many=is_many)
         or ("--on-inactive refuse is for one agent" if is_many and on_inactive == "refuse" else "")
@@ -254,10 +263,15 @@ def run(  # noqa: PLR0913  (one option of the command line each)
         return call(common, submit_only if detach else follow)
 
 
-def divided(words: tuple[str, ...], *, is_all: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Split the words into selected agents, before `--` with --all, and the program behind it."""
+def divided(
+    words: tuple[str, ...], *, is_all: bool, is_choice: bool = False
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Split the words into selected agents, before `--` with --all, and the program behind it.
+
+    is_choice: without `--` they are the agents, of which only --dry-run is asked.
+    """
     if BEHIND not in words:
-        return (), words
+        return (words, ()) if is_all and is_choice else ((), words)
     at = words.index(BEHIND)
     before, program = words[:at], words[at + 1 :]
     return (before, program) if is_all else ((), before + program)
@@ -271,6 +285,8 @@ def conclude(record: CommandRecord, common: Common) -> int:
     # The state is at the end, as the code of a fault is.
     message = f"command {record.id}" + (f": {record.reason}" if record.reason else " has ended")
     advice = ADVICE.get(record.state, "see `mesh command show ID`").replace("ID", record.id)
+    if record.state == State.CANCELLED and not any(each.started_at for each in record.attempts):
+        advice = "it never ran"
     if hint := shell_hint(record):
         advice = hint
     return print_problem(record.state, message, advice, code, common.output)
@@ -295,7 +311,7 @@ def _problem(
     is_all: bool,
 ) -> str:
     if is_all and not (group or tags):
-        return "--all needs --group, --tag, or names or a filter before --: all of which?"
+        return "--all of which? --group, --tag, or names or a filter before --: 'web-*' -- uname"
     if is_all and agents:
         return "--all chooses the agents: leave --agent out"
     if not is_all and (group is None) == (not agents):

@@ -167,7 +167,8 @@ def _flat(fields: Mapping[str, object], above: str = "") -> Iterator[tuple[str, 
 def _text_of(value: object) -> str:
     """Return a cell: `a;b` for a list, `name=value;…` for a map, empty for None.
 
-    A record in a list is `name=value name=value`, without its empty fields.
+    A record in a list is `name=value name=value`, without its empty fields. Numbers have six
+    places at most: of seconds, microseconds.
     """
     if isinstance(value, dict):
         return _cell(";".join(f"{name}={_text_of(each)}" for name, each in sorted(value.items())))
@@ -175,8 +176,8 @@ def _text_of(value: object) -> str:
         return _cell(";".join(map(_entry, value)))
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    if isinstance(value, float):
+        return f"{value:.6f}".rstrip("0").rstrip(".")
     return _cell(value) if isinstance(value, str) else "" if value is None else shown(str(value))
 
 

@@ -179,3 +179,18 @@ def test_own_line_of_a_program_is_not_said_again_and_that_it_could_not_start_is(
     assert not is_verdict(own)
     assert is_verdict(structs.replace(own, reason="ended by signal 9"))
     assert is_verdict(record(State.FAILED, None))
+
+
+@pytest.mark.parametrize(
+    ("started_at", "advice"),
+    [(AT, "its output until then: `mesh command logs c1`"), (None, "it never ran")],
+)
+def test_cancelled_command_has_output_to_look_at_only_if_it_ran(
+    capsys: pytest.CaptureFixture[str], started_at: str | None, advice: str
+) -> None:
+    ended = record("cancelled", reason="cancelled by ann")
+    attempts = [structs.replace(each, started_at=started_at) for each in ended.attempts]
+    assert conclude(structs.replace(ended, attempts=attempts), Common()) == 123
+    assert capsys.readouterr().err == (
+        f"mesh: command c1: cancelled by ann (cancelled)\n  {advice}\n"
+    )

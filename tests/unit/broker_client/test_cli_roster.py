@@ -11,7 +11,8 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from broker_client.cli.agent.listing import print_agents
+from broker_client.cli.agent.listing import print_agents, table_of
+from broker_client.cli.agent.manage import _described
 from broker_client.cli.agent.roster import TRAITS, USUAL, columns_of, in_order, rows_of
 from broker_client.cli.filters import unmatched
 from broker_client.cli.options import Listing
@@ -20,7 +21,7 @@ from broker_client.cli.screen.size import screen_height, screen_width
 from broker_client.cli.screen.tables import fit
 from schemas.faults import Refused
 from schemas.listed import AGENTS, passes
-from schemas.messages.api import AgentRecord, CertificateRecord, DetailsRecord
+from schemas.messages.api import AgentRecord, CertificateRecord, DetailsRecord, PingAnswer
 
 NOW = 1763755200.0  # 2025-11-21T20:00:00Z
 
@@ -183,6 +184,17 @@ def test_csv_has_the_fields_of_json_with_nothing_that_breaks_a_line(
     assert capsys.readouterr().out == 'a,b.c,b.d,e\n"x,y\\n",1,p;q,i=w;k=v\n,,,\n'
 
 
+@pytest.mark.parametrize(
+    ("value", "cell"),
+    [(50.97637605667114, "50.976376"), (0.00005, "0.00005"), (1e-9, "0"), (600.0, "600")],
+)
+def test_number_in_csv_has_six_places_at_most(
+    value: float, cell: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_csv(PingAnswer, [PingAnswer(agent="web-1", status="active", rtt_s=value)])
+    assert capsys.readouterr().out.splitlines()[1].split(",")[2] == cell
+
+
 def test_csv_has_the_same_heading_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
     headings = set()
     fleets: Sequence[Sequence[AgentRecord]] = ([], FLEET[:1], FLEET)
@@ -229,3 +241,14 @@ def test_terminal_that_does_not_know_its_size_is_80_by_24(
 )
 def test_filter_without_a_match_says_what_it_may_have_meant(words: list[str], said: str) -> None:
     assert unmatched(words, AGENTS) == said
+
+
+def test_agent_that_is_not_heard_has_no_slots_and_no_release_that_are_made_up() -> None:
+    heard = msgspec.structs.replace(agent("web-1"), addresses="unknown")
+    silent = msgspec.structs.replace(heard, liveness="silent", running=1, slots=0)
+    said = _described(silent)
+    assert "running      1, slots not known until it is heard" in said
+    assert "addresses    not known until it is heard" in said
+    assert table_of([silent], "agent,running").lines[1].split() == ["web-1", "1/?"]
+    old = "addresses    does not say where it looks for brokers (release 0.1.0)"
+    assert old in _described(heard)

@@ -120,6 +120,23 @@ def test_every_command_refuses_what_it_does_not_know(
     assert lines[1] == f"  see `mesh {' '.join(words(noun, verb))} --help`"
 
 
+@pytest.mark.parametrize(
+    ("line", "advice"),
+    [
+        ("command list --since 1d", "it is a word of the filter, since:VALUE; see"),
+        ("command list --label a=b", "it is a word of the filter, label:NAME=VALUE; see"),
+        ("agent list --tag site=a", "it is a word of the filter, tag:NAME=VALUE; see"),
+        ("events --kind agent", "it is a word of the filter, kind:VALUE; see"),
+        ("group list --status active", "see"),
+    ],
+)
+def test_option_that_is_a_word_of_a_filter_is_named_as_one(
+    line: str, advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tree.run(line.split()) == 2
+    assert capsys.readouterr().err.splitlines()[1].startswith(f"  {advice} `mesh ")
+
+
 def test_agent_is_not_renamed_and_the_way_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert tree.run(["agent", "rename", "web-1", "web-2"]) == 2
     said = capsys.readouterr().err

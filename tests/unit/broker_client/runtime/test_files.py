@@ -140,3 +140,16 @@ def test_lock_of_a_missing_directory_says_so(tmp_path: Path) -> None:
     with pytest.raises(Refused) as caught:
         files.lock_directory(tmp_path / "nothing")
     assert caught.value.code == "state_missing"
+
+
+@pytest.mark.parametrize(
+    ("verb", "said", "is_own"),
+    [("write", "there is no ", True), ("make", "there is no ", True), ("read", "does not", False)],
+)
+def test_folder_that_is_missing_is_named_with_advice_for_what_was_to_be_done(
+    tmp_path: Path, verb: str, said: str, is_own: bool
+) -> None:
+    path = tmp_path / "none" / "file"
+    with pytest.raises(Refused, match=said) as caught, files.os_errors(path, verb):
+        path.open()
+    assert ("broker-master init" not in caught.value.advice) == is_own

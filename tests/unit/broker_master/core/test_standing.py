@@ -100,10 +100,10 @@ AWAITING = [
         "use it: broker-agent setup",
     ),
     Case(
-        fresh(token=OPEN, certificates=[RETIRED], admin=Admin.DISABLED),
+        fresh(token=OPEN, certificates=[RETIRED], admin=Admin.DISABLED, admin_by="ops"),
         never(),
         Cause.TOKEN_OPEN,
-        f"its activation token is open until {rfc3339(EPOCH + 3600)}",
+        f"its activation token is open until {rfc3339(EPOCH + 3600)}; disabled by ops",
         "use it: broker-agent setup",
     ),
     Case(
