@@ -36,12 +36,17 @@ COMMANDS: Final = (
     ("mesh", "agent", "disable", "web-2", "--note", "new disk"),
     ("mesh", "run", "--detach", "--id", "long", "--agent", "web-1", "--", "sleep", "600"),
     ("mesh", "top", "--once"),
+    ("mesh", "connection", "test", "shop"),
+    ("mesh", "do", "shop", "sql.execute", "--arg", "sql=create table sale (day int)"),
+    ("mesh", "do", "shop", "sql.execute", "--arg", "sql=insert into sale values (31)"),
+    ("mesh", "do", "shop", "sql.query", "--arg", "sql=select * from sale"),
 )
-STARTED_S: Final = 20.0
+STARTED_S: Final = 60.0
 VARYING: Final = (
     (re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d( [+-]\d{4})?"), "TIME"),
     (re.compile(r"\d\d:\d\d:\d\d(?: [+-]\d{4})?"), "TIME"),
     (re.compile(r"\b[0-9a-f]{16}(-\d+)?\b"), "ID"),
+    (re.compile(r"\b[0-9a-f]{8}\b"), "HASH"),
     (re.compile(r"\d+(\.\d+)?( ?[smhd]\b| ms\b)( \d+s)?"), "SPAN"),
     (re.compile(r"\s+"), " "),
 )
@@ -58,6 +63,7 @@ async def record() -> list[str]:
                     name = f"{group}-{number}"
                     await mesh.add_agent(name, group=group, slots=4)
                     await mesh.wait_status(name, "active")
+            await _connected(mesh)
             mesh.agents["web-3"].kill()
             await _wait_lost(mesh, "web-3")
             for command in COMMANDS:
@@ -66,6 +72,19 @@ async def record() -> list[str]:
                     await _wait_running(mesh, "web-1")
             await mesh.cli("command", "cancel", "long")
     return lines
+
+
+async def _connected(mesh: MeshProcesses) -> None:
+    """Make the connection `shop`, to an empty database on the host of db-1."""
+    base = mesh.agent_dir("db-1")
+    (base / "shop.db").touch()
+    (base / "profiles.d").mkdir()
+    text = f'kind = "sqlite"\nfile = "{base}/shop.db"\naccess = "write"\n'
+    (base / "profiles.d" / "shop.toml").write_text(text)
+    await mesh.cli("connection", "create", "shop", "--group", "db", "--kind", "sqlite")
+    async with mesh.client() as client, asyncio.timeout(STARTED_S):
+        while not any(each.status == "active" for each in await client.connections()):
+            await asyncio.sleep(STEP_S)
 
 
 async def _wait_running(mesh: MeshProcesses, name: str) -> None:
