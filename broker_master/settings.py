@@ -62,7 +62,7 @@ class RetentionSettings(msgspec.Struct, frozen=True, kw_only=True):
     input_s: of the staged input of a command that does not end before.
     """
 
-    input_s: Annotated[float, Meta(gt=0)] = 86_400.0
+    input_s: Annotated[float, Meta(gt=0)] = DAY_S
     facts_s: Annotated[float, Meta(gt=0)] = 3600.0
     checkpoint_s: Annotated[float, Meta(gt=0)] = 60.0
     history_days: Annotated[float, Meta(gt=0)] = 90.0

@@ -25,6 +25,7 @@ from broker_agent.connectors.api import (
 )
 from schemas.argv import quoted
 from schemas.messages.actions.script import ScriptRunArgs
+from schemas.spans import DAY_S
 
 _HOLE: Final = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}|[{}]")
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
@@ -72,7 +73,7 @@ class Script(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     env: dict[str, str] = {}
     secrets: dict[str, Secret] = {}
     cwd: str | None = None
-    timeout_s: Annotated[float, Meta(gt=0, le=86400)] = 90.0
+    timeout_s: Annotated[float, Meta(gt=0, le=DAY_S)] = 90.0
     at_once: Annotated[int, Meta(ge=0, le=1000)] = 0
 
 

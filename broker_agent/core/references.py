@@ -6,6 +6,8 @@ from typing import Annotated, Any, Final
 import msgspec
 from msgspec import Meta
 
+from schemas.spans import DAY_S
+
 # Fields of a `Secret` of which exactly one is set.
 SOURCES: Final = ("credential", "file", "env", "command", "vault", "plain")
 _Path = Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -26,7 +28,7 @@ class Secret(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     command: Annotated[list[_Path], Meta(min_length=1, max_length=64)] | None = None
     vault: Annotated[str, Meta(pattern=r"^[^#\s/][^#\s]*/[^#\s]+#[^#\s]+$(?!\n)")] | None = None
     plain: Annotated[str, Meta(min_length=1, max_length=65536)] | None = None
-    ttl_s: Annotated[float, Meta(ge=0, le=86400)] = 0.0
+    ttl_s: Annotated[float, Meta(ge=0, le=DAY_S)] = 0.0
 
     @property
     def source(self) -> str:

@@ -12,6 +12,7 @@ from broker_agent.connectors.frames import Answered, CallOrder, Cancel
 from broker_agent.core.calls import Act, Answer, CallEffect, CallPhase, CallState
 from broker_agent.core.program import Ending
 from broker_agent.executors.base import Executor, Job, Mark, OnEnd, OnStart, Way
+from broker_agent.executors.fenced import Fenced
 from broker_agent.executors.spawn import CannotStart
 from broker_agent.executors.workers.pool import PoolPorts, UsedProfile, WorkerPool
 from broker_agent.executors.workers.process import Worker
@@ -41,7 +42,7 @@ class ConnectionPorts(PoolPorts, Protocol):
     def find_profile(self) -> Callable[[str], UsedProfile]: ...
 
 
-class ConnectionTask:
+class ConnectionTask(Fenced):
     """One call: performs the decisions of `core.calls`."""
 
     def __init__(
@@ -53,7 +54,7 @@ class ConnectionTask:
         on_end: OnEnd,
     ) -> None:
         self.pid = 0
-        self._owner = owner
+        self._owner: ConnectionExecutor = owner
         self._job = job
         self._profile = profile
         self._on_start = on_start
@@ -119,14 +120,6 @@ class ConnectionTask:
 
     def stop(self, state: State, reason: str, grace_s: float | None = None) -> None:
         self._perform(self._state.on_stop(state, reason, grace_s, self._loop.time()))
-
-    def fence(self, reason: str, grace_s: float) -> None:
-        owner = self._owner
-        owner.table.note_kill(self._place, owner.elapsed() + grace_s)
-        self.stop(State.KILLED_FENCED, reason, grace_s)
-
-    def outlive(self, after_s: float) -> None:
-        self._owner.table.note_after(self._place, after_s)
 
     def kill(self) -> None:
         self._perform(self._state.on_kill(self._loop.time()))

@@ -30,6 +30,7 @@ from broker_agent.executors.base import (
 from broker_agent.executors.cells import Cells
 from broker_agent.executors.conditions import StartConditions
 from broker_agent.executors.exits import Exits
+from broker_agent.executors.fenced import Fenced
 from broker_agent.executors.launching import Launchers
 from broker_agent.executors.process_groups import (
     TaskProcesses,
@@ -83,7 +84,7 @@ class ProcessPorts(Protocol):
     def cells(self) -> Cells: ...
 
 
-class ProcessTask:
+class ProcessTask(Fenced):
     """A program and its descendants: performs the decisions of `core.program`."""
 
     def __init__(
@@ -92,7 +93,7 @@ class ProcessTask:
         # 0 before the start; a stop may come earlier.
         self.pid = 0
         self.name = f"{job.command}.{job.attempt}"
-        self._owner = owner
+        self._owner: ProcessExecutor = owner
         self._folder = job.folder
         self._marks = {
             f"MESH_COMMAND={job.command}".encode(),
@@ -140,14 +141,6 @@ class ProcessTask:
 
     def stop(self, state: State, reason: str, grace_s: float | None = None) -> None:
         self._perform(self._program.on_stop(state, reason, grace_s, self._loop.time()))
-
-    def fence(self, reason: str, grace_s: float) -> None:
-        owner = self._owner
-        owner.table.note_kill(self._place, owner.elapsed() + grace_s)
-        self.stop(State.KILLED_FENCED, reason, grace_s)
-
-    def outlive(self, after_s: float) -> None:
-        self._owner.table.note_after(self._place, after_s)
 
     def kill(self) -> None:
         self._perform(self._program.on_kill(self._loop.time()))

@@ -13,10 +13,10 @@ from broker_master.core.connections import Host, ProfileState, profile_state
 from broker_master.core.records import command_record, shown_record
 from broker_master.plane import Plane
 from broker_master.services.connection_views import ConnectionViews
-from broker_master.services.intake import Intake
+from broker_master.services.intake import Intake, answered
 from schemas.faults import MeshError, Refused
 from schemas.messages.actions.connection import CONNECTION_TEST
-from schemas.messages.api import ConnectionTestAnswer, ConnectionTested, SubmitAnswer
+from schemas.messages.api import ConnectionTestAnswer, ConnectionTested
 from schemas.messages.facts import Accepted, CommandRecord, Terms
 from schemas.messages.registry import ClientEntry, ConnectionEntry
 from schemas.states import State
@@ -105,18 +105,7 @@ class ConnectionTests:
             connection=entry.name,
             timeout_s=timeout_s,
         )
-        answered: asyncio.Future[SubmitAnswer] = asyncio.get_running_loop().create_future()
-
-        def answer(result: SubmitAnswer | MeshError) -> None:
-            if answered.done():
-                return
-            if isinstance(result, MeshError):
-                answered.set_exception(result)
-            else:
-                answered.set_result(result)
-
-        self._intake.take_in(accepted, answer)
-        _ = await answered
+        await answered(lambda answer: self._intake.take_in(accepted, answer))
         command = self._plane.book.get(accepted.id)
         if command is not None and not command.is_terminal:
             await self._ended(command, timeout_s + AROUND_S)

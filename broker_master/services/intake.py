@@ -43,6 +43,23 @@ log = structlog.get_logger()
 
 Answer = Callable[[SubmitAnswer | MeshError], None]
 
+
+async def answered(ask: Callable[[Answer], None]) -> SubmitAnswer:
+    """Return what `ask` is answered with, at once or later; raises the fault that it is refused."""
+    future: asyncio.Future[SubmitAnswer] = asyncio.get_running_loop().create_future()
+
+    def answer(result: SubmitAnswer | MeshError) -> None:
+        if future.done():
+            return
+        if isinstance(result, MeshError):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+
+    ask(answer)
+    return await future
+
+
 # Source of commands that a fan-out submits in the name of its client.
 FANOUT: Final = "fanout"
 INPUT_FOR_ONE: Final = "args.input is for one command: many agents take what args.stdin holds"

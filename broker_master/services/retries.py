@@ -1,11 +1,9 @@
 """Submits an ended command again: the same body, a new id, rights as at any submission."""
 
-import asyncio
-
 from broker_master.core.rights import check_group
 from broker_master.plane import Plane
-from broker_master.services.intake import Intake
-from schemas.faults import MeshError, Refused
+from broker_master.services.intake import Intake, answered
+from schemas.faults import Refused
 from schemas.messages.api import SubmitAnswer
 from schemas.messages.facts import Accepted
 from schemas.messages.registry import ClientEntry
@@ -23,18 +21,9 @@ class Retries:
         submission.
         """
         before = await self._accepted(caller, id)
-        answered: asyncio.Future[SubmitAnswer] = asyncio.get_running_loop().create_future()
-
-        def answer(result: SubmitAnswer | MeshError) -> None:
-            if answered.done():
-                return
-            if isinstance(result, MeshError):
-                answered.set_exception(result)
-            else:
-                answered.set_result(result)
-
-        self._intake.take_again(caller, before, new_id, answer)
-        return await answered
+        return await answered(
+            lambda answer: self._intake.take_again(caller, before, new_id, answer)
+        )
 
     async def _accepted(self, caller: ClientEntry, id: str) -> Accepted:
         command = self._plane.book.get(id)

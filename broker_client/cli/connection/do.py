@@ -5,7 +5,6 @@ import secrets
 from typing import TYPE_CHECKING, Annotated, Final
 
 from cyclopts import Parameter
-from msgspec import structs
 
 from broker_client.cli.command.story import result_pairs, result_text
 from broker_client.cli.connection.arguments import act_of
@@ -18,22 +17,21 @@ from broker_client.cli.run.attend import (
     signals_leave,
     until_submitted,
 )
-from broker_client.cli.run.program import SHOW
+from broker_client.cli.run.detached import SHOW, say_why_it_waits, submit_only
 from broker_client.cli.screen.report import (
     print_json,
     print_problem,
-    print_submitted,
     record_json,
     say,
     told_if_unwritable,
 )
 from broker_client.cli.screen.sinks import Memory, Screen
-from broker_client.cli.screen.tables import facts, in_local_time
+from broker_client.cli.screen.tables import facts
 from broker_client.cli.session import call
 from broker_client.cli.spans import to_seconds
 from broker_client.cli.words import INTERRUPTED
 from schemas.faults import FAULTS
-from schemas.messages.api import OnInactive, SubmitAnswer
+from schemas.messages.api import OnInactive
 from schemas.messages.facts import CommandRecord
 from schemas.states import State
 
@@ -115,23 +113,15 @@ def do(  # noqa: PLR0913  (one option of the command line each)
         "labels": pairs("--label", label),
     }
 
-    async def submit_only(mesh: "MeshClient") -> int:
-        with interrupts() as interrupted:
-            submitting = mesh.submit(work, **fields)
-            answer = await until_submitted(submitting, command, interrupted, see=SHOW)
-        if answer is None:
-            return INTERRUPTED
-        answer = answer if id else structs.replace(answer, duplicate=False)
-        print_submitted(answer.id, answer, common.output)
-        if common.output != "json":
-            _say_inactive(answer)
-        return 0
+    async def submit(mesh: "MeshClient") -> int:
+        submitting = mesh.submit(work, **fields)
+        return await submit_only(submitting, command, common, is_own_id=bool(id))
 
     async def follow(mesh: "MeshClient") -> int:
         return await _follow(mesh, work, fields, common, is_raw=raw)
 
     with signals_leave(command, see=SHOW):
-        return call(common, submit_only if detach else follow)
+        return call(common, submit if detach else follow)
 
 
 async def _follow(
@@ -146,7 +136,7 @@ async def _follow(
         answer, waiter = started
         memory = Memory() if common.output == "json" else None
         if memory is None:
-            _say_inactive(answer)
+            say_why_it_waits(answer)
         see = f"see `{SHOW} {answer.id}`"
         with told_if_unwritable(f"{see}, which goes on unless it has ended"):
             record = await attend(
@@ -199,9 +189,3 @@ def _print_result(record: CommandRecord) -> None:
             print(line)
     elif text := result_text(record):
         say(text)
-
-
-def _say_inactive(answer: SubmitAnswer) -> None:
-    """Print that the command waits, as no host with the profile is active."""
-    if answer.next:
-        say(f"{answer.id} {in_local_time(answer.next)}")

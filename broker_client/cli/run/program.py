@@ -33,18 +33,17 @@ from broker_client.cli.run.attend import (
     told_if_left,
     until_submitted,
 )
+from broker_client.cli.run.detached import SHOW, say_why_it_waits, submit_only
 from broker_client.cli.run.stdin import read_first, whole_stdin
 from broker_client.cli.screen.report import (
     print_json,
     print_problem,
-    print_submitted,
     print_usage,
     record_json,
     say,
     told_if_unwritable,
 )
 from broker_client.cli.screen.sinks import Memory, Screen
-from broker_client.cli.screen.tables import in_local_time
 from broker_client.cli.session import call
 from broker_client.cli.spans import span_s, to_seconds
 from broker_client.cli.words import BEHIND, INTERRUPTED
@@ -52,7 +51,7 @@ from schemas import limits
 from schemas.argv import quoted_word
 from schemas.faults import Refused
 from schemas.messages.actions import ProcessArgs
-from schemas.messages.api import Loss, OnInactive, OnLost, SubmitAnswer
+from schemas.messages.api import Loss, OnInactive, OnLost
 from schemas.messages.facts import DEFAULT_TERMS, CommandRecord
 from schemas.states import State
 from schemas.texts import ON_STDERR
@@ -62,7 +61,6 @@ if TYPE_CHECKING:
     from broker_client.fanouts import FanoutFields
 
 _OF_A_SHELL: Final = re.compile(r"[\s|&;<>$*`]")
-SHOW: Final = "mesh command show"
 # Bytes of stdin, which leave room for the rest of the request.
 STDIN_BYTES: Final = limits.PAYLOAD_BYTES - 32 * 1024
 
@@ -218,17 +216,9 @@ def run(  # noqa: PLR0913  (one option of the command line each)
             common, work, wanted, each, detach=detach, shown=shown, dry_run=many.dry_run
         )
 
-    async def submit_only(mesh: "MeshClient") -> int:
-        with interrupts() as interrupted:
-            submitting = mesh.submit(work, stdin=source, **fields)
-            answer = await until_submitted(submitting, command, interrupted, see=SHOW)
-        if answer is None:
-            return INTERRUPTED
-        answer = answer if id else structs.replace(answer, duplicate=False)
-        print_submitted(answer.id, answer, common.output)
-        if common.output != "json":
-            _say_inactive(answer)
-        return 0
+    async def submit(mesh: "MeshClient") -> int:
+        submitting = mesh.submit(work, stdin=source, **fields)
+        return await submit_only(submitting, command, common, is_own_id=bool(id))
 
     async def follow(mesh: "MeshClient") -> int:
         async with contextlib.AsyncExitStack() as stack:
@@ -243,7 +233,7 @@ def run(  # noqa: PLR0913  (one option of the command line each)
             )
             memory = Memory() if common.output == "json" else None
             if memory is None:
-                _say_inactive(answer)
+                say_why_it_waits(answer)
             goes_on = f"see `mesh command show {answer.id}`, which goes on unless it has ended"
             left = told_if_left(mesh.show, answer.id, "mesh command cancel")
             said = answer.state if memory is None and answer.next else ""
@@ -260,7 +250,7 @@ def run(  # noqa: PLR0913  (one option of the command line each)
             return conclude(record, common)
 
     with signals_leave(command, see=SHOW):
-        return call(common, submit_only if detach else follow)
+        return call(common, submit if detach else follow)
 
 
 def divided(
@@ -319,12 +309,6 @@ def _problem(
     if program and program[0].startswith("-"):
         return f"unknown option: {program[0]}"
     return "" if program else "a program is needed, behind --"
-
-
-def _say_inactive(answer: SubmitAnswer) -> None:
-    """Print that the command waits, as no agent is active or all lack a resource."""
-    if answer.next:
-        say(f"{answer.id} {in_local_time(answer.next)}")
 
 
 def _loss_problem(loss: Loss | None, hold_s: float | None) -> str:
