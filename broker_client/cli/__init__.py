@@ -1,10 +1,16 @@
 """The `mesh` command."""
 
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sys import UnraisableHookArgs
+
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
+    sys.unraisablehook = leave_if_interrupted
     import gc
-    import sys
 
     # Imported modules stay: repeated collections over them take a tenth of a short command.
     gc.set_threshold(50_000, 20, 50)
@@ -13,3 +19,19 @@ def main() -> None:
 
     guard_output()
     sys.exit(run(sys.argv[1:]))
+
+
+def leave_if_interrupted(lost: "UnraisableHookArgs") -> None:
+    """Exit with 130 at a Ctrl-C that Python would otherwise print and ignore.
+
+    Such is one during a callback of the import system or a finalizer: nothing would end then.
+    """
+    if not issubclass(lost.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(lost)
+        return
+    import os
+
+    try:
+        os.write(2, b"mesh: interrupted\n")
+    finally:
+        os._exit(130)
