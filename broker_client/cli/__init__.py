@@ -1,7 +1,7 @@
 """The `mesh` command."""
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -9,7 +9,15 @@ if TYPE_CHECKING:
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
-    sys.unraisablehook = leave_if_interrupted
+    sys.unraisablehook = _leave_if_interrupted
+    try:
+        code = _run()
+    except KeyboardInterrupt:
+        _leave()
+    sys.exit(code)
+
+
+def _run() -> int:
     import gc
 
     # Imported modules stay: repeated collections over them take a tenth of a short command.
@@ -18,17 +26,20 @@ def main() -> None:
     from broker_client.runtime.stdio import guard_output
 
     guard_output()
-    sys.exit(run(sys.argv[1:]))
+    return run(sys.argv[1:])
 
 
-def leave_if_interrupted(lost: "UnraisableHookArgs") -> None:
+def _leave_if_interrupted(lost: "UnraisableHookArgs") -> None:
     """Exit with 130 at a Ctrl-C that Python would otherwise print and ignore.
 
     Such is one during a callback of the import system or a finalizer: nothing would end then.
     """
-    if not issubclass(lost.exc_type, KeyboardInterrupt):
-        sys.__unraisablehook__(lost)
-        return
+    if issubclass(lost.exc_type, KeyboardInterrupt):
+        _leave()
+    sys.__unraisablehook__(lost)
+
+
+def _leave() -> NoReturn:
     import os
 
     try:
