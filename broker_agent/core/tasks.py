@@ -39,6 +39,7 @@ class TaskEntry:
 
     kill_after_s: seconds of the master's silence that it may outlive; 0: the default. ending: how
     it has ended, from that moment on; `state` follows with its report.
+    is_void: it was released earlier, so its end is not reported.
     """
 
     __slots__ = (
@@ -49,6 +50,7 @@ class TaskEntry:
         "has_folder",
         "has_output",
         "holds_slot",
+        "is_void",
         "kill_after_s",
         "phase",
         "pid",
@@ -80,6 +82,7 @@ class TaskEntry:
         self.holds_slot = False
         self.has_folder = False
         self.has_output = False
+        self.is_void = False
         self.stop: State | None = None
         self.stop_reason = ""
 

@@ -135,6 +135,11 @@ class Executor(ABC):
     def admit(self, args: ActionArgs, way: Way) -> None:  # noqa: B027  (for work without needs)
         """Raise Refused for work that cannot run here; called before it is recorded."""
 
+    def is_repeatable(self, args: ActionArgs) -> bool:
+        """Whether the work changes nothing, so that it may start before it is recorded."""
+        del args
+        return False
+
     @property
     def is_behind(self) -> bool:
         """Whether tasks queue for their start, so that a delayed record delays no start."""

@@ -195,6 +195,9 @@ class ConnectionExecutor(Executor):
             raise Refused("connection_needed", f"{action} works through a connection")
         self._find_profile(way.connection)
 
+    def is_repeatable(self, args: ActionArgs) -> bool:
+        return reads(args)
+
     def start(self, job: Job, on_start: OnStart, on_end: OnEnd) -> ConnectionTask:
         if not job.way.connection:
             raise CannotStart("the command names no connection")

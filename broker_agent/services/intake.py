@@ -5,11 +5,15 @@
                ▼ duplicate  ▼ or not writable
              answer       answer
 
+Work that may be repeated starts at once, and is recorded with its end if that comes soon.
+
 Callbacks throughout: a request needs no asyncio task, and a burst of requests one group commit, one
 write to the socket and one report.
 """
 
 from collections.abc import Callable
+
+import structlog
 
 from broker_agent.core.admission import Admission, AdmissionState, is_foreign, judge
 from broker_agent.core.program import Ending
@@ -18,7 +22,7 @@ from broker_agent.executors.base import NO_WAY, Executor, Instant, Way
 from broker_agent.services.reporter import Reporter
 from broker_agent.services.resources import ResourceMonitor
 from broker_agent.services.runner import Runner
-from broker_agent.services.running import Running
+from broker_agent.services.running import Running, Unrecorded
 from broker_agent.services.wire import Station
 from broker_agent.store.journal import Journal, WriteResult
 from broker_agent.store.rows import AttemptRow, end_row
@@ -29,6 +33,8 @@ from schemas.messages.actions import ACTIONS, ActionArgs, decode_args
 from schemas.messages.work import AttemptReport, Run, RunReply
 from schemas.states import State
 from schemas.texts import cut_text
+
+log = structlog.get_logger(__name__)
 
 
 class Intake:
@@ -134,15 +140,38 @@ class Intake:
             output_limit=run.output_limit_bytes,
             kill_after=kill_after_s,
         )
-        self._record(
-            row,
-            entry,
-            run,
-            reply_to,
-            lambda: self._runner.begin(
-                executor, entry, args, run.output_limit_bytes, run.trace, _way(run)
-            ),
-        )
+
+        def begin(unrecorded: Unrecorded | None = None) -> None:
+            self._runner.begin(
+                executor, entry, args, run.output_limit_bytes, run.trace, _way(run), unrecorded
+            )
+
+        if executor.is_repeatable(args):
+            begin(self._unrecorded(row, entry, run, reply_to))
+        else:
+            self._record(row, entry, run, reply_to, begin)
+
+    def _unrecorded(self, row: AttemptRow, entry: TaskEntry, run: Run, reply_to: str) -> Unrecorded:
+        """Acceptance of work that may be repeated: recorded while it runs, or with its end."""
+
+        def recorded(outcome: WriteResult) -> None:
+            if outcome is None:
+                self._answer(reply_to, run, Admission("accepted"))
+            elif isinstance(outcome, MeshError):
+                # Its end is reported all the same; a repeated request finds it in the book.
+                log.warning("not_recorded", command_id=run.command, error=outcome.message)
+            else:
+                self._runner.give_up(entry)
+                self._answer(reply_to, run, Admission("duplicate", state=outcome))
+
+        def note_end(state: str | None) -> None:
+            if state is None:
+                self.accepted += 1
+                return
+            self._runner.discard(entry)
+            self._answer(reply_to, run, Admission("duplicate", state=state))
+
+        return Unrecorded(lambda: self._journal.accept(row, recorded), note_end)
 
     def _accept_ended(self, run: Run, ending: Ending, reply_to: str) -> None:
         """Record acceptance and end at once; the report is the acknowledgement, too."""

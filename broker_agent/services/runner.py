@@ -19,7 +19,7 @@ from broker_agent.executors.registry import Executors
 from broker_agent.executors.spawn import CannotStart
 from broker_agent.services.inputs import InputFetcher
 from broker_agent.services.reporter import Reporter
-from broker_agent.services.running import Active, Running
+from broker_agent.services.running import Active, Running, Unrecorded
 from broker_agent.services.shipper import Shipment, Shipper
 from broker_agent.services.watchdog import Watchdog
 from broker_agent.services.wire import Station
@@ -36,6 +36,8 @@ from schemas.texts import cut_text
 
 # Delay of the report of a start: shorter tasks need one report instead of two.
 STARTED_AFTER_S: Final = 0.05
+# Delay of the record of work that may be repeated: a shorter one is recorded with its end.
+RECORDED_AFTER_S: Final = 0.05
 # Run time after which output is sent while the task runs.
 FOLLOW_AFTER_S: Final = 0.25
 # Longest wait, and interval of looks, for output files of an earlier start.
@@ -98,9 +100,16 @@ class Runner:
         limit_bytes: int,
         trace: str = "",
         way: Way = NO_WAY,
+        unrecorded: Unrecorded | None = None,
     ) -> None:
-        """Start a recorded attempt in a later turn of the loop, since a start blocks the loop."""
+        """Start an attempt in a later turn of the loop, since a start blocks the loop.
+
+        unrecorded: of work that may be repeated; other attempts are in the journal.
+        """
         active = Active(entry, args, limit_bytes, trace, way)
+        if unrecorded is not None:
+            active.unrecorded = unrecorded
+            self._loop.call_later(RECORDED_AFTER_S, active.record)
         self._running.active[entry.key] = active
         if not self._starting:
             self._loop.call_soon(self._start_next)
@@ -182,6 +191,7 @@ class Runner:
 
     def _on_still_running(self, active: Active) -> None:
         entry = active.entry
+        active.record()
         mark = active.task.identify() if active.task is not None else (0, 0)
         self._journal.running(entry.row, entry.started_at, *mark)
         self._reporter.add(
@@ -224,6 +234,9 @@ class Runner:
         entry.phase, entry.ending = TaskPhase.CLOSING, ending.state
         self._book.free(entry)
         self.note_idle()
+        if entry.is_void:
+            self.discard(entry)
+            return
         ended_at = self._clock.now()
         sizes = active.folder.sizes() if active.folder is not None else (0, 0)
         shipment = active.shipment
@@ -233,6 +246,7 @@ class Runner:
             self._close(active, ending, ended_at, sizes)
             return
         # On disk first: after a restart the output is sent again and the end is kept.
+        active.record()
         report = self._end_report(active, ending, ended_at, sizes)
         self._journal.ended(self._row(entry, report, codec.encode(report), shipped=False), _ignore)
         self._ship_rest(active, ending, ended_at, sizes)
@@ -262,12 +276,19 @@ class Runner:
         entry.has_output = sizes != (0, 0)
         report = self._end_report(active, ending, ended_at, sizes, output)
         self._running.active.pop(entry.key, None)
-        self._end(entry, report)
+        self._end(entry, report, active.unrecorded)
 
-    def _end(self, entry: TaskEntry, report: AttemptReport) -> None:
+    def _end(
+        self, entry: TaskEntry, report: AttemptReport, unrecorded: Unrecorded | None = None
+    ) -> None:
         raw = codec.encode(report)
 
         def recorded(outcome: WriteResult) -> None:
+            if unrecorded is not None:
+                is_old = isinstance(outcome, str)
+                unrecorded.note_end(outcome if isinstance(outcome, str) else None)
+                if is_old:
+                    return
             # The end is reported even if the journal fails now.
             if isinstance(outcome, MeshError):
                 log.error("end_not_recorded", command_id=entry.command, error=outcome.message)
@@ -276,7 +297,10 @@ class Runner:
             self._reporter.add_encoded(entry.key, report.seq, raw, is_end=True)
             self._told.set()
 
-        self._journal.ended(self._row(entry, report, raw, shipped=True), recorded)
+        row = self._row(entry, report, raw, shipped=True)
+        # The end is written with the acceptance, if the journal has neither.
+        write = self._journal.ended if unrecorded is None else self._journal.accept
+        write(row, recorded)
 
     def _row(
         self, entry: TaskEntry, report: AttemptReport, raw: bytes, *, shipped: bool
@@ -351,6 +375,19 @@ class Runner:
         entry = self._book.get(command, attempt)
         if entry is None or entry.phase not in {TaskPhase.CLOSING, TaskPhase.ENDED}:
             return
+        self.discard(entry)
+
+    def give_up(self, entry: TaskEntry) -> None:
+        """End an attempt that was released earlier; the master has its end."""
+        entry.is_void = True
+        active = self._running.active.get(entry.key)
+        if active is not None and active.task is not None:
+            active.task.stop(State.CANCELLED, "it has ended before", 0.0)
+        elif entry.phase in {TaskPhase.CLOSING, TaskPhase.ENDED}:
+            self.discard(entry)
+
+    def discard(self, entry: TaskEntry) -> None:
+        """Forget an attempt that has ended, without a report."""
         self._reporter.release(entry.key, None)
         self._shipper.drop(entry.key)
         active = self._running.active.pop(entry.key, None)

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+from collections.abc import Callable
+from typing import NamedTuple
 
 from broker_agent.core.tasks import AttemptKey, TaskEntry, TaskPhase
 from broker_agent.executors.base import NO_WAY, Task, Way
@@ -12,11 +14,22 @@ from schemas.messages.actions import ActionArgs
 from schemas.states import State
 
 
+class Unrecorded(NamedTuple):
+    """Acceptance of an attempt that the journal does not have yet.
+
+    record: writes it. note_end: called in its place when the end was written with it; with None,
+    or with the state in which the attempt was released earlier.
+    """
+
+    record: Callable[[], None]
+    note_end: Callable[[str | None], None]
+
+
 class Active:
     """Resources of a running or closing attempt, beside its entry in the book.
 
     args: None for an attempt of an earlier start of the agent. way: of a call to a system. stdin:
-    descriptor of a fetched input, or -1.
+    descriptor of a fetched input, or -1. unrecorded: None once the journal has it.
     """
 
     __slots__ = (
@@ -29,6 +42,7 @@ class Active:
         "task",
         "timer",
         "trace",
+        "unrecorded",
         "way",
     )
 
@@ -50,6 +64,13 @@ class Active:
         self.shipment: Shipment | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.stdin = -1
+        self.unrecorded: Unrecorded | None = None
+
+    def record(self) -> None:
+        """Write its acceptance, if the journal does not have it."""
+        unrecorded, self.unrecorded = self.unrecorded, None
+        if unrecorded is not None:
+            unrecorded.record()
 
     def close_stdin(self) -> None:
         """Close a fetched input that no program gets."""

@@ -215,6 +215,7 @@ class Rig:
         timers: Timers | None = None,
         settings: AgentSettings | None = None,
         manager: ServiceManager | None = None,
+        executors: Callable[[ExecutorPorts], Executors] | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.timers = timers or Timers(beat_s=1, suspect_s=5, ack_s=1, grace_s=0.3, lost_s=60)
@@ -258,7 +259,7 @@ class Rig:
             folders=self.folders,
             table=self.table,
             conditions=own_conditions(),
-            make_executors=make_executors,
+            make_executors=executors or make_executors,
             cells=Cells(None, "a1", lease.incarnation),
             manager=manager or ServiceManager(),
             chance=lambda: 0.5,
