@@ -220,7 +220,7 @@ def test_connections_f13_link_that_is_swapped_in_leads_nowhere(base: Path, tmp_p
 
 
 @pytest.mark.parametrize("mtime", [2**40, 2**62, -(2**40)])
-def test_sec_s40_file_of_a_time_beyond_all_years_hides_no_other(mtime: int) -> None:
+def test_sec_s43_file_of_a_time_beyond_all_years_hides_no_other(mtime: int) -> None:
     """A file system may keep times that no calendar has; whoever may write a file sets them."""
     line = _line("a.csv", os.stat_result((0o100644, 0, 0, 0, 0, 0, 5, 0, mtime, 0)))
     assert json.loads(line)["mtime"][:5] == ("9999-" if mtime > 0 else "1000-")

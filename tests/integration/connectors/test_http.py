@@ -315,7 +315,7 @@ STEERING = (
 
 
 @pytest.mark.parametrize("name", STEERING)
-def test_sec_s40_header_that_names_another_method_or_path_is_refused(name: str) -> None:
+def test_sec_s43_header_that_names_another_method_or_path_is_refused(name: str) -> None:
     """Else a server does what `allow` was never asked about."""
     with serving(Handler) as canary:
         profile = HttpProfile(base_url=canary.url, networks=LOOPBACK, allow=["GET /v1/*"])
@@ -324,7 +324,7 @@ def test_sec_s40_header_that_names_another_method_or_path_is_refused(name: str) 
         assert canary.seen == []
 
 
-def test_sec_s40_header_of_the_profile_has_one_spelling() -> None:
+def test_sec_s43_header_of_the_profile_has_one_spelling() -> None:
     """Behind a gateway, `X_Key` and `X-Key` are one variable."""
     with serving(Handler) as service:
         settings = HttpProfile(
@@ -335,7 +335,7 @@ def test_sec_s40_header_of_the_profile_has_one_spelling() -> None:
     assert "mine" not in service.seen[0][2].values()
 
 
-def test_sec_s40_redirect_leads_nowhere_outside_the_base_url() -> None:
+def test_sec_s43_redirect_leads_nowhere_outside_the_base_url() -> None:
     class Leads(Handler):
         def answer(self, body: bytes) -> None:
             del body

@@ -241,7 +241,7 @@ def test_user_without_the_right_to_create_uses_the_table_of_keys_that_is_there(
     narrow.close()
 
 
-def test_sec_s40_key_of_another_client_that_differs_in_case_suppresses_nothing(
+def test_sec_s43_key_of_another_client_that_differs_in_case_suppresses_nothing(
     server: MariaDb, its: MysqlSession
 ) -> None:
     """Ids of commands differ by case, so keys do as well."""

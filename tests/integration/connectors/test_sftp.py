@@ -188,7 +188,7 @@ def test_cancel_from_another_thread_ends_the_call(server: SshServer, base: Path)
         its.close()
 
 
-def test_sec_s40_server_without_sftp_keeps_no_connection_for_each_try(
+def test_sec_s43_server_without_sftp_keeps_no_connection_for_each_try(
     tmp_path: Path, base: Path
 ) -> None:
     with ssh_server(tmp_path, subsystem="") as shut:

@@ -193,7 +193,7 @@ def test_words_that_matter_are_coloured_on_a_terminal_only(
 
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 @pytest.mark.parametrize("action", ["sql.execute", "sql.query"])
-def test_sec_s40_result_of_an_agent_steers_nothing(
+def test_sec_s43_result_of_an_agent_steers_nothing(
     capsys: pytest.CaptureFixture[str], action: str, text: str
 ) -> None:
     """An agent chooses the names in a result as well as the values."""

@@ -149,7 +149,7 @@ def test_example_of_the_design_renders(tmp_path: Path) -> None:
     assert argv_of("copy", made, {"day": "2026-11-28"}) == [str(program), "--day=2026-11-28"]
 
 
-def test_sec_s40_pattern_that_takes_years_is_given_up() -> None:
+def test_sec_s43_pattern_that_takes_years_is_given_up() -> None:
     """The agent compares values itself, and its heartbeats wait meanwhile."""
     made = script(ECHO, "{to}", to=Parameter(pattern=r"([a-z0-9]+-?)+"))
     with pytest.raises(CallFailed, match="too long") as caught:
