@@ -372,7 +372,6 @@ LONG_SUBJECTS = {
     "cb72f9b": "61 characters",
     "cdf7283": "62 characters",
     "d37cecc": "61 characters",
-    "c7b220a": "63 characters",
 }
 FIRST_CHECKED = "17467f5"
 
