@@ -224,10 +224,10 @@ def test_bytes_that_are_no_utf8_are_refused_by_their_field(mesh: MeshProcesses) 
     run = "$MESH run --agent one-1"
     for line, field in (
         (f'{run} -- echo "{bad}"', "argv[1]"),
-        (f'{run} --env "A={bad}" -- true', "env[A]"),
-        (f'{run} --cwd "/{bad}" -- true', "cwd"),
-        (f'{run} --label "a={bad}" -- true', "labels[a]"),
-        (f'$MESH agent disable one-1 --note "{bad}"', "note"),
+        (f'{run} --env "A={bad}" -- true', "--env[A]"),
+        (f'{run} --cwd "/{bad}" -- true', "--cwd"),
+        (f'{run} --label "a={bad}" -- true', "--label[a]"),
+        (f'$MESH agent disable one-1 --note "{bad}"', "--note"),
     ):
         ran = in_shell(mesh, line)
         assert ran.returncode == 2, (line, ran)

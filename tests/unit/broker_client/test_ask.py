@@ -134,6 +134,7 @@ def test_change_is_asked_for_again_at_once_only_under_an_id_of_its_own() -> None
     advices = {name: advice_without_answer(name) for name in VERBS}
     same_id = {name for name, advice in advices.items() if "with the same id" in advice}
     assert same_id == {
+        "command.input",
         "command.submit",
         "command.retry",
         "deadletter.retry",
