@@ -5,6 +5,7 @@ import contextlib
 import os
 import pty
 import signal
+import socket
 import subprocess
 import termios
 from collections.abc import AsyncIterator, Iterator
@@ -201,9 +202,13 @@ async def test_frozen_master_is_told_to_those_who_wait_already(
 async def test_broker_that_is_not_there_is_told_while_it_is_tried(mesh: MeshProcesses) -> None:
     """Last: the mesh is not needed after it."""
     await mesh.master.stop(PATIENCE_S)
-    ran, looked = await asyncio.gather(
-        mesh.cli("agent", "list", "--timeout", "5"), mesh.cli("doctor", "--timeout", "5")
-    )
+    with socket.socket() as kept:
+        # Refused connections, whichever broker of another test looks for a port.
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", int(mesh.nats_url.rpartition(":")[2])))
+        ran, looked = await asyncio.gather(
+            mesh.cli("agent", "list", "--timeout", "5"), mesh.cli("doctor", "--timeout", "5")
+        )
     assert ran.code == 7
     told, fault = ran.err.splitlines()[:2]
     assert f"the broker at {mesh.nats_url} does not answer (connection refused)" in told
