@@ -46,9 +46,12 @@ class Screen:
         self.shown = ""
 
     async def shows(self, text: str) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while text not in " ".join(self.shown.split()):
-                self.shown += (await asyncio.to_thread(os.read, self._ours, 4096)).decode()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while text not in " ".join(self.shown.split()):
+                    self.shown += (await asyncio.to_thread(os.read, self._ours, 4096)).decode()
+        except TimeoutError:
+            raise AssertionError(f"no {text!r} in {self.shown!r}") from None
 
     def close(self) -> None:
         self.process.kill()
@@ -73,7 +76,7 @@ async def test_dead_member_is_passed_over_before_its_silence_is_noticed(
     assert [each.attempts[0].sent for each in ran] == [1] * 4
     screen = Screen(mesh, "run", "--agent", "web-1", "--", "echo", "all is well")
     try:
-        await screen.shows("is queued: waits for web-1 to")
+        await screen.shows("waits for web-1 to take work again")
         await mesh.agents["web-1"].start()
         await screen.shows("all is well")
     finally:
