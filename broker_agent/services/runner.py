@@ -276,7 +276,9 @@ class Runner:
         entry.has_output = sizes != (0, 0)
         report = self._end_report(active, ending, ended_at, sizes, output)
         self._running.active.pop(entry.key, None)
-        self._end(entry, report, active.unrecorded)
+        # Its timer may still fire.
+        unrecorded, active.unrecorded = active.unrecorded, None
+        self._end(entry, report, unrecorded)
 
     def _end(
         self, entry: TaskEntry, report: AttemptReport, unrecorded: Unrecorded | None = None
