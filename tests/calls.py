@@ -3,7 +3,9 @@
 import asyncio
 import hashlib
 import json
+import os
 import secrets
+import signal
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +25,7 @@ from broker_agent.warden.table import WardenTable
 from schemas.faults import Refused
 from schemas.messages.actions import ActionArgs, action_of
 from schemas.messages.actions.sql import SqlExecuteArgs, SqlQueryArgs
+from schemas.states import State
 
 WAIT_S = 60.0
 
@@ -141,3 +144,26 @@ class CallBench:
         self._executors.kill_all()
         self._executors.close()
         self.folders.close()
+
+
+# Ways in which a call ends before its system has answered.
+STOPS = ("cancel", "time-out", "fence", "stopped worker", "killed worker")
+
+
+def stop_by(task: Task, end: str) -> State:
+    """Stop a call in one of these ways; returns the state of its end."""
+    match end:
+        case "cancel":
+            task.stop(State.CANCELLED, "asked")
+        case "fence":
+            task.fence("lease expired", 1.0)
+            return State.KILLED_FENCED
+        case "stopped worker":
+            os.kill(task.pid, signal.SIGSTOP)
+            task.stop(State.CANCELLED, "asked")
+        case "killed worker":
+            os.kill(task.pid, signal.SIGKILL)
+            return State.FAILED
+        case _:
+            return State.TIMED_OUT
+    return State.CANCELLED

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,3 +149,26 @@ def proxied(port: int) -> Iterator[tuple[int, Callable[[], None]]]:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
+
+
+@contextlib.contextmanager
+def swapped(base: Path) -> Iterator[None]:
+    """Make the folder `in` a link to the outside and back, again and again."""
+    stop = threading.Event()
+    folder, aside, link = base / "in", base / "aside", base / "link"
+    link.symlink_to("../outside")
+
+    def swap() -> None:
+        while not stop.is_set():
+            folder.rename(aside)
+            link.rename(folder)
+            folder.rename(link)
+            aside.rename(folder)
+
+    swapping = threading.Thread(target=swap)
+    swapping.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        swapping.join()

@@ -79,7 +79,7 @@ async def test_sec_s11_full_event_store_refuses_commands_and_stores_every_end(
         held = (await stream.info("MESH_EVENTS"))["state"]["bytes"]
     assert LIMIT / 2 < held <= LIMIT * (1 - _RESERVE_PART)
     # Cancels of what runs and of what waits, and all ends, are stored in the reserve. What waits
-    # comes first: it would run in the slot of the one that is cancelled.
+    # comes first: it would run in the slot of the cancelled command.
     for known in (waiting.id, running[0].id, *taken[:10]):
         await admin.cancel(known)
     gate.touch()

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import threading
 from pathlib import Path
 
 import asyncssh
@@ -13,7 +12,7 @@ from msgspec import Struct
 from broker_agent.connectors.directory import CONNECTOR, DirectoryProfile, DirectorySession, _line
 from broker_agent.connectors.sftp.work import _facts
 from schemas.messages.actions import file
-from tests.connectors import Buffer, failing, failure, run
+from tests.connectors import Buffer, failing, failure, run, swapped
 
 pytestmark = pytest.mark.integration
 
@@ -188,21 +187,8 @@ def _outside(base: Path) -> list[tuple[str, bytes]]:
 
 def test_connections_f13_link_that_is_swapped_in_leads_nowhere(base: Path, tmp_path: Path) -> None:
     """A folder becomes a link to the outside, again and again, while it is read and written."""
-    stop = threading.Event()
-    folder, aside, link = base / "in", base / "aside", base / "link"
-    link.symlink_to("../outside")
-
-    def swap() -> None:
-        while not stop.is_set():
-            folder.rename(aside)
-            link.rename(folder)
-            folder.rename(link)
-            aside.rename(folder)
-
-    swapping = threading.Thread(target=swap)
-    swapping.start()
     its, read = session(base), 0
-    try:
+    with swapped(base):
         for number in range(2000):
             out = Buffer()
             code = failure(its, "file.read", file.FileReadArgs(path="in/a.csv"), out)
@@ -212,9 +198,6 @@ def test_connections_f13_link_that_is_swapped_in_leads_nowhere(base: Path, tmp_p
             if number % 10 == 0:
                 args = file.FileWriteArgs(path="in/w", text="x", exists="replace")
                 assert failure(its, "file.write", args) in {"", "path_refused", "path_unknown"}
-    finally:
-        stop.set()
-        swapping.join()
     assert read > 0
     assert sorted(each.name for each in (tmp_path / "outside").iterdir()) == ["a.csv"]
 

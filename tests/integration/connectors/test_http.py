@@ -258,7 +258,7 @@ def test_connections_f12_path_that_leaves_the_service_is_refused(path: str) -> N
 def test_connections_f12_name_that_changes_its_address_is_checked_at_each_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """DNS rebinding: the address that was checked is the one that is connected to."""
+    """DNS rebinding: a request goes to the checked address."""
     asked: list[str] = []
 
     def resolved(host: str, port: int, **_: object) -> list[tuple[object, ...]]:

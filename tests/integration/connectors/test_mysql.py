@@ -3,8 +3,6 @@
 import csv
 import io
 import json
-import os
-import signal
 import subprocess
 import threading
 import time
@@ -19,8 +17,7 @@ from broker_agent.connectors.api import Call, CallFailed
 from broker_agent.connectors.sql.mysql import CONNECTOR, MysqlProfile
 from broker_agent.connectors.sql.mysql_session import MysqlSession
 from schemas.messages.actions.sql import Parameters, SqlExecuteArgs, SqlQueryArgs
-from schemas.states import State
-from tests.calls import CallBench
+from tests.calls import STOPS, CallBench, stop_by
 from tests.connectors import Buffer, a_call, failing, proxied, run
 from tests.mariadb import PASSWORD, MariaDb, mariadb
 from tests.requirements_policy import require
@@ -347,7 +344,7 @@ async def bench(tmp_path: Path, server: MariaDb) -> AsyncIterator[CallBench]:
     made.close()
 
 
-@pytest.mark.parametrize("end", ["cancel", "time-out", "fence", "stopped worker", "killed worker"])
+@pytest.mark.parametrize("end", STOPS)
 async def test_connections_f09_statement_ends_here_and_at_mariadb(
     bench: CallBench, server: MariaDb, end: str
 ) -> None:
@@ -356,21 +353,7 @@ async def test_connections_f09_statement_ends_here_and_at_mariadb(
     under = bench.start("shop", SqlQueryArgs(sql=SLOW), timeout_s=timeout_s)
     if end != "time-out":
         await eventually(lambda: running(server))
-    state = State.CANCELLED
-    match end:
-        case "cancel":
-            under.task.stop(state, "asked")
-        case "fence":
-            state = State.KILLED_FENCED
-            under.task.fence("lease expired", 1.0)
-        case "stopped worker":
-            os.kill(under.task.pid, signal.SIGSTOP)
-            under.task.stop(state, "asked")
-        case "killed worker":
-            state = State.FAILED
-            os.kill(under.task.pid, signal.SIGKILL)
-        case _:
-            state = State.TIMED_OUT
+    state = stop_by(under.task, end)
     pid = under.task.pid
     called = await under.end()
     assert (called.ending.state, called.ending.effect) == (state, "none")

@@ -15,7 +15,7 @@ import pytest
 
 from schemas.messages.actions.sql import Scalar, SqlExecuteArgs, SqlQueryArgs
 from schemas.states import State
-from tests.calls import CallBench
+from tests.calls import STOPS, CallBench, stop_by
 from tests.connectors import proxied
 from tests.postgres import PASSWORD, PostgresServer, postgres_server
 from tests.waiting import eventually
@@ -258,7 +258,7 @@ async def test_connections_f07_row_is_written_once_though_the_worker_dies_in_the
     assert server.text("select count(*) from due") == "1"
 
 
-@pytest.mark.parametrize("end", ["cancel", "time-out", "fence", "stopped worker", "killed worker"])
+@pytest.mark.parametrize("end", STOPS)
 async def test_connections_f09_statement_ends_here_and_at_the_server(
     bench: CallBench, server: PostgresServer, end: str
 ) -> None:
@@ -266,21 +266,7 @@ async def test_connections_f09_statement_ends_here_and_at_the_server(
     under = bench.start("shop", SqlQueryArgs(sql=SLEEP), timeout_s=timeout_s)
     if end != "time-out":
         await eventually(lambda: is_asleep(server))
-    state = State.CANCELLED
-    match end:
-        case "cancel":
-            under.task.stop(state, "asked")
-        case "fence":
-            state = State.KILLED_FENCED
-            under.task.fence("lease expired", 1.0)
-        case "stopped worker":
-            os.kill(under.task.pid, signal.SIGSTOP)
-            under.task.stop(state, "asked")
-        case "killed worker":
-            state = State.FAILED
-            os.kill(under.task.pid, signal.SIGKILL)
-        case _:
-            state = State.TIMED_OUT
+    state = stop_by(under.task, end)
     pid = under.task.pid
     called = await under.end()
     assert (called.ending.state, called.ending.effect) == (state, "none")

@@ -15,7 +15,7 @@ from broker_agent.connectors.api import Secret, Session
 from broker_agent.connectors.sftp import CONNECTOR
 from broker_agent.connectors.sftp.connector import SftpProfile
 from schemas.messages.actions import file
-from tests.connectors import Buffer, a_call, failing, failure, proxied, run
+from tests.connectors import Buffer, a_call, failing, failure, proxied, run, swapped
 from tests.integration.connectors.test_directory import LINKS, OUTSIDE, SECRET, SPECIAL
 from tests.integration.connectors.test_directory import base as base  # noqa: PLC0414
 from tests.integration.connectors.test_directory import trapped as trapped  # noqa: PLC0414
@@ -107,20 +107,7 @@ def _refused_or_inside(its: Session, action: str, args: Struct) -> None:
 def test_connections_f13_link_swapped_in_at_the_server_leads_nowhere(
     its: Session, base: Path, tmp_path: Path
 ) -> None:
-    stop = threading.Event()
-    folder, aside, link = base / "in", base / "aside", base / "link"
-    link.symlink_to("../outside")
-
-    def swap() -> None:
-        while not stop.is_set():
-            folder.rename(aside)
-            link.rename(folder)
-            folder.rename(link)
-            aside.rename(folder)
-
-    swapping = threading.Thread(target=swap)
-    swapping.start()
-    try:
+    with swapped(base):
         for number in range(400):
             out = Buffer()
             code = failure(its, "file.read", file.FileReadArgs(path="in/a.csv"), out)
@@ -129,9 +116,6 @@ def test_connections_f13_link_swapped_in_at_the_server_leads_nowhere(
             if number % 4 == 0:
                 args = file.FileWriteArgs(path="in/w", text="x", exists="replace")
                 failure(its, "file.write", args)
-    finally:
-        stop.set()
-        swapping.join()
     assert not (tmp_path / "outside" / "w").exists()
 
 
