@@ -24,6 +24,8 @@ from schemas import limits
 PLAIN_BYTES: Final = 64 * 1024
 BUFFER_BYTES: Final = 256 * 1024
 ANSWER_BYTES: Final = 128 * 1024
+# The order to write the secrets of a script into the output; no client can give it.
+SCRIPT_SECRETS: Final = "script.secrets"
 # A byte that begins no value of msgpack.
 _AS_FILE: Final = b"\xc1"
 _FDS_MAX: Final = 2

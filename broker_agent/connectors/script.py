@@ -23,7 +23,7 @@ from broker_agent.connectors.api import (
     Secrets,
     Session,
 )
-from schemas.argv import quoted
+from broker_agent.connectors.frames import SCRIPT_SECRETS
 from schemas.messages.actions.script import ScriptRunArgs
 from schemas.spans import DAY_S
 
@@ -34,8 +34,6 @@ _SHELLS: Final = re.compile(r"(?:ba|da|z|k|a|c|tc|fi)?sh|busybox")
 _INTERPRETERS: Final = re.compile(r"python[\d.]*|perl[\d.]*|ruby[\d.]*|node|php[\d.]*|lua[\d.]*")
 _SHELL_CODE: Final = re.compile(r"-[a-zA-Z]*c|--command")
 _CODE: Final = re.compile(r"-[a-zA-Z]*[ceEr]|--eval|--print|-p|--run")
-# The order to a worker to write the secrets of a script into its output; no client can give it.
-SECRETS: Final = "script.secrets"
 # Characters of a value that a pattern is tried on.
 _PATTERN_LEN: Final = 4096
 # Processor time for one pattern: `(a+)+b` would take years, and the agent's heartbeats wait for it.
@@ -278,7 +276,7 @@ class ScriptConnector:
     profile = ScriptProfile
     actions: Mapping[str, ActionSpec] = {
         "script.run": ActionSpec(args=ScriptRunArgs, effect="writes"),
-        SECRETS: ActionSpec(args=ScriptRunArgs, effect="reads"),
+        SCRIPT_SECRETS: ActionSpec(args=ScriptRunArgs, effect="reads"),
     }
 
     def allowed(self, profile: ScriptProfile) -> Sequence[str]:
@@ -296,11 +294,6 @@ class ScriptConnector:
 
     def kill(self, profile: ScriptProfile, secrets: Secrets, server_id: str) -> None:
         """The agent ends the processes of a script."""
-
-
-def summary_of(argv: Sequence[str]) -> str:
-    """The argv for people, quoted as a shell would."""
-    return quoted(list(argv))
 
 
 CONNECTOR: Final = ScriptConnector()

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import msgspec
 
 from broker_agent.connectors.api import Call, CallFailed, Out, Result, Secrets
-from broker_agent.connectors.script import SECRETS, ScriptProfile, find_script
+from broker_agent.connectors.frames import SCRIPT_SECRETS
+from broker_agent.connectors.script import ScriptProfile, find_script
 from schemas.messages.actions.script import ScriptRunArgs
 
 
@@ -21,7 +22,7 @@ class ScriptSession:
     def call(self, action: str, args: ScriptRunArgs, out: Out, call: Call) -> Result:
         """Write the secrets of a script: their length in four bytes, then a map in msgpack."""
         del call
-        if action != SECRETS:
+        if action != SCRIPT_SECRETS:
             raise CallFailed("internal", f"{action} is no work of a worker", effect="none")
         script = find_script(self._profile, args.script)
         values = {each: self._secret(args.script, each) for each in script.secrets}

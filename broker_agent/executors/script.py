@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar, cast
 
 from broker_agent.connectors.api import CallFailed
-from broker_agent.connectors.frames import Answered, CallOrder
+from broker_agent.connectors.frames import SCRIPT_SECRETS, Answered, CallOrder
 from broker_agent.core.profiles import UsableProfile
 from broker_agent.core.program import Ending
 from broker_agent.executors.base import Executor, Job, Mark, OnEnd, OnStart, Task, Way
@@ -36,8 +36,6 @@ T = TypeVar("T")
 # Longest time in which a worker reads the secrets of a script, and their size.
 SECRETS_S: Final = 30.0
 SECRETS_BYTES: Final = 1024 * 1024
-# As `connectors.script.SECRETS`.
-SECRETS_ACTION: Final = "script.secrets"
 _KIND: Final = "script"
 _MASKING: Final = "broker_agent.connectors.masking"
 
@@ -80,7 +78,7 @@ class ScriptTask:
         order = CallOrder(
             id=self._job.command,
             key=self._job.command,
-            action=SECRETS_ACTION,
+            action=SCRIPT_SECRETS,
             args=codec.encode(ScriptRunArgs(script=script)),
             timeout_s=SECRETS_S,
             output_bytes=SECRETS_BYTES,

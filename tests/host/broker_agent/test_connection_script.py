@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from broker_agent.connectors import script as connector
-from broker_agent.executors import script as executor
 from schemas.faults import Refused
 from schemas.messages.actions.script import ScriptRunArgs, Value
 from schemas.states import State
@@ -132,10 +130,6 @@ async def test_secret_reaches_the_script_and_no_output(bench: CallBench) -> None
     assert VALUE not in called.out.decode()
     assert "***" in shown["env"]["TOKEN"]
     assert called.ending.effect == "done"
-
-
-def test_order_for_secrets_has_one_name() -> None:
-    assert executor.SECRETS_ACTION == connector.SECRETS
 
 
 async def test_secret_that_cannot_be_read_has_no_effect(bench: CallBench) -> None:

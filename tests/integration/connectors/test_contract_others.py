@@ -9,6 +9,7 @@ import pytest
 
 from broker_agent.connectors import directory, http, script, sftp
 from broker_agent.connectors.contract import Action, ConnectorContract
+from broker_agent.connectors.frames import SCRIPT_SECRETS
 from broker_agent.connectors.sql import mysql
 from schemas.messages.actions import file
 from schemas.messages.actions.http import HttpRequestArgs
@@ -145,7 +146,7 @@ class TestScript(ConnectorContract):
         return {"scripts": {"it": {"argv": ["/bin/true"]}}}
 
     def reading(self) -> Action:
-        return script.SECRETS, ScriptRunArgs(script="it")
+        return SCRIPT_SECRETS, ScriptRunArgs(script="it")
 
 
 @pytest.fixture(scope="module")
